@@ -1,0 +1,91 @@
+"""featx: embed images once with a frozen backbone; after that, a classifier takes seconds.
+
+    results = featx.embed("photos/", "mobilenetv2")
+    run = featx.fit(results[0].store, "logreg")
+    predictor = featx.Predictor.load(run.bundle)
+
+Importing this package imports nothing heavy: each name below is loaded at its first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from featx.backbones import Backbone, describe_layers, list_backbones, load_backbone
+    from featx.delivery.bundle import Bundle
+    from featx.delivery.prediction import Prediction, Predictor
+    from featx.embedding import Embedding, embed
+    from featx.errors import FeatxError
+    from featx.evaluation import Evaluation
+    from featx.image_embedder import ImageEmbedder
+    from featx.items import Columns, Item, Manifest, read_archive, read_folder, read_source, read_table
+    from featx.items.decoding import Decoded, decode
+    from featx.options import EmbedOptions, FitOptions
+    from featx.specs import BackboneSpec, EmbedSpec, HeadSpec, ImageSpec
+    from featx.store import FeatureStore
+    from featx.training.frozen import Run, fit
+
+_MODULES = {
+    "featx.backbones": ("Backbone", "describe_layers", "list_backbones", "load_backbone"),
+    "featx.delivery.bundle": ("Bundle",),
+    "featx.delivery.prediction": ("Prediction", "Predictor"),
+    "featx.embedding": ("Embedding", "embed"),
+    "featx.errors": ("FeatxError",),
+    "featx.evaluation": ("Evaluation",),
+    "featx.image_embedder": ("ImageEmbedder",),
+    "featx.items": ("Columns", "Item", "Manifest", "read_archive", "read_folder", "read_source", "read_table"),
+    "featx.items.decoding": ("Decoded", "decode"),
+    "featx.options": ("EmbedOptions", "FitOptions"),
+    "featx.specs": ("BackboneSpec", "EmbedSpec", "HeadSpec", "ImageSpec"),
+    "featx.store": ("FeatureStore",),
+    "featx.training.frozen": ("Run", "fit"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "Backbone",
+    "BackboneSpec",
+    "Bundle",
+    "Columns",
+    "Decoded",
+    "EmbedOptions",
+    "EmbedSpec",
+    "Embedding",
+    "Evaluation",
+    "FeatureStore",
+    "FeatxError",
+    "FitOptions",
+    "HeadSpec",
+    "ImageEmbedder",
+    "ImageSpec",
+    "Item",
+    "Manifest",
+    "Prediction",
+    "Predictor",
+    "Run",
+    "decode",
+    "describe_layers",
+    "embed",
+    "fit",
+    "list_backbones",
+    "load_backbone",
+    "read_archive",
+    "read_folder",
+    "read_source",
+    "read_table",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
+    if name in {"errors", "specs"}:  # `featx.errors.StoreError`, without an import of its own
+        return import_module(f"featx.{name}")
+    if name not in _HOMES:
+        msg = f"module 'featx' has no attribute {name!r}"
+        raise AttributeError(msg)
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

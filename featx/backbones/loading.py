@@ -1,0 +1,97 @@
+"""From a uri to a backbone: `inceptionv3`, `mobilenet?alpha=0.75`, `file:model.keras`, `scattering`."""
+
+import dataclasses
+from collections.abc import Sequence
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from featx.backbones.catalogue import APPLICATIONS
+from featx.backbones.protocol import Backbone, BackboneRequest, LayerInfo
+from featx.errors import BackboneError, UsageError
+from featx.registry import BACKBONES, list_names, make_unknown_name_error, resolve
+
+_GROUP = "featx.backbones"
+
+
+def load_backbone(
+    uri: str,
+    *,
+    layers: Sequence[str | int] = (),
+    pooling: str | None = None,
+    weights: str | None = None,
+    image_size: tuple[int, int] | None = None,
+) -> Backbone:
+    """Build the backbone that a uri names.
+
+    Args:
+        uri: A model of `keras.applications` in any case, with its constructor's
+            arguments (`mobilenet?alpha=0.75`); `file:PATH` of a `.keras` file; a
+            built-in (`scattering`, `colour`) or a name from another package.
+        layers: Where to cut: names or indices, one output each; the last layer if empty.
+        pooling: One of `featx.specs.POOLINGS`; None for the default of each layer's rank.
+        weights: `imagenet`, `none` or a path; None for the provider's default.
+        image_size: Height and width in px; None for the network's own.
+
+    Raises:
+        UnknownNameError: If nothing has that name.
+        BackboneError: If it cannot be built or cut as asked.
+        UsageError: If the pooling does not exist, the size is not positive, or `layers` is no list.
+    """
+    if isinstance(layers, str | int):
+        msg = f"layers is {layers!r}, and must be a list: layers=[{layers!r}]"
+        raise UsageError(msg)
+    if image_size is not None and np.shape(image_size) != (2,):
+        msg = f"image_size is {image_size!r}; give height and width, such as (224, 224)"
+        raise UsageError(msg)
+    height, width = image_size or (None, None)
+    request = dataclasses.replace(
+        parse_uri(uri), layers=tuple(layers), pooling=pooling, weights=weights, height=height, width=width
+    )
+    provider = _find_provider(request.name)
+    backbone: Backbone = resolve("backbone", provider, BACKBONES, _GROUP)(request)
+    return backbone
+
+
+def describe_layers(uri: str, *, image_size: tuple[int, int] | None = None) -> tuple[LayerInfo, ...]:
+    """List the layers of a backbone; nothing is downloaded, since weights do not change them.
+
+    Raises:
+        UnknownNameError: If nothing has that name.
+        BackboneError: If it cannot be built.
+    """
+    weights = "none" if parse_uri(uri).name in APPLICATIONS else None
+    return load_backbone(uri, weights=weights, image_size=image_size).layers
+
+
+def parse_uri(uri: str) -> BackboneRequest:
+    """Split a uri into its name and arguments.
+
+    Raises:
+        BackboneError: If what follows `?` is not `name=value` pairs joined by `&`.
+    """
+    name, _, query = uri.partition("?")
+    scheme, colon, path = name.partition(":")
+    try:
+        pairs = parse_qsl(query, strict_parsing=True, keep_blank_values=True) if query else []
+    except ValueError as error:
+        msg = f"the arguments of {uri!r} are not name=value pairs joined by &, as in mobilenet?alpha=0.75"
+        raise BackboneError(msg) from error
+    return BackboneRequest(f"{scheme.lower()}{colon}{path}", dict(pairs))
+
+
+def list_backbones() -> list[str]:
+    """List every name that `load_backbone` takes, built-in ones first."""
+    built_in = [name for name in list_names(BACKBONES, _GROUP) if name not in {"keras", "file"}]
+    return [*built_in, *APPLICATIONS]
+
+
+def _find_provider(name: str) -> str:
+    if name in APPLICATIONS:
+        return "keras"
+    if name.startswith("file:"):
+        return "file"
+    if name in list_backbones():
+        return name
+    kind = "backbone"
+    raise make_unknown_name_error(kind, name, [*list_backbones(), "file:PATH"])

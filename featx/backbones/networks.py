@@ -1,0 +1,233 @@
+"""A frozen Keras network as a backbone: cut at layers, pooled, digested, run.
+
+Scaling and pooling become part of one graph that takes uint8 pixels, so that
+every runtime executes the same thing.
+"""
+
+import functools
+import hashlib
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from featx.backbones.frameworks import keras, ops, tf
+from featx.backbones.protocol import Features, LayerInfo, Output, UInt8Images, check_images
+from featx.errors import BackboneError, UnknownNameError
+from featx.registry import find_closest
+
+#: Exponent of generalised-mean pooling and the floor under its root:
+#: Radenović, Tolias & Chum 2019, "Fine-tuning CNN image retrieval with no human annotation", eq. 3.
+GEM_EXPONENT = 3.0
+GEM_FLOOR = 1e-6
+
+_MAP_RANK = 4
+
+
+class KerasBackbone:
+    """A `Backbone` made of one Keras network; see `make_backbone`."""
+
+    def __init__(
+        self,
+        model: keras.Model,
+        *,
+        uri: str,
+        weights: str,
+        weights_digest: str,
+        outputs: tuple[Output, ...],
+        layers: tuple[LayerInfo, ...],
+        source_file: str = "",
+    ) -> None:
+        self.model = model
+        self.uri = uri
+        self.weights = weights
+        self.weights_digest = weights_digest
+        self.outputs = outputs
+        self.layers = layers
+        self.source_file = source_file
+        self.height, self.width = int(model.input.shape[1]), int(model.input.shape[2])
+
+    @functools.cached_property
+    def _run(self) -> Callable[[Any], Any]:
+        # One trace with an open batch dimension: the last, smaller batch costs nothing. As a concrete function,
+        # since TensorFlow takes the traces of several backbones for one function that is traced over and over.
+        signature = tf.TensorSpec((None, self.height, self.width, 3), tf.uint8)
+        run = tf.function(lambda images: self.model(images, training=False), autograph=False)
+        concrete: Callable[[Any], Any] = run.get_concrete_function(signature)
+        return concrete
+
+    def embed(self, images: UInt8Images) -> tuple[Features, ...]:
+        """Embed a batch; see `Backbone.embed`."""
+        check_images(images, self.height, self.width)
+        if not len(images):
+            return tuple(np.empty((0, output.dim), np.float32) for output in self.outputs)
+        batches = self._run(tf.convert_to_tensor(np.ascontiguousarray(images)))
+        batches = batches if isinstance(batches, list | tuple) else [batches]  # Keras unpacks a single output
+        return tuple(np.array(batch, np.float32).reshape(len(images), -1) for batch in batches)
+
+
+def make_backbone(  # noqa: PLR0913 - one keyword for each thing that providers differ in
+    network: keras.Model,
+    *,
+    uri: str,
+    weights: str,
+    layers: Sequence[str | int] = (),
+    pooling: str | None = None,
+    default_pooling: str | None = None,
+    scale: Callable[[Any], Any] | None = None,
+    names: Sequence[str] | None = None,
+    size: tuple[int, int] | None = None,
+    source_file: str = "",
+) -> KerasBackbone:
+    """Cut a network at layers, pool each cut, and freeze the whole.
+
+    Args:
+        network: Takes images `(n, height, width, 3)`.
+        uri: Canonical name of the backbone.
+        weights: `imagenet`, `none`, `computed` or `file`.
+        layers: Names or indices of the layers to cut at; empty for the last one.
+        pooling: How to pool each cut; None for the default of its rank.
+        default_pooling: Default for feature maps; `avg` if None.
+        scale: Turns float32 pixels of 0 to 255 into what the network takes; None
+            where the network does that itself.
+        names: Names of `network.layers`, where they differ from the layers' own.
+        size: Height and width of the images in px, where the network leaves them open.
+        source_file: The user's file that the parameters came from, if any.
+
+    Returns:
+        The backbone, with one output per layer.
+
+    Raises:
+        BackboneError: If a layer has no single output, or the pooling does not fit its rank.
+        UnknownNameError: If there is no such layer.
+    """
+    network = _fix_input(network, size)
+    network.trainable = False
+    title = f"file:{source_file}" if uri.startswith("file:") else uri  # what a user calls it
+    known = list(names or (layer.name for layer in network.layers))
+    cuts = list(dict.fromkeys(_find_layer(layer, known, title) for layer in layers or (len(known) - 1,)))
+    trunk = keras.Model(network.inputs[0], [_read_output(network.layers[cut], known[cut]) for cut in cuts])
+
+    pixels = keras.Input(network.inputs[0].shape[1:], dtype="uint8", name="pixels")
+    images = scale(ops.cast(pixels, "float32")) if scale else ops.cast(pixels, network.inputs[0].dtype)
+    maps = trunk(images, training=False)
+    maps = maps if isinstance(maps, list | tuple) else [maps]
+    poolings = [pooling or choose_pooling(len(m.shape), default_pooling) for m in maps]
+    pooled = [_pool(m, p, known[cut]) for cut, m, p in zip(cuts, maps, poolings, strict=True)]
+    outputs = tuple(
+        Output(known[cut], how, int(np.prod(vector.shape[1:])), tuple(vector.shape[1:]))
+        for cut, how, vector in zip(cuts, poolings, pooled, strict=True)
+    )
+    return KerasBackbone(
+        keras.Model(pixels, pooled, name="backbone"),
+        uri=uri,
+        weights=weights,
+        weights_digest=digest_weights(network),
+        outputs=outputs,
+        layers=tuple(_describe_layers(network, known, default_pooling)),
+        source_file=source_file,
+    )
+
+
+def choose_pooling(rank: int, default: str | None = None) -> str:
+    """Choose the pooling for an output of a rank, batch axis included.
+
+    Maps and token sequences are averaged (or pooled by `default`); vectors are kept.
+    """
+    if rank == _MAP_RANK:
+        return default or "avg"
+    return "avg" if rank == _MAP_RANK - 1 else "none"
+
+
+def digest_weights(network: keras.Model) -> str:
+    """Return the sha256 over a network's weights: dtype, shape and bytes of each, in order."""
+    digest = hashlib.sha256()
+    for weight in network.weights:
+        values = np.asarray(weight.numpy())
+        digest.update(f"{values.dtype.str}{values.shape}".encode("ascii"))
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _fix_input(network: keras.Model, size: tuple[int, int] | None) -> keras.Model:
+    """Make a network functional, for any number of images of one size.
+
+    A loaded `Sequential` has no `input`, and one that was built by calling it keeps that call's
+    number of images. Sizes are fixed so that every layer knows the shape of its output.
+    """
+    given = network.inputs[0]
+    shape = (*(size or given.shape[1:3]), 3)
+    if not isinstance(network, keras.Sequential) and tuple(given.shape) == (None, *shape):
+        return network
+    try:
+        copy = keras.models.clone_model(network, input_tensors=keras.Input(shape, dtype=given.dtype, name="pixels"))
+    except (ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        msg = f"the network cannot take images of {shape[0]}x{shape[1]} px ({reason}); choose another size"
+        raise BackboneError(msg) from error
+    copy.set_weights(network.get_weights())
+    return keras.Model(copy.inputs[0], copy.outputs)
+
+
+def _find_layer(layer: str | int, known: list[str], title: str) -> int:
+    if not isinstance(layer, str):
+        index = operator.index(layer)  # NumPy's integers too, which a parameter grid may hold
+        if -len(known) <= index < len(known):
+            return index % len(known)
+        msg = f"{title} has {len(known)} layers; there is no layer {index}. `featx layers {title}` lists them"
+        raise UnknownNameError(msg)
+    if layer in known:
+        return known.index(layer)
+    close = find_closest(layer, known)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    msg = f"{title} has no layer called {layer!r}; {hint}`featx layers {title}` lists all {len(known)}"
+    raise UnknownNameError(msg)
+
+
+def _find_output(layer: keras.layers.Layer) -> Any:  # noqa: ANN401 - a symbolic tensor of an untyped library
+    """Find what a layer gives within its network, or None if that is not one tensor.
+
+    The `output` of a model that serves as a layer is that of its own graph, which is not connected
+    to the network's; the base class knows where the model was called.
+    """
+    output = keras.Operation.output.fget(layer)
+    return None if isinstance(output, list | tuple | dict) else output
+
+
+def _read_output(layer: keras.layers.Layer, name: str) -> Any:  # noqa: ANN401 - a symbolic tensor, as above
+    output = _find_output(layer)
+    if output is None:
+        msg = f"layer {name!r} has several outputs, so the network cannot be cut there; choose another layer"
+        raise BackboneError(msg)
+    return output
+
+
+def _pool(feature_map: Any, pooling: str, layer: str) -> Any:  # noqa: ANN401 - symbolic tensors, as above
+    feature_map = ops.cast(feature_map, "float32")  # a mean in half precision would lose digits
+    if pooling == "none":
+        return feature_map
+    if pooling == "flatten":
+        return ops.reshape(feature_map, (-1, int(np.prod(feature_map.shape[1:]))))
+    axes = tuple(range(1, len(feature_map.shape) - 1))
+    if not axes:
+        msg = f"layer {layer!r} gives vectors, which pooling {pooling!r} cannot reduce; use none"
+        raise BackboneError(msg)
+    if pooling == "gem":
+        powered = ops.power(ops.maximum(feature_map, GEM_FLOOR), GEM_EXPONENT)
+        return ops.power(ops.mean(powered, axis=axes), 1.0 / GEM_EXPONENT)
+    reduced = {"avg": [ops.mean], "max": [ops.max], "avgmax": [ops.mean, ops.max]}[pooling]
+    parts = [reduce(feature_map, axis=axes) for reduce in reduced]
+    return parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=-1)
+
+
+def _describe_layers(network: keras.Model, known: list[str], default_pooling: str | None) -> list[LayerInfo]:
+    described = []
+    for index, (name, layer) in enumerate(zip(known, network.layers, strict=True)):
+        output = _find_output(layer)
+        shape = () if output is None else tuple(output.shape[1:])
+        whole = 4 * int(np.prod(shape)) if shape else 0
+        averaged = bool(whole) and choose_pooling(len(shape) + 1, default_pooling) == "avg"
+        per_item = 4 * shape[-1] if averaged else whole
+        described.append(LayerInfo(index, name, type(layer).__name__, shape, layer.count_params(), per_item, whole))
+    return described

@@ -1,0 +1,163 @@
+"""What a backbone is, and what is asked of its provider."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+from urllib.parse import urlencode
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import BackboneError, UsageError
+from featx.specs import POOLINGS
+
+UInt8Images = NDArray[np.uint8]
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One cut of a network.
+
+    Attributes:
+        layer: Name of the layer, as in a freshly built model.
+        pooling: How its feature map becomes a vector.
+        dim: Width of the vector.
+        feature_shape: Shape of one item before it was flattened into the vector:
+            `(height, width, channels)` for an unpooled map, else `(dim,)`.
+    """
+
+    layer: str
+    pooling: str
+    dim: int
+    feature_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerInfo:
+    """One layer of a network, as `featx layers` shows it.
+
+    Attributes:
+        index: Position from the start; `index - n_layers` is the negative index.
+        name: The name that `--layer` takes.
+        kind: Its class, such as `Conv2D`.
+        output_shape: Shape of its output for one item.
+        parameters: Number of its parameters.
+        bytes_per_item: Bytes of one float32 embedding under the default pooling.
+        bytes_per_map: Bytes of one item's whole float32 output (`--pooling none`).
+    """
+
+    index: int
+    name: str
+    kind: str
+    output_shape: tuple[int, ...]
+    parameters: int
+    bytes_per_item: int
+    bytes_per_map: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        return asdict(self)
+
+
+class Backbone(Protocol):
+    """A frozen network that turns pixels into vectors.
+
+    Attributes:
+        uri: Its canonical name, with arguments.
+        weights: `imagenet`, `none`, `computed` or `file`.
+        weights_digest: sha256 over its parameters, in hexadecimal.
+        height: Rows of the images it takes, in px.
+        width: Columns of the images it takes, in px.
+        outputs: What one forward pass gives, in the order of `embed`'s result.
+        layers: Every layer at which it could be cut.
+        source_file: The user's file that its parameters came from; empty if it can be
+            built again from its uri alone.
+    """
+
+    @property
+    def uri(self) -> str: ...  # noqa: D102 - documented above, as are the rest
+    @property
+    def weights(self) -> str: ...  # noqa: D102
+    @property
+    def weights_digest(self) -> str: ...  # noqa: D102
+    @property
+    def height(self) -> int: ...  # noqa: D102
+    @property
+    def width(self) -> int: ...  # noqa: D102
+    @property
+    def outputs(self) -> tuple[Output, ...]: ...  # noqa: D102
+    @property
+    def layers(self) -> tuple[LayerInfo, ...]: ...  # noqa: D102
+    @property
+    def source_file(self) -> str: ...  # noqa: D102
+
+    def embed(self, images: UInt8Images) -> tuple[Features, ...]:
+        """Embed a batch.
+
+        Args:
+            images: uint8 RGB `(n, height, width, 3)`; left unchanged.
+
+        Returns:
+            For each output, float32 `(n, dim)`. A row does not depend on the other
+            images of the batch.
+
+        Raises:
+            BackboneError: If dtype or shape differ from the above.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneRequest:
+    """What a provider is asked to build.
+
+    Attributes:
+        name: The uri without its arguments.
+        arguments: The arguments after `?`, as text.
+        layers: Where to cut, names or indices; empty for the provider's default.
+        pooling: How to pool; None for the default of the layer's rank.
+        weights: `imagenet`, `none`, a path, or None for the provider's default.
+        height: Rows of the images in px; None for the network's own.
+        width: Columns of the images in px; None for the network's own.
+
+    Raises:
+        UsageError: If the pooling does not exist, or a side is less than a pixel.
+    """
+
+    name: str
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    layers: tuple[str | int, ...] = ()
+    pooling: str | None = None
+    weights: str | None = None
+    height: int | None = None
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what no provider could build."""
+        if self.pooling not in {None, *POOLINGS}:
+            msg = f"there is no pooling called {self.pooling!r}; known: {', '.join(POOLINGS)}"
+            raise UsageError(msg)
+        for side in (self.height, self.width):
+            if side is not None and (type(side) is not int or side < 1):
+                msg = f"image size is {self.height!r}x{self.width!r} px; both must be whole numbers, at least 1"
+                raise UsageError(msg)
+
+    @property
+    def uri(self) -> str:
+        """The canonical uri: the name and its arguments in sorted order."""
+        return f"{self.name}?{urlencode(sorted(self.arguments.items()))}" if self.arguments else self.name
+
+
+def check_images(images: UInt8Images, height: int, width: int) -> None:
+    """Refuse a batch that is not uint8 RGB of the given size.
+
+    Raises:
+        BackboneError: If dtype or shape do not fit; the message names both.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, 3):  # noqa: PLR2004 - n, h, w, c
+        msg = (
+            f"this backbone takes uint8 images of shape (n, {height}, {width}, 3), got {images.dtype} of shape "
+            f"{images.shape}; decode them with featx.decode, which resizes and never scales the values"
+        )
+        raise BackboneError(msg)

@@ -1,0 +1,112 @@
+"""The `featx` command: its verbs, and how their errors end."""
+
+import io
+import logging
+import os
+import sys
+from typing import Annotated, TextIO
+
+import typer
+from typer.exceptions import Exit, TyperException
+
+from featx.cli import demo, embedding, fitting, inspecting, predicting
+from featx.errors import FeatxError
+
+_INTERRUPTED = 130
+_STOPPED = "stopped; what was finished is kept, and the same command goes on from there"
+
+app = typer.Typer(
+    name="featx",
+    help="Embed images once with a frozen backbone; after that, a classifier takes seconds.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    demo.demo,
+    embedding.embed,
+    fitting.fit,
+    predicting.evaluate,
+    predicting.predict,
+    inspecting.info,
+    inspecting.backbones,
+    inspecting.layers,
+):
+    app.command()(command)
+
+
+class _StderrHandler(logging.StreamHandler[TextIO]):
+    """Write to whatever stderr is at the moment, so that a note goes above a progress bar and not into it."""
+
+    @property
+    def stream(self) -> TextIO:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, _: TextIO) -> None:
+        """Ignore what the base class sets once, at the start."""
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"featx {version('featx')}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[  # noqa: ARG001 - its callback prints and exits
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Set up what every verb needs: notes on stderr."""
+    handler = _StderrHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    logging.addLevelName(logging.WARNING, "note")
+    logger = logging.getLogger("featx")
+    logger.handlers[:] = [handler]
+    logger.propagate = False
+    if debug:
+        logger.setLevel(logging.DEBUG)
+
+
+def main() -> None:
+    """Run the command line; every error that a user can cause ends in one line."""
+    debug = "--debug" in sys.argv[1:]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a class name that the terminal cannot spell ends nothing
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
+        if code == _INTERRUPTED:  # typer has turned Ctrl-C into this code
+            _fail(KeyboardInterrupt(), _STOPPED, code, debug=debug)
+        sys.exit(code)
+    except FeatxError as error:
+        _fail(error, str(error), error.exit_code, debug=debug)
+    except Exit as error:
+        sys.exit(error.exit_code)
+    except TyperException as error:
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context else "featx"
+        message = f"{error.format_message().rstrip('.')}; see `{command} --help`"
+        _fail(error, message, error.exit_code, debug=debug)
+    except KeyboardInterrupt as error:
+        _fail(error, _STOPPED, _INTERRUPTED, debug=debug)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; flushing would fail
+        sys.exit(1)
+    except OSError as error:
+        name = f": {error.filename}" if error.filename else ""
+        _fail(error, f"{error.strerror or error}{name}", 1, debug=debug)
+
+
+def _fail(error: BaseException, message: str, code: int, *, debug: bool) -> None:
+    if debug:
+        raise error
+    typer.echo(f"error: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,73 @@
+"""`featx demo`: the whole loop on real images that scikit-learn ships."""
+
+import contextlib
+import csv
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featx.errors import SourceError
+
+_SHOWN_IMAGES = 5
+_NEXT = """
+Next, with your own pictures in one folder per class:
+  featx embed photos/ --backbone mobilenetv2     # downloads ImageNet weights once
+  featx fit --clf logreg --cv 5                  # cross-validated
+  featx backbones                                # all that can stand there
+  featx fit --help                               # the other classifiers, splits, groups"""
+
+
+def demo(
+    folder: Annotated[Path, typer.Option("--into", help="Folder for the images, features and runs.")] = Path(
+        "featx-demo"
+    ),
+) -> None:
+    """Run the whole loop on scikit-learn's scanned digits: nothing is downloaded."""
+    count = _write_digits(folder / "digits")
+    typer.echo(
+        f"{count:,} scanned digits (UCI, shipped by scikit-learn) are in {folder / 'digits'}, one folder per class\n"
+    )
+    typer.echo(f"$ cd {folder}")
+    with contextlib.chdir(folder):
+        _run("embed", "digits", "--backbone", "scattering")
+        _run("fit", "--clf", "logreg")
+        bundle = max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        _run("predict", str(bundle), *_choose_tested(bundle), "--format", "table")
+    typer.echo(f"\nThe bundle, with metrics.json, predictions.csv and confusion_matrix.png, is {folder / bundle}")
+    typer.echo(_NEXT)
+
+
+def _run(*arguments: str) -> None:
+    """Show a command and run it, so that what is shown is what was run."""
+    from featx.cli.app import app
+
+    typer.echo(f"\n$ featx {shlex.join(arguments)}")
+    if code := app(list(arguments), standalone_mode=False):
+        raise typer.Exit(code)
+
+
+def _write_digits(folder: Path) -> int:
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    if folder.exists() and not (folder / "0").is_dir():
+        msg = f"{folder} exists and is not the demo's; choose another folder with --into"
+        raise SourceError(msg)
+    for number, (pixels, target) in enumerate(zip(digits.images, digits.target, strict=True)):
+        path = folder / str(target) / f"digit-{number:04d}.png"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # 0 to 16 grey levels, which is what the scans were reduced to
+            Image.fromarray((pixels * 255 / 16).round().astype("uint8")).save(path)
+    return len(digits.target)
+
+
+def _choose_tested(bundle: Path) -> list[str]:
+    """Choose held-out images, so that the demo predicts none that it was trained on."""
+    with (bundle / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    step = max(1, len(rows) // _SHOWN_IMAGES)
+    return [f"digits/{row['id']}" for row in rows[::step][:_SHOWN_IMAGES]]

@@ -1,0 +1,146 @@
+"""`featx embed`."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featx.cli.output import print_json, show_progress, to_printable
+from featx.errors import UsageError
+from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.specs import DECODERS, DTYPES, INTERPOLATIONS, POOLINGS, RESIZES
+
+_SHOWN_REASONS = 5
+
+Source = Annotated[
+    str,
+    typer.Argument(help="Folder of class folders (also under train/, val/, test/), CSV or Parquet table, zip or tar."),
+]
+Backbone = Annotated[
+    str, typer.Option("--backbone", "-b", help="A keras.applications model, scattering, or file:model.keras.")
+]
+Weights = Annotated[str | None, typer.Option(help="imagenet, none (random, seeded) or the path of a weights file.")]
+ImageSize = Annotated[str | None, typer.Option(help="Pixels: 224, or 240x320 (height x width).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Root = Annotated[Path | None, typer.Option(help="Folder that the paths in a table are relative to.")]
+PathColumn = Annotated[str | None, typer.Option(help="Column of the files in a table.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the classes in a table.")]
+SplitColumn = Annotated[str | None, typer.Option(help="Column of train, val and test in a table.")]
+GroupColumn = Annotated[
+    str | None, typer.Option("--group", help="Column of a table: what must stay together, such as the patient.")
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass; changes no number.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Decoding threads; one per core if not given.")]
+
+
+def embed(
+    source: Source,
+    backbone: Backbone,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option("--layer", help="Name or index (-1 is the last) to cut at; several give several stores."),
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help=f"One of {', '.join(POOLINGS)}.")] = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
+    resize: Annotated[str | None, typer.Option(help=f"One of {', '.join(RESIZES)}.")] = None,
+    interpolation: Annotated[str | None, typer.Option(help=f"One of {', '.join(INTERPOLATIONS)}.")] = None,
+    decoder: Annotated[str | None, typer.Option(help=f"One of {', '.join(DECODERS)}.")] = None,
+    dtype: Annotated[str, typer.Option(help=f"Of the stored features: {' or '.join(DTYPES)}.")] = DTYPES[0],
+    name: Annotated[str | None, typer.Option(help="Name of the store; made from the backbone if not given.")] = None,
+    features: Annotated[Path, typer.Option(help="Folder of the stores.")] = Path("features"),
+    root: Root = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
+    group: GroupColumn = None,
+    batch_size: BatchSize = EMBED_DEFAULTS.batch_size,
+    workers: Workers = EMBED_DEFAULTS.workers,
+    rehash: Annotated[
+        bool, typer.Option("--rehash", help="Hash every file, also where size and time are unchanged.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Embed images once, into a feature store; what is embedded already is not embedded again."""
+    import featx
+
+    image = parse_image_options(image_size, resize, interpolation, decoder)
+    manifest = read_and_describe(source, root, path_column, label_column, split_column, group)
+    with show_progress("embedding") as progress:
+        results = featx.embed(
+            manifest,
+            backbone,
+            layers=[parse_layer(value) for value in layer or ()],
+            pooling=pooling,
+            weights=weights,
+            image=image,
+            dtype=dtype,
+            name=name,
+            folder=features,
+            options=EmbedOptions(batch_size, workers, rehash, progress),
+        )
+    _show_quarantine(results[0].store.quarantine)
+    for result in results:
+        if as_json:
+            print_json(result.to_dict())
+        else:
+            typer.echo(_describe(result))
+
+
+def read_and_describe(
+    source: str, root: Path | None, path: str | None, label: str | None, split: str | None, group: str | None
+) -> Any:  # noqa: ANN401 - a Manifest, whose package is loaded only here
+    """Read a source by the flags of its columns, and say on stderr what was understood."""
+    import featx
+
+    manifest = featx.read_source(source, root=root, columns=featx.Columns(path, label, split, group))
+    typer.echo("\n".join(manifest.describe()), err=True)
+    return manifest
+
+
+def parse_image_options(
+    size: str | None, resize: str | None, interpolation: str | None, decoder: str | None
+) -> dict[str, Any]:
+    """Collect the fields of an image spec that a user gave.
+
+    Raises:
+        UsageError: If the size is no number or pair of numbers, or a choice does not exist.
+    """
+    image: dict[str, Any] = {}
+    if size is not None:
+        match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", size)
+        if not match or not int(match[1]) or match[2] == "0":
+            msg = f"--image-size is {size!r}; write 224, or 240x320 for height x width"
+            raise UsageError(msg)
+        image = {"height": int(match[1]), "width": int(match[2] or match[1])}
+    choices = (
+        ("resize", resize, RESIZES),
+        ("interpolation", interpolation, INTERPOLATIONS),
+        ("decoder", decoder, DECODERS),
+    )
+    for field, value, allowed in choices:
+        if value is not None and value not in allowed:
+            msg = f"--{field} is {value!r}; it must be one of {', '.join(allowed)}"
+            raise UsageError(msg)
+        if value is not None:
+            image[field] = value
+    return image
+
+
+def parse_layer(text: str) -> str | int:
+    """Read a layer's name or index."""
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
+
+
+def _show_quarantine(quarantine: list[tuple[str, str, str]]) -> None:
+    for item, _, reason in quarantine[:_SHOWN_REASONS]:
+        typer.echo(f"quarantined {to_printable(item)}: {reason}", err=True)
+    if len(quarantine) > _SHOWN_REASONS:
+        typer.echo(f"quarantined {len(quarantine) - _SHOWN_REASONS} more; `featx info` lists all", err=True)
+
+
+def _describe(result: Any) -> str:  # noqa: ANN401 - an Embedding, whose module loads numpy
+    rate = f", {result.images_per_second:,.0f} images/s" if result.new else ""
+    counts = f"{result.new:,} new, {result.cached:,} cached, {result.quarantined:,} quarantined"
+    return f"{counts}{rate} -> {result.store.path}"

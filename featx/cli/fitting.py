@@ -1,0 +1,67 @@
+"""`featx fit`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featx.cli.output import print_json, show_progress
+from featx.options import FIT_DEFAULTS, FitOptions
+from featx.registry import HEADS
+from featx.specs import SCALINGS
+
+
+def fit(
+    store: Annotated[
+        Path | None, typer.Argument(help="A feature store; the newest in ./features if not given.")
+    ] = None,
+    clf: Annotated[str, typer.Option("--clf", help=f"One of {', '.join(HEADS)}.")] = "logreg",
+    param: Annotated[
+        list[str] | None, typer.Option("--param", "-p", help="Fix a hyper-parameter: C=1. Others are tuned.")
+    ] = None,
+    scaling: Annotated[str | None, typer.Option(help=f"One of {', '.join(SCALINGS)}; tuned if not given.")] = None,
+    test_size: Annotated[
+        float, typer.Option(help="Fraction held out where the source has no test split.")
+    ] = FIT_DEFAULTS.test_size,
+    cv: Annotated[
+        int, typer.Option(help="Folds of a cross-validation over all items; 0 for one held-out test.")
+    ] = FIT_DEFAULTS.cv,
+    group: Annotated[
+        str, typer.Option(help="What stays together: a table's column, folder, or a regular expression.")
+    ] = FIT_DEFAULTS.group,
+    seed: Annotated[int, typer.Option(help="Seed of split, folds and head.")] = FIT_DEFAULTS.seed,
+    runs: Annotated[Path, typer.Option(help="Folder of the bundles.")] = Path(str(FIT_DEFAULTS.folder)),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Train a classifier on cached features, report on held-out items, write a bundle."""
+    import featx
+    from featx.heads import split_params
+
+    opened = featx.FeatureStore(store) if store else featx.FeatureStore.find_newest()
+    with show_progress("fitting") as progress:
+        options = FitOptions(test_size, cv, group, seed, runs, progress)
+        run = featx.fit(opened, clf, params=split_params(param or ()), scaling=scaling, options=options)
+    for note in run.notes:
+        typer.echo(f"note: {note}", err=True)
+    if as_json:
+        print_json(run.to_dict())
+    else:
+        typer.echo(describe_run(run, opened))
+
+
+def describe_run(run: Any, store: Any) -> str:  # noqa: ANN401 - a Run and a FeatureStore, whose modules load numpy
+    """Describe a run as text: what was chosen, the metrics, the classes, the confusion."""
+    from featx.evaluation import format_confusion, format_metrics, format_per_class
+
+    params = ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in run.head.params.items()
+    )
+    chosen = f"{run.head.name} ({params + ', ' if params else ''}scaling {run.head.scaling})"
+    how = run.test_name if "cross-validation" in run.test_name else f"{run.test_name} split"
+    head = f"{chosen} on {store.path}: trained on {run.n_train:,} items, evaluated on {run.test.n_items:,} ({how})"
+    parts = [head, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test)]
+    return (
+        "\n\n".join(parts)
+        + f"\n\nvalidation accuracy {run.validation.accuracy:.4f}, {run.seconds:.1f} s -> {run.bundle}"
+    )

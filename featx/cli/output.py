@@ -1,0 +1,82 @@
+"""What the command line shows: progress on stderr, results on stdout."""
+
+import contextlib
+import json
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import typer
+
+from featx.options import Progress
+
+
+@contextlib.contextmanager
+def show_progress(what: str) -> Iterator[Progress | None]:
+    """Show a bar with rate and time left on stderr; nothing where stderr is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    class RateColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.1f}/s" if task.speed else "")
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+    # rich would otherwise send what is printed to stdout to the bar's console: rows of `> out.csv` to stderr.
+    with Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def print_json(values: Any) -> None:  # noqa: ANN401 - anything that JSON can hold
+    """Print one line of JSON; NaN, which JSON lacks, becomes null."""
+    typer.echo(json.dumps(_replace_nan(values), ensure_ascii=True))
+
+
+def _replace_nan(value: Any) -> Any:  # noqa: ANN401 - recursive over JSON
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _replace_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_replace_nan(item) for item in value]
+    return value
+
+
+def to_printable(text: str) -> str:
+    """Spell control characters and bytes that are no UTF-8, so that a name cannot break a table."""
+    return "".join(
+        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii") for char in text
+    )
+
+
+def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
+    """Align columns; those numbered in `left` to the left, the others to the right."""
+    from rich.cells import cell_len
+
+    cells = [[to_printable(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(cell_len(row[at]) for row in cells) for at in range(len(header))]
+    lines = []
+    for row in cells:
+        padded = [
+            cell + " " * (width - cell_len(cell)) if at in left else " " * (width - cell_len(cell)) + cell
+            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return "\n".join(lines)
+
+
+def format_bytes(count: int) -> str:
+    """Format a number of bytes in the unit that keeps it short."""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:  # noqa: PLR2004 - steps of the decimal units
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"  # noqa: PLR2004
+        size /= 1000
+    return f"{size:.1f} TB"

@@ -1,0 +1,232 @@
+"""From pixels to labels: a bundle's decoder, backbone and head, as in training."""
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.backbones import Backbone, load_backbone
+from featx.delivery.bundle import Bundle, align_probabilities
+from featx.errors import BundleError, DataError, DriftError, SourceError
+from featx.evaluation import Evaluation, evaluate
+from featx.golden import MAX_DRIFT, embed_golden, measure_drift
+from featx.items import Item, Manifest, read_source
+from featx.items.examination import Examined, examine
+from featx.items.folders import FolderReader, list_folder
+from featx.items.prefetching import gather
+from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.specs import BackboneSpec, ImageSpec
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a bundle says about one image.
+
+    Attributes:
+        path: The image, as it was named.
+        label: The most probable class; empty if the image cannot be read.
+        probability: Of that class.
+        probabilities: `(n_classes,)`, in the order of the bundle's classes; None if
+            the image cannot be read.
+        error: Why it cannot be read; empty if it can.
+    """
+
+    path: str
+    label: str = ""
+    probability: float = float("nan")
+    probabilities: NDArray[np.float64] | None = None
+    error: str = ""
+
+
+class Predictor:
+    """A loaded bundle; see `Predictor.load`.
+
+    Attributes:
+        bundle: Where it came from.
+        classes: The classes, in the order of the probabilities.
+    """
+
+    def __init__(self, bundle: Bundle, backbone: Backbone, head: Any) -> None:  # noqa: ANN401 - a scikit-learn classifier
+        self.bundle = bundle
+        self.classes = bundle.classes
+        self._backbone = backbone
+        self._head = head
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Load a bundle and check that this machine gives the numbers it was trained on.
+
+        Raises:
+            BundleError: If files are missing, damaged or foreign, or the weights differ.
+            DriftError: If the golden pictures come out otherwise than in training.
+        """
+        bundle = Bundle.open(path)
+        head = bundle.load_head()
+        backbone = rebuild_backbone(bundle.embed_spec.backbone, bundle.embed_spec.image, bundle.backbone_file)
+        (found,) = embed_golden(backbone, bundle.embed_spec.image, bundle.golden.files)
+        drift = measure_drift(bundle.golden, found)
+        if not drift <= MAX_DRIFT:
+            msg = (
+                f"{bundle.path} was trained on other numbers than this machine computes: features differ by "
+                f"{drift:.1e} of their range (limit {MAX_DRIFT:.0e}); install the versions that it was made with"
+            )
+            raise DriftError(msg)
+        return cls(bundle, backbone, head)
+
+    def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed decoded images, uint8 RGB `(n, height, width, 3)`, as float32 `(n, dim)`."""
+        (features,) = self._backbone.embed(images)
+        dtype = np.dtype(self.bundle.embed_spec.dtype)
+        return np.asarray(features.astype(dtype), np.float32)  # rounded as the training features were
+
+    def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return class probabilities `(n, n_classes)` of decoded images."""
+        probabilities = self._head.predict_proba(self.embed(images))
+        return align_probabilities(probabilities, self._head.classes_, len(self.classes))
+
+    def predict(
+        self,
+        sources: Manifest | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        options: EmbedOptions = EMBED_DEFAULTS,
+    ) -> Iterator[Prediction]:
+        """Predict images, in order; one that cannot be read gives an error and ends nothing.
+
+        Args:
+            sources: Paths of images and of folders of images, or a manifest.
+            options: How to run.
+        """
+        for examined, probabilities in self._run(list_images(sources), options):
+            if probabilities is None:
+                yield Prediction(examined.item.id, error=examined.reason)
+            else:
+                best = int(probabilities.argmax())
+                yield Prediction(examined.item.id, self.classes[best], float(probabilities[best]), probabilities)
+
+    def evaluate(
+        self, source: Manifest | str | os.PathLike[str], *, split: str = "", options: EmbedOptions = EMBED_DEFAULTS
+    ) -> Evaluation:
+        """Evaluate on labelled images.
+
+        Args:
+            source: What `featx.read_source` reads.
+            split: Only items of this split; all if empty.
+            options: How to run.
+
+        Raises:
+            DataError: If no item has a label, or one has a label that the bundle does not know.
+        """
+        manifest = source if isinstance(source, Manifest) else read_source(source)
+        items = tuple(item for item in manifest.items if item.label and split in {"", item.split})
+        self._check_labels(items, manifest)
+        trained = self.bundle.read_trained()
+        targets, rows, groups, seen, failed = [], [], [], 0, 0
+        chosen = Manifest(items, manifest.reader, manifest.source)
+        for examined, probabilities in self._run(chosen, options):
+            if probabilities is None:
+                failed += 1
+                logger.warning("%s is left out: %s", examined.item.id, examined.reason)
+                continue
+            targets.append(self.classes.index(examined.item.label))
+            rows.append(probabilities)
+            groups.append(examined.item.group)
+            seen += examined.stamp is not None and examined.stamp.sha256 in trained
+        if not rows:
+            msg = f"none of the {failed} labelled images of {manifest.source} can be read"
+            raise DataError(msg)
+        if seen:
+            logger.warning("%d of %d images were trained on, so these numbers flatter", seen, len(rows))
+        return evaluate(np.stack(rows), np.array(targets), self.classes, groups=groups if any(groups) else None)
+
+    def _check_labels(self, items: Sequence[Item], manifest: Manifest) -> None:
+        if not items:
+            msg = f"{manifest.source} has no labelled images to evaluate on; use predict, or name another split"
+            raise DataError(msg)
+        unknown = sorted({item.label for item in items} - set(self.classes))
+        if unknown:
+            msg = (
+                f"{manifest.source} has classes that the bundle was not trained on: {', '.join(unknown[:8])}; "
+                f"it knows {', '.join(self.classes[:20])}"
+            )
+            raise DataError(msg)
+
+    def _run(self, manifest: Manifest, options: EmbedOptions) -> Iterator[tuple[Examined, NDArray[np.float64] | None]]:
+        workers = options.count_workers()
+        examined_items = examine(
+            manifest,
+            self.bundle.embed_spec.image,
+            known=None,
+            stamps={},
+            workers=workers,
+            ahead=options.batch_size + 2 * workers,
+        )
+        done = 0
+        for batch in gather(examined_items, options.batch_size):
+            pixels = [examined.image.pixels for examined in batch if examined.image is not None]
+            rows = iter(self.predict_proba(np.stack(pixels)) if pixels else ())
+            for examined in batch:
+                yield examined, next(rows) if examined.image is not None else None
+            done += len(batch)
+            if options.progress:
+                options.progress(done, len(manifest))
+
+
+def rebuild_backbone(spec: BackboneSpec, image: ImageSpec, backbone_file: Path | None) -> Backbone:
+    """Build the backbone that a spec describes, and check that its weights are the same.
+
+    Args:
+        spec: The backbone.
+        image: The size of its images.
+        backbone_file: The user's own network or weights, where the spec needs one.
+
+    Raises:
+        BundleError: If the weights differ from those in the spec.
+    """
+    uri, weights = spec.uri, None if spec.weights in {"computed", "file"} else spec.weights
+    if uri.startswith("file:"):
+        uri = f"file:{backbone_file}" + (f"?{uri.partition('?')[2]}" if "?" in uri else "")
+    elif spec.weights == "file":
+        weights = str(backbone_file)
+    size = (image.height, image.width)
+    backbone = load_backbone(uri, layers=(spec.layer,), pooling=spec.pooling, weights=weights, image_size=size)
+    if backbone.weights_digest != spec.weights_digest:
+        msg = (
+            f"{spec.uri} has other weights here (sha256 {backbone.weights_digest[:12]}) than in training "
+            f"({spec.weights_digest[:12]}), so its features would mean something else"
+        )
+        raise BundleError(msg)
+    return backbone
+
+
+def list_images(sources: Manifest | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Manifest:
+    """List images to predict: files as they are named, folders with all images in them.
+
+    Raises:
+        SourceError: If nothing is named.
+    """
+    if isinstance(sources, Manifest):
+        return sources
+    named = [sources] if isinstance(sources, str | os.PathLike) else sources
+    paths = [os.fspath(path) for path in named]
+    if not paths:
+        msg = "there is nothing to predict; name images or folders of images"
+        raise SourceError(msg)
+    items: list[Item] = []
+    for path in paths:
+        if (Path(path) / "bundle.json").is_file():
+            msg = f"{path} is a bundle, not a folder of images; name one bundle, then the images"
+            raise SourceError(msg)
+        if Path(path).is_dir():
+            found = list_folder(path)
+            if not found:
+                logger.warning("%s holds no images", path)
+            items += [Item(os.path.join(path, name)) for name in found]  # noqa: PTH118 - keeps the user's spelling
+        else:
+            items.append(Item(path))
+    return Manifest(tuple(items), FolderReader(""), ", ".join(paths))

@@ -1,0 +1,223 @@
+"""The loop: manifest, decoding ahead, backbone, store.
+
+`embed` is the whole algorithm; the rest of the module is what its lines mean.
+"""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from featx.backbones import Backbone, Output, load_backbone
+from featx.backbones.catalogue import APPLICATIONS, BUILT_IN
+from featx.errors import SpecMismatchError, UsageError
+from featx.golden import MAX_DRIFT, embed_golden, make_golden_files, measure_drift
+from featx.items import Manifest, read_source
+from featx.items.manifest import to_text
+from featx.ledger import Ledger, describe_source
+from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.specs import DTYPES, BackboneSpec, EmbedSpec, ImageSpec
+from featx.store import FeatureStore
+from featx.store.sealing import Golden, Provenance
+from featx.store.writing import StoreWriter
+
+#: What can change a feature's last bits; their versions are kept in every store.
+_STACK = ("featx", "numpy", "pillow", "h5py", "keras", "tensorflow")
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """What one run of `embed` did to one store; `new + cached + quarantined` is the manifest.
+
+    Attributes:
+        store: The sealed store.
+        new: Items embedded now.
+        cached: Items that the store had already.
+        quarantined: Items that could not be embedded, with their reasons in the store.
+        seconds: Time of the loop and the seal, without building the network.
+    """
+
+    store: FeatureStore = field(repr=False)
+    new: int
+    cached: int
+    quarantined: int
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """New items per second."""
+        return self.new / self.seconds if self.seconds else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `featx embed --json` prints."""
+        size = {"store": str(self.store.path), "items": len(self.store), "dim": self.store.dim}
+        counts = {"new": self.new, "cached": self.cached, "quarantined": self.quarantined}
+        return {**size, **counts, "seconds": self.seconds, "images_per_second": self.images_per_second}
+
+
+def embed(  # noqa: PLR0913 - one keyword for each part of the spec
+    source: str | os.PathLike[str] | Manifest,
+    backbone: str | Backbone,
+    *,
+    layers: Sequence[str | int] = (),
+    pooling: str | None = None,
+    weights: str | None = None,
+    image: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    name: str | None = None,
+    folder: str | os.PathLike[str] = "features",
+    options: EmbedOptions = EMBED_DEFAULTS,
+) -> list[Embedding]:
+    """Embed every image of a source, once, into one store per layer.
+
+    Args:
+        source: A folder, table or archive (see `featx.read_source`), or a manifest.
+        backbone: A uri (see `featx.load_backbone`), or a backbone that is built already.
+        layers: Where to cut; the last layer if empty.
+        pooling: How a feature map becomes a vector; None for the layer's default.
+        weights: `imagenet`, `none` or a path; None for the backbone's default.
+        image: Fields of `ImageSpec` that differ from its defaults and the backbone's size.
+        dtype: `float32` or `float16`, of the stored features.
+        name: Name of the store without `.h5`; None for one made from the spec.
+        folder: Where stores live.
+        options: How to run.
+
+    Returns:
+        One `Embedding` per layer, in their order.
+
+    Raises:
+        FeatxError: One of its kinds, for a source, backbone or store that cannot be used.
+    """
+    manifest = source if isinstance(source, Manifest) else read_source(source)
+    network = _build(backbone, layers, pooling, weights, _check_image(image or {}))
+    image_spec = ImageSpec(**{**(image or {}), "height": network.height, "width": network.width})
+    stem = name.removesuffix(".h5") if name else name_store(network, pooling, image or {}, dtype)
+    named = len(network.outputs) > 1 or bool(layers and not name)
+    paths = _name_files(Path(folder), stem, [output.layer if named else "" for output in network.outputs])
+    started = time.perf_counter()
+    with contextlib.ExitStack() as stack:
+        writers = []
+        goldens = embed_golden(network, image_spec, make_golden_files())
+        for path, output, golden in zip(paths, network.outputs, goldens, strict=True):
+            provenance = _describe_provenance(manifest, network, output, golden)
+            writer = StoreWriter(path, make_spec(network, output, image_spec, dtype), provenance)
+            writers.append(stack.enter_context(writer))
+        _refuse_drift(writers, goldens, network, image_spec)
+        ledger = Ledger(writers, manifest, options)
+        # Closed at once when the run ends early, so that no thread goes on decoding.
+        for batch in stack.enter_context(contextlib.closing(ledger.gather(image_spec))):
+            vectors = network.embed(np.stack([examined.image.pixels for examined in batch if examined.image]))
+            for writer, rows in zip(writers, vectors, strict=True):
+                ledger.keep(writer, batch, rows)
+        items, quarantine = ledger.conclude()
+        stores = [writer.seal(items, quarantine) for writer in writers]
+    seconds = time.perf_counter() - started
+    return [Embedding(store, *ledger.count(writer), seconds) for writer, store in zip(writers, stores, strict=True)]
+
+
+def make_spec(network: Backbone, output: Output, image: ImageSpec, dtype: str = "float32") -> EmbedSpec:
+    """Make the spec of the features that one output of a backbone gives."""
+    backbone = BackboneSpec(network.uri, output.layer, output.pooling, network.weights, network.weights_digest)
+    return EmbedSpec(backbone, image, dtype)
+
+
+def name_store(network: Backbone, pooling: str | None, image: Mapping[str, Any], dtype: str) -> str:
+    """Name a store after whatever departs from the defaults, so that another question gets another store.
+
+    Args:
+        network: The backbone.
+        pooling: The pooling that was asked for, if any.
+        image: The fields of the image spec that were asked for.
+        dtype: Of the stored features.
+
+    Returns:
+        A file name without `.h5`, such as `inceptionv3` or `mobilenet-alpha-0.75-max`.
+    """
+    name, _, arguments = network.uri.partition("?")
+    words = [Path(network.source_file).stem if name.startswith("file:") else name, arguments, pooling or ""]
+    if network.weights == "none":
+        words.append("random")
+    elif network.weights == "file" and not name.startswith("file:"):
+        words.append(network.weights_digest[:8])
+    known = BUILT_IN.get(name) or APPLICATIONS.get(name)
+    if "height" in image and not (known and image["height"] == image["width"] == known.size_px):
+        words.append(f"{network.height}x{network.width}")
+    usual = {field.name: field.default for field in fields(ImageSpec)}
+    words += [str(value) for key, value in image.items() if key not in {"height", "width"} and value != usual[key]]
+    words.append("" if dtype == DTYPES[0] else dtype)
+    return _slug("-".join(word for word in words if word))
+
+
+def _name_files(folder: Path, stem: str, layers: Sequence[str]) -> list[Path]:
+    paths = [folder / f"{stem}{'-' if layer else ''}{_slug(layer)}.h5" for layer in layers]
+    if len(set(paths)) < len(paths):
+        msg = f"the layers {', '.join(layers)} would be written to the same store; name each of them once"
+        raise UsageError(msg)
+    return paths
+
+
+def _refuse_drift(
+    writers: Sequence[StoreWriter], goldens: Sequence[Golden], network: Backbone, image: ImageSpec
+) -> None:
+    """Refuse to mix rows of two stacks: the same spec can give other numbers under other versions."""
+    for at, (writer, golden) in enumerate(zip(writers, goldens, strict=True)):
+        if writer.old is None:
+            continue
+        expected = writer.old.golden
+        same = golden.files == expected.files  # else another encoder made the store's pictures
+        drift = measure_drift(expected, golden if same else embed_golden(network, image, expected.files)[at])
+        if not drift <= MAX_DRIFT:
+            msg = (
+                f"{writer.path} holds other numbers than this machine computes: features differ by {drift:.1e} "
+                f"of their range (limit {MAX_DRIFT:.0e}); install the versions that `featx info` lists, or write "
+                f"another store with --name NAME"
+            )
+            raise SpecMismatchError(msg)
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.+]+", "-", text).strip("-.")
+
+
+def _check_image(image: Mapping[str, Any]) -> Mapping[str, Any]:
+    known = [field.name for field in fields(ImageSpec)]
+    unknown = sorted(set(image) - set(known))
+    if unknown or ("height" in image) != ("width" in image):
+        what = f"not {', '.join(unknown)}" if unknown else "and height and width together"
+        msg = f"image takes the fields {', '.join(known)}, {what}"
+        raise UsageError(msg)
+    return image
+
+
+def _build(
+    backbone: str | Backbone,
+    layers: Sequence[str | int],
+    pooling: str | None,
+    weights: str | None,
+    image: Mapping[str, Any],
+) -> Backbone:
+    if isinstance(backbone, str):
+        size = (int(image["height"]), int(image["width"])) if "height" in image else None
+        return load_backbone(backbone, layers=layers, pooling=pooling, weights=weights, image_size=size)
+    if layers or pooling or weights or "height" in image:
+        msg = "layers, pooling, weights and size are those of the backbone that was built; give them to load_backbone"
+        raise UsageError(msg)
+    return backbone
+
+
+def _describe_provenance(manifest: Manifest, network: Backbone, output: Output, golden: Golden) -> Provenance:
+    versions = {"python": platform.python_version()}
+    for package in _STACK:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[package] = importlib.metadata.version(package)
+    runtime = "keras" if hasattr(network, "model") else "numpy"
+    shape, file = output.feature_shape, to_text(network.source_file)
+    return Provenance(describe_source(manifest), versions, runtime, 0.0, shape, file, golden, time.time_ns())

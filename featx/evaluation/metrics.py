@@ -1,0 +1,287 @@
+"""Probabilities and targets in, an `Evaluation` out: the metrics, each with its interval."""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featx.errors import DataError, UsageError
+from featx.evaluation.intervals import (
+    FloatArray,
+    IntArray,
+    WeightedMetric,
+    bootstrap_intervals,
+    compute_wilson_interval,
+    encode_groups,
+    estimate_effective_items,
+    reflect_interval,
+)
+from featx.evaluation.scores import CLASS_SCORES, make_class_scores, make_roc_auc
+
+#: The metrics of an `Evaluation`; each has its ends in `<name>_low` and `<name>_high`.
+METRICS = ("accuracy", *CLASS_SCORES, "roc_auc")
+
+# Rows of probabilities in float16 sum to 1 within 5e-4.
+_SUM_TOLERANCE = 1e-3
+
+# Items x classes x resamples of ROC-AUC: ten seconds of one core. Beyond it, its resamples are fewer.
+_AUC_WORK = 4_000_000_000
+_FEWEST_AUC_RESAMPLES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMetrics:
+    """How well one class is told from the others.
+
+    Attributes:
+        name: The class.
+        precision: Part of the items predicted as this class that are of it; None if none was.
+        recall: Part of the items of this class that were predicted as it; None if there are none.
+        f1: Harmonic mean of the two; None if no item is of this class or predicted as it.
+        support: Number of items of this class.
+    """
+
+    name: str
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Evaluation:
+    """What a classifier did on items that it had not seen.
+
+    Every metric has a 95 % interval, `<metric>_low` to `<metric>_high`: Wilson's
+    for accuracy, the percentile bootstrap for the others (reflected for the expected
+    calibration error; see `featx.evaluation.intervals`). A value that is not defined
+    is None, and so are both ends where all resamples agree. Averages over classes
+    are over those that are present among the targets.
+
+    Attributes:
+        n_items: Number of items.
+        accuracy: Part of the items that were predicted correctly.
+        mean_per_class_accuracy: Mean of the classes' recalls.
+        macro_f1: Mean of the classes' F1.
+        log_loss: Mean of -ln(probability of the true class), in nats.
+        expected_calibration_error: Mean distance between confidence and accuracy over 15 bins.
+        roc_auc: Area under the ROC curve: of the second class if there are two, else the
+            mean of one class against the rest; None if only one class is present.
+        classes: The classes, in the order of the targets.
+        per_class: One `ClassMetrics` for each class.
+        confusion: Items by true class (rows) and predicted class (columns), int64 (n_classes, n_classes).
+    """
+
+    n_items: int
+    accuracy: float
+    accuracy_low: float
+    accuracy_high: float
+    mean_per_class_accuracy: float
+    mean_per_class_accuracy_low: float | None
+    mean_per_class_accuracy_high: float | None
+    macro_f1: float
+    macro_f1_low: float | None
+    macro_f1_high: float | None
+    log_loss: float
+    log_loss_low: float | None
+    log_loss_high: float | None
+    expected_calibration_error: float
+    expected_calibration_error_low: float | None
+    expected_calibration_error_high: float | None
+    roc_auc: float | None
+    roc_auc_low: float | None
+    roc_auc_high: float | None
+    classes: tuple[str, ...]
+    per_class: tuple[ClassMetrics, ...]
+    confusion: IntArray
+
+    def get_interval(self, metric: str) -> tuple[float | None, float | None, float | None]:
+        """Return value, lower and upper end of one of `METRICS`."""
+        return getattr(self, metric), getattr(self, f"{metric}_low"), getattr(self, f"{metric}_high")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON: `items`, the metrics, `classes`, `per_class`, `confusion`."""
+        values: dict[str, Any] = {"items": self.n_items}
+        for metric in METRICS:
+            values |= zip(_name_fields(metric), self.get_interval(metric), strict=True)
+        values["classes"] = list(self.classes)
+        values["per_class"] = [asdict(row) for row in self.per_class]
+        values["confusion"] = self.confusion.tolist()
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build the evaluation from what `to_dict` returned; other keys are left alone.
+
+        Raises:
+            DataError: If a key is missing, or a value does not fit.
+        """
+        try:
+            return cls(
+                n_items=values["items"],
+                classes=tuple(values["classes"]),
+                per_class=tuple(ClassMetrics(**row) for row in values["per_class"]),
+                confusion=np.asarray(values["confusion"], dtype=np.int64),
+                **{name: values[name] for metric in METRICS for name in _name_fields(metric)},
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            msg = f"these are not the metrics of an evaluation ({error!r}); evaluate again to write them anew"
+            raise DataError(msg) from error
+
+
+def evaluate(
+    probabilities: ArrayLike,
+    targets: ArrayLike,
+    classes: Sequence[str],
+    *,
+    predictions: ArrayLike | None = None,
+    groups: Sequence[Hashable] | None = None,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> Evaluation:
+    """Measure predictions against the truth.
+
+    Args:
+        probabilities: Class probabilities, float (n_items, n_classes); rows sum to 1.
+        targets: True classes as positions in `classes`, int (n_items,).
+        classes: The names of the classes, in the order of the columns.
+        predictions: Predicted classes, int (n_items,), of a head whose choice is not
+            always the most probable class; by default the most probable class.
+        groups: The group of every item; items of a group are resampled together. Items
+            whose group is empty have none.
+        seed: Seed of the bootstrap.
+        resamples: Resamples of the bootstrap. For ROC-AUC it is lowered, not below 100,
+            where items x classes x resamples exceed 4e9 (10,000 items of 400 classes).
+
+    Returns:
+        The metrics and their 95 % intervals.
+
+    Raises:
+        DataError: If an array does not have the shape or the values above.
+        UsageError: If there is no resample.
+    """
+    if resamples < 1:
+        msg = f"resamples is {resamples}; an interval needs at least 1, and 1000 are usual"
+        raise UsageError(msg)
+    chances, epsilon = _check_probabilities(probabilities, len(classes))
+    truth = _check_labels("targets", targets, chances.shape)
+    chosen = chances.argmax(axis=1) if predictions is None else _check_labels("predictions", predictions, chances.shape)
+    units = None if groups is None else _check_groups(groups, truth.size)
+    losses = -np.log(np.clip(chances[np.arange(truth.size), truth], epsilon, 1 - epsilon))
+    scores = make_class_scores(chances, truth, chosen, losses)
+    ranked = min(resamples, max(_FEWEST_AUC_RESAMPLES, _AUC_WORK // chances.size))
+    intervals = [
+        _measure_accuracy(chosen == truth, units),
+        *_measure(scores, truth.size, groups=units, seed=seed, resamples=resamples),
+        *_measure(make_roc_auc(chances, truth), truth.size, groups=units, seed=seed, resamples=ranked),
+    ]
+    confusion = _count_confusion(truth, chosen, len(classes))
+    return Evaluation(
+        n_items=truth.size,
+        **_name_intervals(intervals),
+        classes=tuple(classes),
+        per_class=_describe_classes(confusion, classes),
+        confusion=confusion,
+    )
+
+
+def _check_probabilities(probabilities: ArrayLike, n_classes: int) -> tuple[FloatArray, float]:
+    """Return them as float64, and the smallest step from 1 in the dtype they came in."""
+    given = np.asarray(probabilities)
+    if given.dtype.kind not in "fiu":
+        msg = f"probabilities are {given.dtype}; pass numbers, such as those of predict_proba"
+        raise DataError(msg)
+    if given.ndim != 2 or given.shape[1] != n_classes or given.size == 0:  # noqa: PLR2004 - items and classes
+        msg = f"probabilities have the shape {given.shape}; (items, {n_classes}) is needed, with at least one item"
+        raise DataError(msg)
+    chances = given.astype(np.float64)
+    sums = chances.sum(axis=1)
+    # Written so that NaN, which compares as false, is wrong too.
+    wrong = ~((chances >= 0).all(axis=1) & (np.abs(sums - 1) <= _SUM_TOLERANCE))
+    if wrong.any():
+        item = int(wrong.argmax())
+        msg = (
+            f"probabilities of item {item} (and {wrong.sum() - 1} more) sum to {sums[item]:.6g}, the least is "
+            f"{chances[item].min():.6g}; pass probabilities that are not negative and sum to 1"
+        )
+        raise DataError(msg)
+    return chances, float(np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps)
+
+
+def _check_labels(name: str, labels: ArrayLike, shape: tuple[int, ...]) -> IntArray:
+    n_items, n_classes = shape
+    given = np.asarray(labels)
+    if given.dtype.kind not in "iu" or given.shape != (n_items,):
+        msg = f"{name} are {given.dtype} of shape {given.shape}; integers of shape ({n_items},) are needed"
+        raise DataError(msg)
+    wrong = (given < 0) | (given >= n_classes)
+    if wrong.any():
+        item = int(wrong.argmax())
+        msg = f"{name}[{item}] is {given[item]}; pass positions in the {n_classes} classes, from 0 to {n_classes - 1}"
+        raise DataError(msg)
+    return given.astype(np.int64)
+
+
+def _check_groups(groups: Sequence[Hashable], n_items: int) -> IntArray:
+    if len(groups) != n_items:
+        msg = f"there are {len(groups)} groups for {n_items} items; pass one for each, empty where there is none"
+        raise DataError(msg)
+    return encode_groups(groups)
+
+
+def _measure(
+    metric: WeightedMetric,
+    n_items: int,
+    *,
+    groups: IntArray | None,
+    seed: int,
+    resamples: int,
+) -> list[tuple[float, float, float]]:
+    """Return value, lower and upper end for every column of the metric; NaN where undefined."""
+    points = metric(np.ones((n_items, 1)))[0]
+    lows, highs = bootstrap_intervals(metric, n_items, groups=groups, seed=seed, resamples=resamples)
+    return list(zip(points.tolist(), lows.tolist(), highs.tolist(), strict=True))
+
+
+def _measure_accuracy(correct: NDArray[np.bool_], groups: IntArray | None) -> tuple[float, float, float]:
+    accuracy = float(correct.mean())
+    worth = correct.size if groups is None else estimate_effective_items(correct, groups)
+    low, high = compute_wilson_interval(accuracy * worth, worth)
+    return accuracy, float(low), float(high)
+
+
+def _name_fields(metric: str) -> tuple[str, str, str]:
+    return metric, f"{metric}_low", f"{metric}_high"
+
+
+def _name_intervals(intervals: list[tuple[float, float, float]]) -> dict[str, Any]:
+    """Name the values and ends of `METRICS`, in their order; what is not defined becomes None."""
+    named: dict[str, Any] = {}
+    for metric, (point, low, high) in zip(METRICS, intervals, strict=True):
+        fair = reflect_interval(point, low, high) if metric == "expected_calibration_error" else (low, high)
+        named |= zip(_name_fields(metric), (point, *fair), strict=True)
+    return {name: None if np.isnan(value) else value for name, value in named.items()}
+
+
+def _count_confusion(targets: IntArray, predictions: IntArray, n_classes: int) -> IntArray:
+    cells = np.bincount(targets * n_classes + predictions, minlength=n_classes**2)
+    return cells.reshape(n_classes, n_classes).astype(np.int64)
+
+
+def _describe_classes(confusion: IntArray, classes: Sequence[str]) -> tuple[ClassMetrics, ...]:
+    """Describe every class by its row, its column and its place on the diagonal."""
+    hits = confusion.diagonal().tolist()
+    supports = confusion.sum(axis=1).tolist()
+    predicted = confusion.sum(axis=0).tolist()
+    return tuple(
+        ClassMetrics(
+            name=name,
+            precision=hit / chosen if chosen else None,
+            recall=hit / support if support else None,
+            f1=2 * hit / (support + chosen) if support + chosen else None,
+            support=support,
+        )
+        for name, hit, support, chosen in zip(classes, hits, supports, predicted, strict=True)
+    )

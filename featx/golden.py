@@ -1,0 +1,49 @@
+"""Golden pictures: a check that a later stack still gives the numbers of the first one.
+
+They are made up, so that a bundle carries nobody's pictures, and kept as encoded
+files, so that the check covers the decoder as well as the network.
+"""
+
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+from featx.backbones import Backbone
+from featx.items.decoding import decode
+from featx.specs import ImageSpec
+from featx.store.sealing import Golden
+
+#: A relative difference of features above this is another stack: float32 reorderings
+#: stay below 1e-5 here, another resize or scaling is above 1e-2.
+MAX_DRIFT = 1e-3
+
+_SIZES = ((320, 240), (96, 128))
+_SEED = 20130
+
+
+def make_golden_files() -> tuple[bytes, ...]:
+    """Make the pictures: smooth random colours, one JPEG and one PNG."""
+    files = []
+    for (width, height), kind in zip(_SIZES, ("JPEG", "PNG"), strict=True):
+        coarse = np.random.default_rng(_SEED).integers(0, 256, (6, 8, 3)).astype(np.uint8)
+        picture = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+        buffer = io.BytesIO()
+        picture.save(buffer, kind)
+        files.append(buffer.getvalue())
+    return tuple(files)
+
+
+def embed_golden(backbone: Backbone, spec: ImageSpec, files: tuple[bytes, ...]) -> tuple[Golden, ...]:
+    """Embed the pictures, one result for each output of the backbone."""
+    pixels = np.stack([decode(data, spec).pixels for data in files])
+    return tuple(Golden(files, features) for features in backbone.embed(pixels))
+
+
+def measure_drift(expected: Golden, found: Golden) -> float:
+    """Measure how far features have moved: the largest difference over the largest value; inf for other shapes."""
+    if expected.features.shape != found.features.shape:
+        return math.inf
+    scale = float(np.abs(expected.features).max()) or 1.0
+    return float(np.abs(expected.features - found.features).max()) / scale

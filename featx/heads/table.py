@@ -1,0 +1,244 @@
+"""The table of heads: each row says how one classifier is built and tuned."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.naive_bayes import GaussianNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.svm import SVC, LinearSVC
+
+from featx.heads import parameters as read
+from featx.heads import sweeps
+from featx.heads.discriminant import ShrunkDiscriminant
+from featx.registry import HEADS, resolve
+from featx.specs import SCALINGS
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Head:
+    """A classifier on features: one row of the table.
+
+    Attributes:
+        name: Its name on the command line.
+        description: What it is, in one line.
+        estimator: The scikit-learn class.
+        params: The parameters that a user may fix, and what reads their values.
+        settings: What is set otherwise than scikit-learn does, unless a user fixes it.
+        grid: The values tried by default for one or more parameters, from the
+            strongest regularisation to the weakest.
+        grid_unit: The power of the features' spread (mean squared distance to their
+            mean, rounded to a power of ten) by which the grid is multiplied: the best
+            C goes with 1 / spread and the best alpha with the spread, and backbones
+            differ in it by factors of a thousand. 0 leaves the grid as it is.
+        tol: Where the gradient is small enough to stop, for features of variance 1;
+            it grows with their standard deviation, as the gradient does. scikit-learn's
+            1e-4 stops far too soon on items of length 1: log-loss 0.17 instead of 0.13.
+        scalings: The scalings tried by default.
+        seeded: Whether the estimator takes a seed.
+        calibrated: Whether its scores become probabilities by temperature scaling,
+            as it has none, or none to trust.
+        rotates: Whether it sees its items through inner products only.
+        thin: Whether its matrix products are too thin to be shared among threads.
+        sweep: How its grid is tried on one fold.
+    """
+
+    name: str
+    description: str
+    estimator: type[Any]
+    params: Mapping[str, read.Reader] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    grid_unit: int = 0
+    tol: float | None = None
+    scalings: tuple[str, ...] = SCALINGS
+    seeded: bool = False
+    calibrated: bool = False
+    rotates: bool = False
+    thin: bool = False
+    sweep: sweeps.Sweep = sweeps.sweep_each
+
+    def build(self, params: Mapping[str, Any] = _NOTHING, seed: int = 0) -> Any:  # noqa: ANN401 - a scikit-learn classifier
+        """Build the classifier, not fitted, without scaling or calibration.
+
+        Raises:
+            UnknownNameError: If the head has no such parameter.
+            UsageError: If a value does not fit.
+        """
+        seeding = {"random_state": seed} if self.seeded else {}
+        return self.estimator(**{**self.settings, **seeding, **self.check_params(params)})
+
+    def check_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Read values, or the texts of values, into what scikit-learn takes.
+
+        Raises:
+            UnknownNameError: If the head has no such parameter.
+            UsageError: If a value does not fit.
+        """
+        return read.check_params(self.name, self.params, params)
+
+
+def find_head(name: str) -> Head:
+    """Return the head of that name, in any case.
+
+    Raises:
+        UnknownNameError: If there is none; the closest names come first.
+    """
+    head: Head = resolve("classifier", name, HEADS, "featx.heads")
+    return head
+
+
+_class_weight = read.read_choice("balanced", None)
+
+LOGREG = Head(
+    "logreg",
+    "multinomial logistic regression with an L2 penalty (L-BFGS)",
+    LogisticRegression,
+    params={
+        "C": read.read_positive,
+        "class_weight": _class_weight,
+        "max_iter": read.read_count,
+        "tol": read.read_positive,
+    },
+    settings={"max_iter": 1000},
+    grid={"C": (1e-1, 1e0, 1e1, 1e2, 1e3, 1e4, 1e5)},
+    grid_unit=-1,
+    tol=1e-4,
+    rotates=True,
+    thin=True,
+    sweep=sweeps.sweep_path,
+)
+
+RIDGE = Head(
+    "ridge",
+    "ridge regression on targets -1 and 1",
+    RidgeClassifier,
+    params={"alpha": read.read_positive, "class_weight": _class_weight},
+    grid={"alpha": (1e2, 1e1, 1e0, 1e-1, 1e-2, 1e-3)},
+    grid_unit=1,
+    calibrated=True,
+    rotates=True,
+    sweep=sweeps.sweep_ridge,
+)
+
+LINEAR_SVM = Head(
+    "linear-svm",
+    "linear support vector machine, one class against the rest; slow above 10,000 items",
+    LinearSVC,
+    params={"C": read.read_positive, "class_weight": _class_weight, "max_iter": read.read_count},
+    grid={"C": (1e-2, 1e-1, 1e0, 1e1, 1e2)},
+    grid_unit=-1,
+    seeded=True,
+    calibrated=True,
+    rotates=True,
+)
+
+SVM = Head(
+    "svm",
+    "support vector machine with an RBF kernel; slow above 10,000 items",
+    SVC,
+    params={"C": read.read_positive, "gamma": read.read_gamma, "class_weight": _class_weight},
+    settings={"gamma": "scale", "cache_size": 500},
+    grid={"C": (1e-1, 1e0, 1e1, 1e2)},
+    calibrated=True,
+)
+
+KNN = Head(
+    "knn",
+    "votes of the nearest items by cosine, weighted by 1 / distance",
+    KNeighborsClassifier,
+    params={"n_neighbors": read.read_count, "weights": read.read_choice("distance", "uniform")},
+    settings={"metric": "cosine", "algorithm": "brute", "weights": "distance"},
+    grid={"n_neighbors": (50, 20, 10, 5, 3, 1)},
+    scalings=("none", "standard"),  # a cosine is the same after l2
+    sweep=sweeps.sweep_neighbours,
+)
+
+LDA = Head(
+    "lda",
+    "linear discriminant analysis with a shrunk covariance",
+    ShrunkDiscriminant,
+    params={"shrinkage": read.read_share},
+    grid={"shrinkage": (0.9, 0.6, 0.3, 0.1, 0.03, 0.01, 0.001)},
+    calibrated=True,
+    rotates=True,
+    sweep=sweeps.sweep_shrinkage,
+)
+
+CENTROID = Head(
+    "centroid",
+    "the class whose mean is nearest",
+    ShrunkDiscriminant,
+    settings={"shrinkage": 1.0, "priors": "uniform"},
+    calibrated=True,
+)
+
+NAIVE_BAYES = Head(
+    "naive-bayes",
+    "Gaussian naive Bayes",
+    GaussianNB,
+    params={"var_smoothing": read.read_positive},
+    grid={"var_smoothing": (1e-1, 1e-2, 1e-3, 1e-6, 1e-9)},
+    calibrated=True,
+)
+
+RANDOM_FOREST = Head(
+    "random-forest",
+    "300 decision trees on random parts of the items and features",
+    RandomForestClassifier,
+    params={
+        "n_estimators": read.read_count,
+        "max_depth": read.read_count,
+        "min_samples_leaf": read.read_count,
+        "class_weight": _class_weight,
+    },
+    settings={"n_estimators": 300},
+    scalings=("none",),  # trees see only the order of a feature's values
+    seeded=True,
+)
+
+HIST_GB = Head(
+    "hist-gb",
+    "boosted trees on binned features; slow above 500 features",
+    HistGradientBoostingClassifier,
+    params={
+        "learning_rate": read.read_positive,
+        "max_iter": read.read_count,
+        "max_leaf_nodes": read.read_count,
+        "class_weight": _class_weight,
+    },
+    settings={"early_stopping": False},  # it would hold out items at random, whatever their group
+    scalings=("none",),
+    seeded=True,
+)
+
+MLP = Head(
+    "mlp",
+    "a network with one hidden layer of 256 units (Adam)",
+    MLPClassifier,
+    params={
+        "hidden_layer_sizes": read.read_sizes,
+        "alpha": read.read_positive,
+        "learning_rate_init": read.read_positive,
+        "max_iter": read.read_count,
+    },
+    settings={"hidden_layer_sizes": (256,)},
+    scalings=("standard",),  # Adam's step fits features of variance 1
+    seeded=True,
+    thin=True,
+)
+
+DUMMY = Head(
+    "dummy",
+    "always the most frequent class: what any other head has to beat",
+    DummyClassifier,
+    settings={"strategy": "prior"},
+    scalings=("none",),
+)

@@ -1,0 +1,187 @@
+"""A backbone as a scikit-learn transformer: images in, features out."""
+
+import functools
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from featx.backbones import Backbone, load_backbone
+from featx.errors import DataError, ImageError, UsageError
+from featx.items.decoding import decode
+from featx.items.prefetching import prefetch
+from featx.specs import ImageSpec
+
+_ARRAY_RANK = 3
+_CHANNELS = 3
+
+Picture = str | os.PathLike[str] | NDArray[np.uint8]
+
+
+class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Embed images with a frozen backbone inside a scikit-learn pipeline.
+
+    It embeds anew at every call; `featx.embed` keeps the features. Equal settings
+    share one network in a process, however often the estimator is cloned.
+
+    Args:
+        backbone: A uri; see `featx.load_backbone`.
+        layer: Where to cut, a name or index; None for the last layer.
+        pooling: How a feature map becomes a vector; None for the layer's default.
+        weights: `imagenet`, `none` or a path; None for the backbone's default.
+        image_size: Height and width in px, a number or a pair; None for the network's own.
+        batch_size: Images per forward pass; does not change the numbers.
+
+    Attributes:
+        n_features_in_: 1: each sample is one image.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "scattering",
+        *,
+        layer: str | int | None = None,
+        pooling: str | None = None,
+        weights: str | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        self.backbone = backbone
+        self.layer = layer
+        self.pooling = pooling
+        self.weights = weights
+        self.image_size = image_size
+        self.batch_size = batch_size
+
+    def fit(self, X: Sequence[Picture], y: object = None) -> Self:  # noqa: ARG002 - scikit-learn passes it
+        """Build the backbone; nothing is learnt.
+
+        Args:
+            X: Paths of images, or uint8 arrays of shape (height, width, 3) or, in grey, (height, width)
+                or (height, width, 1), whose sizes may differ.
+            y: Ignored.
+
+        Raises:
+            FeatxError: If the backbone cannot be built.
+        """
+        self._n_features_out = self._load().outputs[0].dim
+        self.n_features_in_ = 1
+        return self
+
+    def transform(self, X: Sequence[Picture]) -> NDArray[np.float32]:
+        """Embed images.
+
+        Args:
+            X: As in `fit`.
+
+        Returns:
+            float32 `(n_images, dim)`.
+
+        Raises:
+            DataError: If an image cannot be decoded; the message names it.
+            UsageError: If the batch size is less than 1.
+        """
+        check_is_fitted(self)
+        _check_collection(X)
+        if self.batch_size < 1:
+            msg = f"batch_size is {self.batch_size}; it must be at least 1"
+            raise UsageError(msg)
+        backbone = self._load()
+        spec = ImageSpec(backbone.height, backbone.width)
+        workers = os.cpu_count() or 1
+        numbered = list(enumerate(X))
+        decoded = prefetch(
+            lambda task: _decode_picture(*task, spec), numbered, workers=workers, ahead=self.batch_size + 2 * workers
+        )
+        features = np.empty((len(numbered), backbone.outputs[0].dim), np.float32)
+        batch: list[NDArray[np.uint8]] = []
+        for done, pixels in enumerate(decoded, 1):
+            batch.append(pixels)
+            if len(batch) == self.batch_size or done == len(numbered):
+                features[done - len(batch) : done] = backbone.embed(np.stack(batch))[0]
+                batch = []
+        return features
+
+    def _load(self) -> Backbone:
+        size = np.asarray(self.image_size).tolist()  # a parameter search hands on NumPy's numbers
+        pair = None if size is None else tuple(size) if isinstance(size, list) else (size, size)
+        files = (self.backbone.removeprefix("file:").partition("?")[0], self.weights)
+        stamps = tuple(map(_stamp, files))
+        return _load_shared(self.backbone, self.layer, self.pooling, self.weights, pair, stamps)
+
+    def __sklearn_tags__(self) -> Any:  # noqa: ANN401 - scikit-learn's tags are untyped
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.requires_fit = True
+        return tags
+
+
+@functools.lru_cache(maxsize=4)
+def _load_shared(
+    uri: str,
+    layer: str | int | None,
+    pooling: str | None,
+    weights: str | None,
+    size: tuple[int, int] | None,
+    stamps: tuple[tuple[int, int] | None, ...],  # noqa: ARG001 - a file that was written anew is another network
+) -> Backbone:
+    layers = () if layer is None else (layer,)
+    return load_backbone(uri, layers=layers, pooling=pooling, weights=weights, image_size=size)
+
+
+def _stamp(name: str | None) -> tuple[int, int] | None:
+    """Return size and time of a file, or None if there is no such file."""
+    path = Path(name or "").expanduser()
+    if not path.is_file():
+        return None
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
+def _check_collection(X: object) -> None:
+    """Refuse a single image and a table, whose elements could be taken for images."""
+    if isinstance(X, str | os.PathLike):
+        msg = f"X is one path, {os.fspath(X)!r}; give a list of images"
+    elif isinstance(X, np.ndarray) and X.ndim == _ARRAY_RANK and X.shape[-1] == _CHANNELS:
+        msg = f"X is one image, of shape {X.shape}; give a list of images"
+    elif hasattr(X, "columns"):
+        msg = "X is a table; give one of its columns, such as X['path']"
+    else:
+        return
+    raise DataError(msg)
+
+
+def _decode_picture(number: int, picture: Picture, spec: ImageSpec) -> NDArray[np.uint8]:
+    try:
+        return decode(_read_bytes(picture), spec).pixels
+    except (ImageError, OSError) as error:
+        name = f"image {number} ({picture})" if isinstance(picture, str | os.PathLike) else f"image {number}"
+        reason = getattr(error, "strerror", None) or error  # without the path, which is in the name
+        msg = f"{name} cannot be embedded: {reason}; leave it out"
+        raise DataError(msg) from error
+
+
+def _read_bytes(picture: Picture) -> bytes:
+    if isinstance(picture, str | os.PathLike):
+        return Path(picture).read_bytes()
+    if not isinstance(picture, np.ndarray):
+        msg = f"it is a {type(picture).__name__}, and must be a path or a uint8 array"
+        raise ImageError(msg)
+    if picture.dtype != np.uint8:
+        msg = f"its pixels are {picture.dtype}, and must be uint8 from 0 to 255, not scaled"
+        raise ImageError(msg)
+    pixels = picture[..., 0] if picture.shape[2:] == (1,) else picture
+    if pixels.shape[2:] not in {(), (_CHANNELS,)} or pixels.ndim < _ARRAY_RANK - 1 or not pixels.size:
+        msg = f"its shape is {picture.shape}, and must be (height, width, 3) or (height, width)"
+        raise ImageError(msg)
+    buffer = io.BytesIO()  # a lossless file, so that arrays are resized by the decoder that files are
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
+    return buffer.getvalue()

@@ -1,0 +1,21 @@
+"""What is embedded: where the images are, what they are called, and which belong together."""
+
+from featx.items.archives import ArchiveReader, read_archive
+from featx.items.folders import FolderReader, read_folder
+from featx.items.manifest import FileStat, Item, Manifest, Reader
+from featx.items.sources import read_source
+from featx.items.tables import Columns, read_table
+
+__all__ = [
+    "ArchiveReader",
+    "Columns",
+    "FileStat",
+    "FolderReader",
+    "Item",
+    "Manifest",
+    "Reader",
+    "read_archive",
+    "read_folder",
+    "read_source",
+    "read_table",
+]

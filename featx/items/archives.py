@@ -1,0 +1,353 @@
+"""Archives of images, read where they are: nothing is ever extracted to a named file.
+
+An archive is untrusted. Members whose names leave it refuse the whole archive, links
+and devices are not followed, and what unpacks to far more than its own size is refused
+before it fills the memory or the disk.
+"""
+
+import bz2
+import calendar
+import contextlib
+import gzip
+import lzma
+import os
+import re
+import stat
+import struct
+import tarfile
+import tempfile
+import threading
+import weakref
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol, cast
+
+from featx.errors import SourceError
+from featx.items.layouts import (
+    HEAD_BYTES,
+    NO_IMAGES,
+    arrange_items,
+    find_junk_reason,
+    find_wrapper,
+    has_image_suffix,
+    looks_like_image,
+)
+from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
+
+#: Photographs are compressed already and deflate by a few per cent, masks and drawings by up to a few
+#: hundred; what grows by more than this and is also more than a large data set is a bomb.
+MAX_RATIO = 200
+MAX_UNPACKED_BYTES = 10 * 2**30
+
+_COPY_BYTES = 2**20
+_LAST_SECOND = 2**33
+_SPECIAL = "links and special files"
+
+#: What tarfile, zipfile and the decompressors raise on damaged archives, found by feeding them 12,000;
+#: the last line is for fields that they do not check, such as a size that is no number.
+_DAMAGES = (
+    *(OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile),
+    *(ValueError, LookupError, ArithmeticError, RuntimeError, struct.error),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Member:
+    """One regular file in an archive; `where` is its tar offset in bytes, or its zip entry."""
+
+    name: str
+    size_bytes: int
+    mtime_ns: int
+    where: int | zipfile.ZipInfo
+
+
+class _Container(Protocol):
+    members: list[_Member]
+    n_special: int
+
+    def read(self, member: _Member, n_bytes: int) -> bytes:
+        """Return the first bytes of a member, fewer where it ends. Raises OSError."""
+        ...
+
+
+class ArchiveReader:
+    """Reads members of an archive by their id."""
+
+    def __init__(self, container: _Container, members: dict[str, _Member], mtime_ns: int) -> None:
+        self._container = container
+        self._members = members
+        self._mtime_ns = mtime_ns
+
+    def stat(self, item_id: str) -> FileStat:
+        """Return the member's size, and the later of its time and the archive's own.
+
+        Tools that build archives reproducibly give all members one fixed time, so a
+        rebuilt archive would pass for the old one. A zip's times are taken for UTC.
+
+        Raises:
+            FileNotFoundError: If the archive has no such item.
+        """
+        member = self._find(item_id)
+        return FileStat(member.size_bytes, max(member.mtime_ns, self._mtime_ns))
+
+    def read(self, item_id: str) -> bytes:
+        """Return the bytes of the member.
+
+        Raises:
+            OSError: If there is no such item, or its bytes are damaged.
+        """
+        member = self._find(item_id)
+        found = self._container.read(member, member.size_bytes)
+        if len(found) < member.size_bytes:
+            msg = f"damaged in the archive: {len(found):,} of {member.size_bytes:,} bytes are there"
+            raise OSError(msg)
+        return found
+
+    def _find(self, item_id: str) -> _Member:
+        try:
+            return self._members[item_id]
+        except KeyError:
+            msg = f"the archive has no item {item_id!r}"
+            raise FileNotFoundError(msg) from None
+
+
+def read_archive(source: str | os.PathLike[str]) -> Manifest:
+    """List the images of a zip or tar file that holds what `read_folder` reads.
+
+    Of several members with one name the last counts, as if they had been unpacked in
+    order. Folders that everything is wrapped in are no part of the ids, which are
+    therefore those of the unpacked folder.
+
+    Args:
+        source: A zip, or a tar, plain or compressed by gzip, bzip2 or xz; told apart
+            by content. A compressed tar is unpacked once into an anonymous temporary file.
+
+    Returns:
+        The manifest; its reader keeps the archive open.
+
+    Raises:
+        SourceError: If the archive is damaged, encrypted or unsafe, or holds no images.
+    """
+    name = os.fspath(source)
+    try:
+        container = _open_container(name)
+    except SourceError:
+        raise
+    except _DAMAGES as error:
+        msg = f"the archive {name!r} cannot be read: {error}; fetch or make it again"
+        raise SourceError(msg) from error
+    images, junk = _choose_images(container, name)
+    if not images:
+        left_out = f" (left out: {list_junk(junk)})" if junk else ""
+        msg = f"the archive {name!r} holds no images{left_out}; name one that holds folders of images"
+        raise SourceError(msg)
+    prefix = find_wrapper(images)
+    members = {path.removeprefix(prefix): member for path, member in images.items()}
+    reader = ArchiveReader(container, members, Path(name).stat().st_mtime_ns)
+    return Manifest(arrange_items(members, name), reader, name, dict(junk))
+
+
+def _open_container(name: str) -> _Container:
+    file = Path(name).open("rb")  # noqa: SIM115 - the container keeps it, and closes it
+    head = file.read(6)
+    file.seek(0)
+    if head.startswith(b"PK"):
+        return _Zip(file, name)
+    for magic, unpacker in _UNPACKERS.items():
+        if head.startswith(magic):
+            with file, unpacker(file) as stream:
+                return _Tar(_unpack(stream, name), name)
+    return _Tar(file, name)
+
+
+_UNPACKERS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
+    b"\x1f\x8b": lambda file: cast("IO[bytes]", gzip.GzipFile(fileobj=file)),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ\0": lzma.LZMAFile,
+}
+
+
+def _unpack(stream: IO[bytes], name: str) -> IO[bytes]:
+    limit = _find_limit(name)
+    file = cast("IO[bytes]", tempfile.TemporaryFile(prefix="featx-"))  # noqa: SIM115 - the container keeps it
+    try:
+        while chunk := stream.read(_COPY_BYTES):
+            _append(file, chunk, limit, name)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _append(file: IO[bytes], chunk: bytes, limit: int, name: str) -> None:
+    if file.tell() + len(chunk) > limit:
+        raise _make_bomb_error(name)
+    try:
+        file.write(chunk)
+    except OSError as error:
+        place = tempfile.gettempdir()
+        msg = f"no room to unpack {name!r} into {place!r}: {error.strerror}; let TMPDIR name a larger disk"
+        raise SourceError(msg) from error
+
+
+def _find_limit(name: str) -> int:
+    return max(MAX_UNPACKED_BYTES, MAX_RATIO * Path(name).stat().st_size)
+
+
+def _make_bomb_error(name: str) -> SourceError:
+    return SourceError(
+        f"the archive {name!r} unpacks to more than {MAX_UNPACKED_BYTES / 2**30:g} GiB and {MAX_RATIO} times its size; "
+        "if you trust it, unpack it and name the folder"
+    )
+
+
+class _Zip:
+    """The members of a zip file, decompressed on demand."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        weakref.finalize(self, file.close)
+        # Given an open file, ZipFile never closes it; its own count of readers is not safe in threads.
+        self._zip = zipfile.ZipFile(file)
+        self.members: list[_Member] = []
+        self.n_special = 0
+        for info in self._zip.infolist():
+            kind = stat.S_IFMT(info.external_attr >> 16)
+            if info.is_dir():
+                continue
+            if kind not in {0, stat.S_IFREG}:
+                self.n_special += 1
+                continue
+            if info.flag_bits & _ENCRYPTED:
+                msg = f"the archive {name!r} is encrypted ({info.filename!r}); unpack it and name the folder"
+                raise SourceError(msg)
+            self.members.append(_Member(_spell(info), info.file_size, _read_clock(info), info))
+
+    def read(self, member: _Member, n_bytes: int) -> bytes:
+        try:
+            with self._zip.open(cast("zipfile.ZipInfo", member.where)) as file:
+                return file.read(n_bytes)
+        except _DAMAGES as error:
+            msg = f"damaged in the archive: {error}"
+            raise OSError(msg) from error
+
+
+#: Bits of a zip entry: its data are encrypted, the same strongly; its name is UTF-8.
+_ENCRYPTED = 0x1 | 0x40
+_UTF8_NAME = 0x800
+
+
+def _spell(info: zipfile.ZipInfo) -> str:
+    name = info.filename
+    if not info.flag_bits & _UTF8_NAME:
+        # macOS writes UTF-8 without saying so; real code page 437 is hardly ever valid UTF-8.
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode()
+    # Some Windows programs separate folders by backslashes, against the standard.
+    return name.replace("\\", "/")
+
+
+def _read_clock(info: zipfile.ZipInfo) -> int:
+    year, month, day, hour, minute, second = info.date_time
+    # Writers without a clock leave the month 0.
+    return calendar.timegm((year, min(max(month, 1), 12), day, hour, minute, second)) * 10**9
+
+
+class _Tar:
+    """The members of an uncompressed tar file, each read where it starts."""
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        weakref.finalize(self, file.close)
+        self._file = file
+        self._lock = threading.Lock()
+        self.members: list[_Member] = []
+        self.n_special = 0
+        tar = tarfile.TarFile(fileobj=file)
+        for info in tar.getmembers():
+            if info.isreg() and not info.issparse():
+                self.members.append(_Member(info.name, info.size, _to_ns(info.mtime), info.offset_data))
+            elif not info.isdir():
+                self.n_special += 1
+        # tarfile takes a damaged header for the end; a whole archive ends in zeros there, or in nothing.
+        if any(self._read_at(tarfile.BLOCKSIZE, tar.offset)):
+            msg = f"the archive {name!r} is damaged at byte {tar.offset:,}; fetch or make it again"
+            raise SourceError(msg)
+
+    def read(self, member: _Member, n_bytes: int) -> bytes:
+        return self._read_at(min(n_bytes, member.size_bytes), cast("int", member.where))
+
+    def _read_at(self, n_bytes: int, offset: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._file.fileno(), n_bytes, offset)
+        with self._lock:
+            self._file.seek(offset)
+            return self._file.read(n_bytes)
+
+
+def _to_ns(mtime_seconds: float) -> int:
+    """Return a tar's time in ns, or 0 for what is no time: its text can spell `nan` and 1e300."""
+    return round(mtime_seconds * 10**9) if 0 <= mtime_seconds < _LAST_SECOND else 0
+
+
+def _choose_images(container: _Container, name: str) -> tuple[dict[str, _Member], Counter[str]]:
+    junk = Counter({_SPECIAL: container.n_special} if container.n_special else {})
+    junk_folders: set[str] = set()
+    images: dict[str, _Member] = {}
+    for path, member in _index_members(container.members, name, junk).items():
+        if folder := _find_junk_folder(path):
+            junk_folders.add(folder)
+        elif reason := find_junk_reason(path.rpartition("/")[2], is_folder=False):
+            junk[reason] += 1
+        elif has_image_suffix(path) or looks_like_image(_peek(container, member)):
+            images[path] = member
+        else:
+            junk[NO_IMAGES] += 1
+    junk.update(find_junk_reason(folder.rpartition("/")[2], is_folder=True) for folder in junk_folders)
+    _check_sizes(images.values(), name)
+    return images, junk
+
+
+def _index_members(members: Iterable[_Member], name: str, junk: Counter[str]) -> dict[str, _Member]:
+    index: dict[str, _Member] = {}
+    for member in members:
+        parts = [part for part in member.name.split("/") if part not in {"", "."}]
+        if member.name.startswith("/") or re.match(r"[A-Za-z]:[/\\]", member.name) or ".." in parts:
+            msg = f"the archive {name!r} is refused: its member {member.name!r} lies outside of it"
+            raise SourceError(msg)
+        path = "/".join(parts)
+        if path in index:
+            junk["files replaced by a later one of that name"] += 1
+        index[path] = member
+    return index
+
+
+def _find_junk_folder(path: str) -> str:
+    """Return the path of the outermost junk folder around a file; empty if there is none."""
+    folders = path.split("/")[:-1]
+    for depth, folder in enumerate(folders, start=1):
+        if find_junk_reason(folder, is_folder=True):
+            return "/".join(folders[:depth])
+    return ""
+
+
+def _peek(container: _Container, member: _Member) -> bytes:
+    try:
+        return container.read(member, HEAD_BYTES)
+    except OSError:  # what cannot be read and is not called an image is none
+        return b""
+
+
+def _check_sizes(members: Iterable[_Member], name: str) -> None:
+    total = 0
+    for member in members:
+        total += member.size_bytes
+        if member.size_bytes > MAX_FILE_BYTES:
+            size = f"{member.size_bytes:,} bytes"
+            msg = f"the archive {name!r} is refused: {member.name!r} has {size}, which is no picture; make it without"
+            raise SourceError(msg)
+    if total > _find_limit(name):
+        raise _make_bomb_error(name)

@@ -1,0 +1,97 @@
+"""Examining items ahead of the network: identity first, pixels only where they are needed."""
+
+import hashlib
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+
+from featx.errors import ImageError
+from featx.items.decoding import Decoded, decode
+from featx.items.manifest import FileStat, Item, Manifest
+from featx.items.prefetching import prefetch
+from featx.specs import ImageSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What a file held when it was read.
+
+    Attributes:
+        sha256: Of its bytes, hexadecimal; the identity of its content.
+        stat: Its size and time then.
+    """
+
+    sha256: str
+    stat: FileStat
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """One item, read.
+
+    Attributes:
+        item: The item.
+        stamp: Its identity; None if the file could not be read.
+        image: Its pixels; None if they are not needed or cannot be had.
+        reason: Why they cannot be had; empty if they can, or are not needed.
+    """
+
+    item: Item
+    stamp: Stamp | None
+    image: Decoded | None = None
+    reason: str = ""
+
+
+def examine(
+    manifest: Manifest,
+    spec: ImageSpec,
+    *,
+    known: Collection[str] | None,
+    stamps: Mapping[str, Stamp],
+    workers: int,
+    ahead: int,
+) -> Iterator[Examined]:
+    """Examine every item in threads, in the manifest's order, a bounded number ahead.
+
+    Args:
+        manifest: The items and the reader of their files.
+        spec: How to decode.
+        known: sha256 of content that needs no pixels; None if every item needs them.
+        stamps: By item id: what the file held when its size and time were last seen; a
+            file with the same size and time is not read again.
+        workers: Threads.
+        ahead: Most items in memory at once.
+
+    Yields:
+        One `Examined` per item. Unless `known` is None, the same bytes under several names
+        are decoded once: only the first of them brings an image, or a reason.
+    """
+    claimed: set[str] = set()
+    lock = threading.Lock()
+
+    def claim(sha256: str) -> bool:
+        if known is None:
+            return True
+        with lock:
+            new = sha256 not in claimed and sha256 not in known
+            claimed.add(sha256)
+            return new
+
+    def examine_one(item: Item) -> Examined:
+        try:
+            stat = manifest.reader.stat(item.id)
+            stamp = stamps.get(item.id)
+            if stamp is not None and stamp.stat == stat:
+                return Examined(item, stamp)
+            data = manifest.reader.read(item.id)
+        except OSError as error:
+            return Examined(item, None, reason=f"cannot be read: {error.strerror or error}")
+        stamp = Stamp(hashlib.sha256(data).hexdigest(), FileStat(len(data), stat.mtime_ns))
+        if not claim(stamp.sha256):
+            return Examined(item, stamp)
+        try:
+            return Examined(item, stamp, image=decode(data, spec))
+        except ImageError as error:
+            return Examined(item, stamp, reason=str(error))
+
+    return prefetch(examine_one, manifest.items, workers=workers, ahead=ahead)

@@ -1,0 +1,154 @@
+"""Folders of images: class folders, the same under split folders, or no folders at all."""
+
+import errno
+import os
+import stat
+from collections import Counter
+from pathlib import Path
+
+from featx.errors import SourceError
+from featx.items.layouts import (
+    HEAD_BYTES,
+    NO_IMAGES,
+    arrange_items,
+    find_junk_reason,
+    has_image_suffix,
+    looks_like_image,
+)
+from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
+
+
+class FolderReader:
+    """Reads files by their path relative to a folder; absolute paths are read as they are.
+
+    Pipes and devices are refused before they are opened, because opening them can
+    wait for ever; so are files larger than `MAX_FILE_BYTES`.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self._root = Path(root).absolute()
+
+    def stat(self, item_id: str) -> FileStat:
+        """Return size and time without reading the file.
+
+        Raises:
+            OSError: If there is no such regular file, or it is too large.
+        """
+        path = Path(self._root, item_id)
+        try:
+            info = path.stat()
+        except ValueError as error:  # a NUL, or characters that this file system cannot spell
+            raise OSError(errno.EINVAL, str(error), str(path)) from error
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        if info.st_size > MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES:,} bytes", str(path))
+        return FileStat(info.st_size, info.st_mtime_ns)
+
+    def read(self, item_id: str) -> bytes:
+        """Return the bytes of the file.
+
+        Raises:
+            OSError: If there is no such regular file, or it cannot be read.
+        """
+        self.stat(item_id)
+        return Path(self._root, item_id).read_bytes()
+
+
+def read_folder(source: str | os.PathLike[str]) -> Manifest:
+    """List the images of a folder, with the classes and splits that its folders name.
+
+    Links are followed; a folder that is reached twice, as in a loop, is listed once.
+
+    Args:
+        source: A folder of class folders, of split folders (`train`, `val`, `test`)
+            that hold class folders, or of images.
+
+    Returns:
+        The manifest; ids are relative to the folder.
+
+    Raises:
+        SourceError: If it is no folder, cannot be listed or holds no images.
+    """
+    walk = _Walk(source)
+    if not walk.files:
+        left_out = f" (left out: {list_junk(walk.junk)})" if walk.junk else ""
+        msg = (
+            f"the folder {os.fspath(source)!r} holds no images{left_out}; name the folder that holds the class folders"
+        )
+        raise SourceError(msg)
+    items = arrange_items(walk.files, os.fspath(source))
+    return Manifest(items, FolderReader(source), os.fspath(source), dict(walk.junk))
+
+
+def list_folder(source: str | os.PathLike[str]) -> list[str]:
+    """List the images anywhere in a folder, relative to it, whatever its folders are called.
+
+    Raises:
+        SourceError: If it cannot be listed.
+    """
+    return sorted(_Walk(source).files, key=os.fsencode)
+
+
+class _Walk:
+    """Lists the files below a folder; the real folders first, then what links add to them."""
+
+    def __init__(self, source: str | os.PathLike[str]) -> None:
+        self.files: list[str] = []
+        self.junk: Counter[str] = Counter()
+        self._source = Path(source)
+        # A link to a folder above the root would bring in everything around it.
+        self._seen = {_identify(parent) for parent in self._source.resolve().parents}
+        self._folders = [""]
+        self._links: list[str] = []
+        while self._folders or self._links:
+            if not self._folders:
+                self._links.sort()
+                self._folders.append(self._links.pop(0))
+            self._visit(self._folders.pop())
+
+    def _visit(self, prefix: str) -> None:
+        path = Path(self._source, prefix)
+        try:
+            identity = _identify(path)
+            if identity in self._seen:
+                self.junk["folders linked twice or in a loop"] += 1
+                return
+            self._seen.add(identity)
+            with os.scandir(path) as entries:
+                for entry in entries:
+                    self._sort_out(entry, prefix)
+        except OSError as error:
+            msg = f"the folder {str(path)!r} cannot be listed: {error.strerror}; check its permissions, or move it away"
+            raise SourceError(msg) from error
+
+    def _sort_out(self, entry: os.DirEntry[str], prefix: str) -> None:
+        try:
+            is_folder, is_file = entry.is_dir(), entry.is_file()
+        except OSError:  # a link to itself
+            is_folder = is_file = False
+        relative = prefix + entry.name
+        if reason := find_junk_reason(entry.name, is_folder=is_folder):
+            self.junk[reason] += 1
+        elif is_folder:
+            (self._links if entry.is_symlink() else self._folders).append(f"{relative}/")
+        elif not is_file:
+            self.junk["broken links" if entry.is_symlink() else "pipes, sockets and devices"] += 1
+        elif has_image_suffix(entry.name) or self._starts_like_image(Path(entry.path)):
+            self.files.append(relative)
+
+    def _starts_like_image(self, path: Path) -> bool:
+        try:
+            with path.open("rb", buffering=0) as file:
+                found = looks_like_image(file.read(HEAD_BYTES))
+        except OSError:
+            self.junk["files of unknown kind that cannot be read"] += 1
+            return False
+        if not found:
+            self.junk[NO_IMAGES] += 1
+        return found
+
+
+def _identify(path: Path) -> tuple[int, int]:
+    info = path.stat()
+    return info.st_dev, info.st_ino

@@ -1,0 +1,56 @@
+"""What a user names as the source of images, whatever it is."""
+
+import os
+from pathlib import Path
+
+from featx.errors import SourceError, UsageError
+from featx.items.archives import read_archive
+from featx.items.folders import read_folder
+from featx.items.layouts import has_image_suffix
+from featx.items.manifest import Manifest
+from featx.items.tables import Columns, read_table
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+
+def read_source(
+    source: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    columns: Columns | None = None,
+) -> Manifest:
+    """List the images of a folder, a table or an archive.
+
+    Args:
+        source: A folder (`read_folder`), a CSV, TSV or Parquet file (`read_table`), or
+            a zip or tar file (`read_archive`); told apart by its name.
+        root: For a table: the folder that its paths are relative to.
+        columns: For a table: the names of its columns.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        SourceError: If there is no such source, or it cannot be read as one.
+        UsageError: If `root` or `columns` is given for what is no table.
+    """
+    path, name = Path(source), os.fspath(source)
+    if not path.exists():
+        msg = f"there is no {name!r}; name a folder, a table or an archive of images"
+        raise SourceError(msg)
+    is_table = path.is_file() and name.lower().endswith(TABLE_SUFFIXES)
+    if is_table:
+        return read_table(source, root=root, columns=columns)
+    if root is not None or (columns or Columns()) != Columns():
+        msg = f"a root and names of columns are for tables, and {name!r} is none; leave them out"
+        raise UsageError(msg)
+    if path.is_dir():
+        return read_folder(source)
+    if path.is_file() and name.lower().endswith(ARCHIVE_SUFFIXES):
+        return read_archive(source)
+    if has_image_suffix(name):
+        msg = f"{name!r} is a single image; name the folder that holds it, or predict it with a bundle"
+        raise SourceError(msg)
+    msg = f"{name!r} is neither a folder nor one of {', '.join(TABLE_SUFFIXES + ARCHIVE_SUFFIXES)}; name one of these"
+    raise SourceError(msg)

@@ -1,0 +1,85 @@
+"""Options: how to run and how to split, with their defaults, for the library and the command line alike."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from featx.errors import UsageError
+
+#: Called with what is done and what there is in all.
+Progress = Callable[[int, int], None]
+
+
+#: What NumPy's and scikit-learn's generators take.
+_SEEDS = 2**32
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedOptions:
+    """How to embed, which does not change the numbers.
+
+    Attributes:
+        batch_size: Images per forward pass.
+        workers: Threads that read and decode; None for one per core.
+        rehash: Hash every file, also where size and time are unchanged.
+        progress: Called with items done and in all, after every item.
+    """
+
+    batch_size: int = 32
+    workers: int | None = None
+    rehash: bool = False
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a run without batches or threads."""
+        for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
+            if value is not None and value < 1:
+                msg = f"{name} is {value}; it must be at least 1"
+                raise UsageError(msg)
+
+    def count_workers(self) -> int:
+        """Return the number of threads."""
+        return self.workers or os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class FitOptions:
+    """How to split the items of a store, and where to write the bundle.
+
+    Attributes:
+        test_size: Fraction held out where the source has no test split.
+        cv: Folds of a cross-validation over all items in place of one test; 0 for none.
+        group: What keeps items together: empty for the groups in the store, `folder` for
+            the folder of each image, a column of the table that was embedded, or a
+            regular expression with one group, searched in each item's id.
+        seed: Seed of the split, the folds and the head.
+        folder: Where bundles are written; None writes none.
+        progress: Called with fits done and in all.
+    """
+
+    test_size: float = 0.2
+    cv: int = 0
+    group: str = ""
+    seed: int = 0
+    folder: str | os.PathLike[str] | None = "runs"
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that no split can be made with.
+
+        Raises:
+            UsageError: The message names the option and what it takes.
+        """
+        if not 0 < self.test_size < 1:
+            msg = f"the test size is {self.test_size}; it must be a fraction above 0 and below 1, such as 0.2"
+            raise UsageError(msg)
+        if self.cv < 0 or self.cv == 1:
+            msg = f"{self.cv} folds cannot be made; ask for 2 or more, or for 0 to hold one test out"
+            raise UsageError(msg)
+        if not 0 <= self.seed < _SEEDS:
+            msg = f"the seed is {self.seed}; it must be 0 to {_SEEDS - 1}"
+            raise UsageError(msg)
+
+
+EMBED_DEFAULTS = EmbedOptions()
+FIT_DEFAULTS = FitOptions()

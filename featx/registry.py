@@ -1,0 +1,84 @@
+"""Names and what they stand for, without importing it.
+
+Heavy frameworks are reached only through the `module:attribute` strings here, or
+through entry points that other packages install under the same group names, so
+that listing what exists costs nothing.
+"""
+
+import difflib
+import functools
+from collections.abc import Iterable
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from featx.errors import UnknownNameError
+
+#: Providers of backbones: the part of a uri before `:`, or a built-in's whole name.
+BACKBONES: dict[str, str] = {
+    "keras": "featx.backbones.applications:load_application",
+    "file": "featx.backbones.savedmodels:load_saved_model",
+    "scattering": "featx.backbones.scattering:load_scattering",
+    "colour": "featx.backbones.colour:load_colour",
+}
+
+#: Heads by their name on the command line.
+HEADS: dict[str, str] = {
+    "logreg": "featx.heads.table:LOGREG",
+    "ridge": "featx.heads.table:RIDGE",
+    "linear-svm": "featx.heads.table:LINEAR_SVM",
+    "svm": "featx.heads.table:SVM",
+    "knn": "featx.heads.table:KNN",
+    "lda": "featx.heads.table:LDA",
+    "centroid": "featx.heads.table:CENTROID",
+    "naive-bayes": "featx.heads.table:NAIVE_BAYES",
+    "random-forest": "featx.heads.table:RANDOM_FOREST",
+    "hist-gb": "featx.heads.table:HIST_GB",
+    "mlp": "featx.heads.table:MLP",
+    "dummy": "featx.heads.table:DUMMY",
+}
+
+
+@functools.cache
+def _read_entry_points(group: str) -> dict[str, str]:
+    return {point.name.lower(): point.value for point in entry_points(group=group)}
+
+
+def list_names(table: dict[str, str], group: str) -> list[str]:
+    """List the names of a table and of the entry points beside it, built-in ones first."""
+    return [*table, *(name for name in _read_entry_points(group) if name not in table)]
+
+
+def resolve(kind: str, name: str, table: dict[str, str], group: str) -> Any:  # noqa: ANN401 - whatever the string points at
+    """Import the object that a name stands for.
+
+    Args:
+        kind: What the name is, for the message: `backbone`, `classifier`.
+        name: The name, in any case.
+        table: Built-in names and their `module:attribute` strings.
+        group: Entry-point group of names from other packages.
+
+    Returns:
+        The object that the string points at.
+
+    Raises:
+        UnknownNameError: If no table has the name; the closest names come first.
+    """
+    target = table.get(name.lower()) or _read_entry_points(group).get(name.lower())
+    if target is None:
+        raise make_unknown_name_error(kind, name, list_names(table, group))
+    return EntryPoint(name, target, group).load()
+
+
+def make_unknown_name_error(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
+    """Make the error for an unknown name: the known ones, closest match first."""
+    names = list(known)
+    close = find_closest(name, names)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    rest = ", ".join([*close, *(candidate for candidate in names if candidate not in close)])
+    return UnknownNameError(f"no {kind} is called {name!r}; {hint}Known: {rest}")
+
+
+def find_closest(name: str, known: Iterable[str]) -> list[str]:
+    """Find up to three names that resemble one, whatever their case, best first."""
+    lowered = {candidate.lower(): candidate for candidate in known}
+    return [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]

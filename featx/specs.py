@@ -1,0 +1,184 @@
+"""Specs: the frozen values that decide the numbers, and their digests.
+
+A spec holds everything that changes a feature or a fitted head, and nothing that
+does not (batch size, workers and runtime are options, and live elsewhere). Two
+specs are the same if and only if their digests are.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from featx.errors import UsageError
+
+POOLINGS = ("avg", "max", "avgmax", "gem", "flatten", "none")
+RESIZES = ("stretch", "crop", "pad")
+INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest")
+DECODERS = ("pillow-scaled", "pillow-full")
+DTYPES = ("float32", "float16")
+SCALINGS = ("none", "standard", "l2")
+
+
+class Spec:
+    """What all specs share: JSON, a digest, and the fields in which two differ."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the spec as nested plain values, ready for JSON."""
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    def to_json(self) -> str:
+        """Return canonical JSON: sorted keys, no spaces, ASCII only."""
+        return json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the canonical JSON, in hexadecimal."""
+        return hashlib.sha256(self.to_json().encode("ascii")).hexdigest()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build the spec from what `to_dict` returned.
+
+        Raises:
+            ValueError: If a field is missing or not known.
+        """
+        known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+        if set(values) != known:
+            odd = ", ".join(sorted(set(values) ^ known))
+            msg = f"{cls.__name__} has the fields {', '.join(sorted(known))}; these do not fit: {odd}"
+            raise ValueError(msg)
+        return cls(**values)
+
+
+def _require(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        msg = f"{name} is {value!r}; it must be one of {', '.join(allowed)}"
+        raise UsageError(msg)
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneSpec(Spec):
+    """A frozen network, cut at one layer and pooled.
+
+    Attributes:
+        uri: What names the network: `inceptionv3`, `mobilenet?alpha=0.75`,
+            `file:model.keras`, `scattering`.
+        layer: Name of the layer whose output is taken, as in a freshly built model.
+        pooling: How its feature map becomes a vector; one of `POOLINGS`.
+        weights: Where the parameters came from: `imagenet`, `none`, `computed` or `file`.
+        weights_digest: sha256 over the loaded parameters, in order, in hexadecimal.
+    """
+
+    uri: str
+    layer: str
+    pooling: str
+    weights: str
+    weights_digest: str
+
+    def __post_init__(self) -> None:
+        """Refuse a pooling that does not exist."""
+        _require("pooling", self.pooling, POOLINGS)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec(Spec):
+    """How the bytes of a file become pixels.
+
+    Attributes:
+        height: Rows of the decoded image, in px.
+        width: Columns of the decoded image, in px.
+        resize: `stretch` to the size, `crop` the middle after fitting the shorter
+            side, or `pad` with black after fitting the longer side.
+        interpolation: Filter of the resize; antialiased, except `nearest`.
+        decoder: `pillow-scaled` lets libjpeg decode large JPEGs at a reduced scale,
+            never below twice the size that is wanted; `pillow-full` never does.
+    """
+
+    height: int
+    width: int
+    resize: str = "stretch"
+    interpolation: str = "bilinear"
+    decoder: str = "pillow-scaled"
+
+    def __post_init__(self) -> None:
+        """Refuse values that no decoder knows."""
+        # 224.0 equals 224, but is another text in the JSON, and so would be another digest.
+        if type(self.height) is not int or type(self.width) is not int or min(self.height, self.width) < 1:
+            msg = f"image size is {self.height!r}x{self.width!r} px; both must be whole numbers, at least 1"
+            raise UsageError(msg)
+        _require("resize", self.resize, RESIZES)
+        _require("interpolation", self.interpolation, INTERPOLATIONS)
+        _require("decoder", self.decoder, DECODERS)
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedSpec(Spec):
+    """Everything that decides the numbers in one feature store."""
+
+    backbone: BackboneSpec
+    image: ImageSpec
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuse a dtype that a store cannot hold."""
+        _require("dtype", self.dtype, DTYPES)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build the spec, and the two specs inside it, from plain values.
+
+        Raises:
+            ValueError: If a field is missing or not known.
+        """
+        nested = dict(values)
+        nested["backbone"] = BackboneSpec.from_dict(nested.get("backbone") or {})
+        nested["image"] = ImageSpec.from_dict(nested.get("image") or {})
+        return super(EmbedSpec, cls).from_dict(nested)
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec(Spec):
+    """A trainable classifier on features, before it has seen any.
+
+    Attributes:
+        name: Name in the table of heads, such as `logreg`.
+        params: Hyper-parameters that are fixed; the rest are tuned or defaults.
+        scaling: One of `SCALINGS`, or None to let the folds choose.
+        seed: Seed of everything random in the head.
+    """
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    scaling: str | None = None
+    seed: int = 0
+
+
+def find_differences(ours: Spec, theirs: Spec) -> list[str]:
+    """Name the fields in which two specs differ, each with both values.
+
+    Args:
+        ours: The spec that is asked for.
+        theirs: The spec that was found.
+
+    Returns:
+        Lines such as `image.height: asked 224, found 299`, where a field that one of them
+        lacks is None; empty if they are equal.
+    """
+    asked, found = _flatten(ours.to_dict()), _flatten(theirs.to_dict())
+    return [
+        f"{name}: asked {asked.get(name)!r}, found {found.get(name)!r}"
+        for name in sorted({*asked, *found})
+        if asked.get(name) != found.get(name)
+    ]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

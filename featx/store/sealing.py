@@ -1,0 +1,151 @@
+"""Sealing: one new file from the rows that are known, in the manifest's order."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.specs import EmbedSpec
+from featx.store.durability import write_file
+from featx.store.layout import (
+    FORMAT,
+    FORMAT_VERSION,
+    ITEM_COLUMNS,
+    QUARANTINE_COLUMNS,
+    Columns,
+    choose_block_rows,
+    digest_block,
+    encode_text,
+    update_digest,
+    write_columns,
+    write_text,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Made-up pictures and what the backbone gave for them.
+
+    Attributes:
+        files: The encoded pictures.
+        features: float32 `(n_files, dim)`.
+    """
+
+    files: tuple[bytes, ...]
+    features: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a store's numbers came from, beside its spec.
+
+    Attributes:
+        source: The folder, table or archive, as an absolute path in valid Unicode.
+        created_with: Versions of what computed the features.
+        runtime: What ran the network.
+        drift: Largest relative difference of the runtime from Keras; 0 for Keras.
+        feature_shape: Shape of one item's features before they became a row.
+        backbone_file: The user's file that the backbone's parameters came from, if any; in valid Unicode.
+        golden: Pictures that any later stack must give the same features for.
+        started_ns: When the run began that read the files, in nanoseconds since 1970.
+    """
+
+    source: str
+    created_with: Mapping[str, str]
+    runtime: str
+    drift: float
+    feature_shape: tuple[int, ...]
+    backbone_file: str
+    golden: Golden
+    started_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Where the features of one item are: what loads a matrix, and the row in it."""
+
+    load: Callable[[], NDArray[np.floating]]
+    index: int
+
+
+def seal(
+    path: Path, spec: EmbedSpec, provenance: Provenance, items: Columns, rows: Sequence[Row], quarantine: Columns
+) -> None:
+    """Write a sealed store under a temporary name and give it its own.
+
+    Args:
+        path: The store; an older one is replaced at the very end.
+        spec: What the features are.
+        provenance: Where they came from.
+        items: The columns of `/items`, in the order of the rows.
+        rows: The features of each item.
+        quarantine: The columns of `/quarantine`.
+
+    Raises:
+        StoreError: If the file cannot be written; an older store is left as it was.
+    """
+    with write_file(path) as file:
+        _write_attributes(file, spec, provenance)
+        _write_features(file, spec.dtype, provenance.feature_shape, rows)
+        checksums = {
+            "golden": _write_golden(file.create_group("golden"), provenance.golden),
+            "items": write_columns(file.create_group("items"), items, ITEM_COLUMNS),
+            "quarantine": write_columns(file.create_group("quarantine"), quarantine, QUARANTINE_COLUMNS),
+        }
+        for name, checksum in checksums.items():
+            write_text(file.attrs, f"{name}_sha256", checksum)
+
+
+def _write_attributes(file: h5py.File, spec: EmbedSpec, provenance: Provenance) -> None:
+    texts = {
+        "format": FORMAT,
+        "spec": spec.to_json(),
+        "spec_digest": spec.digest,
+        "created_with": json.dumps(dict(provenance.created_with), sort_keys=True),
+        "source": provenance.source,
+        "backbone_file": provenance.backbone_file,
+        "runtime": provenance.runtime,
+    }
+    for name, text in texts.items():
+        write_text(file.attrs, name, text)
+    file.attrs["format_version"] = FORMAT_VERSION
+    file.attrs["drift"] = provenance.drift
+    file.attrs["started_ns"] = provenance.started_ns
+
+
+def digest_golden(golden: Golden) -> str:
+    """Return the sha256 over the pictures, in order, and their features."""
+    digest = hashlib.sha256()
+    for data in golden.files:
+        update_digest(digest, "file", np.frombuffer(data, np.uint8))
+    update_digest(digest, "features", golden.features)
+    return digest.hexdigest()
+
+
+def _write_golden(group: h5py.Group, golden: Golden) -> str:
+    group.create_dataset("features", data=golden.features)
+    for number, data in enumerate(golden.files):
+        group.create_dataset(f"{number}", data=np.frombuffer(data, np.uint8))
+    return digest_golden(golden)
+
+
+def _write_features(file: h5py.File, dtype: str, shape: tuple[int, ...], rows: Sequence[Row]) -> None:
+    dim = int(np.prod(shape))
+    features = file.create_dataset("features", shape=(len(rows), dim), dtype=np.dtype(dtype).newbyteorder("<"))
+    features.attrs["feature_shape"] = np.array(shape, dtype="<i8")
+    block_rows = choose_block_rows(dim, dtype)
+    checksums = []
+    for start in range(0, len(rows), block_rows):
+        chosen = rows[start : start + block_rows]
+        block = np.empty((len(chosen), dim), features.dtype)
+        for at, row in enumerate(chosen):
+            block[at] = row.load()[row.index]  # copied, so that no more matrices stay mapped than the loader keeps
+        features[start : start + len(block)] = block
+        checksums.append(digest_block(block))
+    blocks = file.create_dataset("blocks", data=encode_text(checksums))
+    blocks.attrs["rows_per_block"] = block_rows

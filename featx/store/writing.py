@@ -1,0 +1,150 @@
+"""Writing one store: what it holds already, what is added, and its sealing."""
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import SpecMismatchError, StoreError, StoreFormatError
+from featx.specs import EmbedSpec, find_differences
+from featx.store.durability import remove_leftovers
+from featx.store.journal import Journal
+from featx.store.layout import ITEM_COLUMNS, Columns
+from featx.store.lock import lock_store
+from featx.store.sealed import FeatureStore
+from featx.store.sealing import Provenance, Row, seal
+
+
+class StoreWriter:
+    """The only way to change a store; a context manager that holds its lock.
+
+    Args:
+        path: The store, which may exist.
+        spec: What its features are.
+        provenance: Where they come from.
+
+    Raises:
+        SpecMismatchError: If the store exists with another spec.
+        StoreLockedError: If another process is writing it.
+        StoreError: If unfinished work beside it belongs to another spec, or it is damaged.
+    """
+
+    def __init__(self, path: Path, spec: EmbedSpec, provenance: Provenance) -> None:
+        self.path = path
+        self.spec = spec
+        self._provenance = provenance
+        self._journal = Journal(path, spec, int(np.prod(provenance.feature_shape)))
+        self._resources = contextlib.ExitStack()
+        self._rows: dict[str, Row] = {}
+        self._sizes: dict[str, Sequence[int]] = {}
+        self.old: FeatureStore | None = None
+
+    def __enter__(self) -> Self:
+        self._resources.enter_context(lock_store(self.path))
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._resources.close)
+            remove_leftovers(self.path)
+            self._read_known()
+            undo.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._journal.commit()  # an interrupted run keeps everything that it finished
+        finally:
+            self._resources.close()
+
+    def _read_known(self) -> None:
+        if self.path.exists():
+            self.old = FeatureStore(self.path)
+            check_spec(self.old, self.spec)
+            features = self.old.features
+            self._add_rows(self.old.sha256.tolist(), self.old.sizes_px.tolist(), lambda: features)
+        self._read_journal()
+
+    def _read_journal(self) -> None:
+        for shard in self._journal.read_shards():
+            self._add_rows(shard.sha256, shard.sizes, shard.load)
+
+    def _add_rows(
+        self, contents: Sequence[str], sizes: Sequence[Sequence[int]], load: Callable[[], NDArray[np.floating]]
+    ) -> None:
+        for index, (sha256, size) in enumerate(zip(contents, sizes, strict=True)):
+            self._rows.setdefault(sha256, Row(load, index))
+            self._sizes.setdefault(sha256, size)
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The sha256 of every image whose row was committed when the writer was opened or sealed."""
+        return frozenset(self._rows)
+
+    def append(self, sha256: str, width: int, height: int, row: NDArray[np.floating]) -> None:
+        """Add a row; see `Journal.append`."""
+        self._journal.append(sha256, width, height, row)
+
+    def seal(self, items: Mapping[str, Sequence[Any]], quarantine: Columns) -> FeatureStore:
+        """Write the store anew with exactly these items, unless it holds them already.
+
+        Args:
+            items: The columns of `/items` but width and height, which come with the rows.
+            quarantine: The columns of `/quarantine`.
+
+        Raises:
+            StoreError: If an item has no row, or the file cannot be written.
+            StoreFormatError: If features that it holds are damaged.
+        """
+        self._journal.commit()
+        self._read_journal()
+        missing = [sha256 for sha256 in items["sha256"] if sha256 not in self._rows]
+        if missing:
+            msg = f"{len(missing)} items have no features, the first has sha256 {missing[0]}; {self.path} is unchanged"
+            raise StoreError(msg)
+        sizes = [self._sizes[sha256] for sha256 in items["sha256"]]
+        columns = {**items, "width": [size[0] for size in sizes], "height": [size[1] for size in sizes]}
+        if self.old is None or not self._holds(self.old, columns, quarantine):
+            self._refuse_damage()
+            rows = [self._rows[sha256] for sha256 in items["sha256"]]
+            seal(self.path, self.spec, self._choose_provenance(), columns, rows, quarantine)
+            self.old = FeatureStore(self.path)
+        else:
+            os.utime(self.path)  # the store asked for last is the newest, also where nothing was to do
+        self._journal.discard()
+        return self.old
+
+    def _holds(self, old: FeatureStore, columns: Columns, quarantine: Columns) -> bool:
+        new = self._provenance
+        if (old.source, old.backbone_file) != (new.source, new.backbone_file):
+            return False
+        same = all(np.array_equal(old.columns[name], np.asarray(columns[name])) for name in ITEM_COLUMNS)
+        return same and old.quarantine == list(zip(*quarantine.values(), strict=True))
+
+    def _refuse_damage(self) -> None:
+        """Refuse to copy damaged rows, which would get a checksum of their own in the new file."""
+        damage = self.old.find_damage() if self.old else []
+        if damage:
+            first, past = damage[0]
+            msg = f"rows {first} to {past - 1} of {self.path} are damaged; delete it and embed again"
+            raise StoreFormatError(msg)
+
+    def _choose_provenance(self) -> Provenance:
+        """Keep what computed the first rows: all later ones were checked against its golden pictures."""
+        if self.old is None:
+            return self._provenance
+        return replace(self._provenance, golden=self.old.golden, created_with=self.old.created_with)
+
+
+def check_spec(store: FeatureStore, spec: EmbedSpec) -> None:
+    """Refuse a store of another spec.
+
+    Raises:
+        SpecMismatchError: The message names the fields that differ, with both values.
+    """
+    if store.spec.digest != spec.digest:
+        differences = "; ".join(find_differences(spec, store.spec))
+        msg = f"{store.path} holds features of another spec ({differences}); write another store with --name NAME"
+        raise SpecMismatchError(msg)

@@ -1,0 +1,258 @@
+"""A dataset: the labelled rows of a store, and which of them are trained on.
+
+The test targets can be taken once. A second look, whatever for, is an error.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import DataError, FeatxError, UsageError
+from featx.items import read_source
+from featx.items.splits import assign_folds, find_leaks, find_units, hold_out
+from featx.items.tables import Columns
+from featx.store import FeatureStore
+
+MIN_CLASSES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Labelled features.
+
+    Attributes:
+        store: Where they come from.
+        rows: int `(n_items,)`: the rows of the store that have a label.
+        classes: The distinct labels, sorted.
+        targets: int `(n_items,)`: the position of each label in `classes`.
+        splits, groups, keys: Text `(n_items,)`: split of the source, group, sha256.
+        notes: What the user should know.
+    """
+
+    store: FeatureStore
+    rows: NDArray[np.intp]
+    classes: tuple[str, ...]
+    targets: NDArray[np.intp]
+    splits: NDArray[np.str_]
+    groups: NDArray[np.str_]
+    keys: NDArray[np.str_]
+    notes: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> NDArray[np.str_]:
+        """The label of each item."""
+        return np.asarray(self.classes)[self.targets]
+
+    def read_features(self, members: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
+        """Read the features of some items, or of all, as float32 `(n, dim)`."""
+        rows = self.rows if members is None else self.rows[members]
+        if len(rows) == len(self.store) and self.store.features.dtype == np.float32:
+            return self.store.features  # mapped, not copied; the rows are in order
+        return np.asarray(self.store.features[rows], np.float32)
+
+    def assign_folds(self, members: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.intp]:
+        """Deal some items to folds that keep classes balanced, and groups and duplicates whole."""
+        labels, keys, groups = (values[members].tolist() for values in (self.labels, self.keys, self.groups))
+        return assign_folds(keys, labels, groups, folds=folds, seed=seed)
+
+    def count_units(self, members: NDArray[np.bool_]) -> int:
+        """Count the parts that can be dealt to folds, groups or images, of the class that has most of them."""
+        units, _ = find_units(self.keys[members].tolist(), self.groups[members].tolist())
+        pairs = {(unit, target) for unit, target in zip(units.tolist(), self.targets[members].tolist(), strict=True)}
+        return max(Counter(target for _, target in pairs).values(), default=0)
+
+
+class HeldOut:
+    """Items that are kept from training, and whose targets can be taken once."""
+
+    def __init__(self, dataset: Dataset, members: NDArray[np.bool_]) -> None:
+        self._dataset = dataset
+        self.members = members
+        self._opened = False
+
+    def __len__(self) -> int:
+        return int(self.members.sum())
+
+    def open_targets(self) -> NDArray[np.intp]:
+        """Take the targets, the first time.
+
+        Raises:
+            RuntimeError: The second time: the test split is for one final evaluation.
+        """
+        if self._opened:
+            msg = "the test targets were taken before; the test split is for one final evaluation"
+            raise RuntimeError(msg)
+        self._opened = True
+        return self._dataset.targets[self.members]
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Which items train, validate and test.
+
+    Attributes:
+        train: bool `(n_items,)`.
+        validation: bool `(n_items,)`; none where the folds of `train` validate.
+        test: The held-out items.
+        origin: `source` or `hold-out`: who drew the line.
+        test_name: Name of the split that is reported on.
+        notes: What the user should know.
+    """
+
+    train: NDArray[np.bool_]
+    validation: NDArray[np.bool_]
+    test: HeldOut
+    origin: str
+    test_name: str
+    notes: tuple[str, ...]
+
+
+def load_dataset(store: FeatureStore, *, group: str = "") -> Dataset:
+    """Take the labelled rows of a store.
+
+    Args:
+        store: The store.
+        group: What keeps items together: empty for the groups in the store, `folder`
+            for the folder of each image, a column of the table that was embedded, or a
+            regular expression with one group, searched in each item's id.
+
+    Raises:
+        DataError: If there are no labels, or one class only.
+        UsageError: If `group` is none of these.
+    """
+    labelled = store.labels != ""
+    if not labelled.any():
+        msg = f"{store.path} has no labels: embed a folder of class folders, or a table with a label column"
+        raise DataError(msg)
+    notes = [] if labelled.all() else [f"{int((~labelled).sum())} of {len(store)} items have no label and are left out"]
+    rows = np.flatnonzero(labelled)
+    classes, targets = np.unique(store.labels[rows], return_inverse=True)
+    if len(classes) < MIN_CLASSES:
+        msg = f"{store.path} has one class only ({classes[0]}); a classifier needs at least two"
+        raise DataError(msg)
+    groups = (_find_groups(store, group) if group else store.groups)[rows]
+    alone = int((groups == "").sum())
+    if group and alone:
+        notes.append(f"{alone} of {len(rows)} items are in no group by {group!r}, and count as a group each")
+    names = tuple(classes.tolist())
+    return Dataset(store, rows, names, targets, store.splits[rows], groups, store.sha256[rows], tuple(notes))
+
+
+def _find_groups(store: FeatureStore, group: str) -> NDArray[np.str_]:
+    ids = store.ids.tolist()
+    if group == "folder":
+        return np.array([name.rpartition("/")[0] for name in ids])
+    try:
+        pattern = re.compile(group)
+    except re.error:
+        pattern = re.compile("")
+    if pattern.groups == 1:
+        groups = [(match[1] or "") if (match := pattern.search(name)) else "" for name in ids]
+        if not any(groups):
+            msg = f"--group {group!r} matches no image; ids look like {ids[0]!r}"
+            raise UsageError(msg)
+        return np.array(groups)
+    return _read_group_column(store, group)
+
+
+def _read_group_column(store: FeatureStore, group: str) -> NDArray[np.str_]:
+    if not Path(store.source).is_file():
+        msg = (
+            f"{group!r} is no group: {store.source} is no table with that column; use folder, or a regular "
+            f"expression with one group, such as --group '(patient\\d+)'"
+        )
+        raise UsageError(msg)
+    try:
+        items = read_source(store.source, columns=Columns(group=group)).items
+    except FeatxError as error:
+        msg = f"the groups cannot be read again: {error}"
+        raise UsageError(msg) from error
+    groups = {item.id: item.group for item in items}
+    missing = [name for name in store.ids.tolist() if name not in groups]
+    if missing:
+        msg = (
+            f"{store.source} no longer has {missing[0]}; embed it again with --group {group}, "
+            f"which computes nothing anew"
+        )
+        raise UsageError(msg)
+    return np.array([groups[name] for name in store.ids.tolist()])
+
+
+def split_dataset(dataset: Dataset, *, test_size: float, seed: int) -> Partition:
+    """Split as the source does, else by a stable hash of each item's content.
+
+    A source with test items is tested on them and validated on its val items, if any;
+    one with val items alone is tested on these. It trains on its train items, or, if it
+    names none, on those in no split; one that names train items alone is tested on the
+    others. Training items with the bytes of a held-out one are left out.
+
+    Raises:
+        DataError: If training lacks a class that the test has, or either is empty.
+    """
+    names = set(dataset.splits.tolist()) - {""}
+    if names & {"val", "test"} or (names and (dataset.splits == "").any()):
+        partition = _split_by_source(dataset, names)
+    else:
+        labels, groups = dataset.labels.tolist(), dataset.groups.tolist()
+        held = hold_out(dataset.keys.tolist(), labels, groups, test_size=test_size, seed=seed)
+        nobody = np.zeros(len(dataset), bool)
+        partition = Partition(~held.test, nobody, HeldOut(dataset, held.test), "hold-out", "test", held.notes)
+    _check_classes(dataset, partition.train, partition.test.members, partition.test_name)
+    return partition
+
+
+def _split_by_source(dataset: Dataset, names: set[str]) -> Partition:
+    test_name = "val" if "val" in names and "test" not in names else "test"
+    test = dataset.splits == (test_name if test_name in names else "")
+    validation = (dataset.splits == "val") & ~test
+    train = dataset.splits == ("train" if "train" in names else "")
+    unused = ~(train | validation | test)
+    notes = []
+    if unused.any():
+        notes.append(f"{int(unused.sum())} items are in no split while others are in train, and are left out")
+    leaks = find_leaks(dataset.keys.tolist(), np.where(train, "train", dataset.splits).tolist())
+    if leaks.any():
+        first = dataset.store.ids[dataset.rows[leaks]][0]
+        notes.append(
+            f"{int(leaks.sum())} training or validation images have the same bytes as one of a later split "
+            f"(such as {first}) and are left out"
+        )
+    straddling = (set(dataset.groups[train].tolist()) & set(dataset.groups[test].tolist())) - {""}
+    if straddling:
+        notes.append(
+            f"{len(straddling)} groups of the source are in train and in {test_name} (such as {min(straddling)}), "
+            f"so the numbers flatter"
+        )
+    untrained = set(dataset.targets[validation].tolist()) - set(dataset.targets[train].tolist())
+    if untrained:
+        notes.append(f"val has classes that train lacks: {_name_classes(dataset, untrained)}; they count as wrong")
+    test_items = HeldOut(dataset, test)
+    return Partition(train & ~leaks, validation & ~leaks, test_items, "source", test_name, tuple(notes))
+
+
+def _check_classes(dataset: Dataset, train: NDArray[np.bool_], test: NDArray[np.bool_], test_name: str) -> None:
+    for members, name in ((train, "train"), (test, test_name)):
+        if not members.any():
+            msg = f"the {name} split is empty; give more images or another --test-size"
+            raise DataError(msg)
+    lacking = _name_classes(dataset, set(dataset.targets[test].tolist()) - set(dataset.targets[train].tolist()))
+    if lacking:
+        trained = _name_classes(dataset, set(dataset.targets[train].tolist()))
+        msg = f"{test_name} has classes that train lacks: {lacking}; train has {trained}. Are the folders named alike?"
+        raise DataError(msg)
+    if len(set(dataset.targets[train].tolist())) < MIN_CLASSES:
+        msg = "the train split has one class only; a classifier needs at least two"
+        raise DataError(msg)
+
+
+def _name_classes(dataset: Dataset, targets: Sequence[int] | set[int], most: int = 8) -> str:
+    names = [dataset.classes[target] for target in sorted(targets)]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

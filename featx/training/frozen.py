@@ -1,0 +1,293 @@
+"""Training a head on frozen features: choose on folds, refit, test once, bundle."""
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import re
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.delivery.bundle import Draft, align_probabilities, write_bundle
+from featx.errors import DataError, FeatxError
+from featx.evaluation import Evaluation, evaluate
+from featx.heads import FittedHead, Head, Tuned, find_head, fit_head, tune
+from featx.items.manifest import to_text
+from featx.options import FIT_DEFAULTS, FitOptions, Progress
+from featx.specs import HeadSpec
+from featx.store import FeatureStore
+from featx.training.dataset import Dataset, Partition, load_dataset, split_dataset
+
+Probabilities = NDArray[np.float64]
+
+#: Folds inside the training split on which hyper-parameters are chosen.
+TUNING_FOLDS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One fit and its outcome.
+
+    Attributes:
+        bundle: The folder that was written; None if none was asked for.
+        head: The head, with the params and scaling that were chosen.
+        validation: What the chosen head did on validation items, before it saw the test.
+        test: The final evaluation; with cross-validation, over all its folds.
+        n_train: Items that the shipped head learnt from.
+        test_name: The split that was reported on: `test`, `val` or `5-fold cross-validation`.
+        notes: What the user should know.
+        seconds: Time of everything after loading the store.
+    """
+
+    bundle: Path | None
+    head: HeadSpec
+    validation: Evaluation
+    test: Evaluation
+    n_train: int
+    test_name: str
+    notes: tuple[str, ...]
+    seconds: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `featx fit --json` prints and `metrics.json` holds."""
+        return {
+            "bundle": str(self.bundle) if self.bundle else None,
+            "head": self.head.to_dict(),
+            "test_name": self.test_name,
+            "train_items": self.n_train,
+            "validation": self.validation.to_dict(),
+            "test": self.test.to_dict(),
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+        }
+
+
+def fit(
+    store: FeatureStore | str | os.PathLike[str],
+    clf: str = "logreg",
+    *,
+    params: Mapping[str, Any] | None = None,
+    scaling: str | None = None,
+    options: FitOptions = FIT_DEFAULTS,
+) -> Run:
+    """Train a head on a store's features and report on items that it never saw.
+
+    Hyper-parameters and scaling are chosen on folds inside the training split, the
+    head is refitted on train and validation items, and the test is evaluated once.
+
+    Args:
+        store: A store, or its path.
+        clf: Name of a head (see `featx.registry.HEADS`).
+        params: Hyper-parameters that are fixed; the others are chosen.
+        scaling: `none`, `standard` or `l2`; None chooses.
+        options: How to split and what to write.
+
+    Returns:
+        The run; its bundle is on disk.
+
+    Raises:
+        UnknownNameError: If no head or parameter has that name.
+        DataError: If the items cannot be split or learnt from.
+    """
+    head = find_head(clf)
+    spec = HeadSpec(head.name, head.check_params(params or {}), scaling, options.seed)
+    opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
+    started = time.perf_counter()
+    dataset = load_dataset(opened, group=options.group)
+    train_and_test = _cross_validate if options.cv else _hold_out
+    outcome = train_and_test(head, spec, dataset, options)
+    return _conclude(opened, dataset, spec, outcome, options, time.perf_counter() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    fitted: FittedHead
+    tuned: Tuned
+    notes: tuple[str, ...]
+    validation: Evaluation
+    test: Evaluation
+    tested: NDArray[np.intp]
+    probabilities: Probabilities
+    trained: NDArray[np.bool_]
+    test_name: str
+    origin: str
+
+
+def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions) -> _Outcome:
+    partition = split_dataset(dataset, test_size=options.test_size, seed=options.seed)
+    train, test = partition.train, partition.test
+    trained = train | partition.validation
+    tuned = _tune(head, spec, dataset, train, options.progress)
+    validation = _validate(head, spec, dataset, partition, tuned)
+    fitted = _fit(head, spec, dataset, trained, tuned)
+    probabilities = _predict(fitted, dataset, test.members)
+    return _Outcome(
+        fitted=fitted,
+        tuned=tuned,
+        notes=partition.notes,
+        validation=validation,
+        test=_evaluate(dataset, test.members, probabilities, test.open_targets(), options.seed),
+        tested=np.flatnonzero(test.members),
+        probabilities=probabilities,
+        trained=trained,
+        test_name=partition.test_name,
+        origin=partition.origin,
+    )
+
+
+def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions) -> _Outcome:
+    """Tune, fit and test inside each fold, so that no item is tested by a head that saw it; then ship one of all."""
+    everything = np.ones(len(dataset), bool)
+    outer = dataset.assign_folds(everything, options.cv, options.seed)
+    probabilities = np.zeros((len(dataset), len(dataset.classes)))
+    for fold in range(options.cv):
+        tuned = _tune(head, spec, dataset, outer != fold, _shift(options.progress, fold, options.cv + 1))
+        fitted = _fit(head, spec, dataset, outer != fold, tuned)
+        probabilities[outer == fold] = _predict(fitted, dataset, outer == fold)
+    held = outer >= 0
+    alone = int((~held).sum())
+    notes = [f"{alone} items are alone in their class: trained on in every fold, and not tested"] if alone else []
+    if (dataset.splits != "").any():
+        notes.append("cross-validation takes all items together, whatever split the source puts them in")
+    tuned = _tune(head, spec, dataset, everything, _shift(options.progress, options.cv, options.cv + 1))
+    folded = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
+    return _Outcome(
+        fitted=_fit(head, spec, dataset, everything, tuned),
+        tuned=tuned,
+        notes=tuple(notes),
+        validation=_evaluate(dataset, everything, folded, dataset.targets, spec.seed),
+        test=_evaluate(dataset, held, probabilities[held], dataset.targets[held], options.seed),
+        tested=np.flatnonzero(held),
+        probabilities=probabilities[held],
+        trained=everything,
+        test_name=f"{options.cv}-fold cross-validation",
+        origin="cross-validation",
+    )
+
+
+def _tune(head: Head, spec: HeadSpec, dataset: Dataset, train: NDArray[np.bool_], progress: Progress | None) -> Tuned:
+    folds = _deal(dataset, train, spec.seed)
+    with _explain(spec):
+        return tune(head, dataset.read_features(train), dataset.targets[train], folds, spec=spec, progress=progress)
+
+
+def _deal(dataset: Dataset, members: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
+    """Deal items to tuning folds; what cannot be held out without losing a class joins the first."""
+    folds = max(2, min(TUNING_FOLDS, dataset.count_units(members)))
+    return np.maximum(dataset.assign_folds(members, folds, seed), 0)
+
+
+@contextlib.contextmanager
+def _explain(spec: HeadSpec) -> Iterator[None]:
+    """Name the user's parameters where scikit-learn or LAPACK stumbles over them."""
+    try:
+        yield
+    except (ValueError, np.linalg.LinAlgError) as error:
+        if isinstance(error, FeatxError) or not spec.params:
+            raise
+        params = ", ".join(f"{name}={value}" for name, value in spec.params.items())
+        msg = f"{spec.name} cannot be fitted with {params}: {' '.join(str(error).split())}"
+        raise DataError(msg) from error
+
+
+def _fit(head: Head, spec: HeadSpec, dataset: Dataset, members: NDArray[np.bool_], tuned: Tuned) -> FittedHead:
+    folds = _deal(dataset, members, spec.seed)
+    features, targets = dataset.read_features(members), dataset.targets[members]
+    return fit_head(head, features, targets, tuned.params, tuned.scaling, spec.seed, folds)
+
+
+def _validate(head: Head, spec: HeadSpec, dataset: Dataset, partition: Partition, tuned: Tuned) -> Evaluation:
+    """Evaluate on the source's validation split, or on the folds that chose the parameters."""
+    members = partition.validation
+    if not members.any():
+        probabilities = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
+        return _evaluate(dataset, partition.train, probabilities, dataset.targets[partition.train], spec.seed)
+    fitted = _fit(head, spec, dataset, partition.train, tuned)
+    return _evaluate(dataset, members, _predict(fitted, dataset, members), dataset.targets[members], spec.seed)
+
+
+def _predict(fitted: FittedHead, dataset: Dataset, members: NDArray[np.bool_]) -> Probabilities:
+    probabilities = fitted.estimator.predict_proba(dataset.read_features(members))
+    return align_probabilities(probabilities, fitted.estimator.classes_, len(dataset.classes))
+
+
+def _evaluate(
+    dataset: Dataset, members: NDArray[np.bool_], probabilities: Probabilities, targets: NDArray[np.intp], seed: int
+) -> Evaluation:
+    groups = dataset.groups[members].tolist() if (dataset.groups[members] != "").any() else None
+    return evaluate(probabilities, targets, dataset.classes, groups=groups, seed=seed)
+
+
+def _shift(progress: Progress | None, part: int, parts: int) -> Progress | None:
+    """Show one of several equal parts of the work as that share of the whole."""
+    return None if progress is None else lambda done, total: progress(part * total + done, parts * total)
+
+
+def _conclude(
+    store: FeatureStore, dataset: Dataset, spec: HeadSpec, outcome: _Outcome, options: FitOptions, seconds: float
+) -> Run:
+    tuned, fitted = outcome.tuned, outcome.fitted
+    chosen = HeadSpec(spec.name, dict(tuned.params), tuned.scaling, spec.seed)
+    of_heads = [_name_targets(note, dataset.classes) for note in (*tuned.notes, *fitted.notes)]
+    notes = tuple(dict.fromkeys([*dataset.notes, *outcome.notes, *of_heads]))
+    run = Run(
+        None, chosen, outcome.validation, outcome.test, int(outcome.trained.sum()), outcome.test_name, notes, seconds
+    )
+    if options.folder is None:
+        return run
+    record = {
+        "candidates": [candidate.to_dict() for candidate in tuned.candidates],
+        "created_with": {**store.created_with, **_read_versions()},
+        "split": {"origin": outcome.origin, "test_size": options.test_size, "cv": options.cv, "group": options.group},
+        "store": {"path": to_text(str(store.path)), "source": store.source, "items": len(store)},
+    }
+    ids, labels = store.ids[dataset.rows], dataset.labels
+    draft = Draft(
+        embed_spec=store.spec,
+        head_spec=chosen,
+        classes=dataset.classes,
+        golden=store.golden,
+        head=fitted.estimator,
+        backbone_file=store.backbone_file,
+        record=record,
+        test=outcome.test,
+        metrics={name: value for name, value in run.to_dict().items() if name != "bundle"},
+        items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
+        predictions=_tabulate_predictions(ids, labels, outcome, dataset.classes),
+    )
+    return replace(run, bundle=write_bundle(draft, options.folder, f"{spec.name}-{to_text(store.path.stem)}"))
+
+
+def _name_targets(note: str, classes: tuple[str, ...]) -> str:
+    """Name the classes in a note of a head, which knows them as targets only."""
+
+    def name(match: re.Match[str]) -> str:
+        return "class " + ", ".join(repr(classes[int(target)]) for target in match[1].split(", "))
+
+    return re.sub(r"\btargets? (\d+(?:, \d+)*)", name, note)
+
+
+def _name_roles(outcome: _Outcome) -> NDArray[np.str_]:
+    tested = np.zeros(len(outcome.trained), bool)
+    tested[outcome.tested] = True
+    return np.select([outcome.trained, tested], ["trained", "tested"], "unused")
+
+
+def _tabulate_predictions(
+    ids: NDArray[np.str_], labels: NDArray[np.str_], outcome: _Outcome, classes: tuple[str, ...]
+) -> dict[str, Any]:
+    best = outcome.probabilities.argmax(axis=1)
+    shares = {f"probability_{name}": outcome.probabilities[:, at] for at, name in enumerate(classes)}
+    chosen = {"predicted": np.asarray(classes)[best], "probability": outcome.probabilities.max(axis=1)}
+    return {"id": ids[outcome.tested], "label": labels[outcome.tested], **chosen, **shares}
+
+
+def _read_versions() -> dict[str, str]:
+    packages = ("featx", "numpy", "scikit-learn", "scipy", "skops")
+    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}

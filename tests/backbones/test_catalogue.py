@@ -1,0 +1,65 @@
+import inspect
+
+import pytest
+
+from featx.backbones import load_backbone
+from featx.backbones.catalogue import APPLICATIONS, BUILT_IN
+
+# From the papers and Keras's documentation of each model.
+SIZES_PX = {
+    "efficientnetb1": 240,
+    "efficientnetb2": 260,
+    "efficientnetb3": 300,
+    "efficientnetb4": 380,
+    "efficientnetb5": 456,
+    "efficientnetb6": 528,
+    "efficientnetb7": 600,
+    "efficientnetv2b1": 240,
+    "efficientnetv2b2": 260,
+    "efficientnetv2b3": 300,
+    "efficientnetv2s": 384,
+    "efficientnetv2m": 480,
+    "efficientnetv2l": 480,
+    "inceptionresnetv2": 299,
+    "inceptionv3": 299,
+    "nasnetlarge": 331,
+    "xception": 299,
+}
+
+
+def test_every_model_has_the_size_that_it_was_trained_at():
+    assert {name: row.size_px for name, row in APPLICATIONS.items() if row.size_px != 224} == SIZES_PX
+
+
+def test_names_are_lower_case_and_sorted_as_users_read_them():
+    assert all(name == row.attribute.lower() for name, row in APPLICATIONS.items())
+    assert list(APPLICATIONS) == sorted(APPLICATIONS)
+
+
+def test_colour_is_what_the_catalogue_says():
+    backbone = load_backbone("colour")
+    row = BUILT_IN["colour"]
+    assert (row.size_px, row.dim, row.parameters) == (backbone.height, backbone.outputs[0].dim, 0)
+
+
+@pytest.mark.keras
+def test_scattering_is_what_the_catalogue_says():
+    backbone = load_backbone("scattering")
+    row = BUILT_IN["scattering"]
+    assert (row.size_px, row.dim, row.parameters) == (backbone.height, backbone.outputs[0].dim, 0)
+
+
+@pytest.mark.keras
+def test_the_catalogue_lists_every_model_of_keras_where_it_is():
+    from featx.backbones.applications import RESERVED
+    from featx.backbones.frameworks import keras
+
+    models = {name for name in dir(keras.applications) if inspect.isfunction(getattr(keras.applications, name))}
+    assert models == {row.attribute for row in APPLICATIONS.values()}
+    for row in APPLICATIONS.values():
+        constructor = getattr(keras.applications, row.attribute)
+        assert constructor.__module__.rpartition(".")[2] == row.module
+        assert callable(getattr(keras.applications, row.module).preprocess_input)
+        # Arguments are read as numbers and truth values, so there must be no others.
+        parameters = inspect.signature(constructor).parameters
+        assert {type(p.default) for name, p in parameters.items() if name not in RESERVED} <= {bool, int, float}

@@ -1,0 +1,73 @@
+import os
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.keras
+
+
+def run_python(code, **environment):
+    inherited = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    return subprocess.run(
+        [sys.executable, "-c", code], env=inherited | environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_frameworks_start_in_silence_and_on_tensorflow_whatever_keras_was_set_to():
+    code = (
+        "from featx.backbones.frameworks import keras, tf\n"
+        "import numpy as np\n"
+        # Grouped convolutions make TensorFlow start its compiler, which has a greeting of its own.
+        "model = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3, groups=4)])\n"
+        "tf.function(model)(np.zeros((2, 8, 8, 4), np.float32))\n"
+        "print(keras.config.backend())\n"
+    )
+    done = run_python(code, KERAS_BACKEND="jax")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "tensorflow\n", "")
+
+
+def test_a_process_with_other_settings_of_keras_is_told_so():
+    code = (
+        "import keras\n"
+        "from keras.src.backend import config\n"
+        "def load():\n"
+        "    try:\n"
+        "        from featx.backbones.frameworks import tf\n"
+        "    except BackboneError as error:\n"
+        "        print(error)\n"
+        "from featx.errors import BackboneError\n"
+        # What KERAS_BACKEND=jax and a keras.json do to a process that imports Keras before featx.
+        "config._BACKEND = 'jax'\n"
+        "load()\n"
+        "config._BACKEND = 'tensorflow'\n"
+        "keras.config.set_image_data_format('channels_first')\n"
+        "load()\n"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [
+        "featx needs Keras on TensorFlow, not on jax; set KERAS_BACKEND=tensorflow first",
+        "featx needs images with the channels last; set image_data_format to channels_last in ~/.keras/keras.json",
+    ]
+
+
+def test_only_greetings_are_dropped_from_stderr(capfd):
+    from featx.backbones.frameworks import _filter_stderr
+
+    with _filter_stderr():
+        os.write(2, b"I0000 port.cc:153] oneDNN custom operations are on.\nsomething is wrong\nno line end")
+    assert capfd.readouterr() == ("", "something is wrong\nno line end")
+
+
+def test_what_was_written_before_a_failure_is_not_lost(capfd):
+    from featx.backbones.frameworks import _filter_stderr
+
+    def fail():
+        with _filter_stderr():
+            os.write(2, b"libtensorflow is broken\n")
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        fail()
+    assert capfd.readouterr().err == "libtensorflow is broken\n"

@@ -1,0 +1,51 @@
+"""What the command line does without a flag is what the library does without an argument."""
+
+import inspect
+from dataclasses import fields
+
+import featx
+from featx.cli import embedding, fitting, predicting
+from featx.options import EmbedOptions, FitOptions
+
+
+def read_defaults(function):
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+
+
+def read_fields(cls):
+    return {field.name: field.default for field in fields(cls)}
+
+
+def test_embed():
+    command, library = read_defaults(embedding.embed), read_defaults(featx.embed)
+    for name in ("pooling", "weights", "dtype", "name"):
+        assert command[name] == library[name]
+    assert str(command["features"]) == library["folder"]
+    assert command["layer"] is None
+    assert library["layers"] == ()
+    options = read_fields(EmbedOptions)
+    assert {name: command[name] for name in ("batch_size", "workers", "rehash")} == {
+        name: options[name] for name in ("batch_size", "workers", "rehash")
+    }
+    assert library["options"] == EmbedOptions()
+
+
+def test_fit():
+    command, library, options = read_defaults(fitting.fit), read_defaults(featx.fit), read_fields(FitOptions)
+    assert (command["clf"], command["scaling"]) == (library["clf"], library["scaling"])
+    assert str(command["runs"]) == options["folder"]
+    for name in ("test_size", "cv", "group", "seed"):
+        assert command[name] == options[name]
+    assert library["options"] == FitOptions()
+
+
+def test_the_newest_store_is_looked_for_where_embed_writes():
+    assert read_defaults(featx.FeatureStore.find_newest)["folder"] == read_defaults(featx.embed)["folder"]
+
+
+def test_evaluate_and_predict():
+    options = read_fields(EmbedOptions)
+    for function in (predicting.evaluate, predicting.predict):
+        command = read_defaults(function)
+        assert (command["batch_size"], command["workers"]) == (options["batch_size"], options["workers"])

@@ -1,0 +1,109 @@
+"""The commands of a user, one after the other, with the backbone that needs no TensorFlow."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import pytest
+from pictures import write_digits
+
+
+@pytest.fixture
+def embedded(featx_command, digits):
+    return featx_command("embed", digits, "--backbone", "colour")
+
+
+def test_embed_says_what_it_understood_and_what_it_did(embedded):
+    assert embedded.code == 0
+    assert "400 images" in embedded.err
+    assert "classes: 10 (0 40, 1 40" in embedded.err
+    assert embedded.out.startswith("400 new, 0 cached, 0 quarantined, ")
+    assert embedded.out.rstrip().endswith("images/s -> features/colour.h5")
+
+
+def test_embed_json_keys_and_the_second_run(featx_command, embedded, digits):
+    again = featx_command("embed", digits, "--backbone", "colour", "--json")
+    values = json.loads(again.out)
+    keys = {"store", "items", "new", "cached", "quarantined", "dim", "seconds", "images_per_second"}
+    assert keys <= values.keys()
+    assert (values["items"], values["new"], values["cached"], values["dim"]) == (400, 0, 400, 240)
+
+
+def test_fit_prints_tables_and_writes_a_bundle(featx_command, embedded):
+    result = featx_command("fit", "--clf", "ridge")
+    assert result.code == 0
+    for words in ("accuracy", "95 % interval", "macro-F1", "log-loss", "ROC-AUC", "precision", "true \\ predicted"):
+        assert words in result.out
+    (bundle,) = Path("runs").iterdir()
+    assert result.out.rstrip().endswith(str(bundle))
+
+
+def test_fit_json(featx_command, embedded):
+    values = json.loads(featx_command("fit", "--clf", "ridge", "--json", "--cv", "3").out)
+    assert {"bundle", "head", "validation", "test", "seconds"} <= values.keys()
+    assert {"accuracy", "accuracy_low", "accuracy_high"} <= values["test"].keys()
+    assert values["test"]["items"] == 400
+    assert values["head"]["name"] == "ridge"
+
+
+def test_evaluate_and_predict_from_pixels(featx_command, embedded, digits, tmp_path):
+    bundle = json.loads(featx_command("fit", "--json").out)["bundle"]
+    write_digits(tmp_path / "other", per_class=10, skip=60)
+    result = featx_command("evaluate", bundle, "other", "--json")
+    assert json.loads(result.out)["test"]["items"] == 100
+    assert "trained on" not in result.err
+    assert "of 400 images were trained on" in featx_command("evaluate", bundle, digits).err
+
+    (tmp_path / "broken.png").write_bytes(b"<html>not found</html>")
+    images = ["other/3", "broken.png", "gone.png"]
+    table = featx_command("predict", bundle, *images, "--format", "table")
+    assert table.code == 0
+    assert table.out.splitlines()[0].split() == ["image", "label", "probability"]
+    rows = list(csv.DictReader(io.StringIO(featx_command("predict", bundle, *images).out)))
+    assert len(rows) == 12
+    assert {"path", "label", "probability", "error", "probability_3"} <= rows[0].keys()
+    assert rows[10]["path"] == "broken.png"
+    assert rows[10]["error"]
+    lines = [json.loads(line) for line in featx_command("predict", bundle, *images, "--json").out.splitlines()]
+    assert lines[0].keys() == {"path", "label", "probability", "probabilities"}
+    assert lines[0]["path"].startswith("other/3/digit-")
+    assert sum(lines[0]["probabilities"].values()) == pytest.approx(1)
+    assert lines[11].keys() == {"path", "error"}
+    assert lines[11]["path"] == "gone.png"
+
+
+def test_info(featx_command, embedded):
+    values = json.loads(featx_command("info", "--json").out)
+    keys = {"format_version", "spec", "spec_digest", "items", "dim", "dtype", "classes", "splits", "quarantined"}
+    assert keys <= values.keys()
+    assert values["classes"]["3"] == 40
+    text = featx_command("info", "features/colour.h5").out
+    assert "backbone     colour, layer colour, pooling none" in text
+
+
+def test_quarantined_images_are_named_and_counted(featx_command, digits, tmp_path):
+    write_digits(tmp_path / "d", per_class=2)
+    (tmp_path / "d" / "0" / "page.jpg").write_bytes(b"<html></html>")
+    result = featx_command("embed", "d", "--backbone", "colour")
+    assert result.code == 0
+    assert "20 new, 0 cached, 1 quarantined" in result.out
+    assert "quarantined 0/page.jpg: " in result.err
+    assert "0/page.jpg: " in featx_command("info").out
+
+
+def test_backbones_lists_sizes_and_dims(featx_command):
+    rows = {row["name"]: row for row in json.loads(featx_command("backbones", "--json").out)}
+    assert rows["inceptionv3"] == {"name": "inceptionv3", "size_px": 299, "parameters": 21802784, "dim": 2048}
+    assert rows["efficientnetb1"]["size_px"] == 240
+    assert len(rows) > 35
+    assert "mobilenet?alpha=0.75" in featx_command("backbones").out
+
+
+@pytest.mark.keras
+def test_layers_lists_where_to_cut(featx_command):
+    rows = json.loads(featx_command("layers", "mobilenet?alpha=0.25", "--json").out)
+    assert rows[-1]["name"] == "conv_pw_13_relu"
+    assert rows[-1]["output_shape"] == [7, 7, 256]
+    assert rows[-1]["bytes_per_item"] == 1024
+    assert "conv_pw_13_relu" in featx_command("layers", "mobilenet?alpha=0.25").out

@@ -1,0 +1,31 @@
+import os
+from pathlib import Path
+
+import pytest
+from pictures import write_digits
+
+import featx
+
+pytest.register_assert_rewrite("contracts.backbone")
+
+SHARED = Path(os.environ.get("FEATX_SHARED", Path(__file__).resolve().parents[2] / "shared")).resolve()
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real images and weights, which is not part of the project."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no shared images and weights in {SHARED}; FEATX_SHARED names another folder")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory):
+    """400 digits in ten class folders."""
+    return write_digits(tmp_path_factory.mktemp("digits"), per_class=40)
+
+
+@pytest.fixture(scope="session")
+def store(digits, tmp_path_factory):
+    """The 400 digits, embedded by the backbone that needs no TensorFlow."""
+    return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("features"))[0].store

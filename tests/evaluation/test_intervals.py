@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, bootstrap
+
+from featx.evaluation.intervals import (
+    bootstrap_intervals,
+    compute_wilson_interval,
+    encode_groups,
+    estimate_effective_items,
+    reflect_interval,
+)
+
+
+@given(st.integers(1, 5000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
+def test_wilson_equals_scipy(counts):
+    successes, trials = counts
+    reference = binomtest(successes, trials).proportion_ci(method="wilson")
+    low, high = compute_wilson_interval(successes, trials)
+    assert low == pytest.approx(reference.low, abs=1e-12)
+    assert high == pytest.approx(reference.high, abs=1e-12)
+
+
+def test_wilson_takes_arrays_and_no_trials():
+    low, high = compute_wilson_interval([0, 5, 10, 0], [10, 10, 10, 0])
+    assert low.shape == high.shape == (4,)
+    assert (low[0], high[2], low[3], high[3]) == (0, 1, 0, 1)
+    assert low[1] + high[1] == pytest.approx(1)
+
+
+def test_wilson_covers_the_truth_in_95_percent_of_the_samples():
+    successes = np.random.default_rng(0).binomial(60, 0.9, size=20_000)
+    low, high = compute_wilson_interval(successes, 60)
+    assert np.mean((low <= 0.9) & (high >= 0.9)) == pytest.approx(0.95, abs=0.02)
+
+
+def weigh_mean(values):
+    return lambda weights: (values @ weights / weights.sum(axis=0))[:, np.newaxis]
+
+
+def test_bootstrap_agrees_with_scipy():
+    values = np.random.default_rng(1).normal(size=200)
+    low, high = bootstrap_intervals(weigh_mean(values), 200, resamples=4000)
+    reference = bootstrap((values,), np.mean, method="percentile", n_resamples=4000, rng=2).confidence_interval
+    assert low[0] == pytest.approx(reference.low, abs=0.01)
+    assert high[0] == pytest.approx(reference.high, abs=0.01)
+
+
+def test_bootstrap_is_repeatable_and_its_seed_matters():
+    metric = weigh_mean(np.random.default_rng(1).normal(size=50))
+    first = bootstrap_intervals(metric, 50, seed=3)
+    assert first == bootstrap_intervals(metric, 50, seed=3)
+    assert first != bootstrap_intervals(metric, 50, seed=4)
+
+
+@pytest.mark.parametrize("n_items", [1, 7, 100_000])
+def test_bootstrap_draws_as_many_items_as_there_are(n_items):
+    seen = []
+
+    def metric(weights):
+        seen.append(weights)
+        return weights[0][:, np.newaxis]
+
+    bootstrap_intervals(metric, n_items, resamples=40)
+    weights = np.concatenate(seen, axis=1)
+    assert weights.shape == (n_items, 40)
+    assert (weights.sum(axis=0) == n_items).all()
+    assert (weights >= 0).all()
+
+
+def test_bootstrap_keeps_groups_together_and_widens_the_interval():
+    groups = np.repeat(np.arange(20), 10)
+    values = np.repeat(np.random.default_rng(0).normal(size=20), 10)
+    apart = []
+
+    def metric(weights):
+        apart.append(np.ptp(weights.reshape(20, 10, -1), axis=1).max())
+        return weigh_mean(values)(weights)
+
+    low, high = bootstrap_intervals(metric, 200, groups=groups)
+    assert max(apart) == 0
+    single_low, single_high = bootstrap_intervals(weigh_mean(values), 200)
+    # Ten copies of every value know no more than one: the interval is sqrt(10) times wider.
+    assert (high - low) / (single_high - single_low) == pytest.approx(np.sqrt(10), rel=0.15)
+
+
+def test_bootstrap_leaves_out_resamples_in_which_the_metric_is_undefined():
+    def metric(weights):
+        return np.stack([np.where(weights[0] > 0, weights[1], np.nan), np.full(weights.shape[1], np.nan)], axis=1)
+
+    low, high = bootstrap_intervals(metric, 30)
+    assert low[0] == 0
+    assert high[0] >= 2
+    assert np.isnan([low[1], high[1]]).all()
+
+
+def test_bootstrap_claims_no_certainty_where_all_resamples_agree():
+    low, high = bootstrap_intervals(weigh_mean(np.full(30, 0.1)), 30)
+    assert np.isnan([low, high]).all()
+
+
+def test_items_without_a_group_stand_alone():
+    codes = encode_groups(["a", "", "b", "a", None, ""])
+    assert codes.tolist() == [0, 1, 2, 0, 3, 4]
+    assert encode_groups([("alone", 1), ""]).tolist() == [0, 1]
+
+
+def test_independent_items_are_worth_their_number_and_copies_one():
+    rng = np.random.default_rng(0)
+    correct = rng.random(2000) < 0.8
+    singles = estimate_effective_items(correct, np.arange(2000))
+    assert singles == pytest.approx(2000, rel=1e-3)
+    copies = estimate_effective_items(np.repeat(correct, 5), np.repeat(np.arange(2000), 5))
+    assert copies == pytest.approx(2000, rel=1e-3)
+
+
+def test_without_errors_every_group_counts_once():
+    assert estimate_effective_items(np.ones(60, dtype=bool), np.repeat(np.arange(6), 10)) == pytest.approx(6)
+    assert estimate_effective_items(np.array([True, False, True]), np.zeros(3, dtype=np.int64)) == pytest.approx(1)
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_reflected_interval_is_a_fraction_and_below_it_is_the_bias(point, end, other):
+    low, high = reflect_interval(point, min(end, other), max(end, other))
+    assert 0 <= low <= 1
+    assert point <= high <= 1
+
+
+def test_reflection_keeps_what_is_undefined():
+    assert np.isnan(reflect_interval(0.1, np.nan, np.nan)).all()
+    assert reflect_interval(0.05, 0.055, 0.09) == pytest.approx((0.01, 0.05))

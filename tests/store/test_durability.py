@@ -1,0 +1,121 @@
+import os
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+from featx.errors import StoreError
+from featx.store.durability import publish_file, remove_leftovers, sync_folder, write_file
+
+
+def list_names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_publishing_replaces_the_old_file_by_the_whole_new_one(tmp_path):
+    new, path = tmp_path / "new.tmp", tmp_path / "store"
+    path.write_text("old")
+    with path.open() as reader:
+        new.write_text("new")
+        publish_file(new, path)
+        assert reader.read() == "old"
+    assert path.read_text() == "new"
+    assert list_names(tmp_path) == ["store"]
+
+
+def test_data_is_synced_before_the_name_and_the_folder_after_it(tmp_path, monkeypatch):
+    new, path = tmp_path / "new.tmp", tmp_path / "store"
+    new.write_text("new")
+    synced, fsync = [], os.fsync
+
+    def note(descriptor):
+        synced.append((os.fstat(descriptor).st_ino, path.exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    inode = new.stat().st_ino
+    publish_file(new, path)
+    assert synced == [(inode, False), (tmp_path.stat().st_ino, True)]
+
+
+def test_a_folder_that_is_gone_cannot_be_synced(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        sync_folder(tmp_path / "gone")
+
+
+def test_a_file_appears_when_it_is_whole(tmp_path):
+    path = tmp_path / "a.h5"
+    with write_file(path) as file:
+        file["rows"] = np.arange(3)
+        assert not path.exists()
+    assert list_names(tmp_path) == ["a.h5"]
+    with h5py.File(path) as file:
+        assert file["rows"][:].tolist() == [0, 1, 2]
+
+
+def test_an_error_inside_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.h5"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), write_file(path):
+        raise KeyboardInterrupt
+    assert list_names(tmp_path) == ["a.h5"]
+    assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize("limit_bytes", [0, 100, 2048, 3000, 20_000, 60_000])
+def test_a_full_disk_is_said_in_one_line_and_leaves_the_old_file(tmp_path, full_disk, limit_bytes):
+    path = tmp_path / "a.h5"
+    path.write_text("old")
+    with full_disk(limit_bytes), pytest.raises(StoreError, match=r"a.h5 cannot be written: File too large; make room"):
+        write_rows(path)
+    assert list_names(tmp_path) == ["a.h5"]
+    assert path.read_text() == "old"
+    assert count_open_files() == 0
+    write_rows(path)
+    assert h5py.is_hdf5(path)
+
+
+def write_rows(path):
+    with write_file(path) as file:
+        for name in "abc":
+            file[name] = np.ones(10_000, np.uint16)
+
+
+def count_open_files():
+    return h5py.h5f.get_obj_count(h5py.h5f.OBJ_ALL, h5py.h5f.OBJ_FILE)
+
+
+def test_a_process_ends_well_after_a_full_disk(tmp_path):
+    """HDF5's own driver ends it in a segmentation fault."""
+    result = subprocess.run(
+        [sys.executable, "-c", FILL, str(tmp_path / "a.h5")], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == "StoreError\n"
+
+
+FILL = """
+import resource
+import sys
+from pathlib import Path
+import numpy as np
+from featx.errors import StoreError
+from featx.store.durability import write_file
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    with write_file(Path(sys.argv[1])) as file:
+        file["rows"] = np.ones(10_000)
+except StoreError as error:
+    print(type(error).__name__)
+"""
+
+
+def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
+    kept = ["[a].h5", ".b.h5.12.tmp", ".[a].h5.tmp", "a.h5"]
+    for name in [*kept, ".[a].h5.12.tmp", ".[a].h5.999.tmp"]:
+        (tmp_path / name).write_text("x")
+    remove_leftovers(tmp_path / "[a].h5")
+    assert list_names(tmp_path) == sorted(kept)

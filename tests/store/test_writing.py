@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+
+from featx.errors import SpecMismatchError, StoreError, StoreFormatError, StoreLockedError
+from featx.store import FeatureStore
+
+NONE = {"id": [], "sha256": [], "reason": []}
+
+
+def read_identity(path):
+    return path.stat().st_ino, path.read_bytes()
+
+
+def test_sealing_the_same_again_does_not_write_the_file(maker):
+    quarantine = [("bad.png", "", "cannot be read")]
+    maker.seal([1, 2, 3], quarantine=quarantine)
+    before = read_identity(maker.path)
+    maker.seal([1, 2, 3], new=[], quarantine=quarantine)
+    assert read_identity(maker.path) == before
+
+
+@pytest.mark.parametrize(
+    "changed", [{"label": ["x", "y"]}, {"split": ["train", "test"]}, {"group": ["g", ""]}, {"id": ["a", "b"]}]
+)
+def test_columns_change_without_new_rows(maker, changed):
+    maker.seal([1, 2])
+    with maker.open_writer() as writer:
+        store = writer.seal(maker.make_columns([1, 2], **changed), NONE)
+    (name, values), *_ = changed.items()
+    assert store.columns[name].tolist() == values
+    assert np.array_equal(store.features, maker.make_rows([1, 2]))
+
+
+def test_a_new_quarantine_or_source_is_written(maker):
+    maker.seal([1])
+    assert maker.seal([1], quarantine=[("a", "", "b")]).quarantine == [("a", "", "b")]
+    assert maker.seal([1], source="/elsewhere").source == "/elsewhere"
+    assert maker.seal([1], source="/elsewhere", backbone_file="/m.keras").backbone_file == "/m.keras"
+
+
+def test_only_committed_content_is_known(maker):
+    maker.seal([1])
+    with maker.open_writer() as writer:
+        assert writer.known == {maker.make_sha256(1)}
+        maker.append(writer, [2])
+        assert writer.known == {maker.make_sha256(1)}
+    with maker.open_writer() as writer:
+        assert writer.known == {maker.make_sha256(1), maker.make_sha256(2)}
+
+
+def test_an_interrupted_writer_keeps_its_rows_and_leaves_no_lock(maker, list_files):
+    def interrupt():
+        with maker.open_writer() as writer:
+            maker.append(writer, [1, 2])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert list_files() == ["made.h5.parts", "made.h5.parts/000001.h5"]
+    assert np.array_equal(maker.seal([1, 2, 3], new=[3]).features, maker.make_rows([1, 2, 3]))
+    assert list_files() == ["made.h5"]
+
+
+def test_a_crash_between_sealing_and_removing_the_shards_is_mended_by_the_next_run(maker, list_files):
+    with maker.open_writer() as writer:
+        maker.append(writer, [1, 2])
+    shard = maker.path.with_name("made.h5.parts") / "000001.h5"
+    content = shard.read_bytes()
+    maker.seal([1, 2], new=[])
+    before = read_identity(maker.path)
+    shard.parent.mkdir()
+    shard.write_bytes(content)
+    maker.seal([1, 2], new=[])
+    assert read_identity(maker.path) == before
+    assert list_files() == ["made.h5"]
+
+
+def test_leftovers_of_a_writer_that_was_killed_while_sealing_are_removed(maker, list_files):
+    maker.seal([1])
+    maker.path.with_name(".made.h5.99999.tmp").write_bytes(b"half a store")
+    with maker.open_writer():
+        assert list_files() == ["made.h5", "made.h5.lock"]
+
+
+def test_an_item_without_a_row_is_refused_and_the_store_kept(maker):
+    maker.seal([1])
+    before = read_identity(maker.path)
+    with maker.open_writer() as writer, pytest.raises(StoreError, match=r"1 items have no features.*4e07408562be"):
+        writer.seal(maker.make_columns([1, 3]), NONE)
+    assert read_identity(maker.path) == before
+
+
+def test_another_spec_is_refused_with_its_fields_and_values(maker):
+    maker.seal([1])
+    pattern = (
+        r"made.h5 holds features of another spec \(backbone.layer: asked 'middle', found 'top'; "
+        r"dtype: asked 'float16', found 'float32'; image.height: asked 9, found 8\); .*--name NAME"
+    )
+    spec = maker.make_spec(layer="middle", dtype="float16", height=9)
+    with pytest.raises(SpecMismatchError, match=pattern), maker.open_writer(spec):
+        pytest.fail("opened")
+    with maker.open_writer():
+        pass  # the lock is free again
+
+
+def test_shards_of_another_spec_are_refused_and_the_lock_is_freed(maker, list_files):
+    with maker.open_writer() as writer:
+        maker.append(writer, [1])
+    with (
+        pytest.raises(StoreError, match="unfinished work of another spec"),
+        maker.open_writer(maker.make_spec(height=9)),
+    ):
+        pytest.fail("opened")
+    assert list_files() == ["made.h5.parts", "made.h5.parts/000001.h5"]
+
+
+def test_damaged_rows_are_not_copied_under_a_new_checksum(maker):
+    maker.seal([1, 2])
+    data = bytearray(maker.path.read_bytes())
+    data[data.index(maker.make_row(2).tobytes()) + 3] ^= 1
+    maker.path.write_bytes(data)
+    with pytest.raises(StoreFormatError, match=r"rows 0 to 1 of .*made.h5 are damaged; delete it"):
+        maker.seal([1, 2, 3], new=[3])
+    assert maker.path.read_bytes() == data
+
+
+def test_what_computed_the_first_rows_stays_noted(maker):
+    maker.seal([1], stack="1.0")
+    assert maker.seal([1, 2], new=[2], stack="2.0").created_with == {"numpy": "1.0"}
+
+
+def test_a_second_writer_is_refused_while_readers_read_on(maker):
+    before = maker.seal([1])
+    with maker.open_writer() as writer:
+        maker.append(writer, [2])
+        with pytest.raises(StoreLockedError, match=r"made.h5 is being written by process"), maker.open_writer():
+            pytest.fail("two writers")
+        assert FeatureStore(maker.path).ids.tolist() == ["1.png"]
+        writer.seal(maker.make_columns([2]), NONE)
+        assert np.array_equal(before.features, maker.make_rows([1]))  # the old file, still mapped
+        assert FeatureStore(maker.path).ids.tolist() == ["2.png"]
+
+
+def test_two_stores_in_one_folder_do_not_disturb_each_other(maker):
+    with maker.open_writer() as first:
+        maker.path = maker.path.with_name("another.h5")
+        with maker.open_writer(maker.make_spec(height=9)) as second:
+            maker.append(first, [1])
+            maker.append(second, [2])
+            first.seal(maker.make_columns([1]), NONE)
+            second.seal(maker.make_columns([2]), NONE)
+    assert FeatureStore(maker.path).ids.tolist() == ["2.png"]
+    assert FeatureStore(maker.path.with_name("made.h5")).ids.tolist() == ["1.png"]

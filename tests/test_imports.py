@@ -1,0 +1,71 @@
+"""What must not be imported, proven by packages that raise when they are."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+import featx
+
+HEAVY = ("tensorflow", "keras", "sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "skops", "openvino")
+
+
+def poison(folder, names):
+    for name in names:
+        (folder / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')\n")
+    return {**os.environ, "PYTHONPATH": str(folder)}
+
+
+def run(arguments, env, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "featx", *arguments], env=env, cwd=cwd, capture_output=True, text=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["fit", "--help"], ["embed", "--help"], ["backbones"]]
+)
+def test_help_imports_nothing_heavy(arguments, tmp_path):
+    result = run(arguments, poison(tmp_path, HEAVY))
+    assert result.returncode == 0, result.stderr
+    assert not result.stderr
+
+
+def test_the_poison_works(tmp_path, store):
+    result = run(["fit", str(store.path)], poison(tmp_path, ["sklearn"]), cwd=tmp_path)
+    assert "sklearn was imported" in result.stderr
+
+
+def test_importing_featx_imports_nothing_heavy(tmp_path):
+    code = "import featx, sys; print([m for m in ('numpy', 'h5py', 'PIL') if m in sys.modules])"
+    env = poison(tmp_path, HEAVY)
+    result = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_cached_features_are_fitted_and_inspected_without_tensorflow(tmp_path, store):
+    env = poison(tmp_path, ["tensorflow", "keras"])
+    for arguments in (["info", str(store.path)], ["fit", str(store.path), "--clf", "logreg"]):
+        result = run(arguments, env, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    assert list((tmp_path / "runs").glob("*/head.skops"))
+
+
+def test_help_is_quick():
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "featx", "--help"], capture_output=True, check=True)
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.5  # the best of five: the machine may be busy, the program may not be slow
+
+
+def test_every_public_name_exists():
+    for name in featx.__all__:
+        assert getattr(featx, name) is not None
+    assert set(featx.__all__) <= set(dir(featx))
+    assert sorted(featx.__all__) == featx.__all__
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = featx.nonsense

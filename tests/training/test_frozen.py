@@ -1,0 +1,170 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from pictures import write_digits
+from sklearn.metrics import accuracy_score
+
+import featx
+from featx.errors import StoreError, UnknownNameError, UsageError
+from featx.options import FitOptions
+from featx.registry import HEADS
+from featx.training import frozen
+from featx.training.dataset import HeldOut
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory):
+    return featx.fit(store, "logreg", options=FitOptions(folder=tmp_path_factory.mktemp("runs")))
+
+
+def test_a_run_reports_what_its_predictions_say(run, store):
+    with (run.bundle / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == run.test.n_items
+    assert accuracy_score([row["label"] for row in rows], [row["predicted"] for row in rows]) == run.test.accuracy
+    labels = dict(zip(store.ids.tolist(), store.labels.tolist(), strict=True))
+    assert all(labels[row["id"]] == row["label"] for row in rows)
+    assert run.test.accuracy_low < run.test.accuracy <= run.test.accuracy_high
+    assert run.test.accuracy > 0.8  # chance is 0.1
+
+
+def test_a_run_writes_the_whole_bundle(run, store):
+    names = {path.name for path in run.bundle.iterdir()}
+    assert {"bundle.json", "head.skops", "golden.npz", "metrics.json", "predictions.csv", "items.csv"} <= names
+    assert {"confusion_matrix.png", "confusion_matrix.svg"} <= names
+    assert not [path for path in run.bundle.rglob("*") if path.suffix in {".pkl", ".joblib", ".pickle"}]
+    metrics = json.loads((run.bundle / "metrics.json").read_text())
+    assert metrics["test"]["accuracy"] == run.test.accuracy
+    assert {"validation", "test", "head", "seconds"} <= metrics.keys()
+    with (run.bundle / "items.csv").open(newline="") as file:
+        roles = [row["role"] for row in csv.DictReader(file)]
+    assert len(roles) == len(store)
+    assert roles.count("tested") == run.test.n_items
+    assert roles.count("trained") == run.n_train
+
+
+def test_the_same_command_gives_the_same_numbers(run, store):
+    again = featx.fit(store, "logreg", options=FitOptions(folder=None))
+    assert again.head == run.head
+    assert again.test.to_dict() == run.test.to_dict()
+    assert again.bundle is None
+
+
+def test_another_seed_draws_another_test(run, store):
+    other = featx.fit(store, "centroid", options=FitOptions(folder=None, seed=5))
+    assert not np.array_equal(other.test.confusion.sum(axis=1), run.test.confusion.sum(axis=1))
+
+
+def test_the_test_targets_are_taken_once_and_last(store, monkeypatch):
+    events = []
+    take = HeldOut.open_targets
+
+    def spy(held):
+        events.append("test targets")
+        return take(held)
+
+    def record(name):
+        function = getattr(frozen, name)
+        monkeypatch.setattr(frozen, name, lambda *args, **kwargs: (events.append(name), function(*args, **kwargs))[1])
+
+    monkeypatch.setattr(HeldOut, "open_targets", spy)
+    record("tune")
+    record("fit_head")
+    featx.fit(store, "ridge", options=FitOptions(folder=None))
+    assert events == ["tune", "fit_head", "test targets"]
+
+
+def test_shuffled_test_labels_change_nothing_but_the_test(store, monkeypatch):
+    honest = featx.fit(store, "ridge", options=FitOptions(folder=None))
+    take = HeldOut.open_targets
+    monkeypatch.setattr(HeldOut, "open_targets", lambda held: np.roll(take(held), 7))
+    shuffled = featx.fit(store, "ridge", options=FitOptions(folder=None))
+    assert shuffled.head == honest.head
+    assert shuffled.validation.to_dict() == honest.validation.to_dict()
+    assert shuffled.test.accuracy < honest.test.accuracy
+
+
+@pytest.fixture(scope="module")
+def few_digits(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp("few"), per_class=20, classes=4)
+
+
+@pytest.fixture(scope="module")
+def small_store(few_digits, tmp_path_factory):
+    return featx.embed(few_digits, "colour", folder=tmp_path_factory.mktemp("f"))[0].store
+
+
+@pytest.mark.parametrize("clf", HEADS)
+def test_every_head_fits_predicts_and_loads(clf, small_store, few_digits, tmp_path):
+    run = featx.fit(small_store, clf, options=FitOptions(folder=tmp_path))
+    assert run.test.accuracy > (0.7 if clf != "dummy" else 0.0)
+    assert np.isfinite(run.test.log_loss)
+    predictor = featx.Predictor.load(run.bundle)
+    with (run.bundle / "predictions.csv").open(newline="") as file:
+        expected = {row["id"]: float(row["probability"]) for row in csv.DictReader(file)}
+    found = {p.path: p.probability for p in predictor.predict(featx.read_folder(few_digits)) if p.path in expected}
+    assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_params_and_scaling_are_fixed_or_tuned(store):
+    fixed = featx.fit(store, "knn", params={"n_neighbors": "3"}, scaling="standard", options=FitOptions(folder=None))
+    assert fixed.head.params["n_neighbors"] == 3
+    assert fixed.head.scaling == "standard"
+    tuned = featx.fit(store, "knn", options=FitOptions(folder=None))
+    assert tuned.head.params["n_neighbors"] >= 1
+    assert tuned.validation.accuracy >= fixed.validation.accuracy
+
+
+def test_cross_validation_tests_every_item_once(store, tmp_path):
+    run = featx.fit(store, "centroid", options=FitOptions(cv=4, folder=tmp_path))
+    assert run.test.n_items == len(store)
+    assert run.test_name == "4-fold cross-validation"
+    assert run.n_train == len(store)
+    with (run.bundle / "predictions.csv").open(newline="") as file:
+        assert sorted(row["id"] for row in csv.DictReader(file)) == sorted(store.ids.tolist())
+
+
+def test_groups_stay_together_in_cross_validation(store, monkeypatch):
+    seen = []
+    predict = frozen._predict
+    monkeypatch.setattr(
+        frozen,
+        "_predict",
+        lambda fitted, dataset, members: (
+            seen.append((set(dataset.groups[members]), set(dataset.groups[~members]))),
+            predict(fitted, dataset, members),
+        )[1],
+    )
+    featx.fit(store, "centroid", options=FitOptions(cv=3, group=r"digit-(\d{3})", folder=None))
+    assert len(seen) == 3
+    assert all(not held & train for held, train in seen)
+
+
+def test_a_class_of_one_image_is_trained_on_and_said(tmp_path):
+    write_digits(tmp_path / "d", per_class=12, classes=3)
+    for path in sorted((tmp_path / "d" / "2").iterdir())[1:]:
+        path.unlink()
+    store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f")[0].store
+    run = featx.fit(store, "logreg", options=FitOptions(folder=None))
+    assert run.test.per_class[2].support == 0
+    assert any("single image" in note for note in run.notes)
+    folded = featx.fit(store, "logreg", options=FitOptions(folder=None, cv=3))
+    assert any("alone in their class" in note for note in folded.notes)
+
+
+def test_notes_name_classes_and_not_their_numbers():
+    note = frozen._name_targets("targets 1, 3: in one fold only", ("cat", "dog", "eel", "fox"))
+    assert note == "class 'dog', 'fox': in one fold only"
+
+
+def test_wrong_names_and_values_are_clear(store):
+    with pytest.raises(UnknownNameError, match="did you mean logreg"):
+        featx.fit(store, "logrge")
+    with pytest.raises(UnknownNameError, match="C"):
+        featx.fit(store, "logreg", params={"c0": "1"})
+    with pytest.raises(UsageError, match="C"):
+        featx.fit(store, "logreg", params={"C": "minus one"})
+    with pytest.raises(StoreError, match="there is no store"):
+        featx.fit("nowhere.h5")

@@ -503,10 +503,9 @@ def test_an_interrupted_run_is_finished_by_the_next_and_gives_the_same_store(pic
     assert count(result) == (10 - done, done, 0)
     assert list_names(tmp_path / "features") == ["colour.h5"]
     with h5py.File(result.store.path) as ours, h5py.File(whole.path) as theirs:
-        for name in ["features", "blocks", *(f"items/{column}" for column in theirs["items"])]:
+        for name in ["features", "blocks/features", "blocks/items", *(f"items/{column}" for column in theirs["items"])]:
             assert ours[name][:].tobytes() == theirs[name][:].tobytes()
             assert ours[name].dtype == theirs[name].dtype
-        assert ours.attrs["items_sha256"] == theirs.attrs["items_sha256"]
 
 
 def test_an_interruption_while_adding_leaves_the_old_store(pictures, features):
@@ -693,7 +692,7 @@ def test_two_layers_that_would_share_a_store_are_refused(pictures, features):
 
 def test_one_locked_store_stops_the_run_and_frees_the_other(pictures, features):
     lock = make_folder(features) / "patches-pixels.h5.lock"
-    lock.write_text('{"pid": 1, "host": "elsewhere", "started": 1}')
+    lock.write_text('{"pid": 1, "host": "elsewhere", "started": 1, "nonce": "0"}')
     with pytest.raises(StoreLockedError, match="process 1 on elsewhere"):
         embed(pictures, Patches("means", "pixels"), folder=features)
     assert list_names(features) == ["patches-pixels.h5.lock"]

@@ -4,7 +4,8 @@ import contextlib
 import glob
 import io
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,11 @@ from featx.errors import StoreError
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+
+
+#: The oldest form in which HDF5's own records carry checksums, so that damage to them is
+#: refused and not followed; every HDF5 since 1.8 (2008) reads it.
+_LIBVER = ("v108", "v108")
 
 
 class _Stream(io.FileIO):
@@ -47,21 +53,28 @@ class _Stream(io.FileIO):
 
 
 @contextlib.contextmanager
-def write_file(path: Path) -> Iterator[h5py.File]:
+def write_file(path: Path, confirm: Callable[[], None]) -> Iterator[h5py.File]:
     """Write a new HDF5 file under a temporary name; it gets its own when the block ends without an error.
+
+    Args:
+        path: The file; an older one is replaced at the very end.
+        confirm: Is called when all is written, and raises if the file may not get its name any more.
 
     Raises:
         StoreError: If it cannot be written; a file that had the name is left as it was.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = name_temporary(path)
     try:
-        temporary.unlink(missing_ok=True)
         with _Stream(temporary) as stream:
-            with h5py.File(stream, "w") as file:
+            with h5py.File(stream, "w", libver=_LIBVER) as file:
                 yield file
             if stream.error:
                 raise stream.error
+        sync_file(temporary)
+        confirm()
         publish_file(temporary, path)
+    except StoreError:
+        raise
     except OSError as error:
         msg = (
             f"{path} cannot be written: {error.strerror or error}; make room or name another folder, and run the "
@@ -72,19 +85,23 @@ def write_file(path: Path) -> Iterator[h5py.File]:
         temporary.unlink(missing_ok=True)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Remove what `write_file` left of a file when its process was killed; nobody else may be writing it."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+def name_temporary(path: Path) -> Path:
+    """Name a file beside another, for one writer to write before it gets that name."""
+    return path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def remove_leftovers(folder: Path, start: str = "") -> None:
+    """Remove what writers left half-written in a folder when they were killed, of files whose names start so."""
+    for leftover in folder.glob(f".{glob.escape(start)}*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def publish_file(temporary: Path, path: Path) -> None:
-    """Give a finished file its name: readers see the old file or the new one, never a part.
+    """Give a file whose data are synced its name: readers see the old file or the new one, never a part.
 
     Data first, then the name, then the folder's entry: in any other order a power
     cut can leave the name on a file whose data never arrived.
     """
-    sync_file(temporary)
     temporary.replace(path)
     sync_folder(path.parent)
 

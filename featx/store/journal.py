@@ -5,8 +5,9 @@ under one spec. A shard is written under a temporary name, synced and renamed, s
 that every shard that has its name is whole, whatever killed the writer.
 """
 
+import contextlib
 import functools
-import shutil
+import secrets
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +20,18 @@ from numpy.typing import NDArray
 from featx.errors import DataError, StoreError, StoreFormatError
 from featx.specs import EmbedSpec
 from featx.store.durability import sync_folder, write_file
-from featx.store.layout import TEXT, decode_text, encode_text, map_dataset, read_column, read_text, write_text
+from featx.store.layout import (
+    TEXT,
+    decode_text,
+    digest_block,
+    digest_columns,
+    map_dataset,
+    open_dataset,
+    read_column,
+    read_text,
+    write_columns,
+    write_text,
+)
 
 #: A shard is committed when it holds this many bytes or is this old, whichever comes first.
 SHARD_BYTES = 64 << 20
@@ -29,6 +41,8 @@ SHARD_SECONDS = 20.0
 _MAPPED_SHARDS = 128
 
 _FLOAT16_MAX = 65504.0
+
+_COLUMNS = {"sha256": TEXT, "sizes": "<i4"}
 
 
 @dataclass(slots=True)
@@ -45,12 +59,12 @@ class Shard:
 
     Attributes:
         sha256: Content of each row, hexadecimal.
-        sizes: `(width, height)` of each row's image, in px.
+        sizes: `[width, height]` of each row's image, in px.
         load: Returns the features `(n_rows, dim)`, mapped from the file; keep them no longer than they are used.
     """
 
     sha256: list[str]
-    sizes: list[tuple[int, int]]
+    sizes: list[list[int]]
     load: Callable[[], NDArray[np.floating]]
 
 
@@ -61,10 +75,13 @@ class Journal:
         store: Path of the store that the shards will be sealed into.
         spec: What the rows are; shards of another spec are refused.
         dim: Width of a row.
+        confirm: Raises if this process may not write the store any more.
     """
 
-    def __init__(self, store: Path, spec: EmbedSpec, dim: int) -> None:
-        self.folder = store.with_name(store.name + ".parts")
+    def __init__(self, store: Path, spec: EmbedSpec, dim: int, confirm: Callable[[], None]) -> None:
+        self.folder = name_journal(store)
+        self._confirm = confirm
+        self._found: dict[Path, Shard] = {}
         self._spec_digest = spec.digest
         self._dtype = np.dtype(spec.dtype)
         self._dim = dim
@@ -111,26 +128,31 @@ class Journal:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         sync_folder(self.folder.parent)
-        number = 1 + max((int(path.stem) for path in self._list_shards()), default=0)
-        with write_file(self.folder / f"{number:06d}.h5") as file:
+        number = 1 + max((int(path.stem.partition("-")[0]) for path in self._list_shards()), default=0)
+        # A name that no other writer can ever choose: nothing that is committed is replaced.
+        with write_file(self.folder / f"{number:06d}-{secrets.token_hex(4)}.h5", self._confirm) as file:
+            features = np.stack(pending.rows)
+            columns = write_columns(file, {"sha256": pending.sha256, "sizes": pending.sizes}, _COLUMNS)
+            file.create_dataset("features", data=features)
             write_text(file.attrs, "spec_digest", self._spec_digest)
-            file.create_dataset("features", data=np.stack(pending.rows))
-            file.create_dataset("sha256", data=encode_text(pending.sha256))
-            file.create_dataset("sizes", data=np.array(pending.sizes, dtype="<i4"))
+            write_text(file.attrs, "features_sha256", digest_block(features))
+            write_text(file.attrs, "columns_sha256", digest_columns(columns))
 
     def _list_shards(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*.h5"))
+        return sorted(self.folder.glob("[0-9]*-*.h5"))
 
     def read_shards(self) -> Iterator[Shard]:
-        """Read every finished shard, oldest first.
+        """Read every finished shard that was not read before, oldest first.
 
         Raises:
             StoreError: If a shard belongs to another spec.
             StoreFormatError: If a shard is damaged.
         """
         for path in self._list_shards():
+            if path in self._found:
+                continue
             try:
-                shard = self._read_shard(path)
+                shard = self._found[path] = self._read_shard(path)
             except (KeyError, ValueError, TypeError, OSError, RuntimeError) as error:
                 if isinstance(error, StoreError):
                     raise
@@ -139,28 +161,45 @@ class Journal:
             yield shard
 
     def _read_shard(self, path: Path) -> Shard:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             if read_text(file.attrs, "spec_digest") != self._spec_digest:
                 msg = (
                     f"{self.folder} holds unfinished work of another spec; finish it with the command that "
                     f"began it, delete the folder, or write another store with --name"
                 )
                 raise StoreError(msg)
-            contents = decode_text(read_column(file, "sha256", TEXT)).tolist()
-            sizes = list(map(tuple, read_column(file, "sizes", "<i4").tolist()))
+            columns = {name: read_column(file, name, kind) for name, kind in _COLUMNS.items()}
+            checksums = [read_text(file.attrs, f"{name}_sha256") for name in ("features", "columns")]
         features = self._map(path)
+        contents, sizes = columns["sha256"], columns["sizes"]
         if features.shape != (len(contents), self._dim) or features.dtype != self._dtype:
             msg = f"{features.dtype} {features.shape} are no features of {len(contents)} images"
             raise ValueError(msg)
-        return Shard(contents, sizes, functools.partial(self._map, path))
+        if checksums != [digest_block(features), digest_columns(columns)]:
+            msg = "its bytes differ from their checksum"
+            raise ValueError(msg)
+        return Shard(decode_text(contents).tolist(), sizes.tolist(), functools.partial(self._map, path))
 
     def discard(self) -> None:
-        """Remove the shards, once they are sealed, and what killed writers left half-written."""
+        """Remove the shards that were read, once they are sealed.
+
+        Raises:
+            StoreLockedError: If the store is another writer's by now.
+        """
         self._map.cache_clear()
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        for path in self._found:
+            self._confirm()
+            path.unlink(missing_ok=True)
+        self._found.clear()
+        with contextlib.suppress(OSError):  # not there, or not empty: what somebody else put there stays
+            self.folder.rmdir()
+
+
+def name_journal(store: Path) -> Path:
+    """Return the folder of a store's shards."""
+    return store.with_name(store.name + ".parts")
 
 
 def _map_features(path: Path) -> NDArray[np.floating]:
-    with h5py.File(path, "r") as file:
-        return map_dataset(path, file["features"])
+    with h5py.File(path, "r", locking=False) as file:
+        return map_dataset(open_dataset(file, "features"))

@@ -4,8 +4,8 @@ docs/format.md is its specification; this module is the only place that spells i
 """
 
 import hashlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import h5py
@@ -14,6 +14,10 @@ from numpy.typing import NDArray
 
 FORMAT = "featx-feature-store"
 FORMAT_VERSION = 1
+
+#: The checksum of all other attributes, and the rows that one checksum of `/blocks` covers.
+ATTRIBUTES_SHA256 = "attributes_sha256"
+ROWS_PER_BLOCK = "rows_per_block"
 
 #: Text is UTF-8 in fixed-width, zero-padded bytes; names that are no UTF-8 keep their bytes.
 TEXT = "text"
@@ -74,19 +78,99 @@ def read_text(attributes: h5py.AttributeManager, name: str) -> str:
         KeyError: If there is no such attribute.
         ValueError: If it is no text of fixed width.
     """
-    if attributes.get_id(name).dtype.kind != "S":
-        msg = f"the attribute {name} is no text of fixed width"
+    return bytes(_read_attribute(attributes, name, "S")).decode("utf-8")
+
+
+def read_numbers(attributes: h5py.AttributeManager, name: str) -> NDArray[Any]:
+    """Read an attribute of one or more numbers.
+
+    Raises:
+        KeyError: If there is no such attribute.
+        ValueError: If it is no number.
+    """
+    return np.asarray(_read_attribute(attributes, name, "iuf"))
+
+
+def _read_attribute(attributes: h5py.AttributeManager, name: str, kinds: str) -> Any:  # noqa: ANN401 - text or numbers
+    kind = attributes.get_id(name).dtype.kind
+    if kind not in kinds:
+        msg = f"the attribute {name} is of another kind ({kind!r} is none of {kinds!r})"
         raise ValueError(msg)
-    return bytes(attributes[name]).decode("utf-8")
+    return attributes[name]
 
 
-def write_columns(group: h5py.Group, columns: Columns, kinds: Mapping[str, str]) -> str:
-    """Write columns of equal length and return the sha256 over all of them."""
+def digest_attributes(attributes: h5py.AttributeManager) -> str:
+    """Return the sha256 over all attributes but itself."""
     digest = hashlib.sha256()
+    for name in sorted(name for name in attributes if name != ATTRIBUTES_SHA256):
+        update_digest(digest, name, np.atleast_1d(_read_attribute(attributes, name, "Siuf")))
+    return digest.hexdigest()
+
+
+def open_dataset(group: h5py.Group, name: str) -> h5py.Dataset:
+    """Open a dataset whose bytes lie in this file, all of them.
+
+    A foreign file may send its reader elsewhere (soft and external links, external
+    storage, virtual datasets) or declare any size (chunks that were never written,
+    compression, an end beyond that of the file).
+
+    Raises:
+        KeyError: If there is no such dataset.
+        TypeError: If it is no dataset.
+        ValueError: If it is linked from elsewhere, not contiguous, or reaches beyond the file.
+    """
+    dataset = _open_here(group, name)
+    if not isinstance(dataset, h5py.Dataset):
+        msg = f"{name} is no dataset"
+        raise TypeError(msg)
+    layout = dataset.id.get_create_plist()
+    if layout.get_layout() != h5py.h5d.CONTIGUOUS or layout.get_external_count():
+        msg = f"{dataset.name} is not stored contiguously in this file"
+        raise ValueError(msg)
+    offset, n_bytes = dataset.id.get_offset(), dataset.nbytes
+    if n_bytes and (offset is None or offset + n_bytes > dataset.file.id.get_filesize()):
+        msg = f"{dataset.name} declares {n_bytes:,} bytes, which the file does not hold"
+        raise ValueError(msg)
+    return dataset
+
+
+def open_group(group: h5py.Group, name: str) -> h5py.Group:
+    """Open a group of this file.
+
+    Raises:
+        KeyError: If there is no such group.
+        TypeError: If it is no group.
+        ValueError: If it is linked from elsewhere.
+    """
+    found = _open_here(group, name)
+    if not isinstance(found, h5py.Group):
+        msg = f"{name} is no group"
+        raise TypeError(msg)
+    return found
+
+
+def _open_here(group: h5py.Group, name: str) -> Any:  # noqa: ANN401 - a group or a dataset
+    kind = type(group.get(name, getlink=True))
+    if kind is not h5py.HardLink:
+        msg = f"{name} is a link to elsewhere"
+        raise ValueError(msg)
+    return group[name]
+
+
+def write_columns(group: h5py.Group, columns: Columns, kinds: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    """Write columns of equal length and return them as they are on disk."""
+    written = {}
     for name, kind in kinds.items():
-        values = encode_text(columns[name]) if kind == TEXT else np.asarray(columns[name], dtype=kind)
-        group.create_dataset(name, data=values)
-        update_digest(digest, name, values)
+        written[name] = encode_text(columns[name]) if kind == TEXT else np.asarray(columns[name], dtype=kind)
+        group.create_dataset(name, data=written[name])
+    return written
+
+
+def digest_columns(columns: Mapping[str, NDArray[Any]], first: int = 0, past: int | None = None) -> str:
+    """Return the sha256 over rows of columns as they are on disk; all rows if no bounds are given."""
+    digest = hashlib.sha256()
+    for name, values in columns.items():
+        update_digest(digest, name, values[first:past])
     return digest.hexdigest()
 
 
@@ -95,11 +179,11 @@ def read_column(group: h5py.Group, name: str, kind: str) -> NDArray[Any]:
 
     Raises:
         KeyError: If there is no such dataset.
-        ValueError: If its dtype differs, or it is larger than its place in the file.
+        ValueError: If its dtype differs, or `open_dataset` refuses it.
     """
-    dataset = group[name]
+    dataset = open_dataset(group, name)
     fits = dataset.dtype.kind == "S" if kind == TEXT else dataset.dtype == np.dtype(kind)
-    if not fits or dataset.nbytes > dataset.id.get_storage_size():
+    if not fits or dataset.ndim < 1:
         msg = f"{dataset.name} is {dataset.dtype} {dataset.shape}, which is not what it must be"
         raise ValueError(msg)
     values: NDArray[Any] = dataset[:]
@@ -117,16 +201,15 @@ def digest_block(rows: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()
 
 
-def map_dataset(path: Path, dataset: h5py.Dataset) -> NDArray[np.floating]:
-    """Map a contiguous dataset into memory, read-only.
+def map_dataset(dataset: h5py.Dataset) -> NDArray[np.floating]:
+    """Map a dataset into memory, read-only, from the very file that HDF5 has open.
 
-    Raises:
-        ValueError: If it is not contiguous, or reaches past the end of the file.
+    By its path it could be another one: a writer may have replaced it since.
+
+    Args:
+        dataset: As `open_dataset` gives it.
     """
-    offset = dataset.id.get_offset()
-    if not dataset.size:
+    if not dataset.nbytes:
         return np.empty(dataset.shape, dataset.dtype)
-    if offset is None:
-        msg = f"{dataset.name} is not contiguous"
-        raise ValueError(msg)
-    return np.memmap(path, dtype=dataset.dtype, mode="r", offset=offset, shape=dataset.shape)
+    with os.fdopen(os.dup(dataset.file.id.get_vfd_handle()), "rb") as file:
+        return np.memmap(file, dtype=dataset.dtype, mode="r", offset=dataset.id.get_offset(), shape=dataset.shape)

@@ -1,10 +1,10 @@
 """A sealed feature store, opened for reading."""
 
-import hashlib
 import json
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,17 +15,23 @@ from numpy.typing import NDArray
 from featx.errors import StoreError, StoreFormatError
 from featx.specs import EmbedSpec
 from featx.store.layout import (
+    ATTRIBUTES_SHA256,
     FORMAT,
     FORMAT_VERSION,
     ITEM_COLUMNS,
     QUARANTINE_COLUMNS,
+    ROWS_PER_BLOCK,
     TEXT,
     decode_text,
+    digest_attributes,
     digest_block,
+    digest_columns,
     map_dataset,
+    open_dataset,
+    open_group,
     read_column,
+    read_numbers,
     read_text,
-    update_digest,
 )
 from featx.store.sealing import Golden, digest_golden
 
@@ -34,6 +40,25 @@ _DAMAGES = (
     *(ArithmeticError, AttributeError, LookupError, MemoryError),
     *(OSError, RuntimeError, TypeError, ValueError),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes of a store that differ from their checksum.
+
+    Attributes:
+        part: `features`, `items`, `quarantine` or `golden`.
+        first, past: The rows that one checksum covers: first, and past the last; all rows of the
+            part where it has one checksum.
+    """
+
+    part: str
+    first: int
+    past: int
+
+    def __str__(self) -> str:
+        """Say where it is, such as `rows 128 to 255 of /features`."""
+        return f"rows {self.first} to {self.past - 1} of /{self.part}"
 
 
 class FeatureStore:
@@ -57,10 +82,20 @@ class FeatureStore:
         drift: Largest relative difference of that runtime from Keras.
         backbone_file: The user's file that the backbone's parameters came from, if any.
         golden: Pictures that any later stack must give the same features for.
+        reading: How the source was read beyond its defaults: arguments of `featx.read_source`.
         started_ns: When the run began that read the files, in nanoseconds since 1970.
+
+    Args:
+        path: The file.
+        allow_damage: Open it also if items, quarantine or golden pictures differ from their
+            checksums, so that the rest can be saved; `find_damage` lists them.
+
+    Raises:
+        StoreError: If there is no such file.
+        StoreFormatError: If it is no feature store, of a newer format, or damaged.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, allow_damage: bool = False) -> None:
         self.path = Path(path)
         if not self.path.exists():
             msg = f"there is no store {self.path}; `featx embed SOURCE` makes one"
@@ -69,7 +104,7 @@ class FeatureStore:
             msg = f"{self.path} is no feature store (no HDF5 file); name another one"
             raise StoreFormatError(msg)
         try:
-            with h5py.File(self.path, "r") as file:
+            with h5py.File(self.path, "r", locking=False) as file:
                 self._read(file)
         except _DAMAGES as error:
             if isinstance(error, StoreError):
@@ -80,50 +115,92 @@ class FeatureStore:
                 f"with another --name"
             )
             raise StoreFormatError(msg) from error
+        if self._damage and not allow_damage:
+            msg = f"{self.path} is damaged: {self._damage[0]} differ from their checksum; `featx repair` it"
+            raise StoreFormatError(msg)
 
     def _read(self, file: h5py.File) -> None:
         attributes = file.attrs
         if "format" not in attributes or read_text(attributes, "format") != FORMAT:
             msg = f"{self.path} is an HDF5 file, but no feature store of featx; name another one"
             raise StoreFormatError(msg)
-        version = int(attributes["format_version"])
+        version = int(read_numbers(attributes, "format_version"))
         if version > FORMAT_VERSION:
             msg = f"{self.path} has format version {version}, this featx reads up to {FORMAT_VERSION}; upgrade featx"
             raise StoreFormatError(msg)
-        self.format_version = version
-        self.spec = EmbedSpec.from_dict(json.loads(read_text(attributes, "spec")))
-        if self.spec.digest != read_text(attributes, "spec_digest"):
-            msg = "the spec differs from its digest"
+        if digest_attributes(attributes) != read_text(attributes, ATTRIBUTES_SHA256):
+            msg = "its attributes differ from their checksum"
             raise ValueError(msg)
-        self.created_with: Mapping[str, str] = json.loads(read_text(attributes, "created_with"))
-        self.source = read_text(attributes, "source")
-        self.backbone_file = read_text(attributes, "backbone_file")
-        self.runtime = read_text(attributes, "runtime")
-        self.drift = float(attributes["drift"])
-        self.started_ns = int(attributes["started_ns"])
-        self.golden = _read_golden(file["golden"], read_text(attributes, "golden_sha256"))
-        items = _read_columns(file["items"], ITEM_COLUMNS, read_text(attributes, "items_sha256"))
-        quarantine = _read_columns(file["quarantine"], QUARANTINE_COLUMNS, read_text(attributes, "quarantine_sha256"))
-        self._read_features(file, len(items["id"]))
+        self.format_version = version
+        self._read_attributes(attributes)
+        self._damage: list[Damage] = []
+        self.golden = self._read_golden(file, read_text(attributes, "golden_sha256"))
+        quarantine = self._read_quarantine(file, read_text(attributes, "quarantine_sha256"))
+        self.quarantine = list(zip(*(quarantine[name].tolist() for name in QUARANTINE_COLUMNS), strict=True))
+        items = self._read_items(file)
         self._items = items
         self.ids, self.sha256 = items["id"], items["sha256"]
         self.labels, self.splits, self.groups = items["label"], items["split"], items["group"]
         self.sizes_px = np.stack([items["width"], items["height"]], axis=1)
-        self.quarantine = list(zip(*(quarantine[name].tolist() for name in QUARANTINE_COLUMNS), strict=True))
+        self._read_features(file)
 
-    def _read_features(self, file: h5py.File, n_items: int) -> None:
-        features = file["features"]
-        self.feature_shape = tuple(int(side) for side in features.attrs["feature_shape"])
-        expected = (n_items, math.prod(self.feature_shape))
+    def _read_attributes(self, attributes: h5py.AttributeManager) -> None:
+        self.spec = EmbedSpec.from_dict(_read_json(attributes, "spec"))
+        if self.spec.digest != read_text(attributes, "spec_digest"):
+            msg = "the spec differs from its digest"
+            raise ValueError(msg)
+        self.created_with: Mapping[str, str] = _read_json(attributes, "created_with")
+        self.source = read_text(attributes, "source")
+        self.reading: Mapping[str, Any] = _read_json(attributes, "reading")
+        self.backbone_file = read_text(attributes, "backbone_file")
+        self.runtime = read_text(attributes, "runtime")
+        self.drift = float(read_numbers(attributes, "drift"))
+        self.started_ns = int(read_numbers(attributes, "started_ns"))
+        self.feature_shape = tuple(int(side) for side in read_numbers(attributes, "feature_shape").tolist())
+        self._block_rows = int(read_numbers(attributes, ROWS_PER_BLOCK))
+
+    def _read_golden(self, file: h5py.File, checksum: str) -> Golden:
+        group = open_group(file, "golden")
+        files = tuple(read_column(group, f"{number}", "u1").tobytes() for number in range(len(group) - 1))
+        golden = Golden(files, read_column(group, "features", "<f4"))
+        if digest_golden(golden) != checksum:
+            self._damage.append(Damage("golden", 0, len(files)))
+        return golden
+
+    def _read_quarantine(self, file: h5py.File, checksum: str) -> dict[str, NDArray[Any]]:
+        columns = _read_columns(open_group(file, "quarantine"), QUARANTINE_COLUMNS)
+        if digest_columns(columns) != checksum:
+            self._damage.append(Damage("quarantine", 0, len(columns["id"])))
+        return _decode_columns(columns, QUARANTINE_COLUMNS)
+
+    def _read_items(self, file: h5py.File) -> dict[str, NDArray[Any]]:
+        columns = _read_columns(open_group(file, "items"), ITEM_COLUMNS)
+        n_items = len(columns["id"])
+        blocks = open_group(file, "blocks")
+        checksums = {name: decode_text(read_column(blocks, name, TEXT)).tolist() for name in ("features", "items")}
+        n_blocks = -(-n_items // self._block_rows) if self._block_rows > 0 else -1
+        if any(len(values) != n_blocks for values in checksums.values()):
+            msg = f"the checksums of blocks of {self._block_rows} rows do not fit {n_items} rows"
+            raise ValueError(msg)
+        self._blocks = checksums["features"]
+        self._damage += [
+            Damage("items", first, past)
+            for (first, past), checksum in zip(self._list_blocks(n_items), checksums["items"], strict=True)
+            if digest_columns(columns, first, past) != checksum
+        ]
+        return _decode_columns(columns, ITEM_COLUMNS)
+
+    def _list_blocks(self, n_items: int) -> list[tuple[int, int]]:
+        step = self._block_rows
+        return [(first, min(first + step, n_items)) for first in range(0, n_items, step)]
+
+    def _read_features(self, file: h5py.File) -> None:
+        features = open_dataset(file, "features")
+        expected = (len(self), math.prod(self.feature_shape))
         if features.shape != expected or features.dtype != np.dtype(self.spec.dtype):
             msg = f"features are {features.dtype} {features.shape}, and must be {self.spec.dtype} {expected}"
             raise ValueError(msg)
-        self.features = map_dataset(self.path, features)
-        self._blocks = decode_text(read_column(file, "blocks", TEXT)).tolist()
-        self._block_rows = int(file["blocks"].attrs["rows_per_block"])
-        if self._block_rows < 1 or len(self._blocks) != -(-n_items // self._block_rows):
-            msg = f"{len(self._blocks)} checksums of {self._block_rows} rows do not fit {n_items} rows"
-            raise ValueError(msg)
+        self.features = map_dataset(features)
 
     @classmethod
     def find_newest(cls, folder: str | os.PathLike[str] = "features") -> Self:
@@ -159,13 +236,12 @@ class FeatureStore:
         """The columns of `/items`, as they are on disk."""
         return self._items
 
-    def find_damage(self) -> list[tuple[int, int]]:
-        """Read all features and list the blocks of rows, as (first, past last), that differ from their checksum."""
-        starts = range(0, len(self), self._block_rows)
-        return [
-            (start, min(start + self._block_rows, len(self)))
-            for start, checksum in zip(starts, self._blocks, strict=True)
-            if digest_block(self.features[start : start + self._block_rows]) != checksum
+    def find_damage(self) -> list[Damage]:
+        """Read everything and list what differs from its checksum, features in blocks of rows."""
+        return self._damage + [
+            Damage("features", first, past)
+            for (first, past), checksum in zip(self._list_blocks(len(self)), self._blocks, strict=True)
+            if digest_block(self.features[first:past]) != checksum
         ]
 
     def describe(self) -> dict[str, Any]:
@@ -186,6 +262,7 @@ class FeatureStore:
             "groups": len(set(self.groups.tolist()) - {""}),
             "quarantined": [{"id": name, "reason": reason} for name, _, reason in self.quarantine],
             "source": self.source,
+            "reading": dict(self.reading),
             "runtime": self.runtime,
             "drift": self.drift,
             "created_with": dict(self.created_with),
@@ -193,23 +270,17 @@ class FeatureStore:
         }
 
 
-def _read_golden(group: h5py.Group, checksum: str) -> Golden:
-    files = tuple(read_column(group, f"{number}", "u1").tobytes() for number in range(len(group) - 1))
-    golden = Golden(files, read_column(group, "features", "<f4"))
-    if digest_golden(golden) != checksum:
-        msg = "the golden pictures differ from their checksum"
-        raise ValueError(msg)
-    return golden
+def _read_json(attributes: h5py.AttributeManager, name: str) -> dict[str, Any]:
+    return dict(json.loads(read_text(attributes, name)))
 
 
-def _read_columns(group: h5py.Group, kinds: Mapping[str, str], checksum: str) -> dict[str, NDArray[Any]]:
-    digest = hashlib.sha256()
-    columns: dict[str, NDArray[Any]] = {}
-    for name, kind in kinds.items():
-        values = read_column(group, name, kind)
-        update_digest(digest, name, values)
-        columns[name] = decode_text(values) if kind == TEXT else values
-    if digest.hexdigest() != checksum:
-        msg = f"the columns of {group.name} differ from their checksum"
+def _read_columns(group: h5py.Group, kinds: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    columns = {name: read_column(group, name, kind) for name, kind in kinds.items()}
+    if len({values.shape for values in columns.values()}) > 1:
+        msg = f"the columns of {group.name} differ in length"
         raise ValueError(msg)
     return columns
+
+
+def _decode_columns(columns: Mapping[str, NDArray[Any]], kinds: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    return {name: decode_text(values) if kinds[name] == TEXT else values for name, values in columns.items()}

@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,13 +14,17 @@ from numpy.typing import NDArray
 from featx.specs import EmbedSpec
 from featx.store.durability import write_file
 from featx.store.layout import (
+    ATTRIBUTES_SHA256,
     FORMAT,
     FORMAT_VERSION,
     ITEM_COLUMNS,
     QUARANTINE_COLUMNS,
+    ROWS_PER_BLOCK,
     Columns,
     choose_block_rows,
+    digest_attributes,
     digest_block,
+    digest_columns,
     encode_text,
     update_digest,
     write_columns,
@@ -53,6 +58,7 @@ class Provenance:
         backbone_file: The user's file that the backbone's parameters came from, if any; in valid Unicode.
         golden: Pictures that any later stack must give the same features for.
         started_ns: When the run began that read the files, in nanoseconds since 1970.
+        reading: How the source was read beyond its defaults; values that JSON can hold.
     """
 
     source: str
@@ -63,6 +69,7 @@ class Provenance:
     backbone_file: str
     golden: Golden
     started_ns: int = 0
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,14 @@ class Row:
 
 
 def seal(
-    path: Path, spec: EmbedSpec, provenance: Provenance, items: Columns, rows: Sequence[Row], quarantine: Columns
+    path: Path,
+    spec: EmbedSpec,
+    provenance: Provenance,
+    items: Columns,
+    rows: Sequence[Row],
+    quarantine: Columns,
+    *,
+    confirm: Callable[[], None],
 ) -> None:
     """Write a sealed store under a temporary name and give it its own.
 
@@ -85,20 +99,24 @@ def seal(
         items: The columns of `/items`, in the order of the rows.
         rows: The features of each item.
         quarantine: The columns of `/quarantine`.
+        confirm: Raises if this process may not write the store any more.
 
     Raises:
         StoreError: If the file cannot be written; an older store is left as it was.
     """
-    with write_file(path) as file:
+    with write_file(path, confirm) as file:
         _write_attributes(file, spec, provenance)
-        _write_features(file, spec.dtype, provenance.feature_shape, rows)
-        checksums = {
-            "golden": _write_golden(file.create_group("golden"), provenance.golden),
-            "items": write_columns(file.create_group("items"), items, ITEM_COLUMNS),
-            "quarantine": write_columns(file.create_group("quarantine"), quarantine, QUARANTINE_COLUMNS),
-        }
-        for name, checksum in checksums.items():
-            write_text(file.attrs, f"{name}_sha256", checksum)
+        block_rows = choose_block_rows(int(np.prod(provenance.feature_shape)), spec.dtype)
+        file.attrs[ROWS_PER_BLOCK] = block_rows
+        columns = write_columns(file.create_group("items"), items, ITEM_COLUMNS)
+        blocks = file.create_group("blocks")
+        starts = range(0, len(rows), block_rows)
+        blocks["items"] = encode_text(digest_columns(columns, start, start + block_rows) for start in starts)
+        blocks["features"] = encode_text(_write_features(file, spec.dtype, provenance.feature_shape, rows, block_rows))
+        write_text(file.attrs, "golden_sha256", _write_golden(file.create_group("golden"), provenance.golden))
+        bad = write_columns(file.create_group("quarantine"), quarantine, QUARANTINE_COLUMNS)
+        write_text(file.attrs, "quarantine_sha256", digest_columns(bad))
+        write_text(file.attrs, ATTRIBUTES_SHA256, digest_attributes(file.attrs))
 
 
 def _write_attributes(file: h5py.File, spec: EmbedSpec, provenance: Provenance) -> None:
@@ -108,6 +126,7 @@ def _write_attributes(file: h5py.File, spec: EmbedSpec, provenance: Provenance) 
         "spec_digest": spec.digest,
         "created_with": json.dumps(dict(provenance.created_with), sort_keys=True),
         "source": provenance.source,
+        "reading": json.dumps(dict(provenance.reading), sort_keys=True),
         "backbone_file": provenance.backbone_file,
         "runtime": provenance.runtime,
     }
@@ -116,6 +135,7 @@ def _write_attributes(file: h5py.File, spec: EmbedSpec, provenance: Provenance) 
     file.attrs["format_version"] = FORMAT_VERSION
     file.attrs["drift"] = provenance.drift
     file.attrs["started_ns"] = provenance.started_ns
+    file.attrs["feature_shape"] = np.array(provenance.feature_shape, dtype="<i8")
 
 
 def digest_golden(golden: Golden) -> str:
@@ -134,11 +154,12 @@ def _write_golden(group: h5py.Group, golden: Golden) -> str:
     return digest_golden(golden)
 
 
-def _write_features(file: h5py.File, dtype: str, shape: tuple[int, ...], rows: Sequence[Row]) -> None:
+def _write_features(
+    file: h5py.File, dtype: str, shape: tuple[int, ...], rows: Sequence[Row], block_rows: int
+) -> list[str]:
+    """Write the rows and return the checksum of each block of them."""
     dim = int(np.prod(shape))
     features = file.create_dataset("features", shape=(len(rows), dim), dtype=np.dtype(dtype).newbyteorder("<"))
-    features.attrs["feature_shape"] = np.array(shape, dtype="<i8")
-    block_rows = choose_block_rows(dim, dtype)
     checksums = []
     for start in range(0, len(rows), block_rows):
         chosen = rows[start : start + block_rows]
@@ -147,5 +168,4 @@ def _write_features(file: h5py.File, dtype: str, shape: tuple[int, ...], rows: S
             block[at] = row.load()[row.index]  # copied, so that no more matrices stay mapped than the loader keeps
         features[start : start + len(block)] = block
         checksums.append(digest_block(block))
-    blocks = file.create_dataset("blocks", data=encode_text(checksums))
-    blocks.attrs["rows_per_block"] = block_rows
+    return checksums

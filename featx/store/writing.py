@@ -15,7 +15,7 @@ from featx.specs import EmbedSpec, find_differences
 from featx.store.durability import remove_leftovers
 from featx.store.journal import Journal
 from featx.store.layout import ITEM_COLUMNS, Columns
-from featx.store.lock import lock_store
+from featx.store.lock import StoreLock
 from featx.store.sealed import FeatureStore
 from featx.store.sealing import Provenance, Row, seal
 
@@ -38,17 +38,20 @@ class StoreWriter:
         self.path = path
         self.spec = spec
         self._provenance = provenance
-        self._journal = Journal(path, spec, int(np.prod(provenance.feature_shape)))
+        self._lock = StoreLock(path)
+        self._journal = Journal(path, spec, int(np.prod(provenance.feature_shape)), self._lock.confirm)
         self._resources = contextlib.ExitStack()
         self._rows: dict[str, Row] = {}
         self._sizes: dict[str, Sequence[int]] = {}
         self.old: FeatureStore | None = None
 
     def __enter__(self) -> Self:
-        self._resources.enter_context(lock_store(self.path))
+        self._resources.enter_context(self._lock)
         with contextlib.ExitStack() as undo:
             undo.callback(self._resources.close)
-            remove_leftovers(self.path)
+            # Before anything is read: what the last owner had not renamed by now, it never will.
+            remove_leftovers(self.path.parent, f"{self.path.name}.")
+            remove_leftovers(self._journal.folder)
             self._read_known()
             undo.pop_all()
         return self
@@ -109,7 +112,8 @@ class StoreWriter:
         if self.old is None or not self._holds(self.old, columns, quarantine):
             self._refuse_damage()
             rows = [self._rows[sha256] for sha256 in items["sha256"]]
-            seal(self.path, self.spec, self._choose_provenance(), columns, rows, quarantine)
+            provenance = self._choose_provenance()
+            seal(self.path, self.spec, provenance, columns, rows, quarantine, confirm=self._lock.confirm)
             self.old = FeatureStore(self.path)
         else:
             os.utime(self.path)  # the store asked for last is the newest, also where nothing was to do
@@ -118,7 +122,7 @@ class StoreWriter:
 
     def _holds(self, old: FeatureStore, columns: Columns, quarantine: Columns) -> bool:
         new = self._provenance
-        if (old.source, old.backbone_file) != (new.source, new.backbone_file):
+        if (old.source, old.backbone_file, old.reading) != (new.source, new.backbone_file, new.reading):
             return False
         same = all(np.array_equal(old.columns[name], np.asarray(columns[name])) for name in ITEM_COLUMNS)
         return same and old.quarantine == list(zip(*quarantine.values(), strict=True))
@@ -127,8 +131,7 @@ class StoreWriter:
         """Refuse to copy damaged rows, which would get a checksum of their own in the new file."""
         damage = self.old.find_damage() if self.old else []
         if damage:
-            first, past = damage[0]
-            msg = f"rows {first} to {past - 1} of {self.path} are damaged; delete it and embed again"
+            msg = f"{damage[0]} of {self.path} are damaged; `featx repair {self.path}` first"
             raise StoreFormatError(msg)
 
     def _choose_provenance(self) -> Provenance:

@@ -1,4 +1,5 @@
 import os
+import stat
 import subprocess
 import sys
 
@@ -6,8 +7,12 @@ import h5py
 import numpy as np
 import pytest
 
-from featx.errors import StoreError
+from featx.errors import StoreError, StoreLockedError
 from featx.store.durability import publish_file, remove_leftovers, sync_folder, write_file
+
+
+def go_on():
+    """Confirm that the file may be written."""
 
 
 def list_names(folder):
@@ -26,18 +31,41 @@ def test_publishing_replaces_the_old_file_by_the_whole_new_one(tmp_path):
 
 
 def test_data_is_synced_before_the_name_and_the_folder_after_it(tmp_path, monkeypatch):
-    new, path = tmp_path / "new.tmp", tmp_path / "store"
-    new.write_text("new")
+    path = tmp_path / "a.h5"
     synced, fsync = [], os.fsync
 
     def note(descriptor):
-        synced.append((os.fstat(descriptor).st_ino, path.exists()))
+        synced.append((stat.S_ISDIR(os.fstat(descriptor).st_mode), path.exists()))
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", note)
-    inode = new.stat().st_ino
-    publish_file(new, path)
-    assert synced == [(inode, False), (tmp_path.stat().st_ino, True)]
+    write_rows(path)
+    assert synced == [(False, False), (True, True)]
+
+
+def test_a_writer_that_may_not_go_on_gives_no_name(tmp_path):
+    path = tmp_path / "a.h5"
+    path.write_text("old")
+
+    def refuse():
+        assert len(list_names(tmp_path)) == 2  # all is written by then
+        msg = "not any more"
+        raise StoreLockedError(msg)
+
+    with pytest.raises(StoreLockedError, match=r"^not any more$"), write_file(path, refuse) as file:
+        file["rows"] = np.arange(3)
+    assert list_names(tmp_path) == ["a.h5"]
+    assert path.read_text() == "old"
+
+
+def test_a_file_that_others_removed_before_it_was_named_is_no_success(tmp_path):
+    path = tmp_path / "a.h5"
+    with (
+        pytest.raises(StoreError, match=r"a.h5 cannot be written: No such file"),
+        write_file(path, lambda: remove_leftovers(tmp_path, "a.h5.")) as file,
+    ):
+        file["rows"] = np.arange(3)
+    assert list_names(tmp_path) == []
 
 
 def test_a_folder_that_is_gone_cannot_be_synced(tmp_path):
@@ -47,7 +75,7 @@ def test_a_folder_that_is_gone_cannot_be_synced(tmp_path):
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
     path = tmp_path / "a.h5"
-    with write_file(path) as file:
+    with write_file(path, go_on) as file:
         file["rows"] = np.arange(3)
         assert not path.exists()
     assert list_names(tmp_path) == ["a.h5"]
@@ -58,7 +86,7 @@ def test_a_file_appears_when_it_is_whole(tmp_path):
 def test_an_error_inside_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "a.h5"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), write_file(path):
+    with pytest.raises(KeyboardInterrupt), write_file(path, go_on):
         raise KeyboardInterrupt
     assert list_names(tmp_path) == ["a.h5"]
     assert path.read_text() == "old"
@@ -78,7 +106,7 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_the_old_file(tmp_path, full_
 
 
 def write_rows(path):
-    with write_file(path) as file:
+    with write_file(path, go_on) as file:
         for name in "abc":
             file[name] = np.ones(10_000, np.uint16)
 
@@ -106,7 +134,7 @@ from featx.store.durability import write_file
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:
-    with write_file(Path(sys.argv[1])) as file:
+    with write_file(Path(sys.argv[1]), lambda: None) as file:
         file["rows"] = np.ones(10_000)
 except StoreError as error:
     print(type(error).__name__)
@@ -117,5 +145,5 @@ def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
     kept = ["[a].h5", ".b.h5.12.tmp", ".[a].h5.tmp", "a.h5"]
     for name in [*kept, ".[a].h5.12.tmp", ".[a].h5.999.tmp"]:
         (tmp_path / name).write_text("x")
-    remove_leftovers(tmp_path / "[a].h5")
+    remove_leftovers(tmp_path, "[a].h5.")
     assert list_names(tmp_path) == sorted(kept)

@@ -5,7 +5,7 @@ import h5py
 import numpy as np
 import pytest
 
-from featx.errors import DataError, StoreError, StoreFormatError
+from featx.errors import DataError, StoreError, StoreFormatError, StoreLockedError
 from featx.store import journal
 from featx.store.journal import Journal
 
@@ -13,10 +13,11 @@ from featx.store.journal import Journal
 @pytest.fixture
 def open_journal(maker):
     maker.path.parent.mkdir()
-    return lambda **changed: Journal(maker.path, maker.make_spec(**changed), maker.dim)
+    return lambda **changed: Journal(maker.path, maker.make_spec(**changed), maker.dim, lambda: None)
 
 
 def read_rows(opened):
+    opened._found.clear()
     shards = list(opened.read_shards())
     return [sha256 for shard in shards for sha256 in shard.sha256], [shard.load() for shard in shards]
 
@@ -28,10 +29,12 @@ def test_rows_come_back_as_they_were_committed(open_journal, maker, list_files):
     opened.commit()
     maker.append(opened, [2])
     opened.commit()
-    assert list_files() == ["made.h5.parts", "made.h5.parts/000001.h5", "made.h5.parts/000002.h5"]
+    folder, *shards = list_files()
+    assert folder == "made.h5.parts"
+    assert [shard[:21] for shard in shards] == ["made.h5.parts/000001-", "made.h5.parts/000002-"]
     first, second = open_journal().read_shards()
     assert first.sha256 == [maker.make_sha256(3), maker.make_sha256(1)]
-    assert first.sizes == [(13, 20), (11, 20)]
+    assert first.sizes == [[13, 20], [11, 20]]
     assert np.array_equal(first.load(), maker.make_rows([3, 1]))
     assert second.sha256 == [maker.make_sha256(2)]
 
@@ -109,9 +112,9 @@ def test_a_damaged_shard_is_named(open_journal, maker, spoil):
     opened = open_journal()
     maker.append(opened, [1])
     opened.commit()
-    path = opened.folder / "000001.h5"
+    (path,) = opened.folder.iterdir()
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(StoreFormatError, match=r"000001.h5 is damaged: .*; delete it"):
+    with pytest.raises(StoreFormatError, match=r"000001-\w+.h5 is damaged: .*; delete it"):
         list(opened.read_shards())
 
 
@@ -119,9 +122,10 @@ def test_a_shard_without_its_columns_is_named(open_journal, maker):
     opened = open_journal()
     maker.append(opened, [1])
     opened.commit()
-    with h5py.File(opened.folder / "000001.h5", "r+") as file:
+    (path,) = opened.folder.iterdir()
+    with h5py.File(path, "r+") as file:
         del file["sizes"]
-    with pytest.raises(StoreFormatError, match=r"000001.h5 is damaged"):
+    with pytest.raises(StoreFormatError, match=r"000001-\w+.h5 is damaged"):
         list(opened.read_shards())
 
 
@@ -129,23 +133,72 @@ def test_other_files_in_the_folder_are_no_shards(open_journal, maker, list_files
     opened = open_journal()
     maker.append(opened, [1])
     opened.commit()
-    (opened.folder / "000002.999.tmp").write_bytes(b"of a writer that was killed")
-    (opened.folder / "._000001.h5").write_bytes(b"of macOS on a foreign file system")
+    (opened.folder / ".000002-0.h5.999-0.tmp").write_bytes(b"of a writer that was killed")
+    (opened.folder / "._000001-0.h5").write_bytes(b"of macOS on a foreign file system")
     maker.append(opened, [2])
     opened.commit()
     assert read_rows(opened)[0] == [maker.make_sha256(1), maker.make_sha256(2)]
     opened.discard()
-    assert list_files() == []
+    assert [name[14:] for name in list_files()] == ["", ".000002-0.h5.999-0.tmp", "._000001-0.h5"]
+
+
+def test_only_what_was_read_is_discarded(open_journal, maker):
+    """A writer that stood still meanwhile may not remove the shards of the next one."""
+    opened, other = open_journal(), open_journal()
+    maker.append(opened, [1])
+    opened.commit()
+    assert len(list(opened.read_shards())) == 1
+    maker.append(other, [2])
+    other.commit()
+    opened.discard()
+    assert read_rows(other)[0] == [maker.make_sha256(2)]
+
+
+def test_a_writer_that_may_not_go_on_commits_and_discards_nothing(maker):
+    def refuse():
+        msg = "not any more"
+        raise StoreLockedError(msg)
+
+    opened = Journal(maker.path, maker.make_spec(), maker.dim, refuse)
+    maker.append(opened, [1])
+    with pytest.raises(StoreLockedError):
+        opened.commit()
+    assert list(opened.folder.iterdir()) == []
+    opened._confirm = lambda: None
+    maker.append(opened, [1])
+    opened.commit()
+    opened._confirm = refuse
+    assert len(list(opened.read_shards())) == 1
+    with pytest.raises(StoreLockedError):
+        opened.discard()
+    assert len(list(opened.folder.iterdir())) == 1
+
+
+@pytest.mark.parametrize("part", ["features", "sha256", "sizes"])
+def test_a_flipped_bit_in_a_shard_is_refused(open_journal, maker, part):
+    opened = open_journal()
+    maker.append(opened, [1, 2])
+    opened.commit()
+    (path,) = opened.folder.iterdir()
+    with h5py.File(path, "r+") as file:
+        values = file[part][:]
+        values.reshape(-1).view(np.uint8)[3] ^= 1
+        file[part][:] = values
+    with pytest.raises(StoreFormatError, match="is damaged: its bytes differ from their checksum"):
+        read_rows(opened)
 
 
 def test_a_damaged_matrix_is_named(open_journal, maker):
     opened = open_journal()
     maker.append(opened, [1, 2])
     opened.commit()
-    with h5py.File(opened.folder / "000001.h5", "r+") as file:
+    (path,) = opened.folder.iterdir()
+    with h5py.File(path, "r+") as file:
         del file["features"]
         file["features"] = maker.make_rows([1])
-    with pytest.raises(StoreFormatError, match=r"000001.h5 is damaged: float32 \(1, 6\) are no features of 2 images"):
+    with pytest.raises(
+        StoreFormatError, match=r"000001-\w+.h5 is damaged: float32 \(1, 6\) are no features of 2 images"
+    ):
         list(open_journal().read_shards())
 
 
@@ -168,7 +221,7 @@ def test_a_full_disk_leaves_the_finished_shards_and_nothing_else(open_journal, m
     opened.commit()
     before = list_files()
     maker.append(opened, range(1000))
-    with full_disk(), pytest.raises(StoreError, match=r"000002.h5 cannot be written: File too large; make room"):
+    with full_disk(), pytest.raises(StoreError, match=r"000002-\w+.h5 cannot be written: File too large; make room"):
         opened.commit()
     assert list_files() == before
     assert read_rows(opened)[0] == [maker.make_sha256(1)]

@@ -5,13 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featx.store.layout import (
+    ATTRIBUTES_SHA256,
     TEXT,
     choose_block_rows,
     decode_text,
+    digest_attributes,
     digest_block,
+    digest_columns,
     encode_text,
     map_dataset,
+    open_dataset,
+    open_group,
     read_column,
+    read_numbers,
     read_text,
     write_columns,
     write_text,
@@ -50,13 +56,16 @@ def test_the_checksum_of_a_block_sees_every_bit_and_no_strides():
     assert digest_block(changed) != digest_block(rows)
 
 
-def test_columns_have_one_checksum_over_all(tmp_path):
+def test_the_checksum_of_columns_sees_every_value_and_only_the_rows_asked_for(tmp_path):
     kinds = {"name": TEXT, "size": "<i8"}
-    digests = []
+    columns = []
     for number, sizes in enumerate([[1, 2], [1, 2], [1, 3]]):
         with h5py.File(tmp_path / f"{number}.h5", "w") as file:
-            digests.append(write_columns(file, {"name": ["a", "bc"], "size": sizes}, kinds))
-    assert digests[0] == digests[1] != digests[2]
+            columns.append(write_columns(file, {"name": ["a", "bc"], "size": sizes}, kinds))
+            assert read_column(file, "name", TEXT).tolist() == [b"a", b"bc"]
+    first, same, other = columns
+    assert digest_columns(first) == digest_columns(same) == digest_columns(first, 0, 2) != digest_columns(other)
+    assert digest_columns(first, 0, 1) == digest_columns(other, 0, 1) != digest_columns(first, 1, 2)
 
 
 @pytest.fixture
@@ -71,27 +80,99 @@ def test_attributes_of_text_have_a_fixed_width(file):
         assert read_text(file.attrs, "text") == text
         assert file.attrs.get_id("text").dtype.kind == "S"
     file.attrs["text"] = "of variable width"
-    with pytest.raises(ValueError, match="fixed width"):
+    with pytest.raises(ValueError, match="of another kind"):
         read_text(file.attrs, "text")
     with pytest.raises(KeyError):
         read_text(file.attrs, "nothing")
 
 
+def test_attributes_of_numbers(file):
+    file.attrs["count"] = 3
+    file.attrs["shape"] = [2, 3]
+    assert read_numbers(file.attrs, "count") == 3
+    assert read_numbers(file.attrs, "shape").tolist() == [2, 3]
+    for value in (b"3", "3", True):
+        file.attrs["count"] = value
+        with pytest.raises(ValueError, match="of another kind"):
+            read_numbers(file.attrs, "count")
+
+
+def test_the_checksum_of_attributes_sees_each_of_them_but_itself(file):
+    file.attrs["count"] = 3
+    write_text(file.attrs, "text", "abc")
+    before = digest_attributes(file.attrs)
+    write_text(file.attrs, ATTRIBUTES_SHA256, before)
+    assert digest_attributes(file.attrs) == before
+    for name, value in (("count", 4), ("text", np.bytes_(b"abd")), ("more", 1), ("count", np.float64(3))):
+        kept = file.attrs.get(name)
+        file.attrs[name] = value
+        assert digest_attributes(file.attrs) != before
+        del file.attrs[name]
+        assert digest_attributes(file.attrs) != before or kept is None
+        if kept is not None:
+            file.attrs[name] = kept
+        assert digest_attributes(file.attrs) == before
+
+
 def test_a_column_of_another_kind_is_refused(file):
     file["text"] = encode_text(["a", "b"])
     file["number"] = np.arange(2, dtype="<i8")
-    file.create_dataset("object", data=["a", "b"], dtype=h5py.string_dtype())
+    file["scalar"] = np.int64(1)
     assert read_column(file, "text", TEXT).tolist() == [b"a", b"b"]
     assert read_column(file, "number", "<i8").tolist() == [0, 1]
-    for name, kind in (("text", "<i8"), ("number", TEXT), ("number", "<i4"), ("object", TEXT)):
+    for name, kind in (("text", "<i8"), ("number", TEXT), ("number", "<i4"), ("scalar", "<i8")):
         with pytest.raises(ValueError, match=f"/{name} is"):
             read_column(file, name, kind)
 
 
-def test_a_column_that_declares_more_than_it_holds_is_refused_before_it_is_read(file):
-    file.create_dataset("huge", shape=(2**42,), dtype="<i8", chunks=(1024,))
-    with pytest.raises(ValueError, match="/huge is"):
-        read_column(file, "huge", "<i8")
+class TestWhatIsNotStoredHere:
+    """Foreign files, each a way to read another file, to take all memory or to stall; see also tests/faults."""
+
+    def test_chunks(self, file):
+        file.create_dataset("huge", shape=(2**42,), dtype="<i8", chunks=(1024,))
+        self.refuse(file, "huge", "not stored contiguously")
+
+    def test_more_than_the_file_holds(self, file):
+        """HDF5 sets room aside when the first byte is written, and declares it before."""
+        layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+        layout.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
+        space = h5py.h5s.create_simple((2**42,))
+        h5py.h5d.create(file.id, b"huge", h5py.h5t.STD_I64LE, space, layout)
+        self.refuse(file, "huge", "which the file does not hold")
+
+    def test_text_of_variable_width(self, file):
+        file.create_dataset("text", data=["a", "b"], dtype=h5py.string_dtype())
+        with pytest.raises(ValueError, match="/text is object"):
+            read_column(file, "text", TEXT)
+
+    def test_another_file(self, file, tmp_path):
+        secret = tmp_path / "secret"
+        secret.write_bytes(bytes(80))
+        file.create_dataset("outside", shape=(10,), dtype="<i8", external=[(str(secret), 0, 80)])
+        self.refuse(file, "outside", "not stored contiguously")
+        with h5py.File(tmp_path / "other.h5", "w") as other:
+            other["rows"] = np.arange(3)
+        file["link"] = h5py.ExternalLink(str(tmp_path / "other.h5"), "/rows")
+        self.refuse(file, "link", "a link to elsewhere")
+        layout = h5py.VirtualLayout(shape=(3,), dtype="<i8")
+        layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "rows", shape=(3,))
+        file.create_virtual_dataset("virtual", layout)
+        self.refuse(file, "virtual", "not stored contiguously")
+
+    def test_links_that_lead_round(self, file):
+        file["round"] = h5py.SoftLink("/round")
+        self.refuse(file, "round", "a link to elsewhere")
+        group = file.create_group("group")
+        group["itself"] = group
+        self.refuse(file, "group", "no dataset", TypeError)
+        assert open_group(file, "group") == group
+        file["rows"] = np.arange(3)
+        with pytest.raises(TypeError, match="rows is no group"):
+            open_group(file, "rows")
+
+    def refuse(self, file, name, reason, error=ValueError):
+        with pytest.raises(error, match=reason):
+            open_dataset(file, name)
 
 
 def test_features_are_mapped_and_not_writable(tmp_path):
@@ -99,14 +180,23 @@ def test_features_are_mapped_and_not_writable(tmp_path):
     rows = np.arange(12, dtype="<f4").reshape(3, 4)
     with h5py.File(path, "w") as file:
         file["rows"] = rows
-        file.create_dataset("chunked", data=rows, chunks=(1, 4))
         file.create_dataset("empty", shape=(0, 4), dtype="<f4")
     with h5py.File(path) as file:
-        mapped = map_dataset(path, file["rows"])
-        assert map_dataset(path, file["empty"]).shape == (0, 4)
-        with pytest.raises(ValueError, match="not contiguous"):
-            map_dataset(path, file["chunked"])
+        mapped = map_dataset(open_dataset(file, "rows"))
+        assert map_dataset(open_dataset(file, "empty")).shape == (0, 4)
     assert isinstance(mapped, np.memmap)
     assert np.array_equal(mapped, rows)
     with pytest.raises(ValueError, match="read-only"):
         mapped[0, 0] = 1
+
+
+def test_a_file_that_is_replaced_while_it_is_read_is_read_to_its_end(tmp_path):
+    path = tmp_path / "any.h5"
+    for name, value in (("old.h5", 1), ("new.h5", 2)):
+        with h5py.File(tmp_path / name, "w") as file:
+            file["rows"] = np.full(3, value, "<f4")
+    (tmp_path / "old.h5").rename(path)
+    with h5py.File(path, "r", locking=False) as file:
+        dataset = open_dataset(file, "rows")
+        (tmp_path / "new.h5").rename(path)
+        assert map_dataset(dataset).tolist() == [1, 1, 1]

@@ -1,6 +1,8 @@
 import contextlib
+import errno
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -8,15 +10,15 @@ import time
 
 import pytest
 
-from featx.errors import StoreLockedError
+from featx.errors import StoreError, StoreLockedError
 from featx.store import lock
-from featx.store.lock import lock_store
+from featx.store.lock import StoreLock
 
 HOLD = """
 import sys
 from pathlib import Path
-from featx.store.lock import lock_store
-with lock_store(Path(sys.argv[1])):
+from featx.store.lock import StoreLock
+with StoreLock(Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
@@ -34,7 +36,7 @@ def path(store):
 
 
 def write_owner(path, **changed):
-    owner = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time() - 100}
+    owner = {"pid": os.getpid(), "host": socket.gethostname(), "started": time.time() - 100, "nonce": "0"}
     path.write_text(json.dumps({**owner, **changed}))
 
 
@@ -60,18 +62,18 @@ def hold_elsewhere(store):
 
 def test_a_lock_names_its_owner_and_goes_away(store):
     path = store.with_name("a.h5.lock")
-    with lock_store(store):
+    with StoreLock(store):
         owner = json.loads(path.read_text())
         assert (owner["pid"], owner["host"]) == (os.getpid(), socket.gethostname())
     assert not path.exists()
-    with pytest.raises(KeyboardInterrupt), lock_store(store):
+    with pytest.raises(KeyboardInterrupt), StoreLock(store):
         raise KeyboardInterrupt
     assert not path.exists()
 
 
 def test_a_second_lock_in_the_same_process_is_refused(store):
-    with lock_store(store):
-        with pytest.raises(StoreLockedError, match=f"process {os.getpid()}"), lock_store(store):
+    with StoreLock(store):
+        with pytest.raises(StoreLockedError, match=f"process {os.getpid()}"), StoreLock(store):
             pytest.fail("locked twice")
         assert store.with_name("a.h5.lock").exists()
 
@@ -79,32 +81,79 @@ def test_a_second_lock_in_the_same_process_is_refused(store):
 def test_a_living_process_keeps_its_lock_and_a_killed_one_loses_it(store):
     with hold_elsewhere(store) as process:
         pattern = rf"a.h5 is being written by process {process.pid} on {socket.gethostname()} since \d+ s; .*a.h5.lock"
-        with pytest.raises(StoreLockedError, match=pattern), lock_store(store):
+        with pytest.raises(StoreLockedError, match=pattern), StoreLock(store):
             pytest.fail("taken from a living process")
         process.kill()
     assert store.with_name("a.h5.lock").exists()
-    with lock_store(store):
+    with StoreLock(store):
         pass
     assert list_names(store.parent) == []
 
 
-def test_the_message_says_how_old_the_lock_is(store, path):
-    write_owner(path, pid=os.getppid(), started=time.time() - 3600)
-    with pytest.raises(StoreLockedError, match=r"since 36\d\d s"), lock_store(store):
-        pytest.fail("taken from a living process")
+def test_the_message_says_how_old_the_lock_is(store, monkeypatch):
+    with hold_elsewhere(store):
+        now = time.time()
+        monkeypatch.setattr(time, "time", lambda: now + 3600)
+        with pytest.raises(StoreLockedError, match=r"since 36\d\d s"), StoreLock(store):
+            pytest.fail("taken from a living process")
 
 
 def test_a_lock_of_another_machine_is_never_taken_over(store, path):
     write_owner(path, pid=find_dead_pid(), host="elsewhere")
-    with pytest.raises(StoreLockedError, match=r"on elsewhere since 10. s; .* delete .*a.h5.lock"), lock_store(store):
+    with pytest.raises(StoreLockedError, match=r"on elsewhere since 10. s; .* delete .*a.h5.lock"), StoreLock(store):
         pytest.fail("taken from another machine")
 
 
-def test_a_lock_with_this_process_number_from_before_it_started_is_stale(store, path):
-    """As in a container, where the process before the restart was number 1 as well."""
-    write_owner(path, started=lock._LOADED_SECONDS - 1)
-    with lock_store(store):
-        assert json.loads(path.read_text())["started"] > lock._LOADED_SECONDS
+@pytest.mark.parametrize("pid", [1, os.getpid(), os.getppid()])
+def test_a_dead_owner_whose_number_another_process_has_by_now_is_dead(store, path, pid):
+    """As after a restart of the machine, or in a container, where the first process is always number 1."""
+    write_owner(path, pid=pid)
+    with StoreLock(store):
+        assert json.loads(path.read_text())["nonce"] != "0"
+    assert list_names(store.parent) == []
+
+
+class TestWithoutLocksOfTheSystem:
+    """As on Windows, or on a network drive without them: the owner's process number decides."""
+
+    @pytest.fixture(autouse=True)
+    def forget_locks(self, monkeypatch):
+        monkeypatch.setattr(lock, "fcntl", None)
+
+    def test_a_living_process_keeps_its_lock_and_a_dead_one_loses_it(self, store, path):
+        write_owner(path, pid=os.getppid())
+        with pytest.raises(StoreLockedError, match=f"process {os.getppid()}"), StoreLock(store):
+            pytest.fail("taken from a living process")
+        write_owner(path, pid=find_dead_pid())
+        with StoreLock(store):
+            assert json.loads(path.read_text())["pid"] == os.getpid()
+        assert list_names(store.parent) == []
+
+    def test_a_lock_with_this_process_number_from_before_it_started_is_stale(self, store, path):
+        write_owner(path, started=lock._LOADED_SECONDS + 1)
+        with pytest.raises(StoreLockedError, match=f"process {os.getpid()}"), StoreLock(store):
+            pytest.fail("taken from this process")
+        write_owner(path, started=lock._LOADED_SECONDS - 1)
+        with StoreLock(store):
+            assert json.loads(path.read_text())["started"] > lock._LOADED_SECONDS
+
+
+def test_a_file_system_without_hard_links_has_locks_as_well(store, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    with StoreLock(store):
+        with pytest.raises(StoreLockedError, match=f"process {os.getpid()}"), StoreLock(store):
+            pytest.fail("locked twice")
+        assert list_names(store.parent) == ["a.h5.lock"]
+    assert list_names(store.parent) == []
+
+
+def test_a_folder_that_cannot_be_written_is_said_in_one_line(store):
+    store.parent.write_text("a file")
+    with pytest.raises(StoreError, match=r"a.h5.lock cannot be written: .*; a store lives in"), StoreLock(store):
+        pytest.fail("locked nothing")
 
 
 @pytest.mark.parametrize(
@@ -115,34 +164,72 @@ def test_a_lock_with_this_process_number_from_before_it_started_is_stale(store, 
         b"\xff\xfe",
         b"[]",
         b"{}",
-        b'{"pid": null, "host": "h", "started": 1}',
-        b'{"pid": 1e400, "host": "h", "started": 1}',
-        b'{"pid": 100000000000000000000, "host": "h", "started": 1}',
-        b'{"pid": -1, "host": "h", "started": 1}',
-        b'{"pid": 1, "host": "h", "started": NaN}',
-        b'{"pid": 1, "host": "h", "started": Infinity}',
+        b'{"pid": null, "host": "h", "started": 1, "nonce": "0"}',
+        b'{"pid": 1e400, "host": "h", "started": 1, "nonce": "0"}',
+        b'{"pid": 100000000000000000000, "host": "h", "started": 1, "nonce": "0"}',
+        b'{"pid": -1, "host": "h", "started": 1, "nonce": "0"}',
+        b'{"pid": 1, "host": "h", "started": NaN, "nonce": "0"}',
+        b'{"pid": 1, "host": "h", "started": Infinity, "nonce": "0"}',
+        b"[" * 4000,
     ],
 )
 def test_garbage_is_not_taken_over_and_the_message_says_what_to_delete(store, path, content):
     path.write_bytes(content)
-    with pytest.raises(StoreLockedError, match=r"a.h5.lock is no lock of featx; .* delete it"), lock_store(store):
+    with pytest.raises(StoreLockedError, match=r"a.h5.lock is no lock of featx; .* delete it"), StoreLock(store):
         pytest.fail("garbage was taken over")
     assert path.read_bytes() == content
 
 
-def test_the_slower_of_two_that_saw_a_dead_owner_does_not_remove_the_lock_of_the_faster(store, path, monkeypatch):
-    dead = find_dead_pid()
-    write_owner(path, pid=dead)
-    is_dead = lock._is_dead
+def test_of_many_that_find_a_dead_owner_one_gets_the_lock(store, path):
+    write_owner(path, pid=find_dead_pid())
+    race = """
+import sys
+from pathlib import Path
+from featx.errors import StoreLockedError
+from featx.store.lock import StoreLock
+sys.stdin.readline()
+try:
+    with StoreLock(Path(sys.argv[1])) as held:
+        held.confirm()
+        print("held", flush=True)
+        sys.stdin.read()
+        held.confirm()
+except StoreLockedError as error:
+    print("refused", error, flush=True)
+"""
+    command = [sys.executable, "-c", race, str(store)]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    with contextlib.ExitStack() as stack:
+        for process in processes:
+            stack.enter_context(process)
+        for process in processes:
+            process.stdin.write("\n")
+            process.stdin.flush()
+        lines = [process.stdout.readline() for process in processes]
+        assert sum(line == "held\n" for line in lines) == 1
+        assert all(
+            re.search("is being written by process|at the same moment", line) for line in lines if "held" not in line
+        )
+    assert list_names(store.parent) == []
 
-    def be_slow(owner):
-        found = is_dead(owner)
-        if owner.pid == dead:
-            write_owner(path, pid=os.getppid())  # the faster one, between looking and removing
-        return found
 
-    monkeypatch.setattr(lock, "_is_dead", be_slow)
-    with pytest.raises(StoreLockedError, match=f"process {os.getppid()}"), lock_store(store):
-        pytest.fail("two writers")
+def test_a_writer_that_lost_its_lock_is_told_and_leaves_that_of_the_next(store, path):
+    with StoreLock(store) as held:
+        held.confirm()
+        path.unlink()
+        with pytest.raises(
+            StoreLockedError, match=r"a.h5 was taken over by another writer while .* goes on from there"
+        ):
+            held.confirm()
+        with StoreLock(store) as other:
+            other.confirm()
+            with pytest.raises(StoreLockedError, match="was taken over"):
+                held.confirm()
+    assert list_names(store.parent) == []
+
+
+def test_the_lock_of_the_next_writer_outlives_the_one_that_lost_it(store, path):
+    with StoreLock(store):
+        path.unlink()
+        write_owner(path, pid=os.getppid())
     assert json.loads(path.read_text())["pid"] == os.getppid()
-    assert list_names(store.parent) == ["a.h5.lock"]

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import re
 
@@ -7,6 +8,8 @@ import pytest
 
 from featx.errors import StoreError, StoreFormatError
 from featx.store import FeatureStore
+from featx.store.layout import ATTRIBUTES_SHA256, digest_attributes, write_text
+from featx.store.sealed import Damage
 
 
 @pytest.fixture
@@ -108,8 +111,7 @@ def test_hdf5_of_somebody_else(tmp_path):
 
 
 def test_a_newer_format_asks_for_a_newer_featx(store):
-    with h5py.File(store.path, "r+") as file:
-        file.attrs["format_version"] = 2
+    change(store.path, lambda file: file.attrs.__setitem__("format_version", 2))
     with pytest.raises(StoreFormatError, match=r"made.h5 has format version 2, .* up to 1; upgrade featx"):
         FeatureStore(store.path)
 
@@ -122,13 +124,42 @@ def test_a_truncated_store_is_refused_and_says_what_to_do(store, share):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("pattern", [b"3.png", b"even", b"cannot be read", b"one picture", b'"layer"'])
-def test_a_flipped_bit_in_what_is_read_at_once_is_refused(store, pattern):
-    data = store.path.read_bytes()
+def flip_first(path, pattern):
+    data = path.read_bytes()
     at = data.index(pattern)
-    store.path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
-    with pytest.raises(StoreFormatError, match=r"made.h5 is damaged .* deleting it"):
+    path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "place"),
+    [
+        (b"3.png", "rows 0 to 5 of /items"),
+        (b"even", "rows 0 to 5 of /items"),
+        (b"cannot be read", "rows 0 to 0 of /quarantine"),
+        (b"one picture", "rows 0 to 1 of /golden"),
+    ],
+)
+def test_a_flipped_bit_in_what_is_read_at_once_is_refused_unless_asked_for(store, pattern, place):
+    flip_first(store.path, pattern)
+    with pytest.raises(StoreFormatError, match=rf"made.h5 is damaged: {place} differ .*; `featx repair` it"):
         FeatureStore(store.path)
+    assert [str(damage) for damage in FeatureStore(store.path, allow_damage=True).find_damage()] == [place]
+
+
+@pytest.mark.parametrize("pattern", [b'"layer"', b"/pictures", b'"numpy"'])
+def test_a_flipped_bit_in_the_attributes_is_never_let_through(store, pattern):
+    flip_first(store.path, pattern)
+    with pytest.raises(StoreFormatError, match=r"made.h5 is damaged .* deleting it"):
+        FeatureStore(store.path, allow_damage=True)
+
+
+def test_damaged_items_are_named_by_their_rows(maker, monkeypatch):
+    monkeypatch.setattr("featx.store.layout.BLOCK_BYTES", 3 * 4 * maker.dim)
+    path = maker.seal(range(10)).path
+    flip_first(path, b"7.png")
+    flip(path, maker.make_row(4).tobytes(), 7)
+    damage = FeatureStore(path, allow_damage=True).find_damage()
+    assert damage == [Damage("items", 6, 9), Damage("features", 3, 6)]
 
 
 def test_a_flipped_bit_in_the_features_is_found_and_its_rows_named(maker, monkeypatch):
@@ -137,11 +168,10 @@ def test_a_flipped_bit_in_the_features_is_found_and_its_rows_named(maker, monkey
     assert store.find_damage() == []
     flip(store.path, maker.make_row(4).tobytes(), 7)
     flip(store.path, maker.make_row(9).tobytes())
-    assert FeatureStore(store.path).find_damage() == [(3, 6), (9, 10)]
+    assert FeatureStore(store.path).find_damage() == [Damage("features", 3, 6), Damage("features", 9, 10)]
 
 
 def test_no_flipped_byte_is_overlooked_hangs_or_ends_in_another_error(store, tmp_path):
-    """Except in the notes of who made it, and where: these have no checksum."""
     data, path = store.path.read_bytes(), tmp_path / "flipped.h5"
     generator = np.random.default_rng(0)
     outcomes = {"refused": 0, "damaged": 0, "same": 0}
@@ -166,8 +196,11 @@ def test_no_flipped_byte_is_overlooked_hangs_or_ends_in_another_error(store, tmp
 
 
 def change(path, edit):
+    """Change a store as somebody who knows its format would: the attributes get a checksum that fits."""
     with h5py.File(path, "r+") as file:
         edit(file)
+        with contextlib.suppress(ValueError):  # of a kind that the format does not know
+            write_text(file.attrs, ATTRIBUTES_SHA256, digest_attributes(file.attrs))
 
 
 def replace(file, name, values, **options):
@@ -187,10 +220,18 @@ def replace(file, name, values, **options):
         lambda file: file.attrs.__setitem__("spec", "of variable width"),
         lambda file: replace(file, "items/id", [b"0"] * 6),
         lambda file: replace(file, "items/bytes", np.arange(6.0)),
-        lambda file: replace(file, "features", np.ones((6, 6), np.float32)),
-        lambda file: replace(file, "blocks", np.array([], "S64")),
-        lambda file: file["blocks"].attrs.__setitem__("rows_per_block", 0),
-        lambda file: file["blocks"].attrs.__setitem__("rows_per_block", 1),
+        lambda file: replace(file, "features", np.ones((6, 5), np.float32)),
+        lambda file: replace(file, "blocks/features", np.array([], "S64")),
+        lambda file: replace(file, "blocks/items", np.array([b"0"] * 2)),
+        lambda file: replace(file, "items/width", np.arange(5, dtype="<i4")),
+        lambda file: file.attrs.__setitem__("rows_per_block", 0),
+        lambda file: file.attrs.__setitem__("rows_per_block", 1),
+        lambda file: file.attrs.__setitem__("rows_per_block", -7),
+        lambda file: file.attrs.__setitem__("feature_shape", [7]),
+        lambda file: file.attrs.__setitem__("feature_shape", 6.5),
+        lambda file: file.attrs.__setitem__("reading", np.bytes_(b"3")),
+        lambda file: file.attrs.__setitem__("reading", np.bytes_(b"[" * 60_000)),
+        lambda file: file.attrs.__setitem__("drift", "none"),
     ],
 )
 def test_a_store_that_lacks_a_part_or_has_another_is_refused(store, edit):
@@ -206,8 +247,7 @@ def test_features_of_another_kind_are_refused(store, maker, options):
     def edit(file):
         del file["features"]
         rows = maker.make_rows(range(6)).reshape(options.get("shape", (6, 6)))
-        features = file.create_dataset("features", data=rows, **options)
-        features.attrs["feature_shape"] = [2, 3]
+        file.create_dataset("features", data=rows, **options)
 
     change(store.path, edit)
     with pytest.raises(StoreFormatError, match="features"):

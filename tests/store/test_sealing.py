@@ -55,13 +55,13 @@ def test_the_file_is_what_its_specification_says(maker):
         assert file["features"].dtype == np.dtype("<f4")
         assert file["features"].chunks is None
         assert file["features"].id.get_offset() is not None
-        assert file["features"].attrs["feature_shape"].tolist() == [2, 3]
+        assert file.attrs["feature_shape"].tolist() == [2, 3]
         assert list(file["items"]) == sorted(ITEM_COLUMNS)
         assert list(file["quarantine"]) == sorted(QUARANTINE_COLUMNS)
         assert [file["golden"][name][:].tobytes() for name in "01"] == [b"one picture", b"another"]
         kinds = []
         file.visititems(lambda _, found: kinds.append(found.dtype) if isinstance(found, h5py.Dataset) else None)
-        kinds += [found.attrs.get_id(name).dtype for found in (file, file["features"]) for name in found.attrs]
+        kinds += [file.attrs.get_id(name).dtype for name in file.attrs]
         assert {kind.kind for kind in kinds} <= set("Sfiu")  # nothing of variable width, so no heap to damage
 
 
@@ -71,7 +71,8 @@ def test_many_blocks_are_all_written_and_checked(maker, monkeypatch):
     assert np.array_equal(store.features, maker.make_rows(range(10)))
     assert store.find_damage() == []
     with h5py.File(maker.path) as file:
-        assert (len(file["blocks"]), file["blocks"].attrs["rows_per_block"]) == (4, 3)
+        assert file.attrs["rows_per_block"] == 3
+        assert (len(file["blocks/features"]), len(file["blocks/items"])) == (4, 4)
 
 
 def test_a_full_disk_leaves_the_old_store_and_the_shards(maker, full_disk, list_files):
@@ -83,7 +84,7 @@ def test_a_full_disk_leaves_the_old_store_and_the_shards(maker, full_disk, list_
         with full_disk(), pytest.raises(StoreError, match=r"made.h5 cannot be written: File too large; make room"):
             writer.seal(maker.make_columns([1, 2]), {"id": [], "sha256": [], "reason": []})
     assert maker.path.read_bytes() == before
-    assert list_files() == ["made.h5", "made.h5.parts", "made.h5.parts/000001.h5"]
+    assert [name[:21] for name in list_files()] == ["made.h5", "made.h5.parts", "made.h5.parts/000001-"]
     assert len(maker.seal([1, 2], new=[])) == 2
     assert list_files() == ["made.h5"]
 

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from featx.items import Columns, Item, Manifest, read_archive, read_folder, read_source, read_table
     from featx.items.decoding import Decoded, decode
     from featx.options import EmbedOptions, FitOptions
+    from featx.restoration import Repair, repair_store
     from featx.specs import BackboneSpec, EmbedSpec, HeadSpec, ImageSpec
     from featx.store import FeatureStore
+    from featx.store.checking import Checkup, check_store
     from featx.training.frozen import Run, fit
 
 _MODULES = {
@@ -36,8 +38,10 @@ _MODULES = {
     "featx.items": ("Columns", "Item", "Manifest", "read_archive", "read_folder", "read_source", "read_table"),
     "featx.items.decoding": ("Decoded", "decode"),
     "featx.options": ("EmbedOptions", "FitOptions"),
+    "featx.restoration": ("Repair", "repair_store"),
     "featx.specs": ("BackboneSpec", "EmbedSpec", "HeadSpec", "ImageSpec"),
     "featx.store": ("FeatureStore",),
+    "featx.store.checking": ("Checkup", "check_store"),
     "featx.training.frozen": ("Run", "fit"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -46,6 +50,7 @@ __all__ = [
     "Backbone",
     "BackboneSpec",
     "Bundle",
+    "Checkup",
     "Columns",
     "Decoded",
     "EmbedOptions",
@@ -62,7 +67,9 @@ __all__ = [
     "Manifest",
     "Prediction",
     "Predictor",
+    "Repair",
     "Run",
+    "check_store",
     "decode",
     "describe_layers",
     "embed",
@@ -73,6 +80,7 @@ __all__ = [
     "read_folder",
     "read_source",
     "read_table",
+    "repair_store",
 ]
 
 

@@ -220,4 +220,5 @@ def _describe_provenance(manifest: Manifest, network: Backbone, output: Output, 
             versions[package] = importlib.metadata.version(package)
     runtime = "keras" if hasattr(network, "model") else "numpy"
     shape, file = output.feature_shape, to_text(network.source_file)
-    return Provenance(describe_source(manifest), versions, runtime, 0.0, shape, file, golden, time.time_ns())
+    now = time.time_ns()
+    return Provenance(describe_source(manifest), versions, runtime, 0.0, shape, file, golden, now, manifest.reading)

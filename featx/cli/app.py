@@ -9,7 +9,7 @@ from typing import Annotated, TextIO
 import typer
 from typer.exceptions import Exit, TyperException
 
-from featx.cli import demo, embedding, fitting, inspecting, predicting
+from featx.cli import checking, demo, embedding, fitting, inspecting, predicting
 from featx.errors import FeatxError
 
 _INTERRUPTED = 130
@@ -31,6 +31,8 @@ for command in (
     predicting.evaluate,
     predicting.predict,
     inspecting.info,
+    checking.verify,
+    checking.repair,
     inspecting.backbones,
     inspecting.layers,
 ):

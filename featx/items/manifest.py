@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 #: The names a split may have; the empty string means that the source gives none.
 SPLITS = ("train", "val", "test")
@@ -63,12 +63,15 @@ class Manifest:
         reader: Reads their bytes.
         source: What the user named: a folder, table or archive.
         junk: Why files were left out, and how many for each reason.
+        reading: Arguments beyond the defaults with which `read_source` gives the same manifest; values that JSON
+            can hold.
     """
 
     items: tuple[Item, ...]
     reader: Reader
     source: str
     junk: Mapping[str, int] = field(default_factory=dict)
+    reading: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.items)

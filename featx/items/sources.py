@@ -1,7 +1,9 @@
 """What a user names as the source of images, whatever it is."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from featx.errors import SourceError, UsageError
 from featx.items.archives import read_archive
@@ -54,3 +56,22 @@ def read_source(
         raise SourceError(msg)
     msg = f"{name!r} is neither a folder nor one of {', '.join(TABLE_SUFFIXES + ARCHIVE_SUFFIXES)}; name one of these"
     raise SourceError(msg)
+
+
+def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -> Manifest:
+    """Read a source as it was read before.
+
+    Args:
+        source: What was read.
+        reading: `Manifest.reading` of then.
+        columns: Names of columns, by role, that take the place of those of then.
+
+    Raises:
+        SourceError: If the source is gone, or can no longer be read as it was.
+    """
+    try:
+        named = Columns(**{**reading.get("columns", {}), **columns})
+    except TypeError as error:
+        msg = f"how {source!r} was read is not known: {error}; embed it again"
+        raise SourceError(msg) from error
+    return read_source(source, root=reading.get("root"), columns=named)

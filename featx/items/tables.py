@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,10 @@ def read_table(
             f"{str(Path(base, items[0].id))!r}; name the folder that the paths are relative to as the root"
         )
         raise SourceError(msg)
-    return Manifest(items, reader, name, {"rows that repeat another": n_repeated} if n_repeated else {})
+    junk = {"rows that repeat another": n_repeated} if n_repeated else {}
+    named = {role: title for role, title in asdict(columns or Columns()).items() if title is not None}
+    reading = {"root": base} if root is not None else {}
+    return Manifest(items, reader, name, junk, {**reading, "columns": named} if named else reading)
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ QUARANTINE_COLUMNS: dict[str, str] = {"id": TEXT, "sha256": TEXT, "reason": TEXT
 
 #: A block of rows is what one checksum covers: small enough to name the damaged
 #: items closely, large enough that hashing runs at full speed.
-BLOCK_BYTES = 1 << 20
+BLOCK_BYTES = 1 << 16
 
 Columns = Mapping[str, Sequence[Any] | NDArray[Any]]
 

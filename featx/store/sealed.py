@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -236,13 +236,19 @@ class FeatureStore:
         """The columns of `/items`, as they are on disk."""
         return self._items
 
-    def find_damage(self) -> list[Damage]:
-        """Read everything and list what differs from its checksum, features in blocks of rows."""
-        return self._damage + [
-            Damage("features", first, past)
-            for (first, past), checksum in zip(self._list_blocks(len(self)), self._blocks, strict=True)
-            if digest_block(self.features[first:past]) != checksum
-        ]
+    def find_damage(self, progress: Callable[[int, int], None] | None = None) -> list[Damage]:
+        """Read everything and list what differs from its checksum, features in blocks of rows.
+
+        Args:
+            progress: Called with rows read and in all.
+        """
+        damage = self._damage.copy()
+        for (first, past), checksum in zip(self._list_blocks(len(self)), self._blocks, strict=True):
+            if digest_block(self.features[first:past]) != checksum:
+                damage.append(Damage("features", first, past))
+            if progress:
+                progress(past, len(self))
+        return damage
 
     def describe(self) -> dict[str, Any]:
         """Return what `featx info --json` prints."""

@@ -13,9 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DataError, FeatxError, UsageError
-from featx.items import read_source
+from featx.items.sources import read_source_again
 from featx.items.splits import assign_folds, find_leaks, find_units, hold_out
-from featx.items.tables import Columns
 from featx.store import FeatureStore
 
 MIN_CLASSES = 2
@@ -171,7 +170,7 @@ def _read_group_column(store: FeatureStore, group: str) -> NDArray[np.str_]:
         )
         raise UsageError(msg)
     try:
-        items = read_source(store.source, columns=Columns(group=group)).items
+        items = read_source_again(store.source, store.reading, group=group).items
     except FeatxError as error:
         msg = f"the groups cannot be read again: {error}"
         raise UsageError(msg) from error

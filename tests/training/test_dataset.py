@@ -112,6 +112,18 @@ def test_groups_by_expression_by_folder_and_by_column(tmp_path, digits):
     assert not set(named.groups[partition.train]) & set(named.groups[partition.test.members])
 
 
+def test_a_group_column_is_read_from_the_table_as_it_was_embedded(tmp_path, digits):
+    images = sorted(digits.rglob("*.png"))[::10]
+    table = tmp_path / "lists" / "t.csv"
+    table.parent.mkdir()
+    lines = [f"{path.relative_to(digits)},{path.parent.name},p{at % 3}" for at, path in enumerate(images)]
+    table.write_text("\n".join(["where,what,patient", *lines]))
+    manifest = featx.read_table(table, root=digits, columns=featx.Columns(path="where", label="what"))
+    dataset = load_dataset(embed(manifest, tmp_path / "f"), group="patient")
+    assert set(dataset.groups) == {"p0", "p1", "p2"}
+    assert dataset.classes[0] == "0"
+
+
 def test_a_test_size_that_leaves_nothing_is_an_error(tmp_path):
     write_digits(tmp_path / "d", per_class=1, classes=2)
     with pytest.raises(DataError, match=r"empty"):

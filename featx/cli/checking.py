@@ -1,0 +1,73 @@
+"""`featx verify` and `featx repair`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featx.cli.embedding import BatchSize, Json, Workers
+from featx.cli.output import format_bytes, format_table, print_json, show_progress
+from featx.errors import StoreFormatError
+from featx.options import EMBED_DEFAULTS, EmbedOptions
+
+#: Names of items that a row of the table shows.
+_SHOWN_ITEMS = 3
+
+
+def verify(
+    store: Annotated[
+        Path | None, typer.Argument(help="A feature store; the newest in ./features if not given.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Read every byte of a store and compare it with its checksums; name the damaged rows and their items."""
+    import featx
+
+    path = store or featx.FeatureStore.find_newest().path
+    with show_progress("reading") as progress:
+        found = featx.check_store(path, progress)
+    if as_json:
+        print_json(found.to_dict())
+    elif not found.damage:
+        size = format_bytes(path.stat().st_size)
+        typer.echo(f"{path}: sound; {len(found.store):,} items, {size}, every byte agrees with its checksum")
+    else:
+        _show_damage(found)
+    if found.damage:
+        msg = f"{path} is damaged; `featx repair {path}` embeds what is lost again (--drop only takes it out)"
+        raise StoreFormatError(msg)
+
+
+def repair(
+    store: Annotated[Path, typer.Argument(help="A damaged feature store.")],
+    drop: Annotated[
+        bool, typer.Option("--drop", help="Only take the damaged rows out; needs neither images nor backbone.")
+    ] = False,
+    batch_size: BatchSize = EMBED_DEFAULTS.batch_size,
+    workers: Workers = EMBED_DEFAULTS.workers,
+    as_json: Json = False,
+) -> None:
+    """Take damaged rows out of a store and embed their items again."""
+    import featx
+
+    with show_progress("repairing") as progress:
+        done = featx.repair_store(store, drop=drop, options=EmbedOptions(batch_size, workers, progress=progress))
+    if as_json:
+        print_json(done.to_dict())
+    elif not done.checkup.damage:
+        typer.echo(f"{store}: sound; nothing to repair")
+    else:
+        lost = int(done.checkup.lost.sum())
+        restored = f", {done.embedding.new:,} embedded again" if done.embedding else ""
+        typer.echo(f"{lost:,} of {len(done.checkup.store):,} rows were damaged and taken out{restored} -> {store}")
+
+
+def _show_damage(found: Any) -> None:  # noqa: ANN401 - a Checkup, whose module loads numpy
+    rows = []
+    for damage in found.damage:
+        names = found.list_items(damage)
+        more = f" and {len(names) - _SHOWN_ITEMS:,} more" if len(names) > _SHOWN_ITEMS else ""
+        rows.append(
+            (f"/{damage.part}", f"{damage.first:,}", f"{damage.past - 1:,}", ", ".join(names[:_SHOWN_ITEMS]) + more)
+        )
+    typer.echo(format_table(("damaged", "first row", "last row", "items"), rows, left=(0, 3)))

@@ -1,0 +1,132 @@
+"""Checking a whole store, and taking out what is damaged."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import StoreFormatError
+from featx.store.durability import remove_leftovers
+from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS
+from featx.store.lock import StoreLock
+from featx.store.sealed import Damage, FeatureStore
+from featx.store.sealing import Provenance, Row, seal
+
+
+@dataclass(frozen=True, slots=True)
+class Checkup:
+    """What reading every byte of a store found.
+
+    Attributes:
+        store: The store, opened as far as it can be.
+        damage: What differs from its checksum; empty for a sound store.
+        lost: bool `(n_items,)`: the rows that cannot be trusted, of features or of items.
+    """
+
+    store: FeatureStore
+    damage: tuple[Damage, ...]
+    lost: NDArray[np.bool_]
+
+    @property
+    def hopeless(self) -> str:
+        """Why nothing of the store can be kept; empty if something can."""
+        if any(found.part == "golden" for found in self.damage):
+            return "its golden pictures are damaged, so that nothing shows whether this machine computes the same"
+        return "no row is sound" if self.lost.all() else ""
+
+    def list_items(self, damage: Damage) -> list[str]:
+        """Name the items in a damaged block of rows, as they are spelled there if it is the items that are damaged."""
+        names: list[str] = self.store.ids[damage.first : damage.past].tolist()
+        return names if damage.part in {"features", "items"} else []
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `featx verify --json` prints."""
+        return {
+            "store": str(self.store.path),
+            "items": len(self.store),
+            "sound": not self.damage,
+            "lost": int(self.lost.sum()),
+            "damage": [
+                {"part": found.part, "first": found.first, "past": found.past, "items": self.list_items(found)}
+                for found in self.damage
+            ],
+        }
+
+
+def check_store(path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> Checkup:
+    """Read every byte of a store and compare it with its checksums.
+
+    Args:
+        path: The store.
+        progress: Called with rows read and in all.
+
+    Raises:
+        StoreError: If there is no such store.
+        StoreFormatError: If so much is damaged that nothing in it can be told apart.
+    """
+    store = FeatureStore(path, allow_damage=True)
+    damage = tuple(store.find_damage(progress))
+    lost = np.zeros(len(store), np.bool_)
+    for found in damage:
+        if found.part in {"features", "items"}:
+            lost[found.first : found.past] = True
+    return Checkup(store, damage, lost)
+
+
+def drop_damage(path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> Checkup:
+    """Write a store anew without the rows that cannot be trusted.
+
+    The quarantine is emptied if it is damaged: what was in it is tried again by the next `embed`.
+
+    Args:
+        path: The store.
+        progress: Called with rows read and in all.
+
+    Returns:
+        What was found, and is no longer in the store; a sound store is left as it is.
+
+    Raises:
+        StoreFormatError: If no row is left, or nothing can vouch for those that are: the
+            store is left as it is.
+        StoreLockedError: If another process is writing it.
+    """
+    target = FeatureStore(path, allow_damage=True).path
+    with StoreLock(target) as lock:
+        remove_leftovers(target.parent, f"{target.name}.")
+        found = check_store(target, progress)
+        if found.damage:
+            if found.hopeless:
+                msg = f"{target} cannot be repaired: {found.hopeless}; delete it and embed again"
+                raise StoreFormatError(msg)
+            _seal_rest(found, lock)
+    return found
+
+
+def _seal_rest(found: Checkup, lock: StoreLock) -> None:
+    store = found.store
+    kept = np.flatnonzero(~found.lost)
+    items = {name: store.columns[name][kept].tolist() for name in ITEM_COLUMNS}
+    whole = all(damage.part != "quarantine" for damage in found.damage)
+    quarantine = {
+        name: [row[at] for row in store.quarantine] if whole else [] for at, name in enumerate(QUARANTINE_COLUMNS)
+    }
+    rows = [Row(lambda: store.features, int(index)) for index in kept]
+    seal(store.path, store.spec, describe_provenance(store), items, rows, quarantine, confirm=lock.confirm)
+
+
+def describe_provenance(store: FeatureStore) -> Provenance:
+    """Return where a store's numbers came from, for another store that holds some of them."""
+    return Provenance(
+        source=store.source,
+        created_with=store.created_with,
+        runtime=store.runtime,
+        drift=store.drift,
+        feature_shape=store.feature_shape,
+        backbone_file=store.backbone_file,
+        golden=store.golden,
+        started_ns=store.started_ns,
+        reading=store.reading,
+    )

@@ -1,0 +1,129 @@
+"""Repair, on real pictures and the backbone that needs no framework."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featx import Columns, FeatureStore, check_store, embed, read_table, repair_store
+from featx.errors import SourceError, StoreError, StoreFormatError
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    monkeypatch.setattr("featx.store.layout.BLOCK_BYTES", 3 * 4 * 240)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    for number in range(10):
+        path = folder / ("cat" if number % 2 else "dog") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(noise).save(path)
+    return folder
+
+
+@pytest.fixture
+def store(pictures, tmp_path):
+    (result,) = embed(
+        pictures, "colour", folder=tmp_path / "features", image={"height": 8, "width": 8, "resize": "crop"}
+    )
+    return result.store
+
+
+def damage(store, pattern):
+    data = bytearray(store.path.read_bytes())
+    data[data.index(pattern)] ^= 1
+    store.path.unlink()  # what was opened stays as it was
+    store.path.write_bytes(data)
+
+
+def damage_row(store, row):
+    damage(store, store.features[row].tobytes())
+
+
+def assert_equal(path, store):
+    found = FeatureStore(path)
+    assert found.find_damage() == []
+    assert found.ids.tolist() == store.ids.tolist()
+    assert found.labels.tolist() == store.labels.tolist()
+    assert found.features.tobytes() == store.features.tobytes()
+    assert found.spec == store.spec
+
+
+def test_a_damaged_block_is_embedded_again_and_nothing_else(store):
+    damage_row(store, 4)
+    repair = repair_store(store.path)
+    assert (repair.embedding.new, repair.embedding.cached) == (3, 7)
+    assert repair.to_dict() | {"damage": None} == {
+        "store": str(store.path),
+        "items": 10,
+        "sound": False,
+        "lost": 3,
+        "damage": None,
+        "restored": 3,
+        "items_now": 10,
+    }
+    assert_equal(store.path, store)
+
+
+def test_damaged_items_are_read_from_the_source_again(store):
+    damage(store, store.sha256[5].encode())
+    assert repair_store(store.path).embedding.new == 3
+    assert_equal(store.path, store)
+
+
+@pytest.mark.parametrize("part", ["golden", "rows"])
+def test_a_store_without_a_sound_part_is_made_again(store, part):
+    if part == "golden":
+        damage(store, store.golden.features.tobytes())
+    else:
+        for row in (0, 3, 6, 9):
+            damage_row(FeatureStore(store.path), row)
+    assert repair_store(store.path).embedding.new == 10
+    assert_equal(store.path, store)
+    assert [path.name for path in store.path.parent.iterdir()] == [store.path.name]
+
+
+def test_dropping_needs_no_images(store, pictures):
+    damage_row(store, 9)
+    shutil.rmtree(pictures)
+    before = store.path.read_bytes()
+    with pytest.raises(SourceError, match="there is no"):
+        repair_store(store.path)
+    assert store.path.read_bytes() == before
+    repair = repair_store(store.path, drop=True)
+    assert repair.embedding is None
+    assert repair.checkup.lost.sum() == 1
+    assert np.array_equal(FeatureStore(store.path).features, store.features[:9])
+
+
+def test_a_sound_store_is_left_alone(store):
+    before = store.path.stat()
+    for drop in (False, True):
+        assert repair_store(store.path, drop=drop).checkup.damage == ()
+    assert store.path.stat() == before
+
+
+def test_a_table_is_read_as_it_was(pictures, tmp_path):
+    table = tmp_path / "lists" / "table.csv"
+    table.parent.mkdir()
+    rows = [f"{path.parent.name}/{path.name},{path.parent.name}!" for path in sorted(pictures.rglob("*.png"))]
+    table.write_text("\n".join(["where,what", *rows]))
+    manifest = read_table(table, root=pictures, columns=Columns(path="where", label="what"))
+    (result,) = embed(manifest, "colour", folder=tmp_path / "features")
+    assert result.store.labels[0] == "cat!"
+    damage_row(result.store, 2)
+    assert repair_store(result.store.path).embedding.new == 3
+    assert_equal(result.store.path, result.store)
+
+
+def test_what_cannot_be_opened_cannot_be_repaired(store):
+    damage(store, b'"layer"')
+    with pytest.raises(StoreFormatError, match=r"colour.*h5 is damaged or no feature store"):
+        repair_store(store.path)
+    with pytest.raises(StoreError, match="there is no store"):
+        check_store(store.path.with_name("gone.h5"))

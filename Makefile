@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test fast check format wheel clean
+.PHONY: demo test fast faults check format wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/featx demo
@@ -13,7 +13,11 @@ test: $(INSTALLED)
 
 # Everything that needs no TensorFlow: under a minute.
 fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not keras and not shared"
+	$(BIN)/python -m pytest -m "not keras and not shared and not faults"
+
+# Hundreds of killed processes, full disks and power cuts; `make test` has a sample of them.
+faults: $(INSTALLED)
+	$(BIN)/python -m pytest -m faults -rP tests/faults
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

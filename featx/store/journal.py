@@ -136,7 +136,7 @@ class Journal:
             file.create_dataset("features", data=features)
             write_text(file.attrs, "spec_digest", self._spec_digest)
             write_text(file.attrs, "features_sha256", digest_block(features))
-            write_text(file.attrs, "columns_sha256", digest_columns(columns))
+            write_text(file.attrs, "columns_sha256", *digest_columns(columns))
 
     def _list_shards(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*-*.h5"))
@@ -175,7 +175,7 @@ class Journal:
         if features.shape != (len(contents), self._dim) or features.dtype != self._dtype:
             msg = f"{features.dtype} {features.shape} are no features of {len(contents)} images"
             raise ValueError(msg)
-        if checksums != [digest_block(features), digest_columns(columns)]:
+        if checksums != [digest_block(features), *digest_columns(columns)]:
             msg = "its bytes differ from their checksum"
             raise ValueError(msg)
         return Shard(decode_text(contents).tolist(), sizes.tolist(), functools.partial(self._map, path))

@@ -169,7 +169,7 @@ class FeatureStore:
 
     def _read_quarantine(self, file: h5py.File, checksum: str) -> dict[str, NDArray[Any]]:
         columns = _read_columns(open_group(file, "quarantine"), QUARANTINE_COLUMNS)
-        if digest_columns(columns) != checksum:
+        if digest_columns(columns) != [checksum]:
             self._damage.append(Damage("quarantine", 0, len(columns["id"])))
         return _decode_columns(columns, QUARANTINE_COLUMNS)
 
@@ -183,10 +183,11 @@ class FeatureStore:
             msg = f"the checksums of blocks of {self._block_rows} rows do not fit {n_items} rows"
             raise ValueError(msg)
         self._blocks = checksums["features"]
+        found = digest_columns(columns, self._block_rows)
         self._damage += [
             Damage("items", first, past)
-            for (first, past), checksum in zip(self._list_blocks(n_items), checksums["items"], strict=True)
-            if digest_columns(columns, first, past) != checksum
+            for (first, past), *both in zip(self._list_blocks(n_items), found, checksums["items"], strict=True)
+            if both[0] != both[1]
         ]
         return _decode_columns(columns, ITEM_COLUMNS)
 

@@ -110,12 +110,11 @@ def seal(
         file.attrs[ROWS_PER_BLOCK] = block_rows
         columns = write_columns(file.create_group("items"), items, ITEM_COLUMNS)
         blocks = file.create_group("blocks")
-        starts = range(0, len(rows), block_rows)
-        blocks["items"] = encode_text(digest_columns(columns, start, start + block_rows) for start in starts)
+        blocks["items"] = encode_text(digest_columns(columns, block_rows))
         blocks["features"] = encode_text(_write_features(file, spec.dtype, provenance.feature_shape, rows, block_rows))
         write_text(file.attrs, "golden_sha256", _write_golden(file.create_group("golden"), provenance.golden))
         bad = write_columns(file.create_group("quarantine"), quarantine, QUARANTINE_COLUMNS)
-        write_text(file.attrs, "quarantine_sha256", digest_columns(bad))
+        write_text(file.attrs, "quarantine_sha256", *digest_columns(bad))
         write_text(file.attrs, ATTRIBUTES_SHA256, digest_attributes(file.attrs))
 
 

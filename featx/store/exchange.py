@@ -1,0 +1,299 @@
+r"""Features in files that other tools read: NumPy's npz, Parquet and CSV, written from a store and read back.
+
+Each holds the same columns beside the features. Text is valid Unicode: a byte NN of a name that
+is no UTF-8 is spelled `\udcNN`, as everywhere where names leave featx.
+"""
+
+import contextlib
+import csv
+import io
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import StoreError, StoreFormatError, UsageError
+from featx.options import Progress
+from featx.specs import DTYPES, EmbedSpec
+from featx.store.durability import name_temporary, publish_file, sync_file
+from featx.store.layout import ITEM_COLUMNS, TEXT, choose_block_rows
+from featx.store.sealed import FeatureStore
+
+#: In this order. What is left out of `/items`, sizes and times of files, serves only to embed again.
+_COLUMNS = ("id", "label", "split", "group", "sha256", "width", "height")
+
+#: Checksum blocks, of about 1 MiB, that make one row group of a Parquet file: each costs a kilobyte of its index.
+_BLOCKS_PER_GROUP = 16
+
+#: Digits after which a number read back is the same number.
+_SPELLINGS = {"float32": "%.9g", "float16": "%.5g"}
+
+_SPEC = "spec"
+
+#: What the readers raise on files that were changed or are something else.
+_DAMAGES = (
+    *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError),
+    *(csv.Error, zipfile.BadZipFile, zlib.error),
+)
+
+_Items = Mapping[str, NDArray[Any]]
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What `read_export` reads.
+
+    Attributes:
+        features: float32 or float16 `(n_items, dim)`, bit for bit those of the store.
+        items: `id`, `label`, `split`, `group`, `sha256` (text), `width`, `height` (px), each `(n_items,)`.
+        spec: What the features are; None for CSV, which has no place for it.
+    """
+
+    features: NDArray[np.floating]
+    items: _Items
+    spec: EmbedSpec | None
+
+
+def export_store(
+    store: FeatureStore,
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    r"""Write a store's features and items to a file that needs no featx to be read.
+
+    It is there as a whole or not at all, and takes no memory for the features.
+
+    - `.npz`: arrays `features`, one for each column, and `spec` (JSON); `np.load` reads them without pickle.
+    - `.parquet`: `features` are lists of fixed size; the schema's metadata have the `spec`.
+    - `.csv`: UTF-8, lines end in CRLF; the features are called `f0`, `f1` and so on if they are float32,
+      and `e0`, `e1` if they are float16, after NumPy's letters.
+
+    Args:
+        store: The store.
+        path: The file; its ending chooses the format.
+        overwrite: Replace a file that exists.
+        progress: Called with rows that were read or written, and twice the rows of the store.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: If no format has that ending.
+        StoreFormatError: If the store is damaged; nothing is written.
+        StoreError: If the file exists, or cannot be written.
+    """
+    target = Path(path)
+    write = _choose(_WRITERS, target)
+    if target.exists() and not overwrite:
+        msg = f"{target} exists; name another file, or replace it with --overwrite"
+        raise StoreError(msg)
+    if not target.parent.is_dir():
+        msg = f"there is no folder {target.parent} to write {target.name} into; make it first, or name another one"
+        raise StoreError(msg)
+    n_items = len(store)
+    refuse_damage([store], _count_on(progress, 0, 2 * n_items))
+    temporary = name_temporary(target)
+    try:
+        with temporary.open("xb") as file:
+            write(file, store, _read_items(store), _count_on(progress, n_items, 2 * n_items))
+        sync_file(temporary)
+        publish_file(temporary, target)
+    except OSError as error:
+        msg = f"{target} cannot be written: {error.strerror or error}; make room, or name another file"
+        raise StoreError(msg) from error
+    finally:
+        with contextlib.suppress(OSError):  # what made the writing fail may do so here, and is reported already
+            temporary.unlink()
+    return target
+
+
+def read_export(path: str | os.PathLike[str]) -> Export:
+    """Read a file that `export_store` wrote.
+
+    Raises:
+        UsageError: If no format has that ending.
+        StoreError: If there is no such file.
+        StoreFormatError: If it is no export of featx, or damaged.
+    """
+    source = Path(path)
+    read = _choose(_READERS, source)
+    if not source.is_file():
+        msg = f"there is no file {source}; `featx export STORE {source}` writes one"
+        raise StoreError(msg)
+    try:
+        export = read(source)
+        _check_shapes(export)
+    except _DAMAGES as error:
+        reason = " ".join(str(error).split())
+        msg = f"{source} is damaged or no export of featx: {reason}; export the store again"
+        raise StoreFormatError(msg) from error
+    return export
+
+
+def refuse_damage(stores: Sequence[FeatureStore], progress: Progress | None = None) -> None:
+    """Read every byte of stores before their rows get into another file, where no checksum would tell.
+
+    Args:
+        stores: The stores.
+        progress: Called with rows read, and those of all stores.
+
+    Raises:
+        StoreFormatError: If one is damaged.
+    """
+    total, before = sum(map(len, stores)), 0
+    for store in stores:
+        damage = store.find_damage(_count_on(progress, before, total))
+        if damage:
+            msg = f"{damage[0]} of {store.path} are damaged; `featx repair {store.path}` first"
+            raise StoreFormatError(msg)
+        before += len(store)
+
+
+def _count_on(progress: Progress | None, before: int, total: int) -> Progress:
+    """Make of one part's progress that of the whole, of which so much was done before."""
+
+    def count(done: int, _: int) -> None:
+        if progress:
+            progress(before + done, total)
+
+    return count
+
+
+def _choose(functions: Mapping[str, _Function], path: Path) -> _Function:
+    if path.suffix.lower() not in functions:
+        msg = f"{path} ends in {path.suffix or 'nothing'!r}; name a file that ends in {', '.join(functions)}"
+        raise UsageError(msg)
+    return functions[path.suffix.lower()]
+
+
+def _read_items(store: FeatureStore) -> dict[str, NDArray[Any]]:
+    return {
+        name: _make_text(store.columns[name].tolist()) if ITEM_COLUMNS[name] == TEXT else store.columns[name]
+        for name in _COLUMNS
+    }
+
+
+def _make_text(values: Sequence[str]) -> NDArray[np.str_]:
+    return np.array([value.encode("utf-8", "backslashreplace").decode() for value in values], dtype=np.str_)
+
+
+def _write_npz(file: IO[bytes], store: FeatureStore, items: _Items, note: Progress) -> None:
+    arrays: dict[str, Any] = {"features": store.features, **items, _SPEC: np.array(store.spec.to_json())}
+    np.savez(file, **arrays)
+    note(len(store), len(store))
+
+
+def _read_npz(path: Path) -> Export:
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        items = {name: arrays[name] for name in _COLUMNS}
+        return Export(arrays["features"], items, _read_spec(str(arrays[_SPEC])))
+
+
+def _write_parquet(file: IO[bytes], store: FeatureStore, items: _Items, note: Progress) -> None:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    kinds = [pa.string() if ITEM_COLUMNS[name] == TEXT else pa.int32() for name in _COLUMNS]
+    rows = pa.list_(pa.from_numpy_dtype(store.features.dtype), store.dim)
+    fields = [*zip(_COLUMNS, kinds, strict=True), ("features", rows)]
+    schema = pa.schema([pa.field(*field, nullable=False) for field in fields], {_SPEC: store.spec.to_json()})
+    # Dense features hardly repeat: neither a dictionary nor compression makes them smaller.
+    layout = {"compression": "none", "use_dictionary": ["label", "split", "group"]}
+    with parquet.ParquetWriter(file, schema, **layout) as writer:
+        for first, past in _list_groups(store):
+            arrays = [
+                pa.array(items[name][first:past].tolist(), kind) for name, kind in zip(_COLUMNS, kinds, strict=True)
+            ]
+            values = pa.array(store.features[first:past].reshape(-1))
+            writer.write_batch(pa.record_batch([*arrays, pa.FixedSizeListArray.from_arrays(values, type=rows)], schema))
+            note(past, len(store))
+
+
+def _list_groups(store: FeatureStore) -> Iterator[tuple[int, int]]:
+    step = _BLOCKS_PER_GROUP * choose_block_rows(store.dim, store.spec.dtype)
+    for first in range(0, len(store), step):
+        yield first, min(first + step, len(store))
+
+
+def _read_parquet(path: Path) -> Export:
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        kind = file.schema_arrow.field("features").type
+        spec = _read_spec(file.schema_arrow.metadata[_SPEC.encode()].decode())
+        table = file.read()
+    chunks = [chunk.flatten().to_numpy() for chunk in table["features"].chunks]
+    flat = np.concatenate(chunks) if chunks else np.empty(0, kind.value_type.to_pandas_dtype())
+    items = {
+        name: np.array(table[name].to_pylist(), np.str_ if ITEM_COLUMNS[name] == TEXT else ITEM_COLUMNS[name])
+        for name in _COLUMNS
+    }
+    return Export(flat.reshape(-1, kind.list_size), items, spec)
+
+
+def _write_csv(file: IO[bytes], store: FeatureStore, items: _Items, note: Progress) -> None:
+    spell = _SPELLINGS[store.spec.dtype].__mod__
+    columns = zip(*(items[name].tolist() for name in _COLUMNS), strict=True)
+    with io.TextIOWrapper(file, "utf-8", newline="") as text:
+        writer = csv.writer(text)  # ending lines in CRLF, or a lone CR in a name would not be quoted
+        writer.writerow([*_COLUMNS, *_name_features(store.features.dtype.char, store.dim)])
+        for done, (cells, row) in enumerate(zip(columns, store.features, strict=True), 1):
+            writer.writerow([*cells, *map(spell, row.tolist())])
+            note(done, len(store))
+
+
+def _name_features(letter: str, dim: int) -> list[str]:
+    return [f"{letter}{number}" for number in range(dim)]
+
+
+def _read_csv(path: Path) -> Export:
+    n_columns = len(_COLUMNS)
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        header = next(reader, [])
+        letter, dim = header[n_columns][0], len(header) - n_columns
+        if header != [*_COLUMNS, *_name_features(letter, dim)]:
+            msg = f"its columns are not {', '.join(_COLUMNS)} and {letter}0 to {letter}{dim - 1}"
+            raise ValueError(msg)
+        cells, rows = [], []
+        for row in reader:
+            cells.append(row[:n_columns])
+            rows.append(np.array([float(cell) for cell in row[n_columns:]], np.dtype(letter)))
+    columns = zip(*cells, strict=True) if cells else [()] * n_columns
+    items = {
+        name: np.array(values, np.str_) if ITEM_COLUMNS[name] == TEXT else np.array(values, ITEM_COLUMNS[name])
+        for name, values in zip(_COLUMNS, columns, strict=True)
+    }
+    return Export(np.array(rows, np.dtype(letter)).reshape(len(rows), dim), items, None)
+
+
+def _read_spec(text: str) -> EmbedSpec:
+    return EmbedSpec.from_dict(json.loads(text))
+
+
+def _check_shapes(export: Export) -> None:
+    features = export.features
+    if features.ndim != 2 or features.dtype.name not in DTYPES:  # noqa: PLR2004 - rows and columns
+        msg = f"{features.dtype} {features.shape} are no features"
+        raise ValueError(msg)
+    if {values.shape for values in export.items.values()} != {(len(features),)}:
+        msg = f"its columns are not all of {len(features)} rows"
+        raise ValueError(msg)
+
+
+_WRITERS: Mapping[str, Callable[[IO[bytes], FeatureStore, _Items, Progress], None]] = {
+    ".npz": _write_npz,
+    ".parquet": _write_parquet,
+    ".csv": _write_csv,
+}
+_READERS: Mapping[str, Callable[[Path], Export]] = {".npz": _read_npz, ".parquet": _read_parquet, ".csv": _read_csv}

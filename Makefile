@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+NEWEST_BIN := .venv-newest/bin
+NEWEST := .venv-newest/.installed
 
-.PHONY: demo test fast faults check format wheel clean
+.PHONY: demo test fast faults newest check format wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/featx demo
@@ -18,6 +20,11 @@ fast: $(INSTALLED)
 # Hundreds of killed processes, full disks and power cuts; `make test` has a sample of them.
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults -rP tests/faults
+
+# The same without TensorFlow, which holds h5py back, and with the newest h5py.
+newest: $(NEWEST)
+	$(NEWEST_BIN)/python -c 'import h5py; print("h5py", h5py.version.version, "on HDF5", h5py.version.hdf5_version)'
+	$(NEWEST_BIN)/python -m pytest -q -m "not keras and not shared and not faults"
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
@@ -34,7 +41,7 @@ wheel: $(INSTALLED)
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
 clean:
-	rm -rf .venv dist build featx-demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-newest dist build featx-demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -43,3 +50,12 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group test --group check --editable .
 	touch $(INSTALLED)
+
+$(NEWEST): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-newest
+	$(NEWEST_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	grep -v '^h5py==' constraints.txt > .venv-newest/constraints.txt
+	$(PYTHON) -c 'import re, tomllib; found = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; print(*(name for name in found if not re.match("tensorflow|keras", name)), sep="\n")' > .venv-newest/dependencies.txt
+	$(NEWEST_BIN)/python -m pip install --quiet --constraint .venv-newest/constraints.txt --group test --requirement .venv-newest/dependencies.txt
+	$(NEWEST_BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $(NEWEST)

@@ -1,6 +1,6 @@
 """What does a store that loses nothing cost, and is it as fast to read as a plain array?
 
-    python benchmarks/store.py [--images 2000] [--rows 50000] [--dim 2048] [--rounds 5]
+    python benchmarks/store.py [--images 4000] [--rows 50000] [--dim 2048] [--rounds 5]
 
 *Writing*: the share of an embedding run that is spent in committing shards and in sealing,
 with the two fastest backbones: colours in NumPy, and the smallest network that
@@ -44,7 +44,7 @@ WIDTH, HEIGHT = 500, 375
 def main():
     """Run both parts and print a line for each figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for name, default in (("images", 2000), ("rows", 50_000), ("dim", 2048), ("rounds", 5)):
+    for name, default in (("images", 4000), ("rows", 50_000), ("dim", 2048), ("rounds", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     show(
@@ -74,7 +74,8 @@ def draw_photographs(folder, count):
         source = photographs[number % 2]
         width = int(generator.integers(WIDTH // 2, WIDTH))
         height = width * HEIGHT // WIDTH
-        left, top = int(generator.integers(source.width - width + 1)), int(generator.integers(source.height - height + 1))
+        left = int(generator.integers(source.width - width + 1))
+        top = int(generator.integers(source.height - height + 1))
         picture = source.resize((WIDTH, HEIGHT), box=(left, top, left + width, top + height))
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=90)

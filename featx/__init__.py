@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from featx.image_embedder import ImageEmbedder
     from featx.items import Columns, Item, Manifest, read_archive, read_folder, read_source, read_table
     from featx.items.decoding import Decoded, decode
+    from featx.merging import merge_stores
     from featx.options import EmbedOptions, FitOptions
     from featx.restoration import Repair, repair_store
     from featx.specs import BackboneSpec, EmbedSpec, HeadSpec, ImageSpec
     from featx.store import FeatureStore
     from featx.store.checking import Checkup, check_store
+    from featx.store.exchange import export_store, read_export
     from featx.training.frozen import Run, fit
 
 _MODULES = {
@@ -37,11 +39,13 @@ _MODULES = {
     "featx.image_embedder": ("ImageEmbedder",),
     "featx.items": ("Columns", "Item", "Manifest", "read_archive", "read_folder", "read_source", "read_table"),
     "featx.items.decoding": ("Decoded", "decode"),
+    "featx.merging": ("merge_stores",),
     "featx.options": ("EmbedOptions", "FitOptions"),
     "featx.restoration": ("Repair", "repair_store"),
     "featx.specs": ("BackboneSpec", "EmbedSpec", "HeadSpec", "ImageSpec"),
     "featx.store": ("FeatureStore",),
     "featx.store.checking": ("Checkup", "check_store"),
+    "featx.store.exchange": ("export_store", "read_export"),
     "featx.training.frozen": ("Run", "fit"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -73,10 +77,13 @@ __all__ = [
     "decode",
     "describe_layers",
     "embed",
+    "export_store",
     "fit",
     "list_backbones",
     "load_backbone",
+    "merge_stores",
     "read_archive",
+    "read_export",
     "read_folder",
     "read_source",
     "read_table",

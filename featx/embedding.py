@@ -5,6 +5,7 @@
 
 import contextlib
 import importlib.metadata
+import math
 import os
 import platform
 import re
@@ -18,7 +19,7 @@ import numpy as np
 
 from featx.backbones import Backbone, Output, load_backbone
 from featx.backbones.catalogue import APPLICATIONS, BUILT_IN
-from featx.errors import SpecMismatchError, UsageError
+from featx.errors import SourceError, SpecMismatchError, UsageError
 from featx.golden import MAX_DRIFT, embed_golden, make_golden_files, measure_drift
 from featx.items import Manifest, read_source
 from featx.items.manifest import to_text
@@ -42,24 +43,48 @@ class Embedding:
         new: Items embedded now.
         cached: Items that the store had already.
         quarantined: Items that could not be embedded, with their reasons in the store.
+        removed: Items that the store had and the manifest has no more.
         seconds: Time of the loop and the seal, without building the network.
+        max_bad: Share of items in quarantine that the run was to accept, 0 to 1.
     """
 
     store: FeatureStore = field(repr=False)
     new: int
     cached: int
     quarantined: int
+    removed: int
     seconds: float
+    max_bad: float
 
     @property
     def images_per_second(self) -> float:
         """New items per second."""
         return self.new / self.seconds if self.seconds else 0.0
 
+    @property
+    def bad_share(self) -> float:
+        """Share of the manifest's items that is in quarantine, 0 to 1."""
+        return self.quarantined / (self.new + self.cached + self.quarantined)
+
+    def check(self) -> None:
+        """Refuse a result of which too much is in quarantine.
+
+        Raises:
+            SourceError: If the share is above `max_bad`; the store is sealed all the same.
+        """
+        if self.bad_share > self.max_bad:
+            msg = (
+                f"{self.bad_share:.1%} of the images are quarantined, more than the {self.max_bad:.1%} allowed; "
+                f"`featx info {self.store.path}` lists the reasons: mend or remove these files, or accept them with "
+                f"--max-bad {math.ceil(100 * self.bad_share)}%"
+            )
+            raise SourceError(msg)
+
     def to_dict(self) -> dict[str, Any]:
         """Return what `featx embed --json` prints."""
         size = {"store": str(self.store.path), "items": len(self.store), "dim": self.store.dim}
         counts = {"new": self.new, "cached": self.cached, "quarantined": self.quarantined}
+        counts["removed"] = self.removed
         return {**size, **counts, "seconds": self.seconds, "images_per_second": self.images_per_second}
 
 
@@ -91,7 +116,8 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
         options: How to run.
 
     Returns:
-        One `Embedding` per layer, in their order.
+        One `Embedding` per layer, in their order, however many items went to quarantine; `Embedding.check`
+        refuses one with too many, as the command line does.
 
     Raises:
         FeatxError: One of its kinds, for a source, backbone or store that cannot be used.
@@ -117,10 +143,15 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
             vectors = network.embed(np.stack([examined.image.pixels for examined in batch if examined.image]))
             for writer, rows in zip(writers, vectors, strict=True):
                 ledger.keep(writer, batch, rows)
-        items, quarantine = ledger.conclude()
-        stores = [writer.seal(items, quarantine) for writer in writers]
+        stores = [
+            writer.seal(items, quarantine)
+            for writer, (items, quarantine) in zip(writers, ledger.conclude(), strict=True)
+        ]
     seconds = time.perf_counter() - started
-    return [Embedding(store, *ledger.count(writer), seconds) for writer, store in zip(writers, stores, strict=True)]
+    return [
+        Embedding(store, *ledger.count(writer), seconds, options.max_bad)
+        for writer, store in zip(writers, stores, strict=True)
+    ]
 
 
 def make_spec(network: Backbone, output: Output, image: ImageSpec, dtype: str = "float32") -> EmbedSpec:

@@ -1,7 +1,9 @@
 """The ledger of one embedding run: every item ends embedded, cached or quarantined."""
 
+import logging
 import os
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,9 +25,22 @@ _RACY_NS = 2_000_000_000
 #: The largest time that a store holds, in the year 2262; ext4 and XFS know later ones.
 _LAST_NS = 2**63 - 1
 
+_LISTED_ITEMS = 10
+
+#: An item with what its file held, and one with its sha256 and the reason why it has no features.
+_Good = tuple[Item, Stamp]
+_Bad = tuple[str, str, str]
+
+logger = logging.getLogger(__name__)
+
 
 class Ledger:
-    """What became of each item of one run: embedded, cached or quarantined.
+    """What became of each item of one run in each store: embedded, cached or quarantined.
+
+    Items in quarantine are tried again in every run: what could not be decoded yesterday may be today, by a
+    newer Pillow or on a better day of the network drive, and to remember the reasons would spare little.
+    1,000 web pages called .jpg cost 0.1 s, 1,000 cut JPEGs of 12 megapixels 2 s; cut PNGs cost what whole ones do,
+    0.2 s each at 12 megapixels and by two threads at a time.
 
     Args:
         writers: The stores that the run writes.
@@ -39,17 +54,22 @@ class Ledger:
     def __init__(self, writers: Sequence[StoreWriter], manifest: Manifest, options: EmbedOptions) -> None:
         for writer in writers:
             _refuse_loss(writer, manifest)
+        self._writers = writers
         self._known = {id(writer): writer.known for writer in writers}
         self._known_to_all = frozenset.intersection(*self._known.values())
-        own = describe_source(manifest)
-        stores = [writer.old if writer.old and writer.old.source == own else None for writer in writers]
         # Another source's files may have the same names, sizes and times: those are hashed.
-        self._stamps = {} if options.rehash else _read_stamps(stores)
+        own = describe_source(manifest)
+        self._held = {id(writer): _read_stamps(writer.old, own) for writer in writers}
+        self._stamps = {} if options.rehash else _find_agreed(list(self._held.values()))
         self._manifest = manifest
         self._options = options
-        self._stamped: list[tuple[Item, Stamp]] = []
-        self._unreadable: list[tuple[Item, str]] = []
-        self._bad: dict[str, str] = {}
+        self._examined: list[Examined] = []
+        self._undecodable: dict[str, str] = {}
+        self._unfit: dict[int, dict[str, str]] = {id(writer): {} for writer in writers}
+        there = {item.id for item in manifest.items}
+        self._removed = {
+            id(writer): len(set(writer.old.ids.tolist()) - there) if writer.old else 0 for writer in writers
+        }
 
     def gather(self, spec: ImageSpec) -> Generator[list[Examined]]:
         """Examine all items and yield batches of those that bring an image."""
@@ -77,15 +97,12 @@ class Ledger:
             yield batch
 
     def _note(self, examined: Examined) -> None:
-        if examined.stamp is None:
-            self._unreadable.append((examined.item, examined.reason))
-            return
-        self._stamped.append((examined.item, examined.stamp))
-        if examined.reason:
-            self._bad[examined.stamp.sha256] = examined.reason
+        self._examined.append(replace(examined, image=None))
+        if examined.stamp is not None and examined.reason:
+            self._undecodable[examined.stamp.sha256] = examined.reason
 
     def keep(self, writer: StoreWriter, batch: Sequence[Examined], rows: NDArray[np.float32]) -> None:
-        """Append a batch's rows to one store, but those that it has; what it cannot hold goes to quarantine."""
+        """Append a batch's rows to one store, but those that it has; what it cannot hold goes to its quarantine."""
         for examined, row in zip(batch, rows, strict=True):
             stamp, image = examined.stamp, examined.image
             if stamp is None or image is None or stamp.sha256 in self._known[id(writer)]:
@@ -93,42 +110,108 @@ class Ledger:
             try:
                 writer.append(stamp.sha256, image.width_px, image.height_px, row)
             except DataError as error:
-                self._bad[stamp.sha256] = str(error)
+                self._unfit[id(writer)][stamp.sha256] = str(error)
 
-    def conclude(self) -> tuple[dict[str, list[Any]], dict[str, list[str]]]:
-        """Return the columns of the items that have features, and of those in quarantine.
+    def conclude(self) -> list[tuple[dict[str, list[Any]], dict[str, list[str]]]]:
+        """Return for each store the columns of the items that have features, and of those in quarantine.
 
         Raises:
-            SourceError: If no item has features.
+            SourceError: If a store would hold no item, or one is bad and that shall end the run.
         """
-        good = [(item, stamp) for item, stamp in self._stamped if stamp.sha256 not in self._bad]
-        bad = [
-            (item.id, stamp.sha256, self._bad[stamp.sha256])
-            for item, stamp in self._stamped
-            if stamp.sha256 in self._bad
-        ]
-        bad += [(item.id, "", reason) for item, reason in self._unreadable]
-        if not good:
-            first = f"; the first, {bad[0][0]!r}: {bad[0][2]}" if bad else ""
-            msg = f"none of the {len(bad)} images of {self._manifest.source} could be embedded{first}"
-            raise SourceError(msg)
-        items: dict[str, list[Any]] = {
-            "id": [item.id for item, _ in good],
-            "sha256": [stamp.sha256 for _, stamp in good],
-            "bytes": [stamp.stat.size_bytes for _, stamp in good],
-            "mtime_ns": [min(stamp.stat.mtime_ns, _LAST_NS) for _, stamp in good],
-            "label": [item.label for item, _ in good],
-            "split": [item.split for item, _ in good],
-            "group": [item.group for item, _ in good],
-        }
-        bad.sort()
-        return items, {name: [row[at] for row in bad] for at, name in enumerate(QUARANTINE_COLUMNS)}
+        sorted_out = [self._sort_out(writer) for writer in self._writers]
+        if self._options.on_bad == "fail":
+            self._refuse_bad({name: reason for _, bad in sorted_out for name, _, reason in bad})
+        for writer, (good, bad) in zip(self._writers, sorted_out, strict=True):
+            if not good:
+                first = f"; the first, {bad[0][0]!r}: {bad[0][2]}" if bad else ""
+                source = self._manifest.source
+                msg = f"none of the {len(bad)} images of {source} could be embedded into {writer.path}{first}"
+                raise SourceError(msg)
+        self._report_kept()
+        self._report_contradictions()
+        return [(_list_items(good), _list_quarantine(bad)) for good, bad in sorted_out]
 
-    def count(self, writer: StoreWriter) -> tuple[int, int, int]:
-        """Count the items that are new in, were cached in, and are kept from one store."""
-        good = [stamp.sha256 for _, stamp in self._stamped if stamp.sha256 not in self._bad]
-        cached = sum(sha256 in self._known[id(writer)] for sha256 in good)
-        return len(good) - cached, cached, len(self._manifest) - len(good)
+    def _sort_out(self, writer: StoreWriter) -> tuple[list[_Good], list[_Bad]]:
+        """Part the items into those that one store has features for and those that it has not, in their order."""
+        known, held, unfit = self._known[id(writer)], self._held[id(writer)], self._unfit[id(writer)]
+        good: list[_Good] = []
+        bad: list[_Bad] = []
+        for examined in self._examined:
+            item, stamp, reason = examined.item, examined.stamp, examined.reason
+            if stamp is None and examined.is_momentary:
+                stamp = held.get(item.id)
+            if stamp is not None:
+                content = stamp.sha256
+                reason = "" if content in known else self._undecodable.get(content) or unfit.get(content, "")
+            if stamp is None or reason:
+                bad.append((item.id, stamp.sha256 if stamp else "", reason))
+            else:
+                good.append((item, stamp))
+        return good, bad
+
+    def _refuse_bad(self, reasons: Mapping[str, str]) -> None:
+        if not reasons:
+            return
+        listed = [f"{name!r}: {reason}" for name, reason in sorted(reasons.items())[:_LISTED_ITEMS]]
+        if len(reasons) > len(listed):
+            listed.append(f"and {len(reasons) - len(listed):,} more")
+        msg = (
+            f"{len(reasons):,} of the {len(self._manifest):,} images of {self._manifest.source} could not be embedded, "
+            f"and none may fail (--on-bad fail): {'; '.join(listed)}; mend or remove them and run the command again, "
+            f"what was finished is kept, or go on without them by --on-bad quarantine"
+        )
+        raise SourceError(msg)
+
+    def _report_kept(self) -> None:
+        held = set().union(*self._held.values())
+        kept = [examined for examined in self._examined if examined.is_momentary and examined.item.id in held]
+        if kept:
+            logger.warning(
+                "%d cannot be read for the moment and keep the features that the store has; the first, %r: %s",
+                len(kept),
+                kept[0].item.id,
+                kept[0].reason,
+            )
+
+    def _report_contradictions(self) -> None:
+        first: dict[str, Item] = {}
+        pairs: dict[str, tuple[Item, Item]] = {}
+        for examined in self._examined:
+            item, stamp = examined.item, examined.stamp
+            if stamp is None or not item.label or stamp.sha256 in self._undecodable:
+                continue
+            other = first.setdefault(stamp.sha256, item)
+            if other.label != item.label:
+                pairs.setdefault(stamp.sha256, (other, item))
+        if pairs:
+            logger.warning(
+                "the same bytes stand under several labels %d times, such as in %r (%s) and %r (%s); keep one of each",
+                len(pairs),
+                *(value for item in next(iter(pairs.values())) for value in (item.id, item.label)),
+            )
+
+    def count(self, writer: StoreWriter) -> tuple[int, int, int, int]:
+        """Count the items that are new in, were cached in, are kept from and have left one store."""
+        good, bad = self._sort_out(writer)
+        cached = sum(stamp.sha256 in self._known[id(writer)] for _, stamp in good)
+        return len(good) - cached, cached, len(bad), self._removed[id(writer)]
+
+
+def _list_items(good: Sequence[_Good]) -> dict[str, list[Any]]:
+    return {
+        "id": [item.id for item, _ in good],
+        "sha256": [stamp.sha256 for _, stamp in good],
+        "bytes": [stamp.stat.size_bytes for _, stamp in good],
+        "mtime_ns": [min(stamp.stat.mtime_ns, _LAST_NS) for _, stamp in good],
+        "label": [item.label for item, _ in good],
+        "split": [item.split for item, _ in good],
+        "group": [item.group for item, _ in good],
+    }
+
+
+def _list_quarantine(bad: Sequence[_Bad]) -> dict[str, list[str]]:
+    rows = sorted(bad)
+    return {name: [row[at] for row in rows] for at, name in enumerate(QUARANTINE_COLUMNS)}
 
 
 def _refuse_loss(writer: StoreWriter, manifest: Manifest) -> None:
@@ -160,22 +243,26 @@ def describe_source(manifest: Manifest) -> str:
     return to_text(path)
 
 
-def _read_stamps(stores: Sequence[FeatureStore | None]) -> dict[str, Stamp]:
-    """Read what each file held when it was embedded, for the items that all stores have."""
-    per_store = [_read_stamps_of(store) for store in stores if store is not None]
-    if not per_store or len(per_store) < len(stores):
+def _read_stamps(store: FeatureStore | None, source: str) -> dict[str, Stamp]:
+    """Read what each file of the source held when it was embedded, as far as a store has it.
+
+    A file that may have changed since without another time gets one that no file has, so that
+    its stamp is never trusted, not even by later runs that could not read it.
+    """
+    if store is None or store.source != source:
         return {}
-    first, *others = per_store
-    return {name: stamp for name, stamp in first.items() if all(other.get(name) == stamp for other in others)}
-
-
-def _read_stamps_of(store: FeatureStore) -> Mapping[str, Stamp]:
     columns = store.columns
     rows = zip(
         store.ids.tolist(), store.sha256.tolist(), columns["bytes"].tolist(), columns["mtime_ns"].tolist(), strict=True
     )
+    settled_ns = store.started_ns - _RACY_NS
     return {
-        name: Stamp(sha256, FileStat(size, mtime_ns))
+        name: Stamp(sha256, FileStat(size, mtime_ns if mtime_ns < settled_ns else _LAST_NS))
         for name, sha256, size, mtime_ns in rows
-        if mtime_ns < store.started_ns - _RACY_NS
     }
+
+
+def _find_agreed(stamps: Sequence[Mapping[str, Stamp]]) -> dict[str, Stamp]:
+    """Find the items that all stores have with the same content."""
+    first, *others = stamps
+    return {name: stamp for name, stamp in first.items() if all(other.get(name) == stamp for other in others)}

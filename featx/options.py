@@ -10,6 +10,9 @@ from featx.errors import UsageError
 Progress = Callable[[int, int], None]
 
 
+#: What `EmbedOptions.on_bad` may be.
+ON_BAD = ("quarantine", "fail")
+
 #: What NumPy's and scikit-learn's generators take.
 _SEEDS = 2**32
 
@@ -23,19 +26,35 @@ class EmbedOptions:
         workers: Threads that read and decode; None for one per core.
         rehash: Hash every file, also where size and time are unchanged.
         progress: Called with items done and in all, after every item.
+        on_bad: What an image that cannot be embedded does: `quarantine` leaves it out, with its reason in
+            the store; `fail` ends the run before anything is sealed.
+        max_bad: Largest share of items in quarantine, 0 to 1, that `Embedding.check` and the command line
+            accept; the store is sealed in any case.
     """
 
     batch_size: int = 32
     workers: int | None = None
     rehash: bool = False
     progress: Progress | None = None
+    on_bad: str = ON_BAD[0]
+    max_bad: float = 0.05
 
     def __post_init__(self) -> None:
-        """Refuse a run without batches or threads."""
+        """Refuse values that no run can go by.
+
+        Raises:
+            UsageError: The message names the option and what it takes.
+        """
         for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
             if value is not None and value < 1:
                 msg = f"{name} is {value}; it must be at least 1"
                 raise UsageError(msg)
+        if self.on_bad not in ON_BAD:
+            msg = f"on_bad is {self.on_bad!r}; it must be one of {', '.join(ON_BAD)}"
+            raise UsageError(msg)
+        if not 0 <= self.max_bad <= 1:
+            msg = f"max_bad is {self.max_bad}; it must be a share from 0 to 1, such as 0.05"
+            raise UsageError(msg)
 
     def count_workers(self) -> int:
         """Return the number of threads."""

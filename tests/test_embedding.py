@@ -11,10 +11,22 @@ import numpy as np
 import pytest
 from contracts.backbone import BackboneContract
 from PIL import Image
+from runs import (
+    AN_HOUR_AGO,
+    SIDE,
+    Patches,
+    age,
+    count,
+    draw,
+    identify,
+    list_names,
+    load_counter,
+    make_folder,
+    read_rows,
+    run,
+)
 
 from featx import EmbedOptions, FeatureStore, Item, Manifest, embed, load_backbone, read_folder, read_table
-from featx.backbones import LayerInfo, Output
-from featx.backbones.protocol import check_images
 from featx.errors import (
     SourceError,
     SpecMismatchError,
@@ -26,21 +38,7 @@ from featx.errors import (
 from featx.golden import make_golden_files
 from featx.items.folders import FolderReader
 
-SIDE = 8
 PIXELS = {"height": SIDE, "width": SIDE}
-AN_HOUR_AGO = time.time() - 3600
-
-
-def draw(path, seed):
-    """Write a picture of noise, and make it as old as photographs are when they are embedded."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3)).astype(np.uint8)
-    Image.fromarray(noise).save(path)
-    age(path)
-
-
-def age(path, seconds=AN_HOUR_AGO):
-    os.utime(path, (seconds, seconds))
 
 
 @pytest.fixture
@@ -57,91 +55,10 @@ def features(tmp_path):
     return tmp_path / "features"
 
 
-class Counter:
-    """A backbone that counts the images that it is shown, beside the two golden pictures of every run."""
-
-    def __init__(self, network, *, stop_at=None):
-        self._network = network
-        self._stop_at = stop_at
-        self.batches = []
-
-    def __getattr__(self, name):
-        return getattr(self._network, name)
-
-    def embed(self, images):
-        self.batches.append(len(images))
-        if len(self.batches) == self._stop_at:
-            raise KeyboardInterrupt
-        return self._network.embed(images)
-
-    @property
-    def images(self):
-        """Of the last run; the two golden pictures come first."""
-        return sum(self.batches)
-
-
-def load_counter(**options):
-    return Counter(load_backbone("colour", image_size=(SIDE, SIDE)), **options)
-
-
-class Patches:
-    """Two cuts of a tiny network: the pixels, and their means; a third and fourth for odd cases."""
-
-    uri = "patches"
-    weights = "computed"
-    weights_digest = "1" * 64
-    source_file = ""
-    layers = (LayerInfo(0, "patches", "patches", (3,), 0, 12, 12),)
-    height = width = SIDE
-
-    def __init__(self, *names, scale=1.0):
-        shapes = {"pixels": (SIDE, SIDE, 3), "means": (3,), "huge": (3,), "ratios": (3,)}
-        self.outputs = tuple(Output(name, "none", int(np.prod(shapes[name])), shapes[name]) for name in names)
-        self.scale = np.float32(scale)
-        self.calls = 0
-
-    def embed(self, images):
-        check_images(images, SIDE, SIDE)
-        self.calls += 1
-        pixels = images.astype(np.float32) * self.scale
-        means = pixels.mean(axis=(1, 2))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found = {
-                "pixels": pixels.reshape(len(images), 3 * SIDE**2),
-                "means": means,
-                "huge": means * 600,
-                "ratios": means / np.where(means > 100, means, 0),
-            }
-        return tuple(found[output.layer] for output in self.outputs)
-
-
 class TestPatches(BackboneContract):
     @pytest.fixture
     def backbone(self):
         return Patches("pixels", "means")
-
-
-def run(source, folder, backbone=None, **options):
-    (result,) = embed(source, backbone or load_counter(), folder=folder, **options)
-    return result
-
-
-def count(result):
-    return result.new, result.cached, result.quarantined
-
-
-def identify(store):
-    """Tell a file that was written again from one that was only touched."""
-    return store.path.stat().st_ino, store.path.read_bytes()
-
-
-def read_rows(store):
-    """By id, the row as bytes."""
-    return {name: row.tobytes() for name, row in zip(store.ids.tolist(), store.features, strict=True)}
-
-
-def list_names(folder):
-    return sorted(path.name for path in folder.iterdir())
 
 
 # Counts and caching
@@ -413,11 +330,6 @@ def test_an_item_with_features_that_are_no_numbers_is_quarantined(tmp_path, feat
     assert result.store.features.tolist() == [[1.0, 1.0, 1.0]]
 
 
-def make_folder(path):
-    path.mkdir(parents=True)
-    return path
-
-
 def test_float16_rounds_and_refuses_what_does_not_fit(tmp_path, features):
     Image.new("RGB", (SIDE, SIDE), (101, 3, 7)).save(make_folder(tmp_path / "p") / "fits.png")
     result = run(tmp_path / "p", features, Patches("huge"), dtype="float16")
@@ -428,14 +340,6 @@ def test_float16_rounds_and_refuses_what_does_not_fit(tmp_path, features):
     with pytest.raises(StoreError, match=r"a feature of 120000 does not fit float16.*--dtype float32"):
         run(tmp_path / "p", features, Patches("huge"), dtype="float16")
     assert FeatureStore(result.store.path).ids.tolist() == ["fits.png"]
-
-
-def test_an_item_that_is_bad_in_one_layer_is_quarantined_in_all_so_that_they_stay_comparable(tmp_path, features):
-    Image.new("RGB", (SIDE, SIDE), (200, 200, 200)).save(make_folder(tmp_path / "p") / "bright.png")
-    Image.new("RGB", (SIDE, SIDE), (9, 9, 9)).save(tmp_path / "p" / "dark.png")
-    results = embed(tmp_path / "p", Patches("means", "ratios"), folder=features)
-    assert [count(result) for result in results] == [(1, 0, 1), (1, 0, 1)]
-    assert [result.store.ids.tolist() for result in results] == [["bright.png"], ["bright.png"]]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")

@@ -17,6 +17,7 @@ import numpy as np
 
 from featx.backbones.catalogue import APPLICATIONS, Application
 from featx.backbones.frameworks import keras
+from featx.backbones.inspection import inspect_model, inspect_weights
 from featx.backbones.networks import KerasBackbone, make_backbone
 from featx.backbones.protocol import BackboneRequest
 from featx.errors import BackboneError, WeightsError
@@ -186,6 +187,10 @@ def _load_weights(network: keras.Model, path: Path, application: Application) ->
         msg = f"there is no weights file {path}; --weights takes imagenet, none or the path of an existing file"
         raise WeightsError(msg)
     try:
+        if path.suffix == ".keras":
+            inspect_model(path, keras.saving.get_custom_objects())
+        else:
+            inspect_weights(path, path.stat().st_size)
         network.load_weights(path)
     except Exception as error:  # h5py and Keras raise many types on a file that does not fit
         reason = " ".join(str(error).split())[:200].rstrip(".")

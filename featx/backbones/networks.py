@@ -6,8 +6,9 @@ every runtime executes the same thing.
 
 import functools
 import hashlib
+import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,9 @@ from featx.registry import find_closest
 #: Radenović, Tolias & Chum 2019, "Fine-tuning CNN image retrieval with no human annotation", eq. 3.
 GEM_EXPONENT = 3.0
 GEM_FLOOR = 1e-6
+
+#: 100 times what the largest layer of `keras.applications` gives at 331 px.
+MAX_OUTPUT_BYTES = 2**31
 
 _MAP_RANK = 4
 
@@ -99,11 +103,13 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each thing that providers 
         The backbone, with one output per layer.
 
     Raises:
-        BackboneError: If a layer has no single output, or the pooling does not fit its rank.
+        BackboneError: If a layer has no single output or one of `MAX_OUTPUT_BYTES` for an image, or the
+            pooling does not fit its rank.
         UnknownNameError: If there is no such layer.
     """
     network = _fix_input(network, size)
     network.trainable = False
+    _check_outputs(network)
     title = f"file:{source_file}" if uri.startswith("file:") else uri  # what a user calls it
     known = list(names or (layer.name for layer in network.layers))
     cuts = list(dict.fromkeys(_find_layer(layer, known, title) for layer in layers or (len(known) - 1,)))
@@ -115,6 +121,10 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each thing that providers 
     maps = maps if isinstance(maps, list | tuple) else [maps]
     poolings = [pooling or choose_pooling(len(m.shape), default_pooling) for m in maps]
     pooled = [_pool(m, p, known[cut]) for cut, m, p in zip(cuts, maps, poolings, strict=True)]
+    for cut, vector in zip(cuts, pooled, strict=True):
+        if None in vector.shape[1:]:
+            msg = f"layer {known[cut]!r} does not say how large its output is; choose another layer or pooling"
+            raise BackboneError(msg)
     outputs = tuple(
         Output(known[cut], how, int(np.prod(vector.shape[1:])), tuple(vector.shape[1:]))
         for cut, how, vector in zip(cuts, poolings, pooled, strict=True)
@@ -148,6 +158,28 @@ def digest_weights(network: keras.Model) -> str:
         digest.update(f"{values.dtype.str}{values.shape}".encode("ascii"))
         digest.update(values.tobytes())
     return digest.hexdigest()
+
+
+def walk_operations(network: keras.Model) -> Iterator[keras.Operation]:
+    """List the operations of a network in order, with those of networks inside it instead of these."""
+    for operation in network.layers if isinstance(network, keras.Sequential) else network.operations:
+        if isinstance(operation, keras.Model):
+            yield from walk_operations(operation)
+        else:
+            yield operation
+
+
+def _check_outputs(network: keras.Model) -> None:
+    for operation in walk_operations(network):
+        outputs = operation.output
+        for output in outputs if isinstance(outputs, list | tuple) else [outputs]:
+            size_bytes = 4 * math.prod(side or 1 for side in getattr(output, "shape", ()))
+            if size_bytes > MAX_OUTPUT_BYTES:
+                msg = (
+                    f"layer {operation.name!r} gives {size_bytes / 2**30:,.1f} GiB for one image, and the limit is "
+                    f"{MAX_OUTPUT_BYTES / 2**30:g} GiB; choose smaller images or another network"
+                )
+                raise BackboneError(msg)
 
 
 def _fix_input(network: keras.Model, size: tuple[int, int] | None) -> keras.Model:
@@ -225,7 +257,7 @@ def _describe_layers(network: keras.Model, known: list[str], default_pooling: st
     described = []
     for index, (name, layer) in enumerate(zip(known, network.layers, strict=True)):
         output = _find_output(layer)
-        shape = () if output is None else tuple(output.shape[1:])
+        shape = () if output is None or None in output.shape[1:] else tuple(output.shape[1:])
         whole = 4 * int(np.prod(shape)) if shape else 0
         averaged = bool(whole) and choose_pooling(len(shape) + 1, default_pooling) == "avg"
         per_item = 4 * shape[-1] if averaged else whole

@@ -3,12 +3,13 @@
 import dataclasses
 import hashlib
 import logging
+import math
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from featx.backbones.frameworks import keras
-from featx.backbones.networks import KerasBackbone, make_backbone
+from featx.backbones.inspection import Inspected, inspect_model
+from featx.backbones.networks import KerasBackbone, make_backbone, walk_operations
 from featx.backbones.preprocessing import PREPROCESSINGS, find_preprocessing
 from featx.backbones.protocol import BackboneRequest
 from featx.errors import BackboneError, WeightsError
@@ -85,6 +86,9 @@ def _read_model(path: Path) -> keras.Model:
         msg = f"{path} is no .keras file; load it in Keras and save it with model.save('model.keras')"
         raise BackboneError(msg)
     try:
+        inspected = inspect_model(path, keras.saving.get_custom_objects())
+        if not inspected.has_own:  # such code need not work without values
+            _check_parameters(inspected)
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises anything from KeyError to its own types on a bad file
         reason = " ".join(str(error).split()).partition(". ")[0][:200] or type(error).__name__
@@ -93,6 +97,16 @@ def _read_model(path: Path) -> keras.Model:
             "of Keras's own layers, without Lambda layers or custom code"
         )
         raise BackboneError(msg) from error
+
+
+def _check_parameters(inspected: Inspected) -> None:
+    """Build the network without values, and refuse one that has more parameters than the file has bytes for them."""
+    with keras.StatelessScope(initialize_variables=False):
+        network = keras.saving.deserialize_keras_object(inspected.config, safe_mode=True)
+    declared = sum(math.prod(variable.shape) for variable in network.weights)
+    if declared > inspected.held_bytes:
+        msg = f"its layers have {declared:,} parameters, and the file holds {inspected.held_bytes:,} bytes of them"
+        raise ValueError(msg)
 
 
 def _choose_size(network: keras.Model, request: BackboneRequest, path: Path) -> tuple[int, int]:
@@ -119,17 +133,9 @@ def _choose_size(network: keras.Model, request: BackboneRequest, path: Path) -> 
 
 def _scales_itself(network: keras.Model) -> bool:
     """Tell whether pixels are scaled before the first layer that has learnt something."""
-    for operation in _walk(network):
+    for operation in walk_operations(network):
         if isinstance(operation, _SCALING_LAYERS) or type(operation).__name__ in _SCALING_OPERATIONS:
             return True
         if isinstance(operation, keras.layers.Layer) and operation.weights:
             return False
     return False
-
-
-def _walk(network: keras.Model) -> Iterator[keras.Operation]:
-    for operation in network.layers if isinstance(network, keras.Sequential) else network.operations:
-        if isinstance(operation, keras.Model):
-            yield from _walk(operation)
-        else:
-            yield operation

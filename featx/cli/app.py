@@ -4,15 +4,16 @@ import io
 import logging
 import os
 import sys
+import warnings
 from typing import Annotated, TextIO
 
 import typer
 from typer.exceptions import Exit, TyperException
 
-from featx.cli import checking, demo, embedding, fitting, inspecting, predicting
+from featx.cli import checking, demo, embedding, exchanging, fitting, inspecting, predicting
+from featx.cli.interruption import EXIT_CODE
 from featx.errors import FeatxError
 
-_INTERRUPTED = 130
 _STOPPED = "stopped; what was finished is kept, and the same command goes on from there"
 
 app = typer.Typer(
@@ -33,6 +34,8 @@ for command in (
     inspecting.info,
     checking.verify,
     checking.repair,
+    exchanging.merge,
+    exchanging.export,
     inspecting.backbones,
     inspecting.layers,
 ):
@@ -70,6 +73,8 @@ def start(
     handler = _StderrHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.addLevelName(logging.WARNING, "note")
+    # Pillow's two lines on broken EXIF data, in the middle of a run: the image is embedded all the same.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     logger = logging.getLogger("featx")
     logger.handlers[:] = [handler]
     logger.propagate = False
@@ -85,7 +90,7 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
-        if code == _INTERRUPTED:  # typer has turned Ctrl-C into this code
+        if code == EXIT_CODE:  # typer has turned Ctrl-C into this code
             _fail(KeyboardInterrupt(), _STOPPED, code, debug=debug)
         sys.exit(code)
     except FeatxError as error:
@@ -98,7 +103,7 @@ def main() -> None:
         message = f"{error.format_message().rstrip('.')}; see `{command} --help`"
         _fail(error, message, error.exit_code, debug=debug)
     except KeyboardInterrupt as error:
-        _fail(error, _STOPPED, _INTERRUPTED, debug=debug)
+        _fail(error, _STOPPED, EXIT_CODE, debug=debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; flushing would fail
         sys.exit(1)

@@ -1,14 +1,16 @@
 """`featx embed`."""
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from featx.cli.interruption import end_at_second_interrupt
 from featx.cli.output import print_json, show_progress, to_printable
 from featx.errors import UsageError
-from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.options import EMBED_DEFAULTS, ON_BAD, EmbedOptions
 from featx.specs import DECODERS, DTYPES, INTERPOLATIONS, POOLINGS, RESIZES
 
 _SHOWN_REASONS = 5
@@ -32,6 +34,23 @@ GroupColumn = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass; changes no number.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Decoding threads; one per core if not given.")]
+
+
+def parse_share(text: str) -> float:
+    """Read a share: `5%` or `0.05`; at least 0, at most 1.
+
+    Raises:
+        BadParameter: If it is none.
+    """
+    number, percent, rest = str(text).partition("%")  # typer passes the default as it is
+    try:
+        share = float(number) / 100 if percent else float(number)
+    except ValueError:
+        share = math.nan
+    if rest or not 0 <= share <= 1:
+        msg = f"{text!r} is no share; write 5% or 0.05, from 0 to 1"
+        raise typer.BadParameter(msg)
+    return share
 
 
 def embed(
@@ -60,6 +79,13 @@ def embed(
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Hash every file, also where size and time are unchanged.")
     ] = False,
+    on_bad: Annotated[
+        str, typer.Option(help=f"What images that cannot be embedded do: {' or '.join(ON_BAD)} (nothing is sealed).")
+    ] = EMBED_DEFAULTS.on_bad,
+    max_bad: Annotated[
+        float,
+        typer.Option(parser=parse_share, metavar="SHARE", help="Exit with 1 if more are in quarantine: 5%, 0.05."),
+    ] = EMBED_DEFAULTS.max_bad,
     as_json: Json = False,
 ) -> None:
     """Embed images once, into a feature store; what is embedded already is not embedded again."""
@@ -67,7 +93,7 @@ def embed(
 
     image = parse_image_options(image_size, resize, interpolation, decoder)
     manifest = read_and_describe(source, root, path_column, label_column, split_column, group)
-    with show_progress("embedding") as progress:
+    with end_at_second_interrupt(), show_progress("embedding") as progress:
         results = featx.embed(
             manifest,
             backbone,
@@ -78,14 +104,16 @@ def embed(
             dtype=dtype,
             name=name,
             folder=features,
-            options=EmbedOptions(batch_size, workers, rehash, progress),
+            options=EmbedOptions(batch_size, workers, rehash, progress, on_bad, max_bad),
         )
-    _show_quarantine(results[0].store.quarantine)
+    _show_quarantine(results)
     for result in results:
         if as_json:
             print_json(result.to_dict())
         else:
             typer.echo(_describe(result))
+    for result in results:
+        result.check()
 
 
 def read_and_describe(
@@ -133,14 +161,21 @@ def parse_layer(text: str) -> str | int:
     return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
-def _show_quarantine(quarantine: list[tuple[str, str, str]]) -> None:
-    for item, _, reason in quarantine[:_SHOWN_REASONS]:
+def _show_quarantine(results: list[Any]) -> None:
+    reasons = {name: reason for result in results for name, _, reason in result.store.quarantine}
+    for item, reason in list(reasons.items())[:_SHOWN_REASONS]:
         typer.echo(f"quarantined {to_printable(item)}: {reason}", err=True)
-    if len(quarantine) > _SHOWN_REASONS:
-        typer.echo(f"quarantined {len(quarantine) - _SHOWN_REASONS} more; `featx info` lists all", err=True)
+    worst = max(results, key=lambda result: result.bad_share)
+    if 0 < worst.bad_share <= worst.max_bad:
+        typer.echo(
+            f"note: {worst.bad_share:.1%} of the images are quarantined, up to {worst.max_bad:.1%} is accepted; "
+            f"`featx info {worst.store.path}` lists all reasons, and the next run tries them again",
+            err=True,
+        )
 
 
 def _describe(result: Any) -> str:  # noqa: ANN401 - an Embedding, whose module loads numpy
     rate = f", {result.images_per_second:,.0f} images/s" if result.new else ""
-    counts = f"{result.new:,} new, {result.cached:,} cached, {result.quarantined:,} quarantined"
+    removed = f", {result.removed:,} removed" if result.removed else ""
+    counts = f"{result.new:,} new, {result.cached:,} cached, {result.quarantined:,} quarantined{removed}"
     return f"{counts}{rate} -> {result.store.path}"

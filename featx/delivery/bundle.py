@@ -1,6 +1,6 @@
 """The bundle: the folder that turns pixels into labels anywhere.
 
-bundle.json        specs, classes, versions, split, how the head was chosen
+bundle.json        specs, classes, versions, split, how the head was chosen; size and sha256 of each other file
 head.skops         the fitted head; never a pickle
 golden.npz         made-up pictures and the features they must give
 backbone.keras     only for a user's own network (or its weights, as backbone.h5)
@@ -8,16 +8,22 @@ metrics.json       what was measured
 predictions.csv    what the head said about each held-out item
 items.csv          the sha256 of every item, and whether it was trained on or tested
 confusion_matrix.png, .svg
+
+A bundle may come from a stranger. Opening one reads no file but its own, runs nothing, and
+takes memory in proportion to its files. The checksums find damage and exchanged files; they
+do not say who made a bundle, since whoever makes one makes its checksums too.
 """
 
 import contextlib
 import csv
 import datetime as dt
+import hashlib
 import itertools
 import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -28,9 +34,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.containers import DAMAGES, is_plain_name, list_members, read_array
 from featx.errors import BundleError
 from featx.evaluation import Evaluation
-from featx.specs import EmbedSpec, HeadSpec
+from featx.items.probing import MAX_PIXELS
+from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec
 from featx.store.durability import sync_file, sync_folder
 from featx.store.sealing import Golden
 
@@ -46,6 +54,12 @@ _MANIFEST = "bundle.json"
 _HEAD = "head.skops"
 _GOLDEN = "golden.npz"
 _ITEMS = "items.csv"
+_METRICS = "metrics.json"
+_BACKBONE = "backbone"
+
+#: Ten thousand classes take 3 MB of either; Python makes up to 30 times as much of JSON.
+_MOST_JSON_BYTES = 16 * 2**20
+_WEIGHTS = ("imagenet", "none", "computed", "file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,28 +96,25 @@ class Bundle:
             msg = f"{folder} is no bundle (there is no {_MANIFEST} in it); `featx fit` writes one into runs/"
             raise BundleError(msg)
         try:
-            about = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-            if about["format"] != FORMAT:
-                msg = f"{folder} is a bundle of {about['format']!r}, not of featx; name one that `featx fit` wrote"
-                raise BundleError(msg)
-            if about["format_version"] > FORMAT_VERSION:
-                msg = (
-                    f"{folder} has bundle format {about['format_version']}, newer than {FORMAT_VERSION}; upgrade featx"
-                )
-                raise BundleError(msg)
-            _check_files(folder, [*about["files"], *([about["backbone_file"]] if about["backbone_file"] else [])])
-            return cls(
-                folder,
-                EmbedSpec.from_dict(about["embed"]),
-                HeadSpec.from_dict(about["head"]),
-                tuple(about["classes"]),
-                _read_golden(folder / _GOLDEN),
-                folder / about["backbone_file"] if about["backbone_file"] else None,
-                json.loads((folder / "metrics.json").read_text(encoding="utf-8")),
-            )
-        except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            msg = f"{folder} is damaged ({type(error).__name__}: {error}); copy it again, or fit it again"
+            return cls._read(folder)
+        except BundleError:
+            raise
+        except (*DAMAGES, MemoryError, RecursionError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            msg = f"{folder} is damaged ({type(error).__name__}: {reason}); copy it again, or fit it again"
             raise BundleError(msg) from error
+
+    @classmethod
+    def _read(cls, folder: Path) -> Self:
+        about = _read_json(folder, _MANIFEST)
+        _check_format(folder, about)
+        embed_spec, head_spec = EmbedSpec.from_dict(about["embed"]), HeadSpec.from_dict(about["head"])
+        classes = about["classes"]
+        _check_values(embed_spec, head_spec, classes, about["backbone_file"])
+        _check_files(folder, dict(about["files"]), about["backbone_file"])
+        golden = _read_golden(folder / _GOLDEN)
+        backbone_file = folder / about["backbone_file"] if about["backbone_file"] else None
+        return cls(folder, embed_spec, head_spec, tuple(classes), golden, backbone_file, _read_json(folder, _METRICS))
 
     def load_head(self) -> Any:  # noqa: ANN401 - a fitted scikit-learn classifier, which has no type
         """Load the fitted head.
@@ -114,12 +125,19 @@ class Bundle:
         from featx.heads.persistence import load_head
 
         head = load_head(self.path / _HEAD)
-        known = set(range(len(self.classes)))
-        if not set(np.asarray(head.classes_).tolist()) <= known:
-            msg = (
-                f"{self.path} is damaged: its head knows other classes than bundle.json; copy it again, or fit it again"
-            )
-            raise BundleError(msg)
+        known, features = np.asarray(head.classes_), self.golden.features
+        try:
+            if not set(known.tolist()) <= set(range(len(self.classes))):
+                msg = "its head knows other classes than bundle.json"
+                raise ValueError(msg)  # noqa: TRY301 - all that does not fit is told in one way
+            probabilities = head.predict_proba(np.asarray(features, np.float32))
+            if probabilities.shape != (len(features), len(known)) or not np.isfinite(probabilities).all():
+                msg = "its head gives no probability for each class"
+                raise ValueError(msg)  # noqa: TRY301 - as above
+        except Exception as error:  # scikit-learn raises anything on a state that it never wrote
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            msg = f"{self.path} is damaged: its parts do not fit ({reason}); copy it again, or fit it again"
+            raise BundleError(msg) from error
         return head
 
     def read_trained(self) -> frozenset[str]:
@@ -128,12 +146,13 @@ class Bundle:
         Raises:
             BundleError: If the list is damaged.
         """
-        with (self.path / _ITEMS).open(encoding="utf-8", newline="") as file:
-            try:
+        try:
+            with (self.path / _ITEMS).open(encoding="utf-8", newline="") as file:
                 return frozenset(row["sha256"] for row in csv.DictReader(file) if row["role"] == "trained")
-            except KeyError as error:
-                msg = f"{self.path / _ITEMS} is damaged (no column {error}); copy the bundle again, or fit it again"
-                raise BundleError(msg) from error
+        except (KeyError, OSError, ValueError, csv.Error) as error:
+            reason = f"no column {error}" if isinstance(error, KeyError) else error
+            msg = f"{self.path / _ITEMS} is damaged ({reason}); copy the bundle again, or fit it again"
+            raise BundleError(msg) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +218,7 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
         backbone_file = _copy_backbone(draft.backbone_file, temporary)
         _write_table(temporary / _ITEMS, draft.items)
         _write_table(temporary / "predictions.csv", draft.predictions)
-        _write_json(temporary / "metrics.json", draft.metrics)
+        _write_json(temporary / _METRICS, draft.metrics)
         plot_confusion(draft.test, temporary / "confusion_matrix.png")
         about = {
             "format": FORMAT,
@@ -209,7 +228,7 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
             "classes": list(draft.classes),
             "backbone_file": backbone_file,
             "record": draft.record,
-            "files": sorted(path.name for path in temporary.iterdir()),
+            "files": {path.name: _describe_file(path) for path in sorted(temporary.iterdir())},
         }
         _write_json(temporary / _MANIFEST, about)
         for path in temporary.iterdir():
@@ -223,15 +242,82 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
     return path
 
 
-def _check_files(folder: Path, names: Sequence[str]) -> None:
-    outside = [name for name in names if Path(name).name != name or (folder / name).is_symlink()]
+def _read_json(folder: Path, name: str) -> dict[str, Any]:
+    path = folder / name
+    _check_own(path)
+    if path.stat().st_size > _MOST_JSON_BYTES:
+        msg = f"{path} has {path.stat().st_size:,} bytes, and no bundle needs {_MOST_JSON_BYTES:,}; do not use it"
+        raise BundleError(msg)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        msg = f"{name} holds no names with values"
+        raise TypeError(msg)
+    return values
+
+
+def _check_own(path: Path) -> None:
+    """Refuse what is no file, or leads to one elsewhere; a FIFO would be waited for without end."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        msg = f"{path} is no file of the bundle's own but a link, a folder or a device; do not use this bundle"
+        raise BundleError(msg)
+
+
+def _check_format(folder: Path, about: Mapping[str, Any]) -> None:
+    if about["format"] != FORMAT:
+        found = str(about["format"])[:40]
+        msg = f"{folder} is a bundle of {found!r}, not of featx; name one that `featx fit` wrote"
+        raise BundleError(msg)
+    version = about["format_version"]
+    if type(version) is not int or version < 1:
+        msg = "format_version is no number"
+        raise ValueError(msg)
+    if version > FORMAT_VERSION:
+        msg = f"{folder} has bundle format {str(version)[:20]}, newer than {FORMAT_VERSION}; upgrade featx"
+        raise BundleError(msg)
+
+
+def _check_values(embed_spec: EmbedSpec, head_spec: HeadSpec, classes: object, backbone_file: object) -> None:
+    """Check what the specs leave to whoever builds them; a name or a path has no use for more than 4,096 characters."""
+    backbone, image = embed_spec.backbone, embed_spec.image
+    texts = (backbone.uri, backbone.layer, backbone.weights_digest, head_spec.name, backbone_file)
+    own = str(backbone.uri).lower().startswith("file:") or backbone.weights == "file"
+    reasonable = {
+        "backbone": backbone_file == "" or own,
+        "names": all(isinstance(text, str) and len(text) <= 4096 for text in texts),  # noqa: PLR2004 - PATH_MAX
+        "weights": backbone.weights in _WEIGHTS and own == str(backbone_file).startswith(_BACKBONE),
+        "image": image.height * image.width <= MAX_PIXELS,
+        "head": isinstance(head_spec.params, dict) and type(head_spec.seed) is int,
+        "scaling": head_spec.scaling in {None, *SCALINGS},
+        "classes": isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes),
+        "distinct classes": len(set(classes)) == len(classes) if isinstance(classes, list) else False,
+    }
+    odd = [name for name, holds in reasonable.items() if not holds]
+    if odd:
+        msg = f"{_MANIFEST} has no proper {', '.join(odd)}"
+        raise ValueError(msg)
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], backbone_file: str) -> None:
+    outside = [name for name in files if not is_plain_name(name)]
     if outside:
-        msg = f"{folder} names files outside itself ({', '.join(outside)}); do not use it"
+        msg = f"{folder} names files outside itself ({', '.join(outside)[:200]}); do not use it"
         raise BundleError(msg)
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        msg = f"{folder} lacks {', '.join(missing)}; move or copy a bundle as a whole folder"
+    unlisted = {_HEAD, _GOLDEN, _ITEMS, _METRICS, *([backbone_file] if backbone_file else [])} - set(files)
+    missing = [name for name in files if not os.path.lexists(folder / name)]
+    if unlisted or missing:
+        lacking = ", ".join(sorted({*unlisted, *missing}))[:200]
+        msg = f"{folder} lacks {lacking}; move or copy a bundle as a whole folder"
         raise BundleError(msg)
+    for name, expected in files.items():
+        _check_own(folder / name)
+        if _describe_file(folder / name) != expected:
+            msg = f"{folder / name} is not the file that the bundle was made with; copy the bundle again, or fit again"
+            raise BundleError(msg)
 
 
 def _rename(temporary: Path, parent: Path, slug: str) -> Path:
@@ -253,7 +339,7 @@ def _copy_backbone(source: str, folder: Path) -> str:
     if not Path(source).is_file():
         msg = f"the backbone's own file {source} is gone, and a bundle cannot do without it; restore it, or embed again"
         raise BundleError(msg)
-    name = f"backbone{''.join(Path(source).suffixes[-2:])}"
+    name = f"{_BACKBONE}{''.join(Path(source).suffixes[-2:])}"
     shutil.copyfile(source, folder / name)
     return name
 
@@ -265,9 +351,18 @@ def _write_golden(path: Path, golden: Golden) -> None:
 
 
 def _read_golden(path: Path) -> Golden:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        files = [name for name in arrays.files if name.startswith("file_")]
-        return Golden(tuple(arrays[f"file_{number}"].tobytes() for number in range(len(files))), arrays["features"])
+    members = list_members(path)
+    names = [f"file_{number}.npy" for number in range(len(members) - 1)]
+    if not names or set(members) != {"features.npy", *names}:
+        msg = f"{_GOLDEN} holds other things than pictures and their features"
+        raise ValueError(msg)
+    with zipfile.ZipFile(path) as archive:
+        files = tuple(read_array(archive.read(name)).tobytes() for name in names)
+        features = read_array(archive.read("features.npy"))
+    if features.dtype.name not in DTYPES or features.ndim != 2 or len(features) != len(files):  # noqa: PLR2004 - a matrix
+        msg = f"{_GOLDEN} has features of {features.dtype} {features.shape} for {len(files)} pictures"
+        raise ValueError(msg)
+    return Golden(files, np.asarray(features, np.float32))
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -10,9 +10,18 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.backbones import Backbone, load_backbone
+from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.delivery.bundle import Bundle, align_probabilities
-from featx.errors import BundleError, DataError, DriftError, SourceError
+from featx.errors import (
+    BackboneError,
+    BundleError,
+    DataError,
+    DriftError,
+    ImageError,
+    SourceError,
+    UnknownNameError,
+    UsageError,
+)
 from featx.evaluation import Evaluation, evaluate
 from featx.golden import MAX_DRIFT, embed_golden, measure_drift
 from featx.items import Item, Manifest, read_source
@@ -64,13 +73,18 @@ class Predictor:
         """Load a bundle and check that this machine gives the numbers it was trained on.
 
         Raises:
-            BundleError: If files are missing, damaged or foreign, or the weights differ.
+            BundleError: If files are missing, damaged or foreign, the weights differ, or the backbone is not
+                to be had here.
             DriftError: If the golden pictures come out otherwise than in training.
         """
         bundle = Bundle.open(path)
         head = bundle.load_head()
-        backbone = rebuild_backbone(bundle.embed_spec.backbone, bundle.embed_spec.image, bundle.backbone_file)
-        (found,) = embed_golden(backbone, bundle.embed_spec.image, bundle.golden.files)
+        try:
+            backbone = rebuild_backbone(bundle.embed_spec.backbone, bundle.embed_spec.image, bundle.backbone_file)
+            (found,) = embed_golden(backbone, bundle.embed_spec.image, bundle.golden.files)
+        except (BackboneError, ImageError, UnknownNameError, UsageError) as error:
+            msg = f"{bundle.path} cannot be used here: {error}"
+            raise BundleError(msg) from error
         drift = measure_drift(bundle.golden, found)
         if not drift <= MAX_DRIFT:
             msg = (
@@ -189,7 +203,7 @@ def rebuild_backbone(spec: BackboneSpec, image: ImageSpec, backbone_file: Path |
         BundleError: If the weights differ from those in the spec.
     """
     uri, weights = spec.uri, None if spec.weights in {"computed", "file"} else spec.weights
-    if uri.startswith("file:"):
+    if parse_uri(uri).name.startswith("file:"):  # in any case, as a stranger may write `FILE:/path`
         uri = f"file:{backbone_file}" + (f"?{uri.partition('?')[2]}" if "?" in uri else "")
     elif spec.weights == "file":
         weights = str(backbone_file)

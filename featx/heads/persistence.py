@@ -1,11 +1,24 @@
-"""Persistence: a fitted head as a file that runs no code when it is loaded."""
+"""Persistence: a fitted head as a file that runs no code when it is loaded.
 
+skops trusts every estimator of scikit-learn, and leaves the state of each to who wrote it. A
+head is made of few of them, so only these are read, and what would make compiled code read
+outside of an array, or wait for ever, is looked for before the head is used.
+"""
+
+import copy
+import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 from sklearn.pipeline import Pipeline
+from sklearn.tree._tree import Tree
 
+from featx.containers import list_members, read_array
 from featx.errors import BundleError
 
 #: Types that fitted heads hold beyond those that skops trusts by itself: the classes
@@ -15,33 +28,80 @@ TRUSTED = (
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._TemperatureScaling",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
-    "sklearn.neural_network._stochastic_optimizers.AdamOptimizer",
     "sklearn.tree._tree.Tree",
 )
 
+#: All that heads are made of, by what reads it.
+ALLOWED = {
+    "DictNode": {"builtins.dict"},
+    "JsonNode": {"builtins.str"},
+    "ListNode": {"builtins.list"},
+    "TupleNode": {"builtins.tuple"},
+    "TypeNode": {"builtins.str"},
+    "NdArrayNode": {"numpy.ndarray", *(f"numpy.{np.dtype(code).type.__name__}" for code in "?bhilqBHILQefdU")},
+    "LossNode": {"sklearn._loss._loss.CyHalfBinomialLoss", "sklearn._loss._loss.CyHalfMultinomialLoss"},
+    "TreeNode": {"sklearn.tree._tree.Tree"},
+    "ObjectNode": {
+        *(set(TRUSTED) - {"sklearn.tree._tree.Tree"}),
+        "sklearn._loss.link.Interval",
+        "sklearn._loss.link.LogitLink",
+        "sklearn._loss.link.MultinomialLogit",
+        "sklearn._loss.loss.HalfBinomialLoss",
+        "sklearn._loss.loss.HalfMultinomialLoss",
+        "sklearn.calibration.CalibratedClassifierCV",
+        "sklearn.dummy.DummyClassifier",
+        "sklearn.ensemble._forest.RandomForestClassifier",
+        "sklearn.ensemble._hist_gradient_boosting.binning._BinMapper",
+        "sklearn.ensemble._hist_gradient_boosting.gradient_boosting.HistGradientBoostingClassifier",
+        "sklearn.linear_model._logistic.LogisticRegression",
+        "sklearn.linear_model._ridge.RidgeClassifier",
+        "sklearn.naive_bayes.GaussianNB",
+        "sklearn.neighbors._classification.KNeighborsClassifier",
+        "sklearn.neural_network._multilayer_perceptron.MLPClassifier",
+        "sklearn.pipeline.Pipeline",
+        "sklearn.preprocessing._data.Normalizer",
+        "sklearn.preprocessing._data.StandardScaler",
+        "sklearn.preprocessing._label.LabelBinarizer",
+        "sklearn.preprocessing._label.LabelEncoder",
+        "sklearn.svm._classes.LinearSVC",
+        "sklearn.svm._classes.SVC",
+        "sklearn.tree._classes.DecisionTreeClassifier",
+    },
+}
+
+#: What only training needs: random generators and an optimizer, which a stranger could make costly to rebuild.
+_LEFTOVERS = ("_feature_subsample_rng", "_optimizer", "_random_state")
+
+_SCHEMA = "schema.json"
+#: An empty `{}` takes 24 times its JSON in memory; skops writes one container in 50 to 100 bytes.
+_BYTES_PER_CONTAINER = 16
+
 
 def dump_head(estimator: Any, path: Path) -> None:  # noqa: ANN401 - a fitted scikit-learn classifier
-    """Write a fitted head.
+    """Write a fitted head, without what only its training needed.
 
     Args:
         estimator: As `fit_head` gives it.
         path: The file, replaced if it is there.
 
     Raises:
-        BundleError: If it holds types that `load_head` would refuse; nothing is written.
+        BundleError: If it holds types that `load_head` would refuse; nothing is left behind.
     """
     import skops.io
 
-    content = skops.io.dumps(estimator)
-    _refuse_foreign(skops.io.get_untrusted_types(data=content), path)
-    path.write_bytes(content)
+    path.write_bytes(skops.io.dumps(_strip(estimator)))
+    try:
+        _check_file(path)
+    except BaseException:
+        path.unlink()
+        raise
 
 
 def load_head(path: Path) -> Any:  # noqa: ANN401 - a fitted scikit-learn classifier
     """Read a fitted head; nothing is unpickled, and foreign types are refused.
 
     A file made with bad intent can still hold wrong numbers, which give wrong
-    predictions or a crash: load heads from people you trust.
+    predictions: load heads from people you trust.
 
     Raises:
         BundleError: If the file is missing or damaged, holds other types than heads
@@ -50,24 +110,146 @@ def load_head(path: Path) -> Any:  # noqa: ANN401 - a fitted scikit-learn classi
     import skops.io
 
     try:
-        _refuse_foreign(skops.io.get_untrusted_types(file=path), path)
+        _check_file(path)
         estimator = skops.io.load(path, trusted=list(TRUSTED))
+        if isinstance(estimator, Pipeline) and hasattr(estimator, "classes_") and hasattr(estimator, "predict_proba"):
+            _check_parts(estimator)
+            return estimator
     except BundleError:
         raise
     except FileNotFoundError:
         msg = f"{path} is missing; a bundle has to be moved with all its files"
         raise BundleError(msg) from None
-    except (OSError, zipfile.BadZipFile, AttributeError, ImportError, KeyError, TypeError, ValueError) as error:
-        msg = f"{path} is damaged, or made by another version of scikit-learn or skops ({error}); fit the head again"
+    except Exception as error:  # skops and scikit-learn raise anything on a state that they never wrote
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        msg = f"{path} is damaged, or made by another version of scikit-learn or skops ({reason}); fit the head again"
         raise BundleError(msg) from error
-    if not (isinstance(estimator, Pipeline) and hasattr(estimator, "classes_") and hasattr(estimator, "predict_proba")):
-        msg = f"{path} holds a {type(estimator).__name__}, which is no fitted head; choose another file"
-        raise BundleError(msg)
-    return estimator
+    msg = f"{path} holds a {type(estimator).__name__}, which is no fitted head; choose another file"
+    raise BundleError(msg)
 
 
-def _refuse_foreign(types: list[str], path: Path) -> None:
-    foreign = sorted(set(types) - set(TRUSTED))
+def _strip(estimator: Any) -> Any:  # noqa: ANN401 - scikit-learn classifiers
+    if not isinstance(estimator, Pipeline):
+        return estimator
+    stripped = copy.copy(estimator)
+    stripped.steps = [(name, copy.copy(step)) for name, step in estimator.steps]
+    for _, step in stripped.steps:
+        for name in _LEFTOVERS:
+            getattr(step, "__dict__", {}).pop(name, None)
+    return stripped
+
+
+def _check_file(path: Path) -> None:
+    """Check all that the file declares, before anything is built from it.
+
+    Raises:
+        BundleError: If it holds types that no head is made of.
+        ValueError: If it declares more than it holds.
+    """
+    members = list_members(path)
+    with zipfile.ZipFile(path) as archive:
+        for name in members:
+            if name.endswith(".npy"):
+                read_array(archive.read(name))
+        data = archive.read(_SCHEMA)
+    if _BYTES_PER_CONTAINER * (data.count(b"{") + data.count(b"[")) > len(data):
+        msg = f"{_SCHEMA} is made of empty parts"
+        raise ValueError(msg)
+    schema = json.loads(data)
+    nodes = list(_walk_nodes(schema))
+    foreign = sorted({_name_type(node) for node in nodes} - {""})
     if foreign:
-        msg = f"{path} holds types that no head is made of: {', '.join(foreign)}; featx neither writes nor loads it"
+        msg = (
+            f"{path} holds types that no head is made of: {', '.join(foreign)[:500]}; featx neither writes nor loads it"
+        )
         raise BundleError(msg)
+    _count_parts(schema, {})
+    owners: dict[str, int] = {}
+    for node in nodes:
+        if "file" in node and not (
+            node["__id__"] and owners.setdefault(node["file"], node["__id__"]) == node["__id__"]
+        ):
+            msg = f"{node['file']!r} is used twice"
+            raise ValueError(msg)
+
+
+def _walk_nodes(schema: object) -> Iterator[dict[str, Any]]:
+    stack = [schema]
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            stack += value.values()
+            if "__loader__" in value:
+                yield value
+        elif isinstance(value, list):
+            stack += value
+
+
+def _name_type(node: dict[str, Any]) -> str:
+    """Return what a node is if no head is made of it, else nothing."""
+    name = f"{node['__module__']}.{node['__class__']}"
+    return "" if name in ALLOWED.get(node["__loader__"], ()) else name
+
+
+def _count_parts(value: Any, counts: dict[int, int]) -> int:  # noqa: ANN401 - what JSON holds
+    """Count the parts of a node; one that stands for another by its number is refused, as nests of them grow."""
+    if isinstance(value, list):
+        return sum(_count_parts(part, counts) for part in value)
+    if not isinstance(value, dict):
+        return 0
+    count = 1 + sum(_count_parts(part, counts) for part in value.values())
+    if "__id__" in value and counts.setdefault(value["__id__"], count) != count:
+        msg = "one part of it stands for another"
+        raise ValueError(msg)
+    return count
+
+
+def _check_parts(head: Pipeline) -> None:
+    """Check what scikit-learn's compiled code believes: the trees, the width of the features, the number of threads."""
+    parts = list(_list_parts(head))
+    widths = {part.n_features_in_ for part in parts if "n_features_in_" in getattr(part, "__dict__", {})}
+    if len(widths) > 1 or any(getattr(part, "n_jobs", None) is not None for part in parts):
+        msg = "its parts differ in their number of features, or ask for threads"
+        raise ValueError(msg)
+    width = widths.pop() if widths else 0
+    for part in parts:
+        if type(part) is Tree:
+            inner = part.children_left != -1
+            _check_tree(part.children_left, part.children_right, part.feature, inner, width)
+        elif type(part) is TreePredictor:
+            nodes = part.nodes
+            _check_tree(nodes["left"], nodes["right"], nodes["feature_idx"], nodes["is_leaf"] == 0, width)
+            if nodes["is_categorical"].any():
+                msg = "a tree of it asks for categories, and features have none"
+                raise ValueError(msg)
+
+
+def _check_tree(
+    left: NDArray[Any], right: NDArray[Any], feature: NDArray[Any], inner: NDArray[np.bool_], width: int
+) -> None:
+    """Check that children come after their parents, as in every tree that was grown, and that features exist."""
+    numbers = np.flatnonzero(inner)
+    children = np.stack([left[inner], right[inner]]).astype(np.int64)
+    features = feature[inner]
+    if (
+        not len(left)
+        or not ((children > numbers) & (children < len(left)) & (features >= 0) & (features < width)).all()
+    ):
+        msg = "a tree with nodes or features that it does not have"
+        raise ValueError(msg)
+
+
+def _list_parts(head: Pipeline) -> Iterator[Any]:
+    stack, seen = [head], set[int]()
+    while stack:
+        part = stack.pop()
+        if id(part) in seen or isinstance(part, np.ndarray | str | int | float | None):
+            continue
+        seen.add(id(part))
+        if isinstance(part, dict):
+            stack += part.values()
+        elif isinstance(part, list | tuple):
+            stack += part
+        else:
+            stack += getattr(part, "__dict__", {}).values()
+            yield part

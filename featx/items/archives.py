@@ -5,26 +5,23 @@ and devices are not followed, and what unpacks to far more than its own size is 
 before it fills the memory or the disk.
 """
 
-import bz2
 import calendar
 import contextlib
-import gzip
 import lzma
 import os
 import re
 import stat
 import struct
 import tarfile
-import tempfile
 import threading
 import weakref
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Protocol, cast
+from typing import IO, Any, Protocol, cast
 
 from featx.errors import SourceError
 from featx.items.layouts import (
@@ -37,13 +34,15 @@ from featx.items.layouts import (
     looks_like_image,
 )
 from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
+from featx.items.unpacking import find_limit, find_unpacker, make_bomb_error, unpack
 
-#: Photographs are compressed already and deflate by a few per cent, masks and drawings by up to a few
-#: hundred; what grows by more than this and is also more than a large data set is a bomb.
-MAX_RATIO = 200
-MAX_UNPACKED_BYTES = 10 * 2**30
+#: The largest sets of pictures in one archive have two million; listing that many takes 1.8 GB.
+MAX_MEMBERS = 2_000_000
 
-_COPY_BYTES = 2**20
+#: Names and times of one tar member, of which a pax or GNU header may have as much as it likes.
+MAX_HEADER_BYTES = 2**20
+MAX_GLOBAL_HEADERS = 64
+
 _LAST_SECOND = 2**33
 _SPECIAL = "links and special files"
 
@@ -152,58 +151,18 @@ def read_archive(source: str | os.PathLike[str]) -> Manifest:
 
 
 def _open_container(name: str) -> _Container:
+    if not Path(name).is_file():  # a FIFO would be waited for without end
+        msg = f"{name!r} is no file; name a zip or tar file"
+        raise SourceError(msg)
     file = Path(name).open("rb")  # noqa: SIM115 - the container keeps it, and closes it
     head = file.read(6)
     file.seek(0)
     if head.startswith(b"PK"):
         return _Zip(file, name)
-    for magic, unpacker in _UNPACKERS.items():
-        if head.startswith(magic):
-            with file, unpacker(file) as stream:
-                return _Tar(_unpack(stream, name), name)
+    if unpacker := find_unpacker(head):
+        with file, unpacker(file) as stream:
+            return _Tar(unpack(stream, name), name)
     return _Tar(file, name)
-
-
-_UNPACKERS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
-    b"\x1f\x8b": lambda file: cast("IO[bytes]", gzip.GzipFile(fileobj=file)),
-    b"BZh": bz2.BZ2File,
-    b"\xfd7zXZ\0": lzma.LZMAFile,
-}
-
-
-def _unpack(stream: IO[bytes], name: str) -> IO[bytes]:
-    limit = _find_limit(name)
-    file = cast("IO[bytes]", tempfile.TemporaryFile(prefix="featx-"))  # noqa: SIM115 - the container keeps it
-    try:
-        while chunk := stream.read(_COPY_BYTES):
-            _append(file, chunk, limit, name)
-        file.seek(0)
-    except BaseException:
-        file.close()
-        raise
-    return file
-
-
-def _append(file: IO[bytes], chunk: bytes, limit: int, name: str) -> None:
-    if file.tell() + len(chunk) > limit:
-        raise _make_bomb_error(name)
-    try:
-        file.write(chunk)
-    except OSError as error:
-        place = tempfile.gettempdir()
-        msg = f"no room to unpack {name!r} into {place!r}: {error.strerror}; let TMPDIR name a larger disk"
-        raise SourceError(msg) from error
-
-
-def _find_limit(name: str) -> int:
-    return max(MAX_UNPACKED_BYTES, MAX_RATIO * Path(name).stat().st_size)
-
-
-def _make_bomb_error(name: str) -> SourceError:
-    return SourceError(
-        f"the archive {name!r} unpacks to more than {MAX_UNPACKED_BYTES / 2**30:g} GiB and {MAX_RATIO} times its size; "
-        "if you trust it, unpack it and name the folder"
-    )
 
 
 class _Zip:
@@ -215,6 +174,7 @@ class _Zip:
         self._zip = zipfile.ZipFile(file)
         self.members: list[_Member] = []
         self.n_special = 0
+        _check_count(len(self._zip.filelist), name)
         for info in self._zip.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16)
             if info.is_dir():
@@ -225,6 +185,10 @@ class _Zip:
             if info.flag_bits & _ENCRYPTED:
                 msg = f"the archive {name!r} is encrypted ({info.filename!r}); unpack it and name the folder"
                 raise SourceError(msg)
+            if info.compress_type not in _BOUNDED:
+                how = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}.get(info.compress_type, "another method")
+                msg = f"the archive {name!r} is compressed by {how} ({info.filename!r}); unpack it and name the folder"
+                raise SourceError(msg)
             self.members.append(_Member(_spell(info), info.file_size, _read_clock(info), info))
 
     def read(self, member: _Member, n_bytes: int) -> bytes:
@@ -232,9 +196,15 @@ class _Zip:
             with self._zip.open(cast("zipfile.ZipInfo", member.where)) as file:
                 return file.read(n_bytes)
         except _DAMAGES as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # a fault of the disk, which may have passed by the next run
             msg = f"damaged in the archive: {error}"
             raise OSError(msg) from error
 
+
+#: How zip members may be compressed. Of any other kind zipfile unpacks all that it has read at once, so that
+#: 220 bytes of bzip2 fill 300 MB.
+_BOUNDED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
 #: Bits of a zip entry: its data are encrypted, the same strongly; its name is UTF-8.
 _ENCRYPTED = 0x1 | 0x40
@@ -266,8 +236,9 @@ class _Tar:
         self._lock = threading.Lock()
         self.members: list[_Member] = []
         self.n_special = 0
-        tar = tarfile.TarFile(fileobj=file)
-        for info in tar.getmembers():
+        headers = _Headers(file)
+        tar = tarfile.TarFile(fileobj=cast("IO[bytes]", headers))
+        for info in _list_headers(tar, headers, name):
             if info.isreg() and not info.issparse():
                 self.members.append(_Member(info.name, info.size, _to_ns(info.mtime), info.offset_data))
             elif not info.isdir():
@@ -286,6 +257,42 @@ class _Tar:
         with self._lock:
             self._file.seek(offset)
             return self._file.read(n_bytes)
+
+
+class _Headers:
+    """What tarfile sees of a file: it reads headers only, and of each member no more than `left` bytes."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.left = MAX_HEADER_BYTES
+        self.seek, self.tell = file.seek, file.tell
+        self._file = file
+
+    def read(self, n_bytes: int) -> bytes:
+        self.left -= n_bytes
+        if self.left < 0:
+            msg = f"a member's name and times take more than {MAX_HEADER_BYTES:,} bytes"
+            raise ValueError(msg)
+        return self._file.read(n_bytes)
+
+
+def _list_headers(tar: tarfile.TarFile, headers: _Headers, name: str) -> Iterator[tarfile.TarInfo]:
+    kept: list[tarfile.TarInfo] = cast("Any", tar).members
+    count = 0
+    while info := tar.next():
+        count += 1
+        _check_count(count, name)
+        if len(tar.pax_headers) > MAX_GLOBAL_HEADERS:
+            msg = f"more than {MAX_GLOBAL_HEADERS} values for all members"
+            raise ValueError(msg)
+        yield info
+        kept.clear()  # a TarInfo takes ten times the memory of a _Member
+        headers.left = MAX_HEADER_BYTES
+
+
+def _check_count(n_members: int, name: str) -> None:
+    if n_members > MAX_MEMBERS:
+        msg = f"the archive {name!r} has more than {MAX_MEMBERS:,} members; unpack it and name the folder"
+        raise SourceError(msg)
 
 
 def _to_ns(mtime_seconds: float) -> int:
@@ -349,5 +356,5 @@ def _check_sizes(members: Iterable[_Member], name: str) -> None:
             size = f"{member.size_bytes:,} bytes"
             msg = f"the archive {name!r} is refused: {member.name!r} has {size}, which is no picture; make it without"
             raise SourceError(msg)
-    if total > _find_limit(name):
-        raise _make_bomb_error(name)
+    if total > find_limit(name):
+        raise make_bomb_error(name)

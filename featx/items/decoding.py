@@ -4,6 +4,7 @@ One function serves embedding, fine-tuning, prediction and the server, so that n
 two of them can see an image differently.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,9 @@ _UPRIGHT = {
 # Transparent images are mostly cut-outs and line art, seen by people on white pages. On black, dark
 # lines would vanish; without their alpha, transparent pixels would show colours that nobody ever saw.
 _PAPER = 255
+
+# Images are brought to RGB in strips of so many pixels: a large one is in memory twice at most.
+_STRIP_PX = 2**20
 
 _Box = tuple[float, float, float, float]
 
@@ -150,8 +154,20 @@ def _fit(extent: tuple[float, float], size: tuple[int, int], resize: str) -> tup
 
 def _flatten(image: Image.Image) -> Image.Image:
     """Return the image in mode L or RGB, whatever its mode was."""
-    if image.mode.startswith("I"):
-        return _rescale(image)
+    if image.mode in {"L", "RGB"} and not image.has_transparency_data:
+        return image
+    width, height = image.size
+    convert = _make_rescaling(image) if image.mode.startswith("I") else _flatten_strip
+    flat: Image.Image | None = None
+    step = max(1, _STRIP_PX // width)
+    for top in range(0, height, step):
+        strip = convert(image.crop((0, top, width, min(top + step, height))))
+        flat = flat or Image.new(strip.mode, image.size)
+        flat.paste(strip, (0, top))
+    return flat or image
+
+
+def _flatten_strip(image: Image.Image) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")  # Pillow converts premultiplied grey to nothing else
     if image.has_transparency_data:
@@ -159,22 +175,25 @@ def _flatten(image: Image.Image) -> Image.Image:
         paper = Image.new("RGB", image.size, (_PAPER,) * 3)
         paper.paste(image, mask=image)
         return paper
-    if image.mode in {"L", "RGB"}:
-        return image
     return image.convert("L" if image.mode == "1" else "RGB")
 
 
-def _rescale(image: Image.Image) -> Image.Image:
-    """Bring grey values of 16 bits to 8; Pillow's own conversion turns all above 255 white.
+def _make_rescaling(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Make the function that brings grey values of 16 bits to 8; Pillow's own conversion turns all above 255 white.
 
     Of TIFFs, Pillow neither rescales 12-bit values nor inverts those of 16 bits that count from white.
     """
     tags = getattr(image, "tag_v2", {})
     largest = 2 ** tags.get(Base.BitsPerSample, (16,))[0] - 1
-    values = np.asarray(image)
-    grey = np.rint(values * np.float32(255 / largest)).astype(np.uint8)
-    if tags.get(Base.PhotometricInterpretation) == 0:
-        grey = 255 - grey
-    if "transparency" in image.info:
-        grey[values == image.info["transparency"]] = _PAPER
-    return Image.fromarray(grey)
+    counts_from_white = tags.get(Base.PhotometricInterpretation) == 0
+
+    def rescale(strip: Image.Image) -> Image.Image:
+        values = np.asarray(strip)
+        grey = np.rint(values * np.float32(255 / largest)).astype(np.uint8)
+        if counts_from_white:
+            grey = 255 - grey
+        if "transparency" in strip.info:
+            grey[values == strip.info["transparency"]] = _PAPER
+        return Image.fromarray(grey)
+
+    return rescale

@@ -1,5 +1,6 @@
 """Examining items ahead of the network: identity first, pixels only where they are needed."""
 
+import errno
 import hashlib
 import threading
 from collections.abc import Collection, Iterator, Mapping
@@ -10,6 +11,12 @@ from featx.items.decoding import Decoded, decode
 from featx.items.manifest import FileStat, Item, Manifest
 from featx.items.prefetching import prefetch
 from featx.specs import ImageSpec
+
+#: Errors that tell what has become of a file: gone, a folder, a pipe, a link to itself, too large. All
+#: others (an unplugged disk, a network drive that hangs, missing rights) may be over with the next try.
+_LASTING = frozenset(
+    {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.ENAMETOOLONG}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +41,14 @@ class Examined:
         stamp: Its identity; None if the file could not be read.
         image: Its pixels; None if they are not needed or cannot be had.
         reason: Why they cannot be had; empty if they can, or are not needed.
+        is_momentary: Whether the file may be there, unchanged, and could only not be read this time.
     """
 
     item: Item
     stamp: Stamp | None
     image: Decoded | None = None
     reason: str = ""
+    is_momentary: bool = False
 
 
 def examine(
@@ -85,7 +94,8 @@ def examine(
                 return Examined(item, stamp)
             data = manifest.reader.read(item.id)
         except OSError as error:
-            return Examined(item, None, reason=f"cannot be read: {error.strerror or error}")
+            is_momentary = error.errno is not None and error.errno not in _LASTING
+            return Examined(item, None, reason=f"cannot be read: {error.strerror or error}", is_momentary=is_momentary)
         stamp = Stamp(hashlib.sha256(data).hexdigest(), FileStat(len(data), stat.mtime_ns))
         if not claim(stamp.sha256):
             return Examined(item, stamp)

@@ -17,6 +17,9 @@ from featx.items.layouts import (
 )
 from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
 
+#: To open a pipe so waits for nobody; Windows would otherwise change line ends.
+_READ_AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
 
 class FolderReader:
     """Reads files by their path relative to a folder; absolute paths are read as they are.
@@ -52,7 +55,16 @@ class FolderReader:
             OSError: If there is no such regular file, or it cannot be read.
         """
         self.stat(item_id)
-        return Path(self._root, item_id).read_bytes()
+        with os.fdopen(os.open(Path(self._root, item_id), _READ_AT_ONCE), "rb") as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode):  # what was a file has become a pipe
+                raise OSError(errno.EINVAL, "not a regular file", item_id)
+            data = file.read(info.st_size + 1)
+            if len(data) > info.st_size:  # it is growing
+                data += file.read(MAX_FILE_BYTES)
+        if len(data) > MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES:,} bytes", item_id)
+        return data
 
 
 def read_folder(source: str | os.PathLike[str]) -> Manifest:
@@ -133,7 +145,7 @@ class _Walk:
         elif is_folder:
             (self._links if entry.is_symlink() else self._folders).append(f"{relative}/")
         elif not is_file:
-            self.junk["broken links" if entry.is_symlink() else "pipes, sockets and devices"] += 1
+            self.junk["pipes, sockets and devices" if Path(entry.path).exists() else "broken links"] += 1
         elif has_image_suffix(entry.name) or self._starts_like_image(Path(entry.path)):
             self.files.append(relative)
 

@@ -33,10 +33,23 @@ from PIL.WebPImagePlugin import WebPImageFile
 from featx.errors import ImageError
 
 #: Images with more pixels are refused. It is where Pillow's own `Image.open` gives up, and
-#: above the largest camera sensors on sale (151 megapixels). At Pillow's 4 bytes a pixel one
-#: image takes 0.7 GB at worst, or twice that if it is transparent; without a limit, a PNG of
-#: 0.6 MB could ask for any amount.
+#: above the largest camera sensors on sale (151 megapixels).
 MAX_PIXELS = 178_956_970
+
+#: So are images that would take more memory to decode, so that one file of 34 bytes (a WebP of
+#: 16,383 x 16,383 px) cannot ask for 4 GB of it, and a process of featx with one image stays
+#: below 1 GiB. Every image of `MAX_PIXELS` without alpha fits in PNG and plain JPEG.
+MAX_DECODING_BYTES = 850 * 2**20
+
+#: What decoders take beyond the decoded pixels, in bytes for each pixel and band; measured at
+#: 17 and 25 megapixels with Pillow 12.3, and rounded up.
+_WORKING_BYTES = {"WebP": 4.2, "JPEG 2000": 5.0, "AVIF": 2.0}
+
+#: Likewise for a progressive JPEG, whose coefficients are all in memory at once.
+_COEFFICIENT_BYTES = 2.0
+
+#: Tags of a TIFF with the width and length of its tiles (TIFF 6.0, section 15).
+_TILE_SIZE = (322, 323)
 
 #: Values of the EXIF orientation that swap width and height (EXIF 2.32, section 4.6.5.1, tag 274).
 SWAPPING = frozenset({5, 6, 7, 8})
@@ -125,11 +138,36 @@ def open_image(data: bytes) -> tuple[ImageFile, Probe]:
     if width * height > MAX_PIXELS:
         msg = f"{width}x{height} px are more than the {MAX_PIXELS:,} that one image may have; make it smaller first"
         raise ImageError(msg)
+    with translate_errors(name):
+        needed = _estimate_bytes(image, name) + len(data)
+    if needed > MAX_DECODING_BYTES:
+        msg = (
+            f"{width}x{height} px of {name} take {needed / 2**20:,.0f} MiB of memory to decode, and one image may take "
+            f"{MAX_DECODING_BYTES / 2**20:.0f}; make it smaller, or save it as JPEG"
+        )
+        raise ImageError(msg)
     # Pillow turns a TIFF while it loads, and gives its displayed size from the start.
     orientation = 1 if name == "TIFF" else _read_orientation(image, data)
     if orientation in SWAPPING:
         width, height = height, width
     return image, Probe(name, image.mode, width, height, orientation)
+
+
+def _estimate_bytes(image: ImageFile, name: str) -> float:
+    """Estimate what decoding and converting to RGB take, without the file itself."""
+    n_pixels = max(image.width * image.height, _count_tile_pixels(image))
+    stored = 2 if image.mode.startswith("I;16") else 1 if image.mode in {"1", "L", "P"} else 4
+    is_grey = image.mode in {"1", "L"} or image.mode.startswith("I")
+    converted = 0 if image.mode in {"L", "RGB"} else 1 if is_grey else 4
+    working = _COEFFICIENT_BYTES if "progressive" in image.info else _WORKING_BYTES.get(name, 0.0)
+    return n_pixels * (stored + converted + working * len(image.getbands()))
+
+
+def _count_tile_pixels(image: ImageFile) -> int:
+    """Count the pixels of one tile of a TIFF, which is decoded whole, however small the image is."""
+    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    width, height = (tags.get(tag) for tag in _TILE_SIZE)
+    return width * height if isinstance(width, int) and isinstance(height, int) else 0
 
 
 @contextmanager
@@ -146,6 +184,9 @@ def translate_errors(name: str) -> Iterator[None]:
         yield
     except ImageError:
         raise
+    except MemoryError as error:
+        msg = f"there is not enough memory to decode this {name}; use fewer workers"
+        raise ImageError(msg) from error
     except Exception as error:  # on hostile bytes Pillow's parsers raise nearly every built-in type
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         msg = f"truncated or damaged {name} ({reason}); export or download it again"

@@ -1,7 +1,7 @@
 """Checking a whole store, and taking out what is damaged."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import StoreFormatError
+from featx.options import Progress
 from featx.store.durability import remove_leftovers
 from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS
 from featx.store.lock import StoreLock
@@ -56,7 +57,7 @@ class Checkup:
         }
 
 
-def check_store(path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> Checkup:
+def check_store(path: str | os.PathLike[str], progress: Progress | None = None) -> Checkup:
     """Read every byte of a store and compare it with its checksums.
 
     Args:
@@ -76,7 +77,7 @@ def check_store(path: str | os.PathLike[str], progress: Callable[[int, int], Non
     return Checkup(store, damage, lost)
 
 
-def drop_damage(path: str | os.PathLike[str], progress: Callable[[int, int], None] | None = None) -> Checkup:
+def drop_damage(path: str | os.PathLike[str], progress: Progress | None = None) -> Checkup:
     """Write a store anew without the rows that cannot be trusted.
 
     The quarantine is emptied if it is damaged: what was in it is tried again by the next `embed`.
@@ -130,3 +131,32 @@ def describe_provenance(store: FeatureStore) -> Provenance:
         started_ns=store.started_ns,
         reading=store.reading,
     )
+
+
+def refuse_damage(stores: Sequence[FeatureStore], progress: Progress | None = None) -> None:
+    """Read every byte of stores before their rows get into another file, where no checksum would tell.
+
+    Args:
+        stores: The stores.
+        progress: Called with rows read, and those of all stores.
+
+    Raises:
+        StoreFormatError: If one is damaged.
+    """
+    total, before = sum(map(len, stores)), 0
+    for store in stores:
+        damage = store.find_damage(count_on(progress, before, total))
+        if damage:
+            msg = f"{damage[0]} of {store.path} are damaged; `featx repair {store.path}` first"
+            raise StoreFormatError(msg)
+        before += len(store)
+
+
+def count_on(progress: Progress | None, before: int, total: int) -> Progress:
+    """Make of one part's progress that of the whole, of which so much was done before."""
+
+    def count(done: int, _: int) -> None:
+        if progress:
+            progress(before + done, total)
+
+    return count

@@ -17,11 +17,6 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 
-#: The oldest form in which HDF5's own records carry checksums, so that damage to them is
-#: refused and not followed; every HDF5 since 1.8 (2008) reads it.
-_LIBVER = ("v108", "v108")
-
-
 class _Stream(io.FileIO):
     """A new file that keeps its first error for later.
 
@@ -64,15 +59,51 @@ def write_file(path: Path, confirm: Callable[[], None]) -> Iterator[h5py.File]:
         StoreError: If it cannot be written; a file that had the name is left as it was.
     """
     temporary = name_temporary(path)
+    with say_failures(path):
+        try:
+            with _Stream(temporary) as stream:
+                with _create(stream) as file:
+                    yield file
+                if stream.error:
+                    raise stream.error
+            sync_file(temporary)
+            confirm()
+            publish_file(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):  # the next writer removes it
+                temporary.unlink(missing_ok=True)
+
+
+def _create(stream: _Stream) -> h5py.File:
+    """Start an HDF5 file of the oldest form whose own records carry checksums, and without the time of day.
+
+    Damage to those records is then refused and not followed; every HDF5 since 1.8 (2008) reads it.
+    Without times, the same content gives the same bytes.
+    """
+    access, creation = h5py.h5p.create(h5py.h5p.FILE_ACCESS), h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, stream)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V18)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    creation.set_obj_track_times(False)
+    return h5py.File(h5py.h5f.create(b"featx", h5py.h5f.ACC_TRUNC, creation, access))
+
+
+def create_group(file: h5py.File, name: str) -> h5py.Group:
+    """Create a group without the time of day."""
+    creation = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    creation.set_obj_track_times(False)
+    return h5py.Group(h5py.h5g.create(file.id, name.encode(), gcpl=creation))
+
+
+@contextlib.contextmanager
+def say_failures(path: Path) -> Iterator[None]:
+    """Turn an error of the operating system into one line that says what to do.
+
+    Raises:
+        StoreError: In place of an `OSError`.
+    """
     try:
-        with _Stream(temporary) as stream:
-            with h5py.File(stream, "w", libver=_LIBVER) as file:
-                yield file
-            if stream.error:
-                raise stream.error
-        sync_file(temporary)
-        confirm()
-        publish_file(temporary, path)
+        yield
     except StoreError:
         raise
     except OSError as error:
@@ -81,8 +112,15 @@ def write_file(path: Path, confirm: Callable[[], None]) -> Iterator[h5py.File]:
             f"command again: what was finished is kept"
         )
         raise StoreError(msg) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it, if they are not there, and sync its name: also one that a killed run made."""
+    if not path.is_dir():
+        make_folder(path.parent)
+        path.mkdir(exist_ok=True)
+    with contextlib.suppress(PermissionError):  # one above that may not be read cannot be synced, and was not made here
+        sync_folder(path.parent)
 
 
 def name_temporary(path: Path) -> Path:

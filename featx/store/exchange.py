@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from featx.errors import StoreError, StoreFormatError, UsageError
 from featx.options import Progress
 from featx.specs import DTYPES, EmbedSpec
+from featx.store.checking import count_on, refuse_damage
 from featx.store.durability import name_temporary, publish_file, sync_file
 from featx.store.layout import ITEM_COLUMNS, TEXT, choose_block_rows
 from featx.store.sealed import FeatureStore
@@ -101,11 +102,11 @@ def export_store(
         msg = f"there is no folder {target.parent} to write {target.name} into; make it first, or name another one"
         raise StoreError(msg)
     n_items = len(store)
-    refuse_damage([store], _count_on(progress, 0, 2 * n_items))
+    refuse_damage([store], count_on(progress, 0, 2 * n_items))
     temporary = name_temporary(target)
     try:
         with temporary.open("xb") as file:
-            write(file, store, _read_items(store), _count_on(progress, n_items, 2 * n_items))
+            write(file, store, _read_items(store), count_on(progress, n_items, 2 * n_items))
         sync_file(temporary)
         publish_file(temporary, target)
     except OSError as error:
@@ -138,35 +139,6 @@ def read_export(path: str | os.PathLike[str]) -> Export:
         msg = f"{source} is damaged or no export of featx: {reason}; export the store again"
         raise StoreFormatError(msg) from error
     return export
-
-
-def refuse_damage(stores: Sequence[FeatureStore], progress: Progress | None = None) -> None:
-    """Read every byte of stores before their rows get into another file, where no checksum would tell.
-
-    Args:
-        stores: The stores.
-        progress: Called with rows read, and those of all stores.
-
-    Raises:
-        StoreFormatError: If one is damaged.
-    """
-    total, before = sum(map(len, stores)), 0
-    for store in stores:
-        damage = store.find_damage(_count_on(progress, before, total))
-        if damage:
-            msg = f"{damage[0]} of {store.path} are damaged; `featx repair {store.path}` first"
-            raise StoreFormatError(msg)
-        before += len(store)
-
-
-def _count_on(progress: Progress | None, before: int, total: int) -> Progress:
-    """Make of one part's progress that of the whole, of which so much was done before."""
-
-    def count(done: int, _: int) -> None:
-        if progress:
-            progress(before + done, total)
-
-    return count
 
 
 def _choose(functions: Mapping[str, _Function], path: Path) -> _Function:
@@ -258,6 +230,7 @@ def _name_features(letter: str, dim: int) -> list[str]:
 
 def _read_csv(path: Path) -> Export:
     n_columns = len(_COLUMNS)
+    _refuse_cut(path)
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file, strict=True)
         header = next(reader, [])
@@ -275,6 +248,15 @@ def _read_csv(path: Path) -> Export:
         for name, values in zip(_COLUMNS, columns, strict=True)
     }
     return Export(np.array(rows, np.dtype(letter)).reshape(len(rows), dim), items, None)
+
+
+def _refuse_cut(path: Path) -> None:
+    """Refuse a file that ends within a line: its last number may lack digits and still be one."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - 1))
+        if file.read() != b"\n":
+            msg = "its last line has no end"
+            raise ValueError(msg)
 
 
 def _read_spec(text: str) -> EmbedSpec:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from featx.errors import DataError, StoreError, StoreFormatError
 from featx.specs import EmbedSpec
-from featx.store.durability import sync_folder, write_file
+from featx.store.durability import make_folder, say_failures, write_file
 from featx.store.layout import (
     TEXT,
     decode_text,
@@ -126,8 +126,8 @@ class Journal:
         pending, self._pending = self._pending, _Pending()
         if not pending.rows:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        sync_folder(self.folder.parent)
+        with say_failures(self.folder):
+            make_folder(self.folder)
         number = 1 + max((int(path.stem.partition("-")[0]) for path in self._list_shards()), default=0)
         # A name that no other writer can ever choose: nothing that is committed is replaced.
         with write_file(self.folder / f"{number:06d}-{secrets.token_hex(4)}.h5", self._confirm) as file:

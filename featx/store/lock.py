@@ -4,6 +4,7 @@ The file names its owner and is there as a whole or not at all. Its owner holds 
 operating system's lock on it as well, which ends with the process, however that ends.
 """
 
+import contextlib
 import json
 import os
 import secrets
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from featx.errors import StoreError, StoreLockedError
-from featx.store.durability import name_temporary
+from featx.store.durability import make_folder, name_temporary
 
 try:
     import fcntl
@@ -63,7 +64,7 @@ class StoreLock:
         owner = _Owner(os.getpid(), socket.gethostname(), time.time(), secrets.token_hex(8))
         content = json.dumps(asdict(owner)).encode()
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path.parent)
             self._descriptor = _acquire(self.path, self._store, content)
         except StoreError:
             raise
@@ -78,7 +79,8 @@ class StoreLock:
 
     def __exit__(self, *_: object) -> None:
         if _read(self.path) == self._content:  # else it is another writer's
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # where nothing can be removed, the next writer takes it over
+                self.path.unlink(missing_ok=True)
         self._content = b""
         os.close(self._descriptor)
 
@@ -178,7 +180,8 @@ def _remove_dead(path: Path, store: Path) -> None:
     try:
         held = _hold(descriptor)
         content = os.read(descriptor, _MOST_BYTES)
-        _refuse_living(_read_owner(content, path, store), path, store, held=held)
+        if content or not held:  # empty: its writer was killed between making and writing it, where links do not work
+            _refuse_living(_read_owner(content, path, store), path, store, held=held)
         # Whoever holds the dead owner's file is alone in removing it, if it is still the one with the name.
         if held and os.path.samestat(os.fstat(descriptor), path.stat()):
             path.unlink(missing_ok=True)

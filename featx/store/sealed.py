@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import StoreError, StoreFormatError
+from featx.options import Progress
 from featx.specs import EmbedSpec
 from featx.store.layout import (
     ATTRIBUTES_SHA256,
@@ -237,7 +238,7 @@ class FeatureStore:
         """The columns of `/items`, as they are on disk."""
         return self._items
 
-    def find_damage(self, progress: Callable[[int, int], None] | None = None) -> list[Damage]:
+    def find_damage(self, progress: Progress | None = None) -> list[Damage]:
         """Read everything and list what differs from its checksum, features in blocks of rows.
 
         Args:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.specs import EmbedSpec
-from featx.store.durability import write_file
+from featx.store.durability import create_group, write_file
 from featx.store.layout import (
     ATTRIBUTES_SHA256,
     FORMAT,
@@ -108,12 +108,12 @@ def seal(
         _write_attributes(file, spec, provenance)
         block_rows = choose_block_rows(int(np.prod(provenance.feature_shape)), spec.dtype)
         file.attrs[ROWS_PER_BLOCK] = block_rows
-        columns = write_columns(file.create_group("items"), items, ITEM_COLUMNS)
-        blocks = file.create_group("blocks")
+        columns = write_columns(create_group(file, "items"), items, ITEM_COLUMNS)
+        blocks = create_group(file, "blocks")
         blocks["items"] = encode_text(digest_columns(columns, block_rows))
         blocks["features"] = encode_text(_write_features(file, spec.dtype, provenance.feature_shape, rows, block_rows))
-        write_text(file.attrs, "golden_sha256", _write_golden(file.create_group("golden"), provenance.golden))
-        bad = write_columns(file.create_group("quarantine"), quarantine, QUARANTINE_COLUMNS)
+        write_text(file.attrs, "golden_sha256", _write_golden(create_group(file, "golden"), provenance.golden))
+        bad = write_columns(create_group(file, "quarantine"), quarantine, QUARANTINE_COLUMNS)
         write_text(file.attrs, "quarantine_sha256", *digest_columns(bad))
         write_text(file.attrs, ATTRIBUTES_SHA256, digest_attributes(file.attrs))
 

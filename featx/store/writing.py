@@ -10,9 +10,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import SpecMismatchError, StoreError, StoreFormatError
+from featx.errors import SpecMismatchError, StoreError
 from featx.specs import EmbedSpec, find_differences
-from featx.store.durability import remove_leftovers
+from featx.store.checking import refuse_damage
+from featx.store.durability import remove_leftovers, say_failures, sync_folder
 from featx.store.journal import Journal
 from featx.store.layout import ITEM_COLUMNS, Columns
 from featx.store.lock import StoreLock
@@ -50,8 +51,9 @@ class StoreWriter:
         with contextlib.ExitStack() as undo:
             undo.callback(self._resources.close)
             # Before anything is read: what the last owner had not renamed by now, it never will.
-            remove_leftovers(self.path.parent, f"{self.path.name}.")
-            remove_leftovers(self._journal.folder)
+            with say_failures(self.path):
+                remove_leftovers(self.path.parent, f"{self.path.name}.")
+                remove_leftovers(self._journal.folder)
             self._read_known()
             undo.pop_all()
         return self
@@ -110,14 +112,17 @@ class StoreWriter:
         sizes = [self._sizes[sha256] for sha256 in items["sha256"]]
         columns = {**items, "width": [size[0] for size in sizes], "height": [size[1] for size in sizes]}
         if self.old is None or not self._holds(self.old, columns, quarantine):
-            self._refuse_damage()
+            refuse_damage([self.old] if self.old else [])
             rows = [self._rows[sha256] for sha256 in items["sha256"]]
             provenance = self._choose_provenance()
             seal(self.path, self.spec, provenance, columns, rows, quarantine, confirm=self._lock.confirm)
             self.old = FeatureStore(self.path)
         else:
-            os.utime(self.path)  # the store asked for last is the newest, also where nothing was to do
-        self._journal.discard()
+            with say_failures(self.path):
+                os.utime(self.path)  # the store asked for last is the newest, also where nothing was to do
+                sync_folder(self.path.parent)  # its writer may have been killed before; the shards go only now
+        with say_failures(self._journal.folder):
+            self._journal.discard()
         return self.old
 
     def _holds(self, old: FeatureStore, columns: Columns, quarantine: Columns) -> bool:
@@ -126,13 +131,6 @@ class StoreWriter:
             return False
         same = all(np.array_equal(old.columns[name], np.asarray(columns[name])) for name in ITEM_COLUMNS)
         return same and old.quarantine == list(zip(*quarantine.values(), strict=True))
-
-    def _refuse_damage(self) -> None:
-        """Refuse to copy damaged rows, which would get a checksum of their own in the new file."""
-        damage = self.old.find_damage() if self.old else []
-        if damage:
-            msg = f"{damage[0]} of {self.path} are damaged; `featx repair {self.path}` first"
-            raise StoreFormatError(msg)
 
     def _choose_provenance(self) -> Provenance:
         """Keep what computed the first rows: all later ones were checked against its golden pictures."""

@@ -25,9 +25,8 @@ def test_embed():
     assert command["layer"] is None
     assert library["layers"] == ()
     options = read_fields(EmbedOptions)
-    assert {name: command[name] for name in ("batch_size", "workers", "rehash")} == {
-        name: options[name] for name in ("batch_size", "workers", "rehash")
-    }
+    flags = ("batch_size", "workers", "rehash", "on_bad", "max_bad")
+    assert {name: command[name] for name in flags} == {name: options[name] for name in flags}
     assert library["options"] == EmbedOptions()
 
 

@@ -25,7 +25,7 @@ def test_embed_says_what_it_understood_and_what_it_did(embedded):
 def test_embed_json_keys_and_the_second_run(featx_command, embedded, digits):
     again = featx_command("embed", digits, "--backbone", "colour", "--json")
     values = json.loads(again.out)
-    keys = {"store", "items", "new", "cached", "quarantined", "dim", "seconds", "images_per_second"}
+    keys = {"store", "items", "new", "cached", "quarantined", "removed", "dim", "seconds", "images_per_second"}
     assert keys <= values.keys()
     assert (values["items"], values["new"], values["cached"], values["dim"]) == (400, 0, 400, 240)
 
@@ -82,14 +82,59 @@ def test_info(featx_command, embedded):
     assert "backbone     colour, layer colour, pooling none" in text
 
 
-def test_quarantined_images_are_named_and_counted(featx_command, digits, tmp_path):
+@pytest.fixture
+def one_in_twenty_one(tmp_path):
+    """Twenty digits and a web page."""
     write_digits(tmp_path / "d", per_class=2)
     (tmp_path / "d" / "0" / "page.jpg").write_bytes(b"<html></html>")
+
+
+def test_quarantined_images_are_named_and_counted(featx_command, one_in_twenty_one):
     result = featx_command("embed", "d", "--backbone", "colour")
     assert result.code == 0
     assert "20 new, 0 cached, 1 quarantined" in result.out
     assert "quarantined 0/page.jpg: " in result.err
+    notes = [line for line in result.err.splitlines() if line.startswith("note: ")]
+    assert len(notes) == 1
+    assert notes[0].startswith(
+        "note: 4.8% of the images are quarantined, up to 5.0% is accepted; `featx info features/"
+    )
     assert "0/page.jpg: " in featx_command("info").out
+
+
+@pytest.mark.parametrize("limit", ["5%", "0.05", "1", "100%", "4.77 %"])
+def test_a_share_below_the_limit_is_a_success(featx_command, one_in_twenty_one, limit):
+    assert featx_command("embed", "d", "--backbone", "colour", "--max-bad", limit).code == 0
+
+
+@pytest.mark.parametrize("limit", ["4%", "0.047", "0"])
+def test_a_share_above_the_limit_is_sealed_and_printed_and_a_failure(featx_command, one_in_twenty_one, limit):
+    result = featx_command("embed", "d", "--backbone", "colour", "--max-bad", limit, "--json")
+    assert result.code == 1
+    assert json.loads(result.out)["items"] == 20
+    lines = result.err.splitlines()
+    assert [line for line in lines if line.startswith(("note: ", "error: "))] == lines[-1:]
+    assert lines[-1].startswith("error: 4.8% of the images are quarantined, more than the ")
+    assert "`featx info features/colour.h5` lists the reasons" in lines[-1]
+    accepting = lines[-1].rsplit(" ", 1)[1]
+    assert featx_command("embed", "d", "--backbone", "colour", "--max-bad", accepting).code == 0
+
+
+def test_no_bad_image_at_all_may_be_asked_for(featx_command, one_in_twenty_one):
+    result = featx_command("embed", "d", "--backbone", "colour", "--on-bad", "fail")
+    assert result.code == 1
+    assert result.out == ""
+    assert "error: 1 of the 21 images of d could not be embedded" in result.err
+    assert not Path("features/colour.h5").exists()
+    Path("d/0/page.jpg").unlink()
+    assert featx_command("embed", "d", "--backbone", "colour", "--on-bad", "fail").out.startswith("0 new, 20 cached")
+
+
+def test_removed_images_are_counted(featx_command, one_in_twenty_one):
+    featx_command("embed", "d", "--backbone", "colour")
+    next(Path("d/1").iterdir()).unlink()
+    result = featx_command("embed", "d", "--backbone", "colour")
+    assert result.out == "0 new, 19 cached, 1 quarantined, 1 removed -> features/colour.h5\n"
 
 
 def test_backbones_lists_sizes_and_dims(featx_command):

@@ -202,6 +202,24 @@ def test_premultiplied_grey_is_laid_on_white():
     assert np.unique(decode_plain(data)).tolist() == [191]
 
 
+@pytest.mark.parametrize("mode", ["1", "P", "LA", "RGBA", "CMYK", "I;16"])
+def test_strips_leave_no_seam(mode):
+    photo = load_photo(1500, 1400)  # one strip and a half
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+        wanted = np.repeat(np.asarray(photo.convert("L"))[..., None], 3, axis=2)
+    elif mode in {"LA", "RGBA"}:
+        image = photo.convert(mode)
+        image.putalpha(Image.linear_gradient("L").resize(photo.size))
+        paper = Image.new("RGB", photo.size, "white")
+        paper.paste(image.convert("RGBA"), mask=image.getchannel("A"))
+        wanted = np.asarray(paper)
+    else:
+        image = photo.convert(mode)
+        wanted = np.asarray(image.convert("RGB"))
+    assert np.array_equal(decode_plain(encode(image, "TIFF")), wanted)
+
+
 @pytest.mark.parametrize(
     ("mode", "kind", "message"),
     [("F", "TIFF", "TIFF with float pixels"), ("I", "TIFF", "32-bit or signed"), ("F", "PPM", "PNM with float pixels")],

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import threading
 
@@ -73,6 +74,24 @@ def test_reasons_say_what_is_wrong(shelf):
 
 def test_what_cannot_be_read_has_no_identity(shelf):
     assert [examined.item.id for examined in run(shelf) if examined.stamp is None] == ["gone.png", "damaged.png"]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_momentary"),
+    [
+        (OSError(errno.EIO, "Input/output error"), True),
+        (OSError(errno.ESTALE, "Stale file handle"), True),
+        (PermissionError(errno.EACCES, "Permission denied"), True),
+        (TimeoutError(errno.ETIMEDOUT, "Connection timed out"), True),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), False),
+        (OSError(errno.EFBIG, "larger than 9 bytes"), False),
+        (OSError("damaged in the archive"), False),
+        (FileNotFoundError("the archive has no item 'a.png'"), False),
+    ],
+)
+def test_a_file_that_may_be_read_next_time_is_told_from_one_that_is_gone(shelf, error, is_momentary):
+    shelf.files = {"a.png": error}
+    assert run(shelf)[0].is_momentary is is_momentary
 
 
 @pytest.mark.parametrize("workers", [1, 4])

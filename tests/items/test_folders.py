@@ -1,5 +1,6 @@
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -197,6 +198,42 @@ def test_files_too_large_to_be_pictures_are_not_read(make, monkeypatch):
     monkeypatch.setattr(folders, "MAX_FILE_BYTES", len(JPEG) - 1)
     with pytest.raises(OSError, match="larger than"):
         read_folder(make("cat/1.jpg")).reader.read("cat/1.jpg")
+
+
+class Hasty(FolderReader):
+    """Something happens to the file between the look at it and its opening."""
+
+    def __init__(self, root, happen):
+        super().__init__(root)
+        self.happen = happen
+
+    def stat(self, item_id):
+        found = super().stat(item_id)
+        self.happen()
+        return found
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_file_that_becomes_a_pipe_is_not_waited_for(make):
+    path = make("cat/1.jpg") / "cat/1.jpg"
+    reader = Hasty(path.parent, lambda: (path.unlink(), os.mkfifo(path)))
+    with pytest.raises(OSError, match="not a regular file"):
+        reader.read("1.jpg")
+
+
+def test_a_file_that_grows_is_read_to_its_end_or_refused(make, monkeypatch):
+    path = make("cat/1.jpg") / "cat/1.jpg"
+    reader = Hasty(path.parent, lambda: path.write_bytes(path.read_bytes() + JPEG))
+    assert reader.read("1.jpg") == 2 * JPEG
+    monkeypatch.setattr(folders, "MAX_FILE_BYTES", 2 * len(JPEG))
+    with pytest.raises(OSError, match="larger than"):
+        reader.read("1.jpg")
+
+
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="only Linux has files that do not know their size")
+def test_a_file_that_holds_more_than_its_size_is_read_to_its_end():
+    assert FolderReader("/proc").stat("version").size_bytes == 0
+    assert FolderReader("/proc").read("version") == Path("/proc/version").read_bytes() != b""
 
 
 def test_a_folder_without_images_says_what_it_has(make):

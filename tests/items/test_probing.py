@@ -6,6 +6,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from featx.errors import ImageError
+from featx.items import probing
 from featx.items.decoding import decode
 from featx.items.probing import MAX_PIXELS, Probe, open_image, probe
 from featx.specs import ImageSpec
@@ -70,6 +71,36 @@ def test_nothing_larger_than_the_limit_is_decoded():
     for data in (bomb[:60], make_png(2**31 - 1, 2**31 - 1, 8, 2, []), b"P6 99999999 99999999 255\n"):
         with pytest.raises(ImageError, match="px are more than"):
             probe(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "bytes_per_pixel"),
+    [
+        ("jpeg", 4),
+        ("jpeg grey", 1),
+        ("jpeg cmyk", 8),
+        ("jpeg progressive", 10),
+        ("png", 4),
+        ("png 16", 3),
+        ("png palette", 5),
+        ("webp", 16.6),
+        ("jp2", 19),
+        ("avif", 10),
+    ],
+)
+def test_the_memory_that_an_image_takes_is_limited_before_it_is_decoded(name, bytes_per_pixel, monkeypatch):
+    data = make_file(name)
+    needed = 320 * 214 * bytes_per_pixel + len(data)
+    monkeypatch.setattr(probing, "MAX_DECODING_BYTES", needed + 1)
+    assert decode(data, SPEC).width_px == 320
+    monkeypatch.setattr(probing, "MAX_DECODING_BYTES", needed - 1)
+    with pytest.raises(ImageError, match=r"320x214 px of .* MiB of memory to decode, .*make it smaller, or save it"):
+        decode(data, SPEC)
+
+
+def test_tags_of_tiles_that_are_no_numbers_harm_nothing():
+    tiff = encode(load_photo(), "TIFF", tiffinfo={322: "wide", 323: 10**9})
+    assert probe(tiff).width_px == 320
 
 
 def test_exif_behind_the_pixels_of_a_png_counts():

@@ -117,7 +117,7 @@ def test_pandas_reads_parquet_and_csv(write, tmp_path):
     frame = pd.read_parquet(export_store(store, tmp_path / "out.parquet"))
     assert np.stack(frame["features"]).tobytes() == store.features.tobytes()
     assert frame["id"].tolist() == store.ids.tolist()
-    frame = pd.read_csv(export_store(store, tmp_path / "out.csv"), float_precision="round_trip")
+    frame = pd.read_csv(export_store(store, tmp_path / "out.csv"))
     assert list(frame)[:8] == ["id", "label", "split", "group", "sha256", "width", "height", "f0"]
     assert frame.filter(regex=r"^f\d").to_numpy(np.float32).tobytes() == store.features.tobytes()
 
@@ -236,8 +236,8 @@ print(peak - before)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory that is a process's own from /proc")
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_the_features_are_never_in_memory_as_a_whole(write, tmp_path, ending):
-    features = np.random.default_rng(0).random((1000, 512), dtype=np.float32)
-    store = write(np.broadcast_to(features, (40, 1000, 512)).reshape(-1, 512) if ending != ".csv" else features)
+    n_items = 10_000 if ending == ".csv" else 40_000  # CSV takes ten times as long
+    store = write(np.random.default_rng(0).random((n_items, 512), dtype=np.float32))
     arguments = [sys.executable, "-c", MEASURE, store.path, tmp_path / f"out{ending}"]
     result = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert 0 < int(result.stdout) * 1024 < 60e6
+    assert 0 < int(result.stdout) * 1024 < 0.75 * store.features.nbytes, result.stdout

@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import re
@@ -150,6 +151,18 @@ def test_a_file_system_without_hard_links_has_locks_as_well(store, monkeypatch):
     assert list_names(store.parent) == []
 
 
+def test_an_empty_lock_is_taken_over_unless_its_maker_lives(store, path):
+    path.write_bytes(b"")
+    with StoreLock(store) as held:
+        held.confirm()
+    assert list_names(store.parent) == []
+    path.write_bytes(b"")
+    with path.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(StoreLockedError, match="no lock of featx"), StoreLock(store):
+            pytest.fail("taken from one that is about to write it")
+
+
 def test_a_folder_that_cannot_be_written_is_said_in_one_line(store):
     store.parent.write_text("a file")
     with pytest.raises(StoreError, match=r"a.h5.lock cannot be written: .*; a store lives in"), StoreLock(store):
@@ -159,7 +172,6 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(store):
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"held",
         b"\xff\xfe",
         b"[]",

@@ -1,0 +1,133 @@
+"""Ctrl-C in real processes, which hang where files can hang."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from runs import count, draw, run
+
+from featx.cli.interruption import end_at_second_interrupt
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes with names and SIGINT to a process are POSIX")
+
+#: A reader whose picture `3 hangs.png` is a pipe that nobody writes to, as a file of a network drive that is gone;
+#: it says on stdout when it waits.
+EMBED = """
+import sys
+from pathlib import Path
+
+import featx.items.folders as folders
+from featx.cli.app import main
+
+read = folders.FolderReader.read
+
+def hang(self, item_id):
+    if Path(item_id).name != "3 hangs.png":
+        return read(self, item_id)
+    print("waiting", flush=True)
+    return Path("pipe").read_bytes()
+
+folders.FolderReader.read = hang
+sys.argv = ["featx", "embed", "pictures", "--backbone", "colour", "--image-size", "8",
+            "--workers", "1", "--batch-size", "1"]
+main()
+"""
+
+#: The main thread runs no Python while it waits, and no signal wakes it, as in a forward pass or a disk that hangs.
+WAIT_IN_C = """
+import signal
+import time
+
+from featx.cli.interruption import end_at_second_interrupt
+
+with end_at_second_interrupt():
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    print("waiting", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for number in range(6):
+        draw(tmp_path / "pictures" / "dog" / f"{number}.png", number)
+    draw(tmp_path / "pictures" / "dog" / "3 hangs.png", 6)
+    os.mkfifo(tmp_path / "pipe")
+    return tmp_path / "pictures"
+
+
+@contextlib.contextmanager
+def start(code, folder):
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "waiting\n", process.stderr.read()
+            yield process
+        finally:
+            process.kill()
+
+
+def interrupt_in_vain(process):
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)
+
+
+def test_the_first_interrupt_is_a_clean_stop(pictures, tmp_path):
+    with start(EMBED, tmp_path) as process:
+        interrupt_in_vain(process)
+        (tmp_path / "pipe").write_bytes(b"")  # the read ends, and with it the stop can
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith("error: stopped; what was finished is kept")
+    assert errors.count("error: ") == 1
+    assert "Traceback" not in errors
+    assert list((tmp_path / "features").glob("*.lock")) == []
+    new, cached, quarantined = count(run(pictures, tmp_path / "features", name="colour-8x8"))
+    assert (new + cached, quarantined) == (7, 0)
+
+
+def test_the_second_interrupt_ends_at_once_although_a_read_hangs(pictures, tmp_path):
+    with start(EMBED, tmp_path) as process:
+        interrupt_in_vain(process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
+        assert "Traceback" not in process.stderr.read()
+    assert sum(count(run(pictures, tmp_path / "features", name="colour-8x8"))) == 7
+
+
+def test_two_interrupts_end_a_main_thread_that_handles_none(tmp_path):
+    with start(WAIT_IN_C, tmp_path) as process:
+        interrupt_in_vain(process)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(5) == 130
+
+
+def test_it_leaves_everything_as_it_was():
+    before = signal.getsignal(signal.SIGINT), signal.set_wakeup_fd(-1), threading.active_count()
+    with end_at_second_interrupt():
+        assert threading.active_count() == before[2] + 1
+    assert (signal.getsignal(signal.SIGINT), signal.set_wakeup_fd(-1), threading.active_count()) == before
+
+
+def test_one_interrupt_inside_is_an_exception():
+    with pytest.raises(KeyboardInterrupt), end_at_second_interrupt():
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_in_another_thread_it_does_nothing():
+    inside = []
+
+    def work():
+        with end_at_second_interrupt():
+            inside.append(threading.active_count())
+
+    thread = threading.Thread(target=work)
+    count_before = threading.active_count()
+    thread.start()
+    thread.join()
+    assert inside == [count_before + 1]

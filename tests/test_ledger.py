@@ -1,0 +1,298 @@
+"""What becomes of items that cannot be embedded, or not now, and what a run says of them."""
+
+import logging
+import os
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs import AN_HOUR_AGO, SIDE, Patches, age, count, draw, list_names, load_counter, make_folder, read_rows, run
+
+from featx import EmbedOptions, FeatureStore, Item, Manifest, embed, read_folder, read_table
+from featx.errors import SourceError, UsageError
+
+FAIL = EmbedOptions(on_bad="fail")
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Ten pictures in two classes."""
+    folder = tmp_path / "pictures"
+    for number in range(10):
+        draw(folder / ("cat" if number % 2 else "dog") / f"{number}.png", number)
+    return folder
+
+
+@pytest.fixture
+def features(tmp_path):
+    return tmp_path / "features"
+
+
+@pytest.fixture
+def notes(caplog, monkeypatch):
+    """What the ledger tells the user, whether or not another test has run the command line, which keeps it."""
+    logger = logging.getLogger("featx.ledger")
+    logger.addHandler(caplog.handler)
+    monkeypatch.setattr(logger, "propagate", False)
+    yield lambda: [record.getMessage() for record in caplog.get_records("call")]
+    logger.removeHandler(caplog.handler)
+
+
+def spoil(pictures, how_many):
+    for number in range(how_many):
+        (pictures / "dog" / f"page {number:02}.jpg").write_text(f"<html>{number}")
+
+
+def make_unreadable(path):
+    """Put a file in its place whose every read is an input/output error."""
+    if sys.platform != "linux":
+        pytest.skip("only Linux has a file of which every read fails, its own memory's first page")
+    path.unlink()
+    path.symlink_to("/proc/self/mem")
+
+
+# When bad images end a run
+
+
+def test_a_run_that_may_not_fail_lists_what_did_and_keeps_what_was_finished(pictures, features):
+    spoil(pictures, 12)
+    with pytest.raises(SourceError) as caught:
+        run(pictures, features, options=FAIL)
+    message = str(caught.value)
+    assert message.startswith(f"12 of the 22 images of {pictures} could not be embedded")
+    assert [f"page {number:02}.jpg': no image: it starts with" in message for number in range(12)] == [True] * 10 + [
+        False
+    ] * 2
+    assert "; and 2 more; mend or remove them" in message
+    assert "--on-bad quarantine" in message
+    assert "\n" not in message
+    assert list_names(features) == ["colour.h5.parts"]
+    backbone = load_counter()
+    assert count(run(pictures, features, backbone)) == (0, 10, 12)
+    assert backbone.images == 2
+
+
+def test_a_run_that_may_not_fail_and_does_not_is_sealed(pictures, features):
+    assert count(run(pictures, features, options=FAIL)) == (10, 0, 0)
+
+
+def test_an_old_store_survives_a_run_that_may_not_fail(pictures, features):
+    before = run(pictures, features).store.path.read_bytes()
+    spoil(pictures, 1)
+    with pytest.raises(SourceError, match=r"1 of the 11 images .*'dog/page 00.jpg': no image"):
+        run(pictures, features, options=FAIL)
+    assert (features / "colour.h5").read_bytes() == before
+
+
+def test_features_that_are_no_numbers_count_as_bad(tmp_path, features):
+    shade(tmp_path / "p", bright=200, dark=9)
+    with pytest.raises(
+        SourceError, match=r"1 of the 2 images .*'dark.png': the backbone gave values that are not finite"
+    ):
+        embed(tmp_path / "p", Patches("means", "ratios"), folder=features, options=FAIL)
+
+
+@pytest.mark.parametrize(("n_bad", "refused"), [(0, False), (9, False), (10, False), (11, True)])
+def test_a_share_of_bad_images_is_accepted_up_to_the_limit(pictures, features, n_bad, refused):
+    spoil(pictures, n_bad)
+    result = run(pictures, features, options=EmbedOptions(max_bad=0.5))
+    assert count(result) == (10, 0, n_bad)
+    assert len(FeatureStore(features / "colour.h5")) == 10
+    if refused:
+        with pytest.raises(
+            SourceError, match=r"^52.4% of the images .* than the 50.0% allowed.*colour.h5`.*--max-bad 53%$"
+        ):
+            result.check()
+    else:
+        result.check()
+
+
+@pytest.mark.parametrize("option", [{"on_bad": "skip"}, {"max_bad": -0.1}, {"max_bad": 5}, {"max_bad": float("nan")}])
+def test_options_that_mean_nothing_are_refused(option):
+    (name,) = option
+    with pytest.raises(UsageError, match=f"^{name} is "):
+        EmbedOptions(**option)
+
+
+# Files that cannot be read for the moment
+
+
+def test_a_file_that_cannot_be_read_for_the_moment_keeps_its_row(pictures, features, notes):
+    first = run(pictures, features)
+    make_unreadable(pictures / "dog" / "0.png")
+    make_unreadable(pictures / "cat" / "1.png")
+    second = run(pictures, features)
+    assert count(second) == (0, 10, 0)
+    assert second.store.ids.tolist() == first.store.ids.tolist()
+    assert read_rows(second.store) == read_rows(first.store)
+    (note,) = notes()
+    assert note.startswith("2 cannot be read for the moment and keep the features")
+    assert "'cat/1.png': cannot be read: " in note
+
+
+def test_a_file_that_could_not_be_read_at_first_is_quarantined_until_it_can(pictures, features, notes):
+    make_unreadable(pictures / "dog" / "0.png")
+    assert count(run(pictures, features)) == (9, 0, 1)
+    assert notes() == []
+    (pictures / "dog" / "0.png").unlink()
+    draw(pictures / "dog" / "0.png", 0)
+    assert count(run(pictures, features)) == (1, 9, 0)
+
+
+def test_a_file_is_kept_in_the_stores_that_have_it_and_missing_in_the_others(pictures, features):
+    embed(pictures, Patches("means"), name="patches-means", folder=features)
+    make_unreadable(pictures / "dog" / "0.png")
+    means, pixels = embed(pictures, Patches("means", "pixels"), folder=features)
+    assert [count(means), count(pixels)] == [(0, 10, 0), (9, 0, 1)]
+
+
+def test_a_file_that_may_have_changed_is_read_as_soon_as_it_can_be_again(pictures, features, monkeypatch):
+    """It was modified just before the first run, so that its size and time alone never prove it the same."""
+    path, now = pictures / "dog" / "0.bmp", time.time()
+    Image.new("RGB", (SIDE, SIDE), "teal").save(path)
+    age(path, now)
+    first = run(pictures, features)
+    make_unreadable(path)
+    monkeypatch.setattr(time, "time_ns", lambda: int((now + 3600) * 1e9))
+    assert count(run(pictures, features)) == (0, 11, 0)
+    path.unlink()
+    Image.new("RGB", (SIDE, SIDE), "navy").save(path)
+    age(path, now)
+    second = run(pictures, features)
+    assert count(second) == (1, 10, 0)
+    assert read_rows(second.store)["dog/0.bmp"] != read_rows(first.store)["dog/0.bmp"]
+
+
+def test_a_file_that_a_table_lists_and_is_gone_leaves(pictures, features, tmp_path):
+    names = sorted(str(path.relative_to(tmp_path)) for path in pictures.rglob("*.png"))
+    (tmp_path / "table.csv").write_text("path,label\n" + "".join(f"{name},a\n" for name in names))
+    run(read_table(tmp_path / "table.csv"), features)
+    (tmp_path / names[3]).unlink()
+    result = run(read_table(tmp_path / "table.csv"), features)
+    assert count(result) == (0, 9, 1)
+    assert result.store.quarantine[0][0] == names[3]
+    assert result.removed == 0  # it is in the manifest, and counted there
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes have no names there")
+def test_a_file_that_has_become_something_else_leaves(pictures, features):
+    manifest = read_folder(pictures)
+    run(manifest, features)
+    (pictures / "dog" / "0.png").unlink()
+    os.mkfifo(pictures / "dog" / "0.png")
+    assert count(run(manifest, features)) == (0, 9, 1)
+
+
+# Bad in one store only
+
+
+def shade(folder, **greys):
+    """Plain pictures; the ratios of dark ones are no numbers."""
+    make_folder(folder)
+    for name, grey in greys.items():
+        Image.new("RGB", (SIDE, SIDE), (grey,) * 3).save(folder / f"{name}.png")
+        age(folder / f"{name}.png")
+
+
+def test_an_item_that_is_bad_in_one_layer_is_missing_in_that_store_alone(tmp_path, features):
+    shade(tmp_path / "p", bright=200, dark=9)
+    means, ratios = embed(tmp_path / "p", Patches("means", "ratios"), folder=features)
+    assert [count(means), count(ratios)] == [(2, 0, 0), (1, 0, 1)]
+    assert means.store.ids.tolist() == ["bright.png", "dark.png"]
+    assert ratios.store.ids.tolist() == ["bright.png"]
+    assert [row[0] for row in ratios.store.quarantine] == ["dark.png"]
+    again = embed(tmp_path / "p", Patches("means", "ratios"), folder=features)
+    assert [count(result) for result in again] == [(0, 2, 0), (0, 1, 1)]
+
+
+def test_a_new_layer_in_which_an_item_is_bad_takes_no_row_from_the_old_store(tmp_path, features):
+    shade(tmp_path / "p", bright=200, dark=9)
+    (first,) = embed(tmp_path / "p", Patches("means"), name="patches-means", folder=features)
+    before = first.store.path.read_bytes()
+    means, ratios = embed(tmp_path / "p", Patches("means", "ratios"), folder=features)
+    assert [count(means), count(ratios)] == [(0, 2, 0), (1, 0, 1)]
+    assert first.store.path.read_bytes() == before
+
+
+def test_a_layer_that_holds_nothing_good_is_named_and_the_others_keep_their_rows(tmp_path, features):
+    shade(tmp_path / "p", dark=9, darker=3)
+    with pytest.raises(SourceError, match=r"none of the 2 images .* into .*patches-ratios.h5; the first, 'dark.png'"):
+        embed(tmp_path / "p", Patches("means", "ratios"), folder=features)
+    network = Patches("means")
+    (means,) = embed(tmp_path / "p", network, name="patches-means", folder=features)
+    assert count(means) == (0, 2, 0)
+    assert network.calls == 1
+
+
+# What a run says
+
+
+def test_removed_items_are_counted(pictures, features):
+    assert run(pictures, features).removed == 0
+    (pictures / "dog" / "0.png").unlink()
+    (pictures / "dog" / "2.png").unlink()
+    (pictures / "dog" / "4.png").write_text("<html>")
+    result = run(pictures, features)
+    assert (*count(result), result.removed) == (0, 7, 1, 2)
+    assert result.to_dict()["removed"] == 2
+    assert run(pictures, features).removed == 0
+
+
+def test_the_same_bytes_under_several_labels_are_reported_once(pictures, features, notes):
+    for number in (0, 2):
+        data = (pictures / "dog" / f"{number}.png").read_bytes()
+        (pictures / "cat" / f"copy of {number}.png").write_bytes(data)
+        (pictures / "dog" / f"copy of {number}.png").write_bytes(data)
+    (pictures / "cat" / "page.jpg").write_text("<html>")
+    (pictures / "dog" / "page.jpg").write_text("<html>")
+    embed(pictures, Patches("means", "pixels"), folder=features)
+    (note,) = notes()
+    assert note.startswith("the same bytes stand under several labels 2 times, such as in 'cat/copy of 0.png' (cat)")
+    assert note.endswith("and 'dog/0.png' (dog); keep one of each")
+
+
+def test_copies_with_one_label_or_none_are_no_contradiction(pictures, features, notes):
+    manifest = read_folder(pictures)
+    (pictures / "copy.png").write_bytes((pictures / "dog" / "0.png").read_bytes())
+    (pictures / "dog" / "copy.png").write_bytes((pictures / "dog" / "0.png").read_bytes())
+    extra = (Item("copy.png"), Item("dog/copy.png", "dog"))
+    assert count(run(Manifest(manifest.items + extra, manifest.reader, manifest.source), features)) == (12, 0, 0)
+    assert notes() == []
+
+
+# Files that change during the run
+
+
+def test_a_file_that_changes_during_the_run_is_known_by_the_bytes_that_were_embedded(pictures, features):
+    manifest = read_folder(pictures)
+    reader = manifest.reader
+    path = pictures / "dog" / "0.png"
+
+    class Busy:
+        """Lets a picture change between the look at its time and its reading, and again right after."""
+
+        def stat(self, item_id):
+            found = reader.stat(item_id)
+            if item_id == "dog/0.png":
+                draw(path, 98)
+                age(path, AN_HOUR_AGO + 1)
+            return found
+
+        def read(self, item_id):
+            data = reader.read(item_id)
+            if item_id == "dog/0.png":
+                draw(path, 99)
+                age(path, AN_HOUR_AGO + 2)
+            return data
+
+    during = run(Manifest(manifest.items, Busy(), manifest.source), features).store
+    draw(path, 98)
+    age(path, AN_HOUR_AGO + 3)
+    embedded = run(pictures, features, name="embedded").store
+    assert during.sha256.tolist() == embedded.sha256.tolist()
+    assert np.array_equal(during.features, embedded.features)
+    draw(path, 99)
+    age(path, AN_HOUR_AGO + 2)
+    assert count(run(pictures, features)) == (1, 9, 0)

@@ -73,7 +73,7 @@ OTHER_CALLS = (
 
 def run_watched(scenario, tmp_path, code, *prefix):
     """Run in a process of its own; return its output and what the shim saw."""
-    root, notes = tmp_path / "root", tmp_path / "notes"
+    root, notes = tmp_path / "disk", tmp_path / "notes"
     scenario.prepare(root)
     notes.touch()
     command = [*prefix, sys.executable, "-c", code, scenario.source, root, notes, json.dumps(sys.path)]
@@ -87,7 +87,7 @@ def run_watched(scenario, tmp_path, code, *prefix):
 @pytest.mark.parametrize("name", NAMES)
 def test_no_call_of_python_that_changes_the_disk_escapes_the_shim(make_scenario, tmp_path, name):
     output, operations = run_watched(make_scenario(name), tmp_path, AUDIT)
-    root = f"{tmp_path}/root/"
+    root = f"{tmp_path}/disk/"
     by_descriptor = {"write", "truncate", "sync"}
     expected = [[seen["name"], root + seen["path"]] for seen in operations if seen["name"] not in by_descriptor]
     assert len(expected) > 10
@@ -104,7 +104,7 @@ def test_no_system_call_that_changes_the_disk_escapes_the_shim(make_scenario, tm
     _, operations = run_watched(make_scenario(name), tmp_path, EMBED, *prefix)
     seen = [operation["name"] for operation in operations]
     assert len(seen) > 60
-    assert read_trace(trace, tmp_path / "root") == seen
+    assert read_trace(trace, tmp_path / "disk") == seen
 
 
 def read_trace(trace, root):

@@ -103,12 +103,13 @@ class StoreMachine(RuleBasedStateMachine):
     def crash(self, operation):
         """End it by kill -9 at one of its operations, if it has that many."""
         report = run_embedding(Command(self.source, self.root, Fault(operation)), self.root / "notes")
-        self.committed |= report.committed
         event(f"exit code {report.exit_code}, {len(report.committed)} rows committed")
         if report.exit_code == 0:
             assert report.error is None, report.error
             self.note_success(report)
-        elif self.path.exists():
+            return
+        self.committed |= report.committed
+        if self.path.exists():
             held = self.read_store()
             assert held in (self.sealed, self.list_good())
             self.sealed = held

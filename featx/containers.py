@@ -6,6 +6,7 @@ smaller than its members together. What declares more than that is damaged or a 
 
 import io
 import math
+import tokenize
 import zipfile
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -58,7 +59,11 @@ def read_array(data: bytes) -> NDArray[np.generic]:
     if version not in readers:
         msg = f"an array of format {version}, which nobody writes"
         raise ValueError(msg)
-    shape, columns_first, dtype = readers[version](stream)
+    try:
+        shape, columns_first, dtype = readers[version](stream)
+    except (SyntaxError, tokenize.TokenError, MemoryError, RecursionError) as error:  # its text is parsed as Python
+        msg = f"an array whose header is none: {error}"
+        raise ValueError(msg) from error
     present = len(data) - stream.tell()
     if dtype.hasobject or not dtype.itemsize:
         msg = f"an array of dtype {dtype}, where numbers belong"

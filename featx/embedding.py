@@ -99,6 +99,7 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
     dtype: str = "float32",
     name: str | None = None,
     folder: str | os.PathLike[str] = "features",
+    salvage: bool = False,
     options: EmbedOptions = EMBED_DEFAULTS,
 ) -> list[Embedding]:
     """Embed every image of a source, once, into one store per layer.
@@ -113,6 +114,7 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
         dtype: `float32` or `float16`, of the stored features.
         name: Name of the store without `.h5`; None for one made from the spec.
         folder: Where stores live.
+        salvage: Embed what is damaged in an older store again, in place of refusing it; see `repair_store`.
         options: How to run.
 
     Returns:
@@ -134,7 +136,7 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
         goldens = embed_golden(network, image_spec, make_golden_files())
         for path, output, golden in zip(paths, network.outputs, goldens, strict=True):
             provenance = _describe_provenance(manifest, network, output, golden)
-            writer = StoreWriter(path, make_spec(network, output, image_spec, dtype), provenance)
+            writer = StoreWriter(path, make_spec(network, output, image_spec, dtype), provenance, salvage=salvage)
             writers.append(stack.enter_context(writer))
         _refuse_drift(writers, goldens, network, image_spec)
         ledger = Ledger(writers, manifest, options)
@@ -199,17 +201,16 @@ def _refuse_drift(
     writers: Sequence[StoreWriter], goldens: Sequence[Golden], network: Backbone, image: ImageSpec
 ) -> None:
     """Refuse to mix rows of two stacks: the same spec can give other numbers under other versions."""
-    for at, (writer, golden) in enumerate(zip(writers, goldens, strict=True)):
-        if writer.old is None:
-            continue
-        expected = writer.old.golden
-        same = golden.files == expected.files  # else another encoder made the store's pictures
-        drift = measure_drift(expected, golden if same else embed_golden(network, image, expected.files)[at])
+    known = [(at, writer, expected) for at, writer in enumerate(writers) for expected in writer.goldens]
+    for at, writer, expected in known:
+        same = goldens[at].files == expected.files  # else another encoder made the pictures
+        found = goldens[at] if same else embed_golden(network, image, expected.files)[at]
+        drift = measure_drift(expected, found)
         if not drift <= MAX_DRIFT:
             msg = (
-                f"{writer.path} holds other numbers than this machine computes: features differ by {drift:.1e} "
-                f"of their range (limit {MAX_DRIFT:.0e}); install the versions that `featx info` lists, or write "
-                f"another store with --name NAME"
+                f"{writer.path} holds other numbers than this machine computes, sealed or unfinished: features "
+                f"differ by {drift:.1e} of their range (limit {MAX_DRIFT:.0e}); install the versions that `featx info` "
+                f"lists, or write another store with --name NAME"
             )
             raise SpecMismatchError(msg)
 

@@ -14,7 +14,6 @@ from featx.items.examination import Examined, Stamp, examine
 from featx.items.manifest import FileStat, Item, Manifest, to_text
 from featx.options import EmbedOptions
 from featx.specs import ImageSpec
-from featx.store import FeatureStore
 from featx.store.layout import QUARANTINE_COLUMNS
 from featx.store.writing import StoreWriter
 
@@ -59,7 +58,7 @@ class Ledger:
         self._known_to_all = frozenset.intersection(*self._known.values())
         # Another source's files may have the same names, sizes and times: those are hashed.
         own = describe_source(manifest)
-        self._held = {id(writer): _read_stamps(writer.old, own) for writer in writers}
+        self._held = {id(writer): _read_stamps(writer, own) for writer in writers}
         self._stamps = {} if options.rehash else _find_agreed(list(self._held.values()))
         self._manifest = manifest
         self._options = options
@@ -111,6 +110,7 @@ class Ledger:
                 writer.append(stamp.sha256, image.width_px, image.height_px, row)
             except DataError as error:
                 self._unfit[id(writer)][stamp.sha256] = str(error)
+        writer.commit_in_time()
 
     def conclude(self) -> list[tuple[dict[str, list[Any]], dict[str, list[str]]]]:
         """Return for each store the columns of the items that have features, and of those in quarantine.
@@ -243,12 +243,13 @@ def describe_source(manifest: Manifest) -> str:
     return to_text(path)
 
 
-def _read_stamps(store: FeatureStore | None, source: str) -> dict[str, Stamp]:
+def _read_stamps(writer: StoreWriter, source: str) -> dict[str, Stamp]:
     """Read what each file of the source held when it was embedded, as far as a store has it.
 
     A file that may have changed since without another time gets one that no file has, so that
     its stamp is never trusted, not even by later runs that could not read it.
     """
+    store = writer.old
     if store is None or store.source != source:
         return {}
     columns = store.columns
@@ -258,7 +259,8 @@ def _read_stamps(store: FeatureStore | None, source: str) -> dict[str, Stamp]:
     settled_ns = store.started_ns - _RACY_NS
     return {
         name: Stamp(sha256, FileStat(size, mtime_ns if mtime_ns < settled_ns else _LAST_NS))
-        for name, sha256, size, mtime_ns in rows
+        for (name, sha256, size, mtime_ns), is_lost in zip(rows, writer.lost.tolist(), strict=True)
+        if not is_lost
     }
 
 

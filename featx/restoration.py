@@ -1,12 +1,14 @@
 """Restoring a damaged store from the images that it was made of."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from featx.delivery.prediction import rebuild_backbone
 from featx.embedding import Embedding, embed
+from featx.errors import FeatxError, SourceError, StoreError
+from featx.items import Manifest
 from featx.items.sources import read_source_again
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.store.checking import Checkup, check_store, drop_damage
@@ -33,8 +35,9 @@ class Repair:
 def repair_store(path: str | os.PathLike[str], *, drop: bool = False, options: EmbedOptions = EMBED_DEFAULTS) -> Repair:
     """Take the damaged rows out of a store, and embed their items again.
 
-    The images are read from the source as it is now, as `embed` does: unchanged ones that the
-    store holds soundly are not computed again, and what changed since is brought up to date.
+    The images are read from the source as it is now: those that the store holds soundly are not
+    computed again. Nothing of the store is touched before all is done, so that a run that
+    breaks off can be repeated, and goes on where it was.
 
     Args:
         path: The store.
@@ -46,7 +49,7 @@ def repair_store(path: str | os.PathLike[str], *, drop: bool = False, options: E
 
     Raises:
         StoreError: If the store cannot be repaired; it is left as it is.
-        SourceError: If the source is gone.
+        SourceError: If the source is gone, or lacks items that the store holds soundly.
         BackboneError: If the backbone cannot be built.
         BundleError: If the backbone has other weights now.
     """
@@ -60,12 +63,10 @@ def repair_store(path: str | os.PathLike[str], *, drop: bool = False, options: E
 
 def _embed_again(found: Checkup, options: EmbedOptions) -> Embedding:
     store = found.store
-    # All that can fail comes before the store is touched.
-    manifest = read_source_again(store.source, store.reading)
+    manifest = _read_items(found)
     file = Path(store.backbone_file) if store.backbone_file else None
     network = rebuild_backbone(store.spec.backbone, store.spec.image, file)
     image = {name: value for name, value in store.spec.image.to_dict().items() if name not in {"height", "width"}}
-    aside = _take_out(found)
     (embedding,) = embed(
         manifest,
         network,
@@ -73,17 +74,32 @@ def _embed_again(found: Checkup, options: EmbedOptions) -> Embedding:
         dtype=store.spec.dtype,
         name=store.path.name,
         folder=store.path.parent,
+        salvage=True,
         options=options,
     )
-    if aside:
-        aside.unlink()
     return embedding
 
 
-def _take_out(found: Checkup) -> Path | None:
-    """Drop what is damaged; where that is all, move the store aside until another has taken its place."""
-    path = found.store.path
-    if not found.hopeless:
-        drop_damage(path)
-        return None
-    return path.rename(path.with_name(f"{path.name}.damaged"))
+def _read_items(found: Checkup) -> Manifest:
+    """Read the items of a store from its source, and no others as far as their names are known."""
+    store = found.store
+    if store.path.suffix != ".h5":
+        msg = f"{store.path} is not called .h5, as stores are; rename it, then repair it"
+        raise StoreError(msg)
+    try:
+        manifest = read_source_again(store.source, store.reading)
+    except FeatxError as error:
+        msg = f"the images cannot be read again: {error}; `featx repair {store.path} --drop` only takes the damage out"
+        raise SourceError(msg) from error
+    names = {item.id for item in manifest.items}
+    gone = [] if found.hopeless else [name for name in store.ids[~found.lost].tolist() if name not in names]
+    if gone:
+        msg = (
+            f"{len(gone)} items of {store.path} are no more in {store.source}, such as {gone[0]!r}, and repairing from "
+            f"it would drop their sound rows; bring them back, or only take the damage out with --drop"
+        )
+        raise SourceError(msg)
+    if any(damage.part in {"items", "quarantine"} for damage in found.damage):
+        return manifest
+    known = {*store.ids.tolist(), *(name for name, *_ in store.quarantine)}
+    return replace(manifest, items=tuple(item for item in manifest.items if item.id in known))

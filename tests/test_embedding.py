@@ -669,3 +669,18 @@ def test_golden_pictures_of_another_encoder_are_embedded_as_well(pictures, featu
     backbone = load_counter()
     assert run(pictures, features, backbone).store.golden.files == files
     assert backbone.images == 2 + 2
+
+
+def test_unfinished_rows_of_a_stack_that_computes_other_numbers_are_not_used(pictures, features):
+    class Stopped(Patches):
+        def embed(self, images):
+            if self.calls == 3:
+                raise KeyboardInterrupt
+            return super().embed(images)
+
+    options = EmbedOptions(batch_size=3)
+    with pytest.raises(KeyboardInterrupt):
+        run(pictures, features, Stopped("means", scale=1.05), options=options)
+    with pytest.raises(SpecMismatchError, match=r"patches.h5 holds other numbers .* sealed or unfinished"):
+        run(pictures, features, Patches("means"), options=options)
+    assert count(run(pictures, features, Patches("means", scale=1.05), options=options))[1] == 6

@@ -242,7 +242,7 @@ def test_the_target_is_new_and_the_stores_are_two(tmp_path):
 
 def test_unfinished_work_under_the_name_of_the_target_is_not_covered(tmp_path):
     one, two = make_store(tmp_path / "1.h5", [1]), make_store(tmp_path / "2.h5", [2])
-    journal = Journal(tmp_path / "all.h5", SPEC, DIM, lambda: None)
+    journal = Journal(tmp_path / "all.h5", SPEC, DIM, lambda: None, GOLDEN)
     journal.append("0" * 64, 8, 8, np.ones(DIM, np.float32))
     journal.commit()
     with pytest.raises(StoreError, match=r"all.h5.parts holds unfinished work of an embed; finish that"):

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from featx import Columns, FeatureStore, check_store, embed, read_table, repair_store
-from featx.errors import SourceError, StoreError, StoreFormatError
+from featx.errors import SourceError, StoreError, StoreFormatError, StoreLockedError
+from featx.store.lock import StoreLock
 
 
 @pytest.fixture(autouse=True)
@@ -119,6 +120,57 @@ def test_a_table_is_read_as_it_was(pictures, tmp_path):
     damage_row(result.store, 2)
     assert repair_store(result.store.path).embedding.new == 3
     assert_equal(result.store.path, result.store)
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, StoreError])
+def test_a_repair_that_breaks_off_leaves_the_store_and_can_be_repeated(store, monkeypatch, failure):
+    damage_row(store, 4)
+    before = store.path.read_bytes()
+
+    def fail(*_, **__):
+        raise failure
+
+    with monkeypatch.context() as broken:
+        broken.setattr("featx.store.writing.seal", fail)
+        with pytest.raises(failure):
+            repair_store(store.path)
+    assert store.path.read_bytes() == before
+    assert repair_store(store.path).embedding.new == 0  # they were committed by then
+    assert_equal(store.path, store)
+
+
+@pytest.mark.parametrize("part", ["row", "golden"])
+def test_a_store_that_is_being_written_is_left_alone(store, part):
+    damage(store, store.golden.features.tobytes()) if part == "golden" else damage_row(store, 4)
+    before = store.path.read_bytes()
+    with StoreLock(store.path), pytest.raises(StoreLockedError):
+        repair_store(store.path)
+    assert store.path.read_bytes() == before
+    assert [path.name for path in store.path.parent.iterdir()] == [store.path.name]
+
+
+def test_sound_rows_are_kept_although_their_images_are_gone(store, pictures):
+    damage_row(store, 9)
+    (pictures / "cat" / "1.png").unlink()
+    before = store.path.read_bytes()
+    with pytest.raises(SourceError, match=r"1 items of .* are no more in .*'cat/1.png'.*--drop"):
+        repair_store(store.path)
+    assert store.path.read_bytes() == before
+
+
+def test_new_images_are_left_to_embed(store, pictures):
+    damage_row(store, 4)
+    shutil.copy(pictures / "cat" / "1.png", pictures / "cat" / "new.png")
+    repair_store(store.path)
+    assert_equal(store.path, store)
+
+
+def test_a_store_of_another_name_is_left_alone(store):
+    damage_row(store, 4)
+    path = store.path.rename(store.path.with_suffix(".hdf5"))
+    with pytest.raises(StoreError, match=r"is not called \.h5"):
+        repair_store(path)
+    assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
 def test_what_cannot_be_opened_cannot_be_repaired(store):

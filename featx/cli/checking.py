@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from featx.cli.embedding import BatchSize, Json, Workers
+from featx.cli.embedding import BatchSize, Json, Workers, show_quarantine
+from featx.cli.interruption import end_at_second_interrupt
 from featx.cli.output import format_bytes, format_table, print_json, show_progress
 from featx.errors import StoreFormatError
 from featx.options import EMBED_DEFAULTS, EmbedOptions
@@ -23,7 +24,7 @@ def verify(
     """Read every byte of a store and compare it with its checksums; name the damaged rows and their items."""
     import featx
 
-    path = store or featx.FeatureStore.find_newest().path
+    path = store or featx.FeatureStore.find_newest(allow_damage=True).path
     with show_progress("reading") as progress:
         found = featx.check_store(path, progress)
     if as_json:
@@ -50,7 +51,7 @@ def repair(
     """Take damaged rows out of a store and embed their items again."""
     import featx
 
-    with show_progress("repairing") as progress:
+    with end_at_second_interrupt(), show_progress("repairing") as progress:
         done = featx.repair_store(store, drop=drop, options=EmbedOptions(batch_size, workers, progress=progress))
     if as_json:
         print_json(done.to_dict())
@@ -60,6 +61,9 @@ def repair(
         lost = int(done.checkup.lost.sum())
         restored = f", {done.embedding.new:,} embedded again" if done.embedding else ""
         typer.echo(f"{lost:,} of {len(done.checkup.store):,} rows were damaged and taken out{restored} -> {store}")
+    if done.embedding:
+        show_quarantine([done.embedding])
+        done.embedding.check()
 
 
 def _show_damage(found: Any) -> None:  # noqa: ANN401 - a Checkup, whose module loads numpy

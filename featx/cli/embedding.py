@@ -106,7 +106,7 @@ def embed(
             folder=features,
             options=EmbedOptions(batch_size, workers, rehash, progress, on_bad, max_bad),
         )
-    _show_quarantine(results)
+    show_quarantine(results)
     for result in results:
         if as_json:
             print_json(result.to_dict())
@@ -161,10 +161,11 @@ def parse_layer(text: str) -> str | int:
     return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
-def _show_quarantine(results: list[Any]) -> None:
+def show_quarantine(results: list[Any]) -> None:
+    """Say on stderr why images are quarantined, and how many are."""
     reasons = {name: reason for result in results for name, _, reason in result.store.quarantine}
     for item, reason in list(reasons.items())[:_SHOWN_REASONS]:
-        typer.echo(f"quarantined {to_printable(item)}: {reason}", err=True)
+        typer.echo(f"quarantined {to_printable(item)}: {to_printable(reason)}", err=True)
     worst = max(results, key=lambda result: result.bad_share)
     if 0 < worst.bad_share <= worst.max_bad:
         typer.echo(

@@ -43,7 +43,7 @@ def info(
     ]
     typer.echo("\n".join(f"{name:<12} {to_printable(value)}" for name, value in rows))
     for row in about["quarantined"]:
-        typer.echo(f"  {to_printable(row['id'])}: {row['reason']}")
+        typer.echo(f"  {to_printable(row['id'])}: {to_printable(row['reason'])}")
 
 
 def _list(counts: dict[str, int]) -> str:

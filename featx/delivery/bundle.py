@@ -204,14 +204,18 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
     It is written under a temporary name and renamed, so that it is there as a whole or not at all.
 
     Raises:
-        BundleError: If the user's own network or weights are gone.
+        BundleError: If the user's own network or weights are gone, or the folder cannot be written to.
     """
     from featx.evaluation.plots import plot_confusion
     from featx.heads.persistence import dump_head
 
     parent = Path(folder)
-    parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=parent))
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=parent))
+    except OSError as error:
+        msg = f"no bundle can be written into {parent}: {error.strerror or error}; name another folder with --runs"
+        raise BundleError(msg) from error
     try:
         dump_head(draft.head, temporary / _HEAD)
         _write_golden(temporary / _GOLDEN, draft.golden)
@@ -234,6 +238,7 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
         for path in temporary.iterdir():
             sync_file(path)
         temporary.chmod(0o755)
+        sync_folder(temporary)
         path = _rename(temporary, parent, slug)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from featx.errors import DataError, StoreError, StoreFormatError
 from featx.specs import EmbedSpec
-from featx.store.durability import make_folder, say_failures, write_file
+from featx.store.durability import create_group, make_folder, say_failures, write_file
 from featx.store.layout import (
     TEXT,
     decode_text,
@@ -27,11 +27,13 @@ from featx.store.layout import (
     digest_columns,
     map_dataset,
     open_dataset,
+    open_group,
     read_column,
     read_text,
     write_columns,
     write_text,
 )
+from featx.store.sealing import Golden, digest_golden, read_golden, write_golden
 
 #: A shard is committed when it holds this many bytes or is this old, whichever comes first.
 SHARD_BYTES = 64 << 20
@@ -61,11 +63,13 @@ class Shard:
         sha256: Content of each row, hexadecimal.
         sizes: `[width, height]` of each row's image, in px.
         load: Returns the features `(n_rows, dim)`, mapped from the file; keep them no longer than they are used.
+        golden: What the machine computed that made it.
     """
 
     sha256: list[str]
     sizes: list[list[int]]
     load: Callable[[], NDArray[np.floating]]
+    golden: Golden
 
 
 class Journal:
@@ -76,9 +80,14 @@ class Journal:
         spec: What the rows are; shards of another spec are refused.
         dim: Width of a row.
         confirm: Raises if this process may not write the store any more.
+        golden: What this machine computes, kept with every shard; needed to commit.
     """
 
-    def __init__(self, store: Path, spec: EmbedSpec, dim: int, confirm: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Path, spec: EmbedSpec, dim: int, confirm: Callable[[], None], golden: Golden | None = None
+    ) -> None:
+        self._golden = golden
+        self._committed = time.monotonic()
         self.folder = name_journal(store)
         self._confirm = confirm
         self._found: dict[Path, Shard] = {}
@@ -117,15 +126,33 @@ class Journal:
         if full or time.monotonic() - pending.since >= SHARD_SECONDS:
             self.commit()
 
+    def commit_in_time(self) -> None:
+        """Commit what is pending, if the last commit is long ago; called between batches, which may be slow."""
+        if time.monotonic() - self._committed >= SHARD_SECONDS:
+            self.commit()
+
     def commit(self) -> None:
         """Write the pending rows as one shard; afterwards no crash can lose them.
 
         Raises:
             StoreError: If the shard cannot be written; its rows are dropped, to be computed again.
+            KeyboardInterrupt: If Ctrl-C came meanwhile; the rows are still pending.
         """
-        pending, self._pending = self._pending, _Pending()
-        if not pending.rows:
-            return
+        try:
+            if self._pending.rows:
+                self._write_shard(self._pending)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            self._pending = _Pending()
+            raise
+        self._pending = _Pending()
+        self._committed = time.monotonic()
+
+    def _write_shard(self, pending: _Pending) -> None:
+        if self._golden is None:
+            msg = f"the journal of {self.folder} was opened for reading"
+            raise StoreError(msg)
         with say_failures(self.folder):
             make_folder(self.folder)
         number = 1 + max((int(path.stem.partition("-")[0]) for path in self._list_shards()), default=0)
@@ -137,6 +164,7 @@ class Journal:
             write_text(file.attrs, "spec_digest", self._spec_digest)
             write_text(file.attrs, "features_sha256", digest_block(features))
             write_text(file.attrs, "columns_sha256", *digest_columns(columns))
+            write_text(file.attrs, "golden_sha256", write_golden(create_group(file, "golden"), self._golden))
 
     def _list_shards(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*-*.h5"))
@@ -169,16 +197,17 @@ class Journal:
                 )
                 raise StoreError(msg)
             columns = {name: read_column(file, name, kind) for name, kind in _COLUMNS.items()}
-            checksums = [read_text(file.attrs, f"{name}_sha256") for name in ("features", "columns")]
+            golden = read_golden(open_group(file, "golden"))
+            checksums = [read_text(file.attrs, f"{name}_sha256") for name in ("features", "columns", "golden")]
         features = self._map(path)
         contents, sizes = columns["sha256"], columns["sizes"]
         if features.shape != (len(contents), self._dim) or features.dtype != self._dtype:
             msg = f"{features.dtype} {features.shape} are no features of {len(contents)} images"
             raise ValueError(msg)
-        if checksums != [digest_block(features), *digest_columns(columns)]:
+        if checksums != [digest_block(features), *digest_columns(columns), digest_golden(golden)]:
             msg = "its bytes differ from their checksum"
             raise ValueError(msg)
-        return Shard(decode_text(contents).tolist(), sizes.tolist(), functools.partial(self._map, path))
+        return Shard(decode_text(contents).tolist(), sizes.tolist(), functools.partial(self._map, path), golden)
 
     def discard(self) -> None:
         """Remove the shards that were read, once they are sealed.

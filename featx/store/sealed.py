@@ -34,7 +34,7 @@ from featx.store.layout import (
     read_numbers,
     read_text,
 )
-from featx.store.sealing import Golden, digest_golden
+from featx.store.sealing import Golden, digest_golden, read_golden
 
 #: What h5py, NumPy and Python raise on files whose bytes were changed at random.
 _DAMAGES = (
@@ -117,7 +117,7 @@ class FeatureStore:
             )
             raise StoreFormatError(msg) from error
         if self._damage and not allow_damage:
-            msg = f"{self.path} is damaged: {self._damage[0]} differ from their checksum; `featx repair` it"
+            msg = f"{self.path} is damaged: {self._damage[0]} differ from their checksum; `featx repair {self.path}`"
             raise StoreFormatError(msg)
 
     def _read(self, file: h5py.File) -> None:
@@ -126,7 +126,7 @@ class FeatureStore:
             msg = f"{self.path} is an HDF5 file, but no feature store of featx; name another one"
             raise StoreFormatError(msg)
         version = int(read_numbers(attributes, "format_version"))
-        if version > FORMAT_VERSION:
+        if not 1 <= version <= FORMAT_VERSION:
             msg = f"{self.path} has format version {version}, this featx reads up to {FORMAT_VERSION}; upgrade featx"
             raise StoreFormatError(msg)
         if digest_attributes(attributes) != read_text(attributes, ATTRIBUTES_SHA256):
@@ -161,11 +161,9 @@ class FeatureStore:
         self._block_rows = int(read_numbers(attributes, ROWS_PER_BLOCK))
 
     def _read_golden(self, file: h5py.File, checksum: str) -> Golden:
-        group = open_group(file, "golden")
-        files = tuple(read_column(group, f"{number}", "u1").tobytes() for number in range(len(group) - 1))
-        golden = Golden(files, read_column(group, "features", "<f4"))
+        golden = read_golden(open_group(file, "golden"))
         if digest_golden(golden) != checksum:
-            self._damage.append(Damage("golden", 0, len(files)))
+            self._damage.append(Damage("golden", 0, len(golden.files)))
         return golden
 
     def _read_quarantine(self, file: h5py.File, checksum: str) -> dict[str, NDArray[Any]]:
@@ -205,17 +203,18 @@ class FeatureStore:
         self.features = map_dataset(features)
 
     @classmethod
-    def find_newest(cls, folder: str | os.PathLike[str] = "features") -> Self:
+    def find_newest(cls, folder: str | os.PathLike[str] = "features", *, allow_damage: bool = False) -> Self:
         """Open the store that was written last in a folder.
 
         Raises:
             StoreError: If there is none.
         """
-        stores = sorted(Path(folder).glob("[!.]*.h5"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+        there = [path for path in Path(folder).glob("[!.]*.h5") if path.exists()]  # a link may lead nowhere
+        stores = sorted(there, key=lambda path: (path.stat().st_mtime_ns, path.name))
         if not stores:
             msg = f"there is no feature store in {Path(folder)}/; make one with `featx embed SOURCE`, or name one"
             raise StoreError(msg)
-        return cls(stores[-1])
+        return cls(stores[-1], allow_damage=allow_damage)
 
     def __len__(self) -> int:
         return len(self.ids)

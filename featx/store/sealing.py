@@ -26,6 +26,8 @@ from featx.store.layout import (
     digest_block,
     digest_columns,
     encode_text,
+    open_dataset,
+    read_column,
     update_digest,
     write_columns,
     write_text,
@@ -112,7 +114,7 @@ def seal(
         blocks = create_group(file, "blocks")
         blocks["items"] = encode_text(digest_columns(columns, block_rows))
         blocks["features"] = encode_text(_write_features(file, spec.dtype, provenance.feature_shape, rows, block_rows))
-        write_text(file.attrs, "golden_sha256", _write_golden(create_group(file, "golden"), provenance.golden))
+        write_text(file.attrs, "golden_sha256", write_golden(create_group(file, "golden"), provenance.golden))
         bad = write_columns(create_group(file, "quarantine"), quarantine, QUARANTINE_COLUMNS)
         write_text(file.attrs, "quarantine_sha256", *digest_columns(bad))
         write_text(file.attrs, ATTRIBUTES_SHA256, digest_attributes(file.attrs))
@@ -146,11 +148,28 @@ def digest_golden(golden: Golden) -> str:
     return digest.hexdigest()
 
 
-def _write_golden(group: h5py.Group, golden: Golden) -> str:
+def write_golden(group: h5py.Group, golden: Golden) -> str:
+    """Write golden pictures and return their checksum."""
     group.create_dataset("features", data=golden.features)
     for number, data in enumerate(golden.files):
         group.create_dataset(f"{number}", data=np.frombuffer(data, np.uint8))
     return digest_golden(golden)
+
+
+def read_golden(group: h5py.Group) -> Golden:
+    """Read what `write_golden` wrote.
+
+    Raises:
+        KeyError: If something is missing.
+        ValueError: If there are more bytes than the file has, as where many names lead to one dataset.
+    """
+    names = [name for name in group if name.isdecimal()]
+    declared = sum(open_dataset(group, name).nbytes for name in names)
+    if declared > group.file.id.get_filesize():
+        msg = f"{group.name} declares {declared:,} bytes, which the file does not hold"
+        raise ValueError(msg)
+    files = tuple(read_column(group, f"{number}", "u1").tobytes() for number in range(len(names)))
+    return Golden(files, read_column(group, "features", "<f4"))
 
 
 def _write_features(

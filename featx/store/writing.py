@@ -12,22 +12,28 @@ from numpy.typing import NDArray
 
 from featx.errors import SpecMismatchError, StoreError
 from featx.specs import EmbedSpec, find_differences
-from featx.store.checking import refuse_damage
+from featx.store.checking import check_store, refuse_damage
 from featx.store.durability import remove_leftovers, say_failures, sync_folder
 from featx.store.journal import Journal
 from featx.store.layout import ITEM_COLUMNS, Columns
 from featx.store.lock import StoreLock
 from featx.store.sealed import FeatureStore
-from featx.store.sealing import Provenance, Row, seal
+from featx.store.sealing import Golden, Provenance, Row, digest_golden, seal
 
 
 class StoreWriter:
     """The only way to change a store; a context manager that holds its lock.
 
+    Attributes:
+        old: The store as it was; None if there was none, or nothing of it can be salvaged.
+        lost: bool `(n_items,)`: rows of the old store that are damaged, and taken for not there.
+        goldens: What the machines computed that made the rows that are known.
+
     Args:
         path: The store, which may exist.
         spec: What its features are.
         provenance: Where they come from.
+        salvage: Open a damaged store as well, and take what is damaged in it for not there.
 
     Raises:
         SpecMismatchError: If the store exists with another spec.
@@ -35,16 +41,22 @@ class StoreWriter:
         StoreError: If unfinished work beside it belongs to another spec, or it is damaged.
     """
 
-    def __init__(self, path: Path, spec: EmbedSpec, provenance: Provenance) -> None:
+    def __init__(self, path: Path, spec: EmbedSpec, provenance: Provenance, *, salvage: bool = False) -> None:
         self.path = path
         self.spec = spec
         self._provenance = provenance
         self._lock = StoreLock(path)
-        self._journal = Journal(path, spec, int(np.prod(provenance.feature_shape)), self._lock.confirm)
+        self._journal = Journal(
+            path, spec, int(np.prod(provenance.feature_shape)), self._lock.confirm, provenance.golden
+        )
+        self._salvage = salvage
+        self._damaged = False
         self._resources = contextlib.ExitStack()
         self._rows: dict[str, Row] = {}
         self._sizes: dict[str, Sequence[int]] = {}
         self.old: FeatureStore | None = None
+        self.lost: NDArray[np.bool_] = np.zeros(0, np.bool_)
+        self.goldens: list[Golden] = []
 
     def __enter__(self) -> Self:
         self._resources.enter_context(self._lock)
@@ -66,20 +78,39 @@ class StoreWriter:
 
     def _read_known(self) -> None:
         if self.path.exists():
-            self.old = FeatureStore(self.path)
-            check_spec(self.old, self.spec)
-            features = self.old.features
-            self._add_rows(self.old.sha256.tolist(), self.old.sizes_px.tolist(), lambda: features)
+            self._read_old()
         self._read_journal()
+
+    def _read_old(self) -> None:
+        old = FeatureStore(self.path, allow_damage=self._salvage)
+        check_spec(old, self.spec)
+        self.lost = np.zeros(len(old), np.bool_)
+        if self._salvage:
+            found = check_store(self.path)
+            self._damaged, self.lost = bool(found.damage), found.lost
+            if found.hopeless:
+                return
+        self.old = old
+        self.goldens.append(old.golden)
+        features = old.features
+        self._add_rows(old.sha256.tolist(), old.sizes_px.tolist(), lambda: features, self.lost)
 
     def _read_journal(self) -> None:
         for shard in self._journal.read_shards():
-            self._add_rows(shard.sha256, shard.sizes, shard.load)
+            self._add_rows(shard.sha256, shard.sizes, shard.load, np.zeros(len(shard.sha256), np.bool_))
+            if not any(digest_golden(shard.golden) == digest_golden(golden) for golden in self.goldens):
+                self.goldens.append(shard.golden)
 
     def _add_rows(
-        self, contents: Sequence[str], sizes: Sequence[Sequence[int]], load: Callable[[], NDArray[np.floating]]
+        self,
+        contents: Sequence[str],
+        sizes: Sequence[Sequence[int]],
+        load: Callable[[], NDArray[np.floating]],
+        lost: NDArray[np.bool_],
     ) -> None:
         for index, (sha256, size) in enumerate(zip(contents, sizes, strict=True)):
+            if lost[index]:
+                continue
             self._rows.setdefault(sha256, Row(load, index))
             self._sizes.setdefault(sha256, size)
 
@@ -91,6 +122,10 @@ class StoreWriter:
     def append(self, sha256: str, width: int, height: int, row: NDArray[np.floating]) -> None:
         """Add a row; see `Journal.append`."""
         self._journal.append(sha256, width, height, row)
+
+    def commit_in_time(self) -> None:
+        """Commit the rows that are pending, if the last commit is long ago."""
+        self._journal.commit_in_time()
 
     def seal(self, items: Mapping[str, Sequence[Any]], quarantine: Columns) -> FeatureStore:
         """Write the store anew with exactly these items, unless it holds them already.
@@ -112,11 +147,12 @@ class StoreWriter:
         sizes = [self._sizes[sha256] for sha256 in items["sha256"]]
         columns = {**items, "width": [size[0] for size in sizes], "height": [size[1] for size in sizes]}
         if self.old is None or not self._holds(self.old, columns, quarantine):
-            refuse_damage([self.old] if self.old else [])
+            if not self._salvage:
+                refuse_damage([self.old] if self.old else [])
             rows = [self._rows[sha256] for sha256 in items["sha256"]]
             provenance = self._choose_provenance()
             seal(self.path, self.spec, provenance, columns, rows, quarantine, confirm=self._lock.confirm)
-            self.old = FeatureStore(self.path)
+            self.old, self._damaged = FeatureStore(self.path), False
         else:
             with say_failures(self.path):
                 os.utime(self.path)  # the store asked for last is the newest, also where nothing was to do
@@ -127,7 +163,11 @@ class StoreWriter:
 
     def _holds(self, old: FeatureStore, columns: Columns, quarantine: Columns) -> bool:
         new = self._provenance
-        if (old.source, old.backbone_file, old.reading) != (new.source, new.backbone_file, new.reading):
+        if self._damaged or (old.source, old.backbone_file, old.reading) != (
+            new.source,
+            new.backbone_file,
+            new.reading,
+        ):
             return False
         same = all(np.array_equal(old.columns[name], np.asarray(columns[name])) for name in ITEM_COLUMNS)
         return same and old.quarantine == list(zip(*quarantine.values(), strict=True))

@@ -22,6 +22,7 @@ from featx.items.manifest import to_text
 from featx.options import FIT_DEFAULTS, FitOptions, Progress
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
+from featx.store.checking import refuse_damage
 from featx.training.dataset import Dataset, Partition, load_dataset, split_dataset
 
 Probabilities = NDArray[np.float64]
@@ -94,11 +95,13 @@ def fit(
     Raises:
         UnknownNameError: If no head or parameter has that name.
         DataError: If the items cannot be split or learnt from.
+        StoreFormatError: If the store is damaged.
     """
     head = find_head(clf)
     spec = HeadSpec(head.name, head.check_params(params or {}), scaling, options.seed)
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
     started = time.perf_counter()
+    refuse_damage([opened])  # a second for a gigabyte, and a head learns from noise without a word
     dataset = load_dataset(opened, group=options.group)
     train_and_test = _cross_validate if options.cv else _hold_out
     outcome = train_and_test(head, spec, dataset, options)

@@ -33,7 +33,7 @@ def expect(result, code, pattern):
         (["embed", "photos", "--backbone", "colour", "--image-size", "big"], 2, "240x320"),
         (["embed", "photos", "--backbone", "colour", "--resize", "zoom"], 2, "stretch"),
         (["embed", "photos", "--backbone", "colour", "--dtype", "int8"], 2, "float32"),
-        (["embed", "photos", "--backbone", "file:gone.keras"], 1, "gone.keras"),
+        pytest.param(["embed", "photos", "--backbone", "file:gone.keras"], 1, "gone.keras", marks=pytest.mark.keras),
         (["embed", "photos", "--backbone", "colour", "--root", "."], 2, "tables"),
         (["embed", "photos", "--backbone", "colour", "--on-bad", "skip"], 2, "quarantine, fail"),
         (["embed", "photos", "--backbone", "colour", "--max-bad", "5"], 2, "'5' is no share; write 5% or 0.05"),

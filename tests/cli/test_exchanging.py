@@ -45,7 +45,7 @@ def test_merge_json(featx_command, embedded, tmp_path):
 
 def test_unfinished_work_beside_a_store_gets_a_note(featx_command, embedded):
     store = featx.FeatureStore(embedded[1])
-    journal = Journal(store.path, store.spec, store.dim, lambda: None)
+    journal = Journal(store.path, store.spec, store.dim, lambda: None, store.golden)
     journal.append("0" * 64, 8, 8, np.ones(store.dim, np.float32))
     journal.commit()
     result = featx_command("merge", *embedded, "--name", "all")

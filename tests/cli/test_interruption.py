@@ -40,13 +40,15 @@ main()
 #: The main thread runs no Python while it waits, and no signal wakes it, as in a forward pass or a disk that hangs.
 WAIT_IN_C = """
 import signal
+import threading
 import time
 
 from featx.cli.interruption import end_at_second_interrupt
 
 with end_at_second_interrupt():
+    # Said by another thread, a second later: an interrupt that comes before the wait would be handled before it.
+    threading.Timer(1, print, ["waiting"], {"flush": True}).start()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    print("waiting", flush=True)
     time.sleep(60)
 """
 

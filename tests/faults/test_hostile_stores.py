@@ -12,6 +12,7 @@ from PIL import Image
 from featx import FeatureStore, check_store, embed, fit
 from featx.errors import StoreError, StoreFormatError
 from featx.store.layout import ATTRIBUTES_SHA256, digest_attributes, write_text
+from featx.store.sealing import write_golden
 
 SECRET = b"not for the eyes of a feature store" * 400
 
@@ -133,6 +134,12 @@ def lengthen_one_column(file, _):
     replace(file, "items/group", data=np.array([b"x"] * 7))
 
 
+def multiply_the_golden_pictures(file, _):
+    file["golden/big"] = np.zeros(50_000, "u1")
+    for number in range(2, 200):
+        file[f"golden/{number}"] = file["golden/big"]
+
+
 def name_no_rows(file, _):
     file.attrs["rows_per_block"] = 0
 
@@ -156,6 +163,7 @@ HOSTILE = [
     (nest_the_spec, "recursion"),
     (name_a_spec_of_variable_width, "the attribute spec is of another kind"),
     (lengthen_one_column, "the columns of /items differ in length"),
+    (multiply_the_golden_pictures, "/golden declares 9,9"),
     (name_no_rows, "checksums of blocks of 0 rows"),
 ]
 
@@ -184,9 +192,10 @@ def test_a_hostile_shard_is_refused(store, secret, tmp_path):
     parts.mkdir()
     with h5py.File(parts / "000001-0.h5", "w") as file:
         write_text(file.attrs, "spec_digest", store.spec.digest)
-        for name in ("features", "columns"):
+        for name in ("features", "columns", "golden"):
             write_text(file.attrs, f"{name}_sha256", "0" * 64)
         file.create_dataset("features", shape=(1, 240), dtype="<f4", external=[(secret, 0, 960)])
+        write_golden(file.create_group("golden"), store.golden)
         file["sha256"] = np.array([b"0" * 64])
         file["sizes"] = np.array([[8, 8]], "<i4")
     before = store.path.read_bytes()

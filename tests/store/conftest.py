@@ -14,6 +14,7 @@ class Maker:
     """Makes stores of numbered rows: row `n` belongs to the item `n.png`."""
 
     dim = 6
+    golden = Golden((b"one picture", b"another"), np.ones((2, dim), np.float32))
 
     def __init__(self, folder):
         self.path = folder / "features" / "made.h5"
@@ -32,8 +33,8 @@ class Maker:
         return EmbedSpec(backbone, ImageSpec(height, 8), dtype)
 
     def open_writer(self, spec=None, *, source="/pictures", backbone_file="", stack="1.0"):
-        golden = Golden((b"one picture", b"another"), np.ones((2, self.dim), np.float32))
-        provenance = Provenance(source, {"numpy": stack}, "numpy", 0.0, (2, self.dim // 2), backbone_file, golden, 7)
+        shape = (2, self.dim // 2)
+        provenance = Provenance(source, {"numpy": stack}, "numpy", 0.0, shape, backbone_file, self.golden, 7)
         return StoreWriter(self.path, spec or self.make_spec(), provenance)
 
     def append(self, writer, numbers):

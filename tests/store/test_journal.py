@@ -1,4 +1,5 @@
 import resource
+import time
 from pathlib import Path
 
 import h5py
@@ -13,7 +14,7 @@ from featx.store.journal import Journal
 @pytest.fixture
 def open_journal(maker):
     maker.path.parent.mkdir()
-    return lambda **changed: Journal(maker.path, maker.make_spec(**changed), maker.dim, lambda: None)
+    return lambda **changed: Journal(maker.path, maker.make_spec(**changed), maker.dim, lambda: None, maker.golden)
 
 
 def read_rows(opened):
@@ -159,7 +160,7 @@ def test_a_writer_that_may_not_go_on_commits_and_discards_nothing(maker):
         msg = "not any more"
         raise StoreLockedError(msg)
 
-    opened = Journal(maker.path, maker.make_spec(), maker.dim, refuse)
+    opened = Journal(maker.path, maker.make_spec(), maker.dim, refuse, maker.golden)
     maker.append(opened, [1])
     with pytest.raises(StoreLockedError):
         opened.commit()
@@ -174,7 +175,41 @@ def test_a_writer_that_may_not_go_on_commits_and_discards_nothing(maker):
     assert len(list(opened.folder.iterdir())) == 1
 
 
-@pytest.mark.parametrize("part", ["features", "sha256", "sizes"])
+def test_an_interrupted_commit_keeps_its_rows_pending(open_journal, maker, monkeypatch):
+    opened = open_journal()
+    maker.append(opened, [1, 2])
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as pressed:
+        pressed.setattr("featx.store.durability.sync_file", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            opened.commit()
+    opened.commit()  # as leaving the writer does
+    assert read_rows(opened)[0] == [maker.make_sha256(1), maker.make_sha256(2)]
+
+
+def test_a_slow_batch_is_committed_when_it_is_done(open_journal, maker, monkeypatch):
+    opened = open_journal()
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + journal.SHARD_SECONDS - 1)
+    maker.append(opened, [1])
+    opened.commit_in_time()
+    assert read_rows(opened)[0] == []
+    monkeypatch.setattr(time, "monotonic", lambda: now + journal.SHARD_SECONDS + 1)
+    opened.commit_in_time()
+    assert read_rows(opened)[0] == [maker.make_sha256(1)]
+
+
+def test_a_journal_for_reading_commits_nothing(maker):
+    opened = Journal(maker.path, maker.make_spec(), maker.dim, lambda: None)
+    maker.append(opened, [1])
+    with pytest.raises(StoreError, match="was opened for reading"):
+        opened.commit()
+
+
+@pytest.mark.parametrize("part", ["features", "sha256", "sizes", "golden/0"])
 def test_a_flipped_bit_in_a_shard_is_refused(open_journal, maker, part):
     opened = open_journal()
     maker.append(opened, [1, 2])

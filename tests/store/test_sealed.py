@@ -141,7 +141,7 @@ def flip_first(path, pattern):
 )
 def test_a_flipped_bit_in_what_is_read_at_once_is_refused_unless_asked_for(store, pattern, place):
     flip_first(store.path, pattern)
-    with pytest.raises(StoreFormatError, match=rf"made.h5 is damaged: {place} differ .*; `featx repair` it"):
+    with pytest.raises(StoreFormatError, match=rf"made.h5 is damaged: {place} differ .*; `featx repair .*made.h5`"):
         FeatureStore(store.path)
     assert [str(damage) for damage in FeatureStore(store.path, allow_damage=True).find_damage()] == [place]
 

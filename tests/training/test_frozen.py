@@ -7,7 +7,7 @@ from pictures import write_digits
 from sklearn.metrics import accuracy_score
 
 import featx
-from featx.errors import StoreError, UnknownNameError, UsageError
+from featx.errors import StoreError, StoreFormatError, UnknownNameError, UsageError
 from featx.options import FitOptions
 from featx.registry import HEADS
 from featx.training import frozen
@@ -168,3 +168,13 @@ def test_wrong_names_and_values_are_clear(store):
         featx.fit(store, "logreg", params={"C": "minus one"})
     with pytest.raises(StoreError, match="there is no store"):
         featx.fit("nowhere.h5")
+
+
+def test_damaged_features_are_not_learnt_from(digits, tmp_path):
+    store = featx.embed(digits, "colour", folder=tmp_path)[0].store
+    content = bytearray(store.path.read_bytes())
+    content[content.index(store.features[7].tobytes()) + 3] ^= 1
+    store.path.unlink()
+    store.path.write_bytes(content)
+    with pytest.raises(StoreFormatError, match=r"rows 0 to \d+ of /features of .* are damaged; `featx repair"):
+        featx.fit(store.path, "ridge")

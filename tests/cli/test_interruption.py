@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes with names and SI
 #: it says on stdout when it waits.
 EMBED = """
 import sys
+import time
 from pathlib import Path
 
 import featx.items.folders as folders
@@ -28,6 +29,7 @@ read = folders.FolderReader.read
 def hang(self, item_id):
     if Path(item_id).name != "3 hangs.png":
         return read(self, item_id)
+    time.sleep(1)  # by then the main thread has done the others, and waits for this one
     print("waiting", flush=True)
     return Path("pipe").read_bytes()
 

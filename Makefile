@@ -55,7 +55,7 @@ $(NEWEST): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-newest
 	$(NEWEST_BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	grep -v '^h5py==' constraints.txt > .venv-newest/constraints.txt
-	$(PYTHON) -c 'import re, tomllib; found = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; print(*(name for name in found if not re.match("tensorflow|keras", name)), sep="\n")' > .venv-newest/dependencies.txt
+	$(PYTHON) -c 'import re, tomllib; found = tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]; print(*(name for name in found if not re.match("tensorflow|keras|openvino", name)), sep="\n")' > .venv-newest/dependencies.txt
 	$(NEWEST_BIN)/python -m pip install --quiet --constraint .venv-newest/constraints.txt --group test --requirement .venv-newest/dependencies.txt
 	$(NEWEST_BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $(NEWEST)

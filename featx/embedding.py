@@ -15,10 +15,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from featx.backbones import Backbone, Output, load_backbone
 from featx.backbones.catalogue import APPLICATIONS, BUILT_IN
+from featx.backbones.runtimes import Runner
 from featx.errors import SourceError, SpecMismatchError, UsageError
 from featx.golden import MAX_DRIFT, embed_golden, make_golden_files, measure_drift
 from featx.items import Manifest, read_source
@@ -29,9 +28,10 @@ from featx.specs import DTYPES, BackboneSpec, EmbedSpec, ImageSpec
 from featx.store import FeatureStore
 from featx.store.sealing import Golden, Provenance
 from featx.store.writing import StoreWriter
+from featx.timing import WRITE, Timing
 
 #: What can change a feature's last bits; their versions are kept in every store.
-_STACK = ("featx", "numpy", "pillow", "h5py", "keras", "tensorflow")
+_STACK = ("featx", "numpy", "pillow", "h5py", "keras", "tensorflow", "openvino")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Embedding:
         quarantined: Items that could not be embedded, with their reasons in the store.
         removed: Items that the store had and the manifest has no more.
         seconds: Time of the loop and the seal, without building the network.
+        stage_seconds: What of it went into each of `featx.timing.STAGES`, over all threads.
+        runtime: What ran the network; empty if nothing was new.
         max_bad: Share of items in quarantine that the run was to accept, 0 to 1.
     """
 
@@ -54,6 +56,8 @@ class Embedding:
     quarantined: int
     removed: int
     seconds: float
+    stage_seconds: Mapping[str, float]
+    runtime: str
     max_bad: float
 
     @property
@@ -85,7 +89,9 @@ class Embedding:
         size = {"store": str(self.store.path), "items": len(self.store), "dim": self.store.dim}
         counts = {"new": self.new, "cached": self.cached, "quarantined": self.quarantined}
         counts["removed"] = self.removed
-        return {**size, **counts, "seconds": self.seconds, "images_per_second": self.images_per_second}
+        speed = {"seconds": self.seconds, "images_per_second": self.images_per_second}
+        stages = {"runtime": self.runtime, "stage_seconds": dict(self.stage_seconds)}
+        return {**size, **counts, **speed, **stages}
 
 
 def embed(  # noqa: PLR0913 - one keyword for each part of the spec
@@ -139,19 +145,21 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
             writer = StoreWriter(path, make_spec(network, output, image_spec, dtype), provenance, salvage=salvage)
             writers.append(stack.enter_context(writer))
         _refuse_drift(writers, goldens, network, image_spec)
-        ledger = Ledger(writers, manifest, options)
+        ledger, timing = Ledger(writers, manifest, options), Timing()
+        runner = Runner(network, options, expected=ledger.unstamped, timing=timing)
         # Closed at once when the run ends early, so that no thread goes on decoding.
-        for batch in stack.enter_context(contextlib.closing(ledger.gather(image_spec))):
-            vectors = network.embed(np.stack([examined.image.pixels for examined in batch if examined.image]))
-            for writer, rows in zip(writers, vectors, strict=True):
-                ledger.keep(writer, batch, rows)
-        stores = [
-            writer.seal(items, quarantine)
-            for writer, (items, quarantine) in zip(writers, ledger.conclude(), strict=True)
-        ]
-    seconds = time.perf_counter() - started
+        batches = stack.enter_context(contextlib.closing(ledger.gather(image_spec, runner, timing)))
+        for batch, vectors in stack.enter_context(contextlib.closing(runner.stream(batches))):
+            with timing.measure(WRITE):
+                for writer, rows in zip(writers, vectors, strict=True):
+                    writer.note_runtime(runner.name, runner.drift)
+                    ledger.keep(writer, batch, rows)
+            ledger.settle(batch)
+        with timing.measure(WRITE):
+            stores = [writer.seal(*rows) for writer, rows in zip(writers, ledger.conclude(), strict=True)]
+    seconds, stages = time.perf_counter() - started, timing.conclude()
     return [
-        Embedding(store, *ledger.count(writer), seconds, options.max_bad)
+        Embedding(store, *ledger.count(writer), seconds, stages, runner.name, options.max_bad)
         for writer, store in zip(writers, stores, strict=True)
     ]
 

@@ -1,5 +1,6 @@
 """A backbone as a scikit-learn transformer: images in, features out."""
 
+import contextlib
 import functools
 import io
 import os
@@ -14,9 +15,11 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from featx.backbones import Backbone, load_backbone
-from featx.errors import DataError, ImageError, UsageError
+from featx.backbones.runtimes import Runner
+from featx.errors import DataError, ImageError
 from featx.items.decoding import decode
-from featx.items.prefetching import prefetch
+from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.prefetching import gather, prefetch
 from featx.specs import ImageSpec
 
 _ARRAY_RANK = 3
@@ -37,7 +40,9 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         pooling: How a feature map becomes a vector; None for the layer's default.
         weights: `imagenet`, `none` or a path; None for the backbone's default.
         image_size: Height and width in px, a number or a pair; None for the network's own.
-        batch_size: Images per forward pass; does not change the numbers.
+        batch_size: Images per forward pass, which does not change the numbers; None for what the runtime
+            is fastest with.
+        runtime: `auto`, `keras` or `openvino`; see `featx.EmbedOptions`.
 
     Attributes:
         n_features_in_: 1: each sample is one image.
@@ -51,7 +56,8 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         pooling: str | None = None,
         weights: str | None = None,
         image_size: int | tuple[int, int] | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = EMBED_DEFAULTS.batch_size,
+        runtime: str = EMBED_DEFAULTS.runtime,
     ) -> None:
         self.backbone = backbone
         self.layer = layer
@@ -59,6 +65,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.weights = weights
         self.image_size = image_size
         self.batch_size = batch_size
+        self.runtime = runtime
 
     def fit(self, X: Sequence[Picture], y: object = None) -> Self:  # noqa: ARG002 - scikit-learn passes it
         """Build the backbone; nothing is learnt.
@@ -86,27 +93,24 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
         Raises:
             DataError: If an image cannot be decoded; the message names it.
-            UsageError: If the batch size is less than 1.
+            UsageError: If the batch size is less than 1, or the runtime does not exist.
         """
         check_is_fitted(self)
         _check_collection(X)
-        if self.batch_size < 1:
-            msg = f"batch_size is {self.batch_size}; it must be at least 1"
-            raise UsageError(msg)
+        options = EmbedOptions(self.batch_size, runtime=self.runtime)
         backbone = self._load()
-        spec = ImageSpec(backbone.height, backbone.width)
-        workers = os.cpu_count() or 1
+        spec, workers = ImageSpec(backbone.height, backbone.width), options.count_workers()
         numbered = list(enumerate(X))
+        features, done = np.empty((len(numbered), backbone.outputs[0].dim), np.float32), 0
+        runner = Runner(backbone, options, expected=len(numbered))
         decoded = prefetch(
-            lambda task: _decode_picture(*task, spec), numbered, workers=workers, ahead=self.batch_size + 2 * workers
+            lambda task: _decode_picture(*task, spec), numbered, workers=workers, ahead=runner.batch_size + 2 * workers
         )
-        features = np.empty((len(numbered), backbone.outputs[0].dim), np.float32)
-        batch: list[NDArray[np.uint8]] = []
-        for done, pixels in enumerate(decoded, 1):
-            batch.append(pixels)
-            if len(batch) == self.batch_size or done == len(numbered):
-                features[done - len(batch) : done] = backbone.embed(np.stack(batch))[0]
-                batch = []
+        batches = ((None, batch) for batch in gather(decoded, runner.batch_size))
+        with contextlib.closing(decoded), contextlib.closing(runner.stream(batches)) as embedded:
+            for _, (rows,) in embedded:
+                features[done : done + len(rows)] = rows
+                done += len(rows)
         return features
 
     def _load(self) -> Backbone:

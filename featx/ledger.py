@@ -3,12 +3,13 @@
 import logging
 import os
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.backbones.runtimes import Runner
 from featx.errors import DataError, SourceError, StoreError
 from featx.items.examination import Examined, Stamp, examine
 from featx.items.manifest import FileStat, Item, Manifest, to_text
@@ -16,6 +17,7 @@ from featx.options import EmbedOptions
 from featx.specs import ImageSpec
 from featx.store.layout import QUARANTINE_COLUMNS
 from featx.store.writing import StoreWriter
+from featx.timing import Timing
 
 #: A file modified this shortly before it was read, or later, may change again without changing
 #: its time, so it is hashed again (git's "racy" index entries; FAT counts in steps of 2 s).
@@ -30,7 +32,21 @@ _LISTED_ITEMS = 10
 _Good = tuple[Item, Stamp]
 _Bad = tuple[str, str, str]
 
+
 logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Items that bring an image, to be embedded together.
+
+    Attributes:
+        items: The items.
+        done: Items of the manifest, of any kind, up to the last of these.
+    """
+
+    items: list[Examined] = field(default_factory=list)
+    done: int = 0
 
 
 class Ledger:
@@ -65,44 +81,63 @@ class Ledger:
         self._examined: list[Examined] = []
         self._undecodable: dict[str, str] = {}
         self._unfit: dict[int, dict[str, str]] = {id(writer): {} for writer in writers}
+        self._under_way = 0
         there = {item.id for item in manifest.items}
         self._removed = {
             id(writer): len(set(writer.old.ids.tolist()) - there) if writer.old else 0 for writer in writers
         }
 
-    def gather(self, spec: ImageSpec) -> Generator[list[Examined]]:
-        """Examine all items and yield batches of those that bring an image."""
-        options = self._options
-        workers = options.count_workers()
+    @property
+    def unstamped(self) -> int:
+        """How many items must be read, of which most will be new."""
+        return len(self._manifest) - len(self._stamps)
+
+    def gather(
+        self, spec: ImageSpec, runner: Runner, timing: Timing
+    ) -> Generator[tuple[Batch, list[NDArray[np.uint8]]]]:
+        """Examine all items and yield batches of those that bring an image, with the images."""
         examined_items = examine(
             self._manifest,
             spec,
             known=self._known_to_all,
             stamps=self._stamps,
-            workers=workers,
-            ahead=options.batch_size + 2 * workers,
+            workers=self._options.count_workers(),
+            timing=timing,
         )
-        batch: list[Examined] = []
-        for done, examined in enumerate(examined_items, 1):
+        batch = Batch()
+        for batch.done, examined in enumerate(examined_items, 1):
             self._note(examined)
             if examined.image is not None:
-                batch.append(examined)
-            if len(batch) == options.batch_size:
-                yield batch
-                batch = []
-            if options.progress:
-                options.progress(done, len(self._manifest))
-        if batch:
-            yield batch
+                batch.items.append(examined)
+                if len(batch.items) >= runner.batch_size:
+                    yield self._send(batch)
+                    batch = Batch([], batch.done)
+            elif not batch.items and not self._under_way:
+                self._report(batch.done)
+        if batch.items:
+            yield self._send(batch)
+
+    def _send(self, batch: Batch) -> tuple[Batch, list[NDArray[np.uint8]]]:
+        self._under_way += 1
+        return batch, [examined.image.pixels for examined in batch.items if examined.image is not None]
+
+    def settle(self, batch: Batch) -> None:
+        """Report that the rows of a batch are in all stores: what is only decoded is not done."""
+        self._under_way -= 1
+        self._report(batch.done)
+
+    def _report(self, done: int) -> None:
+        if self._options.progress:
+            self._options.progress(done, len(self._manifest))
 
     def _note(self, examined: Examined) -> None:
         self._examined.append(replace(examined, image=None))
         if examined.stamp is not None and examined.reason:
             self._undecodable[examined.stamp.sha256] = examined.reason
 
-    def keep(self, writer: StoreWriter, batch: Sequence[Examined], rows: NDArray[np.float32]) -> None:
+    def keep(self, writer: StoreWriter, batch: Batch, rows: NDArray[np.float32]) -> None:
         """Append a batch's rows to one store, but those that it has; what it cannot hold goes to its quarantine."""
-        for examined, row in zip(batch, rows, strict=True):
+        for examined, row in zip(batch.items, rows, strict=True):
             stamp, image = examined.stamp, examined.image
             if stamp is None or image is None or stamp.sha256 in self._known[id(writer)]:
                 continue
@@ -127,6 +162,7 @@ class Ledger:
                 source = self._manifest.source
                 msg = f"none of the {len(bad)} images of {source} could be embedded into {writer.path}{first}"
                 raise SourceError(msg)
+        self._report(len(self._manifest))
         self._report_kept()
         self._report_contradictions()
         return [(_list_items(good), _list_quarantine(bad)) for good, bad in sorted_out]

@@ -13,8 +13,18 @@ Progress = Callable[[int, int], None]
 #: What `EmbedOptions.on_bad` may be.
 ON_BAD = ("quarantine", "fail")
 
+#: What `EmbedOptions.runtime` may be.
+RUNTIMES = ("auto", "keras", "openvino")
+
 #: What NumPy's and scikit-learn's generators take.
 _SEEDS = 2**32
+
+
+def count_cores() -> int:
+    """Count the cores that this process may use, which in a container are often not all."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +32,7 @@ class EmbedOptions:
     """How to embed, which does not change the numbers.
 
     Attributes:
-        batch_size: Images per forward pass.
+        batch_size: Images per forward pass; None for what the runtime is fastest with, by a short probe.
         workers: Threads that read and decode; None for one per core.
         rehash: Hash every file, also where size and time are unchanged.
         progress: Called with items done and in all, after every item.
@@ -30,14 +40,17 @@ class EmbedOptions:
             the store; `fail` ends the run before anything is sealed.
         max_bad: Largest share of items in quarantine, 0 to 1, that `Embedding.check` and the command line
             accept; the store is sealed in any case.
+        runtime: What runs the network: `keras`; `openvino`, several times as fast on a CPU; or `auto`: Keras
+            on a GPU, else OpenVINO where it is installed and gives the same numbers, else Keras.
     """
 
-    batch_size: int = 32
+    batch_size: int | None = None
     workers: int | None = None
     rehash: bool = False
     progress: Progress | None = None
     on_bad: str = ON_BAD[0]
     max_bad: float = 0.05
+    runtime: str = RUNTIMES[0]
 
     def __post_init__(self) -> None:
         """Refuse values that no run can go by.
@@ -49,16 +62,17 @@ class EmbedOptions:
             if value is not None and value < 1:
                 msg = f"{name} is {value}; it must be at least 1"
                 raise UsageError(msg)
-        if self.on_bad not in ON_BAD:
-            msg = f"on_bad is {self.on_bad!r}; it must be one of {', '.join(ON_BAD)}"
-            raise UsageError(msg)
+        for name, choice, known in (("on_bad", self.on_bad, ON_BAD), ("runtime", self.runtime, RUNTIMES)):
+            if choice not in known:
+                msg = f"{name} is {choice!r}; it must be one of {', '.join(known)}"
+                raise UsageError(msg)
         if not 0 <= self.max_bad <= 1:
             msg = f"max_bad is {self.max_bad}; it must be a share from 0 to 1, such as 0.05"
             raise UsageError(msg)
 
     def count_workers(self) -> int:
         """Return the number of threads."""
-        return self.workers or os.cpu_count() or 1
+        return self.workers or count_cores()
 
 
 @dataclass(frozen=True, slots=True)

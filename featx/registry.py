@@ -21,6 +21,9 @@ BACKBONES: dict[str, str] = {
     "colour": "featx.backbones.colour:load_colour",
 }
 
+#: What else than Keras can run a network.
+RUNTIMES: dict[str, str] = {"openvino": "featx.backbones.openvino:OpenVino"}
+
 #: Heads by their name on the command line.
 HEADS: dict[str, str] = {
     "logreg": "featx.heads.table:LOGREG",

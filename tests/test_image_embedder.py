@@ -243,6 +243,7 @@ def test_a_clone_has_the_same_parameters_and_is_not_fitted(paths):
         "weights": None,
         "image_size": (16, 24),
         "batch_size": 3,
+        "runtime": "auto",
     }
     assert not hasattr(copy, "n_features_in_")
     assert embedder.n_features_in_ == 1

@@ -31,7 +31,10 @@ RESERVED = {
     *("classes", "classifier_activation", "include_preprocessing", "name"),
 }
 
-Argument = bool | int | float
+#: What networks may be computed in; all but the first change the numbers, so they are part of the uri.
+PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
+
+Argument = bool | int | float | str
 
 _TRUTH = {"true": True, "false": False}
 _IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
@@ -41,8 +44,8 @@ def load_application(request: BackboneRequest) -> KerasBackbone:
     """Build a model of `keras.applications` and make it a backbone.
 
     Args:
-        request: `arguments` go to the model's constructor; `weights` is `imagenet`
-            (the default), `none` (random, seeded) or the path of a weights file.
+        request: `arguments` go to the model's constructor, but `precision`, which is one of `PRECISIONS`;
+            `weights` is `imagenet` (the default), `none` (random, seeded) or the path of a weights file.
 
     Raises:
         BackboneError: If the constructor refuses the arguments or the image size.
@@ -53,9 +56,11 @@ def load_application(request: BackboneRequest) -> KerasBackbone:
     arguments = _parse_arguments(request, constructor)
     shape = (request.height or application.size_px, request.width or application.size_px, 3)
     weights = request.weights or "imagenet"
+    own = {name: value for name, value in arguments.items() if name != "precision"}
 
     def build(preset: str | None) -> keras.Model:
-        return constructor(include_top=False, weights=preset, input_shape=shape, **arguments)
+        with _set_precision(str(arguments.get("precision", PRECISIONS[0]))):
+            return constructor(include_top=False, weights=preset, input_shape=shape, **own)
 
     # Keras prints its download progress on stdout.
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
@@ -107,12 +112,12 @@ def _snake_case(name: str) -> str:
 def _parse_arguments(request: BackboneRequest, constructor: Callable[..., keras.Model]) -> dict[str, Argument]:
     """Read each argument as the type of its default; Keras has only numbers and truth values."""
     defaults = {n: p.default for n, p in inspect.signature(constructor).parameters.items() if n not in RESERVED}
+    defaults["precision"] = PRECISIONS[0]
     unknown = sorted(set(request.arguments) - set(defaults))
     if unknown:
-        takes = f"takes the arguments {', '.join(defaults)}" if defaults else "takes no arguments"
-        msg = f"{request.name} {takes}, not {', '.join(unknown)}"
+        msg = f"{request.name} takes the arguments {', '.join(defaults)}, not {', '.join(unknown)}"
         raise BackboneError(msg)
-    parsed = {}
+    parsed: dict[str, Argument] = {}
     for name, text in request.arguments.items():
         default = defaults[name]
         try:
@@ -121,6 +126,11 @@ def _parse_arguments(request: BackboneRequest, constructor: Callable[..., keras.
             kind = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
             msg = f"{name} of {request.name} is {text!r}; it must be {kind}, such as {str(default).lower()}"
             raise BackboneError(msg) from error
+    if parsed.get("precision", PRECISIONS[0]) not in PRECISIONS:
+        msg = f"precision of {request.name} is {parsed['precision']!r}; it must be one of {', '.join(PRECISIONS)}"
+        raise BackboneError(msg)
+    if parsed.get("precision") == PRECISIONS[0]:
+        del parsed["precision"]  # one network, one name
     return parsed
 
 
@@ -169,6 +179,17 @@ def _explain_missing_weights(error: Exception, request: BackboneRequest) -> Weig
         f"the ImageNet weights of {request.uri} {what}, or pass a local file with --weights PATH "
         "(--weights none runs with random weights)"
     )
+
+
+@contextlib.contextmanager
+def _set_precision(policy: str) -> Iterator[None]:
+    """Build layers that compute in a precision; their parameters stay float32."""
+    usual = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(usual)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import functools
 import hashlib
 import math
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,22 +53,49 @@ class KerasBackbone:
         self.height, self.width = int(model.input.shape[1]), int(model.input.shape[2])
 
     @functools.cached_property
-    def _run(self) -> Callable[[Any], Any]:
-        # One trace with an open batch dimension: the last, smaller batch costs nothing. As a concrete function,
-        # since TensorFlow takes the traces of several backbones for one function that is traced over and over.
+    def graph(self) -> Callable[[Any], Mapping[str, Any]]:
+        """The network as one TensorFlow function: uint8 images in, `output_0`, `output_1`, ... out.
+
+        One trace with an open batch dimension: the last, smaller batch costs nothing. As a concrete function,
+        since TensorFlow takes the traces of several backbones for one function that is traced over and over.
+        """
         signature = tf.TensorSpec((None, self.height, self.width, 3), tf.uint8)
-        run = tf.function(lambda images: self.model(images, training=False), autograph=False)
-        concrete: Callable[[Any], Any] = run.get_concrete_function(signature)
+        concrete: Callable[[Any], Mapping[str, Any]] = tf.function(self._call, autograph=False).get_concrete_function(
+            signature
+        )
         return concrete
 
+    def _call(self, images: Any) -> dict[str, Any]:  # noqa: ANN401 - a symbolic tensor of an untyped library
+        outputs = self.model(images, training=False)
+        outputs = outputs if isinstance(outputs, list | tuple) else [outputs]  # Keras unpacks a single output
+        return {f"output_{number}": output for number, output in enumerate(outputs)}
+
+    @functools.cached_property
+    def precision(self) -> str:
+        """What its layers compute in: `float32`, or the first other type."""
+        types = {layer.compute_dtype for layer in walk_operations(self.model) if hasattr(layer, "compute_dtype")}
+        return next(iter(sorted(types - {"float32", "uint8", None})), "float32")
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether TensorFlow has a GPU to run it on."""
+        return bool(tf.config.list_physical_devices("GPU"))
+
     def embed(self, images: UInt8Images) -> tuple[Features, ...]:
-        """Embed a batch; see `Backbone.embed`."""
+        """Embed a batch; see `Backbone.embed`.
+
+        Raises:
+            MemoryError: If the batch does not fit into the memory of the device.
+        """
         check_images(images, self.height, self.width)
         if not len(images):
             return tuple(np.empty((0, output.dim), np.float32) for output in self.outputs)
-        batches = self._run(tf.convert_to_tensor(np.ascontiguousarray(images)))
-        batches = batches if isinstance(batches, list | tuple) else [batches]  # Keras unpacks a single output
-        return tuple(np.array(batch, np.float32).reshape(len(images), -1) for batch in batches)
+        try:
+            found = self.graph(tf.convert_to_tensor(np.ascontiguousarray(images)))
+            batches = [np.array(found[f"output_{number}"], np.float32) for number in range(len(self.outputs))]
+        except tf.errors.ResourceExhaustedError as error:
+            raise MemoryError(" ".join(str(error).split())[:200]) from error
+        return tuple(batch.reshape(len(images), -1) for batch in batches)
 
 
 def make_backbone(  # noqa: PLR0913 - one keyword for each thing that providers differ in

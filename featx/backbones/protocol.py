@@ -1,6 +1,6 @@
 """What a backbone is, and what is asked of its provider."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -161,3 +161,25 @@ def check_images(images: UInt8Images, height: int, width: int) -> None:
             f"{images.shape}; decode them with featx.decode, which resizes and never scales the values"
         )
         raise BackboneError(msg)
+
+
+def embed_in_pieces(
+    run: Callable[[UInt8Images], tuple[Features, ...]], images: UInt8Images, size: int
+) -> tuple[Features, ...]:
+    """Embed images by a network that takes batches of one size only: cut, fill up the last piece, join.
+
+    Args:
+        run: Embeds exactly `size` images.
+        images: uint8 RGB `(n, height, width, 3)`, at least one.
+        size: Images of one piece; the last one is filled up by repeating an image, so that nothing is compiled for it.
+
+    Returns:
+        For each output, float32 `(n, dim)`.
+    """
+    pieces = []
+    for start in range(0, len(images), size):
+        piece = images[start : start + size]
+        missing = size - len(piece)
+        whole = np.concatenate([piece, np.repeat(piece[-1:], missing, axis=0)]) if missing else piece
+        pieces.append(tuple(matrix[: len(piece)] for matrix in run(whole)))
+    return pieces[0] if len(pieces) == 1 else tuple(map(np.concatenate, zip(*pieces, strict=True)))

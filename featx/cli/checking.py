@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featx.cli.embedding import BatchSize, Json, Workers, show_quarantine
+from featx.cli.embedding import BatchSize, Json, Runtime, Workers, show_quarantine
 from featx.cli.interruption import end_at_second_interrupt
 from featx.cli.output import format_bytes, format_table, print_json, show_progress
 from featx.errors import StoreFormatError
@@ -46,13 +46,16 @@ def repair(
     ] = False,
     batch_size: BatchSize = EMBED_DEFAULTS.batch_size,
     workers: Workers = EMBED_DEFAULTS.workers,
+    runtime: Runtime = EMBED_DEFAULTS.runtime,
     as_json: Json = False,
 ) -> None:
     """Take damaged rows out of a store and embed their items again."""
     import featx
 
     with end_at_second_interrupt(), show_progress("repairing") as progress:
-        done = featx.repair_store(store, drop=drop, options=EmbedOptions(batch_size, workers, progress=progress))
+        done = featx.repair_store(
+            store, drop=drop, options=EmbedOptions(batch_size, workers, progress=progress, runtime=runtime)
+        )
     if as_json:
         print_json(done.to_dict())
     elif not done.checkup.damage:

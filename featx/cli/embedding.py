@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from featx.cli.interruption import end_at_second_interrupt
 from featx.cli.output import print_json, show_progress, to_printable
 from featx.errors import UsageError
-from featx.options import EMBED_DEFAULTS, ON_BAD, EmbedOptions
+from featx.options import EMBED_DEFAULTS, ON_BAD, RUNTIMES, EmbedOptions
 from featx.specs import DECODERS, DTYPES, INTERPOLATIONS, POOLINGS, RESIZES
 
 _SHOWN_REASONS = 5
@@ -32,7 +33,10 @@ SplitColumn = Annotated[str | None, typer.Option(help="Column of train, val and 
 GroupColumn = Annotated[
     str | None, typer.Option("--group", help="Column of a table: what must stay together, such as the patient.")
 ]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images per forward pass; changes no number.")]
+BatchSize = Annotated[
+    int | None, typer.Option(min=1, help="Images per forward pass, which changes no number; chosen if not given.")
+]
+Runtime = Annotated[str, typer.Option(help=f"What runs the network: {', '.join(RUNTIMES)} (the fastest there is).")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Decoding threads; one per core if not given.")]
 
 
@@ -76,6 +80,7 @@ def embed(
     group: GroupColumn = None,
     batch_size: BatchSize = EMBED_DEFAULTS.batch_size,
     workers: Workers = EMBED_DEFAULTS.workers,
+    runtime: Runtime = EMBED_DEFAULTS.runtime,
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Hash every file, also where size and time are unchanged.")
     ] = False,
@@ -104,7 +109,7 @@ def embed(
             dtype=dtype,
             name=name,
             folder=features,
-            options=EmbedOptions(batch_size, workers, rehash, progress, on_bad, max_bad),
+            options=EmbedOptions(batch_size, workers, rehash, progress, on_bad, max_bad, runtime),
         )
     show_quarantine(results)
     for result in results:
@@ -176,7 +181,14 @@ def show_quarantine(results: list[Any]) -> None:
 
 
 def _describe(result: Any) -> str:  # noqa: ANN401 - an Embedding, whose module loads numpy
-    rate = f", {result.images_per_second:,.0f} images/s" if result.new else ""
+    rate = (
+        f", {result.images_per_second:,.0f} images/s ({_describe_stages(result.stage_seconds)})" if result.new else ""
+    )
     removed = f", {result.removed:,} removed" if result.removed else ""
     counts = f"{result.new:,} new, {result.cached:,} cached, {result.quarantined:,} quarantined{removed}"
     return f"{counts}{rate} -> {result.store.path}"
+
+
+def _describe_stages(seconds: Mapping[str, float]) -> str:
+    total = sum(seconds.values()) or 1.0
+    return ", ".join(f"{stage} {spent / total:.0%}" for stage, spent in seconds.items())

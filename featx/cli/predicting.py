@@ -17,14 +17,15 @@ from featx.cli.embedding import (
     LabelColumn,
     PathColumn,
     Root,
+    Runtime,
     SplitColumn,
     Workers,
     read_and_describe,
 )
 from featx.cli.output import format_table, print_json, show_progress
 from featx.items.manifest import to_text
-from featx.items.prefetching import gather
 from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.prefetching import gather
 
 _FLUSH_ROWS = 40
 
@@ -48,6 +49,7 @@ def evaluate(
     group: GroupColumn = None,
     batch_size: BatchSize = EMBED_DEFAULTS.batch_size,
     workers: Workers = EMBED_DEFAULTS.workers,
+    runtime: Runtime = EMBED_DEFAULTS.runtime,
     as_json: Json = False,
 ) -> None:
     """Evaluate a bundle on labelled images, from pixels."""
@@ -57,7 +59,7 @@ def evaluate(
     manifest = read_and_describe(source, root, path_column, label_column, split_column, group)
     predictor = featx.Predictor.load(bundle)
     with show_progress("evaluating") as progress:
-        options = EmbedOptions(batch_size, workers, progress=progress)
+        options = EmbedOptions(batch_size, workers, progress=progress, runtime=runtime)
         evaluation = predictor.evaluate(manifest, split=split, options=options)
     if as_json:
         print_json({"bundle": str(bundle), "test": evaluation.to_dict()})
@@ -75,6 +77,7 @@ def predict(
     ] = None,
     batch_size: BatchSize = EMBED_DEFAULTS.batch_size,
     workers: Workers = EMBED_DEFAULTS.workers,
+    runtime: Runtime = EMBED_DEFAULTS.runtime,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Predict the class of images; one that cannot be read gets a row that says why."""
@@ -85,7 +88,7 @@ def predict(
     printer = {Format.TABLE: _print_table, Format.CSV: _print_csv, Format.JSON: _print_lines}[chosen]
     # Where rows appear on the terminal, they are the progress; a bar would run into them.
     with contextlib.nullcontext(None) if sys.stdout.isatty() else show_progress("predicting") as progress:
-        options = EmbedOptions(batch_size, workers, progress=progress)
+        options = EmbedOptions(batch_size, workers, progress=progress, runtime=runtime)
         printer(predictor.predict(images, options), predictor.classes)
 
 

@@ -1,5 +1,6 @@
 """From pixels to labels: a bundle's decoder, backbone and head, as in training."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones import Backbone, load_backbone, parse_uri
+from featx.backbones.runtimes import Runner
 from featx.delivery.bundle import Bundle, align_probabilities
 from featx.errors import (
     BackboneError,
@@ -27,9 +29,13 @@ from featx.golden import MAX_DRIFT, embed_golden, measure_drift
 from featx.items import Item, Manifest, read_source
 from featx.items.examination import Examined, examine
 from featx.items.folders import FolderReader, list_folder
-from featx.items.prefetching import gather
 from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.prefetching import gather
 from featx.specs import BackboneSpec, ImageSpec
+from featx.timing import Timing
+
+#: With fewer images than that, converting the network takes longer than it saves.
+FEW_IMAGES = 256
 
 logger = logging.getLogger(__name__)
 
@@ -97,12 +103,18 @@ class Predictor:
     def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed decoded images, uint8 RGB `(n, height, width, 3)`, as float32 `(n, dim)`."""
         (features,) = self._backbone.embed(images)
-        dtype = np.dtype(self.bundle.embed_spec.dtype)
-        return np.asarray(features.astype(dtype), np.float32)  # rounded as the training features were
+        return self._round(features)
 
     def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return class probabilities `(n, n_classes)` of decoded images."""
-        probabilities = self._head.predict_proba(self.embed(images))
+        return self._classify(self.embed(images))
+
+    def _round(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Round features as those in training were."""
+        return np.asarray(features.astype(np.dtype(self.bundle.embed_spec.dtype)), np.float32)
+
+    def _classify(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        probabilities = self._head.predict_proba(features)
         return align_probabilities(probabilities, self._head.classes_, len(self.classes))
 
     def predict(
@@ -171,24 +183,22 @@ class Predictor:
             raise DataError(msg)
 
     def _run(self, manifest: Manifest, options: EmbedOptions) -> Iterator[tuple[Examined, NDArray[np.float64] | None]]:
-        workers = options.count_workers()
-        examined_items = examine(
-            manifest,
-            self.bundle.embed_spec.image,
-            known=None,
-            stamps={},
-            workers=workers,
-            ahead=options.batch_size + 2 * workers,
+        timing, done = Timing(), 0
+        spec, workers = self.bundle.embed_spec.image, options.count_workers()
+        examined_items = examine(manifest, spec, known=None, stamps={}, workers=workers, timing=timing)
+        runner = Runner(self._backbone, options, expected=len(manifest), few=FEW_IMAGES, timing=timing)
+        batches = (
+            (batch, [examined.image.pixels for examined in batch if examined.image is not None])
+            for batch in gather(examined_items, runner.batch_size)
         )
-        done = 0
-        for batch in gather(examined_items, options.batch_size):
-            pixels = [examined.image.pixels for examined in batch if examined.image is not None]
-            rows = iter(self.predict_proba(np.stack(pixels)) if pixels else ())
-            for examined in batch:
-                yield examined, next(rows) if examined.image is not None else None
-            done += len(batch)
-            if options.progress:
-                options.progress(done, len(manifest))
+        with contextlib.closing(examined_items), contextlib.closing(runner.stream(batches)) as embedded:
+            for batch, (features,) in embedded:
+                rows = iter(self._classify(self._round(features)) if len(features) else ())
+                for examined in batch:
+                    yield examined, next(rows) if examined.image is not None else None
+                done += len(batch)
+                if options.progress:
+                    options.progress(done, len(manifest))
 
 
 def rebuild_backbone(spec: BackboneSpec, image: ImageSpec, backbone_file: Path | None) -> Backbone:

@@ -3,20 +3,25 @@
 import errno
 import hashlib
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import dataclass
 
 from featx.errors import ImageError
 from featx.items.decoding import Decoded, decode
 from featx.items.manifest import FileStat, Item, Manifest
-from featx.items.prefetching import prefetch
+from featx.prefetching import prefetch
 from featx.specs import ImageSpec
+from featx.timing import DECODE, READ, Timing
 
 #: Errors that tell what has become of a file: gone, a folder, a pipe, a link to itself, too large. All
 #: others (an unplugged disk, a network drive that hangs, missing rights) may be over with the next try.
 _LASTING = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.ENAMETOOLONG}
 )
+
+#: Decoded pixels that wait for the network: enough for the largest batch, and no more than a network takes itself.
+_AHEAD_BYTES = 64 << 20
+_MAX_AHEAD = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +63,8 @@ def examine(
     known: Collection[str] | None,
     stamps: Mapping[str, Stamp],
     workers: int,
-    ahead: int,
-) -> Iterator[Examined]:
+    timing: Timing,
+) -> Generator[Examined]:
     """Examine every item in threads, in the manifest's order, a bounded number ahead.
 
     Args:
@@ -69,7 +74,7 @@ def examine(
         stamps: By item id: what the file held when its size and time were last seen; a
             file with the same size and time is not read again.
         workers: Threads.
-        ahead: Most items in memory at once.
+        timing: What their time is added to.
 
     Yields:
         One `Examined` per item. Unless `known` is None, the same bytes under several names
@@ -88,20 +93,28 @@ def examine(
 
     def examine_one(item: Item) -> Examined:
         try:
-            stat = manifest.reader.stat(item.id)
-            stamp = stamps.get(item.id)
-            if stamp is not None and stamp.stat == stat:
-                return Examined(item, stamp)
-            data = manifest.reader.read(item.id)
+            with timing.measure(READ):
+                stamp, data = _read(manifest, item.id, stamps)
         except OSError as error:
             is_momentary = error.errno is not None and error.errno not in _LASTING
             return Examined(item, None, reason=f"cannot be read: {error.strerror or error}", is_momentary=is_momentary)
-        stamp = Stamp(hashlib.sha256(data).hexdigest(), FileStat(len(data), stat.mtime_ns))
-        if not claim(stamp.sha256):
+        if data is None or not claim(stamp.sha256):
             return Examined(item, stamp)
         try:
-            return Examined(item, stamp, image=decode(data, spec))
+            with timing.measure(DECODE):
+                return Examined(item, stamp, image=decode(data, spec))
         except ImageError as error:
             return Examined(item, stamp, reason=str(error))
 
+    ahead = max(workers + 1, min(_MAX_AHEAD, _AHEAD_BYTES // (3 * spec.height * spec.width)))
     return prefetch(examine_one, manifest.items, workers=workers, ahead=ahead)
+
+
+def _read(manifest: Manifest, name: str, stamps: Mapping[str, Stamp]) -> tuple[Stamp, bytes | None]:
+    """Read and hash a file, unless its size and time are those of its stamp."""
+    stat = manifest.reader.stat(name)
+    stamp = stamps.get(name)
+    if stamp is not None and stamp.stat == stat:
+        return stamp, None
+    data = manifest.reader.read(name)
+    return Stamp(hashlib.sha256(data).hexdigest(), FileStat(len(data), stat.mtime_ns)), data

@@ -29,6 +29,7 @@ from featx.store.layout import (
     open_dataset,
     open_group,
     read_column,
+    read_numbers,
     read_text,
     write_columns,
     write_text,
@@ -64,16 +65,24 @@ class Shard:
         sizes: `[width, height]` of each row's image, in px.
         load: Returns the features `(n_rows, dim)`, mapped from the file; keep them no longer than they are used.
         golden: What the machine computed that made it.
+        runtime: What ran the network; empty if the shard does not say.
+        drift: Largest relative difference of the runtime from Keras.
     """
 
     sha256: list[str]
     sizes: list[list[int]]
     load: Callable[[], NDArray[np.floating]]
     golden: Golden
+    runtime: str = ""
+    drift: float = 0.0
 
 
 class Journal:
     """Shards of one store; append rows, commit them, read them back.
+
+    Attributes:
+        runtime: What runs the network now; kept with every shard.
+        drift: Its largest relative difference from Keras.
 
     Args:
         store: Path of the store that the shards will be sealed into.
@@ -87,6 +96,8 @@ class Journal:
         self, store: Path, spec: EmbedSpec, dim: int, confirm: Callable[[], None], golden: Golden | None = None
     ) -> None:
         self._golden = golden
+        self.runtime = ""
+        self.drift = 0.0
         self._committed = time.monotonic()
         self.folder = name_journal(store)
         self._confirm = confirm
@@ -162,6 +173,8 @@ class Journal:
             columns = write_columns(file, {"sha256": pending.sha256, "sizes": pending.sizes}, _COLUMNS)
             file.create_dataset("features", data=features)
             write_text(file.attrs, "spec_digest", self._spec_digest)
+            write_text(file.attrs, "runtime", self.runtime)
+            file.attrs["drift"] = self.drift
             write_text(file.attrs, "features_sha256", digest_block(features))
             write_text(file.attrs, "columns_sha256", *digest_columns(columns))
             write_text(file.attrs, "golden_sha256", write_golden(create_group(file, "golden"), self._golden))
@@ -199,6 +212,10 @@ class Journal:
             columns = {name: read_column(file, name, kind) for name, kind in _COLUMNS.items()}
             golden = read_golden(open_group(file, "golden"))
             checksums = [read_text(file.attrs, f"{name}_sha256") for name in ("features", "columns", "golden")]
+            said = "runtime" in file.attrs  # older ones do not
+            runtime, drift = (
+                (read_text(file.attrs, "runtime"), float(read_numbers(file.attrs, "drift"))) if said else ("", 0.0)
+            )
         features = self._map(path)
         contents, sizes = columns["sha256"], columns["sizes"]
         if features.shape != (len(contents), self._dim) or features.dtype != self._dtype:
@@ -207,7 +224,8 @@ class Journal:
         if checksums != [digest_block(features), *digest_columns(columns), digest_golden(golden)]:
             msg = "its bytes differ from their checksum"
             raise ValueError(msg)
-        return Shard(decode_text(contents).tolist(), sizes.tolist(), functools.partial(self._map, path), golden)
+        load = functools.partial(self._map, path)
+        return Shard(decode_text(contents).tolist(), sizes.tolist(), load, golden, runtime, drift)
 
     def discard(self) -> None:
         """Remove the shards that were read, once they are sealed.

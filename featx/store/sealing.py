@@ -55,7 +55,7 @@ class Provenance:
         source: The folder, table or archive, as an absolute path in valid Unicode.
         created_with: Versions of what computed the features.
         runtime: What ran the network.
-        drift: Largest relative difference of the runtime from Keras; 0 for Keras.
+        drift: Largest relative difference from Keras of a runtime that was tried; 0 for Keras.
         feature_shape: Shape of one item's features before they became a row.
         backbone_file: The user's file that the backbone's parameters came from, if any; in valid Unicode.
         golden: Pictures that any later stack must give the same features for.

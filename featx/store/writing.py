@@ -54,6 +54,8 @@ class StoreWriter:
         self._resources = contextlib.ExitStack()
         self._rows: dict[str, Row] = {}
         self._sizes: dict[str, Sequence[int]] = {}
+        self._runtimes: set[str] = set()
+        self._drift = 0.0
         self.old: FeatureStore | None = None
         self.lost: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self.goldens: list[Golden] = []
@@ -92,12 +94,14 @@ class StoreWriter:
                 return
         self.old = old
         self.goldens.append(old.golden)
+        self._add_runtime(old.runtime, old.drift)
         features = old.features
         self._add_rows(old.sha256.tolist(), old.sizes_px.tolist(), lambda: features, self.lost)
 
     def _read_journal(self) -> None:
         for shard in self._journal.read_shards():
             self._add_rows(shard.sha256, shard.sizes, shard.load, np.zeros(len(shard.sha256), np.bool_))
+            self._add_runtime(shard.runtime, shard.drift)
             if not any(digest_golden(shard.golden) == digest_golden(golden) for golden in self.goldens):
                 self.goldens.append(shard.golden)
 
@@ -118,6 +122,15 @@ class StoreWriter:
     def known(self) -> frozenset[str]:
         """The sha256 of every image whose row was committed when the writer was opened or sealed."""
         return frozenset(self._rows)
+
+    def note_runtime(self, name: str, drift: float) -> None:
+        """Note what computes the rows that are appended from now on; the store names all that computed some."""
+        self._journal.runtime, self._journal.drift = name, drift
+        self._add_runtime(name, drift)
+
+    def _add_runtime(self, names: str, drift: float) -> None:
+        self._runtimes.update(names.split(", ") if names else ())
+        self._drift = max(self._drift, drift)
 
     def append(self, sha256: str, width: int, height: int, row: NDArray[np.floating]) -> None:
         """Add a row; see `Journal.append`."""
@@ -174,9 +187,11 @@ class StoreWriter:
 
     def _choose_provenance(self) -> Provenance:
         """Keep what computed the first rows: all later ones were checked against its golden pictures."""
+        runtimes = ", ".join(sorted(self._runtimes)) or self._provenance.runtime
+        new = replace(self._provenance, runtime=runtimes, drift=self._drift)
         if self.old is None:
-            return self._provenance
-        return replace(self._provenance, golden=self.old.golden, created_with=self.old.created_with)
+            return new
+        return replace(new, golden=self.old.golden, created_with=self.old.created_with)
 
 
 def check_spec(store: FeatureStore, spec: EmbedSpec) -> None:

@@ -7,6 +7,7 @@ collect_ignore = (
     else [
         "test_applications.py",
         "test_networks.py",
+        "test_openvino.py",
         "test_savedmodels.py",
         "test_scattering.py",
         "test_weights.py",

@@ -244,8 +244,12 @@ def test_truth_values_are_read_as_such():
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("vgg16?alpha=1", "vgg16 takes no arguments, not alpha"),
-        ("mobilenet?width=2&alpha=1", "mobilenet takes the arguments alpha, depth_multiplier, dropout, not width"),
+        ("vgg16?alpha=1", "vgg16 takes the arguments precision, not alpha"),
+        (
+            "vgg16?precision=int8",
+            "precision of vgg16 is .int8.; it must be one of float32, mixed_bfloat16, mixed_float16",
+        ),
+        ("mobilenet?width=2&alpha=1", "mobilenet takes the arguments alpha, depth_multiplier, dropout, precision, not width"),
         ("mobilenet?include_top=true&weights=none", "not include_top, weights"),
         ("mobilenet?alpha=wide", "alpha of mobilenet is 'wide'; it must be a number, such as 1.0"),
         ("mobilenet?alpha=", "alpha of mobilenet is ''; it must be a number"),
@@ -275,3 +279,20 @@ def test_random_weights_leave_the_random_numbers_of_others_alone():
     before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002 - the state of others is the point
     load_backbone(SMALL, weights="none", image_size=(32, 32))
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before  # noqa: NPY002 - as above
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_reduced_precision_is_another_backbone_with_the_same_weights(precision):
+    plain = load_backbone(SMALL, weights="none", image_size=(32, 32))
+    reduced = load_backbone(f"{SMALL}&precision={precision}", weights="none", image_size=(32, 32))
+    assert reduced.uri == f"{SMALL}&precision={precision}"
+    assert reduced.weights_digest == plain.weights_digest
+    assert (plain.precision, reduced.precision) == ("float32", precision.removeprefix("mixed_"))
+    (ours,), (theirs,) = reduced.embed(make_photos(32)), plain.embed(make_photos(32))
+    assert ours.dtype == np.float32
+    assert 1e-6 < np.abs(ours - theirs).max() / np.abs(theirs).max() < 0.1
+    assert keras.config.dtype_policy().name == "float32"
+
+
+def test_full_precision_by_name_is_the_same_backbone():
+    assert load_backbone(f"{SMALL}&precision=float32", weights="none", image_size=(32, 32)).uri == SMALL

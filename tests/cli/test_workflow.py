@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,15 @@ def test_embed_says_what_it_understood_and_what_it_did(embedded):
     assert "400 images" in embedded.err
     assert "classes: 10 (0 40, 1 40" in embedded.err
     assert embedded.out.startswith("400 new, 0 cached, 0 quarantined, ")
-    assert embedded.out.rstrip().endswith("images/s -> features/colour.h5")
+    shares = r"read\+hash \d+%, decode \d+%, infer \d+%, write \d+%"
+    assert re.fullmatch(rf"400 new, .*, [\d,]+ images/s \({shares}\) -> features/colour.h5\n", embedded.out)
+
+
+def test_embed_json_says_where_the_time_went(featx_command, digits):
+    values = json.loads(featx_command("embed", digits, "--backbone", "colour", "--name", "timed", "--json").out)
+    assert list(values["stage_seconds"]) == ["read+hash", "decode", "infer", "write"]
+    assert all(seconds > 0 for seconds in values["stage_seconds"].values())
+    assert values["runtime"] == "numpy"
 
 
 def test_embed_json_keys_and_the_second_run(featx_command, embedded, digits):

@@ -9,6 +9,7 @@ from image_files import make_file
 from featx.items import FileStat, Item, Manifest
 from featx.items.examination import Stamp, examine
 from featx.specs import ImageSpec
+from featx.timing import Timing
 
 SPEC = ImageSpec(8, 8)
 
@@ -45,9 +46,9 @@ def shelf():
     )
 
 
-def run(shelf, known=frozenset(), stamps=None, workers=1, ahead=4):
+def run(shelf, known=frozenset(), stamps=None, workers=1):
     manifest = Manifest(tuple(Item(name) for name in shelf.files), shelf, "shelf")
-    return list(examine(manifest, SPEC, known=known, stamps=stamps or {}, workers=workers, ahead=ahead))
+    return list(examine(manifest, SPEC, known=known, stamps=stamps or {}, workers=workers, timing=Timing()))
 
 
 def hash_file(data):
@@ -97,7 +98,7 @@ def test_a_file_that_may_be_read_next_time_is_told_from_one_that_is_gone(shelf, 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_the_same_bytes_bring_one_image_whoever_is_first(shelf, workers):
     shelf.files = {f"{number}.png": make_file("png") for number in range(40)}
-    found = run(shelf, workers=workers, ahead=16)
+    found = run(shelf, workers=workers)
     assert sum(examined.image is not None for examined in found) == 1
     assert {examined.stamp.sha256 for examined in found} == {hash_file(make_file("png"))}
 
@@ -133,11 +134,13 @@ def test_a_file_that_grows_while_it_is_read_is_noted_with_the_bytes_that_were_re
     assert run(shelf)[0].stamp.stat == FileStat(len(make_file("png")), 1000)
 
 
-def test_no_more_than_so_many_items_are_in_memory(shelf):
-    shelf.files = {f"{number}.png": b"x" for number in range(50)}
+@pytest.mark.parametrize(("side", "most"), [(8, 256), (1024, 21), (8192, 3)])
+def test_no_more_than_so_many_items_are_in_memory(shelf, side, most):
+    shelf.files = {f"{number}.png": b"x" for number in range(300)}
     manifest = Manifest(tuple(Item(name) for name in shelf.files), shelf, "shelf")
-    running = examine(manifest, SPEC, known=frozenset(), stamps={}, workers=2, ahead=5)
+    spec = ImageSpec(side, side)
+    running = examine(manifest, spec, known=frozenset(), stamps={}, workers=2, timing=Timing())
     next(running)
-    assert len(shelf.reads) <= 5
+    assert 0 < len(shelf.reads) <= most
     running.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("featx-prefetch")]

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from featx.items.prefetching import gather, prefetch
+from featx.prefetching import gather, prefetch
 
 
 def count_own_threads():

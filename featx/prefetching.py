@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -19,7 +19,7 @@ def gather(items: Iterable[Task], size: int) -> Iterator[list[Task]]:
 
 def prefetch(
     function: Callable[[Task], Result], tasks: Iterable[Task], *, workers: int, ahead: int
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Map a function over tasks in threads, in order and with bounded memory.
 
     It is `Executor.map` with the `buffersize` of Python 3.14, which also stops cleanly: closing the

@@ -1,0 +1,127 @@
+"""OpenVINO beside Keras: the same features, whatever the network, the layers, the batch."""
+
+import functools
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from contracts.backbone import BackboneContract
+from photos import make_photos
+
+from featx.backbones import load_backbone
+from featx.backbones.openvino import OpenVino
+from featx.backbones.runtimes import measure_runtime_drift
+from featx.errors import BackboneError
+
+pytestmark = pytest.mark.keras
+
+SMALL = "mobilenet?alpha=0.25"
+
+
+class Run:
+    """A backbone as a runtime runs it."""
+
+    def __init__(self, network):
+        self._network = network
+        self.runtime = OpenVino(network)
+        self.embed = self.runtime.embed
+
+    def __getattr__(self, name):
+        return getattr(self._network, name)
+
+
+@functools.cache
+def run(uri, side, *layers, pooling=None):
+    """Convert once for all tests of a class."""
+    weights = None if uri == "scattering" else "none"
+    return Run(load_backbone(uri, weights=weights, layers=layers, pooling=pooling, image_size=(side, side)))
+
+
+class TestOneLayer(BackboneContract):
+    @pytest.fixture
+    def backbone(self):
+        return run(SMALL, 64)
+
+
+class TestSeveralLayersAndSwish(BackboneContract):
+    @pytest.fixture
+    def backbone(self):
+        return run("efficientnetb0", 64, "block2a_expand_activation", -1, "block3b_add", pooling="avgmax")
+
+
+class TestWholeMaps(BackboneContract):
+    @pytest.fixture
+    def backbone(self):
+        return run(SMALL, 32, "conv1_relu", pooling="none")
+
+
+class TestScattering(BackboneContract):
+    @pytest.fixture
+    def backbone(self):
+        return run("scattering", 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        *(("inceptionv3", 75), ("convnexttiny", 32), ("densenet121", 32), ("efficientnetv2b0", 32)),
+        *(("mobilenetv2", 32), ("mobilenetv3small", 32), ("nasnetmobile", 32), ("resnet50", 32), ("vgg16", 32)),
+        *(("xception", 71), ("inceptionresnetv2", 75), ("resnet50v2", 32)),
+    ],
+)
+def test_the_features_are_those_of_keras(name, side):
+    network = load_backbone(name, weights="none", image_size=(side, side))
+    images = make_photos(side)
+    expected = network.embed(images)
+    runtime = OpenVino(network)
+    assert measure_runtime_drift(expected, runtime.embed(images)) < 1e-5
+    runtime.fix_batch_size(3)
+    assert measure_runtime_drift(expected, runtime.embed(images)) < 1e-5
+
+
+def test_a_network_has_no_other_outputs_than_its_own():
+    runtime = OpenVino(load_backbone("efficientnetb0", weights="none", image_size=(64, 64)))
+    assert len(runtime._network.outputs) == 1
+    changes = [node for node in runtime._network.get_ordered_ops() if node.get_type_name() == "Transpose"]
+    assert len(changes) <= 2  # one at each end; 46 if what only training uses is kept
+
+
+def test_threads_do_not_disturb_each_other():
+    network = load_backbone(SMALL, weights="none", image_size=(32, 32))
+    runtime = OpenVino(network)
+    images = make_photos(32)
+    (expected,) = runtime.embed(images)
+    wrong = []
+
+    def work(shift):
+        for _ in range(30):
+            (found,) = runtime.embed(np.roll(images, shift, axis=0))
+            if not np.array_equal(found, np.roll(expected, shift, axis=0)):
+                wrong.append(shift)
+
+    threads = [threading.Thread(target=work, args=(shift,)) for shift in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_what_cannot_be_converted_is_an_error_that_says_what_to_do():
+    network = load_backbone(SMALL, weights="none", image_size=(32, 32))
+    network.__dict__["graph"] = lambda images: images
+    with pytest.raises(BackboneError, match=r"OpenVINO cannot run mobilenet\?alpha=0.25 .*--runtime keras"):
+        OpenVino(network)
+
+
+def test_nothing_is_reported_to_the_makers_of_openvino():
+    code = """
+import sys
+import featx.backbones.openvino
+assert "openvino_telemetry" not in sys.modules
+import openvino.tools.ovc as ovc
+assert type(ovc.telemetry).__module__ == "openvino.tools.ovc.telemetry_stub", type(ovc.telemetry)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,329 @@
+"""How a runtime is chosen, compared, and kept going; real runtimes are in test_openvino.py."""
+
+import logging
+import threading
+
+import numpy as np
+import pytest
+from runs import Patches
+
+from featx.backbones import load_backbone, runtimes
+from featx.backbones.runtimes import MAX_RUNTIME_DRIFT, Native, Runner, choose_runtime, measure_runtime_drift
+from featx.errors import BackboneError, MissingExtraError, UsageError
+from featx.options import EmbedOptions
+
+SIDE = 8
+
+
+def draw_batches(*sizes, seed=0):
+    generator = np.random.default_rng(seed)
+    return [
+        (number, list(generator.integers(0, 256, (size, SIDE, SIDE, 3), dtype=np.uint8)))
+        for number, size in enumerate(sizes)
+    ]
+
+
+def join(found):
+    return [np.concatenate(matrices) for matrices in zip(*(features for _, features in found), strict=True)]
+
+
+class Network(Patches):
+    """A backbone that says that Keras runs it, as far as `Runner` can tell."""
+
+    model = None
+    precision = "float32"
+
+    def __init__(self):
+        super().__init__("pixels", "means")
+
+
+class Other:
+    """A runtime beside Keras, off by a factor; it can hold so many images at one time."""
+
+    name = "openvino"
+    is_on_gpu = False
+    batch_sizes = (4, 1, 16)
+    parallel = 2
+    off_by = 1.0
+    most = 1000
+
+    def __init__(self, network):
+        self._network = network
+        self.sizes = []
+        self._lock = threading.Lock()
+        self.calls = []
+
+    def fix_batch_size(self, size):
+        self.sizes.append(size)
+
+    def embed(self, images):
+        with self._lock:
+            self.calls.append(len(images))
+        step = self.sizes[-1]
+        if min(step, len(images)) > self.most:
+            msg = "it is too much"
+            raise MemoryError(msg)
+        pieces = [self._network.embed(images[start : start + step]) for start in range(0, len(images), step)]
+        return tuple(np.concatenate(parts) * np.float32(self.off_by) for parts in zip(*pieces, strict=True))
+
+
+@pytest.fixture
+def other(monkeypatch):
+    monkeypatch.setitem(runtimes.RUNTIMES, "openvino", f"{__name__}:Other")
+
+    def resolve(kind, name, table, group):
+        assert (kind, name, table) == ("runtime", "openvino", runtimes.RUNTIMES)
+        return Other
+
+    monkeypatch.setattr(runtimes, "resolve", resolve)  # this module cannot be imported by its name
+    return Other
+
+
+def make_runner(network=None, *, expected=0, few=0, **options):
+    return Runner(network or Network(), EmbedOptions(**options), expected=expected, few=few)
+
+
+# Choosing
+
+
+def test_openvino_runs_keras_networks_by_default(other):
+    assert make_runner().prepare().name == "openvino"
+    assert make_runner(runtime="openvino").prepare().name == "openvino"
+    assert make_runner(runtime="keras").prepare().name == "keras"
+
+
+def test_a_gpu_and_reduced_precision_are_left_to_keras(other):
+    network = Network()
+    network.is_on_gpu = True
+    assert choose_runtime(network, "auto").name == "keras"
+    assert choose_runtime(network, "openvino").name == "openvino"
+    network = Network()
+    network.precision = "bfloat16"
+    assert choose_runtime(network, "auto").name == "keras"
+    with pytest.raises(UsageError, match="patches is computed in bfloat16, which only Keras does; leave out --runtime"):
+        choose_runtime(network, "openvino")
+
+
+def test_what_numpy_computes_needs_no_runtime():
+    colour = load_backbone("colour")
+    assert choose_runtime(colour, "auto").name == "numpy"
+    for name in ("keras", "openvino"):
+        with pytest.raises(UsageError, match=f"colour is computed in NumPy; leave out --runtime {name}"):
+            choose_runtime(colour, name)
+
+
+def test_few_images_are_not_worth_a_conversion(other):
+    assert make_runner(expected=9, few=10).prepare().name == "keras"
+    assert make_runner(expected=10, few=10).prepare().name == "openvino"
+    assert make_runner(expected=9, few=10, runtime="openvino").prepare().name == "openvino"
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("No module named 'openvino'"), ImportError("libtbb.so")])
+def test_a_runtime_that_is_not_installed_is_said_and_done_without(monkeypatch, caplog, error):
+    def resolve(*_):
+        raise error
+
+    monkeypatch.setattr(runtimes, "resolve", resolve)
+    with caplog.at_level(logging.WARNING, "featx"):
+        assert choose_runtime(Network(), "auto").name == "keras"
+    assert "Keras runs the network, which takes longer: OpenVINO is not installed" in caplog.text
+    with pytest.raises(MissingExtraError, match="pip install openvino") as caught:
+        choose_runtime(Network(), "openvino")
+    assert caught.value.exit_code == 3
+
+
+def test_a_network_that_cannot_be_converted_is_said_and_run_by_keras(monkeypatch, caplog):
+    def refuse(_):
+        msg = "OpenVINO cannot run patches (no such operation)"
+        raise BackboneError(msg)
+
+    monkeypatch.setattr(runtimes, "resolve", lambda *_: refuse)
+    with caplog.at_level(logging.WARNING, "featx"):
+        assert choose_runtime(Network(), "auto").name == "keras"
+    assert "no such operation" in caplog.text
+    with pytest.raises(BackboneError, match="no such operation"):
+        choose_runtime(Network(), "openvino")
+
+
+def test_a_network_is_converted_once_in_a_process(other):
+    network = Network()
+    assert choose_runtime(network, "auto") is choose_runtime(network, "openvino")
+    assert choose_runtime(Network(), "auto") is not choose_runtime(network, "auto")
+
+
+def test_nothing_is_converted_where_there_is_nothing_to_embed(other):
+    runner = make_runner()
+    assert list(runner.stream([])) == []
+    ((key, (pixels, _)),) = runner.stream([("none", [])])
+    assert (key, pixels.shape) == ("none", (0, 3 * SIDE**2))
+    assert runner.name == ""
+
+
+# Running
+
+
+@pytest.mark.parametrize("sizes", [(4, 4, 4, 2), (1,), (0, 3, 0), (5, 1, 1, 1, 1, 1, 1, 1, 1, 1)])
+@pytest.mark.parametrize("name", ["auto", "keras"])
+def test_batches_come_in_order_with_their_features(other, sizes, name):
+    batches = draw_batches(*sizes)
+    runner = make_runner(runtime=name)
+    found = list(runner.stream(batches))
+    assert [key for key, _ in found] == list(range(len(sizes)))
+    expected = Network().embed(np.stack([image for _, images in batches for image in images]))
+    for ours, theirs in zip(join(found), expected, strict=True):
+        assert np.array_equal(ours, theirs)
+    assert (runner.name, runner.drift) == ({"auto": "openvino"}.get(name, name), 0.0)
+
+
+def test_batches_are_taken_a_few_ahead_and_no_more(other):
+    taken = []
+
+    def take():
+        for batch in draw_batches(*[4] * 100):
+            taken.append(batch[0])
+            yield batch
+
+    stream = make_runner().stream(take())
+    next(stream)
+    assert len(taken) == 1
+    next(stream)
+    assert len(taken) <= 2 + 2 * Other.parallel
+    stream.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("featx-prefetch")]
+
+
+# Comparing
+
+
+def test_a_runtime_that_differs_is_said_once_recorded_and_not_used(other, monkeypatch, caplog):
+    monkeypatch.setattr(Other, "off_by", 1.001)
+    runner = make_runner()
+    with caplog.at_level(logging.WARNING, "featx"):
+        found = list(runner.stream(draw_batches(4, 4, 4)))
+    expected = Network().embed(np.stack([image for _, images in draw_batches(4, 4, 4) for image in images]))
+    for ours, theirs in zip(join(found), expected, strict=True):
+        assert np.array_equal(ours, theirs)
+    assert runner.name == "keras"
+    assert runner.drift == pytest.approx(1e-3, rel=0.01)
+    assert runner.batch_size == Native(Network()).batch_sizes[0]
+    (record,) = caplog.records
+    assert "openvino differs from Keras by 1.0e-03 of the features (limit 1e-04) for patches, so Keras runs it" in (
+        record.getMessage()
+    )
+
+
+def test_a_runtime_that_was_asked_for_and_differs_is_an_error(other, monkeypatch):
+    monkeypatch.setattr(Other, "off_by", 1.001)
+    with pytest.raises(BackboneError, match=r"openvino differs .* run it with --runtime keras"):
+        list(make_runner(runtime="openvino").stream(draw_batches(4)))
+
+
+def test_a_difference_within_the_limit_is_recorded(other, monkeypatch):
+    monkeypatch.setattr(Other, "off_by", 1 + 1e-5)
+    runner = make_runner()
+    list(runner.stream(draw_batches(4, 4)))
+    assert runner.name == "openvino"
+    assert 0 < runner.drift <= MAX_RUNTIME_DRIFT
+
+
+def test_drift_is_that_of_the_worst_image_and_output():
+    ours = (np.array([[1, 2], [10, 20]], np.float32), np.array([[1.0], [1.0]], np.float32))
+    theirs = (np.array([[1, 2], [10, 22]], np.float32), np.array([[1.0], [1.25]], np.float32))
+    assert measure_runtime_drift(ours, theirs) == pytest.approx(0.25)
+    assert measure_runtime_drift(ours[:1], theirs[:1]) == pytest.approx(0.1)
+    assert measure_runtime_drift(ours, ours) == 0
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_must_be_the_same(value):
+    odd, plain = np.array([[1, value]], np.float32), np.array([[1, 2]], np.float32)
+    assert measure_runtime_drift((odd,), (odd,)) == 0
+    assert not measure_runtime_drift((plain,), (odd,)) <= MAX_RUNTIME_DRIFT
+    assert not measure_runtime_drift((odd,), (plain,)) <= MAX_RUNTIME_DRIFT
+    assert not measure_runtime_drift((odd, plain), (plain, plain)) <= MAX_RUNTIME_DRIFT
+
+
+def test_features_that_are_all_zero_do_not_differ():
+    zeros = np.zeros((2, 3), np.float32)
+    assert measure_runtime_drift((zeros,), (zeros,)) == 0
+    assert measure_runtime_drift((zeros,), (zeros + 1,)) > MAX_RUNTIME_DRIFT
+
+
+# Batch sizes and memory
+
+
+def test_the_batch_size_that_is_asked_for_is_taken(other):
+    runner = make_runner(batch_size=7, expected=10**6)
+    assert runner.batch_size == 7
+    assert runner.prepare().sizes == [7]
+
+
+def test_sizes_are_tried_out_where_there_are_many_images(other, monkeypatch):
+    rates = {4: 100.0, 1: 109.0, 16: 50.0}
+    monkeypatch.setattr(runtimes, "measure_rate", lambda _runtime, size, _shape: rates[size])
+    assert make_runner(expected=1999).batch_size == 4
+    assert make_runner(expected=2000).batch_size == 4  # 9 % are not worth other last digits
+    rates[1] = 111.0
+    assert make_runner(expected=2000).batch_size == 1
+
+
+def test_a_trial_measures_what_runs(other):
+    runtime = Other(Network())
+    assert runtimes.measure_rate(runtime, 5, (SIDE, SIDE, 3)) > 0
+    assert runtime.sizes == [5]
+    assert set(runtime.calls) == {5}
+
+
+def test_a_size_that_does_not_fit_is_not_chosen(other, monkeypatch):
+    monkeypatch.setattr(Other, "most", 4)
+    assert runtimes.measure_rate(Other(Network()), 16, (SIDE, SIDE, 3)) == 0
+    assert make_runner(expected=10**6).batch_size <= 4
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(other, monkeypatch, caplog):
+    monkeypatch.setattr(Other, "most", 5)
+    runner = make_runner(batch_size=32)
+    with caplog.at_level(logging.WARNING, "featx"):
+        found = list(runner.stream(draw_batches(32, 32, 32, 7)))
+    expected = Network().embed(np.stack([image for _, images in draw_batches(32, 32, 32, 7) for image in images]))
+    for ours, theirs in zip(join(found), expected, strict=True):
+        assert np.array_equal(ours, theirs)
+    assert runner.batch_size == 4
+    assert [record.getMessage() for record in caplog.records] == [
+        f"batches of {size} do not fit into the memory; going on with {size // 2}" for size in (32, 16, 8)
+    ]
+
+
+def test_one_image_that_does_not_fit_is_an_error(other, monkeypatch):
+    monkeypatch.setattr(Other, "most", 0)
+    with pytest.raises(BackboneError, match="one image does not fit into the memory for patches: it is too much"):
+        list(make_runner().stream(draw_batches(4)))
+
+
+def test_a_backbone_by_itself_takes_batches_of_the_size_that_fits():
+    class Small(Network):
+        sizes = ()
+
+        def embed(self, images):
+            self.sizes = (*self.sizes, len(images))
+            if len(images) > 8:
+                raise MemoryError
+            return super().embed(images)
+
+    network = Small()
+    runner = make_runner(network, runtime="keras")
+    found = list(runner.stream(draw_batches(32, 9)))
+    assert [len(matrix) for _, (matrix, _) in found] == [32, 9]
+    assert network.sizes == (32, 16, 8, 8, 8, 8, 8, 8)
+
+
+def test_on_a_gpu_each_batch_has_the_same_size():
+    network = Network()
+    network.is_on_gpu = True
+    seen = []
+    network.embed = lambda images: (seen.append(len(images)), Patches.embed(network, images))[1]
+    found = list(make_runner(network, batch_size=8).stream(draw_batches(8, 3)))
+    assert seen == [8, 8]
+    expected = Network().embed(np.stack([image for _, images in draw_batches(8, 3) for image in images]))
+    for ours, theirs in zip(join(found), expected, strict=True):
+        assert np.array_equal(ours, theirs)

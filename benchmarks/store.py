@@ -17,7 +17,6 @@ The ways alternate in one process; medians, and ratios of medians, as JSON lines
 """
 
 import argparse
-import io
 import json
 import os
 import platform
@@ -29,16 +28,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from PIL import Image
-from sklearn.datasets import load_sample_images
+from photographs import draw_photographs
 
 import featx
 from featx.specs import BackboneSpec, EmbedSpec, ImageSpec
 from featx.store import journal, writing
 from featx.store.sealing import Golden, Provenance
 from featx.store.writing import StoreWriter
-
-WIDTH, HEIGHT = 500, 375
 
 
 def main():
@@ -63,23 +59,6 @@ def show(what, **figures):
     """Print one line of JSON."""
     rounded = {name: round(value, 5) if isinstance(value, float) else value for name, value in figures.items()}
     print(json.dumps({"what": what, **rounded}), flush=True)
-
-
-def draw_photographs(folder, count):
-    """Cut pictures out of the two photographs, each at another place and scale."""
-    photographs = [Image.fromarray(pixels) for pixels in load_sample_images().images]
-    generator = np.random.default_rng(0)
-    folder.mkdir()
-    for number in range(count):
-        source = photographs[number % 2]
-        width = int(generator.integers(WIDTH // 2, WIDTH))
-        height = width * HEIGHT // WIDTH
-        left = int(generator.integers(source.width - width + 1))
-        top = int(generator.integers(source.height - height + 1))
-        picture = source.resize((WIDTH, HEIGHT), box=(left, top, left + width, top + height))
-        buffer = io.BytesIO()
-        picture.save(buffer, "JPEG", quality=90)
-        (folder / f"{number:06d}.jpg").write_bytes(buffer.getvalue())
 
 
 class Stopwatch:

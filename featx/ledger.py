@@ -131,7 +131,7 @@ class Ledger:
             self._options.progress(done, len(self._manifest))
 
     def _note(self, examined: Examined) -> None:
-        self._examined.append(replace(examined, image=None))
+        self._examined.append(replace(examined, image=None) if examined.image else examined)
         if examined.stamp is not None and examined.reason:
             self._undecodable[examined.stamp.sha256] = examined.reason
 

@@ -1,15 +1,16 @@
 """Examining items ahead of the network: identity first, pixels only where they are needed."""
 
+import contextlib
 import errno
 import hashlib
 import threading
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass
 
 from featx.errors import ImageError
 from featx.items.decoding import Decoded, decode
 from featx.items.manifest import FileStat, Item, Manifest
-from featx.prefetching import prefetch
+from featx.prefetching import gather, prefetch
 from featx.specs import ImageSpec
 from featx.timing import DECODE, READ, Timing
 
@@ -18,6 +19,9 @@ from featx.timing import DECODE, READ, Timing
 _LASTING = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.ENAMETOOLONG}
 )
+
+#: Items of which only size and time are looked at in one task.
+_LOOKED_AT_ONCE = 256
 
 #: Decoded pixels that wait for the network: enough for the largest batch, and no more than a network takes itself.
 _AHEAD_BYTES = 64 << 20
@@ -94,11 +98,11 @@ def examine(
     def examine_one(item: Item) -> Examined:
         try:
             with timing.measure(READ):
-                stamp, data = _read(manifest, item.id, stamps)
+                stamp, data = _read(manifest, item.id)
         except OSError as error:
             is_momentary = error.errno is not None and error.errno not in _LASTING
             return Examined(item, None, reason=f"cannot be read: {error.strerror or error}", is_momentary=is_momentary)
-        if data is None or not claim(stamp.sha256):
+        if not claim(stamp.sha256):
             return Examined(item, stamp)
         try:
             with timing.measure(DECODE):
@@ -106,15 +110,49 @@ def examine(
         except ImageError as error:
             return Examined(item, stamp, reason=str(error))
 
+    def examine_part(part: Item | list[Examined]) -> list[Examined]:
+        return part if isinstance(part, list) else [examine_one(part)]
+
     ahead = max(workers + 1, min(_MAX_AHEAD, _AHEAD_BYTES // (3 * spec.height * spec.width)))
-    return prefetch(examine_one, manifest.items, workers=workers, ahead=ahead)
+    parts = _part(manifest, stamps, workers) if stamps else manifest.items
+    with contextlib.closing(prefetch(examine_part, parts, workers=workers, ahead=ahead)) as found:
+        for examined in found:
+            yield from examined
 
 
-def _read(manifest: Manifest, name: str, stamps: Mapping[str, Stamp]) -> tuple[Stamp, bytes | None]:
-    """Read and hash a file, unless its size and time are those of its stamp."""
+def _part(manifest: Manifest, stamps: Mapping[str, Stamp], workers: int) -> Iterator[Item | list[Examined]]:
+    """Part the items into those that must be read, one by one, and runs of those that are as their stamps say.
+
+    A task for each of 100,000 unchanged items took three times as long as looking at them.
+    """
+
+    def look(items: list[Item]) -> list[Item | list[Examined]]:
+        parts: list[Item | list[Examined]] = []
+        for item in items:
+            stamp = stamps.get(item.id)
+            if stamp is None or not _is_unchanged(manifest, item.id, stamp):
+                parts.append(item)
+            elif parts and isinstance(parts[-1], list):
+                parts[-1].append(Examined(item, stamp))
+            else:
+                parts.append([Examined(item, stamp)])
+        return parts
+
+    chunks = gather(manifest.items, _LOOKED_AT_ONCE)
+    with contextlib.closing(prefetch(look, chunks, workers=workers, ahead=2 * workers)) as found:
+        for parts in found:
+            yield from parts
+
+
+def _is_unchanged(manifest: Manifest, name: str, stamp: Stamp) -> bool:
+    try:
+        return manifest.reader.stat(name) == stamp.stat
+    except OSError:  # whoever reads it will say so
+        return False
+
+
+def _read(manifest: Manifest, name: str) -> tuple[Stamp, bytes]:
+    """Read and hash a file."""
     stat = manifest.reader.stat(name)
-    stamp = stamps.get(name)
-    if stamp is not None and stamp.stat == stat:
-        return stamp, None
     data = manifest.reader.read(name)
     return Stamp(hashlib.sha256(data).hexdigest(), FileStat(len(data), stat.mtime_ns)), data

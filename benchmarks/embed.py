@@ -15,7 +15,8 @@ no time). The ways alternate; figures are images/s, and ratios of medians over t
 - `featx`: `featx.embed`.
 
 *large*: `script` and `featx` with photographs of 12 megapixels. *start*: from the start of a process to a sealed
-store of 32 images. *cached*: `featx embed` again over 100,000 unchanged files. *memory*: the peak for 1,000 and 20,000 images.
+store of 32 images. *cached*: `featx embed` again over 100,000 unchanged files. *memory*: the peak for 1,000 and for
+20,000 images.
 
 Where `featx` is more than 15 % below `bare`, we look at what its stages say, for a faster decoder or less Python; where
 `bare` is below `plain`, for what the conversion has lost. Each line is JSON.

@@ -156,3 +156,18 @@ def test_two_stores_in_one_folder_do_not_disturb_each_other(maker):
             second.seal(maker.make_columns([2]), NONE)
     assert FeatureStore(maker.path).ids.tolist() == ["2.png"]
     assert FeatureStore(maker.path.with_name("made.h5")).ids.tolist() == ["1.png"]
+
+
+def test_a_store_names_every_runtime_that_computed_rows_and_the_largest_drift(maker):
+    maker.seal([1])  # of the provenance: numpy
+    with maker.open_writer() as writer:
+        writer.note_runtime("openvino", 2e-7)
+        maker.append(writer, [2])
+    with maker.open_writer() as writer:  # the runtime of the shard that was left
+        writer.note_runtime("keras", 1e-7)
+        maker.append(writer, [3])
+        store = writer.seal(maker.make_columns([1, 2, 3]), NONE)
+    assert (store.runtime, store.drift) == ("keras, numpy, openvino", 2e-7)
+    with maker.open_writer() as writer:
+        store = writer.seal(maker.make_columns([1, 2]), NONE)
+    assert (store.runtime, store.drift) == ("keras, numpy, openvino", 2e-7)

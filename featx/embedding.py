@@ -17,7 +17,7 @@ from typing import Any
 
 from featx.backbones import Backbone, Output, load_backbone
 from featx.backbones.catalogue import APPLICATIONS, BUILT_IN
-from featx.backbones.runtimes import Runner
+from featx.backbones.running import Runner
 from featx.errors import SourceError, SpecMismatchError, UsageError
 from featx.golden import MAX_DRIFT, embed_golden, make_golden_files, measure_drift
 from featx.items import Manifest, read_source
@@ -146,10 +146,10 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
             writers.append(stack.enter_context(writer))
         _refuse_drift(writers, goldens, network, image_spec)
         ledger, timing = Ledger(writers, manifest, options), Timing()
-        runner = Runner(network, options, expected=ledger.unstamped, timing=timing)
+        runner = Runner(network, options, expected=ledger.expected, timing=timing)
         # Closed at once when the run ends early, so that no thread goes on decoding.
-        batches = stack.enter_context(contextlib.closing(ledger.gather(image_spec, runner, timing)))
-        for batch, vectors in stack.enter_context(contextlib.closing(runner.stream(batches))):
+        images = stack.enter_context(contextlib.closing(ledger.examine(image_spec, timing)))
+        for batch, vectors in stack.enter_context(contextlib.closing(runner.stream(images))):
             with timing.measure(WRITE):
                 for writer, rows in zip(writers, vectors, strict=True):
                     writer.note_runtime(runner.name, runner.drift)

@@ -15,15 +15,16 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from featx.backbones import Backbone, load_backbone
-from featx.backbones.runtimes import Runner
+from featx.backbones.running import Runner
 from featx.errors import DataError, ImageError
 from featx.items.decoding import decode
 from featx.options import EMBED_DEFAULTS, EmbedOptions
-from featx.prefetching import gather, prefetch
+from featx.prefetching import prefetch
 from featx.specs import ImageSpec
 
 _ARRAY_RANK = 3
 _CHANNELS = 3
+_DECODED_AHEAD = 64
 
 Picture = str | os.PathLike[str] | NDArray[np.uint8]
 
@@ -104,10 +105,10 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         features, done = np.empty((len(numbered), backbone.outputs[0].dim), np.float32), 0
         runner = Runner(backbone, options, expected=len(numbered))
         decoded = prefetch(
-            lambda task: _decode_picture(*task, spec), numbered, workers=workers, ahead=runner.batch_size + 2 * workers
+            lambda task: _decode_picture(*task, spec), numbered, workers=workers, ahead=_DECODED_AHEAD + workers
         )
-        batches = ((None, batch) for batch in gather(decoded, runner.batch_size))
-        with contextlib.closing(decoded), contextlib.closing(runner.stream(batches)) as embedded:
+        images = ((None, pixels) for pixels in decoded)
+        with contextlib.closing(decoded), contextlib.closing(runner.stream(images)) as embedded:
             for _, (rows,) in embedded:
                 features[done : done + len(rows)] = rows
                 done += len(rows)

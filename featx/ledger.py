@@ -1,15 +1,15 @@
 """The ledger of one embedding run: every item ends embedded, cached or quarantined."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.backbones.runtimes import Runner
 from featx.errors import DataError, SourceError, StoreError
 from featx.items.examination import Examined, Stamp, examine
 from featx.items.manifest import FileStat, Item, Manifest, to_text
@@ -36,17 +36,17 @@ _Bad = tuple[str, str, str]
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class Batch:
-    """Items that bring an image, to be embedded together.
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An item that brings an image, on its way to the stores.
 
     Attributes:
-        items: The items.
-        done: Items of the manifest, of any kind, up to the last of these.
+        examined: The item.
+        done: Items of the manifest, of any kind, up to this one.
     """
 
-    items: list[Examined] = field(default_factory=list)
-    done: int = 0
+    examined: Examined
+    done: int
 
 
 class Ledger:
@@ -62,6 +62,9 @@ class Ledger:
         manifest: The items.
         options: How the run goes.
 
+    Attributes:
+        expected: How many items are not as some store has them, of which most will be new.
+
     Raises:
         StoreError: If the run would drop another source's items from a store.
     """
@@ -75,7 +78,9 @@ class Ledger:
         # Another source's files may have the same names, sizes and times: those are hashed.
         own = describe_source(manifest)
         self._held = {id(writer): _read_stamps(writer, own) for writer in writers}
-        self._stamps = {} if options.rehash else _find_agreed(list(self._held.values()))
+        agreed = _find_agreed(list(self._held.values()))
+        self._stamps = {} if options.rehash else agreed
+        self.expected = sum(item.id not in agreed for item in manifest.items)
         self._manifest = manifest
         self._options = options
         self._examined: list[Examined] = []
@@ -87,15 +92,8 @@ class Ledger:
             id(writer): len(set(writer.old.ids.tolist()) - there) if writer.old else 0 for writer in writers
         }
 
-    @property
-    def unstamped(self) -> int:
-        """How many items must be read, of which most will be new."""
-        return len(self._manifest) - len(self._stamps)
-
-    def gather(
-        self, spec: ImageSpec, runner: Runner, timing: Timing
-    ) -> Generator[tuple[Batch, list[NDArray[np.uint8]]]]:
-        """Examine all items and yield batches of those that bring an image, with the images."""
+    def examine(self, spec: ImageSpec, timing: Timing) -> Generator[tuple[Entry, NDArray[np.uint8]]]:
+        """Examine all items and yield those that bring an image, with the image."""
         examined_items = examine(
             self._manifest,
             spec,
@@ -104,27 +102,19 @@ class Ledger:
             workers=self._options.count_workers(),
             timing=timing,
         )
-        batch = Batch()
-        for batch.done, examined in enumerate(examined_items, 1):
-            self._note(examined)
-            if examined.image is not None:
-                batch.items.append(examined)
-                if len(batch.items) >= runner.batch_size:
-                    yield self._send(batch)
-                    batch = Batch([], batch.done)
-            elif not batch.items and not self._under_way:
-                self._report(batch.done)
-        if batch.items:
-            yield self._send(batch)
+        with contextlib.closing(examined_items):
+            for done, examined in enumerate(examined_items, 1):
+                self._note(examined)
+                if examined.image is not None:
+                    self._under_way += 1
+                    yield Entry(examined, done), examined.image.pixels
+                elif not self._under_way:
+                    self._report(done)
 
-    def _send(self, batch: Batch) -> tuple[Batch, list[NDArray[np.uint8]]]:
-        self._under_way += 1
-        return batch, [examined.image.pixels for examined in batch.items if examined.image is not None]
-
-    def settle(self, batch: Batch) -> None:
+    def settle(self, batch: Sequence[Entry]) -> None:
         """Report that the rows of a batch are in all stores: what is only decoded is not done."""
-        self._under_way -= 1
-        self._report(batch.done)
+        self._under_way -= len(batch)
+        self._report(batch[-1].done)
 
     def _report(self, done: int) -> None:
         if self._options.progress:
@@ -135,10 +125,10 @@ class Ledger:
         if examined.stamp is not None and examined.reason:
             self._undecodable[examined.stamp.sha256] = examined.reason
 
-    def keep(self, writer: StoreWriter, batch: Batch, rows: NDArray[np.float32]) -> None:
+    def keep(self, writer: StoreWriter, batch: Sequence[Entry], rows: NDArray[np.float32]) -> None:
         """Append a batch's rows to one store, but those that it has; what it cannot hold goes to its quarantine."""
-        for examined, row in zip(batch.items, rows, strict=True):
-            stamp, image = examined.stamp, examined.image
+        for entry, row in zip(batch, rows, strict=True):
+            stamp, image = entry.examined.stamp, entry.examined.image
             if stamp is None or image is None or stamp.sha256 in self._known[id(writer)]:
                 continue
             try:

@@ -237,7 +237,7 @@ def _join_provenance(stores: Sequence[FeatureStore], ids: frozenset[str]) -> Pro
         describe_provenance(first),
         source=source,
         reading=first.reading if all(store.reading == first.reading for store in stores) else {},
-        runtime=", ".join(sorted({store.runtime for store in stores})),
+        runtime=", ".join(sorted({name for store in stores for name in store.runtime.split(", ")})),
         drift=max(store.drift for store in stores),
         backbone_file=next((store.backbone_file for store in stores if store.backbone_file), ""),
     )

@@ -21,10 +21,10 @@ _SEEDS = 2**32
 
 
 def count_cores() -> int:
-    """Count the cores that this process may use, which in a container are often not all."""
-    if hasattr(os, "sched_getaffinity"):  # Linux
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Count the cores that this process may use: in a container, by its affinity or its quota, often not all."""
+    from joblib import cpu_count
+
+    return int(cpu_count())
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class EmbedOptions:
         batch_size: Images per forward pass; None for what the runtime is fastest with, by a short probe.
         workers: Threads that read and decode; None for one per core.
         rehash: Hash every file, also where size and time are unchanged.
-        progress: Called with items done and in all, after every item.
+        progress: Called with items done and in all, whenever a batch is in its store or an item needs nothing.
         on_bad: What an image that cannot be embedded does: `quarantine` leaves it out, with its reason in
             the store; `fail` ends the run before anything is sealed.
         max_bad: Largest share of items in quarantine, 0 to 1, that `Embedding.check` and the command line

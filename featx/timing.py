@@ -31,7 +31,8 @@ class Timing:
         self._cpu = dict.fromkeys(STAGES, 0.0)
         self._lock = threading.Lock()
         self._owner = threading.get_ident()
-        self._others_cpu = 0.0
+        self._others_cpu = 0.0  # of threads that neither own this nor run the network
+        self._own_infer_cpu = 0.0
         self._started = _read_clocks()
 
     @contextmanager
@@ -45,7 +46,10 @@ class Timing:
             with self._lock:
                 self._wall[stage] += wall
                 self._cpu[stage] += cpu
-                if threading.get_ident() != self._owner and stage != INFER:
+                is_own = threading.get_ident() == self._owner
+                if is_own and stage == INFER:
+                    self._own_infer_cpu += cpu
+                elif not is_own and stage != INFER:
                     self._others_cpu += cpu
 
     def conclude(self) -> dict[str, float]:
@@ -56,7 +60,7 @@ class Timing:
             seconds = dict(self._cpu)
             for stage in (READ, WRITE):
                 seconds[stage] += min(idle, max(0.0, self._wall[stage] - self._cpu[stage]))
-            rest = max(0.0, process - own - self._others_cpu)
+            rest = max(0.0, process - own - self._others_cpu + self._own_infer_cpu)
             seconds[INFER] = self._wall[INFER] if self.is_on_device else rest
         return seconds
 

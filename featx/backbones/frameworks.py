@@ -55,4 +55,7 @@ if keras.config.image_data_format() != "channels_last":
     _msg = "featx needs images with the channels last; set image_data_format to channels_last in ~/.keras/keras.json"
     raise BackboneError(_msg)
 
+# On GPUs that have it, TensorFlow would round factors to 10 bits, and features would depend on the card.
+tf.config.experimental.enable_tensor_float_32_execution(False)  # noqa: FBT003 - its only parameter
+
 __all__ = ["keras", "ops", "tf"]

@@ -4,10 +4,13 @@ The graph is converted in this process and in float32; nothing is quantised. Eac
 a stream of its own, so that no core waits for another one within a layer.
 """
 
+import contextlib
 import functools
+import logging
 import queue
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -27,7 +30,9 @@ finally:
     else:
         sys.modules["openvino_telemetry"] = _telemetry
 
-_OUT_OF_MEMORY = re.compile(r"bad_alloc|bad allocation|out of memory|not enough memory|can't allocate", re.IGNORECASE)
+_OUT_OF_MEMORY = re.compile(
+    r"bad.alloc|out of memory|not enough memory|(failed to|can'?t|cannot|could not) allocate", re.IGNORECASE
+)
 
 
 class OpenVino:
@@ -42,38 +47,47 @@ class OpenVino:
 
     name = "openvino"
     is_on_gpu = False
-    #: Measured on two cores: two images are within 5 % of the best for networks of all sizes, while from 8 on,
+    #: Measured on two cores: two images are within 5 % of the best for networks of all sizes, while of 8 on,
     #: feature maps may leave the cache. Where many cores share Python's lock, larger batches take it less often.
-    batch_sizes = (2, 8, 16)
+    batch_sizes = (2, 8)
 
     def __init__(self, network: Any) -> None:  # noqa: ANN401 - a KerasBackbone, which this module cannot import
         self._shape = (network.height, network.width, 3)
         self._dims = [output.dim for output in network.outputs]
-        self._network = _convert(network)
+        self._uri = network.uri
+        with _translate_errors(self._uri):
+            self._network = _convert(network)
         self._size = 0
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.parallel = 0
         self.fix_batch_size(self.batch_sizes[0])
 
     def fix_batch_size(self, size: int) -> None:
-        """Compile for batches of a size: with an open one, some networks take half as long again."""
+        """Compile for batches of a size: with an open one, some networks take half as long again.
+
+        Raises:
+            MemoryError: If there is not enough memory.
+            BackboneError: If OpenVINO cannot compile it.
+        """
         if size == self._size:
             return
-        fixed = self._network.clone()
-        fixed.reshape([size, *self._shape])
-        compiled = _start().compile_model(fixed, "CPU", _choose_settings())
-        # One more than there are streams, so that none waits while results are copied.
-        self.parallel = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
         requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(self.parallel):
-            requests.put(compiled.create_infer_request())
-        self._requests, self._size = requests, size
+        with _translate_errors(self._uri):
+            fixed = self._network.clone()
+            fixed.reshape([size, *self._shape])
+            compiled = _start().compile_model(fixed, "CPU", _choose_settings())
+            # One more than there are streams, so that none waits while results are copied.
+            parallel = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
+            for _ in range(parallel):
+                requests.put(compiled.create_infer_request())
+        self._requests, self._size, self.parallel = requests, size, parallel
 
     def embed(self, images: UInt8Images) -> tuple[Features, ...]:
         """Embed images; see `Backbone.embed`. Safe to call from several threads at once.
 
         Raises:
             MemoryError: If there is not enough memory.
+            BackboneError: If OpenVINO fails otherwise.
         """
         height, width, _ = self._shape
         check_images(images, height, width)
@@ -85,17 +99,14 @@ class OpenVino:
     def _infer(self, requests: "queue.SimpleQueue[Any]", images: UInt8Images) -> tuple[Features, ...]:
         request = requests.get()
         try:
-            # Not `infer`, which runs in the caller's thread, without the stream's flushing of denormal numbers.
-            request.start_async([np.ascontiguousarray(images)], share_inputs=True)
-            request.wait()
-            return tuple(
-                np.array(request.get_output_tensor(number).data, np.float32).reshape(len(images), dim)
-                for number, dim in enumerate(self._dims)
-            )
-        except RuntimeError as error:
-            if _OUT_OF_MEMORY.search(str(error)):
-                raise MemoryError(str(error)) from error
-            raise
+            with _translate_errors(self._uri):
+                # Not `infer`, which runs in the caller's thread, without the stream's flushing of denormal numbers.
+                request.start_async([np.ascontiguousarray(images)], share_inputs=True)
+                request.wait()
+                return tuple(
+                    np.array(request.get_output_tensor(number).data, np.float32).reshape(len(images), dim)
+                    for number, dim in enumerate(self._dims)
+                )
         finally:
             requests.put(request)
 
@@ -120,11 +131,39 @@ def _convert(network: Any) -> Any:  # noqa: ANN401 - as above
     Of a function whose outputs have no names, the converter also keeps what only training would use (a second
     output of each swish), and with it a change of layout before and after: EfficientNetB0 then takes 1.8 times as long.
     """
-    try:
+    with _keep_logging():
         model = openvino.convert_model(network.graph)
-        outputs = [model.output(f"output_{number}") for number in range(len(network.outputs))]
-        return openvino.Model([output.get_node().input_value(0) for output in outputs], model.get_parameters())
-    except Exception as error:  # its front ends raise many types
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        msg = f"OpenVINO cannot run {network.uri} ({reason}); run it with --runtime keras"
+    outputs = [model.output(f"output_{number}") for number in range(len(network.outputs))]
+    return openvino.Model([output.get_node().input_value(0) for output in outputs], model.get_parameters())
+
+
+@contextlib.contextmanager
+def _keep_logging() -> Iterator[None]:
+    """Undo what a conversion that fails leaves behind: a root logger that lets no warning through."""
+    root = logging.getLogger()
+    level, filters, handlers = root.level, root.filters[:], root.handlers[:]
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+        root.filters[:], root.handlers[:] = filters, handlers
+
+
+@contextlib.contextmanager
+def _translate_errors(uri: str) -> Iterator[None]:
+    """Turn whatever OpenVINO raises, which is of many types, into one of two.
+
+    Raises:
+        MemoryError: If there is not enough memory.
+        BackboneError: If it is anything else.
+    """
+    try:
+        yield
+    except (BackboneError, MemoryError):
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if _OUT_OF_MEMORY.search(reason):
+            raise MemoryError(reason[:200]) from error
+        msg = f"OpenVINO cannot run {uri} ({reason[:200]}); run it with --runtime keras"
         raise BackboneError(msg) from error

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones import Backbone, load_backbone, parse_uri
-from featx.backbones.runtimes import Runner
+from featx.backbones.running import Runner
 from featx.delivery.bundle import Bundle, align_probabilities
 from featx.errors import (
     BackboneError,
@@ -30,7 +30,6 @@ from featx.items import Item, Manifest, read_source
 from featx.items.examination import Examined, examine
 from featx.items.folders import FolderReader, list_folder
 from featx.options import EMBED_DEFAULTS, EmbedOptions
-from featx.prefetching import gather
 from featx.specs import BackboneSpec, ImageSpec
 from featx.timing import Timing
 
@@ -187,11 +186,8 @@ class Predictor:
         spec, workers = self.bundle.embed_spec.image, options.count_workers()
         examined_items = examine(manifest, spec, known=None, stamps={}, workers=workers, timing=timing)
         runner = Runner(self._backbone, options, expected=len(manifest), few=FEW_IMAGES, timing=timing)
-        batches = (
-            (batch, [examined.image.pixels for examined in batch if examined.image is not None])
-            for batch in gather(examined_items, runner.batch_size)
-        )
-        with contextlib.closing(examined_items), contextlib.closing(runner.stream(batches)) as embedded:
+        images = ((examined, examined.image.pixels if examined.image else None) for examined in examined_items)
+        with contextlib.closing(examined_items), contextlib.closing(runner.stream(images)) as embedded:
             for batch, (features,) in embedded:
                 rows = iter(self._classify(self._round(features)) if len(features) else ())
                 for examined in batch:

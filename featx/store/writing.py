@@ -191,7 +191,8 @@ class StoreWriter:
         new = replace(self._provenance, runtime=runtimes, drift=self._drift)
         if self.old is None:
             return new
-        return replace(new, golden=self.old.golden, created_with=self.old.created_with)
+        versions = {**new.created_with, **self.old.created_with}  # with those of what the first run did not use
+        return replace(new, golden=self.old.golden, created_with=versions)
 
 
 def check_spec(store: FeatureStore, spec: EmbedSpec) -> None:

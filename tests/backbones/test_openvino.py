@@ -1,10 +1,13 @@
 """OpenVINO beside Keras: the same features, whatever the network, the layers, the batch."""
 
 import functools
+import logging
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from contracts.backbone import BackboneContract
@@ -12,7 +15,7 @@ from photos import make_photos
 
 from featx.backbones import load_backbone
 from featx.backbones.openvino import OpenVino
-from featx.backbones.runtimes import measure_runtime_drift
+from featx.backbones.runtimes import choose_runtime, measure_runtime_drift
 from featx.errors import BackboneError
 
 pytestmark = pytest.mark.keras
@@ -109,11 +112,51 @@ def test_threads_do_not_disturb_each_other():
     assert not wrong
 
 
-def test_what_cannot_be_converted_is_an_error_that_says_what_to_do():
-    network = load_backbone(SMALL, weights="none", image_size=(32, 32))
-    network.__dict__["graph"] = lambda images: images
-    with pytest.raises(BackboneError, match=r"OpenVINO cannot run mobilenet\?alpha=0.25 .*--runtime keras"):
-        OpenVino(network)
+@pytest.fixture
+def unconvertible(tmp_path):
+    """A network with an operation that OpenVINO does not have."""
+    pixels = keras.Input((32, 32, 3))
+    smaller = keras.layers.Resizing(16, 16, interpolation="lanczos3")(pixels)
+    keras.Model(pixels, keras.layers.Conv2D(4, 3)(smaller)).save(tmp_path / "odd.keras")
+    return load_backbone(f"file:{tmp_path / 'odd.keras'}")
+
+
+def test_what_cannot_be_converted_is_said_and_run_by_keras(unconvertible, caplog):
+    root = logging.getLogger()
+    before = root.level, root.filters[:], root.handlers[:]
+    with pytest.raises(BackboneError, match=r"OpenVINO cannot run file:\w+ \(.*\); run it with --runtime keras"):
+        OpenVino(unconvertible)
+    assert (root.level, root.filters, root.handlers) == before
+    with caplog.at_level(logging.WARNING, "featx"):
+        assert choose_runtime(unconvertible, "auto").name == "keras"
+    assert "Keras runs the network, which takes longer: OpenVINO cannot run file:" in caplog.text
+
+
+_STARVED = """
+import logging, resource, sys
+import numpy as np
+import featx
+from featx.backbones.running import Runner
+logging.basicConfig(format="%(message)s")
+network = featx.load_backbone("mobilenet", weights="none")
+runner = Runner(network, featx.EmbedOptions(batch_size=4096, runtime="openvino"))
+images = np.random.default_rng(0).integers(0, 256, (6, 224, 224, 3), dtype=np.uint8)
+(expected,) = network.embed(images)
+with open("/proc/self/statm") as file:
+    taken = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (taken + 4 * 2**30,) * 2)
+(found,) = runner.embed(images)
+assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+print(runner.batch_size)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux limits and tells the memory like this")
+def test_a_batch_for_which_there_is_no_memory_is_halved():
+    done = subprocess.run([sys.executable, "-c", _STARVED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert 1 <= int(done.stdout) < 4096
+    assert "batches of 4096 do not fit into the memory; going on with 2048" in done.stderr
 
 
 def test_nothing_is_reported_to_the_makers_of_openvino():

@@ -7,24 +7,27 @@ import numpy as np
 import pytest
 from runs import Patches
 
-from featx.backbones import load_backbone, runtimes
-from featx.backbones.runtimes import MAX_RUNTIME_DRIFT, Native, Runner, choose_runtime, measure_runtime_drift
+from featx.backbones import load_backbone, running, runtimes
+from featx.backbones.running import MAX_RUNTIME_DRIFT, Runner
+from featx.backbones.runtimes import Native, choose_runtime, measure_runtime_drift
 from featx.errors import BackboneError, MissingExtraError, UsageError
 from featx.options import EmbedOptions
 
 SIDE = 8
 
 
-def draw_batches(*sizes, seed=0):
-    generator = np.random.default_rng(seed)
-    return [
-        (number, list(generator.integers(0, 256, (size, SIDE, SIDE, 3), dtype=np.uint8)))
-        for number, size in enumerate(sizes)
-    ]
+def draw(count, missing=()):
+    """Numbered images, of which some are not there."""
+    images = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
+    return [(number, None if number in missing else image) for number, image in enumerate(images)]
 
 
-def join(found):
-    return [np.concatenate(matrices) for matrices in zip(*(features for _, features in found), strict=True)]
+def check(found, images):
+    """Check that each image has the features that the network gives it, in order."""
+    assert [key for keys, _ in found for key in keys] == [key for key, _ in images]
+    expected = Network().embed(np.stack([image for _, image in images if image is not None]))
+    for ours, theirs in zip(zip(*(features for _, features in found), strict=True), expected, strict=True):
+        assert np.array_equal(np.concatenate(ours), theirs)
 
 
 class Network(Patches):
@@ -141,6 +144,7 @@ def test_a_network_that_cannot_be_converted_is_said_and_run_by_keras(monkeypatch
     with caplog.at_level(logging.WARNING, "featx"):
         assert choose_runtime(Network(), "auto").name == "keras"
     assert "no such operation" in caplog.text
+    assert len(caplog.records) == 1
     with pytest.raises(BackboneError, match="no such operation"):
         choose_runtime(Network(), "openvino")
 
@@ -154,41 +158,52 @@ def test_a_network_is_converted_once_in_a_process(other):
 def test_nothing_is_converted_where_there_is_nothing_to_embed(other):
     runner = make_runner()
     assert list(runner.stream([])) == []
-    ((key, (pixels, _)),) = runner.stream([("none", [])])
-    assert (key, pixels.shape) == ("none", (0, 3 * SIDE**2))
+    ((keys, (pixels, _)),) = runner.stream([("none", None), ("nor here", None)])
+    assert (keys, pixels.shape) == (["none", "nor here"], (0, 3 * SIDE**2))
     assert runner.name == ""
 
 
 # Running
 
 
-@pytest.mark.parametrize("sizes", [(4, 4, 4, 2), (1,), (0, 3, 0), (5, 1, 1, 1, 1, 1, 1, 1, 1, 1)])
+@pytest.mark.parametrize(
+    ("count", "missing"), [(14, ()), (1, ()), (9, {0, 4, 8}), (40, set(range(20))), (700, set(range(3, 690)))]
+)
 @pytest.mark.parametrize("name", ["auto", "keras"])
-def test_batches_come_in_order_with_their_features(other, sizes, name):
-    batches = draw_batches(*sizes)
-    runner = make_runner(runtime=name)
-    found = list(runner.stream(batches))
-    assert [key for key, _ in found] == list(range(len(sizes)))
-    expected = Network().embed(np.stack([image for _, images in batches for image in images]))
-    for ours, theirs in zip(join(found), expected, strict=True):
-        assert np.array_equal(ours, theirs)
+def test_batches_come_in_order_with_their_features(other, count, missing, name):
+    images = draw(count, missing)
+    runner = make_runner(runtime=name, batch_size=4)
+    found = list(runner.stream(images))
+    check(found, images)
+    assert max(len(keys) for keys, _ in found) <= 256
+    assert max(len(features) for _, (features, _) in found) == min(4, count - len(missing))
     assert (runner.name, runner.drift) == ({"auto": "openvino"}.get(name, name), 0.0)
 
 
-def test_batches_are_taken_a_few_ahead_and_no_more(other):
+def test_images_are_taken_a_few_batches_ahead_and_no_more(other):
     taken = []
 
     def take():
-        for batch in draw_batches(*[4] * 100):
-            taken.append(batch[0])
-            yield batch
+        for number, image in draw(400):
+            taken.append(number)
+            yield number, image
 
-    stream = make_runner().stream(take())
+    stream = make_runner(batch_size=4).stream(take())
     next(stream)
-    assert len(taken) == 1
+    assert len(taken) == 4
     next(stream)
-    assert len(taken) <= 2 + 2 * Other.parallel
+    assert len(taken) <= 4 * (2 + 2 * Other.parallel)
     stream.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("featx-prefetch")]
+
+
+def test_an_error_of_the_images_ends_the_stream_and_its_threads(other):
+    def take():
+        yield from draw(20)
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(make_runner(batch_size=4).stream(take()))
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("featx-prefetch")]
 
 
@@ -197,33 +212,73 @@ def test_batches_are_taken_a_few_ahead_and_no_more(other):
 
 def test_a_runtime_that_differs_is_said_once_recorded_and_not_used(other, monkeypatch, caplog):
     monkeypatch.setattr(Other, "off_by", 1.001)
-    runner = make_runner()
+    network = Network()
     with caplog.at_level(logging.WARNING, "featx"):
-        found = list(runner.stream(draw_batches(4, 4, 4)))
-    expected = Network().embed(np.stack([image for _, images in draw_batches(4, 4, 4) for image in images]))
-    for ours, theirs in zip(join(found), expected, strict=True):
-        assert np.array_equal(ours, theirs)
-    assert runner.name == "keras"
-    assert runner.drift == pytest.approx(1e-3, rel=0.01)
-    assert runner.batch_size == Native(Network()).batch_sizes[0]
+        for _ in range(2):
+            runner = make_runner(network)
+            check(list(runner.stream(draw(80))), draw(80))
+            assert runner.name == "keras"
+            assert runner.drift == pytest.approx(1e-3, rel=0.01)
+            assert runner.batch_size == Native(network).batch_sizes[0]
     (record,) = caplog.records
-    assert "openvino differs from Keras by 1.0e-03 of the features (limit 1e-04) for patches, so Keras runs it" in (
-        record.getMessage()
+    assert (
+        "openvino is not used for patches: it differs from Keras by 1.0e-03 of the features (limit 1e-04)"
+        in record.getMessage()
     )
 
 
 def test_a_runtime_that_was_asked_for_and_differs_is_an_error(other, monkeypatch):
     monkeypatch.setattr(Other, "off_by", 1.001)
-    with pytest.raises(BackboneError, match=r"openvino differs .* run it with --runtime keras"):
-        list(make_runner(runtime="openvino").stream(draw_batches(4)))
+    with pytest.raises(BackboneError, match=r"openvino cannot run patches: it differs .* run it with --runtime keras"):
+        list(make_runner(runtime="openvino").stream(draw(4)))
+
+
+def test_a_runtime_that_fails_on_the_first_batch_is_not_used(other, monkeypatch, caplog):
+    def fail(*_):
+        msg = "no such kernel"
+        raise BackboneError(msg)
+
+    monkeypatch.setattr(Other, "embed", fail)
+    runner = make_runner()
+    with caplog.at_level(logging.WARNING, "featx"):
+        check(list(runner.stream(draw(40))), draw(40))
+    assert (runner.name, runner.drift) == ("keras", 0)
+    assert "openvino is not used for patches: no such kernel" in caplog.text
+    with pytest.raises(BackboneError, match="no such kernel"):
+        list(make_runner(runtime="openvino").stream(draw(4)))
+
+
+def test_a_runtime_that_gives_no_numbers_is_refused_with_an_infinite_drift(other, monkeypatch):
+    monkeypatch.setattr(Other, "off_by", np.nan)
+    runner = make_runner()
+    check(list(runner.stream(draw(8))), draw(8))
+    assert (runner.name, runner.drift) == ("keras", np.inf)
 
 
 def test_a_difference_within_the_limit_is_recorded(other, monkeypatch):
     monkeypatch.setattr(Other, "off_by", 1 + 1e-5)
     runner = make_runner()
-    list(runner.stream(draw_batches(4, 4)))
+    list(runner.stream(draw(8)))
     assert runner.name == "openvino"
     assert 0 < runner.drift <= MAX_RUNTIME_DRIFT
+
+
+def test_keras_compares_as_many_images_as_it_can_hold(other, monkeypatch):
+    class Narrow(Network):
+        compared = ()
+
+        def embed(self, images):
+            self.compared = (*self.compared, len(images))
+            if len(images) > 8:
+                raise MemoryError
+            return super().embed(images)
+
+    monkeypatch.setattr(Other, "embed", lambda _own, images: Network().embed(images))
+    network = Narrow()
+    runner = make_runner(network, batch_size=64)
+    check(list(runner.stream(draw(70))), draw(70))
+    assert network.compared == (32, 16, 8, 8, 8, 8)
+    assert runner.name == "openvino"
 
 
 def test_drift_is_that_of_the_worst_image_and_output():
@@ -260,11 +315,11 @@ def test_the_batch_size_that_is_asked_for_is_taken(other):
 
 def test_sizes_are_tried_out_where_there_are_many_images(other, monkeypatch):
     rates = {4: 100.0, 1: 109.0, 16: 50.0}
-    monkeypatch.setattr(runtimes, "measure_rate", lambda _runtime, size, _shape: rates[size])
-    assert make_runner(expected=1999).batch_size == 4
-    assert make_runner(expected=2000).batch_size == 4  # 9 % are not worth other last digits
+    monkeypatch.setattr(running, "measure_rate", lambda _runtime, size, _shape: rates[size])
+    assert make_runner(expected=4999).batch_size == 4
+    assert make_runner(expected=5000).batch_size == 4  # 9 % are not worth other last digits
     rates[1] = 111.0
-    assert make_runner(expected=2000).batch_size == 1
+    assert make_runner(expected=5000).batch_size == 1
 
 
 def test_a_trial_measures_what_runs(other):
@@ -284,20 +339,44 @@ def test_out_of_memory_halves_the_batch_and_goes_on(other, monkeypatch, caplog):
     monkeypatch.setattr(Other, "most", 5)
     runner = make_runner(batch_size=32)
     with caplog.at_level(logging.WARNING, "featx"):
-        found = list(runner.stream(draw_batches(32, 32, 32, 7)))
-    expected = Network().embed(np.stack([image for _, images in draw_batches(32, 32, 32, 7) for image in images]))
-    for ours, theirs in zip(join(found), expected, strict=True):
-        assert np.array_equal(ours, theirs)
+        check(list(runner.stream(draw(103))), draw(103))
     assert runner.batch_size == 4
     assert [record.getMessage() for record in caplog.records] == [
         f"batches of {size} do not fit into the memory; going on with {size // 2}" for size in (32, 16, 8)
     ]
 
 
+def test_a_size_that_cannot_be_prepared_is_halved(other, monkeypatch):
+    def fix(own, size):
+        own.sizes.append(size)
+        if size > 10:
+            raise MemoryError
+
+    monkeypatch.setattr(Other, "fix_batch_size", fix)
+    runner = make_runner(batch_size=64)
+    assert runner.batch_size == 8
+    assert runner.prepare().sizes == [64, 32, 16, 8]
+    check(list(runner.stream(draw(20))), draw(20))
+
+
+def test_memory_that_runs_out_later_halves_the_batch_too(other, monkeypatch):
+    embed = Other.embed
+    runner = make_runner(batch_size=16)
+
+    def run_out(own, images):
+        if len(own.calls) == 3:
+            monkeypatch.setattr(Other, "most", 5)
+        return embed(own, images)
+
+    monkeypatch.setattr(Other, "embed", run_out)
+    check(list(runner.stream(draw(203))), draw(203))
+    assert runner.batch_size == 4
+
+
 def test_one_image_that_does_not_fit_is_an_error(other, monkeypatch):
     monkeypatch.setattr(Other, "most", 0)
     with pytest.raises(BackboneError, match="one image does not fit into the memory for patches: it is too much"):
-        list(make_runner().stream(draw_batches(4)))
+        list(make_runner(runtime="openvino").stream(draw(4)))
 
 
 def test_a_backbone_by_itself_takes_batches_of_the_size_that_fits():
@@ -311,10 +390,8 @@ def test_a_backbone_by_itself_takes_batches_of_the_size_that_fits():
             return super().embed(images)
 
     network = Small()
-    runner = make_runner(network, runtime="keras")
-    found = list(runner.stream(draw_batches(32, 9)))
-    assert [len(matrix) for _, (matrix, _) in found] == [32, 9]
-    assert network.sizes == (32, 16, 8, 8, 8, 8, 8, 8)
+    check(list(make_runner(network, runtime="keras").stream(draw(41))), draw(41))
+    assert network.sizes == (32, 16, 8, 8, 8, 8, 8, 1)
 
 
 def test_on_a_gpu_each_batch_has_the_same_size():
@@ -322,8 +399,5 @@ def test_on_a_gpu_each_batch_has_the_same_size():
     network.is_on_gpu = True
     seen = []
     network.embed = lambda images: (seen.append(len(images)), Patches.embed(network, images))[1]
-    found = list(make_runner(network, batch_size=8).stream(draw_batches(8, 3)))
+    check(list(make_runner(network, batch_size=8).stream(draw(11))), draw(11))
     assert seen == [8, 8]
-    expected = Network().embed(np.stack([image for _, images in draw_batches(8, 3) for image in images]))
-    for ours, theirs in zip(join(found), expected, strict=True):
-        assert np.array_equal(ours, theirs)

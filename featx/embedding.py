@@ -44,7 +44,8 @@ class Embedding:
         cached: Items that the store had already.
         quarantined: Items that could not be embedded, with their reasons in the store.
         removed: Items that the store had and the manifest has no more.
-        seconds: Time of the loop and the seal, without building the network.
+        seconds: Time of the loop and the seal.
+        start_seconds: Time before: building the network, golden pictures, converting it for the runtime.
         stage_seconds: What of it went into each of `featx.timing.STAGES`, over all threads.
         runtime: What ran the network; empty if nothing was new.
         max_bad: Share of items in quarantine that the run was to accept, 0 to 1.
@@ -56,6 +57,7 @@ class Embedding:
     quarantined: int
     removed: int
     seconds: float
+    start_seconds: float
     stage_seconds: Mapping[str, float]
     runtime: str
     max_bad: float
@@ -90,8 +92,8 @@ class Embedding:
         counts = {"new": self.new, "cached": self.cached, "quarantined": self.quarantined}
         counts["removed"] = self.removed
         speed = {"seconds": self.seconds, "images_per_second": self.images_per_second}
-        stages = {"runtime": self.runtime, "stage_seconds": dict(self.stage_seconds)}
-        return {**size, **counts, **speed, **stages}
+        stages = {"start_seconds": self.start_seconds, "stage_seconds": dict(self.stage_seconds)}
+        return {**size, **counts, **speed, **stages, "runtime": self.runtime}
 
 
 def embed(  # noqa: PLR0913 - one keyword for each part of the spec
@@ -130,13 +132,13 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
     Raises:
         FeatxError: One of its kinds, for a source, backbone or store that cannot be used.
     """
+    begun = time.perf_counter()
     manifest = source if isinstance(source, Manifest) else read_source(source)
     network = _build(backbone, layers, pooling, weights, _check_image(image or {}))
     image_spec = ImageSpec(**{**(image or {}), "height": network.height, "width": network.width})
     stem = name.removesuffix(".h5") if name else name_store(network, pooling, image or {}, dtype)
     named = len(network.outputs) > 1 or bool(layers and not name)
     paths = _name_files(Path(folder), stem, [output.layer if named else "" for output in network.outputs])
-    started = time.perf_counter()
     with contextlib.ExitStack() as stack:
         writers = []
         goldens = embed_golden(network, image_spec, make_golden_files())
@@ -145,11 +147,14 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
             writer = StoreWriter(path, make_spec(network, output, image_spec, dtype), provenance, salvage=salvage)
             writers.append(stack.enter_context(writer))
         _refuse_drift(writers, goldens, network, image_spec)
-        ledger, timing = Ledger(writers, manifest, options), Timing()
-        runner = Runner(network, options, expected=ledger.expected, timing=timing)
+        ledger = Ledger(writers, manifest, options)
+        runner = Runner(network, options, expected=ledger.expected)
+        if ledger.expected:
+            runner.prepare()
+        timing, started = Timing(), time.perf_counter()
         # Closed at once when the run ends early, so that no thread goes on decoding.
         images = stack.enter_context(contextlib.closing(ledger.examine(image_spec, timing)))
-        for batch, vectors in stack.enter_context(contextlib.closing(runner.stream(images))):
+        for batch, vectors in stack.enter_context(contextlib.closing(runner.stream(images, timing))):
             with timing.measure(WRITE):
                 for writer, rows in zip(writers, vectors, strict=True):
                     writer.note_runtime(runner.name, runner.drift)
@@ -159,8 +164,8 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
             stores = [writer.seal(*rows) for writer, rows in zip(writers, ledger.conclude(), strict=True)]
     seconds, stages = time.perf_counter() - started, timing.conclude()
     return [
-        Embedding(store, *ledger.count(writer), seconds, stages, runner.name, options.max_bad)
-        for writer, store in zip(writers, stores, strict=True)
+        Embedding(store, *counts, seconds, started - begun, stages, runner.name if counts[0] else "", options.max_bad)
+        for counts, store in zip(map(ledger.count, writers), stores, strict=True)
     ]
 
 

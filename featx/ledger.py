@@ -211,7 +211,7 @@ class Ledger:
                 pairs.setdefault(stamp.sha256, (other, item))
         if pairs:
             logger.warning(
-                "the same bytes stand under several labels %d times, such as in %r (%s) and %r (%s); keep one of each",
+                "the same bytes stand under several labels (%d such), as in %r (%s) and %r (%s); keep one of each",
                 len(pairs),
                 *(value for item in next(iter(pairs.values())) for value in (item.id, item.label)),
             )

@@ -9,6 +9,9 @@ from featx.options import count_cores
 
 READ, DECODE, INFER, WRITE = "read+hash", "decode", "infer", "write"
 
+# In any run some cores are idle for some of the time, which is nobody's disk.
+_USUALLY_IDLE = 0.15
+
 #: The stages of an embedding run, in the order of the data.
 STAGES = (READ, DECODE, INFER, WRITE)
 
@@ -17,9 +20,9 @@ class Timing:
     """Adds up the seconds of each stage over all threads, from when it is made.
 
     A thread that waits for a core or for Python's lock is in no stage, so that stages count their own processor
-    time. To that, reading and writing add what they waited for disks and drives, as far as cores
-    were idle meanwhile. The network has what is left of the process's time, because it runs in threads that no
-    clock of Python sees; on a device, it has the time that its calls take.
+    time. To that, reading and writing add what they waited for disks and drives, as far as more cores
+    than usual were idle meanwhile. The network has what is left of the process's time, because it runs in
+    threads that no clock of Python sees; on a device, it has the time that its calls take.
 
     Attributes:
         is_on_device: Whether the network runs on a GPU.
@@ -55,7 +58,7 @@ class Timing:
     def conclude(self) -> dict[str, float]:
         """Return the seconds of each stage; called in the thread that made it."""
         elapsed, process, own = (now - then for now, then in zip(_read_clocks(), self._started, strict=True))
-        idle = max(0.0, elapsed * count_cores() - process)
+        idle = max(0.0, (1 - _USUALLY_IDLE) * elapsed * count_cores() - process)
         with self._lock:
             seconds = dict(self._cpu)
             for stage in (READ, WRITE):

@@ -249,7 +249,7 @@ def test_the_same_bytes_under_several_labels_are_reported_once(pictures, feature
     (pictures / "dog" / "page.jpg").write_text("<html>")
     embed(pictures, Patches("means", "pixels"), folder=features)
     (note,) = notes()
-    assert note.startswith("the same bytes stand under several labels 2 times, such as in 'cat/copy of 0.png' (cat)")
+    assert note.startswith("the same bytes stand under several labels (2 such), as in 'cat/copy of 0.png' (cat)")
     assert note.endswith("and 'dog/0.png' (dog); keep one of each")
 
 

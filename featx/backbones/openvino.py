@@ -11,6 +11,7 @@ import queue
 import re
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -131,8 +132,9 @@ def _convert(network: Any) -> Any:  # noqa: ANN401 - as above
     Of a function whose outputs have no names, the converter also keeps what only training would use (a second
     output of each swish), and with it a change of layout before and after: EfficientNetB0 then takes 1.8 times as long.
     """
-    with _keep_logging():
-        model = openvino.convert_model(network.graph)
+    # In a thread, since OpenVINO takes an interrupt (Ctrl-C), which Python raises in the main thread, for a failure.
+    with _keep_logging(), ThreadPoolExecutor(1, thread_name_prefix="featx-conversion") as pool:
+        model = pool.submit(openvino.convert_model, network.graph).result()
     outputs = [model.output(f"output_{number}") for number in range(len(network.outputs))]
     return openvino.Model([output.get_node().input_value(0) for output in outputs], model.get_parameters())
 

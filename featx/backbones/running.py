@@ -24,8 +24,8 @@ from featx.options import EmbedOptions
 from featx.prefetching import prefetch
 from featx.timing import INFER, Timing
 
-#: The largest difference from Keras, relative to the largest feature of the image, that a runtime may
-#: have. Those measured are 2e-7 to 2e-6; an operation that is done otherwise gives more than 1e-2.
+#: The largest difference from Keras that a runtime may have, as a share of an image's features. Those measured are
+#: 1e-7 to 8e-6 for pooled features, up to 3e-5 for whole maps; an operation that is done otherwise gives above 1e-2.
 MAX_RUNTIME_DRIFT = 1e-4
 
 #: With fewer images than that, trying out batch sizes takes longer than the best one saves.
@@ -48,18 +48,18 @@ logger = logging.getLogger(__name__)
 class Runner:
     """Runs a backbone by the runtime that the options ask for.
 
-    Nothing is converted or compiled before there is an image to embed.
+    Nothing is converted or compiled before there is an image to embed, or one is expected.
 
     Args:
         network: The backbone, which is also what another runtime is compared with.
         options: Of these, the runtime and the batch size.
-        expected: About how many images there will be; decides whether batch sizes are tried out.
+        expected: How many images there will be at most; 0 if that is not known. Decides whether batch sizes are tried
+            out, and limits them.
         few: With fewer images than this, `auto` converts nothing.
-        timing: What the network's time is added to.
 
     Attributes:
-        drift: Largest difference from Keras on the first batch, relative to each image's largest feature; 0 if
-            nothing but Keras was tried, above `MAX_RUNTIME_DRIFT` if the other runtime was refused.
+        drift: Largest difference from Keras on the first batch (see `measure_runtime_drift`); 0 if nothing but
+            Keras was tried, above `MAX_RUNTIME_DRIFT` if the other runtime was refused.
     """
 
     def __init__(
@@ -69,13 +69,12 @@ class Runner:
         *,
         expected: int = 0,
         few: int = 0,
-        timing: Timing | None = None,
     ) -> None:
         self._network = network
         self._options = options
         self._expected = expected
         self._is_worth_converting = expected >= few
-        self._timing = timing or Timing()
+        self._timing = Timing()
         self._lock = threading.Lock()
         self._size = 0
         self._runtime: Runtime | None = None
@@ -109,9 +108,10 @@ class Runner:
         return choose_runtime(self._network, "auto") if self._is_worth_converting else Native(self._network)
 
     def _set_runtime(self, runtime: Runtime) -> Runtime:
-        self._fix_batch_size(runtime, self._options.batch_size or self._choose_batch_size(runtime))
+        size = self._options.batch_size or self._choose_batch_size(runtime)
+        # A batch that can never be full would be filled up, and take memory and time.
+        self._fix_batch_size(runtime, min(size, self._expected) if self._expected else size)
         self._runtime = runtime
-        self._timing.is_on_device = runtime.is_on_gpu
         return runtime
 
     def _choose_batch_size(self, runtime: Runtime) -> int:
@@ -146,12 +146,13 @@ class Runner:
         return size // 2
 
     def stream(
-        self, images: Iterable[tuple[Key, NDArray[np.uint8] | None]]
+        self, images: Iterable[tuple[Key, NDArray[np.uint8] | None]], timing: Timing | None = None
     ) -> Generator[tuple[list[Key], tuple[Features, ...]]]:
         """Embed images in batches, several at a time, in order.
 
         Args:
             images: Anything that tells an image, and the image, uint8 RGB `(height, width, 3)`; None if there is none.
+            timing: What the network's time is added to.
 
         Yields:
             What tells the images of a batch, and the features of those that there are, one matrix `(n, dim)` per
@@ -160,8 +161,9 @@ class Runner:
         Raises:
             FeatxError: As `prepare`, and if one image alone does not fit into the memory.
         """
-        if self._expected >= PROBED_IMAGES:
-            self.prepare()  # before anything else runs, as it measures
+        self._timing = timing or self._timing
+        if self._expected:
+            self.prepare()  # before threads decode, since it measures and keeps Python's lock
         batches = self._gather(images)
         for keys, pixels in batches:
             yield keys, self._embed_first(np.stack(pixels)) if pixels else self._make_empty()
@@ -202,6 +204,7 @@ class Runner:
         while True:
             size = self._size
             try:
+                self._timing.is_on_device = runtime.is_on_gpu
                 with self._timing.measure(INFER):
                     return runtime.embed(images)
             except MemoryError as error:
@@ -231,7 +234,7 @@ class Runner:
         if self.drift <= MAX_RUNTIME_DRIFT:
             return found
         self._refuse(
-            runtime, f"it differs from Keras by {self.drift:.1e} of the features (limit {MAX_RUNTIME_DRIFT:.0e})"
+            runtime, f"it differs from Keras by {self.drift:.1e} of the features' norm (limit {MAX_RUNTIME_DRIFT:.0e})"
         )
         return self.embed(images)
 

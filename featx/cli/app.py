@@ -16,6 +16,9 @@ from featx.errors import FeatxError
 
 _STOPPED = "stopped; what was finished is kept, and the same command goes on from there"
 
+#: Verbs of which that is true; the others begin anew.
+_RESUMED = {"embed", "repair"}
+
 app = typer.Typer(
     name="featx",
     help="Embed images once with a frozen backbone; after that, a classifier takes seconds.",
@@ -91,7 +94,7 @@ def main() -> None:
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
         if code == EXIT_CODE:  # typer has turned Ctrl-C into this code
-            _fail(KeyboardInterrupt(), _STOPPED, code, debug=debug)
+            _fail(KeyboardInterrupt(), _describe_stop(), code, debug=debug)
         sys.exit(code)
     except FeatxError as error:
         _fail(error, str(error), error.exit_code, debug=debug)
@@ -103,13 +106,17 @@ def main() -> None:
         message = f"{error.format_message().rstrip('.')}; see `{command} --help`"
         _fail(error, message, error.exit_code, debug=debug)
     except KeyboardInterrupt as error:
-        _fail(error, _STOPPED, EXIT_CODE, debug=debug)
+        _fail(error, _describe_stop(), EXIT_CODE, debug=debug)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; flushing would fail
         sys.exit(1)
     except OSError as error:
         name = f": {error.filename}" if error.filename else ""
         _fail(error, f"{error.strerror or error}{name}", 1, debug=debug)
+
+
+def _describe_stop() -> str:
+    return _STOPPED if _RESUMED & set(sys.argv[1:]) else "stopped"
 
 
 def _fail(error: BaseException, message: str, code: int, *, debug: bool) -> None:

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,9 @@ from featx.options import EMBED_DEFAULTS, ON_BAD, RUNTIMES, EmbedOptions
 from featx.specs import DECODERS, DTYPES, INTERPOLATIONS, POOLINGS, RESIZES
 
 _SHOWN_REASONS = 5
+
+# A slower run is told with a decimal, so that it never seems to stand still.
+_WHOLE_RATE = 10
 
 Source = Annotated[
     str,
@@ -36,7 +40,9 @@ GroupColumn = Annotated[
 BatchSize = Annotated[
     int | None, typer.Option(min=1, help="Images per forward pass, which changes no number; chosen if not given.")
 ]
-Runtime = Annotated[str, typer.Option(help=f"What runs the network: {', '.join(RUNTIMES)} (the fastest there is).")]
+Runtime = Annotated[
+    str, typer.Option(help=f"What runs the network: {', '.join(RUNTIMES)}; auto is OpenVINO where there is no GPU.")
+]
 Workers = Annotated[int | None, typer.Option(min=1, help="Decoding threads; one per core if not given.")]
 
 
@@ -97,6 +103,7 @@ def embed(
     import featx
 
     image = parse_image_options(image_size, resize, interpolation, decoder)
+    options = EmbedOptions(batch_size, workers, rehash, None, on_bad, max_bad, runtime)
     manifest = read_and_describe(source, root, path_column, label_column, split_column, group)
     with end_at_second_interrupt(), show_progress("embedding") as progress:
         results = featx.embed(
@@ -109,14 +116,14 @@ def embed(
             dtype=dtype,
             name=name,
             folder=features,
-            options=EmbedOptions(batch_size, workers, rehash, progress, on_bad, max_bad, runtime),
+            options=replace(options, progress=progress),
         )
     show_quarantine(results)
-    for result in results:
+    for number, result in enumerate(results, 1):
         if as_json:
             print_json(result.to_dict())
         else:
-            typer.echo(_describe(result))
+            typer.echo(_describe(result, with_stages=number == len(results)))
     for result in results:
         result.check()
 
@@ -180,12 +187,14 @@ def show_quarantine(results: list[Any]) -> None:
         )
 
 
-def _describe(result: Any) -> str:  # noqa: ANN401 - an Embedding, whose module loads numpy
-    rate = (
-        f", {result.images_per_second:,.0f} images/s ({_describe_stages(result.stage_seconds)})" if result.new else ""
-    )
+def _describe(result: Any, *, with_stages: bool) -> str:  # noqa: ANN401 - an Embedding, whose module loads numpy
     removed = f", {result.removed:,} removed" if result.removed else ""
     counts = f"{result.new:,} new, {result.cached:,} cached, {result.quarantined:,} quarantined{removed}"
+    rate = ""
+    if result.new:  # all stores of a run share one time
+        stages = f" ({_describe_stages(result.stage_seconds)})" if with_stages else ""
+        speed = result.images_per_second
+        rate = f", {speed:,.0f} images/s{stages}" if speed >= _WHOLE_RATE else f", {speed:.1f} images/s{stages}"
     return f"{counts}{rate} -> {result.store.path}"
 
 

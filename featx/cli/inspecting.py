@@ -37,13 +37,19 @@ def info(
         ("classes", _list(about["classes"]) or "none"),
         ("splits", _list(about["splits"]) or "none in the source"),
         ("groups", str(about["groups"] or "none")),
-        ("runtime", f"{about['runtime']}, drift {about['drift']:.1e}"),
+        ("runtime", _describe_runtime(about["runtime"], about["drift"])),
         ("made with", ", ".join(f"{name} {version}" for name, version in about["created_with"].items())),
         ("quarantined", str(len(about["quarantined"]))),
     ]
     typer.echo("\n".join(f"{name:<12} {to_printable(value)}" for name, value in rows))
     for row in about["quarantined"]:
         typer.echo(f"  {to_printable(row['id'])}: {to_printable(row['reason'])}")
+
+
+def _describe_runtime(names: str, drift: float) -> str:
+    if names == "keras" and drift:
+        return f"keras (another runtime differed by {drift:.1e} and was not used)"
+    return f"{names}, at most {drift:.1e} off Keras" if drift else names
 
 
 def _list(counts: dict[str, int]) -> str:

@@ -27,11 +27,13 @@ def show_progress(what: str) -> Iterator[Progress | None]:
         def render(self, task: Task) -> Text:
             return Text(f"{task.speed:,.1f}/s" if task.speed else "")
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
     # rich would otherwise send what is printed to stdout to the bar's console: rows of `> out.csv` to stderr.
-    with Bar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    console = Console(stderr=True)
+    with Bar(*columns, console=console, transient=True, redirect_stdout=False, speed_estimate_period=5) as bar:
+        # What is imported, built and converted before the first item takes seconds in which nothing moves.
+        task = bar.add_task(f"{what}: loading", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total, description=what)
 
 
 def print_json(values: Any) -> None:  # noqa: ANN401 - anything that JSON can hold

@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,7 @@ from featx.cli.embedding import (
     read_and_describe,
 )
 from featx.cli.output import format_table, print_json, show_progress
+from featx.errors import SourceError
 from featx.items.manifest import to_text
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prefetching import gather
@@ -89,7 +90,27 @@ def predict(
     # Where rows appear on the terminal, they are the progress; a bar would run into them.
     with contextlib.nullcontext(None) if sys.stdout.isatty() else show_progress("predicting") as progress:
         options = EmbedOptions(batch_size, workers, progress=progress, runtime=runtime)
-        printer(predictor.predict(images, options), predictor.classes)
+        failed: list[str] = []
+        printer(_note_failures(predictor.predict(images, options), failed), predictor.classes)
+    if failed:
+        typer.echo(f"note: {len(failed):,} could not be read, the first is {to_text(failed[0])}", err=True)
+
+
+def _note_failures(predictions: Iterable[Any], failed: list[str]) -> Iterator[Any]:
+    """Pass predictions on and note those that failed.
+
+    Raises:
+        SourceError: At the end, if all did.
+    """
+    has_read = False
+    for row in predictions:
+        if row.error:
+            failed.append(row.path)
+        has_read = has_read or not row.error
+        yield row
+    if failed and not has_read:
+        msg = f"none of the {len(failed):,} images could be read; the first is {to_text(failed[0])}"
+        raise SourceError(msg)
 
 
 def _print_table(predictions: Iterable[Any], classes: tuple[str, ...]) -> None:  # noqa: ARG001 - one signature for all

@@ -185,9 +185,9 @@ class Predictor:
         timing, done = Timing(), 0
         spec, workers = self.bundle.embed_spec.image, options.count_workers()
         examined_items = examine(manifest, spec, known=None, stamps={}, workers=workers, timing=timing)
-        runner = Runner(self._backbone, options, expected=len(manifest), few=FEW_IMAGES, timing=timing)
+        runner = Runner(self._backbone, options, expected=len(manifest), few=FEW_IMAGES)
         images = ((examined, examined.image.pixels if examined.image else None) for examined in examined_items)
-        with contextlib.closing(examined_items), contextlib.closing(runner.stream(images)) as embedded:
+        with contextlib.closing(examined_items), contextlib.closing(runner.stream(images, timing)) as embedded:
             for batch, (features,) in embedded:
                 rows = iter(self._classify(self._round(features)) if len(features) else ())
                 for examined in batch:

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import signal
 import subprocess
 import sys
 import threading
@@ -130,6 +131,17 @@ def test_what_cannot_be_converted_is_said_and_run_by_keras(unconvertible, caplog
     with caplog.at_level(logging.WARNING, "featx"):
         assert choose_runtime(unconvertible, "auto").name == "keras"
     assert "Keras runs the network, which takes longer: OpenVINO cannot run file:" in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="only POSIX can send a signal to one thread")
+def test_ctrl_c_during_a_conversion_is_no_failure_of_it():
+    network = load_backbone("efficientnetb0", weights="none", image_size=(64, 64))
+    assert network.graph
+    signals = threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    signals.start()
+    with pytest.raises(KeyboardInterrupt):
+        OpenVino(network)
+    signals.join()
 
 
 _STARVED = """

@@ -161,3 +161,13 @@ def test_layers_lists_where_to_cut(featx_command):
     assert rows[-1]["output_shape"] == [7, 7, 256]
     assert rows[-1]["bytes_per_item"] == 1024
     assert "conv_pw_13_relu" in featx_command("layers", "mobilenet?alpha=0.25").out
+
+
+def test_predict_says_how_many_could_not_be_read_and_fails_if_none_could(featx_command, embedded, digits, tmp_path):
+    featx_command("fit", "--clf", "centroid")
+    (bundle,) = Path("runs").iterdir()
+    some = featx_command("predict", bundle, next(digits.rglob("*.png")), "nowhere", "--format", "csv")
+    assert (some.code, some.err) == (0, "note: 1 could not be read, the first is nowhere\n")
+    none = featx_command("predict", bundle, "nowhere", "nor here")
+    assert none.code == 1
+    assert "error: none of the 2 images could be read; the first is nowhere" in none.err

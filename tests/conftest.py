@@ -1,3 +1,4 @@
+import logging
 import os
 from pathlib import Path
 
@@ -29,3 +30,13 @@ def digits(tmp_path_factory):
 def store(digits, tmp_path_factory):
     """The 400 digits, embedded by the backbone that needs no TensorFlow."""
     return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("features"))[0].store
+
+
+@pytest.fixture
+def notes(caplog, monkeypatch):
+    """What featx tells the user, whether or not another test has run the command line, which keeps it."""
+    logger = logging.getLogger("featx")
+    logger.addHandler(caplog.handler)
+    monkeypatch.setattr(logger, "propagate", False)
+    yield lambda: [r.getMessage() for r in caplog.get_records("call") if r.levelno >= logging.WARNING]
+    logger.removeHandler(caplog.handler)

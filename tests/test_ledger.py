@@ -1,6 +1,5 @@
 """What becomes of items that cannot be embedded, or not now, and what a run says of them."""
 
-import logging
 import os
 import sys
 import time
@@ -28,16 +27,6 @@ def pictures(tmp_path):
 @pytest.fixture
 def features(tmp_path):
     return tmp_path / "features"
-
-
-@pytest.fixture
-def notes(caplog, monkeypatch):
-    """What the ledger tells the user, whether or not another test has run the command line, which keeps it."""
-    logger = logging.getLogger("featx.ledger")
-    logger.addHandler(caplog.handler)
-    monkeypatch.setattr(logger, "propagate", False)
-    yield lambda: [record.getMessage() for record in caplog.get_records("call")]
-    logger.removeHandler(caplog.handler)
 
 
 def spoil(pictures, how_many):

@@ -25,6 +25,7 @@ from featx.store.layout import (
     decode_text,
     digest_block,
     digest_columns,
+    forget_pages,
     map_dataset,
     open_dataset,
     open_group,
@@ -36,8 +37,8 @@ from featx.store.layout import (
 )
 from featx.store.sealing import Golden, digest_golden, read_golden, write_golden
 
-#: A shard is committed when it holds this many bytes or is this old, whichever comes first.
-SHARD_BYTES = 64 << 20
+#: A shard is committed when it holds this many bytes or is this old, whichever comes first. Twice that is in memory.
+SHARD_BYTES = 16 << 20
 SHARD_SECONDS = 20.0
 
 #: A mapped file is an open file, of which a process may have 1,024, and a long run leaves thousands of shards.
@@ -224,6 +225,7 @@ class Journal:
         if checksums != [digest_block(features), *digest_columns(columns), digest_golden(golden)]:
             msg = "its bytes differ from their checksum"
             raise ValueError(msg)
+        forget_pages(features)
         load = functools.partial(self._map, path)
         return Shard(decode_text(contents).tolist(), sizes.tolist(), load, golden, runtime, drift)
 

@@ -5,6 +5,7 @@ docs/format.md is its specification; this module is the only place that spells i
 
 import hashlib
 import math
+import mmap
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -235,3 +236,13 @@ def map_dataset(dataset: h5py.Dataset) -> NDArray[np.floating]:
         return np.empty(dataset.shape, dataset.dtype)
     with os.fdopen(os.dup(dataset.file.id.get_vfd_handle()), "rb") as file:
         return np.memmap(file, dtype=dataset.dtype, mode="r", offset=dataset.id.get_offset(), shape=dataset.shape)
+
+
+def forget_pages(matrix: NDArray[Any]) -> None:
+    """Give back the memory that a mapped matrix has taken so far; what is read again comes from the system's cache.
+
+    Else a long run would seem to take as much memory as it has rows: pages of a mapped file count until they are needed
+    by somebody else.
+    """
+    if isinstance(matrix.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # Windows has none
+        matrix.base.madvise(mmap.MADV_DONTNEED)

@@ -26,6 +26,7 @@ from featx.store.layout import (
     digest_block,
     digest_columns,
     encode_text,
+    forget_pages,
     open_dataset,
     read_column,
     update_digest,
@@ -182,8 +183,14 @@ def _write_features(
     for start in range(0, len(rows), block_rows):
         chosen = rows[start : start + block_rows]
         block = np.empty((len(chosen), dim), features.dtype)
+        last = block
         for at, row in enumerate(chosen):
-            block[at] = row.load()[row.index]  # copied, so that no more matrices stay mapped than the loader keeps
+            matrix = row.load()
+            block[at] = matrix[row.index]  # copied, so that no more matrices stay mapped than the loader keeps
+            if matrix is not last:
+                forget_pages(last)
+                last = matrix
+        forget_pages(last)
         features[start : start + len(block)] = block
         checksums.append(digest_block(block))
     return checksums

@@ -1,6 +1,7 @@
 import hashlib
 import operator
 import struct
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -17,6 +18,7 @@ from featx.store.layout import (
     digest_block,
     digest_columns,
     encode_text,
+    forget_pages,
     map_dataset,
     open_dataset,
     open_group,
@@ -215,3 +217,28 @@ def test_a_file_that_is_replaced_while_it_is_read_is_read_to_its_end(tmp_path):
         dataset = open_dataset(file, "rows")
         (tmp_path / "new.h5").rename(path)
         assert map_dataset(dataset).tolist() == [1, 1, 1]
+
+
+def read_resident_bytes():
+    lines = Path("/proc/self/smaps_rollup").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss:"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells what is in memory")
+def test_forgotten_pages_leave_the_memory_and_can_be_read_again(tmp_path):
+    features = np.arange(1 << 24, dtype=np.float32).reshape(-1, 64)  # 64 MiB
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        matrix = map_dataset(file.create_dataset("features", data=features))
+        file.flush()
+    total = features.sum(dtype=np.float64)
+    del features
+    before = read_resident_bytes()
+    assert matrix.sum(dtype=np.float64) == total
+    assert read_resident_bytes() - before > 60 << 20
+    forget_pages(matrix)
+    assert read_resident_bytes() - before < 8 << 20
+    assert matrix.sum(dtype=np.float64) == total
+
+
+def test_what_is_not_mapped_has_nothing_to_forget():
+    forget_pages(np.zeros(3))

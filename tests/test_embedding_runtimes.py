@@ -11,10 +11,10 @@ from runs import age
 
 import featx
 from featx import EmbedOptions
-from featx.backbones import openvino
 from featx.embedding import embed
 from featx.store.journal import Journal
 
+openvino = pytest.importorskip("featx.backbones.openvino", reason="OpenVINO is not installed")
 pytestmark = pytest.mark.keras
 
 BACKBONE = "mobilenet?alpha=0.25"

@@ -18,13 +18,13 @@ from featx.backbones import Backbone, load_backbone
 from featx.backbones.running import Runner
 from featx.errors import DataError, ImageError
 from featx.items.decoding import decode
+from featx.items.examination import limit_ahead
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prefetching import prefetch
 from featx.specs import ImageSpec
 
 _ARRAY_RANK = 3
 _CHANNELS = 3
-_DECODED_AHEAD = 64
 
 Picture = str | os.PathLike[str] | NDArray[np.uint8]
 
@@ -105,7 +105,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         features, done = np.empty((len(numbered), backbone.outputs[0].dim), np.float32), 0
         runner = Runner(backbone, options, expected=len(numbered))
         decoded = prefetch(
-            lambda task: _decode_picture(*task, spec), numbered, workers=workers, ahead=_DECODED_AHEAD + workers
+            lambda task: _decode_picture(*task, spec), numbered, workers=workers, ahead=limit_ahead(spec, workers)
         )
         images = ((None, pixels) for pixels in decoded)
         with contextlib.closing(decoded), contextlib.closing(runner.stream(images)) as embedded:

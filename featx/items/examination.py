@@ -113,11 +113,16 @@ def examine(
     def examine_part(part: Item | list[Examined]) -> list[Examined]:
         return part if isinstance(part, list) else [examine_one(part)]
 
-    ahead = max(workers + 1, min(_MAX_AHEAD, _AHEAD_BYTES // (3 * spec.height * spec.width)))
+    ahead = limit_ahead(spec, workers)
     parts = _part(manifest, stamps, workers, timing) if stamps else manifest.items
     with contextlib.closing(prefetch(examine_part, parts, workers=workers, ahead=ahead)) as found:
         for examined in found:
             yield from examined
+
+
+def limit_ahead(spec: ImageSpec, workers: int) -> int:
+    """Return how many images may be decoded ahead of the network: enough for every thread, and bounded in memory."""
+    return max(workers + 1, min(_MAX_AHEAD, _AHEAD_BYTES // (3 * spec.height * spec.width)))
 
 
 def _part(

@@ -25,7 +25,7 @@ from featx.prefetching import prefetch
 from featx.timing import INFER, Timing
 
 #: The largest difference from Keras that a runtime may have, as a share of an image's features. Those measured are
-#: 1e-7 to 8e-6 for pooled features, up to 3e-5 for whole maps; an operation that is done otherwise gives above 1e-2.
+#: below 1e-5 for pooled features, up to 3e-5 for whole maps; an operation that is done otherwise gives above 1e-2.
 MAX_RUNTIME_DRIFT = 1e-4
 
 #: With fewer images than that, trying out batch sizes takes longer than the best one saves.

@@ -1,0 +1,80 @@
+"""Rows of a feature matrix, read when they are needed: a store stays on disk while a head learns from part of it."""
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+#: Bytes of float32 in one block: small enough for a processor's cache, large enough for its matrix products.
+BLOCK_BYTES = 8 * 2**20
+
+
+class FeatureRows:
+    """Some rows of a matrix of features, as float32, without a copy of them all.
+
+    Indexing and `iterate_blocks` copy what they return, except whole blocks of a float32
+    matrix whose rows are all taken; these are read-only views. `np.asarray` copies
+    everything, so that any scikit-learn classifier takes it.
+
+    Args:
+        features: (n, dim), float32 or float16, perhaps mapped from a file; never written to.
+        rows: int (n_rows,), the rows that are taken, in this order; all if None.
+    """
+
+    def __init__(self, features: NDArray[Any], rows: NDArray[np.intp] | None = None) -> None:
+        self.features = features
+        self.rows = rows
+
+    @classmethod
+    def wrap(cls, X: ArrayLike | Self) -> Self:
+        """Take rows as they are, and any matrix of numbers as all of its rows."""
+        if isinstance(X, cls):
+            return X
+        array = np.asarray(X)
+        return cls(array if array.dtype in (np.float32, np.float16) else array.astype(np.float32))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
+        return len(self), self.features.shape[1]
+
+    @property
+    def ndim(self) -> int:
+        """Two."""
+        return 2
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """That of what is returned: float32."""
+        return np.dtype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.features) if self.rows is None else len(self.rows)
+
+    def __getitem__(self, key: slice | NDArray[Any]) -> NDArray[np.float32]:
+        """Return some of the rows, float32 (n, dim); `key` is a slice, or int or bool (n_rows,)."""
+        taken = self.features[key if self.rows is None else self.rows[key]]
+        return np.asarray(taken, np.float32)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001 - NumPy's signature
+        """Return all rows; a copy only where one is needed."""
+        if self.rows is None and self.features.dtype == np.float32:
+            return np.array(self.features, dtype or np.float32, copy=copy)
+        return np.asarray(self[slice(None)], dtype)
+
+    def take(self, rows: NDArray[Any]) -> Self:
+        """Return some of the rows, still not read; `rows` is int, or bool (n_rows,)."""
+        positions = np.flatnonzero(rows) if rows.dtype == bool else rows
+        return type(self)(self.features, positions if self.rows is None else self.rows[positions])
+
+    def iterate_blocks(self, columns: int | None = None) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield all rows in blocks: their positions, and float32 (n_block, dim).
+
+        Args:
+            columns: How many values a row takes in the caller's work; dim if None.
+        """
+        step = max(64, BLOCK_BYTES // (4 * max(self.shape[1], columns or 0)))
+        for start in range(0, len(self), step):
+            block = slice(start, min(start + step, len(self)))
+            yield block, self[block]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_info  # type: ignore[import-untyped]  # it ships no types
 
 from featx.delivery.bundle import align_probabilities
 from featx.errors import StoreError
@@ -72,8 +73,8 @@ def learn_and_predict(lesson: Lesson) -> Result:
     """Tune and fit a head, and predict.
 
     Returns:
-        The record has `params`, `scaling`, `fit_seconds` (tuning included), `predict_seconds` and
-        `notes`; the array `probabilities` is float64 `(n_predicted, n_classes)`.
+        The record has `params`, `scaling`, `fit_seconds` (tuning included), `predict_seconds`,
+        `threads` (that were allowed) and `notes`; the array `probabilities` is float64 `(n_predicted, n_classes)`.
 
     Raises:
         StoreError: If the store is another one by now.
@@ -99,6 +100,7 @@ def learn_and_predict(lesson: Lesson) -> Result:
         "scaling": scaling,
         "fit_seconds": fit_seconds,
         "predict_seconds": predict_seconds,
+        "threads": max((pool["num_threads"] for pool in threadpool_info()), default=1),
         "notes": [*notes, *fitted.notes],
     }
     probabilities = align_probabilities(predicted, fitted.estimator.classes_, lesson.n_classes)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from featx.errors import DataError
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -66,12 +68,24 @@ def encode_groups(groups: Sequence[Hashable]) -> IntArray:
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
 
 
-def estimate_effective_items(correct: NDArray[np.bool_], groups: IntArray) -> float:
-    """Estimate how many independent items would know the accuracy as well as these do.
+def check_groups(groups: Sequence[Hashable], n_items: int) -> IntArray:
+    """Number the groups as `encode_groups` does, if there is one for each item.
 
-    The variance of the proportion is that of the ratio estimator over groups
-    (W. G. Cochran, "Sampling Techniques", 3rd ed. 1977, section 3.12, without the
-    finite-population term); putting n / (design effect) into Wilson's interval
+    Raises:
+        DataError: If there are more or fewer.
+    """
+    if len(groups) != n_items:
+        msg = f"there are {len(groups)} groups for {n_items} items; pass one for each, empty where there is none"
+        raise DataError(msg)
+    return encode_groups(groups)
+
+
+def estimate_effective_items(values: NDArray[np.bool_] | FloatArray, groups: IntArray) -> float:
+    """Estimate how many independent items would know the mean as well as these do.
+
+    The variance of the mean (of the proportion, where the values are bool) is that of
+    the ratio estimator over groups (W. G. Cochran, "Sampling Techniques", 3rd ed. 1977,
+    section 3.12, without the finite-population term); putting n / (design effect) into Wilson's interval
     follows N. Dean and M. Pagano, "Evaluating confidence interval methods for
     binomial proportions in clustered surveys", Journal of Survey Statistics and
     Methodology 3 (2015), 484-503. Where all items agree there is no variance to
@@ -79,21 +93,21 @@ def estimate_effective_items(correct: NDArray[np.bool_], groups: IntArray) -> fl
     (sum of sizes)^2 / sum of squared sizes).
 
     Args:
-        correct: Whether each item was classified correctly, bool (n_items,).
+        values: What is averaged, such as whether each item was classified correctly, bool or float64 (n_items,).
         groups: Group numbers as from `encode_groups`, int64 (n_items,).
 
     Returns:
         A number between 1 and n_items.
     """
-    n_items = correct.size
-    accuracy = correct.mean()
+    n_items = values.size
+    spread = float(values.var())
     sizes = np.bincount(groups).astype(np.float64)
-    excess = np.bincount(groups, weights=correct - accuracy)
+    excess = np.bincount(groups, weights=values - values.mean())
     n_groups = sizes.size
-    if n_groups == 1 or accuracy in (0, 1):
+    if n_groups == 1 or spread == 0:
         return float(n_items**2 / (sizes @ sizes))
     variance = n_groups / (n_groups - 1) * (excess @ excess) / n_items**2
-    return float(np.clip(accuracy * (1 - accuracy) / max(variance, 1e-300), 1, n_items))
+    return float(np.clip(spread / np.maximum(variance, 1e-300), 1, n_items))
 
 
 def bootstrap_intervals(

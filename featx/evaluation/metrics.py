@@ -13,8 +13,8 @@ from featx.evaluation.intervals import (
     IntArray,
     WeightedMetric,
     bootstrap_intervals,
+    check_groups,
     compute_wilson_interval,
-    encode_groups,
     estimate_effective_items,
     reflect_interval,
 )
@@ -168,7 +168,7 @@ def evaluate(
     chances, epsilon = _check_probabilities(probabilities, len(classes))
     truth = _check_labels("targets", targets, chances.shape)
     chosen = chances.argmax(axis=1) if predictions is None else _check_labels("predictions", predictions, chances.shape)
-    units = None if groups is None else _check_groups(groups, truth.size)
+    units = None if groups is None else check_groups(groups, truth.size)
     losses = -np.log(np.clip(chances[np.arange(truth.size), truth], epsilon, 1 - epsilon))
     scores = make_class_scores(chances, truth, chosen, losses)
     ranked = min(resamples, max(_FEWEST_AUC_RESAMPLES, _AUC_WORK // chances.size))
@@ -222,13 +222,6 @@ def _check_labels(name: str, labels: ArrayLike, shape: tuple[int, ...]) -> IntAr
         msg = f"{name}[{item}] is {given[item]}; pass positions in the {n_classes} classes, from 0 to {n_classes - 1}"
         raise DataError(msg)
     return given.astype(np.int64)
-
-
-def _check_groups(groups: Sequence[Hashable], n_items: int) -> IntArray:
-    if len(groups) != n_items:
-        msg = f"there are {len(groups)} groups for {n_items} items; pass one for each, empty where there is none"
-        raise DataError(msg)
-    return encode_groups(groups)
 
 
 def _measure(

@@ -40,7 +40,7 @@ def compare(
     ),
     out: Annotated[
         Path | None, typer.Option(help="Folder to write this one into; <runs>/<date>-compare if not given.")
-    ] = COMPARE_DEFAULTS.out,
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Compute everything again.")] = COMPARE_DEFAULTS.fresh,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:

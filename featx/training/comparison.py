@@ -90,7 +90,7 @@ def compare(
     if options.out is None and options.folder is None:
         return comparison
     folder = Path(options.out) if options.out is not None else name_folder(Path(str(options.folder)))
-    return write_comparison(replace(comparison, folder=folder))
+    return write_comparison(comparison, folder)
 
 
 @dataclass(frozen=True, slots=True)

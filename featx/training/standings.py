@@ -51,7 +51,7 @@ class Standing:
     def to_dict(self) -> dict[str, Any]:
         """Return what a row of `featx compare --json` is: plain and flat values but for `params` and `notes`."""
         test, paired = self.test, self.paired
-        measured = {"items": test.n_items if test else None}
+        measured: dict[str, float | None] = {"items": test.n_items if test else None}
         for metric in METRICS:
             ends = test.get_interval(metric) if test else (None, None, None)
             measured |= zip((metric, f"{metric}_low", f"{metric}_high"), ends, strict=True)

@@ -53,7 +53,7 @@ def compare(
         comparison = featx.compare(opened, clf, options=options)
     from featx.training.rendering import LEFT, describe_comparison, tabulate
 
-    for note in comparison.notes:
+    for note in (*comparison.notes, *comparison.best.notes):
         typer.echo(f"note: {note}", err=True)
     if as_json:
         print_json([standing.to_dict() for standing in comparison.standings])

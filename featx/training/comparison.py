@@ -26,7 +26,7 @@ from featx.training.matching import match_stores
 from featx.training.procedure import deal_folds, evaluate_items, list_groups, name_classes, read_versions
 from featx.training.rendering import describe_choice, name_folder, write_comparison
 from featx.training.standings import Comparison, Standing
-from featx.training.tasks import Result, Task, forget_results, run_tasks
+from featx.training.tasks import Task, forget_results, read_result, run_tasks
 
 _LEAST_PROBABILITY = 1e-12
 
@@ -71,11 +71,12 @@ def compare(
         for name, store, rows in zip(names, opened, match.rows, strict=True)
         for spec in specs
     ]
-    outcomes = _run_rounds(candidates, rounds, match.dataset, options)
-    validated = [_validate(*each, rounds, match.dataset) for each in zip(candidates, outcomes, strict=True)]
-    ranked = sorted(validated, key=lambda contender: contender.rank)
-    # Nothing is chosen below this line.
-    standings = _test(ranked, match.dataset, partition, options.seed)
+    with _find_work(options) as work:
+        outcomes = _run_rounds(candidates, rounds, match.dataset, work, options)
+        validated = [_validate(*each, rounds, match.dataset) for each in zip(candidates, outcomes, strict=True)]
+        ranked = sorted(validated, key=lambda contender: contender.rank)
+        # Nothing is chosen below this line.
+        standings = _test(ranked, match.dataset, partition, options.seed)
     comparison = Comparison(
         standings=standings,
         folder=None,
@@ -118,16 +119,16 @@ class _Candidate:
 
 @dataclass(frozen=True, slots=True)
 class _Contender:
-    """A candidate after validation, with its probabilities for the test items; none if it failed."""
+    """A candidate after validation, and the file of what it says of the test items; none if it failed."""
 
     standing: Standing
-    probabilities: NDArray[np.float64] | None
+    final: Path | None
 
     @property
     def rank(self) -> tuple[bool, float, float]:
         """The higher accuracy first, then the lower log-loss; what failed comes last."""
         accuracy, log_loss = self.standing.validation_accuracy, self.standing.validation_log_loss
-        return (self.probabilities is None, -(accuracy or 0.0), log_loss or 0.0)
+        return (self.final is None, -(accuracy or 0.0), log_loss or 0.0)
 
 
 def _choose_heads(heads: str | Sequence[str | HeadSpec], seed: int) -> list[HeadSpec]:
@@ -181,38 +182,36 @@ def _plan_rounds(dataset: Dataset, partition: Partition, options: CompareOptions
 
 
 def _run_rounds(
-    candidates: Sequence[_Candidate], rounds: _Rounds, dataset: Dataset, options: CompareOptions
-) -> list[list[Result] | str]:
+    candidates: Sequence[_Candidate], rounds: _Rounds, dataset: Dataset, work: Path, options: CompareOptions
+) -> list[list[Path] | str]:
     """Let every candidate learn and predict in every round: its results, the final one last, or why it failed."""
     order = (*rounds.validating, rounds.final)
-    folds = {
-        candidate.spec.seed: [deal_folds(dataset, r.learnt, candidate.spec.seed) for r in order]
-        for candidate in candidates
-    }
-    lessons = [
-        [_make_lesson(candidate, dataset, *each) for each in zip(order, folds[candidate.spec.seed], strict=True)]
+    seeds = {candidate.spec.seed for candidate in candidates}
+    folds = {seed: [deal_folds(dataset, part.learnt, seed) for part in order] for seed in seeds}
+    tasks = [
+        [
+            _make_task(candidate, dataset, part, dealt)
+            for part, dealt in zip(order, folds[candidate.spec.seed], strict=True)
+        ]
         for candidate in candidates
     ]
     # The final round, which takes longest, begins, so that no process is left alone with one at the end.
-    by_round = [lesson for column in reversed(list(zip(*lessons, strict=True))) for lesson in column]
-    tasks = [Task(lesson.digest, learn_and_predict, lesson) for lesson in by_round]
-    keys = {id(lesson): task.key for lesson, task in zip(by_round, tasks, strict=True)}
+    queue = [task for column in reversed(list(zip(*tasks, strict=True))) for task in column]
+    if options.fresh:
+        forget_results(queue, work)
     jobs = options.count_jobs()
-    with _find_work(options) as work:
-        if options.fresh:
-            forget_results(tasks, work)
-        found = run_tasks(tasks, work, jobs=jobs, threads=1 if jobs > 1 else None, progress=options.progress)
-    outcomes: list[list[Result] | str] = []
-    for own in lessons:
-        results = [found[keys[id(lesson)]] for lesson in own]
+    found = run_tasks(queue, work, jobs=jobs, threads=1 if jobs > 1 else None, progress=options.progress)
+    outcomes: list[list[Path] | str] = []
+    for own in tasks:
+        results = [found[task.key] for task in own]
         reasons = [result for result in results if isinstance(result, str)]
-        outcomes.append(reasons[0] if reasons else [result for result in results if isinstance(result, Result)])
+        outcomes.append(reasons[0] if reasons else [result for result in results if isinstance(result, Path)])
     return outcomes
 
 
-def _make_lesson(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDArray[np.intp]) -> Lesson:
+def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDArray[np.intp]) -> Task:
     learnt, predicted = candidate.rows[part.learnt], candidate.rows[part.predicted]
-    return Lesson(
+    lesson = Lesson(
         store=candidate.store.path.resolve(),
         head=candidate.spec,
         learnt=learnt,
@@ -222,6 +221,7 @@ def _make_lesson(candidate: _Candidate, dataset: Dataset, part: _Round, folds: N
         n_classes=len(dataset.classes),
         items_digest=digest_items(candidate.store, learnt, predicted),
     )
+    return Task(lesson.digest, learn_and_predict, lesson)
 
 
 @contextmanager
@@ -233,37 +233,40 @@ def _find_work(options: CompareOptions) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _validate(candidate: _Candidate, outcome: list[Result] | str, rounds: _Rounds, dataset: Dataset) -> _Contender:
+def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds, dataset: Dataset) -> _Contender:
     """Score a candidate by the items that were held out of the training items."""
     size = candidate.store.dim * candidate.store.features.dtype.itemsize
     if isinstance(outcome, str):
         standing = Standing(candidate.name, candidate.spec, describe_choice(candidate.spec), size, error=outcome)
         return _Contender(standing, None)
-    targets = np.concatenate([dataset.targets[part.predicted] for part in rounds.validating])
-    probabilities = np.concatenate([result.arrays["probabilities"] for result in outcome[:-1]])
-    own = probabilities[np.arange(len(targets)), targets]
-    final = outcome[-1]
-    notes = dict.fromkeys(name_classes(note, dataset.classes) for note in final.record["notes"])
-    head = replace(candidate.spec, params=final.record["params"], scaling=final.record["scaling"])
+    right, losses = [], []
+    for path, part in zip(outcome[:-1], rounds.validating, strict=True):
+        probabilities, targets = read_result(path).arrays["probabilities"], dataset.targets[part.predicted]
+        right.append(probabilities.argmax(axis=1) == targets)
+        own = probabilities[np.arange(len(targets)), targets]
+        losses.append(-np.log(np.maximum(own, _LEAST_PROBABILITY)))
+    record = read_result(outcome[-1]).record
+    notes = dict.fromkeys(name_classes(note, dataset.classes) for note in record["notes"])
+    head = replace(candidate.spec, params=record["params"], scaling=record["scaling"])
     standing = Standing(
         store=candidate.name,
         head=head,
         chosen=describe_choice(head, candidate.spec),
         bytes_per_item=size,
-        validation_accuracy=float((probabilities.argmax(axis=1) == targets).mean()),
-        validation_log_loss=float(-np.log(np.maximum(own, _LEAST_PROBABILITY)).mean()),
-        fit_seconds=final.record["fit_seconds"],
-        predict_seconds=final.record["predict_seconds"],
-        threads=final.record["threads"],
+        validation_accuracy=float(np.concatenate(right).mean()),
+        validation_log_loss=float(np.concatenate(losses).mean()),
+        fit_seconds=record["fit_seconds"],
+        predict_seconds=record["predict_seconds"],
+        threads=record["threads"],
         notes=tuple(notes),
     )
-    return _Contender(standing, final.arrays["probabilities"])
+    return _Contender(standing, outcome[-1])
 
 
 def _test(ranked: Sequence[_Contender], dataset: Dataset, partition: Partition, seed: int) -> tuple[Standing, ...]:
     """Evaluate all on the test, and compare each with the first."""
-    able = [(one.standing, one.probabilities) for one in ranked if one.probabilities is not None]
-    failed = [one.standing for one in ranked if one.probabilities is None]
+    able = [(one.standing, one.final) for one in ranked if one.final is not None]
+    failed = [one.standing for one in ranked if one.final is None]
     if not able:
         msg = (
             f"none of the {len(failed)} could be fitted; {failed[0].head.name} on {failed[0].store}: {failed[0].error}"
@@ -271,13 +274,14 @@ def _test(ranked: Sequence[_Contender], dataset: Dataset, partition: Partition, 
         raise DataError(msg)
     members, targets = partition.test.members, partition.test.open_targets()
     groups = list_groups(dataset, members)
-    correct = [probabilities.argmax(axis=1) == targets for _, probabilities in able]
+    tested, correct = [], []
+    for standing, path in able:
+        probabilities = read_result(path).arrays["probabilities"]
+        evaluation = evaluate_items(dataset, members, probabilities, targets, seed)
+        tested.append(replace(standing, verdict="best", test=evaluation))
+        correct.append(probabilities.argmax(axis=1) == targets)
     pairs = [compare_pair(own, correct[0], groups=groups, seed=seed) for own in correct[1:]]
     p_values = adjust_holm([pair.p_value for pair in pairs]).tolist()
-    tested = [
-        replace(standing, verdict="best", test=evaluate_items(dataset, members, probabilities, targets, seed))
-        for standing, probabilities in able
-    ]
     compared = [
         replace(standing, verdict=_judge(pair, p_value), paired=pair, p_value=p_value)
         for standing, pair, p_value in zip(tested[1:], pairs, p_values, strict=True)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped]  # it ships no types
 
 from featx.delivery.bundle import align_probabilities
-from featx.errors import StoreError
+from featx.errors import DataError, StoreError
 from featx.heads import FittedHead, Head, find_head, fit_head, tune
 from featx.heads.fitting import record_warnings
 from featx.heads.rows import FeatureRows
@@ -78,7 +78,7 @@ def learn_and_predict(lesson: Lesson) -> Result:
 
     Raises:
         StoreError: If the store is another one by now.
-        DataError: If the head cannot learn from these items.
+        DataError: If the head cannot learn from these items, or gives no probabilities.
     """
     store = _open_store(lesson.store)
     if digest_items(store, lesson.learnt, lesson.predicted) != lesson.items_digest:
@@ -95,6 +95,9 @@ def learn_and_predict(lesson: Lesson) -> Result:
         started = time.perf_counter()
         predicted = fitted.estimator.predict_proba(unseen)
         predict_seconds = time.perf_counter() - started
+    if not np.isfinite(predicted).all():
+        msg = f"{head.name} gives no probabilities for {int((~np.isfinite(predicted)).any(axis=1).sum())} items"
+        raise DataError(msg)
     record = {
         "params": dict(params),
         "scaling": scaling,

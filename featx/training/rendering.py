@@ -55,7 +55,7 @@ def _format_standing(standing: Standing) -> dict[str, str]:
         "log-loss": _format(test.log_loss if test else None),
         "ECE": _format(test.expected_calibration_error if test else None),
         "fit s": _format(standing.fit_seconds, 2),
-        "predict s": _format(standing.predict_seconds, 2),
+        "predict s": _format(standing.predict_seconds),
         "bytes/item": f"{standing.bytes_per_item:,}",
         "to the best": difference,
         "p": _format_p(standing.p_value),

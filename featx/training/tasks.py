@@ -6,7 +6,10 @@ which task was to blame; here only the slot of that task is lost, and opened aga
 
 import io
 import json
+import os
 import signal
+import threading
+import time
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +37,10 @@ _THREADS = (
 #: Windows wakes no main thread that waits for ever, not even for Ctrl-C.
 _WAKE_SECONDS = 1.0
 
-#: A process whose parent was killed has nothing more to do, and leaves.
+#: How often a process looks whether the one that started it is still there.
+_WATCH_SECONDS = 0.5
+
+#: A process that has had nothing to do for so long leaves.
 _IDLE_SECONDS = 30.0
 
 _RECORD = "record"
@@ -74,7 +80,7 @@ class Task:
 
 def run_tasks(
     tasks: Sequence[Task], folder: Path, *, jobs: int, threads: int | None = None, progress: Progress | None = None
-) -> dict[str, Result | str]:
+) -> dict[str, Path | str]:
     """Run those tasks whose results are not in a folder yet, and put them there one by one.
 
     A task that fails, or whose process is killed, leaves the others as they are. One whose process
@@ -88,20 +94,17 @@ def run_tasks(
         progress: Called with how many tasks are done or failed, and how many there are.
 
     Returns:
-        By key, the result, or the reason why there is none.
+        By key, the file of the result, which `read_result` reads, or the reason why there is none.
 
     Raises:
-        StoreError: If nothing can be written into the folder.
+        StoreError: If the folder cannot be made.
     """
     with say_failures(folder):
         make_folder(folder)
-    results: dict[str, Result | str] = {}
     wanted = {task.key: task for task in tasks}
-    for key in wanted:
-        if (kept := read_result(_place(folder, key))) is not None:
-            results[key] = kept
+    results: dict[str, Path | str] = {key: path for key in wanted if _is_whole(path := _place(folder, key))}
 
-    def note(task: Task, outcome: Result | str) -> None:
+    def note(task: Task, outcome: Path | str) -> None:
         results[task.key] = outcome
         if progress is not None:
             progress(len(results), len(wanted))
@@ -121,21 +124,18 @@ def forget_results(tasks: Sequence[Task], folder: Path) -> None:
         _place(folder, task.key).unlink(missing_ok=True)
 
 
-def read_result(path: Path) -> Result | None:
-    """Read a result; None if there is none, or it is damaged and has to be computed again."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = dict(archive)
-        return Result(json.loads(str(arrays.pop(_RECORD))), arrays)
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
-        return None
+def read_result(path: Path) -> Result:
+    """Read what a task found out."""
+    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
+        arrays = dict(archive)
+    return Result(json.loads(str(arrays.pop(_RECORD))), arrays)
 
 
 def write_result(path: Path, result: Result) -> None:
     """Write a result: the file is there as a whole, or not at all."""
     content = io.BytesIO()
     arrays: dict[str, Any] = {_RECORD: np.array(json.dumps(result.record)), **result.arrays}
-    np.savez_compressed(content, **arrays)
+    np.savez(content, **arrays)
     temporary = name_temporary(path)
     with say_failures(path):
         try:
@@ -151,8 +151,17 @@ def _place(folder: Path, key: str) -> Path:
     return folder / f"{key}.npz"
 
 
+def _is_whole(path: Path) -> bool:
+    """Whether there is a result that can be read; a damaged one is computed again."""
+    try:
+        read_result(path)
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
+        return False
+    return True
+
+
 def _run_round(
-    tasks: Sequence[Task], folder: Path, jobs: int, threads: int | None, note: Callable[[Task, Result | str], None]
+    tasks: Sequence[Task], folder: Path, jobs: int, threads: int | None, note: Callable[[Task, Path | str], None]
 ) -> list[tuple[Task, str]]:
     """Run every task once; return those whose process was killed, each with a reason."""
     waiting = deque(tasks)
@@ -165,12 +174,12 @@ def _run_round(
                 running[slot.submit(_work, task, _place(folder, task.key))] = (task, slot)
             for future in wait(running, timeout=_WAKE_SECONDS, return_when=FIRST_COMPLETED).done:
                 task, slot = running.pop(future)
-                kept = read_result(_place(folder, task.key))  # also of a process that was killed a moment later
+                path = _place(folder, task.key)
                 broken = isinstance(future.exception(), BrokenProcessPool)
-                if kept is not None:
-                    note(task, kept)
+                if _is_whole(path):  # also that of a process which was killed a moment later
+                    note(task, path)
                 elif broken:
-                    remove_leftovers(folder, _place(folder, task.key).name)
+                    remove_leftovers(folder, path.name)
                     killed.append((task, _KILLED.format(_name_signal(future.exception()))))
                 else:
                     note(task, _describe_failure(future))
@@ -187,7 +196,9 @@ def _open_slots(
     opened: list[ProcessPoolExecutor] = []
 
     def open_slot() -> ProcessPoolExecutor:
-        slot = ProcessPoolExecutor(1, timeout=_IDLE_SECONDS, initializer=_ignore_interrupts, env=environment)
+        slot = ProcessPoolExecutor(
+            1, timeout=_IDLE_SECONDS, initializer=_obey_parent, initargs=(os.getpid(),), env=environment
+        )
         opened.append(slot)
         return slot
 
@@ -203,9 +214,19 @@ def _open_slots(
             slot.shutdown(wait=True, kill_workers=True)
 
 
-def _ignore_interrupts() -> None:
-    """Leave Ctrl-C, which a terminal sends to all processes, to the one that has started the others."""
+def _obey_parent(parent: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes, to the one that started this, and end when that is gone.
+
+    On Windows a parent's number outlives it; there, a process ends when it has been idle for long enough.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), name="featx-parent", daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_WATCH_SECONDS)
+    os._exit(1)
 
 
 def _work(task: Task, path: Path) -> str:

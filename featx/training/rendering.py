@@ -77,18 +77,19 @@ def describe_comparison(comparison: Comparison) -> list[str]:
     of = _make_namer(comparison)
     items = f"{comparison.n_test:,} {comparison.test_name} images"
     others = sum(standing.test is not None for standing in comparison.standings) - 1
-    how = f"by {comparison.validation_name}; after training on {comparison.n_train:,} images, the test chose nothing"
-    lines = [f"{of(best)} is best by validation ({how})"]
+    learnt = f"({comparison.validation_name}), and learnt from {comparison.n_train:,} images"
+    lines = [f"{of(best)} is best by validation {learnt}; the test chose nothing"]
     if ties:
-        heads = "head" if others == 1 else "heads"
-        names = ", ".join(map(of, ties))
-        lines.append(f"{len(ties)} of {others} other {heads} cannot be told from the best by these {items}: {names}")
+        which = "the other one" if others == 1 else f"{len(ties)} of {others} others"
+        lines.append(f"{which} cannot be told from the best by these {items}: {', '.join(map(of, ties))}")
     elif others:
-        lines.append(f"each of the {others} others can be told from the best by these {items}")
+        which = "the other one" if others == 1 else f"each of the {others} others"
+        lines.append(f"{which} can be told from the best by these {items}")
     better = [of(standing) for standing in comparison.standings if standing.verdict == "better"]
     if better:
         lines.append(
-            f"better on the test than the best by validation: {', '.join(better)}; choose by other items, not by these"
+            f"{', '.join(better)} did better on the test than the best by validation; new images must tell whether to "
+            f"prefer it, as these have told"
         )
     lines += [f"failed: {of(standing)}: {standing.error}" for standing in comparison.failed]
     return lines

@@ -174,9 +174,9 @@ def evaluate(
     if resamples < 1:
         msg = f"resamples is {resamples}; an interval needs at least 1, and 1000 are usual"
         raise UsageError(msg)
-    chances, epsilon = _check_probabilities(probabilities, len(classes))
-    truth = _check_labels("targets", targets, chances.shape)
-    chosen = chances.argmax(axis=1) if predictions is None else _check_labels("predictions", predictions, chances.shape)
+    chances, epsilon = check_probabilities(probabilities, len(classes))
+    truth = check_labels("targets", targets, chances.shape)
+    chosen = chances.argmax(axis=1) if predictions is None else check_labels("predictions", predictions, chances.shape)
     units = None if groups is None else check_groups(groups, truth.size)
     losses = -np.log(np.clip(chances[np.arange(truth.size), truth], epsilon, 1 - epsilon))
     sample = _Sample(truth, units, seed)
@@ -197,8 +197,12 @@ def evaluate(
     )
 
 
-def _check_probabilities(probabilities: ArrayLike, n_classes: int) -> tuple[FloatArray, float]:
-    """Return them as float64, and the smallest step from 1 in the dtype they came in."""
+def check_probabilities(probabilities: ArrayLike, n_classes: int) -> tuple[FloatArray, float]:
+    """Return class probabilities as float64 (n_items, n_classes), and the smallest step from 1 in their own dtype.
+
+    Raises:
+        DataError: If they do not have this shape, are negative, or do not sum to 1.
+    """
     given = np.asarray(probabilities)
     if given.dtype.kind not in "fiu":
         msg = f"probabilities are {given.dtype}; pass numbers, such as those of predict_proba"
@@ -220,7 +224,17 @@ def _check_probabilities(probabilities: ArrayLike, n_classes: int) -> tuple[Floa
     return chances, float(np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps)
 
 
-def _check_labels(name: str, labels: ArrayLike, shape: tuple[int, ...]) -> IntArray:
+def check_labels(name: str, labels: ArrayLike, shape: tuple[int, ...]) -> IntArray:
+    """Return targets or predictions as int64 (n_items,).
+
+    Args:
+        name: What they are called in an error.
+        labels: Positions in the classes, int (n_items,).
+        shape: (n_items, n_classes).
+
+    Raises:
+        DataError: If they are not whole numbers of this shape, or not below n_classes.
+    """
     n_items, n_classes = shape
     given = np.asarray(labels)
     if given.dtype.kind not in "iu" or given.shape != (n_items,):

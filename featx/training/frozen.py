@@ -1,12 +1,8 @@
 """Training a head on frozen features: choose on folds, refit, test once, bundle."""
 
-import contextlib
-import importlib.metadata
 import os
-import platform
-import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.delivery.bundle import Draft, align_probabilities, write_bundle
-from featx.errors import DataError, FeatxError
-from featx.evaluation import Evaluation, evaluate
+from featx.evaluation import Evaluation
 from featx.heads import FittedHead, Head, Tuned, find_head, fit_head, tune
 from featx.items.manifest import to_text
 from featx.options import FIT_DEFAULTS, FitOptions, Progress
@@ -24,11 +19,9 @@ from featx.specs import HeadSpec
 from featx.store import FeatureStore
 from featx.store.checking import refuse_damage
 from featx.training.dataset import Dataset, Partition, load_dataset, split_dataset
+from featx.training.procedure import deal_folds, evaluate_items, explain_failure, name_classes, read_versions
 
 Probabilities = NDArray[np.float64]
-
-#: Folds inside the training split on which hyper-parameters are chosen.
-TUNING_FOLDS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +128,7 @@ def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions)
         tuned=tuned,
         notes=partition.notes,
         validation=validation,
-        test=_evaluate(dataset, test.members, probabilities, test.open_targets(), options.seed),
+        test=evaluate_items(dataset, test.members, probabilities, test.open_targets(), options.seed),
         tested=np.flatnonzero(test.members),
         probabilities=probabilities,
         trained=trained,
@@ -164,8 +157,8 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
         fitted=_fit(head, spec, dataset, everything, tuned),
         tuned=tuned,
         notes=tuple(notes),
-        validation=_evaluate(dataset, everything, folded, dataset.targets, spec.seed),
-        test=_evaluate(dataset, held, probabilities[held], dataset.targets[held], options.seed),
+        validation=evaluate_items(dataset, everything, folded, dataset.targets, spec.seed),
+        test=evaluate_items(dataset, held, probabilities[held], dataset.targets[held], options.seed),
         tested=np.flatnonzero(held),
         probabilities=probabilities[held],
         trained=everything,
@@ -175,32 +168,13 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
 
 
 def _tune(head: Head, spec: HeadSpec, dataset: Dataset, train: NDArray[np.bool_], progress: Progress | None) -> Tuned:
-    folds = _deal(dataset, train, spec.seed)
-    with _explain(spec):
+    folds = deal_folds(dataset, train, spec.seed)
+    with explain_failure(spec):
         return tune(head, dataset.read_features(train), dataset.targets[train], folds, spec=spec, progress=progress)
 
 
-def _deal(dataset: Dataset, members: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
-    """Deal items to tuning folds; what cannot be held out without losing a class joins the first."""
-    folds = max(2, min(TUNING_FOLDS, dataset.count_units(members)))
-    return np.maximum(dataset.assign_folds(members, folds, seed), 0)
-
-
-@contextlib.contextmanager
-def _explain(spec: HeadSpec) -> Iterator[None]:
-    """Name the user's parameters where scikit-learn or LAPACK stumbles over them."""
-    try:
-        yield
-    except (ValueError, np.linalg.LinAlgError) as error:
-        if isinstance(error, FeatxError) or not spec.params:
-            raise
-        params = ", ".join(f"{name}={value}" for name, value in spec.params.items())
-        msg = f"{spec.name} cannot be fitted with {params}: {' '.join(str(error).split())}"
-        raise DataError(msg) from error
-
-
 def _fit(head: Head, spec: HeadSpec, dataset: Dataset, members: NDArray[np.bool_], tuned: Tuned) -> FittedHead:
-    folds = _deal(dataset, members, spec.seed)
+    folds = deal_folds(dataset, members, spec.seed)
     features, targets = dataset.read_features(members), dataset.targets[members]
     return fit_head(head, features, targets, tuned.params, tuned.scaling, spec.seed, folds)
 
@@ -210,21 +184,14 @@ def _validate(head: Head, spec: HeadSpec, dataset: Dataset, partition: Partition
     members = partition.validation
     if not members.any():
         probabilities = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
-        return _evaluate(dataset, partition.train, probabilities, dataset.targets[partition.train], spec.seed)
+        return evaluate_items(dataset, partition.train, probabilities, dataset.targets[partition.train], spec.seed)
     fitted = _fit(head, spec, dataset, partition.train, tuned)
-    return _evaluate(dataset, members, _predict(fitted, dataset, members), dataset.targets[members], spec.seed)
+    return evaluate_items(dataset, members, _predict(fitted, dataset, members), dataset.targets[members], spec.seed)
 
 
 def _predict(fitted: FittedHead, dataset: Dataset, members: NDArray[np.bool_]) -> Probabilities:
     probabilities = fitted.estimator.predict_proba(dataset.read_features(members))
     return align_probabilities(probabilities, fitted.estimator.classes_, len(dataset.classes))
-
-
-def _evaluate(
-    dataset: Dataset, members: NDArray[np.bool_], probabilities: Probabilities, targets: NDArray[np.intp], seed: int
-) -> Evaluation:
-    groups = dataset.groups[members].tolist() if (dataset.groups[members] != "").any() else None
-    return evaluate(probabilities, targets, dataset.classes, groups=groups, seed=seed)
 
 
 def _shift(progress: Progress | None, part: int, parts: int) -> Progress | None:
@@ -237,7 +204,7 @@ def _conclude(
 ) -> Run:
     tuned, fitted = outcome.tuned, outcome.fitted
     chosen = HeadSpec(spec.name, dict(tuned.params), tuned.scaling, spec.seed)
-    of_heads = [_name_targets(note, dataset.classes) for note in (*tuned.notes, *fitted.notes)]
+    of_heads = [name_classes(note, dataset.classes) for note in (*tuned.notes, *fitted.notes)]
     notes = tuple(dict.fromkeys([*dataset.notes, *outcome.notes, *of_heads]))
     run = Run(
         None, chosen, outcome.validation, outcome.test, int(outcome.trained.sum()), outcome.test_name, notes, seconds
@@ -246,7 +213,7 @@ def _conclude(
         return run
     record = {
         "candidates": [candidate.to_dict() for candidate in tuned.candidates],
-        "created_with": {**store.created_with, **_read_versions()},
+        "created_with": {**store.created_with, **read_versions()},
         "split": {"origin": outcome.origin, "test_size": options.test_size, "cv": options.cv, "group": options.group},
         "store": {"path": to_text(str(store.path)), "source": store.source, "items": len(store)},
     }
@@ -267,15 +234,6 @@ def _conclude(
     return replace(run, bundle=write_bundle(draft, options.folder, f"{spec.name}-{to_text(store.path.stem)}"))
 
 
-def _name_targets(note: str, classes: tuple[str, ...]) -> str:
-    """Name the classes in a note of a head, which knows them as targets only."""
-
-    def name(match: re.Match[str]) -> str:
-        return "class " + ", ".join(repr(classes[int(target)]) for target in match[1].split(", "))
-
-    return re.sub(r"\btargets? (\d+(?:, \d+)*)", name, note)
-
-
 def _name_roles(outcome: _Outcome) -> NDArray[np.str_]:
     tested = np.zeros(len(outcome.trained), bool)
     tested[outcome.tested] = True
@@ -289,8 +247,3 @@ def _tabulate_predictions(
     shares = {f"probability_{name}": outcome.probabilities[:, at] for at, name in enumerate(classes)}
     chosen = {"predicted": np.asarray(classes)[best], "probability": outcome.probabilities.max(axis=1)}
     return {"id": ids[outcome.tested], "label": labels[outcome.tested], **chosen, **shares}
-
-
-def _read_versions() -> dict[str, str]:
-    packages = ("featx", "numpy", "scikit-learn", "scipy", "skops")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}

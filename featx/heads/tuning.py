@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
+from scipy import special
 
 from featx.errors import DataError
+from featx.heads.calibration import fit_temperature
 from featx.heads.fitting import (
     Split,
     check_data,
@@ -186,26 +187,6 @@ def plan_candidates(
             )
             raise DataError(msg)
     return plan
-
-
-def fit_temperature(scores: NDArray[Any], positions: NDArray[np.intp]) -> float:
-    """Fit the factor that makes softmax(factor * scores) the best probabilities.
-
-    The factor is 1 / temperature (Guo et al. 2017, On Calibration of Modern Neural
-    Networks, section 4.2); it minimises the log-loss, which is convex in it.
-
-    Args:
-        scores: float (n_items, n_classes); minus infinity for a class not learnt.
-        positions: int (n_items,), the column of each item's class; its score is finite.
-    """
-    scores = scores.astype(np.float64)
-    own = scores[np.arange(len(scores)), positions]
-
-    def measure_loss(log_factor: float) -> float:
-        factor = math.exp(log_factor)
-        return float(np.mean(special.logsumexp(factor * scores, axis=1) - factor * own))
-
-    return math.exp(optimize.minimize_scalar(measure_loss, bounds=(-10, 10), method="bounded").x)
 
 
 @dataclass(frozen=True, slots=True)

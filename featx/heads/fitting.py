@@ -75,6 +75,8 @@ def fit_head(
     held out without being forgotten: its items are then learnt from in that fold too.
     The notes say so.
 
+    A head that stops early does so by one of the folds, which it does not learn from.
+
     Args:
         head: The row of the table.
         X: float32 (n_items, dim), features, not scaled.
@@ -107,6 +109,8 @@ def fit_head(
     with record_warnings() as caught, limit_threads(head, X.size):
         if head.calibrated:
             _fit_calibrated(model, X, y, len(splits))
+        elif head.stops_early:
+            model.fit(X, y, classifier__validation=choose_validation(np.asarray(folds), y))
         else:
             model.fit(X, y)
     troubles = dict.fromkeys(describe_warning(warning, head, params) for warning in caught)
@@ -184,6 +188,26 @@ def plan_calibration(y: NDArray[np.int64], splits: Sequence[Split]) -> tuple[lis
     return planned, lonely
 
 
+def choose_validation(parts: NDArray[Any], y: NDArray[np.integer]) -> NDArray[np.bool_]:
+    """Choose the part of the items that tells a head when to stop: bool (n_items,).
+
+    Of the parts that leave every class something to learn from, it is the one with the
+    most classes, and among these the one whose size is nearest to a tenth. No item is
+    chosen if every part has the whole of some class.
+
+    Args:
+        parts: int (n_items,), the part of each item; what belongs together is in one part.
+        y: int (n_items,), targets.
+    """
+    best, rank = np.zeros(len(y), bool), (0, 0.0)
+    for part in np.unique(parts):
+        held = parts == part
+        n_classes = len(np.unique(y[held]))
+        if len(np.unique(y[~held])) == len(np.unique(y)):
+            best, rank = max((best, rank), (held, (n_classes, -abs(held.mean() - 0.1))), key=lambda pair: pair[1])
+    return best
+
+
 @contextmanager
 def record_warnings() -> Iterator[list[warnings.WarningMessage]]:
     """Collect every warning, to be told as a note instead of printed."""
@@ -211,8 +235,9 @@ def limit_threads(head: Head, n_values: int) -> AbstractContextManager[Any]:
 def describe_warning(warning: warnings.WarningMessage, head: Head, params: Mapping[str, Any]) -> str:
     """Say what a warning means, in words that follow the name of the head."""
     if issubclass(warning.category, ConvergenceWarning):
-        steps = head.build(params).get_params()["max_iter"]
-        return f"did not converge in {steps} iterations; --param max_iter={5 * steps} gives it more"
+        settings = head.build(params).get_params()
+        name, unit = ("epochs", "epochs") if "epochs" in settings else ("max_iter", "iterations")
+        return f"did not converge in {settings[name]} {unit}; --param {name}={5 * settings[name]} gives it more"
     return f"warned: {' '.join(str(warning.message).split())}"
 
 
@@ -232,7 +257,8 @@ def _fit_calibrated(model: Pipeline, X: NDArray[np.float32], y: NDArray[np.int64
 
 
 def _assemble(head: Head, params: Mapping[str, Any], scaling: str, seed: int, cv: int | Sequence[Split]) -> Pipeline:
-    classifier = head.build(params, seed)
+    classifier = head.build(params, seed, scaling)
     if head.calibrated:
         classifier = CalibratedClassifierCV(classifier, method="temperature", ensemble=False, cv=cv)
-    return Pipeline([("scaler", make_scaler(scaling)), ("classifier", classifier)])
+    scaler = make_scaler(scaling)
+    return Pipeline([("scaler", "passthrough" if head.folds_scaling else scaler), ("classifier", classifier)])

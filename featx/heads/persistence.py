@@ -20,11 +20,13 @@ from sklearn.tree._tree import Tree
 
 from featx.containers import list_members, read_array
 from featx.errors import BundleError
+from featx.heads.networks import NetworkClassifier
 
 #: Types that fitted heads hold beyond those that skops trusts by itself: the classes
 #: of this package and internals of scikit-learn. None runs code from its state.
 TRUSTED = (
     "featx.heads.discriminant.ShrunkDiscriminant",
+    "featx.heads.networks.NetworkClassifier",
     "sklearn.calibration._CalibratedClassifier",
     "sklearn.calibration._TemperatureScaling",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
@@ -69,8 +71,9 @@ ALLOWED = {
     },
 }
 
-#: What only training needs: random generators and an optimizer, which a stranger could make costly to rebuild.
-_LEFTOVERS = ("_feature_subsample_rng", "_optimizer", "_random_state")
+#: What only training needs: random generators and an optimizer, which a stranger could make costly to rebuild,
+#: and the curves of a network, which a bundle has as a table.
+_LEFTOVERS = ("_feature_subsample_rng", "_optimizer", "_random_state", "history_")
 
 _SCHEMA = "schema.json"
 #: An empty `{}` takes 24 times its JSON in memory; skops writes one container in 50 to 100 bytes.
@@ -222,6 +225,8 @@ def _check_parts(head: Pipeline) -> None:
             if nodes["is_categorical"].any():
                 msg = "a tree of it asks for categories, and features have none"
                 raise ValueError(msg)
+        elif type(part) is NetworkClassifier:
+            part.check_state()
 
 
 def _check_tree(

@@ -31,6 +31,7 @@ class Fold:
         X_held: float32 (n_held, columns).
         dim: Width of the features before any rotation.
         n_classes: Number of classes in all folds; some may be missing here.
+        validation: bool (n_train,), for a head that stops early, the items to stop by; None lets it choose.
     """
 
     X_train: NDArray[np.float32]
@@ -38,6 +39,7 @@ class Fold:
     X_held: NDArray[np.float32]
     dim: int
     n_classes: int
+    validation: NDArray[np.bool_] | None = None
 
 
 #: Yields, for each candidate, the scores (n_held, n_classes) of the held-out items.
@@ -60,8 +62,9 @@ def rotate(fold: Fold) -> Fold:
 
 def sweep_each(build: Build, candidates: Sequence[Mapping[str, Any]], fold: Fold, seed: int) -> Iterator[NDArray[Any]]:
     """Fit every candidate by itself."""
+    stopping = {} if fold.validation is None else {"validation": fold.validation}
     for params in candidates:
-        yield score_items(build(params, seed).fit(fold.X_train, fold.y_train), fold)
+        yield score_items(build(params, seed).fit(fold.X_train, fold.y_train, **stopping), fold)
 
 
 def sweep_path(build: Build, candidates: Sequence[Mapping[str, Any]], fold: Fold, seed: int) -> Iterator[NDArray[Any]]:

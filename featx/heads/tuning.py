@@ -1,5 +1,6 @@
 """Tuning: choose a head's parameters and scaling on folds."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from featx.errors import DataError
 from featx.heads.fitting import (
     Split,
     check_data,
+    choose_validation,
     describe_warning,
     limit_threads,
     name_targets,
@@ -93,7 +95,14 @@ class Tuned:
 
 
 def tune(
-    head: Head, X: ArrayLike, y: ArrayLike, folds: ArrayLike, *, spec: HeadSpec, progress: Progress | None = None
+    head: Head,
+    X: ArrayLike,
+    y: ArrayLike,
+    folds: ArrayLike,
+    *,
+    spec: HeadSpec,
+    progress: Progress | None = None,
+    parts: ArrayLike | None = None,
 ) -> Tuned:
     """Try the head's grid under its scalings on folds, and choose the best.
 
@@ -114,6 +123,8 @@ def tune(
             together, by group or by equal bytes, must be in one fold.
         spec: Its `params` and `scaling`, where given, are not searched; its `seed` is used.
         progress: Called after each fit with how many are done, and how many there are.
+        parts: int (n_items,), a finer deal of the items, likewise; a head that stops early
+            stops by the training items of one part. None lets it choose items at random.
 
     Returns:
         The choice, the table of candidates and the held-out predictions.
@@ -125,7 +136,8 @@ def tune(
     """
     X, y = check_data(X, y)
     classes, positions = np.unique(y, return_inverse=True)
-    problem = _Problem(head, X, positions, split_folds(folds, positions), len(classes), spec.seed)
+    stopping = None if parts is None or not head.stops_early else np.asarray(parts)
+    problem = _Problem(head, X, positions, split_folds(folds, positions), len(classes), spec.seed, stopping)
     plan = plan_candidates(head, X, spec, min(len(train) for train, _ in problem.splits))
     advance = _count_fits(progress, len(problem.splits) * sum(map(len, plan.values())))
     candidates: list[Candidate] = []
@@ -216,6 +228,7 @@ class _Problem:
     splits: list[Split]
     n_classes: int
     seed: int
+    parts: NDArray[Any] | None
 
 
 def _score(
@@ -227,16 +240,19 @@ def _score(
 ) -> NDArray[np.float32]:
     """Score all items, each while held out: float32 (n_candidates, n_items, n_classes)."""
     scores = np.empty((len(grid), len(problem.positions), problem.n_classes), np.float32)
+    build = functools.partial(problem.head.build, scaling=scaling)
     for train, held in problem.splits:
         scaler = make_scaler(scaling, copy=False)  # indexing has just copied
         X_train, X_held = problem.X[train], problem.X[held]
-        if scaling != "none":
+        if scaling != "none" and not problem.head.folds_scaling:
             X_train, X_held = scaler.fit_transform(X_train), scaler.transform(X_held)
-        fold = Fold(X_train, problem.positions[train], X_held, problem.X.shape[1], problem.n_classes)
+        y_train = problem.positions[train]
+        stopping = None if problem.parts is None else choose_validation(problem.parts[train], y_train)
+        fold = Fold(X_train, y_train, X_held, problem.X.shape[1], problem.n_classes, stopping)
         if problem.head.rotates and len(train) < fold.dim:
             fold = rotate(fold)
         with record_warnings() as caught:
-            for i, fold_scores in enumerate(problem.head.sweep(problem.head.build, grid, fold, problem.seed)):
+            for i, fold_scores in enumerate(problem.head.sweep(build, grid, fold, problem.seed)):
                 scores[i, held] = fold_scores
                 troubles += [
                     (_name(grid[i], scaling), describe_warning(warning, problem.head, grid[i])) for warning in caught

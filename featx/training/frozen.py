@@ -30,6 +30,9 @@ Probabilities = NDArray[np.float64]
 #: Folds inside the training split on which hyper-parameters are chosen.
 TUNING_FOLDS = 3
 
+#: Parts of the training items, one of which tells a network when to stop.
+STOPPING_PARTS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Run:
@@ -176,13 +179,15 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
 
 def _tune(head: Head, spec: HeadSpec, dataset: Dataset, train: NDArray[np.bool_], progress: Progress | None) -> Tuned:
     folds = _deal(dataset, train, spec.seed)
+    parts = _deal(dataset, train, spec.seed, STOPPING_PARTS) if head.stops_early else None
     with _explain(spec):
-        return tune(head, dataset.read_features(train), dataset.targets[train], folds, spec=spec, progress=progress)
+        features, targets = dataset.read_features(train), dataset.targets[train]
+        return tune(head, features, targets, folds, spec=spec, progress=progress, parts=parts)
 
 
-def _deal(dataset: Dataset, members: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
+def _deal(dataset: Dataset, members: NDArray[np.bool_], seed: int, parts: int = TUNING_FOLDS) -> NDArray[np.intp]:
     """Deal items to tuning folds; what cannot be held out without losing a class joins the first."""
-    folds = max(2, min(TUNING_FOLDS, dataset.count_units(members)))
+    folds = max(2, min(parts, dataset.count_units(members)))
     return np.maximum(dataset.assign_folds(members, folds, seed), 0)
 
 
@@ -200,7 +205,7 @@ def _explain(spec: HeadSpec) -> Iterator[None]:
 
 
 def _fit(head: Head, spec: HeadSpec, dataset: Dataset, members: NDArray[np.bool_], tuned: Tuned) -> FittedHead:
-    folds = _deal(dataset, members, spec.seed)
+    folds = _deal(dataset, members, spec.seed, STOPPING_PARTS if head.stops_early else TUNING_FOLDS)
     features, targets = dataset.read_features(members), dataset.targets[members]
     return fit_head(head, features, targets, tuned.params, tuned.scaling, spec.seed, folds)
 

@@ -26,6 +26,9 @@ from featx.registry import TRAINERS, resolve
 #: One item of so many is held out, where the caller names none.
 _HELD_OUT = 10
 
+#: A loss that fell by more than this in the last epochs has not converged.
+_STILL_FALLING = 0.05
+
 
 class NetworkClassifier(ClassifierMixin, BaseEstimator):
     """A network of dense layers on features, trained by Keras and answering in NumPy.
@@ -195,8 +198,10 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     def _warn_unless_converged(self) -> None:
         losses = self.history_.get("val_loss", self.history_["loss"])
-        if len(losses) == self.epochs > self.patience and min(losses) < 0.99 * min(losses[: -self.patience]):
-            msg = f"the loss still fell by more than 1 % in the last {self.patience} of {self.epochs} epochs"
+        if len(losses) == self.epochs > self.patience and min(losses) < (1 - _STILL_FALLING) * min(
+            losses[: -self.patience]
+        ):
+            msg = f"the loss still fell by more than {_STILL_FALLING:.0%} in the last {self.patience} of {self.epochs} epochs"
             warnings.warn(msg, ConvergenceWarning, stacklevel=3)
 
     def _fit_scaler(self, rows: FeatureRows) -> Any:  # noqa: ANN401 - as `make_scaler`

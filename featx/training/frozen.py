@@ -1,12 +1,13 @@
 """Training a head on frozen features: choose on folds, refit, test once, bundle."""
 
 import contextlib
+import functools
 import importlib.metadata
 import os
 import platform
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from numpy.typing import NDArray
 from featx.delivery.bundle import Draft, align_probabilities, write_bundle
 from featx.errors import DataError, FeatxError
 from featx.evaluation import Evaluation, evaluate
+from featx.evaluation.history import plot_history, write_history
 from featx.heads import FittedHead, Head, Tuned, find_head, fit_head, tune
+from featx.heads.networks import NetworkClassifier
 from featx.items.manifest import to_text
 from featx.options import FIT_DEFAULTS, FitOptions, Progress
 from featx.specs import HeadSpec
@@ -268,8 +271,21 @@ def _conclude(
         metrics={name: value for name, value in run.to_dict().items() if name != "bundle"},
         items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
         predictions=_tabulate_predictions(ids, labels, outcome, dataset.classes),
+        extras=_list_extras(fitted),
     )
     return replace(run, bundle=write_bundle(draft, options.folder, f"{spec.name}-{to_text(store.path.stem)}"))
+
+
+def _list_extras(fitted: FittedHead) -> dict[str, Callable[[Path], object]]:
+    """List what a bundle has beyond the head itself: of a network, its curves, and the model for use in Keras."""
+    network = fitted.estimator[-1]
+    if not isinstance(network, NetworkClassifier):
+        return {}
+    return {
+        "curves.csv": functools.partial(write_history, network.history_),
+        "curves.png": functools.partial(plot_history, network.history_),
+        "head.keras": lambda path: network.to_keras().save(path),
+    }
 
 
 def _name_targets(note: str, classes: tuple[str, ...]) -> str:

@@ -198,10 +198,10 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     def _warn_unless_converged(self) -> None:
         losses = self.history_.get("val_loss", self.history_["loss"])
-        if len(losses) == self.epochs > self.patience and min(losses) < (1 - _STILL_FALLING) * min(
-            losses[: -self.patience]
-        ):
-            msg = f"the loss still fell by more than {_STILL_FALLING:.0%} in the last {self.patience} of {self.epochs} epochs"
+        if len(losses) < self.epochs or self.epochs <= self.patience:
+            return
+        if min(losses) < (1 - _STILL_FALLING) * min(losses[: -self.patience]):
+            msg = f"the loss fell by more than {_STILL_FALLING:.0%} in the last {self.patience} of {self.epochs} epochs"
             warnings.warn(msg, ConvergenceWarning, stacklevel=3)
 
     def _fit_scaler(self, rows: FeatureRows) -> Any:  # noqa: ANN401 - as `make_scaler`

@@ -15,7 +15,7 @@ FLOORS = dict.fromkeys(HEADS, 0.85) | {"dummy": 0.04, "hist-gb": 0.7}
 QUICK = {
     "random-forest": {"n_estimators": 50},
     "hist-gb": {"max_iter": 10},
-    "keras": {"learning_rate": 0.01, "epochs": 30},
+    "keras": {"learning_rate": 0.01, "epochs": 60},
     "mlp": {"learning_rate_init": 0.01, "max_iter": 400},
 }
 

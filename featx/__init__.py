@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from featx.items import Columns, Item, Manifest, read_archive, read_folder, read_source, read_table
     from featx.items.decoding import Decoded, decode
     from featx.merging import merge_stores
-    from featx.options import EmbedOptions, FitOptions
+    from featx.options import CompareOptions, EmbedOptions, FitOptions
     from featx.restoration import Repair, repair_store
     from featx.specs import BackboneSpec, EmbedSpec, HeadSpec, ImageSpec
     from featx.store import FeatureStore
     from featx.store.checking import Checkup, check_store
     from featx.store.exchange import export_store, read_export
+    from featx.training.comparison import compare
     from featx.training.frozen import Run, fit
+    from featx.training.standings import Comparison, Standing
 
 _MODULES = {
     "featx.backbones": ("Backbone", "describe_layers", "list_backbones", "load_backbone"),
@@ -40,13 +42,15 @@ _MODULES = {
     "featx.items": ("Columns", "Item", "Manifest", "read_archive", "read_folder", "read_source", "read_table"),
     "featx.items.decoding": ("Decoded", "decode"),
     "featx.merging": ("merge_stores",),
-    "featx.options": ("EmbedOptions", "FitOptions"),
+    "featx.options": ("CompareOptions", "EmbedOptions", "FitOptions"),
     "featx.restoration": ("Repair", "repair_store"),
     "featx.specs": ("BackboneSpec", "EmbedSpec", "HeadSpec", "ImageSpec"),
     "featx.store": ("FeatureStore",),
     "featx.store.checking": ("Checkup", "check_store"),
     "featx.store.exchange": ("export_store", "read_export"),
+    "featx.training.comparison": ("compare",),
     "featx.training.frozen": ("Run", "fit"),
+    "featx.training.standings": ("Comparison", "Standing"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -56,6 +60,8 @@ __all__ = [
     "Bundle",
     "Checkup",
     "Columns",
+    "CompareOptions",
+    "Comparison",
     "Decoded",
     "EmbedOptions",
     "EmbedSpec",
@@ -73,7 +79,9 @@ __all__ = [
     "Predictor",
     "Repair",
     "Run",
+    "Standing",
     "check_store",
+    "compare",
     "decode",
     "describe_layers",
     "embed",

@@ -103,16 +103,67 @@ class FitOptions:
         Raises:
             UsageError: The message names the option and what it takes.
         """
-        if not 0 < self.test_size < 1:
-            msg = f"the test size is {self.test_size}; it must be a fraction above 0 and below 1, such as 0.2"
-            raise UsageError(msg)
+        _check_split(self.test_size, self.seed)
         if self.cv < 0 or self.cv == 1:
             msg = f"{self.cv} folds cannot be made; ask for 2 or more, or for 0 to hold one test out"
             raise UsageError(msg)
-        if not 0 <= self.seed < _SEEDS:
-            msg = f"the seed is {self.seed}; it must be 0 to {_SEEDS - 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class CompareOptions:
+    """How to compare heads on stores: on what items, in how many processes, and where to write.
+
+    Attributes:
+        test_size: Fraction held out where the source has no test split.
+        folds: Folds of the training items, by which candidates are ranked where the source has no split for that.
+        group: What keeps items together, as in `FitOptions`.
+        seed: Seed of the splits, the folds and the heads.
+        jobs: Processes; None for one per core.
+        folder: Where the comparison is written, in a folder with the date in its name, and where finished parts
+            are kept, in `.compare`, so that the same call goes on from there; None writes nothing.
+        out: The folder to write the comparison into, in place of that with the date.
+        fresh: Whether to compute everything again.
+        progress: Called with parts done, and in all.
+    """
+
+    test_size: float = 0.2
+    folds: int = 3
+    group: str = ""
+    seed: int = 0
+    jobs: int | None = None
+    folder: str | os.PathLike[str] | None = "runs"
+    out: str | os.PathLike[str] | None = None
+    fresh: bool = False
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that nothing can be compared with.
+
+        Raises:
+            UsageError: The message names the option and what it takes.
+        """
+        _check_split(self.test_size, self.seed)
+        if self.folds < 2:  # noqa: PLR2004 - one to learn from, one held out
+            msg = f"{self.folds} folds cannot rank anything; ask for 2 or more"
             raise UsageError(msg)
+        if self.jobs is not None and self.jobs < 1:
+            msg = f"jobs is {self.jobs}; it must be at least 1"
+            raise UsageError(msg)
+
+    def count_jobs(self) -> int:
+        """Return the number of processes."""
+        return self.jobs or count_cores()
+
+
+def _check_split(test_size: float, seed: int) -> None:
+    if not 0 < test_size < 1:
+        msg = f"the test size is {test_size}; it must be a fraction above 0 and below 1, such as 0.2"
+        raise UsageError(msg)
+    if not 0 <= seed < _SEEDS:
+        msg = f"the seed is {seed}; it must be 0 to {_SEEDS - 1}"
+        raise UsageError(msg)
 
 
 EMBED_DEFAULTS = EmbedOptions()
 FIT_DEFAULTS = FitOptions()
+COMPARE_DEFAULTS = CompareOptions()

@@ -44,6 +44,13 @@ HEADS: dict[str, str] = {
     "dummy": "featx.heads.table:DUMMY",
 }
 
+#: Names for several heads; `all` is for every head. Those of `fast` take seconds for thousands of items.
+HEAD_SETS: dict[str, tuple[str, ...]] = {
+    "fast": ("logreg", "ridge", "lda", "centroid", "knn", "naive-bayes", "mlp", "random-forest"),
+    "linear": ("logreg", "ridge", "linear-svm", "lda", "centroid"),
+    "all": tuple(HEADS),
+}
+
 
 @functools.cache
 def _read_entry_points(group: str) -> dict[str, str]:
@@ -53,6 +60,12 @@ def _read_entry_points(group: str) -> dict[str, str]:
 def list_names(table: dict[str, str], group: str) -> list[str]:
     """List the names of a table and of the entry points beside it, built-in ones first."""
     return [*table, *(name for name in _read_entry_points(group) if name not in table)]
+
+
+def list_heads(names: Iterable[str]) -> list[str]:
+    """List the heads that names stand for, each once: what is the name of no set stays as it is."""
+    heads = [head for name in names for head in HEAD_SETS.get(name.lower(), (name,))]
+    return list(dict.fromkeys(heads))
 
 
 def resolve(kind: str, name: str, table: dict[str, str], group: str) -> Any:  # noqa: ANN401 - whatever the string points at

@@ -25,7 +25,8 @@ def run(arguments, env, cwd=None):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["fit", "--help"], ["embed", "--help"], ["backbones"]]
+    "arguments",
+    [["--help"], ["--version"], ["fit", "--help"], ["embed", "--help"], ["compare", "--help"], ["backbones"]],
 )
 def test_help_imports_nothing_heavy(arguments, tmp_path):
     result = run(arguments, poison(tmp_path, HEAVY))
@@ -47,7 +48,8 @@ def test_importing_featx_imports_nothing_heavy(tmp_path):
 
 def test_cached_features_are_fitted_and_inspected_without_tensorflow(tmp_path, store):
     env = poison(tmp_path, ["tensorflow", "keras"])
-    for arguments in (["info", str(store.path)], ["fit", str(store.path), "--clf", "logreg"]):
+    commands = (["info"], ["fit", "--clf", "logreg"], ["compare", "--clf", "ridge,mlp"])
+    for arguments in ([verb, str(store.path), *flags] for verb, *flags in commands):
         result = run(arguments, env, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
     assert list((tmp_path / "runs").glob("*/head.skops"))

@@ -11,7 +11,7 @@ from typing import Annotated, TextIO
 import typer
 from typer.exceptions import Exit, TyperException
 
-from featx.cli import checking, demo, embedding, exchanging, fitting, inspecting, predicting
+from featx.cli import checking, comparing, demo, embedding, exchanging, fitting, inspecting, predicting
 from featx.cli.interruption import EXIT_CODE
 from featx.errors import FeatxError
 
@@ -22,7 +22,7 @@ _GARBAGE_THRESHOLDS = (100_000, 50, 100)
 _STOPPED = "stopped; what was finished is kept, and the same command goes on from there"
 
 #: Verbs of which that is true; the others begin anew.
-_RESUMED = {"embed", "repair"}
+_RESUMED = {"embed", "repair", "compare"}
 
 app = typer.Typer(
     name="featx",
@@ -37,6 +37,7 @@ for command in (
     demo.demo,
     embedding.embed,
     fitting.fit,
+    comparing.compare,
     predicting.evaluate,
     predicting.predict,
     inspecting.info,

@@ -1,7 +1,11 @@
-"""Probabilities and targets in; metrics, 95 % intervals, tables and a plot out."""
+"""Probabilities and targets in; metrics, 95 % intervals, comparisons, tables and pictures out."""
 
+from featx.evaluation.calibration import Reliability, measure_reliability
+from featx.evaluation.charts import plot_costs, plot_learning, plot_path, plot_reliability
 from featx.evaluation.intervals import bootstrap_intervals, compute_wilson_interval
+from featx.evaluation.learning import Forecast, forecast_accuracy
 from featx.evaluation.metrics import METRICS, ClassMetrics, Evaluation, evaluate
+from featx.evaluation.pairs import Paired, adjust_holm, compare_pair, describe_pair
 from featx.evaluation.plots import plot_confusion
 from featx.evaluation.tables import format_confusion, format_metrics, format_per_class
 
@@ -9,11 +13,23 @@ __all__ = [
     "METRICS",
     "ClassMetrics",
     "Evaluation",
+    "Forecast",
+    "Paired",
+    "Reliability",
+    "adjust_holm",
     "bootstrap_intervals",
+    "compare_pair",
     "compute_wilson_interval",
+    "describe_pair",
     "evaluate",
+    "forecast_accuracy",
     "format_confusion",
     "format_metrics",
     "format_per_class",
+    "measure_reliability",
     "plot_confusion",
+    "plot_costs",
+    "plot_learning",
+    "plot_path",
+    "plot_reliability",
 ]

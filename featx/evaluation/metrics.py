@@ -12,16 +12,24 @@ from featx.evaluation.intervals import (
     FloatArray,
     IntArray,
     WeightedMetric,
-    bootstrap_intervals,
+    check_groups,
     compute_wilson_interval,
-    encode_groups,
+    count_drawn,
+    count_units,
     estimate_effective_items,
+    fit_fraction,
     reflect_interval,
+    resample,
+    studentize,
+    take_percentiles,
 )
-from featx.evaluation.scores import CLASS_SCORES, make_class_scores, make_roc_auc
+from featx.evaluation.scores import CLASS_SCORES, make_class_scores, make_log_loss, make_roc_auc
 
 #: The metrics of an `Evaluation`; each has its ends in `<name>_low` and `<name>_high`.
-METRICS = ("accuracy", *CLASS_SCORES, "roc_auc")
+METRICS = ("accuracy", "mean_per_class_accuracy", "macro_f1", "log_loss", "expected_calibration_error", "roc_auc")
+
+# Value, lower and upper end; NaN where undefined.
+_Interval = tuple[float, float, float]
 
 # Rows of probabilities in float16 sum to 1 within 5e-4.
 _SUM_TOLERANCE = 1e-3
@@ -54,9 +62,10 @@ class ClassMetrics:
 class Evaluation:
     """What a classifier did on items that it had not seen.
 
-    Every metric has a 95 % interval, `<metric>_low` to `<metric>_high`: Wilson's
-    for accuracy, the percentile bootstrap for the others (reflected for the expected
-    calibration error; see `featx.evaluation.intervals`). A value that is not defined
+    Every metric has a 95 % interval, `<metric>_low` to `<metric>_high`: Wilson's for
+    accuracy, and for the other fractions at their variance in the bootstrap; the
+    bootstrap-t interval for log-loss, reflected percentiles for the expected
+    calibration error (see `featx.evaluation.intervals`). A value that is not defined
     is None, and so are both ends where all resamples agree. Averages over classes
     are over those that are present among the targets.
 
@@ -165,18 +174,19 @@ def evaluate(
     if resamples < 1:
         msg = f"resamples is {resamples}; an interval needs at least 1, and 1000 are usual"
         raise UsageError(msg)
-    chances, epsilon = _check_probabilities(probabilities, len(classes))
-    truth = _check_labels("targets", targets, chances.shape)
-    chosen = chances.argmax(axis=1) if predictions is None else _check_labels("predictions", predictions, chances.shape)
-    units = None if groups is None else _check_groups(groups, truth.size)
+    chances, epsilon = check_probabilities(probabilities, len(classes))
+    truth = check_labels("targets", targets, chances.shape)
+    chosen = chances.argmax(axis=1) if predictions is None else check_labels("predictions", predictions, chances.shape)
+    units = None if groups is None else check_groups(groups, truth.size)
     losses = -np.log(np.clip(chances[np.arange(truth.size), truth], epsilon, 1 - epsilon))
-    scores = make_class_scores(chances, truth, chosen, losses)
+    sample = _Sample(truth, units, seed)
     ranked = min(resamples, max(_FEWEST_AUC_RESAMPLES, _AUC_WORK // chances.size))
-    intervals = [
-        _measure_accuracy(chosen == truth, units),
-        *_measure(scores, truth.size, groups=units, seed=seed, resamples=resamples),
-        *_measure(make_roc_auc(chances, truth), truth.size, groups=units, seed=seed, resamples=ranked),
-    ]
+    intervals = {
+        "accuracy": _measure_accuracy(chosen == truth, units),
+        **_measure_classes(sample, make_class_scores(chances, truth, chosen), resamples),
+        "log_loss": _measure_loss(sample, make_log_loss(losses, units), resamples),
+        "roc_auc": sample.measure_fraction(*sample.measure(make_roc_auc(chances, truth), ranked)[0]),
+    }
     confusion = _count_confusion(truth, chosen, len(classes))
     return Evaluation(
         n_items=truth.size,
@@ -187,8 +197,12 @@ def evaluate(
     )
 
 
-def _check_probabilities(probabilities: ArrayLike, n_classes: int) -> tuple[FloatArray, float]:
-    """Return them as float64, and the smallest step from 1 in the dtype they came in."""
+def check_probabilities(probabilities: ArrayLike, n_classes: int) -> tuple[FloatArray, float]:
+    """Return class probabilities as float64 (n_items, n_classes), and the smallest step from 1 in their own dtype.
+
+    Raises:
+        DataError: If they do not have this shape, are negative, or do not sum to 1.
+    """
     given = np.asarray(probabilities)
     if given.dtype.kind not in "fiu":
         msg = f"probabilities are {given.dtype}; pass numbers, such as those of predict_proba"
@@ -210,7 +224,17 @@ def _check_probabilities(probabilities: ArrayLike, n_classes: int) -> tuple[Floa
     return chances, float(np.finfo(given.dtype if given.dtype.kind == "f" else np.float64).eps)
 
 
-def _check_labels(name: str, labels: ArrayLike, shape: tuple[int, ...]) -> IntArray:
+def check_labels(name: str, labels: ArrayLike, shape: tuple[int, ...]) -> IntArray:
+    """Return targets or predictions as int64 (n_items,).
+
+    Args:
+        name: What they are called in an error.
+        labels: Positions in the classes, int (n_items,).
+        shape: (n_items, n_classes).
+
+    Raises:
+        DataError: If they are not whole numbers of this shape, or not below n_classes.
+    """
     n_items, n_classes = shape
     given = np.asarray(labels)
     if given.dtype.kind not in "iu" or given.shape != (n_items,):
@@ -224,28 +248,45 @@ def _check_labels(name: str, labels: ArrayLike, shape: tuple[int, ...]) -> IntAr
     return given.astype(np.int64)
 
 
-def _check_groups(groups: Sequence[Hashable], n_items: int) -> IntArray:
-    if len(groups) != n_items:
-        msg = f"there are {len(groups)} groups for {n_items} items; pass one for each, empty where there is none"
-        raise DataError(msg)
-    return encode_groups(groups)
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    """What the bootstrap draws from."""
+
+    targets: IntArray
+    groups: IntArray | None
+    seed: int
+
+    @property
+    def n_units(self) -> int:
+        return count_drawn(self.targets.size, self.groups)
+
+    def measure(self, metric: WeightedMetric, resamples: int) -> list[tuple[float, FloatArray]]:
+        """Return for every column of the metric its value on the items, and those on resamples."""
+        n_items = self.targets.size
+        points = metric(np.ones((n_items, 1)))[0].tolist()
+        values = resample(metric, n_items, groups=self.groups, seed=self.seed, resamples=resamples)
+        return list(zip(points, values.T, strict=True))
+
+    def measure_fraction(self, point: float, values: FloatArray) -> _Interval:
+        """Return value, lower and upper end."""
+        return point, *fit_fraction(point, values, self.n_units, count_units(self.targets, self.groups))
 
 
-def _measure(
-    metric: WeightedMetric,
-    n_items: int,
-    *,
-    groups: IntArray | None,
-    seed: int,
-    resamples: int,
-) -> list[tuple[float, float, float]]:
-    """Return value, lower and upper end for every column of the metric; NaN where undefined."""
-    points = metric(np.ones((n_items, 1)))[0]
-    lows, highs = bootstrap_intervals(metric, n_items, groups=groups, seed=seed, resamples=resamples)
-    return list(zip(points.tolist(), lows.tolist(), highs.tolist(), strict=True))
+def _measure_classes(sample: _Sample, scores: WeightedMetric, resamples: int) -> dict[str, _Interval]:
+    columns = dict(zip(CLASS_SCORES, sample.measure(scores, resamples), strict=True))
+    error, errors = columns.pop("expected_calibration_error")
+    ends = reflect_interval(error, *take_percentiles(errors, sample.n_units))
+    fractions = {name: sample.measure_fraction(*column) for name, column in columns.items()}
+    return fractions | {"expected_calibration_error": (error, *ends)}
 
 
-def _measure_accuracy(correct: NDArray[np.bool_], groups: IntArray | None) -> tuple[float, float, float]:
+def _measure_loss(sample: _Sample, log_loss: WeightedMetric, resamples: int) -> _Interval:
+    (point, values), (error, errors) = sample.measure(log_loss, resamples)
+    low, high = studentize(point, error, values, errors)
+    return point, float(np.maximum(low, 0)), high  # np.maximum keeps NaN
+
+
+def _measure_accuracy(correct: NDArray[np.bool_], groups: IntArray | None) -> _Interval:
     accuracy = float(correct.mean())
     worth = correct.size if groups is None else estimate_effective_items(correct, groups)
     low, high = compute_wilson_interval(accuracy * worth, worth)
@@ -256,12 +297,11 @@ def _name_fields(metric: str) -> tuple[str, str, str]:
     return metric, f"{metric}_low", f"{metric}_high"
 
 
-def _name_intervals(intervals: list[tuple[float, float, float]]) -> dict[str, Any]:
-    """Name the values and ends of `METRICS`, in their order; what is not defined becomes None."""
-    named: dict[str, Any] = {}
-    for metric, (point, low, high) in zip(METRICS, intervals, strict=True):
-        fair = reflect_interval(point, low, high) if metric == "expected_calibration_error" else (low, high)
-        named |= zip(_name_fields(metric), (point, *fair), strict=True)
+def _name_intervals(intervals: Mapping[str, _Interval]) -> dict[str, Any]:
+    """Name the values and ends of `METRICS`; what is not defined becomes None."""
+    named: dict[str, float] = {}
+    for metric, interval in intervals.items():
+        named |= zip(_name_fields(metric), interval, strict=True)
     return {name: None if np.isnan(value) else value for name, value in named.items()}
 
 

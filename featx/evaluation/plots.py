@@ -5,18 +5,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from featx.evaluation.drawing import NAME_CELLS, open_figure
 from featx.evaluation.metrics import Evaluation
-from featx.evaluation.names import measure_names, shorten_name
+from featx.evaluation.names import measure_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_NAME_CELLS = 28
 _MOST_COUNTED = 30
 _MOST_ZEROS = 10
 _MOST_NAMED = 110
-_DPI = 150
 
 # Width of a letter or digit, in parts of the font's size.
 _LETTER_WIDTH = 0.62
@@ -26,22 +25,6 @@ _GAMMA = 0.4
 
 # Text on darker shades is white.
 _DARK = 0.6
-
-# Beside matplotlib's own font, which has no Chinese, Japanese, Korean or Indian letters:
-# the first families that Linux, macOS and Windows bring for them.
-_FAMILY = "DejaVu Sans"
-_OTHER_FAMILIES = (
-    "Noto Sans CJK JP",
-    "Noto Sans Devanagari",
-    "Hiragino Sans",
-    "PingFang HK",
-    "Apple SD Gothic Neo",
-    "Arial Unicode MS",
-    "Yu Gothic",
-    "Microsoft YaHei",
-    "Malgun Gothic",
-    "Nirmala UI",
-)
 
 
 def plot_confusion(evaluation: Evaluation, path: Path) -> None:
@@ -57,47 +40,8 @@ def plot_confusion(evaluation: Evaluation, path: Path) -> None:
     Raises:
         OSError: If a file cannot be written.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    families = _choose_families(evaluation.classes)
-    # Without a salt the ids in an SVG file are random. Only the settings can give one; they are put back.
-    with mpl.rc_context({"svg.hashsalt": "featx", "text.usetex": False, "font.family": families, "font.size": 10}):
-        figure = Figure()
-        FigureCanvasAgg(figure)
-        _draw(figure, evaluation, _name_classes(evaluation.classes, families))
-        box = figure.get_tightbbox().padded(0.15)
-        figure.savefig(path, format="png", dpi=_DPI, bbox_inches=box)
-        figure.savefig(path.with_suffix(".svg"), format="svg", dpi=_DPI, bbox_inches=box, metadata={"Date": None})
-
-
-def _choose_families(names: tuple[str, ...]) -> list[str]:
-    """Add the other families that are installed, if a name has letters that the first one lacks."""
-    from matplotlib.font_manager import fontManager
-
-    if not set("".join(names)) - _find_glyphs([_FAMILY]):
-        return [_FAMILY]
-    installed = {font.name for font in fontManager.ttflist}
-    return [_FAMILY, *(family for family in _OTHER_FAMILIES if family in installed)]
-
-
-def _find_glyphs(families: list[str]) -> set[str]:
-    """Find the characters that these fonts can draw."""
-    from matplotlib.font_manager import findfont, get_font
-
-    return {chr(code) for family in families for code in get_font(findfont(family)).get_charmap()}
-
-
-def _name_classes(names: tuple[str, ...], families: list[str]) -> list[str]:
-    """Shorten the names; one with letters that no font has is numbered, and keeps the rest."""
-    glyphs = _find_glyphs(families)
-    shown = []
-    for number, name in enumerate(names, start=1):
-        drawn = "".join(char for char in name if char in glyphs or not char.isprintable()).strip()
-        label = drawn if drawn == name.strip() else f"class {number} {drawn}"
-        shown.append(shorten_name(label.rstrip(), _NAME_CELLS))
-    return shown
+    with open_figure(evaluation.classes, path) as (figure, names):
+        _draw(figure, evaluation, names)
 
 
 def _draw(figure: "Figure", evaluation: Evaluation, names: list[str]) -> None:
@@ -138,10 +82,10 @@ def _write_names(axes: "Axes", names: list[str], side_points: float) -> None:
     step = -(-len(names) // _MOST_NAMED)
     room = side_points / len(names) * step
     size = float(np.clip(0.85 * room, 5, 9))
-    upright = measure_names(names, _NAME_CELLS) * _LETTER_WIDTH * size > 0.95 * room
+    upright = measure_names(names, NAME_CELLS) * _LETTER_WIDTH * size > 0.95 * room
     places, labels = range(0, len(names), step), names[::step]
-    axes.set_xticks(places, labels, rotation=90 if upright else 0, fontsize=size, parse_math=False)
-    axes.set_yticks(places, labels, fontsize=size, parse_math=False)
+    axes.set_xticks(places, labels, rotation=90 if upright else 0, fontsize=size)
+    axes.set_yticks(places, labels, fontsize=size)
 
 
 def _write_counts(axes: "Axes", evaluation: Evaluation, cell_points: float) -> None:

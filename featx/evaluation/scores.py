@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csc_array
 
 #: The columns of `make_class_scores`.
-CLASS_SCORES = ("mean_per_class_accuracy", "macro_f1", "log_loss", "expected_calibration_error")
+CLASS_SCORES = ("mean_per_class_accuracy", "macro_f1", "expected_calibration_error")
 
 #: Equal-width bins of confidence in the expected calibration error.
 N_BINS = 15
@@ -27,7 +27,6 @@ def make_class_scores(
     probabilities: FloatArray,
     targets: IntArray,
     predictions: IntArray,
-    losses: FloatArray,
 ) -> WeightedMetric:
     """Make the weighted metric whose columns are `CLASS_SCORES`.
 
@@ -42,10 +41,9 @@ def make_class_scores(
         probabilities: Class probabilities, float64 (n_items, n_classes).
         targets: True classes, int64 (n_items,).
         predictions: Predicted classes, int64 (n_items,).
-        losses: Log-loss of each item in nats, float64 (n_items,).
 
     Returns:
-        The metric: weights (n_items, n_resamples) to values (n_resamples, 4).
+        The metric: weights (n_items, n_resamples) to values (n_resamples, 3).
     """
     n_items, n_classes = probabilities.shape
     items = np.arange(n_items)
@@ -69,9 +67,38 @@ def make_class_scores(
         f1 = 2 * found / np.maximum(support + by_prediction @ weights, 1)
         gap = np.abs(gaps @ weights).sum(axis=0)
         return np.stack(
-            [recall.sum(axis=0) / n_present, f1.sum(axis=0) / n_present, losses @ weights / total, gap / total],
+            [recall.sum(axis=0) / n_present, f1.sum(axis=0) / n_present, gap / total],
             axis=1,
         )
+
+    return score
+
+
+def make_log_loss(losses: FloatArray, groups: IntArray | None) -> WeightedMetric:
+    """Make the weighted log-loss and its standard error, as a metric of two columns.
+
+    The standard error is that of the ratio estimator over groups (W. G. Cochran,
+    "Sampling Techniques", 3rd ed. 1977, section 3.12), or over items.
+
+    Args:
+        losses: Log-loss of each item in nats, float64 (n_items,).
+        groups: Group numbers as from `encode_groups`, int64 (n_items,); the items of a
+            group have the same weight.
+
+    Returns:
+        The metric: weights (n_items, n_resamples) to values (n_resamples, 2).
+    """
+    units = np.arange(losses.size) if groups is None else groups
+    firsts = np.unique(units, return_index=True)[1]
+    sizes = np.bincount(units).astype(np.float64)
+    totals = np.bincount(units, weights=losses)
+    moments = np.stack([sizes, sizes**2, sizes * totals, totals**2])
+
+    def score(weights: FloatArray) -> FloatArray:
+        mean = losses @ weights / weights.sum(axis=0)
+        size, squared_sizes, products, squared_totals = moments @ weights[firsts]
+        squares = squared_totals - 2 * mean * products + mean**2 * squared_sizes
+        return np.stack([mean, np.sqrt(np.maximum(squares, 0)) / size], axis=1)
 
     return score
 

@@ -26,6 +26,8 @@ from featx.registry import TRAINERS, resolve
 #: One item of so many is held out, where the caller names none.
 _HELD_OUT = 10
 
+_FEWEST_HELD_OUT = 10
+
 #: A loss that fell by more than this in the last epochs has not converged.
 _STILL_FALLING = 0.05
 
@@ -111,7 +113,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             X: (n_items, dim), numbers, or rows of a store.
             y: (n_items,), targets.
             validation: bool (n_items,), the items that are held out to tell when to stop,
-                and never learnt from. None holds out a tenth of each class.
+                and never learnt from. None holds out a tenth, as `hold_out_units` does.
 
         Raises:
             DataError: If the loss is not finite.
@@ -122,7 +124,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         rows, targets = self._take_items(X, y)
         self.classes_, positions = np.unique(targets, return_inverse=True)
         random = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
-        held = _hold_out(positions, random) if validation is None else np.asarray(validation)
+        held = hold_out_units(positions, random) if validation is None else np.asarray(validation)
         if held.dtype != bool or held.shape != positions.shape:
             msg = f"validation is {held.dtype} {held.shape}; it must be bool {positions.shape}"
             raise UsageError(msg)
@@ -257,14 +259,40 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         )
 
 
-def _hold_out(positions: NDArray[np.intp], random: np.random.Generator) -> NDArray[np.bool_]:
-    """Hold out a tenth of the items, evenly over the classes, and never the last one of a class."""
-    order = np.lexsort((random.random(len(positions)), positions))  # by class, in random order inside
-    first = np.r_[True, np.diff(positions[order]) != 0]
-    free = order[~first]
-    held = np.zeros(len(positions), bool)
-    held[free[random.integers(min(_HELD_OUT, max(1, len(free)))) :: _HELD_OUT]] = True
-    return held
+def hold_out_units(
+    y: NDArray[np.integer], seed: int | np.random.Generator, units: ArrayLike | None = None
+) -> NDArray[np.bool_]:
+    """Hold out about a tenth of the items, evenly over the classes: bool (n_items,).
+
+    Items of one unit stay together, and every class keeps items to learn from. Where no
+    unit is as small as a tenth, the smallest one is held out. Nothing is if each unit has
+    the whole of some class, or if fewer than ten items would be, as their loss is noise:
+    of 2 items of each of ten digits, it chose weights that were right on 18 %.
+
+    Args:
+        y: int (n_items,), targets.
+        seed: Seed of the choice.
+        units: (n_items,), the unit of each item; None if each is one by itself.
+    """
+    random, classes = np.random.default_rng(seed), np.unique(y, return_inverse=True)[1]
+    names = np.arange(len(y)) if units is None else np.unique(units, return_inverse=True)[1]
+    order = np.argsort(names, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(names[order])) + 1)
+    left = np.bincount(classes)
+    held, passed, n_held = np.zeros(len(y), bool), 0, 0
+    # By class, in random order inside; a unit counts for the class of its first item.
+    for unit in np.lexsort((random.random(len(members)), [classes[items[0]] for items in members])):
+        items = members[unit]
+        passed += len(items)
+        counts = np.bincount(classes[items], minlength=len(left))
+        if n_held + len(items) / 2 <= passed / _HELD_OUT and (left > counts)[counts > 0].all():
+            held[items] = True
+            n_held += len(items)
+            left -= counts
+    if not n_held:
+        whole = [items for items in members if not (np.bincount(classes[items], minlength=len(left)) == left).any()]
+        held[min(whole, key=len, default=[])] = True
+    return held if held.sum() >= _FEWEST_HELD_OUT else np.zeros(len(y), bool)
 
 
 def _make_keeper(path: str | os.PathLike[str] | None, build: Callable[[], Any]) -> Callable[[], None] | None:

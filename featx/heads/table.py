@@ -1,5 +1,6 @@
 """The table of heads: each row says how one classifier is built and tuned."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -7,9 +8,7 @@ from typing import Any
 
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.naive_bayes import GaussianNB
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC, LinearSVC
 
@@ -18,8 +17,11 @@ from featx.heads import parameters as read
 from featx.heads import sweeps
 from featx.heads.architectures import MOST_UNITS, read_hidden
 from featx.heads.discriminant import ShrunkDiscriminant
+from featx.heads.logistic import ScaledLogisticRegression
+from featx.heads.neighbours import VOTES, CosineNeighbours
 from featx.heads.network_plans import OPTIMIZERS
 from featx.heads.networks import NetworkClassifier
+from featx.heads.ridge import ScaledRidge
 from featx.registry import HEADS, list_names, make_unknown_name_error, resolve
 from featx.specs import SCALINGS
 
@@ -49,13 +51,11 @@ class Head:
         seeded: Whether the estimator takes a seed.
         calibrated: Whether its scores become probabilities by temperature scaling,
             as it has none, or none to trust.
-        rotates: Whether it sees its items through inner products only.
+        folds_scaling: Whether it scales features itself, without a copy of them all.
         thin: Whether its matrix products are too thin to be shared among threads.
-        folds_scaling: Whether the estimator itself scales, by its parameter `scaling`,
-            so that no scaled copy of all items is made.
         stops_early: Whether it stops when it does worse on items that it is not to learn
             from; its `fit` takes them as `validation`, bool (n_items,).
-        sweep: How its grid is tried on one fold.
+        sweep: How its grid is tried on all folds.
         read_variant: Reads what follows a `:` behind the name into settings; None if nothing may.
     """
 
@@ -70,9 +70,8 @@ class Head:
     scalings: tuple[str, ...] = SCALINGS
     seeded: bool = False
     calibrated: bool = False
-    rotates: bool = False
-    thin: bool = False
     folds_scaling: bool = False
+    thin: bool = False
     stops_early: bool = False
     sweep: sweeps.Sweep = sweeps.sweep_each
     read_variant: Callable[[str], Mapping[str, Any]] | None = None
@@ -85,8 +84,12 @@ class Head:
             UsageError: If a value does not fit.
         """
         seeding = {"random_state": seed} if self.seeded else {}
-        folding = {"scaling": scaling} if self.folds_scaling else {}
-        return self.estimator(**{**self.settings, **seeding, **folding, **self.check_params(params)})
+        folded = {"scaling": scaling} if self.folds_scaling else {}
+        return self.estimator(**{**self.settings, **seeding, **folded, **self.check_params(params)})
+
+    def choose_calibration(self, asked: str | None) -> str:
+        """Return one of `CALIBRATIONS`: what is asked for, or what the head needs."""
+        return asked or ("temperature" if self.calibrated else "none")
 
     def check_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Read values, or the texts of values, into what scikit-learn takes.
@@ -120,31 +123,29 @@ _class_weight = read.read_choice("balanced", None)
 LOGREG = Head(
     "logreg",
     "multinomial logistic regression with an L2 penalty (L-BFGS)",
-    LogisticRegression,
+    ScaledLogisticRegression,
     params={
         "C": read.read_positive,
         "class_weight": _class_weight,
         "max_iter": read.read_count,
         "tol": read.read_positive,
     },
-    settings={"max_iter": 1000},
-    grid={"C": (1e-1, 1e0, 1e1, 1e2, 1e3, 1e4, 1e5)},
+    grid={"C": tuple(float(f"{10 ** (step / 2):.3g}") for step in range(-2, 11))},
     grid_unit=-1,
     tol=1e-4,
-    rotates=True,
-    thin=True,
+    folds_scaling=True,
     sweep=sweeps.sweep_path,
 )
 
 RIDGE = Head(
     "ridge",
-    "ridge regression on targets -1 and 1",
-    RidgeClassifier,
+    "ridge regression on targets -1 and 1, tuned by leaving out each item",
+    ScaledRidge,
     params={"alpha": read.read_positive, "class_weight": _class_weight},
-    grid={"alpha": (1e2, 1e1, 1e0, 1e-1, 1e-2, 1e-3)},
+    grid={"alpha": tuple(float(f"{10 ** (step / 2):.3g}") for step in range(4, -8, -1))},
     grid_unit=1,
     calibrated=True,
-    rotates=True,
+    folds_scaling=True,
     sweep=sweeps.sweep_ridge,
 )
 
@@ -157,7 +158,7 @@ LINEAR_SVM = Head(
     grid_unit=-1,
     seeded=True,
     calibrated=True,
-    rotates=True,
+    sweep=functools.partial(sweeps.sweep_each, rotates=True),
 )
 
 SVM = Head(
@@ -172,12 +173,16 @@ SVM = Head(
 
 KNN = Head(
     "knn",
-    "votes of the nearest items by cosine, weighted by 1 / distance",
-    KNeighborsClassifier,
-    params={"n_neighbors": read.read_count, "weights": read.read_choice("distance", "uniform")},
-    settings={"metric": "cosine", "algorithm": "brute", "weights": "distance"},
+    "votes of the nearest items by cosine, weighted by exp(similarity / temperature)",
+    CosineNeighbours,
+    params={
+        "n_neighbors": read.read_count,
+        "weights": read.read_choice(*VOTES),
+        "temperature": read.read_positive,
+    },
     grid={"n_neighbors": (50, 20, 10, 5, 3, 1)},
     scalings=("none", "standard"),  # a cosine is the same after l2
+    folds_scaling=True,
     sweep=sweeps.sweep_neighbours,
 )
 
@@ -188,7 +193,7 @@ LDA = Head(
     params={"shrinkage": read.read_share},
     grid={"shrinkage": (0.9, 0.6, 0.3, 0.1, 0.03, 0.01, 0.001)},
     calibrated=True,
-    rotates=True,
+    folds_scaling=True,
     sweep=sweeps.sweep_shrinkage,
 )
 
@@ -198,6 +203,8 @@ CENTROID = Head(
     ShrunkDiscriminant,
     settings={"shrinkage": 1.0, "priors": "uniform"},
     calibrated=True,
+    folds_scaling=True,
+    sweep=sweeps.sweep_shrinkage,
 )
 
 NAIVE_BAYES = Head(
@@ -292,6 +299,7 @@ KERAS = Head(
     seeded=True,
     folds_scaling=True,
     stops_early=True,
+    sweep=sweeps.sweep_stopping,
     read_variant=_read_network,
 )
 

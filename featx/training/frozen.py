@@ -1,13 +1,9 @@
 """Training a head on frozen features: choose on folds, refit, test once, bundle."""
 
-import contextlib
 import functools
-import importlib.metadata
 import os
-import platform
-import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.delivery.bundle import Draft, align_probabilities, write_bundle
-from featx.errors import DataError, FeatxError
-from featx.evaluation import Evaluation, evaluate
+from featx.evaluation import Evaluation
 from featx.evaluation.history import plot_history, write_history
 from featx.heads import FittedHead, Head, Tuned, find_head, fit_head, tune
+from featx.heads.fitting import predict_rows
 from featx.heads.networks import NetworkClassifier
 from featx.items.manifest import to_text
 from featx.options import FIT_DEFAULTS, FitOptions, Progress
@@ -27,14 +23,9 @@ from featx.specs import HeadSpec
 from featx.store import FeatureStore
 from featx.store.checking import refuse_damage
 from featx.training.dataset import Dataset, Partition, load_dataset, split_dataset
+from featx.training.procedure import deal_folds, evaluate_items, explain_failure, name_classes, read_versions
 
 Probabilities = NDArray[np.float64]
-
-#: Folds inside the training split on which hyper-parameters are chosen.
-TUNING_FOLDS = 3
-
-#: Parts of the training items, one of which tells a network when to stop.
-STOPPING_PARTS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,14 +125,14 @@ def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions)
     trained = train | partition.validation
     tuned = _tune(head, spec, dataset, train, options.progress)
     validation = _validate(head, spec, dataset, partition, tuned)
-    fitted = _fit(head, spec, dataset, trained, tuned)
+    fitted = _fit(head, dataset, trained, tuned)
     probabilities = _predict(fitted, dataset, test.members)
     return _Outcome(
         fitted=fitted,
         tuned=tuned,
         notes=partition.notes,
         validation=validation,
-        test=_evaluate(dataset, test.members, probabilities, test.open_targets(), options.seed),
+        test=evaluate_items(dataset, test.members, probabilities, test.open_targets(), options.seed),
         tested=np.flatnonzero(test.members),
         probabilities=probabilities,
         trained=trained,
@@ -157,7 +148,7 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     probabilities = np.zeros((len(dataset), len(dataset.classes)))
     for fold in range(options.cv):
         tuned = _tune(head, spec, dataset, outer != fold, _shift(options.progress, fold, options.cv + 1))
-        fitted = _fit(head, spec, dataset, outer != fold, tuned)
+        fitted = _fit(head, dataset, outer != fold, tuned)
         probabilities[outer == fold] = _predict(fitted, dataset, outer == fold)
     held = outer >= 0
     alone = int((~held).sum())
@@ -167,11 +158,11 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     tuned = _tune(head, spec, dataset, everything, _shift(options.progress, options.cv, options.cv + 1))
     folded = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
     return _Outcome(
-        fitted=_fit(head, spec, dataset, everything, tuned),
+        fitted=_fit(head, dataset, everything, tuned),
         tuned=tuned,
         notes=tuple(notes),
-        validation=_evaluate(dataset, everything, folded, dataset.targets, spec.seed),
-        test=_evaluate(dataset, held, probabilities[held], dataset.targets[held], options.seed),
+        validation=evaluate_items(dataset, everything, folded, dataset.targets, spec.seed),
+        test=evaluate_items(dataset, held, probabilities[held], dataset.targets[held], options.seed),
         tested=np.flatnonzero(held),
         probabilities=probabilities[held],
         trained=everything,
@@ -181,36 +172,22 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
 
 
 def _tune(head: Head, spec: HeadSpec, dataset: Dataset, train: NDArray[np.bool_], progress: Progress | None) -> Tuned:
-    folds = _deal(dataset, train, spec.seed)
-    parts = _deal(dataset, train, spec.seed, STOPPING_PARTS) if head.stops_early else None
-    with _explain(spec):
-        features, targets = dataset.read_features(train), dataset.targets[train]
-        return tune(head, features, targets, folds, spec=spec, progress=progress, parts=parts)
+    folds = deal_folds(dataset, train, spec.seed)
+    units = dataset.find_units(train)
+    with explain_failure(spec):
+        return tune(
+            head, dataset.take_features(train), dataset.targets[train], folds, spec=spec, units=units, progress=progress
+        )
 
 
-def _deal(dataset: Dataset, members: NDArray[np.bool_], seed: int, parts: int = TUNING_FOLDS) -> NDArray[np.intp]:
-    """Deal items to tuning folds; what cannot be held out without losing a class joins the first."""
-    folds = max(2, min(parts, dataset.count_units(members)))
-    return np.maximum(dataset.assign_folds(members, folds, seed), 0)
-
-
-@contextlib.contextmanager
-def _explain(spec: HeadSpec) -> Iterator[None]:
-    """Name the user's parameters where scikit-learn or LAPACK stumbles over them."""
-    try:
-        yield
-    except (ValueError, np.linalg.LinAlgError) as error:
-        if isinstance(error, FeatxError) or not spec.params:
-            raise
-        params = ", ".join(f"{name}={value}" for name, value in spec.params.items())
-        msg = f"{spec.name} cannot be fitted with {params}: {' '.join(str(error).split())}"
-        raise DataError(msg) from error
-
-
-def _fit(head: Head, spec: HeadSpec, dataset: Dataset, members: NDArray[np.bool_], tuned: Tuned) -> FittedHead:
-    folds = _deal(dataset, members, spec.seed, STOPPING_PARTS if head.stops_early else TUNING_FOLDS)
-    features, targets = dataset.read_features(members), dataset.targets[members]
-    return fit_head(head, features, targets, tuned.params, tuned.scaling, spec.seed, folds)
+def _fit(head: Head, dataset: Dataset, members: NDArray[np.bool_], tuned: Tuned) -> FittedHead:
+    """Fit what was chosen to some items, of which tuning has seen all classes or not."""
+    folds = deal_folds(dataset, members, tuned.spec.seed)
+    targets = dataset.targets[members]
+    # Scores of other classes than these cannot calibrate; then the head makes its own.
+    held_out = (tuned.scores, tuned.classes[tuned.positions]) if set(targets) == set(tuned.classes) else None
+    features, units = dataset.take_features(members), dataset.find_units(members)
+    return fit_head(head, features, targets, tuned.spec, folds, units=units, held_out=held_out)
 
 
 def _validate(head: Head, spec: HeadSpec, dataset: Dataset, partition: Partition, tuned: Tuned) -> Evaluation:
@@ -218,21 +195,14 @@ def _validate(head: Head, spec: HeadSpec, dataset: Dataset, partition: Partition
     members = partition.validation
     if not members.any():
         probabilities = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
-        return _evaluate(dataset, partition.train, probabilities, dataset.targets[partition.train], spec.seed)
-    fitted = _fit(head, spec, dataset, partition.train, tuned)
-    return _evaluate(dataset, members, _predict(fitted, dataset, members), dataset.targets[members], spec.seed)
+        return evaluate_items(dataset, partition.train, probabilities, dataset.targets[partition.train], spec.seed)
+    fitted = _fit(head, dataset, partition.train, tuned)
+    return evaluate_items(dataset, members, _predict(fitted, dataset, members), dataset.targets[members], spec.seed)
 
 
 def _predict(fitted: FittedHead, dataset: Dataset, members: NDArray[np.bool_]) -> Probabilities:
-    probabilities = fitted.estimator.predict_proba(dataset.read_features(members))
+    probabilities = predict_rows(fitted.estimator, dataset.take_features(members))
     return align_probabilities(probabilities, fitted.estimator.classes_, len(dataset.classes))
-
-
-def _evaluate(
-    dataset: Dataset, members: NDArray[np.bool_], probabilities: Probabilities, targets: NDArray[np.intp], seed: int
-) -> Evaluation:
-    groups = dataset.groups[members].tolist() if (dataset.groups[members] != "").any() else None
-    return evaluate(probabilities, targets, dataset.classes, groups=groups, seed=seed)
 
 
 def _shift(progress: Progress | None, part: int, parts: int) -> Progress | None:
@@ -244,8 +214,8 @@ def _conclude(
     store: FeatureStore, dataset: Dataset, spec: HeadSpec, outcome: _Outcome, options: FitOptions, seconds: float
 ) -> Run:
     tuned, fitted = outcome.tuned, outcome.fitted
-    chosen = HeadSpec(spec.name, dict(tuned.params), tuned.scaling, spec.seed)
-    of_heads = [_name_targets(note, dataset.classes) for note in (*tuned.notes, *fitted.notes)]
+    chosen = replace(tuned.spec, params=dict(tuned.params))
+    of_heads = [name_classes(note, dataset.classes) for note in (*tuned.notes, *fitted.notes)]
     notes = tuple(dict.fromkeys([*dataset.notes, *outcome.notes, *of_heads]))
     run = Run(
         None, chosen, outcome.validation, outcome.test, int(outcome.trained.sum()), outcome.test_name, notes, seconds
@@ -254,7 +224,7 @@ def _conclude(
         return run
     record = {
         "candidates": [candidate.to_dict() for candidate in tuned.candidates],
-        "created_with": {**store.created_with, **_read_versions()},
+        "created_with": {**store.created_with, **read_versions()},
         "split": {"origin": outcome.origin, "test_size": options.test_size, "cv": options.cv, "group": options.group},
         "store": {"path": to_text(str(store.path)), "source": store.source, "items": len(store)},
     }
@@ -288,15 +258,6 @@ def _list_extras(fitted: FittedHead) -> dict[str, Callable[[Path], object]]:
     }
 
 
-def _name_targets(note: str, classes: tuple[str, ...]) -> str:
-    """Name the classes in a note of a head, which knows them as targets only."""
-
-    def name(match: re.Match[str]) -> str:
-        return "class " + ", ".join(repr(classes[int(target)]) for target in match[1].split(", "))
-
-    return re.sub(r"\btargets? (\d+(?:, \d+)*)", name, note)
-
-
 def _name_roles(outcome: _Outcome) -> NDArray[np.str_]:
     tested = np.zeros(len(outcome.trained), bool)
     tested[outcome.tested] = True
@@ -310,8 +271,3 @@ def _tabulate_predictions(
     shares = {f"probability_{name}": outcome.probabilities[:, at] for at, name in enumerate(classes)}
     chosen = {"predicted": np.asarray(classes)[best], "probability": outcome.probabilities.max(axis=1)}
     return {"id": ids[outcome.tested], "label": labels[outcome.tested], **chosen, **shares}
-
-
-def _read_versions() -> dict[str, str]:
-    packages = ("featx", "numpy", "scikit-learn", "scipy", "skops")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}

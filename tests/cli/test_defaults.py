@@ -4,8 +4,8 @@ import inspect
 from dataclasses import fields
 
 import featx
-from featx.cli import embedding, fitting, predicting
-from featx.options import EmbedOptions, FitOptions
+from featx.cli import comparing, embedding, fitting, predicting
+from featx.options import CompareOptions, EmbedOptions, FitOptions
 
 
 def read_defaults(function):
@@ -37,6 +37,16 @@ def test_fit():
     for name in ("test_size", "cv", "group", "seed"):
         assert command[name] == options[name]
     assert library["options"] == FitOptions()
+
+
+def test_compare():
+    command, library = read_defaults(comparing.compare), read_defaults(featx.compare)
+    options = read_fields(CompareOptions)
+    assert command["clf"] == [library["heads"]]
+    assert str(command["runs"]) == options["folder"]
+    for name in ("test_size", "folds", "group", "seed", "jobs", "out", "fresh"):
+        assert command[name] == options[name]
+    assert library["options"] == CompareOptions()
 
 
 def test_the_newest_store_is_looked_for_where_embed_writes():

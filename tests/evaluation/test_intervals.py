@@ -2,15 +2,21 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, norm, t
 
 from featx.evaluation.intervals import (
     bootstrap_intervals,
     compute_wilson_interval,
+    count_units,
     encode_groups,
     estimate_effective_items,
+    fit_fraction,
     reflect_interval,
+    resample,
+    studentize,
+    take_percentiles,
 )
+from featx.evaluation.scores import make_log_loss
 
 
 @given(st.integers(1, 5000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))
@@ -47,6 +53,41 @@ def test_bootstrap_agrees_with_scipy():
     assert high[0] == pytest.approx(reference.high, abs=0.01)
 
 
+def test_few_items_get_percentiles_farther_out():
+    values = np.random.default_rng(3).normal(size=1000)
+    # Hesterberg (2015): Phi(-sqrt(n / (n - 1)) t), 1.0 % for 8 items and 2.5 % for very many.
+    level = norm.cdf(-np.sqrt(8 / 7) * t.ppf(0.975, 7))
+    assert take_percentiles(values, 8) == pytest.approx(tuple(np.quantile(values, [level, 1 - level])))
+    assert take_percentiles(values, 10**6) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=1e-4)
+
+
+def test_a_fraction_that_is_a_proportion_gets_nearly_the_interval_of_wilson():
+    correct = np.random.default_rng(0).random(400) < 0.9
+    values = resample(weigh_mean(correct.astype(float)), 400, groups=None, seed=0, resamples=4000)[:, 0]
+    low, high = map(float, compute_wilson_interval(correct.sum(), 400))
+    assert fit_fraction(correct.mean(), values, 400, 1e9) == pytest.approx((low, high), abs=2e-3)
+    wider = fit_fraction(correct.mean(), values, 400, 1)  # two items a class: twice the variance
+    assert (wider[1] - wider[0]) / (high - low) == pytest.approx(np.sqrt(2), rel=0.03)
+
+
+def test_units_of_a_class_are_its_items_or_its_groups():
+    targets = np.array([0, 0, 0, 0, 1, 1])
+    assert count_units(targets, None) == pytest.approx(2 / (1 / 4 + 1 / 2))
+    assert count_units(targets, np.array([0, 0, 1, 1, 1, 1])) == pytest.approx(2 / (1 / 2 + 1 / 1))
+
+
+def test_studentized_ends_are_farther_out_where_large_losses_lie():
+    losses = np.random.default_rng(0).exponential(size=80)
+    error = losses.std() / np.sqrt(80)
+    metric = make_log_loss(losses, None)
+    values, errors = resample(metric, 80, groups=None, seed=0, resamples=2000).T
+    low, high = studentize(losses.mean(), error, values, errors)
+    distances = (values - losses.mean()) / errors
+    expected = losses.mean() - np.quantile(distances, [0.975, 0.025]) * error
+    assert (low, high) == pytest.approx(tuple(expected))
+    assert high - losses.mean() > 1.15 * (losses.mean() - low)
+
+
 def test_bootstrap_is_repeatable_and_its_seed_matters():
     metric = weigh_mean(np.random.default_rng(1).normal(size=50))
     first = bootstrap_intervals(metric, 50, seed=3)
@@ -81,8 +122,9 @@ def test_bootstrap_keeps_groups_together_and_widens_the_interval():
     low, high = bootstrap_intervals(metric, 200, groups=groups)
     assert max(apart) == 0
     single_low, single_high = bootstrap_intervals(weigh_mean(values), 200)
-    # Ten copies of every value know no more than one: the interval is sqrt(10) times wider.
-    assert (high - low) / (single_high - single_low) == pytest.approx(np.sqrt(10), rel=0.15)
+    # Ten copies of every value know no more than one: the interval is sqrt(10) times wider, and 20 are few.
+    few, many = (np.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1) for n in (20, 200))
+    assert (high - low) / (single_high - single_low) == pytest.approx(np.sqrt(10) * few / many, rel=0.1)
 
 
 def test_bootstrap_leaves_out_resamples_in_which_the_metric_is_undefined():
@@ -110,9 +152,12 @@ def test_independent_items_are_worth_their_number_and_copies_one():
     rng = np.random.default_rng(0)
     correct = rng.random(2000) < 0.8
     singles = estimate_effective_items(correct, np.arange(2000))
-    assert singles == pytest.approx(2000, rel=1e-3)
+    allowance = (1.959964 / t.ppf(0.975, 1999)) ** 2
+    assert singles == pytest.approx(2000 * allowance, rel=1e-3)
     copies = estimate_effective_items(np.repeat(correct, 5), np.repeat(np.arange(2000), 5))
-    assert copies == pytest.approx(2000, rel=1e-3)
+    assert copies == pytest.approx(2000 * allowance, rel=1e-3)
+    few = estimate_effective_items(np.repeat(correct[:12], 5), np.repeat(np.arange(12), 5))
+    assert few == pytest.approx(11 * (1.959964 / t.ppf(0.975, 11)) ** 2)
 
 
 def test_without_errors_every_group_counts_once():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binomtest, norm, t
 from sklearn import metrics as reference
 
 from featx.errors import DataError, UsageError
-from featx.evaluation import METRICS, Evaluation, evaluate
+from featx.evaluation import METRICS, Evaluation, compute_wilson_interval, evaluate
 
 
 def make_items(n_items, n_classes, seed=0, skill=1.5):
@@ -88,10 +88,19 @@ def test_intervals_equal_those_of_resampled_items():
     rng = np.random.default_rng(11)
     draws = [rng.integers(80, size=80) for _ in range(50)]
     resampled = [evaluate(probabilities[drawn], targets[drawn], classes, resamples=1) for drawn in draws]
-    for metric in ("mean_per_class_accuracy", "macro_f1", "log_loss", "roc_auc"):
-        ends = np.quantile([getattr(one, metric) for one in resampled], [0.025, 0.975])
-        assert result.get_interval(metric)[1:] == pytest.approx(tuple(ends)), metric
-    low, high = np.quantile([one.expected_calibration_error for one in resampled], [0.025, 0.975])
+    t_point, per_class = t.ppf(0.975, 79), 4 / (1 / np.bincount(targets)).sum()
+    for metric in ("mean_per_class_accuracy", "macro_f1", "roc_auc"):
+        point = getattr(result, metric)
+        variance = np.var([getattr(one, metric) for one in resampled]) * per_class / (per_class - 1)
+        trials = point * (1 - point) / variance * (norm.ppf(0.975) / t_point) ** 2
+        ends = compute_wilson_interval(point * trials, trials)
+        assert result.get_interval(metric)[1:] == pytest.approx(tuple(map(float, ends))), metric
+    losses = -np.log(probabilities[np.arange(80), targets])
+    distances = [(losses[drawn].mean() - losses.mean()) / losses[drawn].std() for drawn in draws]
+    ends = losses.mean() - np.quantile(distances, [0.975, 0.025]) * losses.std()
+    assert result.get_interval("log_loss")[1:] == pytest.approx(tuple(ends))
+    level = norm.cdf(-np.sqrt(80 / 79) * t_point)
+    low, high = np.quantile([one.expected_calibration_error for one in resampled], [level, 1 - level])
     point = result.expected_calibration_error
     assert result.expected_calibration_error_low == pytest.approx(max(0, 2 * point - high))
     assert result.expected_calibration_error_high == pytest.approx(max(point, 2 * point - low))

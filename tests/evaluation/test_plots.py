@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from featx.evaluation import evaluate, plot_confusion
-from featx.evaluation.plots import _name_classes
+from featx.evaluation.drawing import show_names
 
 NASTY = ["$\\alpha_1$", "$", "_private", "日本語", "cat 日", "Äpfel", "line\nbreak", "bad\udcff", "long " * 40, ""]
 
@@ -74,7 +74,7 @@ def test_every_second_name_is_written_where_there_is_no_room_for_all(tmp_path):
 
 
 def test_names_are_never_mathematics_and_missing_letters_become_numbers():
-    names = _name_classes(tuple(NASTY), ["DejaVu Sans"])
+    names = show_names(NASTY, ["DejaVu Sans"], "class")
     assert names[:4] == ["$\\alpha_1$", "$", "_private", "class 4"]
     assert names[4] == "class 5 cat"
     assert names[5:8] == ["Äpfel", "line\ufffdbreak", "bad\ufffd"]

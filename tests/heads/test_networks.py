@@ -9,8 +9,8 @@ from sklearn.metrics import log_loss, roc_auc_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featx.errors import DataError, UnknownNameError, UsageError
-from featx.heads import find_head, tune
-from featx.heads.networks import NetworkClassifier, _hold_out
+from featx.heads import find_head, fit_head, tune
+from featx.heads.networks import NetworkClassifier, hold_out_units
 from featx.heads.rows import FeatureRows
 from featx.specs import HeadSpec
 
@@ -217,21 +217,39 @@ def test_two_items_of_each_class(digits):
     few = np.concatenate([np.flatnonzero(y == k)[:2] for k in range(10)])
     network = make_network(epochs=20, patience=20).fit(X[few], y[few])
     np.testing.assert_array_equal(network.classes_, np.arange(10))
-    assert network.score(X, y) > 0.3
-    alone = np.concatenate([np.flatnonzero(y == k)[:1] for k in range(10)])
-    network = make_network(epochs=20, patience=20).fit(X[alone], y[alone])
+    assert network.score(X, y) > 0.5
     assert "val_loss" not in network.history_
-    assert network.score(X[alone], y[alone]) > 0.8
 
 
-@pytest.mark.parametrize("counts", [[1, 1], [2, 1], [100, 100], [500, 30, 1], [7] * 9])
+@pytest.mark.parametrize("counts", [[60, 40], [500, 30, 1], [7] * 20])
 def test_a_tenth_is_held_out_and_the_last_of_a_class_never(counts):
     y = np.random.default_rng(1).permutation(np.repeat(np.arange(len(counts)), counts))
-    held = _hold_out(y, np.random.default_rng(0))
+    held = hold_out_units(y, 0)
     assert np.bincount(y[~held], minlength=len(counts)).min() >= 1
-    assert abs(held.sum() - (len(y) - len(counts)) / 10) < 1
-    shares = np.bincount(y[held], minlength=len(counts)) - np.maximum(np.array(counts) - 1, 0) / 10
-    assert np.abs(shares).max() < 1
+    assert abs(held.sum() - len(y) / 10) <= 1
+    shares = np.bincount(y[held], minlength=len(counts)) - np.array(counts) / 10
+    assert np.abs(shares).max() <= 1
+    np.testing.assert_array_equal(held, hold_out_units(y, 0))
+    assert not np.array_equal(held, hold_out_units(y, 1))
+
+
+@pytest.mark.parametrize("counts", [[1, 1], [1] * 300, [2, 1], [45, 40]])
+def test_too_few_items_are_not_held_out(counts):
+    assert not hold_out_units(np.repeat(np.arange(len(counts)), counts), 0).any()
+
+
+def test_what_belongs_together_is_held_out_together():
+    generator = np.random.default_rng(0)
+    units = np.repeat(np.arange(80), generator.integers(1, 12, 80))
+    y = units % 3
+    held = hold_out_units(y, 0, units)
+    assert not set(units[held]) & set(units[~held])
+    assert 0.07 < held.mean() < 0.13
+    coarse = np.arange(300) // 100
+    held = hold_out_units(np.arange(300) % 3, 0, coarse)
+    assert held.sum() == 100
+    assert len(np.unique(coarse[held])) == 1
+    assert not hold_out_units(coarse, 0, coarse).any()  # each unit is a whole class
 
 
 def test_it_is_cloned_pickled_and_joblibbed(digits, tmp_path):
@@ -290,9 +308,10 @@ def test_wrong_data_are_told(digits):
         make_network(hidden="8", learning_rate=1e30).fit(X, y)
 
 
-def test_tuning_stops_by_whole_parts_of_the_items_that_a_fold_leaves(digits, monkeypatch):
-    X, y, folds = digits
-    parts = np.arange(len(X)) // 3 % 10
+def test_tuning_stops_by_whole_units_of_the_items_that_a_fold_leaves(digits, monkeypatch):
+    X, y, _ = digits
+    units = np.arange(len(X)) // 2
+    folds = units % 3
     seen = []
     fit = NetworkClassifier.fit
 
@@ -302,11 +321,11 @@ def test_tuning_stops_by_whole_parts_of_the_items_that_a_fold_leaves(digits, mon
 
     monkeypatch.setattr(NetworkClassifier, "fit", spy)
     spec = HeadSpec("keras", {"learning_rate": 0.01, "epochs": 2})
-    tune(find_head("keras"), X, y, folds, spec=spec, parts=parts)
-    assert len(seen) == 3
-    for fold, (n_items, validation) in enumerate(seen):
-        of_training = parts[folds != fold]
+    tuned = tune(find_head("keras"), X, y, folds, spec=spec, units=units)
+    fit_head(find_head("keras"), X, y, tuned.spec, folds, units=units)
+    assert len(seen) == 4
+    for (n_items, validation), fold in zip(seen, (0, 1, 2, None), strict=True):
+        of_training = units[folds != fold] if fold is not None else units
         assert len(validation) == n_items == len(of_training)
-        assert len(np.unique(of_training[validation])) == 1
         assert not set(of_training[validation]) & set(of_training[~validation])
         assert 0.08 < validation.mean() < 0.12

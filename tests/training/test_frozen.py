@@ -12,6 +12,7 @@ from featx.errors import StoreError, StoreFormatError, UnknownNameError, UsageEr
 from featx.options import FitOptions
 from featx.training import frozen
 from featx.training.dataset import HeldOut
+from featx.training.procedure import name_classes
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +156,7 @@ def test_a_class_of_one_image_is_trained_on_and_said(tmp_path):
 
 
 def test_notes_name_classes_and_not_their_numbers():
-    note = frozen._name_targets("targets 1, 3: in one fold only", ("cat", "dog", "eel", "fox"))
+    note = name_classes("targets 1, 3: in one fold only", ("cat", "dog", "eel", "fox"))
     assert note == "class 'dog', 'fox': in one fold only"
 
 

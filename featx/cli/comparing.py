@@ -1,0 +1,66 @@
+"""`featx compare`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from featx.cli.interruption import end_at_second_interrupt
+from featx.cli.output import format_table, print_json, show_progress
+from featx.options import COMPARE_DEFAULTS, CompareOptions
+from featx.registry import HEAD_SETS, HEADS
+
+
+def compare(
+    stores: Annotated[
+        list[Path] | None, typer.Argument(help="Feature stores; the newest in ./features if none is given.")
+    ] = None,
+    clf: Annotated[
+        list[str],
+        typer.Option(
+            "--clf",
+            help=f"Heads, with commas between: {', '.join(HEADS)}; or sets of heads: {', '.join(HEAD_SETS)}.",
+        ),
+    ] = ["fast"],  # noqa: B006 - typer copies it
+    folds: Annotated[
+        int, typer.Option(help="Folds of the training items that rank the heads, where the source has no val split.")
+    ] = COMPARE_DEFAULTS.folds,
+    test_size: Annotated[
+        float, typer.Option(help="Fraction held out where the source has no test split.")
+    ] = COMPARE_DEFAULTS.test_size,
+    group: Annotated[
+        str, typer.Option(help="What stays together: a table's column, folder, or a regular expression.")
+    ] = COMPARE_DEFAULTS.group,
+    seed: Annotated[int, typer.Option(help="Seed of split, folds and heads.")] = COMPARE_DEFAULTS.seed,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Processes; one per core if not given.")
+    ] = COMPARE_DEFAULTS.jobs,
+    runs: Annotated[Path, typer.Option(help="Folder of comparisons; what is finished is kept in its .compare.")] = Path(
+        str(COMPARE_DEFAULTS.folder)
+    ),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write this one into; <runs>/<date>-compare if not given.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute everything again.")] = COMPARE_DEFAULTS.fresh,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+) -> None:
+    """Compare classifiers on cached features: one table, with what the test can show and what it cannot."""
+    import featx
+
+    opened = [featx.FeatureStore(store) for store in stores or ()] or [featx.FeatureStore.find_newest()]
+    with end_at_second_interrupt(), show_progress("comparing") as progress:
+        options = CompareOptions(test_size, folds, group, seed, jobs, runs, out, fresh, progress)
+        comparison = featx.compare(opened, clf, options=options)
+    from featx.training.rendering import LEFT, describe_comparison, tabulate
+
+    for note in (*comparison.notes, *comparison.best.notes):
+        typer.echo(f"note: {note}", err=True)
+    if as_json:
+        print_json([standing.to_dict() for standing in comparison.standings])
+        return
+    header, rows = tabulate(comparison)
+    left = [at for at, name in enumerate(header) if name in LEFT]
+    typer.echo(format_table(header, rows, left=left) + "\n")
+    for line in describe_comparison(comparison):
+        typer.echo(line)
+    typer.echo(f"{comparison.seconds:.1f} s -> {comparison.folder}")

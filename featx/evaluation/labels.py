@@ -1,0 +1,105 @@
+"""Names beside the points of a chart, where they cover neither points nor each other."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featx.evaluation.drawing import GREY
+from featx.evaluation.intervals import FloatArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_FONT_SIZE = 9
+
+# Distances from the point in points (1/72 inch), and directions, right and left first; its bar is above and below.
+_DISTANCES = (8, 14, 22, 32, 44, 58, 74, 92, 112)
+_ANGLES = (0, 180, 30, -30, 150, -150, 60, -60, 120, -120)
+
+# The price of leaving the axes, of each label, marker and bar that is covered, and of each point of distance.
+_OUTSIDE, _COVERED, _MARKED, _BARRED, _FAR = 1000.0, 100.0, 60.0, 3.0, 0.15
+
+# Half the size of a marker, and how near other points make a crowd, in points.
+_RADIUS, _CROWDED = 5, 60
+
+# Beyond it a line shows to which point a label belongs.
+_NEAR = 12
+
+
+def place_labels(axes: "Axes", names: Sequence[str], x: FloatArray, y: FloatArray, bars: FloatArray) -> None:
+    """Write each name near its point, where it covers least.
+
+    Names are placed one after the other, from the most crowded point to the least; for
+    each, about a hundred places are tried, near ones first.
+
+    Args:
+        axes: What the points were drawn in; its limits are final.
+        names: (n_points,).
+        x: Places of the points, float64 (n_points,).
+        y: Places of the points, float64 (n_points,).
+        bars: The lower and upper ends of their vertical bars, float64 (n_points, 2).
+    """
+    scale = axes.figure.dpi / 72
+    axes.autoscale_view()
+    points = axes.transData.transform(np.stack([x, y], axis=1))
+    ends = np.stack([axes.transData.transform(np.stack([x, end], axis=1))[:, 1] for end in bars.T], axis=1)
+    frame = axes.get_window_extent()
+    sizes = _measure(axes, names)
+    placed = np.empty((0, 4))
+    crowd = (np.abs(points[:, np.newaxis] - points) < _CROWDED * scale).all(axis=2).sum(axis=1)
+    distances = np.repeat(_DISTANCES, len(_ANGLES)).astype(np.float64)
+    angles = np.radians(np.tile(_ANGLES, len(_DISTANCES)))
+    offsets = distances[:, np.newaxis] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    for index in np.argsort(-crowd, kind="stable").tolist():
+        boxes = np.array([_make_box(points[index], offset * scale, sizes[index]) for offset in offsets])
+        outside = (boxes[:, :2] < frame.min).any(axis=1) | (boxes[:, 2:] > frame.max).any(axis=1)
+        costs = _count_covered(boxes, placed, points, ends, _RADIUS * scale) + _FAR * distances + _OUTSIDE * outside
+        best = int(costs.argmin())
+        placed = np.concatenate([placed, boxes[best : best + 1]])
+        _write(axes, names[index], points[index], boxes[best], far=distances[best] > _NEAR)
+
+
+def _measure(axes: "Axes", names: Sequence[str]) -> FloatArray:
+    """Measure the names as they will be written: float64 (n_names, 2) in pixels."""
+    sizes = []
+    for name in names:
+        text = axes.text(0, 0, name or " ", fontsize=_FONT_SIZE)
+        extent = text.get_window_extent()
+        text.remove()
+        sizes.append((extent.width, extent.height))
+    return np.array(sizes)
+
+
+def _make_box(point: FloatArray, offset: FloatArray, size: FloatArray) -> FloatArray:
+    """Return left, bottom, right and top of a label that the offset leads to the near side of."""
+    anchor = point + offset
+    side = np.sign(np.round(offset[0], 6))
+    left = anchor[0] - size[0] * (1 - side) / 2
+    bottom = anchor[1] - size[1] / 2
+    return np.array([left, bottom, left + size[0], bottom + size[1]])
+
+
+def _count_covered(
+    boxes: FloatArray, placed: FloatArray, points: FloatArray, ends: FloatArray, radius: float
+) -> FloatArray:
+    """Price what each box covers: float64 (n_boxes,)."""
+    left, bottom, right, top = boxes.T[:, :, np.newaxis]
+    labels = (left < placed[:, 2]) & (right > placed[:, 0]) & (bottom < placed[:, 3]) & (top > placed[:, 1])
+    x, y = points.T
+    beside = (left < x + radius) & (right > x - radius)
+    markers = beside & (bottom < y + radius) & (top > y - radius)
+    bars = (left < x) & (right > x) & (bottom < ends[:, 1]) & (top > ends[:, 0])
+    return np.asarray(_COVERED * labels.sum(axis=1) + _MARKED * markers.sum(axis=1) + _BARRED * bars.sum(axis=1))
+
+
+def _write(axes: "Axes", name: str, point: FloatArray, box: FloatArray, *, far: bool) -> None:
+    from matplotlib.patheffects import withStroke
+
+    to_data = axes.transData.inverted()
+    if far:
+        line = to_data.transform([point, np.clip(point, box[:2], box[2:])])
+        axes.plot(*line.T, color=GREY, lw=0.7, zorder=1)
+    x, y = to_data.transform((box[:2] + box[2:]) / 2).tolist()
+    halo = [withStroke(linewidth=2.5, foreground="white")]
+    axes.text(x, y, name, fontsize=_FONT_SIZE, ha="center", va="center", zorder=6, path_effects=halo)

@@ -1,0 +1,296 @@
+"""Comparing heads on stores: the same items and folds for all, the best chosen by validation, the test opened once."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import DataError, UsageError
+from featx.evaluation.pairs import SIGNIFICANCE, Paired, adjust_holm, compare_pair
+from featx.heads import find_head
+from featx.items.manifest import to_text
+from featx.options import COMPARE_DEFAULTS, CompareOptions
+from featx.registry import list_heads
+from featx.specs import HeadSpec
+from featx.store import FeatureStore
+from featx.store.checking import refuse_damage
+from featx.training.dataset import Dataset, Partition, split_dataset
+from featx.training.lessons import Lesson, digest_items, learn_and_predict
+from featx.training.matching import match_stores
+from featx.training.procedure import deal_folds, evaluate_items, list_groups, name_classes, read_versions
+from featx.training.rendering import describe_choice, name_folder, write_comparison
+from featx.training.standings import Comparison, Standing
+from featx.training.tasks import Task, forget_results, read_result, run_tasks
+
+_LEAST_PROBABILITY = 1e-12
+
+
+def compare(
+    stores: FeatureStore | str | os.PathLike[str] | Sequence[FeatureStore | str | os.PathLike[str]],
+    heads: str | Sequence[str | HeadSpec] = "fast",
+    *,
+    options: CompareOptions = COMPARE_DEFAULTS,
+) -> Comparison:
+    """Compare heads on stores, on the items that all stores have.
+
+    Each head is tuned and fitted on folds of the training items, and ranked by the items held
+    out: what it does to find its parameters is inside, so that tuning much wins nothing by
+    itself. If the source has a split for that, this is used instead. Each is then tuned and fitted on
+    all training and validation items. Only then is the test opened, once for all; it ranks nothing.
+
+    Args:
+        stores: One or more stores, or their paths.
+        heads: Names of heads, or of sets of them (`featx.registry.HEAD_SETS`); one text may have several,
+            with commas between. A spec fixes parameters.
+        options: How to split, how many processes, and where to write.
+
+    Returns:
+        A standing for each store and head.
+
+    Raises:
+        UnknownNameError: If no head has that name.
+        DataError: If the items cannot be split or matched, or every head fails.
+        StoreFormatError: If a store is damaged.
+        StoreError: If there is no such store, or nothing can be written.
+    """
+    started = time.perf_counter()
+    specs = _choose_heads(heads, options.seed)
+    opened = _open_stores(stores)
+    match = match_stores(opened, group=options.group)
+    partition = split_dataset(match.dataset, test_size=options.test_size, seed=options.seed)
+    rounds = _plan_rounds(match.dataset, partition, options)
+    names = _name_stores(opened)
+    candidates = [
+        _Candidate(name, store, rows, spec)
+        for name, store, rows in zip(names, opened, match.rows, strict=True)
+        for spec in specs
+    ]
+    with _find_work(options) as work:
+        outcomes = _run_rounds(candidates, rounds, match.dataset, work, options)
+        validated = [_validate(*each, rounds, match.dataset) for each in zip(candidates, outcomes, strict=True)]
+        ranked = sorted(validated, key=lambda contender: contender.rank)
+        # Nothing is chosen below this line.
+        standings = _test(ranked, match.dataset, partition, options.seed)
+    comparison = Comparison(
+        standings=standings,
+        folder=None,
+        test_name=partition.test_name,
+        validation_name=rounds.name,
+        n_train=int(rounds.final.learnt.sum()),
+        n_test=len(partition.test),
+        versions=read_versions(),
+        notes=tuple(dict.fromkeys([*match.notes, *partition.notes])),
+        seconds=time.perf_counter() - started,
+    )
+    if options.out is None and options.folder is None:
+        return comparison
+    folder = Path(options.out) if options.out is not None else name_folder(Path(str(options.folder)))
+    return write_comparison(comparison, folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """Items to learn from and items to predict, bool `(n_items,)` each."""
+
+    learnt: NDArray[np.bool_]
+    predicted: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rounds:
+    validating: tuple[_Round, ...]
+    final: _Round
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    name: str
+    store: FeatureStore
+    rows: NDArray[np.intp]
+    spec: HeadSpec
+
+
+@dataclass(frozen=True, slots=True)
+class _Contender:
+    """A candidate after validation, and the file of what it says of the test items; none if it failed."""
+
+    standing: Standing
+    final: Path | None
+
+    @property
+    def rank(self) -> tuple[bool, float, float]:
+        """The higher accuracy first, then the lower log-loss; what failed comes last."""
+        accuracy, log_loss = self.standing.validation_accuracy, self.standing.validation_log_loss
+        return (self.final is None, -(accuracy or 0.0), log_loss or 0.0)
+
+
+def _choose_heads(heads: str | Sequence[str | HeadSpec], seed: int) -> list[HeadSpec]:
+    asked = [heads] if isinstance(heads, str) else heads
+    specs: list[HeadSpec] = []
+    for entry in asked:
+        if isinstance(entry, HeadSpec):
+            head = find_head(entry.name)
+            specs.append(replace(entry, name=head.name, params=head.check_params(entry.params)))
+        else:
+            names = [name.strip() for name in entry.split(",") if name.strip()]
+            specs += [HeadSpec(find_head(name).name, {}, None, seed) for name in list_heads(names)]
+    unique = list({spec.digest: spec for spec in specs}.values())
+    if not unique:
+        msg = "no head is named; give some, such as logreg,knn or fast"
+        raise UsageError(msg)
+    return unique
+
+
+def _open_stores(
+    stores: FeatureStore | str | os.PathLike[str] | Sequence[FeatureStore | str | os.PathLike[str]],
+) -> list[FeatureStore]:
+    given = [stores] if isinstance(stores, FeatureStore | str | os.PathLike) else stores
+    opened = [store if isinstance(store, FeatureStore) else FeatureStore(store) for store in given]
+    unique = list({store.path.resolve(): store for store in opened}.values())
+    if not unique:
+        msg = "no store is named; give the path of one at least"
+        raise UsageError(msg)
+    refuse_damage(unique)
+    return unique
+
+
+def _name_stores(stores: Sequence[FeatureStore]) -> list[str]:
+    """Name stores by their files, or by their paths where two files have one name."""
+    stems = [store.path.stem for store in stores]
+    return [
+        to_text(stem if stems.count(stem) == 1 else str(store.path)) for stem, store in zip(stems, stores, strict=True)
+    ]
+
+
+def _plan_rounds(dataset: Dataset, partition: Partition, options: CompareOptions) -> _Rounds:
+    train, validation = partition.train, partition.validation
+    final = _Round(train | validation, partition.test.members)
+    if validation.any():
+        return _Rounds((_Round(train, validation),), final, "the val split of the source")
+    folds = max(2, min(options.folds, dataset.count_units(train)))
+    dealt = np.full(len(dataset), -1)
+    dealt[train] = dataset.assign_folds(train, folds, options.seed)
+    rounds = tuple(_Round(train & (dealt != fold), dealt == fold) for fold in range(folds))
+    return _Rounds(rounds, final, f"{folds} folds of the training items")
+
+
+def _run_rounds(
+    candidates: Sequence[_Candidate], rounds: _Rounds, dataset: Dataset, work: Path, options: CompareOptions
+) -> list[list[Path] | str]:
+    """Let every candidate learn and predict in every round: its results, the final one last, or why it failed."""
+    order = (*rounds.validating, rounds.final)
+    seeds = {candidate.spec.seed for candidate in candidates}
+    folds = {seed: [deal_folds(dataset, part.learnt, seed) for part in order] for seed in seeds}
+    tasks = [
+        [
+            _make_task(candidate, dataset, part, dealt)
+            for part, dealt in zip(order, folds[candidate.spec.seed], strict=True)
+        ]
+        for candidate in candidates
+    ]
+    # The final round, which takes longest, begins, so that no process is left alone with one at the end.
+    queue = [task for column in reversed(list(zip(*tasks, strict=True))) for task in column]
+    if options.fresh:
+        forget_results(queue, work)
+    jobs = options.count_jobs()
+    found = run_tasks(queue, work, jobs=jobs, threads=1 if jobs > 1 else None, progress=options.progress)
+    outcomes: list[list[Path] | str] = []
+    for own in tasks:
+        results = [found[task.key] for task in own]
+        reasons = [result for result in results if isinstance(result, str)]
+        outcomes.append(reasons[0] if reasons else [result for result in results if isinstance(result, Path)])
+    return outcomes
+
+
+def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDArray[np.intp]) -> Task:
+    learnt, predicted = candidate.rows[part.learnt], candidate.rows[part.predicted]
+    lesson = Lesson(
+        store=candidate.store.path.resolve(),
+        head=candidate.spec,
+        learnt=learnt,
+        targets=dataset.targets[part.learnt],
+        folds=folds,
+        units=dataset.find_units(part.learnt),
+        predicted=predicted,
+        n_classes=len(dataset.classes),
+        items_digest=digest_items(candidate.store, learnt, predicted),
+    )
+    return Task(lesson.digest, learn_and_predict, lesson)
+
+
+@contextmanager
+def _find_work(options: CompareOptions) -> Iterator[Path]:
+    if options.folder is not None:
+        yield Path(options.folder) / ".compare"
+        return
+    with tempfile.TemporaryDirectory(prefix="featx-compare-") as folder:
+        yield Path(folder)
+
+
+def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds, dataset: Dataset) -> _Contender:
+    """Score a candidate by the items that were held out of the training items."""
+    size = candidate.store.dim * candidate.store.features.dtype.itemsize
+    if isinstance(outcome, str):
+        standing = Standing(candidate.name, candidate.spec, describe_choice(candidate.spec), size, error=outcome)
+        return _Contender(standing, None)
+    right, losses = [], []
+    for path, part in zip(outcome[:-1], rounds.validating, strict=True):
+        probabilities, targets = read_result(path).arrays["probabilities"], dataset.targets[part.predicted]
+        right.append(probabilities.argmax(axis=1) == targets)
+        own = probabilities[np.arange(len(targets)), targets]
+        losses.append(-np.log(np.maximum(own, _LEAST_PROBABILITY)))
+    record = read_result(outcome[-1]).record
+    notes = dict.fromkeys(name_classes(note, dataset.classes) for note in record["notes"])
+    head = replace(candidate.spec, params=record["params"], scaling=record["scaling"])
+    standing = Standing(
+        store=candidate.name,
+        head=head,
+        chosen=describe_choice(head, candidate.spec),
+        bytes_per_item=size,
+        validation_accuracy=float(np.concatenate(right).mean()),
+        validation_log_loss=float(np.concatenate(losses).mean()),
+        fit_seconds=record["fit_seconds"],
+        predict_seconds=record["predict_seconds"],
+        threads=record["threads"],
+        notes=tuple(notes),
+    )
+    return _Contender(standing, outcome[-1])
+
+
+def _test(ranked: Sequence[_Contender], dataset: Dataset, partition: Partition, seed: int) -> tuple[Standing, ...]:
+    """Evaluate all on the test, and compare each with the first."""
+    able = [(one.standing, one.final) for one in ranked if one.final is not None]
+    failed = [one.standing for one in ranked if one.final is None]
+    if not able:
+        msg = (
+            f"none of the {len(failed)} could be fitted; {failed[0].head.name} on {failed[0].store}: {failed[0].error}"
+        )
+        raise DataError(msg)
+    members, targets = partition.test.members, partition.test.open_targets()
+    groups = list_groups(dataset, members)
+    tested, correct = [], []
+    for standing, path in able:
+        probabilities = read_result(path).arrays["probabilities"]
+        evaluation = evaluate_items(dataset, members, probabilities, targets, seed)
+        tested.append(replace(standing, verdict="best", test=evaluation))
+        correct.append(probabilities.argmax(axis=1) == targets)
+    pairs = [compare_pair(own, correct[0], groups=groups, seed=seed) for own in correct[1:]]
+    p_values = adjust_holm([pair.p_value for pair in pairs]).tolist()
+    compared = [
+        replace(standing, verdict=_judge(pair, p_value), paired=pair, p_value=p_value)
+        for standing, pair, p_value in zip(tested[1:], pairs, p_values, strict=True)
+    ]
+    return (tested[0], *compared, *failed)
+
+
+def _judge(pair: Paired, p_value: float) -> str:
+    if p_value >= SIGNIFICANCE:
+        return "tie"
+    return "better" if pair.difference > 0 else "worse"

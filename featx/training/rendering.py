@@ -1,0 +1,180 @@
+"""A comparison as text: a table, what it says in words, and files."""
+
+import csv
+import datetime as dt
+import itertools
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from featx.heads import find_head
+from featx.specs import HeadSpec
+from featx.store.durability import say_failures
+from featx.training.standings import Comparison, Standing
+
+#: Columns of the table that are text, and so aligned to the left: store, head, what was chosen, and the verdict.
+LEFT = ("store", "head", "chosen", "verdict")
+
+_UNDEFINED = "-"
+_LEAST_SHOWN = 0.001
+
+
+def describe_choice(head: HeadSpec, asked: HeadSpec | None = None) -> str:
+    """Describe the parameters of a head that are chosen by folds or by the user, and its scaling."""
+    open_params = {*find_head(head.name).grid, *(asked or head).params}
+    parts = [
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in head.params.items()
+        if name in open_params
+    ]
+    return " ".join([*parts, *([head.scaling] if head.scaling not in {None, "none"} else [])])
+
+
+def tabulate(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Make the header and the cells of the table, the best by validation first."""
+    rows = [_format_standing(standing) for standing in comparison.standings]
+    stores = {standing.store for standing in comparison.standings}
+    hidden = {"store"} if len(stores) == 1 else set()
+    header = [name for name in rows[0] if name not in hidden]
+    return header, [[row[name] for name in header] for row in rows]
+
+
+def _format_standing(standing: Standing) -> dict[str, str]:
+    test, paired = standing.test, standing.paired
+    interval = f"{test.accuracy_low:.3f} to {test.accuracy_high:.3f}" if test else _UNDEFINED
+    difference = f"{paired.difference:+.3f} ({paired.low:+.3f} to {paired.high:+.3f})" if paired else _UNDEFINED
+    return {
+        "store": standing.store,
+        "head": standing.head.name,
+        "chosen": standing.chosen or _UNDEFINED,
+        "valid.": _format(standing.validation_accuracy),
+        "test": _format(test.accuracy if test else None),
+        "95 %": interval,
+        "F1": _format(test.macro_f1 if test else None),
+        "log-loss": _format(test.log_loss if test else None),
+        "ECE": _format(test.expected_calibration_error if test else None),
+        "fit s": _format(standing.fit_seconds, 2),
+        "predict s": _format(standing.predict_seconds),
+        "bytes/item": f"{standing.bytes_per_item:,}",
+        "to the best": difference,
+        "p": _format_p(standing.p_value),
+        "verdict": standing.verdict,
+    }
+
+
+def _format(value: float | None, digits: int = 3) -> str:
+    return _UNDEFINED if value is None else f"{value:.{digits}f}"
+
+
+def _format_p(value: float | None) -> str:
+    return "<0.001" if value is not None and value < _LEAST_SHOWN else _format(value)
+
+
+def describe_comparison(comparison: Comparison) -> list[str]:
+    """Say what the table shows, and what it does not, a sentence each."""
+    best, ties = comparison.best, comparison.ties
+    of = _make_namer(comparison)
+    items = f"{comparison.n_test:,} {comparison.test_name} images"
+    others = sum(standing.test is not None for standing in comparison.standings) - 1
+    learnt = f"({comparison.validation_name}), and learnt from {comparison.n_train:,} images"
+    lines = [f"{of(best)} is best by validation {learnt}; the test chose nothing"]
+    if ties:
+        which = "the other one" if others == 1 else f"{len(ties)} of {others} others"
+        lines.append(f"{which} cannot be told from the best by these {items}: {', '.join(map(of, ties))}")
+    elif others:
+        which = "the other one" if others == 1 else f"each of the {others} others"
+        lines.append(f"{which} can be told from the best by these {items}")
+    better = [of(standing) for standing in comparison.standings if standing.verdict == "better"]
+    if better:
+        lines.append(
+            f"{', '.join(better)} did better on the test than the best by validation; new images must tell whether to "
+            f"prefer it, as these have told"
+        )
+    lines += [f"failed: {of(standing)}: {standing.error}" for standing in comparison.failed]
+    return lines
+
+
+def _make_namer(comparison: Comparison) -> Callable[[Standing], str]:
+    several = len({standing.store for standing in comparison.standings}) > 1
+    return lambda standing: f"{standing.head.name} on {standing.store}" if several else standing.head.name
+
+
+def name_folder(parent: Path) -> Path:
+    """Name a new folder for a comparison: `<date>-compare`, or with a number behind if that exists."""
+    stem = f"{dt.datetime.now(tz=dt.UTC).date()}-compare"
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(parent / name for name in names if not (parent / name).exists())
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
+    """Write the table as Markdown, CSV and JSON, and the plot of accuracy against cost.
+
+    Returns:
+        The comparison, with the folder.
+
+    Raises:
+        StoreError: If the folder cannot be written to.
+    """
+    from featx.evaluation.charts import plot_costs
+
+    written = replace(comparison, folder=folder)
+    able = [standing for standing in comparison.standings if standing.test is not None]
+    tests = [standing.test for standing in able if standing.test is not None]
+    of = _make_namer(comparison)
+    with say_failures(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "comparison.md").write_text(to_markdown(comparison), encoding="utf-8")
+        _write_csv(folder / "comparison.csv", comparison)
+        text = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
+        plot_costs(
+            [of(standing) for standing in able],
+            [standing.fit_seconds or 0.0 for standing in able],
+            [test.accuracy for test in tests],
+            [test.accuracy_low for test in tests],
+            [test.accuracy_high for test in tests],
+            folder / "accuracy_against_cost.png",
+        )
+    return written
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """Make a page of the table, what it shows, and all notes."""
+    header, rows = tabulate(comparison)
+    marks = [":---" if name in LEFT else "---:" for name in header]
+    lines = ["# Comparison", "", *(f"- {line}" for line in describe_comparison(comparison)), ""]
+    lines += [_join(header), _join(marks), *(_join(row) for row in rows), ""]
+    of = _make_namer(comparison)
+    notes = [*comparison.notes, *(f"{of(s)}: {note}" for s in comparison.standings for note in s.notes)]
+    lines += [*(f"- note: {note}" for note in notes), ""] if notes else []
+    counts = sorted({standing.threads for standing in comparison.standings if standing.threads})
+    threads = f"{' or '.join(map(str, counts))} thread{'s' if counts[-1] > 1 else ''}"
+    lines.append(_EXPLANATION.format(threads=threads))
+    return "\n".join(lines) + "\n"
+
+
+_EXPLANATION = """\
+`valid.` is the accuracy on items held out of the training items, with the choice of parameters repeated inside; it
+alone orders the table. `95 %` is the interval of the test accuracy. `to the best` is the difference in test accuracy
+on the same images, with its interval; `p` its p-value, adjusted for the number of differences (Holm). A `tie` is a
+difference that this test cannot show, not the proof that there is none. Seconds are those of tuning and fitting, with
+{threads}, and of predicting all test images."""
+
+
+def _join(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _write_csv(path: Path, comparison: Comparison) -> None:
+    rows = [
+        {
+            name: json.dumps(value) if isinstance(value, dict | list) else value
+            for name, value in standing.to_dict().items()
+        }
+        for standing in comparison.standings
+    ]
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,132 @@
+"""What a comparison found: a standing for each store and head, and the whole of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featx.evaluation import METRICS, Evaluation
+from featx.evaluation.pairs import Paired
+from featx.specs import HeadSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a head did on the features of a store.
+
+    Attributes:
+        store: Name of the store.
+        head: The head, with the params and scaling that were chosen; what was asked for, if it failed.
+        chosen: What of these was open, in a few words.
+        bytes_per_item: Size of one item's features in the store.
+        verdict: `best` by validation; `tie` where the test shows no difference from it; `worse` or
+            `better` where it shows one; `failed`.
+        validation_accuracy: Share of the validation items that were right.
+        validation_log_loss: Their mean log-loss, in nats.
+        test: The evaluation on the test items; None if it failed.
+        paired: Its difference from the best on the same test items; None for the best itself.
+        p_value: The p-value of that, adjusted for all differences by Holm's method.
+        fit_seconds: Time of tuning and fitting on all but the test items.
+        predict_seconds: Time of predicting all test items.
+        threads: Threads that were allowed meanwhile.
+        notes: What the user should know.
+        error: Why it failed.
+    """
+
+    store: str
+    head: HeadSpec
+    chosen: str
+    bytes_per_item: int
+    verdict: str = "failed"
+    validation_accuracy: float | None = None
+    validation_log_loss: float | None = None
+    test: Evaluation | None = None
+    paired: Paired | None = None
+    p_value: float | None = None
+    fit_seconds: float | None = None
+    predict_seconds: float | None = None
+    threads: int | None = None
+    notes: tuple[str, ...] = ()
+    error: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a row of `featx compare --json` is: plain and flat values but for `params` and `notes`."""
+        test, paired = self.test, self.paired
+        measured: dict[str, float | None] = {"items": test.n_items if test else None}
+        for metric in METRICS:
+            ends = test.get_interval(metric) if test else (None, None, None)
+            measured |= zip((metric, f"{metric}_low", f"{metric}_high"), ends, strict=True)
+        return {
+            "store": self.store,
+            "head": self.head.name,
+            "verdict": self.verdict,
+            "params": dict(self.head.params),
+            "scaling": self.head.scaling,
+            "validation_accuracy": self.validation_accuracy,
+            "validation_log_loss": self.validation_log_loss,
+            **measured,
+            "difference": paired.difference if paired else None,
+            "difference_low": paired.low if paired else None,
+            "difference_high": paired.high if paired else None,
+            "p_value": self.p_value,
+            "fit_seconds": self.fit_seconds,
+            "predict_seconds": self.predict_seconds,
+            "threads": self.threads,
+            "bytes_per_item": self.bytes_per_item,
+            "notes": list(self.notes),
+            "error": self.error,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Heads on stores, on the same items.
+
+    Attributes:
+        standings: The best by validation first; those that failed last.
+        folder: What was written; None if nothing was.
+        test_name: The split that was reported on: `test` or `val`.
+        validation_name: What the ranking is by.
+        n_train: Items that the heads which were tested had learnt from.
+        n_test: Items of the test.
+        versions: Versions of what computed it.
+        notes: What the user should know of the items.
+        seconds: Time of everything; finished parts of an earlier run take none.
+    """
+
+    standings: tuple[Standing, ...]
+    folder: Path | None
+    test_name: str
+    validation_name: str
+    n_train: int
+    n_test: int
+    versions: dict[str, str]
+    notes: tuple[str, ...]
+    seconds: float
+
+    @property
+    def best(self) -> Standing:
+        """The one that was chosen by validation."""
+        return self.standings[0]
+
+    @property
+    def ties(self) -> tuple[Standing, ...]:
+        """Those that these test items cannot tell from the best."""
+        return tuple(standing for standing in self.standings if standing.verdict == "tie")
+
+    @property
+    def failed(self) -> tuple[Standing, ...]:
+        """Those without numbers."""
+        return tuple(standing for standing in self.standings if standing.verdict == "failed")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `comparison.json` holds."""
+        return {
+            "test_name": self.test_name,
+            "validation_name": self.validation_name,
+            "train_items": self.n_train,
+            "test_items": self.n_test,
+            "rows": [standing.to_dict() for standing in self.standings],
+            "versions": self.versions,
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+        }

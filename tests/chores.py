@@ -1,0 +1,67 @@
+"""What tests let other processes do; these find it by the name of this module."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from featx.training.tasks import Result
+
+
+def _sign(folder, name):
+    """Leave word that a chore was begun, and by which process."""
+    with (Path(folder) / name).open("a") as file:
+        file.write(f"{os.getpid()}\n")
+
+
+def add(argument):
+    folder, number = argument
+    _sign(folder, f"add-{number}")
+    return Result({"sum": number + 1}, {"numbers": np.arange(number)})
+
+
+def rest(argument):
+    """Take a second."""
+    folder, number = argument
+    _sign(folder, f"rest-{number}")
+    time.sleep(1)
+    return Result({"rested": number})
+
+
+def fail(argument):
+    msg = f"no number\nlike {argument}"
+    raise np.linalg.LinAlgError(msg)
+
+
+def die(argument):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_once(argument):
+    folder, number = argument
+    if not (Path(folder) / f"died-{number}").exists():
+        _sign(folder, f"died-{number}")
+        time.sleep(0.3)  # in the middle of it
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Result({"survived": number})
+
+
+def tell_threads(argument):
+    return Result({name: os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")})
+
+
+def learn_or_die(lesson):
+    """Kill the process that lets FEATX_TEST_VICTIM learn, as often as FEATX_TEST_DEATHS says."""
+    from featx.training.lessons import learn_and_predict  # the other chores have no use for scikit-learn
+
+    folder = Path(os.environ["FEATX_TEST_FOLDER"])
+    _sign(folder, f"{lesson.head.name}-{len(lesson.learnt)}")
+    deaths = folder / "deaths"
+    if lesson.head.name == os.environ["FEATX_TEST_VICTIM"]:
+        count = len(deaths.read_text().splitlines()) if deaths.exists() else 0
+        if count < int(os.environ["FEATX_TEST_DEATHS"]):
+            _sign(folder, "deaths")
+            os.kill(os.getpid(), signal.SIGKILL)
+    return learn_and_predict(lesson)

@@ -1,0 +1,92 @@
+"""`featx compare`, as a user types it."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from pictures import write_digits
+
+from featx.registry import HEAD_SETS
+
+
+@pytest.fixture
+def embedded(featx_command, tmp_path):
+    write_digits(tmp_path / "digits", per_class=20, classes=4)
+    assert featx_command("embed", "digits", "--backbone", "colour").code == 0
+    return "features/colour.h5"
+
+
+def test_a_table_that_says_what_cannot_be_told_apart(featx_command, embedded, tmp_path):
+    result = featx_command("compare", "--clf", "centroid,ridge", "--clf", "dummy", "--seed", "3")
+    assert (result.code, result.err) == (0, "")
+    header, *rows = result.out.split("\n\n")[0].splitlines()
+    assert header.startswith("head")
+    assert header.endswith("verdict")
+    assert {row.split()[0] for row in rows} == {"centroid", "ridge", "dummy"}
+    assert rows[0].endswith("best")
+    assert re.search(r"([12] of 2 others cannot be told|each of the 2 others can be told)", result.out)
+    assert re.search(r"s -> runs/\d{4}-\d\d-\d\d-compare\n$", result.out)
+    assert len(list((tmp_path / "runs" / ".compare").glob("*.npz"))) == 12
+    again = featx_command("compare", embedded, "--clf", "dummy,centroid,ridge", "--seed", "3")
+    assert again.out.split("\n\n")[0] == result.out.split("\n\n")[0]
+    assert again.out.endswith("-compare-2\n")
+
+
+def test_json_is_a_list_of_rows(featx_command, embedded, tmp_path):
+    result = featx_command("compare", embedded, "--clf", "centroid,dummy", "--json", "--out", "there", "--jobs", "1")
+    rows = json.loads(result.out)
+    assert [row["head"] for row in rows] == ["centroid", "dummy"]
+    assert {"store", "head", "accuracy", "accuracy_low", "accuracy_high", "fit_seconds"} <= rows[0].keys()
+    assert rows[0]["store"] == "colour"
+    assert rows[0]["accuracy_low"] <= rows[0]["accuracy"] <= rows[0]["accuracy_high"]
+    assert json.loads((tmp_path / "there" / "comparison.json").read_text())["rows"][1]["head"] == "dummy"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "pattern"),
+    [
+        (["--clf", "logrge"], 1, "no classifier is called 'logrge'; did you mean logreg"),
+        (["--clf", ","], 2, "no head is named"),
+        (["--folds", "1"], 2, "2 or more"),
+        (["--jobs", "0"], 2, "--jobs"),
+        (["--test-size", "2"], 2, "above 0 and below 1"),
+        (["features/gone.h5"], 1, "there is no store features/gone.h5"),
+        (["features/colour.h5", "--group", "nothing"], 2, "'nothing' is no group"),
+    ],
+)
+def test_what_a_user_can_do_wrong(featx_command, embedded, arguments, code, pattern):
+    result = featx_command("compare", *arguments)
+    assert result.code == code, result
+    assert pattern in result.err
+    assert result.err.count("error:") == result.err.count("\n") == 1
+
+
+def test_sets_are_of_known_heads():
+    assert all(set(heads) <= set(HEAD_SETS["all"]) for heads in HEAD_SETS.values())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="process groups are POSIX")
+def test_ctrl_c_is_clean_and_goes_on(featx_command, embedded, tmp_path):
+    """The trees take long enough to be interrupted; the folds of the other head are there by then."""
+    command = [sys.executable, "-m", "featx", "compare", embedded, "--clf", "hist-gb,random-forest,dummy"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("runs/.compare/*.npz")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        said = process.stderr.read()
+        assert process.wait(30) == 130
+    assert said == "error: stopped; what was finished is kept, and the same command goes on from there\n"
+    done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/.compare/*.npz")}
+    assert 1 <= len(done) < 12
+    assert featx_command("compare", embedded, "--clf", "hist-gb,random-forest,dummy").code == 0
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert len(list(tmp_path.glob("runs/.compare/*"))) == 12

@@ -1,0 +1,151 @@
+import csv
+import datetime as dt
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featx.errors import StoreError
+from featx.evaluation import evaluate
+from featx.evaluation.pairs import compare_pair
+from featx.specs import HeadSpec
+from featx.training.rendering import (
+    describe_choice,
+    describe_comparison,
+    name_folder,
+    tabulate,
+    to_markdown,
+    write_comparison,
+)
+from featx.training.standings import Comparison, Standing
+
+TARGETS = np.arange(60) % 3
+
+
+def make_standing(name, verdict, wrong=0, store="photos", **options):
+    predicted = np.where(np.arange(60) < wrong, (TARGETS + 1) % 3, TARGETS)
+    probabilities = np.full((60, 3), 0.1)
+    probabilities[np.arange(60), predicted] = 0.8
+    test = evaluate(probabilities, TARGETS, ("a", "b", "c"), resamples=50)
+    paired = None if verdict == "best" else compare_pair(predicted == TARGETS, np.ones(60, bool))
+    return Standing(
+        store=store,
+        head=HeadSpec(name, options.pop("params", {}), "l2"),
+        chosen="l2",
+        bytes_per_item=3072,
+        verdict=verdict,
+        validation_accuracy=0.9,
+        validation_log_loss=0.3,
+        test=test,
+        paired=paired,
+        p_value=None if paired is None else paired.p_value,
+        fit_seconds=1.5,
+        predict_seconds=0.01,
+        threads=1,
+        **options,
+    )
+
+
+def make_comparison(*standings):
+    how = ("test", "3 folds of the training items", 240, 60, {"featx": "0.1.0"}, ("a note | with a bar",), 2.0)
+    return Comparison(standings, None, *how)
+
+
+FAILED = Standing("photos", HeadSpec("svm"), "", 3072, error="no memory")
+
+
+def test_ties_are_said_to_be_ties():
+    lines = describe_comparison(
+        make_comparison(
+            make_standing("lda", "best"), make_standing("ridge", "tie", 1), make_standing("knn", "worse", 30), FAILED
+        )
+    )
+    assert lines == [
+        "lda is best by validation (3 folds of the training items), and learnt from 240 images; the test chose nothing",
+        "1 of 2 others cannot be told from the best by these 60 test images: ridge",
+        "failed: svm: no memory",
+    ]
+
+
+def test_what_is_shown_to_differ_is_said_too():
+    lines = describe_comparison(make_comparison(make_standing("lda", "best"), make_standing("knn", "worse", 30)))
+    assert lines[1] == "the other one can be told from the best by these 60 test images"
+    lines = describe_comparison(make_comparison(*[make_standing(*row) for row in (("lda", "best"), ("knn", "better"))]))
+    assert lines[2].startswith("knn did better on the test than the best by validation")
+    assert len(describe_comparison(make_comparison(make_standing("lda", "best")))) == 1
+
+
+def test_stores_are_named_where_there_are_several():
+    one, other = make_standing("lda", "best"), make_standing("lda", "tie", 1, store="scans")
+    header, _ = tabulate(make_comparison(one))
+    assert header[0] == "head"
+    header, rows = tabulate(make_comparison(one, other))
+    assert (header[0], rows[1][0]) == ("store", "scans")
+    assert "lda on scans" in describe_comparison(make_comparison(one, other))[1]
+
+
+def test_cells():
+    header, (best, other, failed) = tabulate(
+        make_comparison(make_standing("lda", "best"), make_standing("knn", "worse", 30), FAILED)
+    )
+    assert all(len(row) == len(header) for row in (best, other, failed))
+    cells = dict(zip(header, other, strict=True))
+    assert (cells["test"], cells["valid."], cells["fit s"], cells["bytes/item"]) == ("0.500", "0.900", "1.50", "3,072")
+    assert cells["to the best"].startswith("-0.500 (-0.")
+    assert cells["p"] == "<0.001"
+    assert dict(zip(header, best, strict=True))["to the best"] == "-"
+    assert set(failed[1:-1]) == {"-", "3,072"}
+
+
+@pytest.mark.parametrize(
+    ("head", "asked", "text"),
+    [
+        (HeadSpec("logreg", {"C": 10.0, "tol": 3.8e-05}, "standard"), HeadSpec("logreg"), "C=10 standard"),
+        (HeadSpec("logreg", {"C": 1.0, "tol": 0.1}, "none"), HeadSpec("logreg", {"tol": 0.1}), "C=1 tol=0.1"),
+        (HeadSpec("dummy", {}, "none"), HeadSpec("dummy"), ""),
+        (HeadSpec("mlp", {"hidden_layer_sizes": (64, 32)}), None, "hidden_layer_sizes=(64, 32)"),
+    ],
+)
+def test_what_was_chosen_in_few_words(head, asked, text):
+    assert describe_choice(head, asked) == text
+
+
+def test_markdown_is_one_table():
+    page = to_markdown(
+        make_comparison(make_standing("lda", "best", notes=("it did not converge",)), make_standing("knn", "tie", 1))
+    )
+    lines = [line for line in page.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    assert len(lines) == 4
+    assert "- note: lda: it did not converge" in page
+    assert "1 thread, and of predicting" in page
+
+
+def test_files_hold_the_same_numbers(tmp_path):
+    comparison = make_comparison(make_standing("lda", "best", params={"a": 1}), make_standing("knn", "tie", 1), FAILED)
+    written = write_comparison(comparison, tmp_path / "new" / "folder")
+    assert written.folder == tmp_path / "new" / "folder"
+    rows = json.loads((written.folder / "comparison.json").read_text())["rows"]
+    with (written.folder / "comparison.csv").open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert [row["head"] for row in table] == [row["head"] for row in rows] == ["lda", "knn", "svm"]
+    assert json.loads(table[0]["params"]) == rows[0]["params"] == {"a": 1}
+    assert float(table[1]["difference"]) == rows[1]["difference"]
+    assert (table[2]["accuracy"], rows[2]["accuracy"]) == ("", None)
+    assert write_comparison(comparison, written.folder).folder == written.folder  # again, into the same place
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_comparison(make_comparison(make_standing("lda", "best")), tmp_path / "file" / "folder")
+
+
+def test_folders_are_named_by_the_day_and_a_number(tmp_path):
+    day = dt.datetime.now(tz=dt.UTC).date()
+    assert name_folder(tmp_path) == tmp_path / f"{day}-compare"
+    for expected in ("compare", "compare-2", "compare-3"):
+        folder = name_folder(tmp_path)
+        assert folder.name == f"{day}-{expected}"
+        Path(folder).mkdir()

@@ -281,7 +281,7 @@ def measure_large(folder, options):
 _START = """
 import time
 started = time.perf_counter()
-import featx, featx.backbones.frameworks
+import featx, featx.frameworks
 from featx.backbones.runtimes import choose_runtime
 imported = time.perf_counter()
 network = featx.load_backbone({name!r}, weights="none")

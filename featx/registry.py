@@ -24,6 +24,9 @@ BACKBONES: dict[str, str] = {
 #: What else than Keras can run a network.
 RUNTIMES: dict[str, str] = {"openvino": "featx.backbones.openvino:OpenVino"}
 
+#: What trains the networks of heads.
+TRAINERS: dict[str, str] = {"keras": "featx.heads.network_training:KerasNetwork"}
+
 #: Heads by their name on the command line.
 HEADS: dict[str, str] = {
     "logreg": "featx.heads.table:LOGREG",
@@ -37,6 +40,7 @@ HEADS: dict[str, str] = {
     "random-forest": "featx.heads.table:RANDOM_FOREST",
     "hist-gb": "featx.heads.table:HIST_GB",
     "mlp": "featx.heads.table:MLP",
+    "keras": "featx.heads.table:KERAS",
     "dummy": "featx.heads.table:DUMMY",
 }
 

@@ -327,7 +327,7 @@ def test_it_is_cross_validated_like_any_classifier(paths, labels):
 
 @pytest.mark.keras
 def test_a_model_file_that_was_written_anew_is_loaded_anew(tmp_path):
-    from featx.backbones.frameworks import keras
+    from featx.frameworks import keras
 
     def save(factor):
         pixels = keras.Input((4, 4, 3))

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from featx.backbones.catalogue import APPLICATIONS, Application
-from featx.backbones.frameworks import keras
 from featx.backbones.inspection import inspect_model, inspect_weights
 from featx.backbones.networks import KerasBackbone, make_backbone
 from featx.backbones.protocol import BackboneRequest
 from featx.errors import BackboneError, WeightsError
+from featx.frameworks import keras
 
 #: Seed of `--weights none`.
 SEED = 0

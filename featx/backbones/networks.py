@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from featx.backbones.frameworks import keras, ops, tf
 from featx.backbones.protocol import Features, LayerInfo, Output, UInt8Images, check_images
 from featx.errors import BackboneError, UnknownNameError
+from featx.frameworks import keras, ops, tf
 from featx.registry import find_closest
 
 #: Exponent of generalised-mean pooling and the floor under its root:

@@ -4,8 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from featx.backbones.frameworks import keras
 from featx.errors import BackboneError
+from featx.frameworks import keras
 
 #: Keras's names: `tf` gives -1 to 1, `torch` 0 to 1 less ImageNet's mean over its
 #: deviation, `caffe` BGR less ImageNet's mean; `none` keeps 0 to 255.

@@ -7,12 +7,12 @@ import math
 import zipfile
 from pathlib import Path
 
-from featx.backbones.frameworks import keras
 from featx.backbones.inspection import Inspected, inspect_model
 from featx.backbones.networks import KerasBackbone, make_backbone, walk_operations
 from featx.backbones.preprocessing import PREPROCESSINGS, find_preprocessing
 from featx.backbones.protocol import BackboneRequest
 from featx.errors import BackboneError, WeightsError
+from featx.frameworks import keras
 
 logger = logging.getLogger(__name__)
 

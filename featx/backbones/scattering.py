@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.backbones.frameworks import keras, ops
 from featx.backbones.networks import KerasBackbone, make_backbone
 from featx.backbones.protocol import BackboneRequest
 from featx.backbones.wavelets import FilterBank, make_filters
 from featx.errors import BackboneError, WeightsError
+from featx.frameworks import keras, ops
 
 #: Weights of red, green and blue in grey: ITU-R BT.601, sec. 2.5.1; Pillow's `convert("L")` uses them too.
 LUMINANCE = (0.299, 0.587, 0.114)

@@ -8,6 +8,7 @@ metrics.json       what was measured
 predictions.csv    what the head said about each held-out item
 items.csv          the sha256 of every item, and whether it was trained on or tested
 confusion_matrix.png, .svg
+curves.csv, .png, .svg, and head.keras for use in Keras    only of a head that Keras trained; featx reads neither
 
 A bundle may come from a stranger. Opening one reads no file but its own, runs nothing, and
 takes memory in proportion to its files. The checksums find damage and exchanged files; they
@@ -26,8 +27,8 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -168,6 +169,7 @@ class Draft:
         metrics: What `metrics.json` will hold.
         items: Columns `id, sha256, label, role`, one row for each item.
         predictions: The columns of `predictions.csv`.
+        extras: Other files by name, each with what writes it; nothing reads them.
     """
 
     embed_spec: EmbedSpec
@@ -181,6 +183,7 @@ class Draft:
     metrics: Mapping[str, Any]
     items: Table
     predictions: Table
+    extras: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
 
 
 def align_probabilities(
@@ -224,6 +227,8 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
         _write_table(temporary / "predictions.csv", draft.predictions)
         _write_json(temporary / _METRICS, draft.metrics)
         plot_confusion(draft.test, temporary / "confusion_matrix.png")
+        for name, write in draft.extras.items():
+            write(temporary / name)
         about = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,

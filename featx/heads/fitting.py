@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # i
 
 from featx.errors import DataError
 from featx.heads.calibrated import CalibratedHead
+from featx.heads.networks import hold_out_units
 from featx.heads.rows import FeatureRows
 from featx.heads.scaling import check_scaling, make_scaler
 from featx.heads.sweeps import Split, record_warnings
@@ -63,12 +64,15 @@ def fit_head(
     spec: HeadSpec,
     folds: ArrayLike,
     *,
+    units: ArrayLike | None = None,
     held_out: tuple[NDArray[np.floating[Any]], NDArray[np.int64]] | None = None,
 ) -> FittedHead:
     """Fit a head to all items.
 
     A calibrated head also needs scores of items that it has not learnt from. Tuning has
     made them; without these, the head is fitted once per fold as well.
+
+    A head that stops early does so by about a tenth of the items, which it does not learn from.
 
     Args:
         head: The row of the table.
@@ -77,6 +81,8 @@ def fit_head(
         spec: Params and scaling as tuned or fixed; a scaling of None is the first that is searched.
         folds: int (n_items,), the fold of each item. Items that belong together, by
             group or by equal bytes, must be in one fold.
+        units: (n_items,), the group, or whatever else keeps items together, of each item: a head
+            that stops early does so by whole units. None for none.
         held_out: Scores (n, n_classes) of items while they were held out, a column for each
             distinct target of `y` in order, and the target of each.
 
@@ -91,7 +97,9 @@ def fit_head(
     rows, y = check_data(X, y)
     splits = split_folds(folds, y)
     model = _assemble(head, spec, splits)
-    learning = {"classifier__held_out": held_out} if isinstance(model[-1], CalibratedHead) else {}
+    learning: dict[str, Any] = {"classifier__held_out": held_out} if isinstance(model[-1], CalibratedHead) else {}
+    if head.stops_early and not learning:
+        learning["classifier__validation"] = hold_out_units(y, spec.seed, units)
     features = rows if head.folds_scaling else np.asarray(rows)
     with record_warnings() as caught, limit_threads(head, len(rows) * rows.shape[1]):
         model.fit(features, y, **learning)
@@ -184,8 +192,9 @@ def limit_threads(head: Head, n_values: int) -> AbstractContextManager[Any]:
 def describe_warning(warning: warnings.WarningMessage, head: Head, params: Mapping[str, Any]) -> str:
     """Say what a warning means, in words that follow the name of the head."""
     if issubclass(warning.category, ConvergenceWarning):
-        steps = head.build(params).get_params()["max_iter"]
-        return f"did not converge in {steps} iterations; --param max_iter={5 * steps} gives it more"
+        settings = head.build(params).get_params()
+        name, unit = ("epochs", "epochs") if "epochs" in settings else ("max_iter", "iterations")
+        return f"did not converge in {settings[name]} {unit}; --param {name}={5 * settings[name]} gives it more"
     return f"warned: {' '.join(str(warning.message).split())}"
 
 

@@ -24,6 +24,11 @@ def read_share(value: Any) -> float:  # noqa: ANN401 - as above
     return _read_number(value, "a number above 0, up to 1", lambda number: 0 < number <= 1)
 
 
+def read_fraction(value: Any) -> float:  # noqa: ANN401 - as above
+    """Read a number from 0 to below 1. Raises ValueError."""
+    return _read_number(value, "a number from 0 to below 1", lambda number: 0 <= number < 1)
+
+
 def read_count(value: Any) -> int:  # noqa: ANN401 - as above
     """Read a whole number of at least 1. Raises ValueError."""
     words = "a whole number of at least 1"

@@ -21,6 +21,7 @@ from sklearn.tree._tree import Tree
 from featx.containers import list_members, read_array
 from featx.errors import BundleError
 from featx.heads.neighbours import CosineNeighbours
+from featx.heads.networks import NetworkClassifier
 
 #: Types that the heads of earlier versions hold.
 _FORMER = ("sklearn.calibration._CalibratedClassifier", "sklearn.calibration._TemperatureScaling")
@@ -34,6 +35,7 @@ TRUSTED = (
     "featx.heads.discriminant.ShrunkDiscriminant",
     "featx.heads.logistic.ScaledLogisticRegression",
     "featx.heads.neighbours.CosineNeighbours",
+    "featx.heads.networks.NetworkClassifier",
     "featx.heads.ridge.ScaledRidge",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
@@ -77,8 +79,9 @@ ALLOWED = {
     },
 }
 
-#: What only training needs: random generators and an optimizer, which a stranger could make costly to rebuild.
-_LEFTOVERS = ("_feature_subsample_rng", "_optimizer", "_random_state")
+#: What only training needs: random generators and an optimizer, which a stranger could make costly to rebuild, and
+#: the curves of a network, which a bundle has as a table.
+_LEFTOVERS = ("_feature_subsample_rng", "_optimizer", "_random_state", "history_")
 
 _SCHEMA = "schema.json"
 #: An empty `{}` takes 24 times its JSON in memory; skops writes one container in 50 to 100 bytes.
@@ -224,6 +227,8 @@ def _check_parts(head: Pipeline) -> None:
         if type(part) is Tree:
             inner = part.children_left != -1
             _check_tree(part.children_left, part.children_right, part.feature, inner, width)
+        elif type(part) is NetworkClassifier:
+            part.check_state()
         elif type(part) is CosineNeighbours:
             votes = np.asarray(part.positions_)
             if votes.shape != part.keys_.shape[:1] or not np.isin(votes, np.arange(len(part.classes_))).all():

@@ -21,6 +21,7 @@ from featx.heads.discriminant import Scatter, solve_wide
 from featx.heads.linear import score_rows, spread_margins, unfold
 from featx.heads.logistic import NEVER, SoftmaxLoss, describe_candidates, follow_path
 from featx.heads.neighbours import Neighbourhood, find_neighbourhoods
+from featx.heads.networks import hold_out_units
 from featx.heads.ridge import RidgeSystem
 from featx.heads.rows import FeatureRows
 from featx.heads.scaling import Frame, Moments, make_scaler, measure_lengths
@@ -91,6 +92,22 @@ def sweep_each(
             with record_warnings() as caught:
                 model = build(params, problem.seed, "none").fit(X_train, problem.positions[train])
                 scores[i, held] = score_items(model, X_held, problem.n_classes)
+            for warning in caught:
+                problem.report(i, warning)
+            problem.advance()
+    yield from scores
+
+
+def sweep_stopping(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem) -> Iterator[Floats]:
+    """Fit every candidate by itself; each stops early by whole units of what its fold leaves to learn from."""
+    scores = problem.reserve_scores(len(grid))
+    for train, held in problem.splits:
+        targets = problem.positions[train]
+        validation = hold_out_units(targets, problem.seed, problem.units[train])
+        for i, params in enumerate(grid):
+            with record_warnings() as caught:
+                model = build(params, problem.seed, scaling).fit(problem.X.take(train), targets, validation)
+                scores[i, held] = score_items(model, problem.X.take(held), problem.n_classes)
             for warning in caught:
                 problem.report(i, warning)
             problem.advance()

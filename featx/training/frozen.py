@@ -1,8 +1,9 @@
 """Training a head on frozen features: choose on folds, refit, test once, bundle."""
 
+import functools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 
 from featx.delivery.bundle import Draft, align_probabilities, write_bundle
 from featx.evaluation import Evaluation
+from featx.evaluation.history import plot_history, write_history
 from featx.heads import FittedHead, Head, Tuned, find_head, fit_head, tune
 from featx.heads.fitting import predict_rows
+from featx.heads.networks import NetworkClassifier
 from featx.items.manifest import to_text
 from featx.options import FIT_DEFAULTS, FitOptions, Progress
 from featx.specs import HeadSpec
@@ -183,7 +186,8 @@ def _fit(head: Head, dataset: Dataset, members: NDArray[np.bool_], tuned: Tuned)
     targets = dataset.targets[members]
     # Scores of other classes than these cannot calibrate; then the head makes its own.
     held_out = (tuned.scores, tuned.classes[tuned.positions]) if set(targets) == set(tuned.classes) else None
-    return fit_head(head, dataset.take_features(members), targets, tuned.spec, folds, held_out=held_out)
+    features, units = dataset.take_features(members), dataset.find_units(members)
+    return fit_head(head, features, targets, tuned.spec, folds, units=units, held_out=held_out)
 
 
 def _validate(head: Head, spec: HeadSpec, dataset: Dataset, partition: Partition, tuned: Tuned) -> Evaluation:
@@ -237,8 +241,21 @@ def _conclude(
         metrics={name: value for name, value in run.to_dict().items() if name != "bundle"},
         items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
         predictions=_tabulate_predictions(ids, labels, outcome, dataset.classes),
+        extras=_list_extras(fitted),
     )
     return replace(run, bundle=write_bundle(draft, options.folder, f"{spec.name}-{to_text(store.path.stem)}"))
+
+
+def _list_extras(fitted: FittedHead) -> dict[str, Callable[[Path], object]]:
+    """List what a bundle has beyond the head itself: of a network, its curves, and the model for use in Keras."""
+    network = fitted.estimator[-1]
+    if not isinstance(network, NetworkClassifier):
+        return {}
+    return {
+        "curves.csv": functools.partial(write_history, network.history_),
+        "curves.png": functools.partial(plot_history, network.history_),
+        "head.keras": lambda path: network.to_keras().save(path),
+    }
 
 
 def _name_roles(outcome: _Outcome) -> NDArray[np.str_]:

@@ -67,10 +67,10 @@ def learn(
         choices = [(scaling, params) for scaling, grid in plan.items() for params in grid]
         if len(choices) == 1 and head.choose_calibration(spec.calibration) == "none":
             chosen = replace(spec, scaling=choices[0][0], params=choices[0][1])
-            fitted = fit_head(head, X, targets, chosen, folds)
+            fitted = fit_head(head, X, targets, chosen, folds, units=units)
             return Learned(chosen, fitted, None, fitted.notes)
         tuned = tune(head, X, targets, folds, spec=spec, units=units)
-        fitted = fit_head(head, X, targets, tuned.spec, folds, held_out=(tuned.scores, targets))
+        fitted = fit_head(head, X, targets, tuned.spec, folds, units=units, held_out=(tuned.scores, targets))
     return Learned(tuned.spec, fitted, tuned, (*tuned.notes, *fitted.notes))
 
 

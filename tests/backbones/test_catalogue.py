@@ -52,7 +52,7 @@ def test_scattering_is_what_the_catalogue_says():
 @pytest.mark.keras
 def test_the_catalogue_lists_every_model_of_keras_where_it_is():
     from featx.backbones.applications import RESERVED
-    from featx.backbones.frameworks import keras
+    from featx.frameworks import keras
 
     models = {name for name in dir(keras.applications) if inspect.isfunction(getattr(keras.applications, name))}
     assert models == {row.attribute for row in APPLICATIONS.values()}

@@ -153,7 +153,7 @@ PUBLISHED = """
 import hashlib, json, sys
 import numpy as np
 import featx
-from featx.backbones.frameworks import keras
+from featx.frameworks import keras
 from keras.src.applications import efficientnet
 
 path, images = sys.argv[1], np.load(sys.argv[2])

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from head_names import ALL_HEADS
 from sklearn.base import clone
 from sklearn.metrics import log_loss
 
@@ -14,6 +15,7 @@ FLOORS = dict.fromkeys(HEADS, 0.85) | {"dummy": 0.04, "hist-gb": 0.7}
 QUICK = {
     "random-forest": {"n_estimators": 50},
     "hist-gb": {"max_iter": 10},
+    "keras": {"learning_rate": 0.01, "epochs": 60},
     "mlp": {"learning_rate_init": 0.01, "max_iter": 400},
 }
 
@@ -24,7 +26,7 @@ def fit(name, X, y, folds, seed=0):
     return tuned, fit_head(head, X, y, tuned.spec, folds, held_out=(tuned.scores, y))
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", ALL_HEADS)
 def test_every_head_from_features_to_probabilities(name, digits):
     X, y, folds = (array[:300] for array in digits)
     before = X.copy()
@@ -44,7 +46,7 @@ def test_every_head_from_features_to_probabilities(name, digits):
     np.testing.assert_array_equal(X, before)
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", ALL_HEADS)
 def test_a_head_can_be_cloned_and_fitted_to_other_items(name, digits):
     X, y, folds = digits
     params = QUICK.get(name, {})

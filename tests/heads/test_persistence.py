@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import skops.io
+from head_names import ALL_HEADS
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import FunctionTransformer
@@ -13,13 +14,17 @@ from sklearn.preprocessing import FunctionTransformer
 from featx.errors import BundleError
 from featx.heads import dump_head, find_head, fit_head, load_head
 from featx.heads.persistence import _FORMER, TRUSTED
-from featx.registry import HEADS
 from featx.specs import HeadSpec
 
-QUICK = {"random-forest": {"n_estimators": 10}, "hist-gb": {"max_iter": 5}, "mlp": {"max_iter": 20}}
+QUICK = {
+    "random-forest": {"n_estimators": 10},
+    "hist-gb": {"max_iter": 5},
+    "mlp": {"max_iter": 20},
+    "keras": {"epochs": 3},
+}
 
 
-@pytest.mark.parametrize("name", HEADS)
+@pytest.mark.parametrize("name", ALL_HEADS)
 @pytest.mark.parametrize(("n_classes", "scaling"), [(2, "standard"), (10, "l2"), (10, "none")])
 def test_every_head_comes_back_with_the_same_probabilities(name, n_classes, scaling, digits, tmp_path):
     X, y, folds = (array[:200] for array in digits)
@@ -35,10 +40,11 @@ def test_every_head_comes_back_with_the_same_probabilities(name, n_classes, scal
         assert loaded[-1].cv == 3  # not the positions of the items it was fitted to
 
 
+@pytest.mark.keras
 def test_every_trusted_type_is_needed_by_some_head(digits, tmp_path):
     X, y, folds = (array[:100] for array in digits)
     needed = set()
-    for name in ("logreg", "knn", "ridge", "lda", "random-forest", "hist-gb"):
+    for name in ("logreg", "knn", "ridge", "lda", "random-forest", "hist-gb", "keras"):
         dump_head(
             fit_head(find_head(name), X, y, HeadSpec(name, QUICK.get(name, {}), "none"), folds).estimator,
             tmp_path / name,

@@ -3,13 +3,13 @@ import json
 
 import numpy as np
 import pytest
+from head_names import ALL_HEADS
 from pictures import write_digits
 from sklearn.metrics import accuracy_score
 
 import featx
 from featx.errors import StoreError, StoreFormatError, UnknownNameError, UsageError
 from featx.options import FitOptions
-from featx.registry import HEADS
 from featx.training import frozen
 from featx.training.dataset import HeldOut
 from featx.training.procedure import name_classes
@@ -97,7 +97,7 @@ def small_store(few_digits, tmp_path_factory):
     return featx.embed(few_digits, "colour", folder=tmp_path_factory.mktemp("f"))[0].store
 
 
-@pytest.mark.parametrize("clf", HEADS)
+@pytest.mark.parametrize("clf", ALL_HEADS)
 def test_every_head_fits_predicts_and_loads(clf, small_store, few_digits, tmp_path):
     run = featx.fit(small_store, clf, options=FitOptions(folder=tmp_path))
     assert run.test.accuracy > (0.7 if clf != "dummy" else 0.0)

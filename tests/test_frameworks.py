@@ -16,7 +16,7 @@ def run_python(code, **environment):
 
 def test_frameworks_start_in_silence_and_on_tensorflow_whatever_keras_was_set_to():
     code = (
-        "from featx.backbones.frameworks import keras, tf\n"
+        "from featx.frameworks import keras, tf\n"
         "import numpy as np\n"
         # Grouped convolutions make TensorFlow start its compiler, which has a greeting of its own.
         "model = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3, groups=4)])\n"
@@ -33,7 +33,7 @@ def test_a_process_with_other_settings_of_keras_is_told_so():
         "from keras.src.backend import config\n"
         "def load():\n"
         "    try:\n"
-        "        from featx.backbones.frameworks import tf\n"
+        "        from featx.frameworks import tf\n"
         "    except BackboneError as error:\n"
         "        print(error)\n"
         "from featx.errors import BackboneError\n"
@@ -53,7 +53,7 @@ def test_a_process_with_other_settings_of_keras_is_told_so():
 
 
 def test_only_greetings_are_dropped_from_stderr(capfd):
-    from featx.backbones.frameworks import _filter_stderr
+    from featx.frameworks import _filter_stderr
 
     with _filter_stderr():
         os.write(2, b"I0000 port.cc:153] oneDNN custom operations are on.\nsomething is wrong\nno line end")
@@ -61,7 +61,7 @@ def test_only_greetings_are_dropped_from_stderr(capfd):
 
 
 def test_what_was_written_before_a_failure_is_not_lost(capfd):
-    from featx.backbones.frameworks import _filter_stderr
+    from featx.frameworks import _filter_stderr
 
     def fail():
         with _filter_stderr():

@@ -1,0 +1,112 @@
+"""The curves of a network's training, as a picture and as a table."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: For each epoch, values by name: `loss`, `accuracy` and `auc` on training items, the same of
+#: held-out items with `val_` before the name (if any were held out), and `learning_rate`.
+History = Mapping[str, Sequence[float]]
+
+_PANELS = {"loss": "loss", "accuracy": "accuracy", "auc": "ROC-AUC"}
+
+# The first two of Okabe and Ito's colours that are told apart without colour vision (2008, "Color Universal Design").
+_TRAIN, _HELD_OUT = "#0072B2", "#D55E00"
+_DPI = 150
+
+# Up to so many epochs each one is a dot, as a line through two of them says little.
+_MOST_DOTS = 15
+
+
+def find_best_epoch(history: History) -> int:
+    """Find the epoch whose weights are kept, counted from 1: that of the lowest loss on held-out items."""
+    return int(np.argmin(history.get("val_loss", history["loss"]))) + 1
+
+
+def write_history(history: History, path: Path) -> None:
+    """Write the curves as CSV, one row for each epoch; a value that is not defined is left empty.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", *history])
+        for epoch, values in enumerate(zip(*history.values(), strict=True), start=1):
+            writer.writerow([epoch, *("" if math.isnan(value) else repr(float(value)) for value in values)])
+
+
+def plot_history(history: History, path: Path) -> None:
+    """Draw loss, accuracy and ROC-AUC by epoch, and write them as PNG and, beside it, as SVG.
+
+    The epoch whose weights are kept is marked, and so is where the learning rate was
+    lowered. The same history and matplotlib give the same bytes.
+
+    Args:
+        history: The curves.
+        path: The PNG file; the SVG file has the same stem.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    # Without a salt the ids in an SVG file are random. Only the settings can give one; they are put back.
+    with mpl.rc_context({"svg.hashsalt": "featx", "text.usetex": False, "font.family": "DejaVu Sans", "font.size": 10}):
+        figure = Figure(figsize=(12, 4.2), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
+        FigureCanvasAgg(figure)
+        _draw(figure, history)
+        figure.savefig(path, format="png", dpi=_DPI)
+        figure.savefig(path.with_suffix(".svg"), format="svg", metadata={"Date": None})
+
+
+def _draw(figure: "Figure", history: History) -> None:
+    best, n_epochs = find_best_epoch(history), len(history["loss"])
+    panels = figure.subplots(1, len(_PANELS))
+    for axes, (name, title) in zip(panels, _PANELS.items(), strict=True):
+        axes.set_title(title, loc="left", fontweight="bold")
+        _draw_panel(axes, history, name, best)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    epochs = f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}"
+    figure.suptitle(f"Training: {epochs}, weights kept from epoch {best}", fontsize=13)
+
+
+def _draw_panel(axes: "Axes", history: History, name: str, best: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    n_epochs = len(history[name])
+    epochs = np.arange(1, n_epochs + 1)
+    marker = "o" if n_epochs <= _MOST_DOTS else ""
+    rates = np.asarray(history["learning_rate"])
+    for lowered, epoch in enumerate(epochs[1:][np.diff(rates) < 0]):
+        label = "" if lowered else "learning rate lowered"
+        axes.axvline(epoch - 0.5, color="0.75", linewidth=1, linestyle=":", label=label, zorder=0)
+    above: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 9}
+    axes.axvline(best, color="0.35", linewidth=1, linestyle="--", label="epoch kept", zorder=1)
+    for key, color, label in ((name, _TRAIN, "training items"), (f"val_{name}", _HELD_OUT, "held-out items")):
+        if key in history:
+            values = np.asarray(history[key], np.float64)
+            axes.plot(epochs, values, color=color, linewidth=1.8, marker=marker, markersize=4, label=label)
+            axes.plot(best, values[best - 1], "o", color=color, markersize=7, markeredgecolor="white", zorder=3)
+            place = 0.62 if key == name and len(history) > len(_PANELS) + 1 else 1.0
+            number = "undefined" if math.isnan(values[best - 1]) else f"{values[best - 1]:.3f}"
+            axes.text(place, 1.03, f"{label.removesuffix(' items')} {number}", color=color, ha="right", **above)
+    axes.set_xlabel("epoch")
+    room = max(0.5, 0.02 * n_epochs)
+    axes.set_xlim(1 - room, n_epochs + room)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,309 @@
+"""Small Keras networks as scikit-learn classifiers."""
+
+import functools
+import os
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from featx.errors import UsageError
+from featx.heads.architectures import Architecture, check_weights, compute_logits, take_probabilities
+from featx.heads.network_plans import TrainingPlan, check_settings
+from featx.heads.rows import FeatureRows
+from featx.heads.scaling import make_scaler
+from featx.registry import TRAINERS, resolve
+
+#: One item of so many is held out, where the caller names none.
+_HELD_OUT = 10
+
+_FEWEST_HELD_OUT = 10
+
+#: A loss that fell by more than this in the last epochs has not converged.
+_STILL_FALLING = 0.05
+
+
+class NetworkClassifier(ClassifierMixin, BaseEstimator):
+    """A network of dense layers on features, trained by Keras and answering in NumPy.
+
+    Features are read a block at a time in shuffled order, scaled block by block, and never
+    copied whole. Two classes share one sigmoid unit and binary cross-entropy; more have a
+    softmax and sparse categorical cross-entropy, or categorical with label smoothing.
+
+    After each epoch the loss on held-out items is measured. When it has not fallen for half
+    of `patience` epochs, the learning rate is halved; after `patience`, training stops.
+    The weights with the lowest loss are kept. Where nothing can be held out, the
+    loss on training items takes its place.
+
+    The same data, parameters and seed give the same weights on one machine; no random
+    state outside of the network is read or changed, except a `random_state` that is one.
+
+    Args:
+        hidden: Units of the hidden layers, such as `512-256`; empty for none.
+        batch_norm: Whether each dense layer's input is normalised.
+        dropout: Share of each dense layer's input that is left out at random in training.
+        scaling: `none`, `standard` or `l2`: what is done to the features first.
+        optimizer: `adam`, `rmsprop` or `sgd` (with momentum 0.9).
+        learning_rate: Its first step size.
+        epochs: The most passes over the training items.
+        batch_size: Most items of one step; all batches of a pass are nearly equal.
+        class_weight: None, `balanced`, or a weight for each class.
+        label_smoothing: Share of the target that is spread over all classes
+            (Szegedy et al. 2016, section 7).
+        patience: Epochs without a lower loss after which training stops.
+        checkpoint: A `.keras` file that holds the best network so far, written whenever
+            the loss has fallen; it is never read. None for no file.
+        random_state: Seed of weights, dropout, order and held-out items.
+
+    Attributes:
+        classes_: (n_classes,), sorted.
+        n_features_in_: Width of the features.
+        weights_: Float32 arrays, in Keras's order.
+        scaler_: `passthrough`, or the fitted StandardScaler or Normalizer.
+        history_: For each epoch `loss`, `accuracy`, `auc`, the same of held-out items with
+            `val_` before the name, and `learning_rate`. All are measured at the
+            epoch's end, without dropout; those of training on a fixed sample that is as
+            large as what is held out, or 1,024 items.
+    """
+
+    def __init__(  # noqa: PLR0913 - scikit-learn reads an estimator's parameters from here
+        self,
+        *,
+        hidden: str = "",
+        batch_norm: bool = False,
+        dropout: float = 0.2,
+        scaling: str = "standard",
+        optimizer: str = "adam",
+        learning_rate: float = 1e-3,
+        epochs: int = 100,
+        batch_size: int = 32,
+        class_weight: Any = None,  # noqa: ANN401 - a word, or a dict by class
+        label_smoothing: float = 0.0,
+        patience: int = 10,
+        checkpoint: str | os.PathLike[str] | None = None,
+        random_state: Any = None,  # noqa: ANN401 - what scikit-learn takes for a seed
+    ) -> None:
+        self.hidden = hidden
+        self.batch_norm = batch_norm
+        self.dropout = dropout
+        self.scaling = scaling
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+        self.patience = patience
+        self.checkpoint = checkpoint
+        self.random_state = random_state
+
+    def fit(self, X: ArrayLike | FeatureRows, y: ArrayLike, validation: ArrayLike | None = None) -> Self:
+        """Train on features and targets.
+
+        Args:
+            X: (n_items, dim), numbers, or rows of a store.
+            y: (n_items,), targets.
+            validation: bool (n_items,), the items that are held out to tell when to stop,
+                and never learnt from. None holds out a tenth, as `hold_out_units` does.
+
+        Raises:
+            DataError: If the loss is not finite.
+            UsageError: If a parameter does not fit.
+            ValueError: If the data do not fit.
+        """
+        check_settings(self)
+        rows, targets = self._take_items(X, y)
+        self.classes_, positions = np.unique(targets, return_inverse=True)
+        random = np.random.default_rng(check_random_state(self.random_state).randint(2**31 - 1))
+        held = hold_out_units(positions, random) if validation is None else np.asarray(validation)
+        if held.dtype != bool or held.shape != positions.shape:
+            msg = f"validation is {held.dtype} {held.shape}; it must be bool {positions.shape}"
+            raise UsageError(msg)
+        if len(np.unique(positions[~held])) < 2:  # noqa: PLR2004 - a choice needs two
+            msg = "Classifier can't train when only one class is present among the items to learn from"
+            raise ValueError(msg)
+        self.scaler_ = self._fit_scaler(rows.take(~held))
+        trainer = self._make_trainer(int(random.integers(2**31)))
+        self.weights_, self.history_ = trainer.train(self._plan(rows, positions, held, random, trainer))
+        self._warn_unless_converged()
+        return self
+
+    def predict_proba(self, X: ArrayLike | FeatureRows) -> NDArray[np.float32]:
+        """Return probabilities (n_items, n_classes)."""
+        check_is_fitted(self, "weights_")
+        rows = self._take_features(X)
+        probabilities = np.empty((len(rows), len(self.classes_)), np.float32)
+        n_outputs = self._plan_architecture().widths[-1]
+        widest = max(len(self.classes_), *(part.shape[-1] for part in self.weights_))
+        for block, features in rows.iterate_blocks(widest):
+            probabilities[block] = take_probabilities(compute_logits(self.weights_, self._scale(features), n_outputs))
+        return probabilities
+
+    def predict(self, X: ArrayLike | FeatureRows) -> NDArray[Any]:
+        """Return the class (n_items,) with the highest probability."""
+        probabilities = self.predict_proba(X)
+        chosen: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
+        return chosen
+
+    def to_keras(self) -> Any:  # noqa: ANN401 - a keras.Model, which is not imported here
+        """Build a Keras model from features, not scaled, to what `predict_proba` gives.
+
+        With two classes it gives the probability of the second alone.
+        """
+        check_is_fitted(self, "weights_")
+        trainer = self._make_trainer(0)
+        trainer.set_weights(self.weights_)
+        return trainer.build(self.scaler_)
+
+    def check_state(self) -> None:
+        """Check a fitted state that comes from a file, before anything is computed or built from it.
+
+        Raises:
+            TypeError: If a part is of another type than `fit` leaves.
+            ValueError: If the parts do not fit together, or a weight is not finite.
+        """
+        if not isinstance(self.classes_, np.ndarray) or self.classes_.ndim != 1 or len(self.classes_) < 2:  # noqa: PLR2004 - a choice
+            msg = "a network without classes"
+            raise ValueError(msg)
+        widths = self._plan_architecture().widths
+        check_weights(self.weights_, widths)
+
+    def _take_items(self, X: ArrayLike | FeatureRows, y: ArrayLike) -> tuple[FeatureRows, NDArray[Any]]:
+        if isinstance(X, FeatureRows):
+            targets = validate_data(self, "no_validation", y)
+            self.n_features_in_ = X.shape[1]
+            if len(targets) != len(X):
+                msg = f"{len(X)} rows of features and {len(targets)} targets; each row needs one"
+                raise ValueError(msg)
+        else:
+            X, targets = validate_data(self, X, y, dtype=[np.float32, np.float16], ensure_min_samples=2)
+        check_classification_targets(targets)
+        return FeatureRows.wrap(X), targets
+
+    def _take_features(self, X: ArrayLike | FeatureRows) -> FeatureRows:
+        if not isinstance(X, FeatureRows):
+            X = validate_data(self, X, dtype=[np.float32, np.float16], reset=False)
+        rows = FeatureRows.wrap(X)
+        if rows.shape[1] != self.n_features_in_:
+            msg = f"features have {rows.shape[1]} columns; the network has learnt from {self.n_features_in_}"
+            raise ValueError(msg)
+        return rows
+
+    def _warn_unless_converged(self) -> None:
+        losses = self.history_.get("val_loss", self.history_["loss"])
+        if len(losses) < self.epochs or self.epochs <= self.patience:
+            return
+        if min(losses) < (1 - _STILL_FALLING) * min(losses[: -self.patience]):
+            msg = f"the loss fell by more than {_STILL_FALLING:.0%} in the last {self.patience} of {self.epochs} epochs"
+            warnings.warn(msg, ConvergenceWarning, stacklevel=3)
+
+    def _fit_scaler(self, rows: FeatureRows) -> Any:  # noqa: ANN401 - as `make_scaler`
+        scaler = make_scaler(self.scaling)
+        if self.scaling == "standard":
+            for _, features in rows.iterate_blocks():
+                scaler.partial_fit(features)
+        elif self.scaling == "l2":
+            scaler.fit(rows[:1])  # it learns the width alone
+        return scaler
+
+    def _scale(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        if isinstance(self.scaler_, str):
+            return features
+        scaled: NDArray[np.float32] = self.scaler_.transform(features)
+        return scaled
+
+    def _plan_architecture(self) -> Architecture:
+        return Architecture.plan(
+            self.n_features_in_, self.hidden, len(self.classes_), batch_norm=self.batch_norm, dropout=self.dropout
+        )
+
+    def _make_trainer(self, seed: int) -> Any:  # noqa: ANN401 - a KerasNetwork, whose module imports TensorFlow
+        return resolve("trainer", "keras", TRAINERS, "featx.trainers")(self._plan_architecture(), seed)
+
+    def _plan(
+        self,
+        rows: FeatureRows,
+        positions: NDArray[np.intp],
+        held: NDArray[np.bool_],
+        random: np.random.Generator,
+        trainer: Any,  # noqa: ANN401 - as above
+    ) -> TrainingPlan:
+        present = np.unique(positions[~held])
+        weights = np.ones(len(self.classes_), np.float32)
+        weights[present] = compute_class_weight(
+            self.class_weight, classes=self.classes_[present], y=self.classes_[positions[~held]]
+        )
+        return TrainingPlan(
+            read=lambda chosen: self._scale(rows[chosen]),
+            targets=positions.astype(np.int32),
+            weights=weights[positions],
+            train=np.flatnonzero(~held),
+            held=np.flatnonzero(held),
+            optimizer=self.optimizer,
+            learning_rate=float(self.learning_rate),
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            label_smoothing=float(self.label_smoothing),
+            patience=self.patience,
+            random=random,
+            keep=_make_keeper(self.checkpoint, functools.partial(trainer.build, self.scaler_)),
+        )
+
+
+def hold_out_units(
+    y: NDArray[np.integer], seed: int | np.random.Generator, units: ArrayLike | None = None
+) -> NDArray[np.bool_]:
+    """Hold out about a tenth of the items, evenly over the classes: bool (n_items,).
+
+    Items of one unit stay together, and every class keeps items to learn from. Where no
+    unit is as small as a tenth, the smallest one is held out. Nothing is if each unit has
+    the whole of some class, or if fewer than ten items would be, as their loss is noise:
+    of 2 items of each of ten digits, it chose weights that were right on 18 %.
+
+    Args:
+        y: int (n_items,), targets.
+        seed: Seed of the choice.
+        units: (n_items,), the unit of each item; None if each is one by itself.
+    """
+    random, classes = np.random.default_rng(seed), np.unique(y, return_inverse=True)[1]
+    names = np.arange(len(y)) if units is None else np.unique(units, return_inverse=True)[1]
+    order = np.argsort(names, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(names[order])) + 1)
+    left = np.bincount(classes)
+    held, passed, n_held = np.zeros(len(y), bool), 0, 0
+    # By class, in random order inside; a unit counts for the class of its first item.
+    for unit in np.lexsort((random.random(len(members)), [classes[items[0]] for items in members])):
+        items = members[unit]
+        passed += len(items)
+        counts = np.bincount(classes[items], minlength=len(left))
+        if n_held + len(items) / 2 <= passed / _HELD_OUT and (left > counts)[counts > 0].all():
+            held[items] = True
+            n_held += len(items)
+            left -= counts
+    if not n_held:
+        whole = [items for items in members if not (np.bincount(classes[items], minlength=len(left)) == left).any()]
+        held[min(whole, key=len, default=[])] = True
+    return held if held.sum() >= _FEWEST_HELD_OUT else np.zeros(len(y), bool)
+
+
+def _make_keeper(path: str | os.PathLike[str] | None, build: Callable[[], Any]) -> Callable[[], None] | None:
+    """Make what writes a checkpoint; a reader of the file never finds half of it."""
+    if path is None:
+        return None
+    target = Path(path)
+    unfinished = target.with_name(f".unfinished-{target.name}")
+
+    def keep() -> None:
+        build().save(unfinished)
+        unfinished.replace(target)
+
+    return keep

@@ -88,6 +88,7 @@ class FitOptions:
         seed: Seed of the split, the folds and the head.
         folder: Where bundles are written; None writes none.
         progress: Called with fits done and in all.
+        curve: Whether the learning curve is measured as well, which takes some 15 more fits.
     """
 
     test_size: float = 0.2
@@ -96,6 +97,7 @@ class FitOptions:
     seed: int = 0
     folder: str | os.PathLike[str] | None = "runs"
     progress: Progress | None = None
+    curve: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values that no split can be made with.

@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from featx.cli.output import print_json, show_progress
+from featx.cli.output import format_table, print_json, show_progress
 from featx.options import FIT_DEFAULTS, FitOptions
 from featx.registry import HEADS
-from featx.specs import SCALINGS
+from featx.specs import CALIBRATIONS, SCALINGS
 
 
 def fit(
@@ -16,12 +16,25 @@ def fit(
         Path | None, typer.Argument(help="A feature store; the newest in ./features if not given.")
     ] = None,
     clf: Annotated[
-        str, typer.Option("--clf", help=f"One of {', '.join(HEADS)}; keras:512-512 has hidden layers.")
-    ] = "logreg",
+        str | None,
+        typer.Option("--clf", help=f"One of {', '.join(HEADS)}; keras:512-512 has hidden layers. logreg if not given."),
+    ] = None,
     param: Annotated[
         list[str] | None, typer.Option("--param", "-p", help="Fix a hyper-parameter: C=1. Others are tuned.")
     ] = None,
     scaling: Annotated[str | None, typer.Option(help=f"One of {', '.join(SCALINGS)}; tuned if not given.")] = None,
+    class_weight: Annotated[
+        str | None, typer.Option(help="balanced: classes count the same, however many items they have.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(CALIBRATIONS)}; what the head needs if not given.")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Measure as the field does: kornblith, clip, dinov2-knn or fewshot.")
+    ] = None,
+    curve: Annotated[
+        bool, typer.Option("--curve", help="Measure how accuracy grows with the items, and whether more would help.")
+    ] = FIT_DEFAULTS.curve,
     test_size: Annotated[
         float, typer.Option(help="Fraction held out where the source has no test split.")
     ] = FIT_DEFAULTS.test_size,
@@ -40,9 +53,18 @@ def fit(
     from featx.heads import split_params
 
     opened = featx.FeatureStore(store) if store else featx.FeatureStore.find_newest()
+    params = split_params([*(param or ()), *([f"class_weight={class_weight}"] if class_weight else ())])
     with show_progress("fitting") as progress:
-        options = FitOptions(test_size, cv, group, seed, runs, progress)
-        run = featx.fit(opened, clf, params=split_params(param or ()), scaling=scaling, options=options)
+        options = FitOptions(test_size, cv, group, seed, runs, progress, curve)
+        run = featx.fit(
+            opened,
+            clf,
+            params=params,
+            scaling=scaling,
+            calibration=calibration,
+            protocol=protocol,
+            options=options,
+        )
     for note in run.notes:
         typer.echo(f"note: {note}", err=True)
     if as_json:
@@ -63,7 +85,18 @@ def describe_run(run: Any, store: Any) -> str:  # noqa: ANN401 - a Run and a Fea
     how = run.test_name if "cross-validation" in run.test_name else f"{run.test_name} split"
     head = f"{chosen} on {store.path}: trained on {run.n_train:,} items, evaluated on {run.test.n_items:,} ({how})"
     parts = [head, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test)]
-    return (
-        "\n\n".join(parts)
-        + f"\n\nvalidation accuracy {run.validation.accuracy:.4f}, {run.seconds:.1f} s -> {run.bundle}"
-    )
+    if run.shots:
+        parts.append(_format_curve(run.shots, "items of each class"))
+    if run.curve:
+        parts.append(f"{_format_curve(run.curve, 'training items')}\n{run.curve.forecast}")
+    tried = f"the best of {len(run.candidates)} candidates, " if len(run.candidates) > 1 else ""
+    last = f"{tried}validation accuracy {run.validation.accuracy:.4f}, {run.seconds:.1f} s -> {run.bundle}"
+    return "\n\n".join([*parts, last])
+
+
+def _format_curve(curve: Any, sizes: str) -> str:  # noqa: ANN401 - a Curve, whose module loads SciPy
+    rows = [
+        (f"{size:,}", f"{mean:.4f}", f"{low:.4f} to {high:.4f}")
+        for size, mean, low, high in zip(curve.sizes, curve.means, curve.lows, curve.highs, strict=True)
+    ]
+    return format_table([sizes, "accuracy", "95 % interval"], rows, left=())

@@ -62,8 +62,8 @@ class Problem:
         return np.full((n_candidates, len(self.positions), self.n_classes), -np.inf, np.float32)
 
 
-#: Yields, for each candidate, the score of each item while it is held out: float32 (n_items, n_classes), log-probabilities
-#: or margins; minus infinity for classes that were not learnt.
+#: Yields, for each candidate, the scores of all items while each is held out: float32 (n_items, n_classes),
+#: log-probabilities or margins; minus infinity for classes that were not learnt.
 Sweep = Callable[[Build, Sequence[Mapping[str, Any]], str, Problem], Iterator[Floats]]
 
 

@@ -1,9 +1,8 @@
 """Training a head on frozen features: choose on folds, refit, test once, bundle."""
 
-import functools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,18 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.delivery.bundle import Draft, align_probabilities, write_bundle
+from featx.errors import UsageError
 from featx.evaluation import Evaluation
-from featx.evaluation.history import plot_history, write_history
-from featx.heads import FittedHead, Head, Tuned, find_head, fit_head, tune
+from featx.heads import Candidate, FittedHead, Head, Tuned, fit_head, tune
 from featx.heads.fitting import predict_rows
-from featx.heads.networks import NetworkClassifier
 from featx.items.manifest import to_text
 from featx.options import FIT_DEFAULTS, FitOptions, Progress
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 from featx.store.checking import refuse_damage
+from featx.training.curves import Curve, measure_curve, measure_shots
 from featx.training.dataset import Dataset, Partition, load_dataset, split_dataset
+from featx.training.illustrations import list_illustrations
 from featx.training.procedure import deal_folds, evaluate_items, explain_failure, name_classes, read_versions
+from featx.training.protocols import find_protocol, plan_head
 
 Probabilities = NDArray[np.float64]
 
@@ -41,6 +42,10 @@ class Run:
         test_name: The split that was reported on: `test`, `val` or `5-fold cross-validation`.
         notes: What the user should know.
         seconds: Time of everything after loading the store.
+        candidates: What was tried, and how each did on held-out items.
+        protocol: The protocol, if there was one.
+        curve: The learning curve, if it was asked for.
+        shots: Accuracy by items of each class, of a protocol that measures it.
     """
 
     bundle: Path | None
@@ -51,6 +56,10 @@ class Run:
     test_name: str
     notes: tuple[str, ...]
     seconds: float
+    candidates: tuple[Candidate, ...] = ()
+    protocol: str = ""
+    curve: Curve | None = None
+    shots: Curve | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `featx fit --json` prints and `metrics.json` holds."""
@@ -63,15 +72,21 @@ class Run:
             "test": self.test.to_dict(),
             "notes": list(self.notes),
             "seconds": self.seconds,
+            "protocol": self.protocol,
+            "candidates": [candidate.to_dict() for candidate in self.candidates],
+            "curve": self.curve.to_dict() if self.curve else None,
+            "shots": self.shots.to_dict() if self.shots else None,
         }
 
 
 def fit(
     store: FeatureStore | str | os.PathLike[str],
-    clf: str = "logreg",
+    clf: str | None = None,
     *,
     params: Mapping[str, Any] | None = None,
     scaling: str | None = None,
+    calibration: str | None = None,
+    protocol: str | None = None,
     options: FitOptions = FIT_DEFAULTS,
 ) -> Run:
     """Train a head on a store's features and report on items that it never saw.
@@ -81,9 +96,11 @@ def fit(
 
     Args:
         store: A store, or its path.
-        clf: Name of a head (see `featx.registry.HEADS`).
+        clf: Name of a head (see `featx.registry.HEADS`); None for the protocol's, or `logreg`.
         params: Hyper-parameters that are fixed; the others are chosen.
         scaling: `none`, `standard` or `l2`; None chooses.
+        calibration: One of `featx.specs.CALIBRATIONS`; None for what the head needs.
+        protocol: One of `featx.training.protocols.PROTOCOLS`; None for none.
         options: How to split and what to write.
 
     Returns:
@@ -94,15 +111,24 @@ def fit(
         DataError: If the items cannot be split or learnt from.
         StoreFormatError: If the store is damaged.
     """
-    head = find_head(clf)
-    spec = HeadSpec(head.name, head.check_params(params or {}), scaling, options.seed)
+    chosen = find_protocol(protocol) if protocol else None
+    name = clf or (chosen.head if chosen else "logreg")
+    head, spec = plan_head(HeadSpec(name, params or {}, scaling, options.seed, calibration), chosen)
+    if chosen is not None and chosen.shots and options.cv:
+        msg = f"the protocol {chosen.name} needs items that are held out for a test; leave out --cv"
+        raise UsageError(msg)
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
     started = time.perf_counter()
     refuse_damage([opened])  # a second for a gigabyte, and a head learns from noise without a word
     dataset = load_dataset(opened, group=options.group)
-    train_and_test = _cross_validate if options.cv else _hold_out
-    outcome = train_and_test(head, spec, dataset, options)
-    return _conclude(opened, dataset, spec, outcome, options, time.perf_counter() - started)
+    outcome = (
+        _cross_validate(head, spec, dataset, options)
+        if options.cv
+        else _hold_out(head, spec, dataset, options, chosen.shots if chosen else ())
+    )
+    if options.curve:
+        outcome = replace(outcome, curve=measure_curve(head, spec, dataset, outcome.tuned_on, options.progress))
+    return _conclude(opened, dataset, spec, outcome, options, protocol, time.perf_counter() - started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +141,14 @@ class _Outcome:
     tested: NDArray[np.intp]
     probabilities: Probabilities
     trained: NDArray[np.bool_]
+    tuned_on: NDArray[np.bool_]
     test_name: str
     origin: str
+    shots: Curve | None = None
+    curve: Curve | None = None
 
 
-def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions) -> _Outcome:
+def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions, shots: tuple[int, ...]) -> _Outcome:
     partition = split_dataset(dataset, test_size=options.test_size, seed=options.seed)
     train, test = partition.train, partition.test
     trained = train | partition.validation
@@ -127,17 +156,21 @@ def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions)
     validation = _validate(head, spec, dataset, partition, tuned)
     fitted = _fit(head, dataset, trained, tuned)
     probabilities = _predict(fitted, dataset, test.members)
+    targets = test.open_targets()
+    few = measure_shots(head, spec, dataset, trained, (test.members, targets), shots) if shots else None
     return _Outcome(
         fitted=fitted,
         tuned=tuned,
-        notes=partition.notes,
+        notes=(*partition.notes, *(few.notes if few else ())),
         validation=validation,
-        test=evaluate_items(dataset, test.members, probabilities, test.open_targets(), options.seed),
+        test=evaluate_items(dataset, test.members, probabilities, targets, options.seed),
         tested=np.flatnonzero(test.members),
         probabilities=probabilities,
         trained=trained,
+        tuned_on=train,
         test_name=partition.test_name,
         origin=partition.origin,
+        shots=few,
     )
 
 
@@ -166,6 +199,7 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
         tested=np.flatnonzero(held),
         probabilities=probabilities[held],
         trained=everything,
+        tuned_on=everything,
         test_name=f"{options.cv}-fold cross-validation",
         origin="cross-validation",
     )
@@ -211,19 +245,37 @@ def _shift(progress: Progress | None, part: int, parts: int) -> Progress | None:
 
 
 def _conclude(
-    store: FeatureStore, dataset: Dataset, spec: HeadSpec, outcome: _Outcome, options: FitOptions, seconds: float
+    store: FeatureStore,
+    dataset: Dataset,
+    spec: HeadSpec,
+    outcome: _Outcome,
+    options: FitOptions,
+    protocol: str | None,
+    seconds: float,
 ) -> Run:
     tuned, fitted = outcome.tuned, outcome.fitted
     chosen = replace(tuned.spec, params=dict(tuned.params))
     of_heads = [name_classes(note, dataset.classes) for note in (*tuned.notes, *fitted.notes)]
     notes = tuple(dict.fromkeys([*dataset.notes, *outcome.notes, *of_heads]))
     run = Run(
-        None, chosen, outcome.validation, outcome.test, int(outcome.trained.sum()), outcome.test_name, notes, seconds
+        bundle=None,
+        head=chosen,
+        validation=outcome.validation,
+        test=outcome.test,
+        n_train=int(outcome.trained.sum()),
+        test_name=outcome.test_name,
+        notes=notes,
+        seconds=seconds,
+        candidates=tuned.candidates,
+        protocol=protocol or "",
+        curve=outcome.curve,
+        shots=outcome.shots,
     )
     if options.folder is None:
         return run
     record = {
         "candidates": [candidate.to_dict() for candidate in tuned.candidates],
+        "protocol": run.protocol,
         "created_with": {**store.created_with, **read_versions()},
         "split": {"origin": outcome.origin, "test_size": options.test_size, "cv": options.cv, "group": options.group},
         "store": {"path": to_text(str(store.path)), "source": store.source, "items": len(store)},
@@ -241,21 +293,9 @@ def _conclude(
         metrics={name: value for name, value in run.to_dict().items() if name != "bundle"},
         items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
         predictions=_tabulate_predictions(ids, labels, outcome, dataset.classes),
-        extras=_list_extras(fitted),
+        extras=list_illustrations(run, tuned, fitted, outcome.probabilities, dataset.targets[outcome.tested]),
     )
     return replace(run, bundle=write_bundle(draft, options.folder, f"{spec.name}-{to_text(store.path.stem)}"))
-
-
-def _list_extras(fitted: FittedHead) -> dict[str, Callable[[Path], object]]:
-    """List what a bundle has beyond the head itself: of a network, its curves, and the model for use in Keras."""
-    network = fitted.estimator[-1]
-    if not isinstance(network, NetworkClassifier):
-        return {}
-    return {
-        "curves.csv": functools.partial(write_history, network.history_),
-        "curves.png": functools.partial(plot_history, network.history_),
-        "head.keras": lambda path: network.to_keras().save(path),
-    }
 
 
 def _name_roles(outcome: _Outcome) -> NDArray[np.str_]:

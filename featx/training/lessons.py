@@ -12,6 +12,7 @@ from threadpoolctl import threadpool_info  # type: ignore[import-untyped]  # it 
 
 from featx.delivery.bundle import align_probabilities
 from featx.errors import DataError, StoreError
+from featx.heads import find_head
 from featx.heads.fitting import predict_rows
 from featx.heads.rows import FeatureRows
 from featx.heads.sweeps import record_warnings
@@ -87,7 +88,7 @@ def learn_and_predict(lesson: Lesson) -> Result:
     X = FeatureRows(store.features, lesson.learnt)
     with record_warnings():  # those of fits are notes by now; of predictions there is nothing to tell
         started = time.perf_counter()
-        learned = learn(lesson.head, X, lesson.targets, lesson.folds, lesson.units)
+        learned = learn(find_head(lesson.head.name), lesson.head, X, lesson.targets, lesson.folds, lesson.units)
         fit_seconds = time.perf_counter() - started
         estimator = learned.fitted.estimator
         started = time.perf_counter()

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featx.errors import DataError, FeatxError
 from featx.evaluation import Evaluation, evaluate
-from featx.heads import FittedHead, Tuned, find_head, fit_head, tune
+from featx.heads import FittedHead, Head, Tuned, fit_head, tune
 from featx.heads.rows import FeatureRows
 from featx.heads.tuning import plan_candidates
 from featx.specs import HeadSpec
@@ -47,11 +47,17 @@ class Learned:
 
 
 def learn(
-    spec: HeadSpec, X: FeatureRows, targets: NDArray[np.intp], folds: NDArray[np.intp], units: NDArray[np.intp]
+    head: Head,
+    spec: HeadSpec,
+    X: FeatureRows,
+    targets: NDArray[np.intp],
+    folds: NDArray[np.intp],
+    units: NDArray[np.intp],
 ) -> Learned:
     """Tune a head and fit it to the same items; where there is nothing to choose or to calibrate, only fit it.
 
     Args:
+        head: What is tuned.
         spec: What is fixed.
         X: `(n_items, dim)`.
         targets: int `(n_items,)`.
@@ -61,7 +67,6 @@ def learn(
     Raises:
         DataError: If the head cannot learn from these items.
     """
-    head = find_head(spec.name)
     with explain_failure(spec):
         plan = plan_candidates(head, X, spec, len(X))
         choices = [(scaling, params) for scaling, grid in plan.items() for params in grid]

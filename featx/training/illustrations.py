@@ -1,0 +1,138 @@
+"""What a bundle shows beside its numbers: each picture as PNG and SVG, with the numbers as CSV beside it."""
+
+import csv
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from featx.evaluation.calibration import Reliability, measure_reliability
+from featx.evaluation.charts import plot_learning, plot_path, plot_reliability
+from featx.evaluation.history import plot_history, write_history
+from featx.heads import Candidate, FittedHead, Tuned
+from featx.heads.networks import NetworkClassifier
+from featx.training.curves import Curve
+
+if TYPE_CHECKING:
+    from featx.training.frozen import Run
+
+Writer = Callable[[Path], object]
+Floats = NDArray[np.floating[Any]]
+
+
+def list_illustrations(
+    run: "Run", tuned: Tuned, fitted: FittedHead, probabilities: Floats, targets: NDArray[np.intp]
+) -> dict[str, Writer]:
+    """List what a bundle has beyond the head and its metrics.
+
+    Args:
+        run: The run.
+        tuned: How the head was chosen.
+        fitted: The head.
+        probabilities: float `(n_tested, n_classes)`, of the tested items.
+        targets: int `(n_tested,)`, their classes.
+
+    Returns:
+        By name of the file, what writes it.
+    """
+    curves = compare_reliability(run, tuned, probabilities, targets)
+    files: dict[str, Writer] = {
+        "reliability.csv": functools.partial(write_table, tabulate_reliability(curves)),
+        "reliability.png": functools.partial(plot_reliability, curves),
+    }
+    files |= _list_path(run, tuned.candidates)
+    network = fitted.estimator[-1]
+    if isinstance(network, NetworkClassifier):
+        files |= {
+            "curves.csv": functools.partial(write_history, network.history_),
+            "curves.png": functools.partial(plot_history, network.history_),
+            "head.keras": lambda path: network.to_keras().save(path),
+        }
+    for name, curve in (("learning_curve", run.curve), ("few_shots", run.shots)):
+        if curve is not None:
+            files[f"{name}.csv"] = functools.partial(write_table, curve.tabulate())
+            files[f"{name}.png"] = functools.partial(_draw_curve, curve)
+    return files
+
+
+def compare_reliability(
+    run: "Run", tuned: Tuned, probabilities: Floats, targets: NDArray[np.intp]
+) -> dict[str, Reliability]:
+    """Measure the reliability of the test, and before and after calibration that of what was held out in tuning."""
+    before = special.softmax(tuned.scores.astype(np.float64), axis=1)
+    curves = {"held out": measure_reliability(tuned.probabilities, tuned.positions)}
+    if not np.allclose(before, tuned.probabilities, atol=1e-6):
+        curves = {
+            "held out, not calibrated": measure_reliability(before, tuned.positions),
+            "held out, calibrated": curves["held out"],
+        }
+    return curves | {run.test_name: measure_reliability(probabilities, targets)}
+
+
+def tabulate_reliability(curves: Mapping[str, Reliability]) -> dict[str, list[Any]]:
+    """Return the bins of all curves as the columns of one table."""
+    columns: dict[str, list[Any]] = {"items": []}
+    for name, curve in curves.items():
+        columns["items"] += [name] * len(curve.counts)
+        for column in ("confidences", "accuracies", "lows", "highs", "counts"):
+            columns.setdefault(column, []).extend(getattr(curve, column).tolist())
+    return columns
+
+
+def write_table(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
+    """Write columns of equal length as CSV.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def find_swept(candidates: Sequence[Candidate]) -> str:
+    """Name the number of which candidates have several values; nothing if there is none."""
+    for name, value in candidates[0].params.items():
+        if (
+            isinstance(value, int | float)
+            and len({c.params[name] for c in candidates if c.scaling == candidates[0].scaling}) > 1
+        ):
+            return name
+    return ""
+
+
+def _list_path(run: "Run", candidates: Sequence[Candidate]) -> dict[str, Writer]:
+    """List the table and the picture of accuracy against what was tuned."""
+    swept = find_swept(candidates)
+    if not swept:
+        return {}
+    curves = {}
+    for scaling in dict.fromkeys(candidate.scaling for candidate in candidates):
+        tried = [candidate for candidate in candidates if candidate.scaling == scaling]
+        curves[f"scaling {scaling}"] = (
+            [candidate.params[swept] for candidate in tried],
+            [candidate.accuracy for candidate in tried],
+            [candidate.accuracy_std for candidate in tried],
+        )
+    table = {
+        "scaling": [candidate.scaling for candidate in candidates],
+        swept: [candidate.params[swept] for candidate in candidates],
+        "accuracy": [candidate.accuracy for candidate in candidates],
+        "accuracy_std": [candidate.accuracy_std for candidate in candidates],
+        "log_loss": [candidate.log_loss for candidate in candidates],
+    }
+    title = f"{run.head.name}, protocol {run.protocol}" if run.protocol else run.head.name
+    chosen = (f"scaling {run.head.scaling}", run.head.params[swept])
+    return {
+        "path.csv": functools.partial(write_table, table),
+        "path.png": lambda path: plot_path(title, curves, chosen, path, label=swept),
+    }
+
+
+def _draw_curve(curve: Curve, path: Path) -> None:
+    plot_learning(curve.sizes, curve.means, curve.lows, curve.highs, path, forecast=curve.forecast)

@@ -8,6 +8,7 @@ import time
 import pytest
 
 import featx
+from featx.options import FitOptions
 
 HEAVY = ("tensorflow", "keras", "sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "skops", "openvino")
 
@@ -53,6 +54,15 @@ def test_cached_features_are_fitted_and_inspected_without_tensorflow(tmp_path, s
         result = run(arguments, env, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
     assert list((tmp_path / "runs").glob("*/head.skops"))
+
+
+@pytest.mark.keras
+def test_a_head_that_keras_trained_predicts_without_tensorflow(tmp_path, store, digits):
+    fitted = featx.fit(store, "keras", params={"epochs": 2}, options=FitOptions(folder=tmp_path))
+    env = poison(tmp_path, ["tensorflow", "keras"])
+    result = run(["predict", str(fitted.bundle), str(next(digits.rglob("*.png"))), "--json"], env)
+    assert result.returncode == 0, result.stderr
+    assert '"probability"' in result.stdout
 
 
 def test_help_is_quick():

@@ -15,7 +15,10 @@ def fit(
     store: Annotated[
         Path | None, typer.Argument(help="A feature store; the newest in ./features if not given.")
     ] = None,
-    clf: Annotated[str | None, typer.Option("--clf", help=f"One of {', '.join(HEADS)}; logreg if not given.")] = None,
+    clf: Annotated[
+        str | None,
+        typer.Option("--clf", help=f"One of {', '.join(HEADS)}; keras:512-512 has hidden layers. logreg if not given."),
+    ] = None,
     param: Annotated[
         list[str] | None, typer.Option("--param", "-p", help="Fix a hyper-parameter: C=1. Others are tuned.")
     ] = None,

@@ -209,7 +209,6 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
     Raises:
         BundleError: If the user's own network or weights are gone, or the folder cannot be written to.
     """
-    from featx.evaluation.plots import plot_confusion
     from featx.heads.persistence import dump_head
 
     parent = Path(folder)
@@ -226,9 +225,7 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
         _write_table(temporary / _ITEMS, draft.items)
         _write_table(temporary / "predictions.csv", draft.predictions)
         _write_json(temporary / _METRICS, draft.metrics)
-        plot_confusion(draft.test, temporary / "confusion_matrix.png")
-        for name, write in draft.extras.items():
-            write(temporary / name)
+        _write_extras(draft, temporary)
         about = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -250,6 +247,15 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
         raise
     sync_folder(parent)
     return path
+
+
+def _write_extras(draft: Draft, folder: Path) -> None:
+    """Write what is for people, and never read again."""
+    from featx.evaluation.plots import plot_confusion
+
+    plot_confusion(draft.test, folder / "confusion_matrix.png")
+    for name, write in draft.extras.items():
+        write(folder / name)
 
 
 def _read_json(folder: Path, name: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from featx.evaluation.drawing import COLORS, clear_axes, open_figure
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -17,10 +19,6 @@ if TYPE_CHECKING:
 History = Mapping[str, Sequence[float]]
 
 _PANELS = {"loss": "loss", "accuracy": "accuracy", "auc": "ROC-AUC"}
-
-# The first two of Okabe and Ito's colours that are told apart without colour vision (2008, "Color Universal Design").
-_TRAIN, _HELD_OUT = "#0072B2", "#D55E00"
-_DPI = 150
 
 # Up to so many epochs each one is a dot, as a line through two of them says little.
 _MOST_DOTS = 15
@@ -57,18 +55,11 @@ def plot_history(history: History, path: Path) -> None:
     Raises:
         OSError: If a file cannot be written.
     """
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    # Without a salt the ids in an SVG file are random. Only the settings can give one; they are put back.
-    with mpl.rc_context({"svg.hashsalt": "featx", "text.usetex": False, "font.family": "DejaVu Sans", "font.size": 10}):
-        figure = Figure(figsize=(12, 4.2), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
-        FigureCanvasAgg(figure)
+    with open_figure([], path) as (figure, _):
+        figure.set_size_inches(12, 4.2)
+        figure.set_layout_engine("constrained")
         _draw(figure, history)
-        figure.savefig(path, format="png", dpi=_DPI)
-        figure.savefig(path.with_suffix(".svg"), format="svg", metadata={"Date": None})
+        figure.draw_without_rendering()  # only a drawing lays out
 
 
 def _draw(figure: "Figure", history: History) -> None:
@@ -95,7 +86,7 @@ def _draw_panel(axes: "Axes", history: History, name: str, best: int) -> None:
         axes.axvline(epoch - 0.5, color="0.75", linewidth=1, linestyle=":", label=label, zorder=0)
     above: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 9}
     axes.axvline(best, color="0.35", linewidth=1, linestyle="--", label="epoch kept", zorder=1)
-    for key, color, label in ((name, _TRAIN, "training items"), (f"val_{name}", _HELD_OUT, "held-out items")):
+    for key, color, label in ((name, COLORS[0], "training items"), (f"val_{name}", COLORS[1], "held-out items")):
         if key in history:
             values = np.asarray(history[key], np.float64)
             axes.plot(epochs, values, color=color, linewidth=1.8, marker=marker, markersize=4, label=label)
@@ -107,6 +98,4 @@ def _draw_panel(axes: "Axes", history: History, name: str, best: int) -> None:
     room = max(0.5, 0.02 * n_epochs)
     axes.set_xlim(1 - room, n_epochs + room)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(color="0.92")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    clear_axes(axes)

@@ -126,3 +126,42 @@ def test_what_is_no_classifier_is_refused(digits, tmp_path):
     skops.io.dump({"weights": [1, 2]}, path)
     with pytest.raises(BundleError, match="holds a dict"):
         load_head(path)
+
+
+def spoil_wide(network):
+    network.hidden = "65536-65536"
+
+
+def spoil_shape(network):
+    network.weights_[0] = network.weights_[0][:, :3]
+
+
+def spoil_value(network):
+    network.weights_[1][0] = np.nan
+
+
+def spoil_classes(network):
+    network.classes_ = network.classes_[:4]
+
+
+def spoil_width(network):
+    network.n_features_in_ = 10**9
+
+
+def spoil_scaler(network):
+    network.scaler_.n_features_in_ = 63
+
+
+@pytest.mark.keras
+@pytest.mark.parametrize("spoil", [spoil_wide, spoil_shape, spoil_value, spoil_classes, spoil_width, spoil_scaler])
+def test_a_network_whose_parts_do_not_fit_is_refused(spoil, digits, tmp_path):
+    X, y, folds = (array[:200] for array in digits)
+    estimator = fit_head(find_head("keras:8"), X, y, HeadSpec("keras:8", QUICK["keras"]), folds).estimator
+    path = tmp_path / "head.skops"
+    dump_head(estimator, path)
+    assert not hasattr(load_head(path)[-1], "history_")  # curves are in the bundle
+    assert hasattr(estimator[-1], "history_")
+    spoil(estimator[-1])
+    dump_head(estimator, path)
+    with pytest.raises(BundleError, match="is damaged"):
+        load_head(path)

@@ -8,7 +8,7 @@ from pictures import write_digits
 from sklearn.metrics import accuracy_score
 
 import featx
-from featx.errors import StoreError, StoreFormatError, UnknownNameError, UsageError
+from featx.errors import BundleError, StoreError, StoreFormatError, UnknownNameError, UsageError
 from featx.options import FitOptions
 from featx.training import frozen
 from featx.training.dataset import HeldOut
@@ -107,6 +107,34 @@ def test_every_head_fits_predicts_and_loads(clf, small_store, few_digits, tmp_pa
         expected = {row["id"]: float(row["probability"]) for row in csv.DictReader(file)}
     found = {p.path: p.probability for p in predictor.predict(featx.read_folder(few_digits)) if p.path in expected}
     assert found == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.keras
+def test_a_bundle_of_a_keras_head_has_its_curves_and_a_model_for_keras(small_store, tmp_path):
+    from featx.frameworks import keras
+
+    quick = {"epochs": 5, "learning_rate": "0.01"}
+    run = featx.fit(small_store, "keras:16-8", params=quick, options=FitOptions(folder=tmp_path))
+    assert run.head.name == "keras:16-8"
+    with (run.bundle / "curves.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert 1 <= len(rows) <= 5
+    assert {"epoch", "loss", "accuracy", "auc", "learning_rate"} <= set(rows[0])
+    assert {"curves.png", "curves.svg", "head.keras"} <= json.loads((run.bundle / "bundle.json").read_text())[
+        "files"
+    ].keys()
+    model = keras.saving.load_model(run.bundle / "head.keras")
+    head = featx.Predictor.load(run.bundle).bundle.load_head()
+    expected = head.predict_proba(small_store.features)
+    np.testing.assert_allclose(model.predict(np.asarray(small_store.features), verbose=0), expected, atol=1e-5)
+    (run.bundle / "head.keras").write_bytes(b"another network")
+    with pytest.raises(BundleError, match=r"head\.keras is not the file that the bundle was made with"):
+        featx.Predictor.load(run.bundle)
+
+
+def test_other_heads_have_no_files_for_keras(run):
+    assert not list(run.bundle.glob("curves.*"))
+    assert not list(run.bundle.glob("*.keras"))
 
 
 def test_params_and_scaling_are_fixed_or_tuned(store):

@@ -19,6 +19,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest")
 DECODERS = ("pillow-scaled", "pillow-full")
 DTYPES = ("float32", "float16")
 SCALINGS = ("none", "standard", "l2")
+CALIBRATIONS = ("none", "temperature", "sigmoid", "isotonic")
 
 
 class Spec:
@@ -147,12 +148,29 @@ class HeadSpec(Spec):
         params: Hyper-parameters that are fixed; the rest are tuned or defaults.
         scaling: One of `SCALINGS`, or None to let the folds choose.
         seed: Seed of everything random in the head.
+        calibration: One of `CALIBRATIONS`, or None for what the head needs: `temperature` where
+            it has no probabilities of its own, or none to trust.
     """
 
     name: str
     params: Mapping[str, Any] = field(default_factory=dict)
     scaling: str | None = None
     seed: int = 0
+    calibration: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse a calibration that does not exist."""
+        if self.calibration is not None:
+            _require("calibration", self.calibration, CALIBRATIONS)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build the spec; those written before there was a choice of calibration have none.
+
+        Raises:
+            ValueError: If a field is missing or not known.
+        """
+        return super(HeadSpec, cls).from_dict({"calibration": None, **values})
 
 
 def find_differences(ours: Spec, theirs: Spec) -> list[str]:

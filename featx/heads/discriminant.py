@@ -1,22 +1,27 @@
 """Linear discriminant analysis with shrinkage; at shrinkage 1 it is the nearest class mean."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import linalg, special
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from numpy.typing import ArrayLike, NDArray
+from scipy import linalg
+
+from featx.heads.gram import accumulate_gram
+from featx.heads.linear import BINARY, LinearHead, unfold
+from featx.heads.rows import FeatureRows
+from featx.heads.scaling import Floats, Frame, Moments, measure_lengths
+
+Doubles = NDArray[np.float64]
 
 
-class ShrunkDiscriminant(ClassifierMixin, BaseEstimator):
+class ShrunkDiscriminant(LinearHead):
     """Assign an item to the class mean that is nearest in a shrunk common covariance.
 
-    The answer of `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=...)`, from one
-    Cholesky factorisation where that takes a singular value decomposition (20 times
-    the seconds at 2,048 features), without copying float32 features to float64.
+    The answer of `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=...)`, from one pass
+    over the features and one Cholesky factorisation where that takes a singular value
+    decomposition, without a copy of the features.
 
     With shrinkage 1 and uniform priors it predicts what `NearestCentroid` does. That
     class measures distances for its probabilities otherwise than for its predictions,
@@ -26,70 +31,191 @@ class ShrunkDiscriminant(ClassifierMixin, BaseEstimator):
     Args:
         shrinkage: From near 0, the covariance as it is, to 1, a multiple of the identity.
         priors: `empirical`, the frequency of each class, or `uniform`.
-
-    Attributes:
-        classes_: (n_classes,), sorted.
-        coef_: float (n_classes, dim).
-        intercept_: float (n_classes,).
+        scaling: One of `featx.specs.SCALINGS`.
     """
 
-    def __init__(self, shrinkage: float = 0.1, priors: str = "empirical") -> None:
+    def __init__(self, shrinkage: float = 0.1, priors: str = "empirical", scaling: str = "none") -> None:
         self.shrinkage = shrinkage
         self.priors = priors
+        self.scaling = scaling
 
-    def fit(self, X: NDArray[Any], y: NDArray[Any]) -> Self:
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a state; the first version had no scaling, and two rows of coefficients for two classes."""
+        if "scaling" not in state and "coef_" in state:
+            coef, intercept = state["coef_"], state["intercept_"]
+            if len(coef) == BINARY:
+                coef, intercept = coef[1:] - coef[:1], intercept[1:] - intercept[:1]
+            state = state | {"coef_": coef, "intercept_": intercept}
+        super().__setstate__({"scaling": "none"} | state)
+
+    def fit(self, X: ArrayLike | FeatureRows, y: ArrayLike) -> Self:
         """Fit to features (n_items, dim) and targets (n_items,)."""
-        X, y = validate_data(self, X, y, dtype=[np.float32, np.float64], ensure_min_samples=2)
-        check_classification_targets(y)
-        self.classes_, positions = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:  # noqa: PLR2004 - a discriminant lies between two
-            msg = f"Classifier can't train when only one class is present: {self.classes_[0]!r}"
-            raise ValueError(msg)
-        means, basis = average_classes(X, positions), None
-        if len(X) < X.shape[1] and self.shrinkage < 1:
-            basis, triangle = linalg.qr(X.T, mode="economic", check_finite=False)
-            X, means = np.ascontiguousarray(triangle.T), means @ basis
-        coef, intercept = next(
-            solve_discriminants(X, positions, means, [self.shrinkage], self.n_features_in_, self.priors)
-        )
-        self.coef_ = (coef if basis is None else basis @ coef).T.astype(X.dtype)
-        self.intercept_ = intercept.astype(X.dtype)
-        return self
-
-    def decision_function(self, X: NDArray[Any]) -> NDArray[Any]:
-        """Return margins (n_items, n_classes), or (n_items,) for two classes."""
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
-        margins: NDArray[Any] = X @ self.coef_.T + self.intercept_
-        return margins[:, 1] - margins[:, 0] if len(self.classes_) == 2 else margins  # noqa: PLR2004 - as scikit-learn does
-
-    def predict(self, X: NDArray[Any]) -> NDArray[Any]:
-        """Return the class (n_items,) with the largest margin."""
-        margins = self.decision_function(X)
-        chosen: NDArray[Any] = self.classes_[(margins > 0).astype(int) if margins.ndim == 1 else margins.argmax(axis=1)]
-        return chosen
-
-    def predict_proba(self, X: NDArray[Any]) -> NDArray[Any]:
-        """Return probabilities (n_items, n_classes) if the classes are Gaussian; too sure if they are not."""
-        margins = self.decision_function(X)
-        both = np.stack([np.zeros_like(margins), margins], axis=1) if margins.ndim == 1 else margins
-        probabilities: NDArray[Any] = special.softmax(both, axis=1)
-        return probabilities
+        rows, positions = self._learn_classes(X, y)
+        lengths = measure_lengths(rows, self.scaling)
+        if len(rows) < rows.shape[1] and self.shrinkage < 1:
+            solutions = solve_wide(rows, positions, lengths, self.scaling, [self.shrinkage], self.priors)
+        else:
+            everything, covariance = np.zeros(len(rows), np.intp), self.shrinkage < 1
+            scatter = Scatter.measure(rows, positions, everything, lengths, covariance=covariance)
+            solutions = scatter.solve(None, self.scaling, [self.shrinkage], self.priors)
+        coef, intercept = next(solutions)
+        return self._set_coefficients(coef, intercept)
 
 
-def average_classes(X: NDArray[Any], positions: NDArray[np.intp]) -> NDArray[Any]:
-    """Return the mean of each class: float (n_classes, columns)."""
-    return np.stack([X[positions == k].mean(axis=0) for k in range(positions.max() + 1)])
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What discriminants are made of.
+
+    Attributes:
+        counts: float64 (n_classes,), items of each class, at least one.
+        means: float64 (n_classes, columns).
+        trace: Sum of the variances within the classes.
+        covariance: float64 (columns, columns), of the items about their class's mean, the
+            lower triangle only; None where it is not needed.
+        dim: Width of the features before any rotation.
+    """
+
+    counts: Doubles
+    means: Doubles
+    trace: float
+    covariance: Doubles | None
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Sums over the items of each class in each fold, and of products over each fold.
+
+    Attributes:
+        shift: float32 (dim,), taken from every item first, so that sums of products lose nothing.
+        counts: float64 (n_folds, n_classes).
+        sums: float64 (n_folds, n_classes, dim).
+        squares: float64 (n_folds, dim).
+        products: float32 (dim, dim) for each fold, lower triangle; none where they are not needed.
+    """
+
+    shift: Floats
+    counts: Doubles
+    sums: Doubles
+    squares: Doubles
+    products: tuple[Floats, ...]
+
+    @classmethod
+    def measure(
+        cls,
+        X: FeatureRows,
+        positions: NDArray[np.intp],
+        folds: NDArray[np.intp],
+        lengths: Floats | None,
+        *,
+        covariance: bool = True,
+    ) -> Self:
+        """Measure them in one pass over the features.
+
+        Args:
+            X: (n_items, dim), not scaled.
+            positions: int (n_items,), classes from 0.
+            folds: int (n_items,), folds from 0.
+            lengths: float32 (n_items,), by which items are divided first; None for no division.
+            covariance: Whether the products are needed.
+        """
+        n_folds, n_classes = int(folds.max()) + 1, int(positions.max()) + 1
+        first = X[:256] if lengths is None else X[:256] / lengths[:256, None]
+        shift = first.mean(axis=0)
+        counts = np.zeros((n_folds, n_classes))
+        sums, squares = np.zeros((n_folds, n_classes, len(shift))), np.zeros((n_folds, len(shift)))
+        products = []
+        for fold in range(n_folds):
+            members = np.flatnonzero(folds == fold)
+            part = X if n_folds == 1 else X.take(members)
+            indicator = (positions[members, None] == np.arange(n_classes)).astype(np.float32)
+            prepare = _make_shift(shift, None if lengths is None else lengths[members])
+            counts[fold] = indicator.sum(axis=0)
+            if covariance:
+                product, sums[fold].T[...] = accumulate_gram(part, prepare, indicator)
+                squares[fold] = np.diag(product)
+                products.append(product)
+                continue
+            for rows, block in part.iterate_blocks():
+                near = prepare(rows, block)
+                sums[fold] += indicator[rows].T @ near
+                squares[fold] += np.einsum("ij,ij->j", near, near)
+        return cls(shift, counts, sums, squares, tuple(products))
+
+    def solve(
+        self, fold: int | None, scaling: str, shrinkages: Iterable[float], priors: str
+    ) -> Iterator[tuple[Floats, Floats]]:
+        """Solve for the discriminants of all folds but one, or of all.
+
+        Args:
+            fold: The fold that is left out; None for none.
+            scaling: Of the features, measured on the same items.
+            shrinkages: Each above 0, up to 1.
+            priors: `empirical` or `uniform`.
+
+        Yields:
+            Coefficients (dim, n_classes) and intercepts (n_classes,) for features as they
+            come (divided by their item's length for `l2`), of the classes in `find_present`.
+        """
+        kept, present = [at for at in range(len(self.counts)) if at != fold], self.find_present(fold)
+        counts, sums = self.counts[kept].sum(axis=0)[present], self.sums[kept].sum(axis=0)[present]
+        total, squares = counts.sum(), self.squares[kept].sum(axis=0)
+        mean = sums.sum(axis=0) / total
+        moments = Moments(counts[:0] + total, (mean + self.shift)[None], np.maximum(squares / total - mean**2, 0)[None])
+        frame = Frame(self.shift, Frame.make(scaling, moments).scale)
+        scale, offsets = frame.scale.astype(np.float64), sums / counts[:, None]
+        rooted = np.sqrt(counts)[:, None] * offsets
+        # About the classes' means: the sum about any point, less n_k (m_k - point)(m_k - point)^T for each class.
+        within = np.maximum(squares - np.einsum("ij,ij->j", rooted, rooted), 0)
+        covariance: Doubles | None = None
+        if self.products:
+            covariance = self.products[kept[0]].astype(np.float64, order="F")
+            for at in kept[1:]:
+                covariance += self.products[at]
+            covariance -= rooted.T @ rooted
+            covariance /= scale[:, None] * total
+            covariance /= scale
+        trace = float((within / total / scale**2).sum())
+        statistics = Statistics(counts, offsets / scale, trace, covariance, len(scale))
+        for coef, intercept in solve_discriminants(statistics, shrinkages, priors):
+            yield unfold(coef, intercept, frame)
+
+    def find_present(self, fold: int | None) -> NDArray[np.intp]:
+        """Return the classes that have an item outside of a fold."""
+        return np.flatnonzero(np.delete(self.counts, [] if fold is None else fold, axis=0).sum(axis=0))
+
+
+def solve_wide(
+    X: FeatureRows,
+    positions: NDArray[np.intp],
+    lengths: Floats | None,
+    scaling: str,
+    shrinkages: Iterable[float],
+    priors: str,
+) -> Iterator[tuple[Floats, Floats]]:
+    """Solve for the discriminants of fewer items than features, as `Scatter.solve` does for more.
+
+    All discriminants lie in the span of the items. With X^T = QR the columns of Q span it,
+    and the items are R^T there, as many columns as items.
+    """
+    items = X[:] if lengths is None else X[:] / lengths[:, None]
+    moments = Moments.measure(FeatureRows(items), np.ones((len(items), 1)))
+    frame = Frame(moments.means[0].astype(np.float32), Frame.make(scaling, moments).scale)
+    Q, R = linalg.qr(((items - frame.shift) / frame.scale).T, mode="economic", check_finite=False)
+    rotated = R.T.astype(np.float64)
+    counts = np.bincount(positions).astype(np.float64)
+    present = np.flatnonzero(counts)
+    means = np.stack([rotated[positions == k].mean(axis=0) for k in present])
+    centred = rotated - means[np.searchsorted(present, positions)]
+    covariance = centred.T @ centred / len(centred)
+    statistics = Statistics(counts[present], means, float(np.trace(covariance)), covariance, X.shape[1])
+    for coef, intercept in solve_discriminants(statistics, shrinkages, priors):
+        yield unfold(Q @ coef, intercept, frame)
 
 
 def solve_discriminants(
-    X: NDArray[Any],
-    positions: NDArray[np.intp],
-    means: NDArray[Any],
-    shrinkages: Iterable[float],
-    dim: int,
-    priors: str,
-) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    statistics: Statistics, shrinkages: Iterable[float], priors: str
+) -> Iterator[tuple[Doubles, Doubles]]:
     """Solve for the discriminants of several shrinkages from one covariance.
 
     The covariance is (1 - s) S + s trace(S) / dim I (Ledoit & Wolf 2004, eq. 2 with
@@ -98,32 +224,31 @@ def solve_discriminants(
     The Elements of Statistical Learning (2009), eq. 4.10.
 
     Args:
-        X: float (n_items, columns), features, perhaps rotated.
-        positions: int (n_items,), the class of each item; each has at least one.
-        means: float (n_classes, columns).
+        statistics: Of the items that are learnt from.
         shrinkages: The values of s.
-        dim: Width of the features before any rotation.
         priors: `empirical` or `uniform`.
 
     Yields:
         For each shrinkage, coefficients (columns, n_classes) and intercepts (n_classes,).
     """
-    counts = np.bincount(positions)
-    bias = np.log(counts / len(X)) if priors == "empirical" else np.zeros(len(counts))
-    centred = X - means[positions]
-    trace = np.einsum("ij,ij->", centred, centred, dtype=np.float64) / len(X)
-    covariance: NDArray[np.float64] | None = None
+    counts, means = statistics.counts, statistics.means
+    bias = np.log(counts / counts.sum()) if priors == "empirical" else np.zeros(len(counts))
     # What all discriminants share changes no probability; without it, float32 loses less.
     middle = means.mean(axis=0)
     apart = (means - middle).T
     for s in shrinkages:
-        ridge = s * (trace / dim or 1.0)  # a trace of 0: every item is its class's mean
-        if s == 1:
+        ridge = s * (statistics.trace / statistics.dim or 1.0)  # a trace of 0: every item is its class's mean
+        if s == 1 or statistics.covariance is None:
             coef = apart / ridge
         else:
-            if covariance is None:
-                covariance = (centred.T @ centred).astype(np.float64) / len(X)
-            shrunk = (1 - s) * covariance
-            shrunk.flat[:: len(shrunk) + 1] += ridge
-            coef = linalg.solve(shrunk, apart, assume_a="pos", check_finite=False)
+            shrunk = (1 - s) * statistics.covariance
+            shrunk.T.flat[:: len(shrunk) + 1] += ridge
+            coef = linalg.solve(shrunk, apart, assume_a="pos", lower=True, overwrite_a=True, check_finite=False)
         yield coef, bias - np.sum((means + middle).T * coef, axis=0) / 2
+
+
+def _make_shift(shift: Floats, lengths: Floats | None) -> Callable[[slice, Floats], Floats]:
+    def prepare(rows: slice, block: Floats) -> Floats:
+        return block - shift if lengths is None else block / lengths[rows, None] - shift
+
+    return prepare

@@ -1,27 +1,27 @@
 """Fitting: one head, with all its parameters given, on all items."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
 from featx.errors import DataError
-from featx.heads.scaling import make_scaler
+from featx.heads.calibrated import CalibratedHead
+from featx.heads.rows import FeatureRows
+from featx.heads.scaling import check_scaling, make_scaler
+from featx.heads.sweeps import Split, record_warnings
 from featx.heads.table import Head, find_head
 from featx.specs import HeadSpec
 
 #: Below this many values one thread is enough for the products of any head.
 _FEW_VALUES = 10_000_000
-
-Split = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,7 @@ def make_head(spec: HeadSpec, cv: int | Sequence[Split] = 3) -> Pipeline:
     """Make a head that is not fitted, for use as any scikit-learn classifier.
 
     What the spec leaves open has the head's default, untuned; its scaling, the first
-    of those that would be searched. The scaler comes before the calibration, and so
-    sees all items: it knows no labels, and calibration fits one number.
+    of those that would be searched.
 
     Args:
         spec: Name, parameters, scaling and seed.
@@ -54,36 +53,32 @@ def make_head(spec: HeadSpec, cv: int | Sequence[Split] = 3) -> Pipeline:
         UnknownNameError: If the spec names an unknown head, parameter or scaling.
         UsageError: If a parameter does not fit.
     """
-    head = find_head(spec.name)
-    return _assemble(head, spec.params, head.scalings[0] if spec.scaling is None else spec.scaling, spec.seed, cv)
+    return _assemble(find_head(spec.name), spec, cv)
 
 
 def fit_head(
     head: Head,
-    X: ArrayLike,
+    X: ArrayLike | FeatureRows,
     y: ArrayLike,
-    params: Mapping[str, Any],
-    scaling: str,
-    seed: int,
+    spec: HeadSpec,
     folds: ArrayLike,
+    *,
+    held_out: tuple[NDArray[np.floating[Any]], NDArray[np.int64]] | None = None,
 ) -> FittedHead:
     """Fit a head to all items.
 
-    A calibrated head is also fitted once per fold, for scores of items it has not
-    learnt from; temperature scaling (Guo et al. 2017, section 4.2) fits one number to
-    them. A class that lies in one fold only, such as a class of one item, cannot be
-    held out without being forgotten: its items are then learnt from in that fold too.
-    The notes say so.
+    A calibrated head also needs scores of items that it has not learnt from. Tuning has
+    made them; without these, the head is fitted once per fold as well.
 
     Args:
         head: The row of the table.
         X: float32 (n_items, dim), features, not scaled.
         y: int (n_items,), targets.
-        params: Parameters as tuned or fixed.
-        scaling: One of `featx.specs.SCALINGS`.
-        seed: Seed of everything random.
+        spec: Params and scaling as tuned or fixed; a scaling of None is the first that is searched.
         folds: int (n_items,), the fold of each item. Items that belong together, by
             group or by equal bytes, must be in one fold.
+        held_out: Scores (n, n_classes) of items while they were held out, a column for each
+            distinct target of `y` in order, and the target of each.
 
     Returns:
         The fitted pipeline, and notes.
@@ -93,27 +88,26 @@ def fit_head(
         UnknownNameError: If there is no such parameter or scaling.
         UsageError: If a parameter does not fit.
     """
-    X, y = check_data(X, y)
-    splits: list[Split] = []
-    notes: list[str] = []
-    if head.calibrated:
-        splits, lonely = plan_calibration(y, split_folds(folds, y))
-        if lonely:
-            notes.append(
-                f"{head.name} calibrated its probabilities on items it had learnt from for {name_targets(lonely)}, "
-                "in one fold only; more items would mend that"
-            )
-    model = _assemble(head, params, scaling, seed, splits)
-    with record_warnings() as caught, limit_threads(head, X.size):
-        if head.calibrated:
-            _fit_calibrated(model, X, y, len(splits))
-        else:
-            model.fit(X, y)
-    troubles = dict.fromkeys(describe_warning(warning, head, params) for warning in caught)
-    return FittedHead(model, (*notes, *(f"{head.name} {trouble}" for trouble in troubles)))
+    rows, y = check_data(X, y)
+    splits = split_folds(folds, y)
+    model = _assemble(head, spec, splits)
+    learning = {"classifier__held_out": held_out} if isinstance(model[-1], CalibratedHead) else {}
+    features = rows if head.folds_scaling else np.asarray(rows)
+    with record_warnings() as caught, limit_threads(head, len(rows) * rows.shape[1]):
+        model.fit(features, y, **learning)
+    if isinstance(model[-1], CalibratedHead):
+        model[-1].set_params(cv=len(splits))  # a clone must not be bound to these items, nor a bundle hold them
+    troubles = dict.fromkeys(describe_warning(warning, head, spec.params) for warning in caught)
+    return FittedHead(model, tuple(f"{head.name} {trouble}" for trouble in troubles))
 
 
-def check_data(X: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+def predict_rows(estimator: Pipeline, X: ArrayLike | FeatureRows) -> NDArray[np.float64]:
+    """Predict probabilities (n_items, n_classes), a block of items at a time."""
+    rows = FeatureRows.wrap(X)
+    return np.concatenate([estimator.predict_proba(block) for _, block in rows.iterate_blocks()])
+
+
+def check_data(X: ArrayLike | FeatureRows, y: ArrayLike) -> tuple[FeatureRows, NDArray[np.int64]]:
     """Check that a classifier can be learnt from features and targets.
 
     Args:
@@ -121,26 +115,32 @@ def check_data(X: ArrayLike, y: ArrayLike) -> tuple[NDArray[np.float32], NDArray
         y: (n_items,), whole numbers.
 
     Returns:
-        X as float32, without a copy if it was, and y as int64.
+        X as rows of float32, without a copy if they were float, and y as int64.
 
     Raises:
         DataError: If they do not fit together, a feature is not finite, there is one
             class only, or all items are equal.
     """
-    features, targets = np.asarray(X, np.float32), np.asarray(y)
-    if features.ndim != 2 or targets.shape != features.shape[:1]:  # noqa: PLR2004 - rows and columns
-        msg = f"features have the shape {features.shape} and targets {targets.shape}; want (n, dim) and (n,)"
+    features, targets = FeatureRows.wrap(X), np.asarray(y)
+    shape = features.features.shape if features.rows is None else features.shape
+    if len(shape) != 2 or targets.shape != shape[:1]:  # noqa: PLR2004 - rows and columns
+        msg = f"features have the shape {shape} and targets {targets.shape}; want (n, dim) and (n,)"
         raise DataError(msg)
-    classes = np.unique(targets)
-    if len(classes) < 2:  # noqa: PLR2004 - a choice needs two
+    if len(np.unique(targets)) < 2:  # noqa: PLR2004 - a choice needs two
         msg = f"one class only in {len(targets)} items; a classifier needs at least two"
         raise DataError(msg)
-    broken = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    finite, varies = np.empty(len(targets), bool), False
+    first = features[:1]
+    for rows, block in features.iterate_blocks():
+        # A sum is finite only if its terms are; the few that overflow are looked at again.
+        finite[rows] = np.isfinite(block.sum(axis=1, dtype=np.float64))
+        varies = varies or bool((block != first).any())
+    broken = np.flatnonzero(~finite)
     if len(broken):
         msg = f"features of {len(broken)} items are not finite, first of item {broken[0]}; embed these again"
         raise DataError(msg)
-    if not np.ptp(features, axis=0).any():
-        msg = f"the features of all {len(features)} items are equal; choose another layer or backbone"
+    if not varies:
+        msg = f"the features of all {len(targets)} items are equal; choose another layer or backbone"
         raise DataError(msg)
     return features, targets.astype(np.int64)
 
@@ -163,33 +163,6 @@ def split_folds(folds: ArrayLike, y: NDArray[np.int64]) -> list[Split]:
         msg = "a fold leaves one class only to learn from; use other folds or groups, or add items"
         raise DataError(msg)
     return splits
-
-
-def plan_calibration(y: NDArray[np.int64], splits: Sequence[Split]) -> tuple[list[Split], list[int]]:
-    """Give every fold all classes to learn from, by leaving in the items of those it would lack.
-
-    Args:
-        y: int (n_items,), targets.
-        splits: Positions to learn from and held out, per fold.
-
-    Returns:
-        The folds to calibrate on, and the targets whose items are in both parts of one.
-    """
-    planned: list[Split] = []
-    lonely: list[int] = []
-    for train, held in splits:
-        missing = np.setdiff1d(y[held], y[train])
-        lonely += missing.tolist()
-        planned.append((np.sort(np.concatenate([train, held[np.isin(y[held], missing)]])), held))
-    return planned, lonely
-
-
-@contextmanager
-def record_warnings() -> Iterator[list[warnings.WarningMessage]]:
-    """Collect every warning, to be told as a note instead of printed."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield caught
 
 
 def limit_threads(head: Head, n_values: int) -> AbstractContextManager[Any]:
@@ -222,17 +195,11 @@ def name_targets(targets: Iterable[int]) -> str:
     return f"target{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
-def _fit_calibrated(model: Pipeline, X: NDArray[np.float32], y: NDArray[np.int64], n_folds: int) -> None:
-    # scikit-learn 1.9 takes targets for positions among the classes in its temperature
-    # scaling; with a gap in them it reads beyond its array, and the temperature is noise.
-    classes, positions = np.unique(y, return_inverse=True)
-    model.fit(X, positions)
-    model[-1].classes_ = classes
-    model[-1].set_params(cv=n_folds)  # a clone must not be bound to these items, nor a bundle hold them
-
-
-def _assemble(head: Head, params: Mapping[str, Any], scaling: str, seed: int, cv: int | Sequence[Split]) -> Pipeline:
-    classifier = head.build(params, seed)
-    if head.calibrated:
-        classifier = CalibratedClassifierCV(classifier, method="temperature", ensemble=False, cv=cv)
-    return Pipeline([("scaler", make_scaler(scaling)), ("classifier", classifier)])
+def _assemble(head: Head, spec: HeadSpec, cv: int | Sequence[Split]) -> Pipeline:
+    scaling = head.scalings[0] if spec.scaling is None else spec.scaling
+    check_scaling(scaling)
+    classifier, method = head.build(spec.params, spec.seed, scaling), head.choose_calibration(spec.calibration)
+    if method != "none":
+        classifier = CalibratedHead(classifier, method, cv)
+    scaler = "passthrough" if head.folds_scaling else make_scaler(scaling)
+    return Pipeline([("scaler", scaler), ("classifier", classifier)])

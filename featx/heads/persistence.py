@@ -20,13 +20,21 @@ from sklearn.tree._tree import Tree
 
 from featx.containers import list_members, read_array
 from featx.errors import BundleError
+from featx.heads.neighbours import CosineNeighbours
+
+#: Types that the heads of earlier versions hold.
+_FORMER = ("sklearn.calibration._CalibratedClassifier", "sklearn.calibration._TemperatureScaling")
 
 #: Types that fitted heads hold beyond those that skops trusts by itself: the classes
 #: of this package and internals of scikit-learn. None runs code from its state.
 TRUSTED = (
+    *_FORMER,
+    "featx.heads.calibrated.CalibratedHead",
+    "featx.heads.calibration.Calibrator",
     "featx.heads.discriminant.ShrunkDiscriminant",
-    "sklearn.calibration._CalibratedClassifier",
-    "sklearn.calibration._TemperatureScaling",
+    "featx.heads.logistic.ScaledLogisticRegression",
+    "featx.heads.neighbours.CosineNeighbours",
+    "featx.heads.ridge.ScaledRidge",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
 )
@@ -216,6 +224,11 @@ def _check_parts(head: Pipeline) -> None:
         if type(part) is Tree:
             inner = part.children_left != -1
             _check_tree(part.children_left, part.children_right, part.feature, inner, width)
+        elif type(part) is CosineNeighbours:
+            votes = np.asarray(part.positions_)
+            if votes.shape != part.keys_.shape[:1] or not np.isin(votes, np.arange(len(part.classes_))).all():
+                msg = "neighbours of classes that it does not have"
+                raise ValueError(msg)
         elif type(part) is TreePredictor:
             nodes = part.nodes
             _check_tree(nodes["left"], nodes["right"], nodes["feature_idx"], nodes["is_leaf"] == 0, width)

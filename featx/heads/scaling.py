@@ -1,13 +1,17 @@
 """Scalings: what is done to features before a classifier sees them."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import Normalizer, StandardScaler
 
+from featx.heads.rows import FeatureRows
 from featx.registry import make_unknown_name_error
 from featx.specs import SCALINGS
+
+Floats = NDArray[np.float32]
 
 
 def make_scaler(name: str, *, copy: bool = True) -> Any:  # noqa: ANN401 - "passthrough" or a scikit-learn transformer
@@ -24,33 +28,116 @@ def make_scaler(name: str, *, copy: bool = True) -> Any:  # noqa: ANN401 - "pass
     Raises:
         UnknownNameError: If there is no such scaling.
     """
-    if name not in SCALINGS:
-        kind = "scaling"
-        raise make_unknown_name_error(kind, name, SCALINGS)
+    check_scaling(name)
     if name == "none":
         return "passthrough"
     return StandardScaler(copy=copy) if name == "standard" else Normalizer(copy=copy)
 
 
-def measure_spread(features: NDArray[np.float32], scaling: str) -> float:
+def check_scaling(name: str) -> None:
+    """Refuse a scaling that does not exist.
+
+    Raises:
+        UnknownNameError: The known ones are listed.
+    """
+    if name not in SCALINGS:
+        kind = "scaling"
+        raise make_unknown_name_error(kind, name, SCALINGS)
+
+
+@dataclass(frozen=True, slots=True)
+class Moments:
+    """Mean and variance of each feature, for one or several parts of the items.
+
+    Attributes:
+        counts: float64 (n_parts,), items, or the sum of their weights.
+        means: float64 (n_parts, dim).
+        variances: float64 (n_parts, dim), divided by the count.
+    """
+
+    counts: NDArray[np.float64]
+    means: NDArray[np.float64]
+    variances: NDArray[np.float64]
+
+    @classmethod
+    def measure(cls, X: FeatureRows, weights: NDArray[Any], lengths: Floats | None = None) -> Self:
+        """Measure them in one pass.
+
+        Args:
+            X: (n_items, dim).
+            weights: (n_items, n_parts), what each item counts in each part.
+            lengths: float32 (n_items,), by which items are divided first; None for no division.
+        """
+        weights = weights.astype(np.float32)
+        counts = np.maximum(weights.sum(axis=0, dtype=np.float64), np.finfo(np.float32).tiny)
+        shift: Floats | None = None
+        sums = np.zeros((weights.shape[1], X.shape[1]))
+        squares = np.zeros_like(sums)
+        for rows, block in X.iterate_blocks():
+            scaled = block if lengths is None else block / lengths[rows, None]
+            # Near the mean, squares do not lose the variance to rounding.
+            shift = scaled.mean(axis=0) if shift is None else shift
+            near = scaled - shift
+            sums += weights[rows].T @ near
+            squares += weights[rows].T @ np.square(near, out=near)
+        offsets = sums / counts[:, None]
+        variances = np.maximum(squares / counts[:, None] - offsets**2, 0)
+        return cls(counts, offsets + shift, variances)
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """A scaling as numbers, so that a linear head can use features as they are.
+
+    A scaled item is (x / its length - shift) / scale, where only `l2` divides by the length.
+
+    Attributes:
+        shift: float32 (dim,).
+        scale: float32 (dim,), above 0.
+    """
+
+    shift: Floats
+    scale: Floats
+
+    @classmethod
+    def make(cls, scaling: str, moments: Moments, part: int = 0) -> Self:
+        """Make the frame of one part of the items, as StandardScaler would: a feature that never varies keeps its unit.
+
+        Args:
+            scaling: One of `SCALINGS`; for `none` and `l2` the shift is 0 and the scale 1.
+            moments: Of the items that are learnt from.
+            part: Which part of them.
+        """
+        mean, variance = moments.means[part], moments.variances[part]
+        if scaling != "standard":
+            return cls(np.zeros(len(mean), np.float32), np.ones(len(mean), np.float32))
+        flat = variance <= 1e-13 * mean**2  # float32 knows no smaller differences
+        return cls(mean.astype(np.float32), np.where(flat, 1, np.sqrt(variance)).astype(np.float32))
+
+
+def measure_lengths(X: FeatureRows, scaling: str) -> Floats | None:
+    """Measure the length of each item, float32 (n_items,), for `l2`; None for other scalings. 0 counts as 1."""
+    if scaling != "l2":
+        return None
+    lengths = np.empty(len(X), np.float32)
+    for rows, block in X.iterate_blocks():
+        lengths[rows] = np.sqrt(np.einsum("ij,ij->i", block, block))
+    lengths[lengths == 0] = 1
+    return lengths
+
+
+def measure_spread(features: FeatureRows, scaling: str) -> float:
     """Measure the mean squared distance of the scaled items to their mean.
 
-    E|x - m|^2 = E|x|^2 - |m|^2, so no scaled copy is made. Rounding spoils the
-    difference when it is small beside E|x|^2; the result is never below 1e-6 of that.
-
     Args:
-        features: float32 (n_items, dim), not yet scaled.
+        features: (n_items, dim), not yet scaled.
         scaling: One of `SCALINGS`.
 
     Returns:
         The sum over the features of their variance; above 0 unless all items are zero.
     """
+    moments = Moments.measure(features, np.ones((len(features), 1)), measure_lengths(features, scaling))
+    variances, means = moments.variances[0], moments.means[0]
     if scaling == "standard":
-        return float(np.count_nonzero(np.ptp(features, axis=0)))
-    squares = np.einsum("ij,ij->i", features, features)
-    weights = np.ones_like(squares)
-    if scaling == "l2":
-        weights = 1 / np.sqrt(np.where(squares > 0, squares, 1))
-    length = float(np.mean(squares * weights**2, dtype=np.float64))
-    mean = weights @ features / np.float32(len(features))
-    return max(length - float(mean @ mean), 1e-6 * length)
+        return float(np.count_nonzero(variances > 1e-13 * means**2))
+    return max(float(variances.sum()), 1e-6 * float(means @ means + variances.sum()))

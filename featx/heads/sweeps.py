@@ -1,174 +1,226 @@
-"""Sweeps: every value of a head's grid tried on one fold, at the cost of few fits.
+"""Sweeps: every value of a head's grid tried on all folds, at the cost of few fits.
 
-A sweep gives what fitting scikit-learn's estimator once per candidate would give,
-and tests compare it with that. It is own code only where much is shared between
-candidates: the Gram matrix of ridge regression, the covariance of discriminant
-analysis, the neighbour search, the path of logistic regression.
+A sweep gives what fitting the head once per candidate and fold would give, and tests
+compare it with that. It is own code only where much is shared between candidates or
+folds: the path of logistic regression, the Gram matrix of ridge regression, the
+covariance of discriminant analysis, the search for neighbours.
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
-from sklearn.preprocessing import normalize
+from scipy import linalg, special
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.class_weight import compute_sample_weight
 
-from featx.heads.discriminant import average_classes, solve_discriminants
+from featx.heads.discriminant import Scatter, solve_wide
+from featx.heads.linear import score_rows, spread_margins, unfold
+from featx.heads.logistic import NEVER, SoftmaxLoss, describe_candidates, follow_path
+from featx.heads.neighbours import Neighbourhood, find_neighbourhoods
+from featx.heads.ridge import RidgeSystem
+from featx.heads.rows import FeatureRows
+from featx.heads.scaling import Frame, Moments, make_scaler, measure_lengths
 
-Build = Callable[[Mapping[str, Any], int], Any]
+Floats = NDArray[np.float32]
+Split = tuple[NDArray[np.intp], NDArray[np.intp]]
+
+#: Parameters, a seed and a scaling to a classifier that is not fitted.
+Build = Callable[[Mapping[str, Any], int, str], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Fold:
-    """One fold: the scaled features that are learnt from, and those held out.
+class Problem:
+    """What is learnt from, and how it is cut into folds.
 
     Attributes:
-        X_train: float32 (n_train, columns).
-        y_train: int (n_train,), positions among the classes of all folds.
-        X_held: float32 (n_held, columns).
-        dim: Width of the features before any rotation.
-        n_classes: Number of classes in all folds; some may be missing here.
+        X: float32 (n_items, dim), not scaled.
+        positions: int (n_items,), the position of each item's class.
+        splits: For each fold, the items to learn from and those held out.
+        units: int (n_items,), items that are left out together, where items are left out one by one.
+        n_classes: Number of classes; some may be missing in what a fold learns from.
+        seed: Of everything random.
+        advance: Called after each fit.
+        report: Called with the number of a candidate and a warning.
     """
 
-    X_train: NDArray[np.float32]
-    y_train: NDArray[np.intp]
-    X_held: NDArray[np.float32]
-    dim: int
+    X: FeatureRows
+    positions: NDArray[np.intp]
+    splits: Sequence[Split]
+    units: NDArray[np.intp]
     n_classes: int
+    seed: int
+    advance: Callable[[], None]
+    report: Callable[[int, warnings.WarningMessage], None]
+
+    def reserve_scores(self, n_candidates: int) -> Floats:
+        """Return room for the scores of all candidates, filled with minus infinity."""
+        return np.full((n_candidates, len(self.positions), self.n_classes), -np.inf, np.float32)
 
 
-#: Yields, for each candidate, the scores (n_held, n_classes) of the held-out items.
-Sweep = Callable[[Build, Sequence[Mapping[str, Any]], Fold, int], Iterator[NDArray[Any]]]
+#: Yields, for each candidate, the score of each item while it is held out: float32 (n_items, n_classes), log-probabilities
+#: or margins; minus infinity for classes that were not learnt.
+Sweep = Callable[[Build, Sequence[Mapping[str, Any]], str, Problem], Iterator[Floats]]
 
 
-def rotate(fold: Fold) -> Fold:
-    """Rotate a fold with fewer items than features into as many columns as items.
+def sweep_each(
+    build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem, *, rotates: bool = False
+) -> Iterator[Floats]:
+    """Fit every candidate by itself.
+
+    Args:
+        build: Makes the classifier.
+        grid: The candidates.
+        scaling: One of `SCALINGS`; applied here, not by the classifier.
+        problem: What is learnt from.
+        rotates: Whether the classifier sees its items through inner products only, so that
+            fewer items than features can be rotated into as many columns as items.
+    """
+    scores = problem.reserve_scores(len(grid))
+    for train, held in problem.splits:
+        X_train, X_held = problem.X[train], problem.X[held]
+        if scaling != "none":
+            scaler = make_scaler(scaling, copy=False)  # indexing has just copied
+            X_train, X_held = scaler.fit_transform(X_train), scaler.transform(X_held)
+        if rotates and len(train) < X_train.shape[1]:
+            X_train, X_held = rotate(X_train, X_held)
+        for i, params in enumerate(grid):
+            with record_warnings() as caught:
+                model = build(params, problem.seed, "none").fit(X_train, problem.positions[train])
+                scores[i, held] = score_items(model, X_held, problem.n_classes)
+            for warning in caught:
+                problem.report(i, warning)
+            problem.advance()
+    yield from scores
+
+
+def rotate(X_train: Floats, X_held: Floats) -> tuple[Floats, Floats]:
+    """Rotate fewer items than features into as many columns as items.
 
     A classifier that knows its items only through their inner products, such as a
     linear one with an L2 penalty, learns weights in the span of the training items
     (Schölkopf, Herbrich & Smola 2001, the representer theorem). With X^T = QR, the
     columns of Q span them, R^T = XQ has the same inner products, and held-out items
-    need only their part XQ in that span. L-BFGS even takes the same steps.
+    need only their part XQ in that span.
     """
-    Q, R = linalg.qr(fold.X_train.T, mode="economic", check_finite=False)
-    held = np.matmul(fold.X_held, Q, dtype=np.float32)
-    return Fold(np.ascontiguousarray(R.T, np.float32), fold.y_train, held, fold.dim, fold.n_classes)
+    Q, R = linalg.qr(X_train.T, mode="economic", check_finite=False)
+    return np.ascontiguousarray(R.T, np.float32), np.matmul(X_held, Q, dtype=np.float32)
 
 
-def sweep_each(build: Build, candidates: Sequence[Mapping[str, Any]], fold: Fold, seed: int) -> Iterator[NDArray[Any]]:
-    """Fit every candidate by itself."""
-    for params in candidates:
-        yield score_items(build(params, seed).fit(fold.X_train, fold.y_train), fold)
+def sweep_path(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem) -> Iterator[Floats]:
+    """Fit logistic regression for all C in turn, each from the solutions before it, all folds in one pass."""
+    model = build(grid[0], problem.seed, scaling)
+    weights = np.zeros((len(problem.X), len(problem.splits)), np.float32)
+    for fold, (train, _) in enumerate(problem.splits):
+        weights[train, fold] = compute_sample_weight(model.class_weight, problem.positions[train])
+    loss = SoftmaxLoss.prepare(problem.X, problem.positions, weights, scaling)
+    for i, solutions in enumerate(follow_path(loss, describe_candidates(grid), model.max_iter)):
+        scores = np.empty((len(problem.X), problem.n_classes), np.float32)
+        for fold, (solution, (_, held)) in enumerate(zip(solutions, problem.splits, strict=True)):
+            coef, intercept = unfold(*loss.split(solution.x, fold), loss.frames[fold])
+            lengths = None if loss.lengths is None else loss.lengths[held]
+            scores[held] = spread_margins(score_rows(problem.X.take(held), coef, intercept, lengths))
+            problem.advance()
+        if not all(solution.converged for solution in solutions):
+            with record_warnings() as caught:
+                warnings.warn("did not converge", ConvergenceWarning, stacklevel=1)
+            problem.report(i, caught[0])
+        logarithms = special.log_softmax(scores, axis=1)
+        yield np.where(scores < NEVER / 2, -np.inf, logarithms).astype(np.float32)
 
 
-def sweep_path(build: Build, candidates: Sequence[Mapping[str, Any]], fold: Fold, seed: int) -> Iterator[NDArray[Any]]:
-    """Fit logistic regression for all C in turn, each from the solution before it (warm start).
-
-    The features are shifted to mean 0, which the intercept absorbs, and divided by
-    their size s, for which C s^2 and tol / s make up: the optimum is the same, and
-    L-BFGS takes up to 4 times fewer steps, as weights and intercept are then alike in
-    curvature.
-    """
-    mean = fold.X_train.mean(axis=0)
-    X = fold.X_train - mean
-    size = np.float32(np.sqrt(np.einsum("ij,ij->", X, X, dtype=np.float64) / len(X) / fold.dim)) or np.float32(1)
-    X /= size
-    X_held = (fold.X_held - mean) / size
-    model = build({}, seed).set_params(warm_start=True)
-    for params in candidates:
-        model.set_params(**params)
-        model.set_params(C=model.C * float(size) ** 2, tol=model.tol / float(size)).fit(X, fold.y_train)
-        yield score_items(model, replace(fold, X_held=X_held))
+def sweep_ridge(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem) -> Iterator[Floats]:
+    """Leave out every item, or unit of items, from ridge regression for all alphas; the folds are not needed."""
+    model = build(grid[0], problem.seed, scaling)
+    system = RidgeSystem.prepare(problem.X, problem.positions, scaling, model.class_weight)
+    for predictions in system.leave_out([params["alpha"] for params in grid], problem.units):
+        for _ in problem.splits:
+            problem.advance()
+        yield spread_margins(predictions)
 
 
-def sweep_ridge(_: Build, candidates: Sequence[Mapping[str, Any]], fold: Fold, seed: int) -> Iterator[NDArray[Any]]:  # noqa: ARG001 - nothing is random
-    """Solve ridge regression on targets -1 and 1 for all alphas from one Gram matrix.
-
-    (X^T W X + alpha I) B = X^T W Y, with X and Y centred by their weighted means.
-    """
-    present, y = np.unique(fold.y_train, return_inverse=True)
-    weights = compute_sample_weight(candidates[0].get("class_weight"), y).astype(np.float32)
-    Y = np.where(y[:, None] == np.arange(len(present)), np.float32(1), np.float32(-1))
-    X_mean, Y_mean = weights @ fold.X_train / weights.sum(), weights @ Y / weights.sum()
-    root = np.sqrt(weights)[:, None]
-    X = (fold.X_train - X_mean) * root
-    gram = (X.T @ X).astype(np.float64)
-    target = (X.T @ ((Y - Y_mean) * root)).astype(np.float64)
-    diagonal = np.diag(gram).copy()
-    for params in candidates:
-        np.fill_diagonal(gram, diagonal + params["alpha"])
-        coef = linalg.solve(gram, target, assume_a="pos", check_finite=False).astype(np.float32)
-        yield _place(fold.X_held @ coef + (Y_mean - X_mean @ coef), present, fold.n_classes)
-
-
-def sweep_shrinkage(_: Build, candidates: Sequence[Mapping[str, Any]], fold: Fold, seed: int) -> Iterator[NDArray[Any]]:  # noqa: ARG001 - nothing is random
-    """Solve linear discriminant analysis for all shrinkages from one covariance."""
-    present, y = np.unique(fold.y_train, return_inverse=True)
-    means = average_classes(fold.X_train, y)
-    shrinkages = [params["shrinkage"] for params in candidates]
-    for coef, intercept in solve_discriminants(fold.X_train, y, means, shrinkages, fold.dim, "empirical"):
-        yield _place(fold.X_held @ coef.astype(np.float32) + intercept.astype(np.float32), present, fold.n_classes)
+def sweep_shrinkage(
+    build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem
+) -> Iterator[Floats]:
+    """Solve linear discriminant analysis for all shrinkages; one pass sums what all folds need."""
+    models = [build(params, problem.seed, scaling) for params in grid]
+    shrinkages, priors = [model.shrinkage for model in models], models[0].priors
+    lengths = measure_lengths(problem.X, scaling)
+    folds = np.empty(len(problem.X), np.intp)
+    for fold, (_, held) in enumerate(problem.splits):
+        folds[held] = fold
+    covariance = min(shrinkages) < 1
+    wide = covariance and min(len(train) for train, _ in problem.splits) < problem.X.shape[1]
+    scatter = None if wide else Scatter.measure(problem.X, problem.positions, folds, lengths, covariance=covariance)
+    scores = problem.reserve_scores(len(grid))
+    for fold, (train, held) in enumerate(problem.splits):
+        present = np.unique(problem.positions[train])
+        rows, near = problem.X.take(held), None if lengths is None else lengths[held]
+        if scatter is None:
+            part = None if lengths is None else lengths[train]
+            targets = problem.positions[train]
+            solutions = solve_wide(problem.X.take(train), targets, part, scaling, shrinkages, priors)
+        else:
+            solutions = scatter.solve(fold, scaling, shrinkages, priors)
+        for i, (coef, intercept) in enumerate(solutions):
+            margins = score_rows(rows, coef, intercept, near)
+            scores[i, held[:, None], present] = special.log_softmax(margins, axis=1)
+            problem.advance()
+    yield from scores
 
 
 def sweep_neighbours(
-    _: Build,
-    candidates: Sequence[Mapping[str, Any]],
-    fold: Fold,
-    seed: int,  # noqa: ARG001 - nothing is random
-) -> Iterator[NDArray[Any]]:
+    build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem
+) -> Iterator[Floats]:
     """Vote among the nearest items by cosine, for all numbers of them from one search."""
-    train = normalize(fold.X_train)
-    most = max(params["n_neighbors"] for params in candidates)
-    nearest = np.empty((len(fold.X_held), most), np.intp)
-    distances = np.empty((len(fold.X_held), most), np.float32)
-    for start in range(0, len(fold.X_held), 1024):  # a block of similarities stays small
-        rows = slice(start, start + 1024)
-        far = 1 - normalize(fold.X_held[rows]) @ train.T
-        part = np.argpartition(far, most - 1, axis=1)[:, :most]
-        order = np.argsort(np.take_along_axis(far, part, axis=1), axis=1, kind="stable")
-        nearest[rows] = np.take_along_axis(part, order, axis=1)
-        distances[rows] = np.maximum(np.take_along_axis(far, nearest[rows], axis=1), 0)
-    for params in candidates:
-        near, k = distances[:, : params["n_neighbors"]], params["n_neighbors"]
-        votes = np.ones_like(near) if params.get("weights") == "uniform" else _weigh(near)
-        scores = np.zeros((len(near), fold.n_classes))
-        np.add.at(scores, (np.arange(len(near))[:, None], fold.y_train[nearest[:, :k]]), votes)
-        yield _take_logarithm(scores / votes.sum(axis=1, keepdims=True))
+    most = max(params["n_neighbors"] for params in grid)
+    scores = problem.reserve_scores(len(grid))
+    for train, held in problem.splits:
+        known = problem.X.take(train)
+        frame = Frame.make(scaling, Moments.measure(known, np.ones((len(known), 1))))
+        for rows, near in find_neighbourhoods(problem.X.take(held), known, frame, most):
+            hood = Neighbourhood(near.similarities, problem.positions[train][near.positions])
+            for i, params in enumerate(grid):
+                model = build(params, problem.seed, scaling)
+                shares = hood.vote(model.n_neighbors, model.weights, model.temperature, problem.n_classes)
+                scores[i, held[rows]] = _take_logarithm(shares)
+        for _ in grid:
+            problem.advance()
+    yield from scores
 
 
-def score_items(model: Any, fold: Fold) -> NDArray[Any]:  # noqa: ANN401 - any fitted classifier
-    """Score held-out items: log-probabilities, or margins if there are no probabilities.
+def score_items(model: Any, X: FeatureRows | Floats, n_classes: int) -> NDArray[Any]:  # noqa: ANN401 - any fitted classifier
+    """Score items: log-probabilities, or margins if there are no probabilities.
 
     Args:
         model: A fitted classifier on positions of classes.
-        fold: The fold whose held-out items are scored.
+        X: float32 (n_items, dim).
+        n_classes: Number of classes, of which the model may know a part.
 
     Returns:
-        float (n_held, n_classes); minus infinity for classes that were not learnt.
+        float (n_items, n_classes); minus infinity for classes that were not learnt.
     """
-    if hasattr(model, "predict_proba"):
-        return _place(_take_logarithm(model.predict_proba(fold.X_held)), model.classes_, fold.n_classes)
-    margins = model.decision_function(fold.X_held)
-    return _place(np.stack([-margins, margins], 1) if margins.ndim == 1 else margins, model.classes_, fold.n_classes)
-
-
-def _place(scores: NDArray[Any], present: NDArray[np.intp], n_classes: int) -> NDArray[Any]:
+    if hasattr(model, "score_classes"):
+        scores = model.score_classes(X)
+    elif hasattr(model, "predict_proba"):
+        scores = _take_logarithm(model.predict_proba(X))
+    else:
+        margins = model.decision_function(X)
+        scores = np.stack([-margins, margins], 1) if margins.ndim == 1 else margins
     placed = np.full((len(scores), n_classes), -np.inf, scores.dtype)
-    placed[:, present] = scores
+    placed[:, model.classes_] = scores
     return placed
+
+
+def record_warnings() -> "warnings.catch_warnings[list[warnings.WarningMessage]]":
+    """Collect every warning, to be told as a note instead of printed."""
+    return warnings.catch_warnings(record=True, action="always")
 
 
 def _take_logarithm(probabilities: NDArray[Any]) -> NDArray[Any]:
     # The smallest probability is that of scikit-learn's temperature scaling.
     logarithms: NDArray[Any] = np.log(probabilities + np.asarray(1e-12, probabilities.dtype))
     return logarithms
-
-
-def _weigh(distances: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Weigh neighbours by 1 / distance; where some are at 0, only those count."""
-    same = distances == 0
-    with np.errstate(divide="ignore"):
-        return np.where(same.any(axis=1, keepdims=True), same, 1 / distances).astype(np.float32)

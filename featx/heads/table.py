@@ -1,5 +1,6 @@
 """The table of heads: each row says how one classifier is built and tuned."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -7,15 +8,16 @@ from typing import Any
 
 from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.naive_bayes import GaussianNB
-from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC, LinearSVC
 
 from featx.heads import parameters as read
 from featx.heads import sweeps
 from featx.heads.discriminant import ShrunkDiscriminant
+from featx.heads.logistic import ScaledLogisticRegression
+from featx.heads.neighbours import VOTES, CosineNeighbours
+from featx.heads.ridge import ScaledRidge
 from featx.registry import HEADS, resolve
 from featx.specs import SCALINGS
 
@@ -45,9 +47,9 @@ class Head:
         seeded: Whether the estimator takes a seed.
         calibrated: Whether its scores become probabilities by temperature scaling,
             as it has none, or none to trust.
-        rotates: Whether it sees its items through inner products only.
+        folds_scaling: Whether it scales features itself, without a copy of them all.
         thin: Whether its matrix products are too thin to be shared among threads.
-        sweep: How its grid is tried on one fold.
+        sweep: How its grid is tried on all folds.
     """
 
     name: str
@@ -61,19 +63,24 @@ class Head:
     scalings: tuple[str, ...] = SCALINGS
     seeded: bool = False
     calibrated: bool = False
-    rotates: bool = False
+    folds_scaling: bool = False
     thin: bool = False
     sweep: sweeps.Sweep = sweeps.sweep_each
 
-    def build(self, params: Mapping[str, Any] = _NOTHING, seed: int = 0) -> Any:  # noqa: ANN401 - a scikit-learn classifier
-        """Build the classifier, not fitted, without scaling or calibration.
+    def build(self, params: Mapping[str, Any] = _NOTHING, seed: int = 0, scaling: str = "none") -> Any:  # noqa: ANN401 - a scikit-learn classifier
+        """Build the classifier, not fitted, without calibration, and without scaling unless it folds that in.
 
         Raises:
             UnknownNameError: If the head has no such parameter.
             UsageError: If a value does not fit.
         """
         seeding = {"random_state": seed} if self.seeded else {}
-        return self.estimator(**{**self.settings, **seeding, **self.check_params(params)})
+        folded = {"scaling": scaling} if self.folds_scaling else {}
+        return self.estimator(**{**self.settings, **seeding, **folded, **self.check_params(params)})
+
+    def choose_calibration(self, asked: str | None) -> str:
+        """Return one of `CALIBRATIONS`: what is asked for, or what the head needs."""
+        return asked or ("temperature" if self.calibrated else "none")
 
     def check_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
         """Read values, or the texts of values, into what scikit-learn takes.
@@ -100,31 +107,29 @@ _class_weight = read.read_choice("balanced", None)
 LOGREG = Head(
     "logreg",
     "multinomial logistic regression with an L2 penalty (L-BFGS)",
-    LogisticRegression,
+    ScaledLogisticRegression,
     params={
         "C": read.read_positive,
         "class_weight": _class_weight,
         "max_iter": read.read_count,
         "tol": read.read_positive,
     },
-    settings={"max_iter": 1000},
-    grid={"C": (1e-1, 1e0, 1e1, 1e2, 1e3, 1e4, 1e5)},
+    grid={"C": tuple(float(f"{10 ** (step / 2):.3g}") for step in range(-2, 11))},
     grid_unit=-1,
     tol=1e-4,
-    rotates=True,
-    thin=True,
+    folds_scaling=True,
     sweep=sweeps.sweep_path,
 )
 
 RIDGE = Head(
     "ridge",
-    "ridge regression on targets -1 and 1",
-    RidgeClassifier,
+    "ridge regression on targets -1 and 1, tuned by leaving out each item",
+    ScaledRidge,
     params={"alpha": read.read_positive, "class_weight": _class_weight},
-    grid={"alpha": (1e2, 1e1, 1e0, 1e-1, 1e-2, 1e-3)},
+    grid={"alpha": tuple(float(f"{10 ** (step / 2):.3g}") for step in range(4, -8, -1))},
     grid_unit=1,
     calibrated=True,
-    rotates=True,
+    folds_scaling=True,
     sweep=sweeps.sweep_ridge,
 )
 
@@ -137,7 +142,7 @@ LINEAR_SVM = Head(
     grid_unit=-1,
     seeded=True,
     calibrated=True,
-    rotates=True,
+    sweep=functools.partial(sweeps.sweep_each, rotates=True),
 )
 
 SVM = Head(
@@ -152,12 +157,16 @@ SVM = Head(
 
 KNN = Head(
     "knn",
-    "votes of the nearest items by cosine, weighted by 1 / distance",
-    KNeighborsClassifier,
-    params={"n_neighbors": read.read_count, "weights": read.read_choice("distance", "uniform")},
-    settings={"metric": "cosine", "algorithm": "brute", "weights": "distance"},
+    "votes of the nearest items by cosine, weighted by exp(similarity / temperature)",
+    CosineNeighbours,
+    params={
+        "n_neighbors": read.read_count,
+        "weights": read.read_choice(*VOTES),
+        "temperature": read.read_positive,
+    },
     grid={"n_neighbors": (50, 20, 10, 5, 3, 1)},
     scalings=("none", "standard"),  # a cosine is the same after l2
+    folds_scaling=True,
     sweep=sweeps.sweep_neighbours,
 )
 
@@ -168,7 +177,7 @@ LDA = Head(
     params={"shrinkage": read.read_share},
     grid={"shrinkage": (0.9, 0.6, 0.3, 0.1, 0.03, 0.01, 0.001)},
     calibrated=True,
-    rotates=True,
+    folds_scaling=True,
     sweep=sweeps.sweep_shrinkage,
 )
 
@@ -178,6 +187,8 @@ CENTROID = Head(
     ShrunkDiscriminant,
     settings={"shrinkage": 1.0, "priors": "uniform"},
     calibrated=True,
+    folds_scaling=True,
+    sweep=sweeps.sweep_shrinkage,
 )
 
 NAIVE_BAYES = Head(

@@ -1,27 +1,23 @@
 """Tuning: choose a head's parameters and scaling on folds."""
 
+import functools
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, special
+from scipy import special
 
 from featx.errors import DataError
-from featx.heads.fitting import (
-    Split,
-    check_data,
-    describe_warning,
-    limit_threads,
-    name_targets,
-    record_warnings,
-    split_folds,
-)
-from featx.heads.scaling import make_scaler, measure_spread
-from featx.heads.sweeps import Fold, rotate
+from featx.heads.calibration import Calibrator
+from featx.heads.fitting import check_data, describe_warning, limit_threads, name_targets, split_folds
+from featx.heads.rows import FeatureRows
+from featx.heads.scaling import check_scaling, measure_spread
+from featx.heads.sweeps import Problem
 from featx.heads.table import Head
 from featx.options import Progress
 from featx.specs import HeadSpec
@@ -64,20 +60,24 @@ class Tuned:
     """What tuning chose, and how every item fared while it was held out.
 
     Attributes:
-        best: The winner.
+        spec: The winner, as what is fitted to all items.
+        best: The winner, and how well it did.
         candidates: All that were tried, in the order tried.
         classes: int (n_classes,), the targets that the columns of the probabilities stand for.
-        predictions: int (n_items,), the target predicted for each item by the winner
-            when its fold was held out.
-        probabilities: float64 (n_items, n_classes), likewise; for a calibrated head,
-            with a temperature fitted to the other folds.
+        scores: float32 (n_items, n_classes), of the winner for each item while its fold (or
+            itself, for a head that leaves out one item at a time) was held out.
+        positions: int (n_items,), the true class of each item among `classes`.
+        probabilities: float64 (n_items, n_classes), from the scores; for a calibrated head,
+            with a calibration fitted to the other folds.
         notes: What a user should know.
     """
 
+    spec: HeadSpec
     best: Candidate
     candidates: tuple[Candidate, ...]
     classes: NDArray[np.int64]
-    predictions: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    positions: NDArray[np.intp]
     probabilities: NDArray[np.float64]
     notes: tuple[str, ...]
 
@@ -91,9 +91,22 @@ class Tuned:
         """The best scaling."""
         return self.best.scaling
 
+    @property
+    def predictions(self) -> NDArray[np.int64]:
+        """The target predicted for each item while it was held out: int (n_items,)."""
+        chosen: NDArray[np.int64] = self.classes[self.scores.argmax(axis=1)]
+        return chosen
+
 
 def tune(
-    head: Head, X: ArrayLike, y: ArrayLike, folds: ArrayLike, *, spec: HeadSpec, progress: Progress | None = None
+    head: Head,
+    X: ArrayLike | FeatureRows,
+    y: ArrayLike,
+    folds: ArrayLike,
+    *,
+    spec: HeadSpec,
+    units: ArrayLike | None = None,
+    progress: Progress | None = None,
 ) -> Tuned:
     """Try the head's grid under its scalings on folds, and choose the best.
 
@@ -112,6 +125,8 @@ def tune(
         y: int (n_items,), targets.
         folds: int (n_items,), the fold that holds each item out. Items that belong
             together, by group or by equal bytes, must be in one fold.
+        units: (n_items,), the group, or whatever else keeps items together, of each item: left
+            out as one by `ridge`, which leaves out items rather than folds. None for none.
         spec: Its `params` and `scaling`, where given, are not searched; its `seed` is used.
         progress: Called after each fit with how many are done, and how many there are.
 
@@ -123,32 +138,33 @@ def tune(
         UnknownNameError: If the spec names an unknown parameter or scaling.
         UsageError: If a parameter does not fit.
     """
-    X, y = check_data(X, y)
+    rows, y = check_data(X, y)
     classes, positions = np.unique(y, return_inverse=True)
-    problem = _Problem(head, X, positions, split_folds(folds, positions), len(classes), spec.seed)
-    plan = plan_candidates(head, X, spec, min(len(train) for train, _ in problem.splits))
-    advance = _count_fits(progress, len(problem.splits) * sum(map(len, plan.values())))
+    splits = split_folds(folds, positions)
+    plan = plan_candidates(head, rows, spec, min(len(train) for train, _ in splits))
+    troubles = _Troubles(head)
+    alone = np.arange(len(positions)) if units is None else np.unique(units, return_inverse=True)[1]
+    advance = _count_fits(progress, len(splits) * sum(map(len, plan.values())))
     candidates: list[Candidate] = []
-    troubles: list[tuple[str, str]] = []
     best: Candidate | None = None
     for scaling, grid in plan.items():
-        with limit_threads(head, X.size):
-            scores = _score(problem, grid, scaling, advance, troubles)
-        tried = [_judge(problem, params, scaling, strength, scores[strength]) for strength, params in enumerate(grid)]
-        leader = min(tried, key=_rank)
-        if best is None or _rank(leader) < _rank(best):
-            best, best_scores = leader, scores[leader.strength].copy()
-        candidates += tried
+        report = functools.partial(troubles.add, grid, scaling)
+        problem = Problem(rows, positions, splits, alone, len(classes), spec.seed, advance, report)
+        with limit_threads(head, len(rows) * rows.shape[1]):
+            for strength, scores in enumerate(head.sweep(head.build, grid, scaling, problem)):
+                candidate = _judge(head, problem, Candidate(grid[strength], scaling, strength, 0, 0, None), scores)
+                candidates.append(candidate)
+                if best is None or _rank(candidate) < _rank(best):
+                    best, best_scores = candidate, scores.copy()
     assert best is not None  # noqa: S101 - a head has at least one scaling
-    notes = [*_note_lonely(problem, classes), *_note_troubles(head, best, len(candidates), troubles)]
+    notes = [*_note_lonely(problem, classes), *troubles.describe(best, len(candidates))]
     notes += _note_edge(head, best, plan[best.scaling], spec)
-    probabilities = _make_probabilities(problem, best_scores)
-    return Tuned(best, tuple(candidates), classes, classes[best_scores.argmax(axis=1)], probabilities, tuple(notes))
+    chosen = replace(spec, params=best.params, scaling=best.scaling)
+    probabilities = _make_probabilities(head.choose_calibration(spec.calibration), problem, best_scores)
+    return Tuned(chosen, best, tuple(candidates), classes, best_scores, positions, probabilities, tuple(notes))
 
 
-def plan_candidates(
-    head: Head, X: NDArray[np.float32], spec: HeadSpec, n_train: int
-) -> dict[str, list[dict[str, Any]]]:
+def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) -> dict[str, list[dict[str, Any]]]:
     """List the parameters to try under each scaling, the strongest regularisation first.
 
     Args:
@@ -165,7 +181,7 @@ def plan_candidates(
     fixed = head.check_params(spec.params)
     plan = {}
     for scaling in head.scalings if spec.scaling is None else (spec.scaling,):
-        make_scaler(scaling)  # refuses a name that is unknown, before anything is fitted
+        check_scaling(scaling)  # before anything is fitted
         spread = measure_spread(X, scaling) if head.grid_unit or head.tol else 1.0
         unit = 10.0 ** round(math.log10(spread))
         rest = {}
@@ -188,90 +204,30 @@ def plan_candidates(
     return plan
 
 
-def fit_temperature(scores: NDArray[Any], positions: NDArray[np.intp]) -> float:
-    """Fit the factor that makes softmax(factor * scores) the best probabilities.
-
-    The factor is 1 / temperature (Guo et al. 2017, On Calibration of Modern Neural
-    Networks, section 4.2); it minimises the log-loss, which is convex in it.
-
-    Args:
-        scores: float (n_items, n_classes); minus infinity for a class not learnt.
-        positions: int (n_items,), the column of each item's class; its score is finite.
-    """
-    scores = scores.astype(np.float64)
-    own = scores[np.arange(len(scores)), positions]
-
-    def measure_loss(log_factor: float) -> float:
-        factor = math.exp(log_factor)
-        return float(np.mean(special.logsumexp(factor * scores, axis=1) - factor * own))
-
-    return math.exp(optimize.minimize_scalar(measure_loss, bounds=(-10, 10), method="bounded").x)
-
-
-@dataclass(frozen=True, slots=True)
-class _Problem:
-    head: Head
-    X: NDArray[np.float32]
-    positions: NDArray[np.intp]
-    splits: list[Split]
-    n_classes: int
-    seed: int
-
-
-def _score(
-    problem: _Problem,
-    grid: Sequence[Mapping[str, Any]],
-    scaling: str,
-    advance: Callable[[], None],
-    troubles: list[tuple[str, str]],
-) -> NDArray[np.float32]:
-    """Score all items, each while held out: float32 (n_candidates, n_items, n_classes)."""
-    scores = np.empty((len(grid), len(problem.positions), problem.n_classes), np.float32)
-    for train, held in problem.splits:
-        scaler = make_scaler(scaling, copy=False)  # indexing has just copied
-        X_train, X_held = problem.X[train], problem.X[held]
-        if scaling != "none":
-            X_train, X_held = scaler.fit_transform(X_train), scaler.transform(X_held)
-        fold = Fold(X_train, problem.positions[train], X_held, problem.X.shape[1], problem.n_classes)
-        if problem.head.rotates and len(train) < fold.dim:
-            fold = rotate(fold)
-        with record_warnings() as caught:
-            for i, fold_scores in enumerate(problem.head.sweep(problem.head.build, grid, fold, problem.seed)):
-                scores[i, held] = fold_scores
-                troubles += [
-                    (_name(grid[i], scaling), describe_warning(warning, problem.head, grid[i])) for warning in caught
-                ]
-                caught.clear()
-                advance()
-    return scores
-
-
-def _judge(
-    problem: _Problem, params: Mapping[str, Any], scaling: str, strength: int, scores: NDArray[np.float32]
-) -> Candidate:
+def _judge(head: Head, problem: Problem, candidate: Candidate, scores: NDArray[np.float32]) -> Candidate:
     right = scores.argmax(axis=1) == problem.positions
     by_fold = [right[held].mean() for _, held in problem.splits]
     log_loss = None
-    if not problem.head.calibrated:
+    if not head.calibrated:
         own = scores[np.arange(len(scores)), problem.positions]
         log_loss = float(-np.maximum(own, _LOWEST).mean(dtype=np.float64))
-    return Candidate(params, scaling, strength, float(right.mean()), float(np.std(by_fold)), log_loss)
+    return replace(candidate, accuracy=float(right.mean()), accuracy_std=float(np.std(by_fold)), log_loss=log_loss)
 
 
 def _rank(candidate: Candidate) -> tuple[float, float, int]:
     return (-candidate.accuracy, candidate.log_loss or 0.0, candidate.strength)
 
 
-def _make_probabilities(problem: _Problem, scores: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Turn scores into probabilities; a temperature for one fold is fitted to the others."""
-    if not problem.head.calibrated:
+def _make_probabilities(method: str, problem: Problem, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Turn scores into probabilities; what calibrates those of one fold is fitted to the others."""
+    if method == "none":
         return special.softmax(scores.astype(np.float64), axis=1)
     learnt = np.isfinite(scores[np.arange(len(scores)), problem.positions])
     probabilities = np.empty(scores.shape)
     for train, held in problem.splits:
         rows = train[learnt[train]] if learnt[train].any() else np.flatnonzero(learnt)
-        factor = fit_temperature(scores[rows], problem.positions[rows])
-        probabilities[held] = special.softmax(factor * scores[held].astype(np.float64), axis=1)
+        calibrator = Calibrator(method).fit(scores[rows], problem.positions[rows])
+        probabilities[held] = calibrator.predict_proba(scores[held])
     return probabilities
 
 
@@ -294,7 +250,7 @@ def _name(params: Mapping[str, Any], scaling: str) -> str:
     return " ".join([*(f"{name}={value}" for name, value in params.items()), f"scaling={scaling}"])
 
 
-def _note_lonely(problem: _Problem, classes: NDArray[np.int64]) -> list[str]:
+def _note_lonely(problem: Problem, classes: NDArray[np.int64]) -> list[str]:
     lonely = [
         int(k)
         for train, held in problem.splits
@@ -307,14 +263,26 @@ def _note_lonely(problem: _Problem, classes: NDArray[np.int64]) -> list[str]:
     ]
 
 
-def _note_troubles(head: Head, best: Candidate, n_candidates: int, troubles: list[tuple[str, str]]) -> list[str]:
-    notes = []
-    for text in dict.fromkeys(text for _, text in troubles):
-        names = list(dict.fromkeys(name for name, other in troubles if other == text))
-        shown = "; ".join(names[:3]) + ("; ..." if len(names) > 3 else "")  # noqa: PLR2004 - a note is one line
-        chosen = "the best one among them" if str(best) in names else "not the best one"
-        notes.append(f"{head.name} {text} ({len(names)} of {n_candidates} candidates, {chosen}: {shown})")
-    return notes
+class _Troubles:
+    """The warnings of all candidates, told once each."""
+
+    def __init__(self, head: Head) -> None:
+        self._head = head
+        self._found: list[tuple[str, str]] = []
+
+    def add(
+        self, grid: Sequence[Mapping[str, Any]], scaling: str, number: int, warning: warnings.WarningMessage
+    ) -> None:
+        self._found.append((_name(grid[number], scaling), describe_warning(warning, self._head, grid[number])))
+
+    def describe(self, best: Candidate, n_candidates: int) -> list[str]:
+        notes = []
+        for text in dict.fromkeys(text for _, text in self._found):
+            names = list(dict.fromkeys(name for name, other in self._found if other == text))
+            shown = "; ".join(names[:3]) + ("; ..." if len(names) > 3 else "")  # noqa: PLR2004 - a note is one line
+            chosen = "the best one among them" if str(best) in names else "not the best one"
+            notes.append(f"{self._head.name} {text} ({len(names)} of {n_candidates} candidates, {chosen}: {shown})")
+        return notes
 
 
 def _note_edge(head: Head, best: Candidate, grid: Sequence[Mapping[str, Any]], spec: HeadSpec) -> list[str]:

@@ -217,6 +217,7 @@ def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDA
         learnt=learnt,
         targets=dataset.targets[part.learnt],
         folds=folds,
+        units=dataset.find_units(part.learnt),
         predicted=predicted,
         n_classes=len(dataset.classes),
         items_digest=digest_items(candidate.store, learnt, predicted),

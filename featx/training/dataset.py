@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DataError, FeatxError, UsageError
+from featx.heads.rows import FeatureRows
 from featx.items.sources import read_source_again
 from featx.items.splits import assign_folds, find_leaks, find_units, hold_out
 from featx.store import FeatureStore
@@ -50,22 +51,24 @@ class Dataset:
         """The label of each item."""
         return np.asarray(self.classes)[self.targets]
 
-    def read_features(self, members: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-        """Read the features of some items, or of all, as float32 `(n, dim)`."""
+    def take_features(self, members: NDArray[np.bool_] | None = None) -> FeatureRows:
+        """Take the features of some items, or of all, `(n, dim)`; they are read when they are needed."""
         rows = self.rows if members is None else self.rows[members]
-        if len(rows) == len(self.store) and self.store.features.dtype == np.float32:
-            return self.store.features  # mapped, not copied; the rows are in order
-        return np.asarray(self.store.features[rows], np.float32)
+        return FeatureRows(self.store.features, None if len(rows) == len(self.store) else rows)
 
     def assign_folds(self, members: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.intp]:
         """Deal some items to folds that keep classes balanced, and groups and duplicates whole."""
         labels, keys, groups = (values[members].tolist() for values in (self.labels, self.keys, self.groups))
         return assign_folds(keys, labels, groups, folds=folds, seed=seed)
 
+    def find_units(self, members: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Find which of some items stay together, by group or by equal bytes: int `(n,)`."""
+        return find_units(self.keys[members].tolist(), self.groups[members].tolist())[0]
+
     def count_units(self, members: NDArray[np.bool_]) -> int:
         """Count the parts that can be dealt to folds, groups or images, of the class that has most of them."""
-        units, _ = find_units(self.keys[members].tolist(), self.groups[members].tolist())
-        pairs = {(unit, target) for unit, target in zip(units.tolist(), self.targets[members].tolist(), strict=True)}
+        units = self.find_units(members).tolist()
+        pairs = {(unit, target) for unit, target in zip(units, self.targets[members].tolist(), strict=True)}
         return max(Counter(target for _, target in pairs).values(), default=0)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from featx.delivery.bundle import Draft, align_probabilities, write_bundle
 from featx.evaluation import Evaluation
 from featx.heads import FittedHead, Head, Tuned, find_head, fit_head, tune
+from featx.heads.fitting import predict_rows
 from featx.items.manifest import to_text
 from featx.options import FIT_DEFAULTS, FitOptions, Progress
 from featx.specs import HeadSpec
@@ -121,7 +122,7 @@ def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions)
     trained = train | partition.validation
     tuned = _tune(head, spec, dataset, train, options.progress)
     validation = _validate(head, spec, dataset, partition, tuned)
-    fitted = _fit(head, spec, dataset, trained, tuned)
+    fitted = _fit(head, dataset, trained, tuned)
     probabilities = _predict(fitted, dataset, test.members)
     return _Outcome(
         fitted=fitted,
@@ -144,7 +145,7 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     probabilities = np.zeros((len(dataset), len(dataset.classes)))
     for fold in range(options.cv):
         tuned = _tune(head, spec, dataset, outer != fold, _shift(options.progress, fold, options.cv + 1))
-        fitted = _fit(head, spec, dataset, outer != fold, tuned)
+        fitted = _fit(head, dataset, outer != fold, tuned)
         probabilities[outer == fold] = _predict(fitted, dataset, outer == fold)
     held = outer >= 0
     alone = int((~held).sum())
@@ -154,7 +155,7 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     tuned = _tune(head, spec, dataset, everything, _shift(options.progress, options.cv, options.cv + 1))
     folded = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
     return _Outcome(
-        fitted=_fit(head, spec, dataset, everything, tuned),
+        fitted=_fit(head, dataset, everything, tuned),
         tuned=tuned,
         notes=tuple(notes),
         validation=evaluate_items(dataset, everything, folded, dataset.targets, spec.seed),
@@ -169,14 +170,20 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
 
 def _tune(head: Head, spec: HeadSpec, dataset: Dataset, train: NDArray[np.bool_], progress: Progress | None) -> Tuned:
     folds = deal_folds(dataset, train, spec.seed)
+    units = dataset.find_units(train)
     with explain_failure(spec):
-        return tune(head, dataset.read_features(train), dataset.targets[train], folds, spec=spec, progress=progress)
+        return tune(
+            head, dataset.take_features(train), dataset.targets[train], folds, spec=spec, units=units, progress=progress
+        )
 
 
-def _fit(head: Head, spec: HeadSpec, dataset: Dataset, members: NDArray[np.bool_], tuned: Tuned) -> FittedHead:
-    folds = deal_folds(dataset, members, spec.seed)
-    features, targets = dataset.read_features(members), dataset.targets[members]
-    return fit_head(head, features, targets, tuned.params, tuned.scaling, spec.seed, folds)
+def _fit(head: Head, dataset: Dataset, members: NDArray[np.bool_], tuned: Tuned) -> FittedHead:
+    """Fit what was chosen to some items, of which tuning has seen all classes or not."""
+    folds = deal_folds(dataset, members, tuned.spec.seed)
+    targets = dataset.targets[members]
+    # Scores of other classes than these cannot calibrate; then the head makes its own.
+    held_out = (tuned.scores, tuned.classes[tuned.positions]) if set(targets) == set(tuned.classes) else None
+    return fit_head(head, dataset.take_features(members), targets, tuned.spec, folds, held_out=held_out)
 
 
 def _validate(head: Head, spec: HeadSpec, dataset: Dataset, partition: Partition, tuned: Tuned) -> Evaluation:
@@ -185,12 +192,12 @@ def _validate(head: Head, spec: HeadSpec, dataset: Dataset, partition: Partition
     if not members.any():
         probabilities = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
         return evaluate_items(dataset, partition.train, probabilities, dataset.targets[partition.train], spec.seed)
-    fitted = _fit(head, spec, dataset, partition.train, tuned)
+    fitted = _fit(head, dataset, partition.train, tuned)
     return evaluate_items(dataset, members, _predict(fitted, dataset, members), dataset.targets[members], spec.seed)
 
 
 def _predict(fitted: FittedHead, dataset: Dataset, members: NDArray[np.bool_]) -> Probabilities:
-    probabilities = fitted.estimator.predict_proba(dataset.read_features(members))
+    probabilities = predict_rows(fitted.estimator, dataset.take_features(members))
     return align_probabilities(probabilities, fitted.estimator.classes_, len(dataset.classes))
 
 
@@ -203,7 +210,7 @@ def _conclude(
     store: FeatureStore, dataset: Dataset, spec: HeadSpec, outcome: _Outcome, options: FitOptions, seconds: float
 ) -> Run:
     tuned, fitted = outcome.tuned, outcome.fitted
-    chosen = HeadSpec(spec.name, dict(tuned.params), tuned.scaling, spec.seed)
+    chosen = replace(tuned.spec, params=dict(tuned.params))
     of_heads = [name_classes(note, dataset.classes) for note in (*tuned.notes, *fitted.notes)]
     notes = tuple(dict.fromkeys([*dataset.notes, *outcome.notes, *of_heads]))
     run = Run(

@@ -2,11 +2,9 @@
 
 import hashlib
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +12,12 @@ from threadpoolctl import threadpool_info  # type: ignore[import-untyped]  # it 
 
 from featx.delivery.bundle import align_probabilities
 from featx.errors import DataError, StoreError
-from featx.heads import FittedHead, Head, find_head, fit_head, tune
-from featx.heads.fitting import record_warnings
+from featx.heads.fitting import predict_rows
 from featx.heads.rows import FeatureRows
-from featx.heads.tuning import plan_candidates
+from featx.heads.sweeps import record_warnings
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
-from featx.training.procedure import explain_failure, read_versions
+from featx.training.procedure import learn, read_versions
 from featx.training.tasks import Result
 
 
@@ -36,6 +33,7 @@ class Lesson:
         learnt: int `(n_learnt,)`, rows to learn from.
         targets: int `(n_learnt,)`, their classes.
         folds: int `(n_learnt,)`, the folds on which parameters are chosen and probabilities calibrated.
+        units: int `(n_learnt,)`, the items to learn from that stay together.
         predicted: int `(n_predicted,)`, rows to predict.
         n_classes: Number of classes, of which `targets` may lack some.
         items_digest: Digest of the store's spec and of the sha256 of all these items, by `digest_items`.
@@ -46,6 +44,7 @@ class Lesson:
     learnt: NDArray[np.intp]
     targets: NDArray[np.intp]
     folds: NDArray[np.intp]
+    units: NDArray[np.intp]
     predicted: NDArray[np.intp]
     n_classes: int
     items_digest: str
@@ -57,6 +56,7 @@ class Lesson:
         state = hashlib.sha256(f"{self.items_digest} {self.head.to_json()} {self.n_classes} {versions}".encode())
         state.update(self.targets.astype("<i8").tobytes())
         state.update(self.folds.astype("<i8").tobytes())
+        state.update(self.units.astype("<i8").tobytes())
         return state.hexdigest()
 
 
@@ -84,49 +84,30 @@ def learn_and_predict(lesson: Lesson) -> Result:
     if digest_items(store, lesson.learnt, lesson.predicted) != lesson.items_digest:
         msg = f"{store.path} was replaced while it was read; run the same command again"
         raise StoreError(msg)
-    head, X = find_head(lesson.head.name), _read_rows(store, lesson.learnt)
+    X = FeatureRows(store.features, lesson.learnt)
     with record_warnings():  # those of fits are notes by now; of predictions there is nothing to tell
         started = time.perf_counter()
-        with explain_failure(lesson.head):
-            fitted, scaling, params, notes = _learn(head, lesson, X)
+        learned = learn(lesson.head, X, lesson.targets, lesson.folds, lesson.units)
         fit_seconds = time.perf_counter() - started
-        del X
-        unseen = _read_rows(store, lesson.predicted)
+        estimator = learned.fitted.estimator
         started = time.perf_counter()
-        predicted = fitted.estimator.predict_proba(unseen)
+        predicted = predict_rows(estimator, FeatureRows(store.features, lesson.predicted))
         predict_seconds = time.perf_counter() - started
     if not np.isfinite(predicted).all():
-        msg = f"{head.name} gives no probabilities for {int((~np.isfinite(predicted)).any(axis=1).sum())} items"
+        msg = f"{lesson.head.name} gives no probabilities for {int((~np.isfinite(predicted)).any(axis=1).sum())} items"
         raise DataError(msg)
     record = {
-        "params": dict(params),
-        "scaling": scaling,
+        "params": dict(learned.spec.params),
+        "scaling": learned.spec.scaling,
         "fit_seconds": fit_seconds,
         "predict_seconds": predict_seconds,
         "threads": max((pool["num_threads"] for pool in threadpool_info()), default=1),
-        "notes": [*notes, *fitted.notes],
+        "notes": list(learned.notes),
     }
-    probabilities = align_probabilities(predicted, fitted.estimator.classes_, lesson.n_classes)
+    probabilities = align_probabilities(predicted, estimator.classes_, lesson.n_classes)
     return Result(record, {"probabilities": probabilities})
-
-
-def _learn(
-    head: Head, lesson: Lesson, X: NDArray[np.float32]
-) -> tuple[FittedHead, str, Mapping[str, Any], tuple[str, ...]]:
-    spec, notes = lesson.head, tuple[str, ...]()
-    plan = plan_candidates(head, X, spec, len(X))
-    choices = [(scaling, params) for scaling, grid in plan.items() for params in grid]
-    scaling, params = choices[0]
-    if len(choices) > 1:
-        tuned = tune(head, X, lesson.targets, lesson.folds, spec=spec)
-        scaling, params, notes = tuned.scaling, dict(tuned.params), tuned.notes
-    return fit_head(head, X, lesson.targets, params, scaling, spec.seed, lesson.folds), scaling, params, notes
 
 
 @lru_cache(maxsize=2)
 def _open_store(path: Path) -> FeatureStore:
     return FeatureStore(path)
-
-
-def _read_rows(store: FeatureStore, rows: NDArray[np.intp]) -> NDArray[np.float32]:
-    return np.asarray(FeatureRows(store.features, rows))

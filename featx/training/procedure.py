@@ -6,12 +6,16 @@ import importlib.metadata
 import platform
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DataError, FeatxError
 from featx.evaluation import Evaluation, evaluate
+from featx.heads import FittedHead, Tuned, find_head, fit_head, tune
+from featx.heads.rows import FeatureRows
+from featx.heads.tuning import plan_candidates
 from featx.specs import HeadSpec
 from featx.training.dataset import Dataset
 
@@ -23,6 +27,51 @@ def deal_folds(dataset: Dataset, members: NDArray[np.bool_], seed: int) -> NDArr
     """Deal items to tuning folds; what cannot be held out without losing a class joins the first."""
     folds = max(2, min(TUNING_FOLDS, dataset.count_units(members)))
     return np.maximum(dataset.assign_folds(members, folds, seed), 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """A head that was tuned and fitted.
+
+    Attributes:
+        spec: What was chosen.
+        fitted: The head, fitted to all items.
+        tuned: How it was chosen; None where there was nothing to choose.
+        notes: What a user should know.
+    """
+
+    spec: HeadSpec
+    fitted: FittedHead
+    tuned: Tuned | None
+    notes: tuple[str, ...]
+
+
+def learn(
+    spec: HeadSpec, X: FeatureRows, targets: NDArray[np.intp], folds: NDArray[np.intp], units: NDArray[np.intp]
+) -> Learned:
+    """Tune a head and fit it to the same items; where there is nothing to choose or to calibrate, only fit it.
+
+    Args:
+        spec: What is fixed.
+        X: `(n_items, dim)`.
+        targets: int `(n_items,)`.
+        folds: int `(n_items,)`, on which parameters are chosen.
+        units: int `(n_items,)`, the items that stay together.
+
+    Raises:
+        DataError: If the head cannot learn from these items.
+    """
+    head = find_head(spec.name)
+    with explain_failure(spec):
+        plan = plan_candidates(head, X, spec, len(X))
+        choices = [(scaling, params) for scaling, grid in plan.items() for params in grid]
+        if len(choices) == 1 and head.choose_calibration(spec.calibration) == "none":
+            chosen = replace(spec, scaling=choices[0][0], params=choices[0][1])
+            fitted = fit_head(head, X, targets, chosen, folds)
+            return Learned(chosen, fitted, None, fitted.notes)
+        tuned = tune(head, X, targets, folds, spec=spec, units=units)
+        fitted = fit_head(head, X, targets, tuned.spec, folds, held_out=(tuned.scores, targets))
+    return Learned(tuned.spec, fitted, tuned, (*tuned.notes, *fitted.notes))
 
 
 @contextlib.contextmanager

@@ -3,9 +3,11 @@ import pytest
 from sklearn.base import clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import NearestCentroid
+from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
 from featx.heads.discriminant import ShrunkDiscriminant
+from featx.heads.scaling import make_scaler
 
 
 @pytest.mark.parametrize("shrinkage", [0.01, 0.3, 0.9, 1.0])
@@ -16,15 +18,21 @@ def test_it_is_the_linear_discriminant_analysis_of_scikit_learn(data, shrinkage,
     X, y = X[y < n_classes].astype(np.float64), y[y < n_classes]
     theirs = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(X[: len(X) // 2], y[: len(X) // 2])
     ours = ShrunkDiscriminant(shrinkage).fit(X[: len(X) // 2], y[: len(X) // 2])
-    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-6)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=1e-5)  # ours computes in float32
     np.testing.assert_array_equal(ours.predict(X), theirs.predict(X))
 
 
-def test_float32_gives_nearly_the_same_and_stays_float32(wide):
-    X, y, _ = wide
-    single, double = (ShrunkDiscriminant(0.3).fit(X.astype(dtype), y) for dtype in (np.float32, np.float64))
-    assert single.coef_.dtype == single.decision_function(X).dtype == np.float32
-    np.testing.assert_allclose(single.predict_proba(X), double.predict_proba(X), atol=1e-3)
+@pytest.mark.parametrize("scaling", ["standard", "l2"])
+@pytest.mark.parametrize("data", ["digits", "wide"])
+def test_the_scaling_that_is_folded_in_is_that_of_scikit_learn(data, scaling, request):
+    X, y, _ = request.getfixturevalue(data)
+    theirs = make_pipeline(make_scaler(scaling), LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.3))
+    ours = ShrunkDiscriminant(0.3, scaling=scaling).fit(X[::2], y[::2])
+    np.testing.assert_allclose(
+        ours.predict_proba(X),
+        theirs.fit(X[::2].astype(np.float64), y[::2]).predict_proba(X.astype(np.float64)),
+        atol=1e-4,
+    )
 
 
 @pytest.mark.parametrize("data", ["digits", "wide"])

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from featx.errors import UnknownNameError
+from featx.heads.rows import FeatureRows
 from featx.heads.scaling import make_scaler, measure_spread
 from featx.specs import SCALINGS
 
@@ -20,7 +21,9 @@ def scale(X, scaling):
 def test_spread_is_the_mean_squared_distance_to_the_mean(X, scaling):
     scaled = scale(X, scaling).astype(np.float64)
     expected = np.mean(np.sum((scaled - scaled.mean(axis=0)) ** 2, axis=1))
-    assert measure_spread(X, scaling) == pytest.approx(expected, rel=0.02, abs=1e-5 * np.mean(scaled**2) * 5)
+    assert measure_spread(FeatureRows(X), scaling) == pytest.approx(
+        expected, rel=0.02, abs=1e-5 * np.mean(scaled**2) * 5
+    )
 
 
 def test_scaling_keeps_float32_and_the_callers_array():

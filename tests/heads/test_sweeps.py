@@ -1,124 +1,211 @@
-"""Every sweep is compared with scikit-learn fitted once per candidate."""
+"""Every sweep is compared with scikit-learn fitted once per candidate and fold."""
 
 import numpy as np
 import pytest
 from scipy import special
+from sklearn.base import clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import LogisticRegression, RidgeClassifier
+from sklearn.linear_model import LogisticRegression, RidgeClassifier, RidgeClassifierCV
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
 
 from featx.heads import find_head
-from featx.heads.sweeps import Fold, rotate, score_items
+from featx.heads.fitting import split_folds
+from featx.heads.rows import FeatureRows
+from featx.heads.scaling import make_scaler
+from featx.heads.sweeps import Problem, rotate, score_items
+
+SCALINGS = ["none", "standard", "l2"]
 
 
-def cut(data, n_classes=None):
-    """Make the first fold of some data; a class may be missing from what is learnt from."""
+class Counter:
+    """Counts fits, and keeps what is reported."""
+
+    def __init__(self):
+        self.fits, self.reports = 0, []
+
+    def advance(self):
+        self.fits += 1
+
+    def report(self, number, warning):
+        self.reports.append((number, warning))
+
+
+def pose(data, n_classes=None, units=None):
     X, y, folds = data
-    keep = y < (n_classes or y.max() + 1)
-    X, y, held = X[keep], y[keep], folds[keep] == 0
-    return Fold(X[~held], y[~held], X[held], X.shape[1], y.max() + 1)
+    kept = y < (n_classes or y.max() + 1)
+    X, y, folds = X[kept], y[kept], folds[kept]
+    counter = Counter()
+    units = np.arange(len(y)) if units is None else units
+    rows, splits = FeatureRows(X), split_folds(folds, y)
+    return Problem(rows, y, splits, units, y.max() + 1, 0, counter.advance, counter.report), counter
 
 
-def sweep(name, fold, candidates):
+def sweep(name, problem, candidates, scaling="none"):
     head = find_head(name)
-    return list(head.sweep(head.build, candidates, fold, 0))
+    return [scores.copy() for scores in head.sweep(head.build, candidates, scaling, problem)]
+
+
+def fit_each(model, problem, scaling):
+    """Fit scikit-learn's pipeline on each fold, in float64; yield it with what it is to score."""
+    for train, held in problem.splits:
+        pipeline = make_pipeline(make_scaler(scaling), clone(model))
+        yield pipeline.fit(problem.X[train].astype(np.float64), problem.positions[train]), held
 
 
 def as_columns(margins):
-    return np.stack([-margins, margins], axis=1) if margins.ndim == 1 else margins
+    return np.stack([np.zeros_like(margins), margins], axis=1) if margins.ndim == 1 else margins
 
 
 @pytest.fixture(params=["digits", "wide"])
-def fold(request):
-    return cut(request.getfixturevalue(request.param))
+def data(request):
+    return request.getfixturevalue(request.param)
 
 
 def test_rotation_keeps_all_inner_products(wide):
-    before = cut(wide)
-    after = rotate(before)
-    assert after.X_train.shape == (160, 160)
-    assert after.X_held.dtype == np.float32
-    assert after.dim == 500
-    np.testing.assert_allclose(after.X_train @ after.X_train.T, before.X_train @ before.X_train.T, rtol=1e-4)
-    np.testing.assert_allclose(after.X_held @ after.X_train.T, before.X_held @ before.X_train.T, rtol=1e-4)
+    X = wide[0]
+    train, held = rotate(X[:160], X[160:])
+    assert train.shape == (160, 160)
+    assert held.dtype == np.float32
+    np.testing.assert_allclose(train @ train.T, X[:160] @ X[:160].T, rtol=1e-4)
+    np.testing.assert_allclose(held @ train.T, X[160:] @ X[:160].T, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["logreg", "ridge", "linear-svm", "lda"])
-def test_rotation_changes_no_score(name, wide):
-    before = cut(wide)
-    candidates = [{parameter: values[2] for parameter, values in find_head(name).grid.items()}]
-    if name == "logreg":
-        candidates[0] |= {"C": 1e-2, "tol": 1e-6}
-    if name == "linear-svm":
-        candidates[0] |= {"C": 1e-4, "max_iter": 100_000}  # dual coordinate descent takes random steps
-    direct, rotated = sweep(name, before, candidates)[0], sweep(name, rotate(before), candidates)[0]
-    if name == "logreg":
-        direct, rotated = np.exp(direct), np.exp(rotated)
+def test_rotation_changes_no_score(wide):
+    problem, _ = pose(wide)
+    candidates = [{"C": 1e-4, "max_iter": 100_000}]  # dual coordinate descent takes random steps
+    [rotated] = sweep("linear-svm", problem, candidates)
+    direct = np.empty_like(rotated)
+    for train, held in problem.splits:
+        model = find_head("linear-svm").build(candidates[0]).fit(problem.X[train], problem.positions[train])
+        direct[held] = score_items(model, problem.X[held], problem.n_classes)
     np.testing.assert_allclose(rotated, direct, atol=2e-3 * np.ptp(direct))
     assert (rotated.argmax(axis=1) == direct.argmax(axis=1)).mean() > 0.98
 
 
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("n_classes", [2, 4])
-@pytest.mark.parametrize("rotated", [False, True])
-def test_path_of_logistic_regression(wide, n_classes, rotated):
-    plain = cut(wide, n_classes)
-    values = [1e-4, 1e-3, 1e-2]
-    swept = sweep("logreg", rotate(plain) if rotated else plain, [{"C": C, "tol": 1e-7} for C in values])
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_path_of_logistic_regression(data, n_classes, scaling, class_weight):
+    problem, counter = pose(data, n_classes)
+    values = [1e-3, 1e-2, 1e-1] if scaling != "l2" else [1e-1, 1e0, 1e1]
+    candidates = [{"C": C, "tol": 1e-6, "class_weight": class_weight} for C in values]
+    swept = sweep("logreg", problem, candidates, scaling)
+    assert counter.fits == len(values) * len(problem.splits)
+    assert not counter.reports
     for C, scores in zip(values, swept, strict=True):
-        model = LogisticRegression(C=C, max_iter=1000, tol=1e-8).fit(plain.X_train, plain.y_train)
-        np.testing.assert_allclose(np.exp(scores), model.predict_proba(plain.X_held), atol=1e-3)
+        reference = LogisticRegression(C=C, max_iter=5000, tol=1e-8, class_weight=class_weight)
+        for model, held in fit_each(reference, problem, scaling):
+            expected = model.predict_proba(problem.X[held].astype(np.float64))
+            np.testing.assert_allclose(np.exp(scores[held]), expected, atol=2e-3)
 
 
+def test_a_path_that_is_cut_short_is_reported(digits):
+    problem, counter = pose(digits)
+    sweep("logreg", problem, [{"C": 1e-3, "max_iter": 2}, {"C": 1e3, "max_iter": 2}])
+    assert {number for number, _ in counter.reports} == {0, 1}
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("class_weight", [None, "balanced"])
 @pytest.mark.parametrize("n_classes", [2, 4])
-def test_ridge_from_one_gram_matrix(fold, n_classes, class_weight):
-    keep, held = fold.y_train < n_classes, slice(None)
-    keep[np.flatnonzero(fold.y_train == 0)[::2]] = False  # classes of unequal size
-    small = Fold(fold.X_train[keep], fold.y_train[keep], fold.X_held[held], fold.dim, n_classes)
-    values = [1e4, 1e2, 1e1]
-    candidates = [{"alpha": alpha, "class_weight": class_weight} for alpha in values]
-    for params, scores in zip(candidates, sweep("ridge", small, candidates), strict=True):
-        model = RidgeClassifier(**params).fit(small.X_train.astype(np.float64), small.y_train)
-        np.testing.assert_allclose(scores, as_columns(model.decision_function(small.X_held)), atol=1e-3)
+def test_ridge_leaves_out_every_unit(data, n_classes, class_weight, scaling):
+    """Against a regression fitted without the unit; its scaling and weights are those of all items."""
+    problem, _ = pose(data, n_classes)
+    units = np.arange(len(problem.positions))
+    units[:20] = units[:20] // 4  # five units of four
+    problem, _ = pose(data, n_classes, units)
+    values = [1e4, 1e2, 1e1] if scaling == "none" else [1e2, 1e1, 1e0]
+    swept = sweep("ridge", problem, [{"alpha": alpha, "class_weight": class_weight} for alpha in values], scaling)
+    X, y = problem.X[:].astype(np.float64), problem.positions
+    X = X if scaling == "none" else make_scaler(scaling).fit_transform(X)
+    weights = np.ones(len(y)) if class_weight is None else len(y) / n_classes / np.bincount(y)[y]
+    for unit in (0, 3, units[21], units[-1]):
+        kept = units != unit
+        for alpha, scores in zip(values, swept, strict=True):
+            model = RidgeClassifier(alpha).fit(X[kept], y[kept], weights[kept])
+            np.testing.assert_allclose(scores[~kept], as_columns(model.decision_function(X[~kept])), atol=2e-4)
 
 
-def test_discriminants_from_one_covariance(fold):
+def test_leaving_out_one_is_what_scikit_learn_does(digits):
+    problem, _ = pose(digits)
+    values = [1e3, 1e2, 1e1]
+    swept = sweep("ridge", problem, [{"alpha": alpha} for alpha in values])
+    theirs = RidgeClassifierCV(values, store_cv_results=True).fit(problem.X[:].astype(np.float64), problem.positions)
+    targets = np.where(problem.positions[:, None] == np.arange(10), 1, -1)
+    errors = np.stack([(targets - scores) ** 2 for scores in swept], axis=2)
+    np.testing.assert_allclose(errors, theirs.cv_results_, atol=1e-3)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_discriminants_from_one_covariance(data, scaling):
+    problem, _ = pose(data)
     values = [1.0, 0.6, 0.1, 0.01]
-    for shrinkage, scores in zip(values, sweep("lda", fold, [{"shrinkage": s} for s in values]), strict=True):
-        model = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage).fit(
-            fold.X_train.astype(np.float64), fold.y_train
-        )
-        np.testing.assert_allclose(special.softmax(scores, axis=1), model.predict_proba(fold.X_held), atol=1e-2)
+    swept = sweep("lda", problem, [{"shrinkage": s} for s in values], scaling)
+    for shrinkage, scores in zip(values, swept, strict=True):
+        reference = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=shrinkage)
+        for model, held in fit_each(reference, problem, scaling):
+            expected = model.predict_proba(problem.X[held].astype(np.float64))
+            np.testing.assert_allclose(special.softmax(scores[held], axis=1), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("weights", ["distance", "uniform"])
-def test_neighbours_from_one_search(fold, weights):
-    X_held = np.concatenate([fold.X_held, fold.X_train[:3]])  # the last three have a neighbour at distance 0
-    fold = Fold(fold.X_train, fold.y_train, X_held, fold.dim, fold.n_classes)
+@pytest.mark.parametrize("scaling", ["none", "standard"])
+@pytest.mark.parametrize("weights", ["temperature", "distance", "uniform"])
+def test_neighbours_from_one_search(data, weights, scaling):
+    X, y, folds = data
+    X = np.concatenate([X, X[:3]])  # the last three have a neighbour at distance 0
+    problem, _ = pose((X, np.append(y, y[:3]), np.append(folds, (folds[:3] + 1) % 3)))
     values = [20, 5, 1]
-    candidates = [{"n_neighbors": k, "weights": weights} for k in values]
-    for k, scores in zip(values, sweep("knn", fold, candidates), strict=True):
-        model = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=weights)
-        expected = model.fit(fold.X_train, fold.y_train).predict_proba(X_held)
-        # Distances of 1e-7 are rounding; 1 / distance then differs, not whose vote it is.
-        np.testing.assert_allclose(np.exp(scores[:-3]), expected[:-3], atol=1e-3)
-        np.testing.assert_array_equal(scores.argmax(axis=1)[-3:], expected.argmax(axis=1)[-3:])
+    swept = sweep("knn", problem, [{"n_neighbors": k, "weights": weights} for k in values], scaling)
+    theirs = {"temperature": lambda distances: np.exp((1 - distances) / 0.07)}.get(weights, weights)
+    for k, scores in zip(values, swept, strict=True):
+        reference = KNeighborsClassifier(k, metric="cosine", algorithm="brute", weights=theirs)
+        for model, held in fit_each(reference, problem, scaling):
+            expected = model.predict_proba(problem.X[held].astype(np.float64))
+            near = model[-1].kneighbors(
+                model[0].transform(problem.X[held].astype(np.float64)) if scaling != "none" else problem.X[held]
+            )[0]
+            apart = near[:, 0] > 1e-6  # at distance 0 rounding decides how many votes are counted
+            np.testing.assert_allclose(np.exp(scores[held])[apart], expected[apart], atol=2e-3)
+            np.testing.assert_array_equal(scores[held][~apart].argmax(axis=1), expected[~apart].argmax(axis=1))
 
 
 @pytest.mark.parametrize("name", ["logreg", "ridge", "svm", "knn", "lda", "naive-bayes"])
 def test_a_class_that_was_not_learnt_is_never_chosen(name, digits):
-    whole = cut(digits)
-    known = whole.y_train != 4
-    fold = Fold(whole.X_train[known], whole.y_train[known], whole.X_held, whole.dim, whole.n_classes)
+    X, y, _ = digits
+    problem, _ = pose(
+        (X, y, np.where(y == 4, 0, 1 + np.arange(len(y)) % 2)), units=np.where(y == 4, 0, 1 + np.arange(len(y)))
+    )
     params = {parameter: values[0] for parameter, values in find_head(name).grid.items()}
-    scores = sweep(name, fold, [params])[0]
-    assert scores.shape == (len(fold.X_held), 10)
-    assert not (scores.argmax(axis=1) == 4).any()
+    [scores] = sweep(name, problem, [params])
+    assert scores.shape == (len(y), 10)
+    assert not (scores[y == 4].argmax(axis=1) == 4).any()
 
 
 def test_scores_are_log_probabilities_where_there_are_any(digits):
-    fold = cut(digits)
-    forest = find_head("random-forest").build({"n_estimators": 5}).fit(fold.X_train, fold.y_train)
-    scores = score_items(forest, fold)
+    X, y, folds = digits
+    forest = find_head("random-forest").build({"n_estimators": 5}).fit(X[folds > 0], y[folds > 0])
+    scores = score_items(forest, X[folds == 0], 10)
     assert np.isfinite(scores).all()
-    np.testing.assert_allclose(np.exp(scores), forest.predict_proba(fold.X_held), atol=1e-9)
+    np.testing.assert_allclose(np.exp(scores), forest.predict_proba(X[folds == 0]), atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["logreg", "ridge", "lda", "knn"])
+@pytest.mark.parametrize("scaling", ["none", "standard"])
+def test_held_out_scores_are_in_the_units_of_the_fitted_head(name, scaling, wide):
+    """What a calibrator learns from while items are held out is what it is given afterwards."""
+    for n_classes in (2, 4):
+        problem, _ = pose(wide, n_classes)
+        head = find_head(name)
+        params = {parameter: values[2] for parameter, values in head.grid.items()}
+        if name == "ridge":  # what is left out is an item, so leave out what the first fold holds
+            held = problem.splits[0][1]
+            units = np.arange(len(problem.positions))
+            units[held] = held[0]
+            problem, _ = pose(wide, n_classes, units)
+            params["alpha"] = 1e3
+        [scores] = sweep(name, problem, [params], scaling)
+        train, held = problem.splits[0]
+        model = head.build(params, 0, scaling).fit(problem.X[train], problem.positions[train])
+        expected = score_items(model, problem.X[held], n_classes)
+        np.testing.assert_allclose(scores[held], expected, atol=0.05 * np.ptp(expected))

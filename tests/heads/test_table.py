@@ -32,7 +32,8 @@ def test_heads_need_no_deep_learning_framework():
 import sys
 sys.modules.update(dict.fromkeys(["tensorflow", "keras"]))  # importing None raises
 import numpy, featx.heads as heads
+from featx.specs import HeadSpec
 X, y = numpy.eye(12, 3, dtype="float32"), numpy.arange(12) % 2
-heads.fit_head(heads.find_head("ridge"), X, y, {}, "none", 0, numpy.arange(12) // 2 % 3)
+heads.fit_head(heads.find_head("ridge"), X, y, HeadSpec("ridge"), numpy.arange(12) // 2 % 3)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

@@ -13,7 +13,9 @@ from sklearn.svm import SVC
 
 from featx.errors import DataError, UnknownNameError, UsageError
 from featx.heads import find_head, tune
-from featx.heads.tuning import fit_temperature, plan_candidates
+from featx.heads.calibration import fit_temperature
+from featx.heads.rows import FeatureRows
+from featx.heads.tuning import plan_candidates
 from featx.specs import HeadSpec
 
 
@@ -37,7 +39,7 @@ def test_held_out_predictions_are_those_of_the_winner(digits):
     expected = cross_val_predict(model, X, y, cv=PredefinedSplit(folds), method="predict_proba")
     np.testing.assert_allclose(fixed.probabilities, expected, atol=5e-3)
     assert len(fixed.candidates) == 1
-    assert len(tuned.candidates) == 21
+    assert len(tuned.candidates) == 39
     assert tuned.best.accuracy == np.mean(tuned.predictions == y) == max(c.accuracy for c in tuned.candidates)
     assert fixed.best.log_loss == pytest.approx(-np.log(expected[np.arange(len(y)), y]).mean(), rel=1e-4)
 
@@ -88,7 +90,7 @@ def test_trouble_is_noted_and_no_warning_escapes(digits):
         tuned = tune(find_head("logreg"), *digits, spec=HeadSpec("logreg", {"max_iter": 3}, "none"))
     [note] = [note for note in tuned.notes if "converge" in note]
     assert "did not converge in 3 iterations" in note
-    assert "of 7 candidates" in note
+    assert "of 13 candidates" in note
     assert "C=" in note
 
 
@@ -126,7 +128,7 @@ def test_neighbours_never_outnumber_the_items(digits):
 )
 def test_a_spec_that_does_not_fit_is_refused_before_any_fit(spec, error, digits):
     with pytest.raises(error):
-        plan_candidates(find_head("logreg"), digits[0], spec, 100)
+        plan_candidates(find_head("logreg"), FeatureRows(digits[0]), spec, 100)
 
 
 def test_candidates_are_plain_values(digits):

@@ -68,8 +68,8 @@ def test_a_test_number_is_what_fit_reports(compared, store):
         assert standing.head == run.head
         assert standing.test.confusion.tolist() == run.test.confusion.tolist()
         for metric in METRICS:
-            for ours, theirs in zip(standing.test.get_interval(metric), run.test.get_interval(metric), strict=True):
-                assert ours == (theirs if theirs is None else pytest.approx(theirs, rel=1e-6))
+            ours, theirs = (np.array(test.get_interval(metric), float) for test in (standing.test, run.test))
+            np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
 def _is_of(standing, store):
@@ -99,7 +99,8 @@ def _make_lesson(store, dataset, partition, head, folds):
     learnt, predicted = dataset.rows[partition.train], dataset.rows[partition.test.members]
     targets = dataset.targets[partition.train]
     digest = digest_items(store, learnt, predicted)
-    return Lesson(store.path, head, learnt, targets, folds, predicted, len(dataset.classes), digest)
+    units = dataset.find_units(partition.train)
+    return Lesson(store.path, head, learnt, targets, folds, units, predicted, len(dataset.classes), digest)
 
 
 def test_shuffled_test_labels_change_nothing_but_the_test(compared, store, small, tmp_path, monkeypatch):
@@ -207,10 +208,10 @@ def test_a_fixed_head_is_not_tuned(store, monkeypatch):
     dataset = load_dataset(store)
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     folds = np.arange(int(partition.train.sum())) % 3
-    monkeypatch.setattr("featx.training.lessons.tune", None)  # calling it would be an error
-    fixed = HeadSpec("ridge", {"alpha": 0.1}, "l2")
+    monkeypatch.setattr("featx.training.procedure.tune", None)  # calling it would be an error
+    fixed = HeadSpec("logreg", {"C": 10.0, "tol": 1e-5}, "l2")
     record = learn_and_predict(_make_lesson(store, dataset, partition, fixed, folds)).record
-    assert (record["params"], record["scaling"]) == ({"alpha": 0.1}, "l2")
+    assert (record["params"], record["scaling"]) == ({"C": 10.0, "tol": 1e-5}, "l2")
     with pytest.raises(TypeError):
         learn_and_predict(_make_lesson(store, dataset, partition, HeadSpec("ridge"), folds))
 
@@ -225,10 +226,11 @@ def test_a_lesson_is_known_by_what_decides_it(store):
         replace(lesson, head=HeadSpec("lda")),
         replace(lesson, targets=lesson.targets[::-1]),
         replace(lesson, folds=folds[::-1]),
+        replace(lesson, units=lesson.units[::-1] // 2),
         replace(lesson, n_classes=11),
         replace(lesson, items_digest=digest_items(store, lesson.learnt[1:], lesson.predicted)),
     ]
-    assert len({lesson.digest, *(other.digest for other in others)}) == 7
+    assert len({lesson.digest, *(other.digest for other in others)}) == 8
     moved = replace(lesson, store=store.path.with_name("moved.h5"), learnt=lesson.learnt + 1)
     assert moved.digest == lesson.digest
 

@@ -22,7 +22,7 @@ def test_targets_are_positions_in_the_sorted_classes(store):
     dataset = load_dataset(store)
     assert dataset.classes == tuple("0123456789")
     assert dataset.labels.tolist() == store.labels.tolist()
-    assert np.shares_memory(dataset.read_features(), store.features)
+    assert np.shares_memory(np.asarray(dataset.take_features()), store.features)
 
 
 def test_items_without_a_label_are_left_out_and_said(tmp_path):
@@ -37,7 +37,7 @@ def test_items_without_a_label_are_left_out_and_said(tmp_path):
     dataset = load_dataset(embed(tmp_path / "table.csv", tmp_path / "f"))
     assert len(dataset) == 5
     assert "1 of 6 items have no label" in dataset.notes[0]
-    assert dataset.read_features().shape == (5, 240)
+    assert dataset.take_features().shape == (5, 240)
 
 
 def test_no_labels_and_one_class_are_errors(tmp_path):

@@ -1,0 +1,88 @@
+"""A classifier with calibrated probabilities, which its scores of held-out items have taught it."""
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.model_selection import check_cv
+from sklearn.utils.validation import check_is_fitted
+
+from featx.heads.calibration import Calibrator
+from featx.heads.linear import accept_items
+from featx.heads.rows import FeatureRows
+from featx.heads.sweeps import Split, score_items
+
+Scores = NDArray[np.floating[Any]]
+
+
+class CalibratedHead(ClassifierMixin, BaseEstimator):
+    """A classifier fitted to all items, whose scores a `Calibrator` turns into probabilities.
+
+    The calibrator learns from scores of items that were held out when they were scored.
+    Tuning has them already; whoever has not leaves them to be made on folds, as
+    scikit-learn's CalibratedClassifierCV does with `ensemble=False`.
+
+    Args:
+        classifier: What is calibrated, not fitted.
+        method: One of `featx.heads.calibration.METHODS`.
+        cv: Folds to make held-out scores on: a number, or the items to learn from and those
+            held out of each.
+
+    Attributes:
+        classes_: (n_classes,), sorted.
+        classifier_: The classifier, fitted to all items.
+        calibrator_: The calibrator.
+    """
+
+    def __init__(self, classifier: Any, method: str = "temperature", cv: int | Sequence[Split] = 3) -> None:  # noqa: ANN401 - a scikit-learn classifier
+        self.classifier = classifier
+        self.method = method
+        self.cv = cv
+
+    def fit(
+        self, X: ArrayLike | FeatureRows, y: ArrayLike, held_out: tuple[Scores, NDArray[Any]] | None = None
+    ) -> Self:
+        """Fit the classifier to all items, and the calibrator to held-out scores.
+
+        Args:
+            X: (n_items, dim).
+            y: (n_items,).
+            held_out: Scores (n, n_classes) of items that were held out, and the class of each;
+                None makes them on the folds.
+        """
+        rows, y = accept_items(self, X, y)
+        self.classes_, positions = np.unique(y, return_inverse=True)
+        scores, own = (self._hold_out(rows, positions), y) if held_out is None else held_out
+        targets = np.searchsorted(self.classes_, own)
+        learnt = np.isfinite(scores[np.arange(len(scores)), targets])  # not where its class was held out as a whole
+        self.calibrator_ = Calibrator(self.method).fit(scores[learnt], targets[learnt])
+        self.classifier_ = clone(self.classifier).fit(_give(self.classifier, rows), positions)
+        return self
+
+    def predict_proba(self, X: ArrayLike | FeatureRows) -> NDArray[np.float64]:
+        """Return calibrated probabilities (n_items, n_classes)."""
+        check_is_fitted(self)
+        rows = FeatureRows.wrap(X)
+        scores = score_items(self.classifier_, _give(self.classifier_, rows), len(self.classes_))
+        probabilities: NDArray[np.float64] = self.calibrator_.predict_proba(scores)
+        return probabilities
+
+    def predict(self, X: ArrayLike | FeatureRows) -> NDArray[Any]:
+        """Return the most probable class (n_items,)."""
+        chosen: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return chosen
+
+    def _hold_out(self, rows: FeatureRows, positions: NDArray[np.intp]) -> Scores:
+        scores = np.full((len(rows), len(self.classes_)), -np.inf)
+        splits = check_cv(self.cv, positions, classifier=True).split(np.zeros(len(rows)), positions)
+        for train, held in splits:
+            model = clone(self.classifier).fit(_give(self.classifier, rows.take(train)), positions[train])
+            scores[held] = score_items(model, _give(model, rows.take(held)), len(self.classes_))
+        return scores
+
+
+def _give(classifier: Any, rows: FeatureRows) -> FeatureRows | NDArray[np.float32]:  # noqa: ANN401 - a scikit-learn classifier
+    """Give a classifier of this package rows, which it does not copy, and any other an array."""
+    return rows if hasattr(classifier, "scaling") else np.asarray(rows)

@@ -1,0 +1,210 @@
+"""Ridge regression on targets -1 and 1: leave-one-out over a whole path of alphas from one factorisation."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import linalg
+from sklearn.utils.class_weight import compute_sample_weight
+
+from featx.heads.gram import accumulate_gram
+from featx.heads.linear import BINARY, LinearHead, spread_margins, unfold
+from featx.heads.rows import BLOCK_BYTES, FeatureRows
+from featx.heads.scaling import Floats, Frame, Moments, measure_lengths
+
+Doubles = NDArray[np.float64]
+Rows = slice | NDArray[np.intp]
+Project = Callable[[Rows], NDArray[Any]]
+
+#: What is left of a residual's denominator for an item that alone decides its prediction.
+_LEAST = 1e-6
+
+
+class ScaledRidge(LinearHead):
+    """scikit-learn's RidgeClassifier after a scaling, without a scaled copy of the features.
+
+    Args:
+        alpha: Strength of the penalty.
+        scaling: One of `featx.specs.SCALINGS`.
+        class_weight: None, or `balanced` for classes that count the same.
+    """
+
+    def __init__(self, alpha: float = 1.0, scaling: str = "none", class_weight: str | None = None) -> None:
+        self.alpha = alpha
+        self.scaling = scaling
+        self.class_weight = class_weight
+
+    def fit(self, X: ArrayLike | FeatureRows, y: ArrayLike) -> Self:
+        """Fit to features (n_items, dim) and targets (n_items,)."""
+        rows, positions = self._learn_classes(X, y)
+        system = RidgeSystem.prepare(rows, positions, self.scaling, self.class_weight)
+        return self._set_coefficients(*system.solve(self.alpha))
+
+    def score_classes(self, X: ArrayLike | FeatureRows) -> Floats:
+        """Return the margins, (n_items, n_classes): each class was regressed for itself."""
+        return spread_margins(self.decision_function(X))
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeSystem:
+    """The normal equations of ridge regression, with the weighted means taken out.
+
+    (X^T W X + alpha I) B = X^T W Y, or X^T (X X^T + alpha W^-1)^-1 Y where items are fewer
+    than features (Hoerl & Kennard 1970; Saunders, Gammerman & Vovk 1998 for the dual form).
+
+    Attributes:
+        X: (n_items, dim).
+        lengths: float32 (n_items,), for the scaling `l2`; else None.
+        frame: The scale of each feature.
+        mean: float32 (dim,), weighted mean of the features before they are scaled.
+        weights: float64 (n_items,).
+        targets: float32 (n_items, n_outputs), -1 or 1.
+        target_mean: float64 (n_outputs,), weighted.
+    """
+
+    X: FeatureRows
+    lengths: Floats | None
+    frame: Frame
+    mean: Floats
+    weights: Doubles
+    targets: Floats
+    target_mean: Doubles
+
+    @classmethod
+    def prepare(cls, X: FeatureRows, positions: NDArray[np.intp], scaling: str, class_weight: str | None) -> Self:
+        """Measure scaling and means.
+
+        Args:
+            X: (n_items, dim), not scaled.
+            positions: int (n_items,), classes from 0, each with an item.
+            scaling: One of `SCALINGS`.
+            class_weight: None or `balanced`.
+        """
+        lengths = measure_lengths(X, scaling)
+        weights = compute_sample_weight(class_weight, positions)
+        both = Moments.measure(X, np.stack([np.ones(len(X)), weights], axis=1), lengths)
+        n_classes = int(positions.max()) + 1
+        columns = np.arange(1, 2) if n_classes == BINARY else np.arange(n_classes)
+        targets = np.where(positions[:, None] == columns, np.float32(1), np.float32(-1))
+        target_mean = weights @ targets / weights.sum()
+        mean = both.means[1].astype(np.float32)
+        return cls(X, lengths, Frame.make(scaling, both), mean, weights, targets, target_mean)
+
+    def solve(self, alpha: float) -> tuple[Floats, Floats]:
+        """Return coefficients (dim, n_outputs) and intercepts (n_outputs,) for features as they come."""
+        centred = self._centre_targets()
+        if self.is_wide:
+            items = self._prepare(slice(None), self.X[:])
+            kernel = (items @ items.T).astype(np.float64)
+            kernel.flat[:: len(kernel) + 1] += alpha
+            dual = linalg.solve(kernel, centred, assume_a="pos", overwrite_a=True, check_finite=False)
+            coef = (items.T @ dual.astype(np.float32)).astype(np.float64)
+        else:
+            products, product = accumulate_gram(self.X, self._prepare, centred.astype(np.float32))
+            gram = products.astype(np.float64, order="F")
+            gram.T.flat[:: len(gram) + 1] += alpha
+            coef = linalg.solve(gram, product, assume_a="pos", lower=True, overwrite_a=True, check_finite=False)
+        return unfold(coef, self.target_mean, Frame(self.mean, self.frame.scale))
+
+    def leave_out(self, alphas: Sequence[float], units: NDArray[np.intp]) -> Floats:
+        """Predict every item by the regression on all others, exactly, for every alpha.
+
+        One factorisation gives the hat matrix H of every alpha. The residual of an item that
+        is left out is e / (1 - h) (Golub, Heath & Wahba 1979, Generalized cross-validation,
+        section 2); of items that are left out together, a unit, it is (I - H_uu)^-1 e_u
+        (Cook & Weisberg 1982, Residuals and Influence in Regression, section 3.6). The means
+        are left out with them; the scaling and the weights of the classes are those of all items.
+
+        Args:
+            alphas: Strengths of the penalty.
+            units: int (n_items,), which items are left out together, such as those of a group.
+
+        Returns:
+            float32 (n_alphas, n_items, n_outputs), the predictions.
+        """
+        centred = self._centre_targets()
+        values, project, product = self._factorise(centred)
+        inverses = (1 / (values[:, None] + np.asarray(alphas))).astype(project(slice(0, 1)).dtype)
+        share = np.sqrt(self.weights / self.weights.sum())  # the mean's part of the hat matrix
+        predictions = np.empty((len(alphas), *self.targets.shape), np.float32)
+        for rows, alone in cut_units(units, self.X.shape[1]):
+            projected = project(rows)
+            leverages = np.square(projected) @ inverses + share[rows, None] ** 2
+            for at, inverse in enumerate(inverses.T):
+                residuals = centred[rows] - projected @ (inverse[:, None] * product)
+                if alone:
+                    residuals /= np.maximum(1 - leverages[:, at : at + 1], _LEAST)
+                else:
+                    hat = (projected * inverse) @ projected.T + np.outer(share[rows], share[rows])
+                    _leave_units(residuals, units[rows], hat)
+                predictions[at, rows] = self.targets[rows] - residuals / np.sqrt(self.weights[rows])[:, None]
+        return predictions
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether items are fewer than features."""
+        return len(self.X) < self.X.shape[1]
+
+    def _factorise(self, centred: Doubles) -> tuple[Doubles, Project, NDArray[Any]]:
+        """Factorise the items, U S V^T.
+
+        Returns:
+            The squares of S, what gives some rows of U S, and (U S)^T times the targets.
+        """
+        if self.is_wide:
+            items = self._prepare(slice(None), self.X[:]).astype(np.float64)
+            values, left = linalg.eigh(items @ items.T, overwrite_a=True, check_finite=False)
+            values = np.maximum(values, 0)
+            projected = left * np.sqrt(values)
+            return values, projected.__getitem__, projected.T @ centred
+        gram, product = accumulate_gram(self.X, self._prepare, centred.astype(np.float32))
+        values, vectors = linalg.eigh(gram.astype(np.float64, order="F"), overwrite_a=True, check_finite=False)
+        del gram
+        basis = np.ascontiguousarray(vectors, np.float32)
+
+        def project(rows: Rows) -> NDArray[Any]:
+            return self._prepare(rows, self.X[rows]) @ basis
+
+        return np.maximum(values, 0), project, (vectors.T @ product).astype(np.float32)
+
+    def _centre_targets(self) -> Doubles:
+        return (self.targets - self.target_mean) * np.sqrt(self.weights)[:, None]
+
+    def _prepare(self, rows: Rows, block: Floats) -> Floats:
+        """Return a block of items scaled, centred and weighted, in new memory."""
+        prepared = block - self.mean if self.lengths is None else block / self.lengths[rows, None] - self.mean
+        prepared *= (np.sqrt(self.weights[rows])[:, None]).astype(np.float32)
+        prepared /= self.frame.scale
+        return prepared
+
+
+def cut_units(units: NDArray[np.intp], dim: int) -> Iterator[tuple[Rows, bool]]:
+    """Yield the items in blocks that keep units whole, and whether each item of a block is a unit by itself."""
+    step = max(64, BLOCK_BYTES // (4 * dim))
+    sizes = np.bincount(units)[units]
+    alone = np.flatnonzero(sizes == 1)
+    for start in range(0, len(alone), step):
+        rows = alone[start : start + step]
+        yield slice(rows[0], rows[-1] + 1) if len(alone) == len(units) else rows, True
+    together = np.flatnonzero(sizes > 1)
+    together = together[np.argsort(units[together], kind="stable")]
+    start = 0
+    while start < len(together):
+        stop = min(start + step, len(together))
+        if stop < len(together):  # back to where its last unit begins, or on to the end of a unit that is larger
+            first = np.searchsorted(units[together], units[together[stop]])
+            stop = (
+                int(first) if first > start else int(np.searchsorted(units[together], units[together[start]], "right"))
+            )
+        yield together[start:stop], False
+        start = stop
+
+
+def _leave_units(residuals: Doubles, units: NDArray[np.intp], hat: Doubles) -> None:
+    """Replace the residuals of each unit by those of the regression without it."""
+    for unit in np.unique(units):
+        members = np.flatnonzero(units == unit)
+        system = np.eye(len(members)) - hat[np.ix_(members, members)]
+        residuals[members] = linalg.lstsq(system, residuals[members])[0]

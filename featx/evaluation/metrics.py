@@ -72,7 +72,7 @@ class Evaluation:
     Attributes:
         n_items: Number of items.
         accuracy: Part of the items that were predicted correctly.
-        mean_per_class_accuracy: Mean of the classes' recalls.
+        mean_per_class_accuracy: Mean of the classes' recalls, also called balanced accuracy.
         macro_f1: Mean of the classes' F1.
         log_loss: Mean of -ln(probability of the true class), in nats.
         expected_calibration_error: Mean distance between confidence and accuracy over 15 bins.

@@ -80,7 +80,7 @@ def compare_pair(
     P. Laake, "The McNemar test for binary matched-pairs data: mid-p and asymptotic are
     better than exact conditional", BMC Medical Research Methodology 13 (2013), 91). At
     the 5 % level it is wrong in 4 to 5 % of comparisons of equals that differ on at
-    least ten items, where the exact test is in 2 to 4 % (`benchmarks/intervals.py`);
+    least ten items, where the exact test is in 3 to 5 % (`benchmarks/intervals.py`);
     on fewer items both are wrong less often, and see less.
 
     With groups it is the test that flips the signs of whole groups: were the two

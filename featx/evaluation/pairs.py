@@ -90,8 +90,8 @@ def compare_pair(
     computation serves both; it is exact, not drawn.
 
     The interval is the percentile bootstrap of items, or of groups, drawn for both at
-    once. Where fewer than 30 of them differ it holds the truth in 84 to 94 % of the
-    cases, and the score interval, in 93 to 97 %, takes its place (T. Tango, "Equivalence
+    once. Where fewer than 30 of them differ it held the truth in as few as 84 % of the
+    simulations, and the score interval, with 93 to 98 %, takes its place (T. Tango, "Equivalence
     test and confidence interval for the difference in proportions for the paired-sample
     design", Statistics in Medicine 17 (1998), 891-908), with groups at the number of
     items that they are worth. Two classifiers that agree on all of n items are so known

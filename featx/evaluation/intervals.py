@@ -4,9 +4,9 @@ Items that share a group (a patient, a burst) are not independent. With groups,
 the bootstrap draws whole groups, and Wilson's interval counts the items at what
 they are worth together.
 
-The plain percentiles of resamples are too narrow for a few hundred items: in
-`benchmarks/intervals.py` they held the truth in 72 to 95 % of the data sets, where
-`fit_fraction` and `studentize` hold it in 91 to 98 %.
+Plain percentiles of resamples are too narrow for a few hundred items: in simulations
+like those of `benchmarks/intervals.py` they held the truth in 72 to 95 % of the data
+sets, where `fit_fraction` and `studentize` hold it in 93 to 98 %.
 """
 
 import math

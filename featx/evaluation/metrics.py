@@ -72,7 +72,7 @@ class Evaluation:
     Attributes:
         n_items: Number of items.
         accuracy: Part of the items that were predicted correctly.
-        mean_per_class_accuracy: Mean of the classes' recalls.
+        mean_per_class_accuracy: Mean of the classes' recalls, also called balanced accuracy.
         macro_f1: Mean of the classes' F1.
         log_loss: Mean of -ln(probability of the true class), in nats.
         expected_calibration_error: Mean distance between confidence and accuracy over 15 bins.
@@ -183,8 +183,7 @@ def evaluate(
     ranked = min(resamples, max(_FEWEST_AUC_RESAMPLES, _AUC_WORK // chances.size))
     intervals = {
         "accuracy": _measure_accuracy(chosen == truth, units),
-        **_measure_classes(sample, make_class_scores(chances, truth, chosen), resamples),
-        "log_loss": _measure_loss(sample, make_log_loss(losses, units), resamples),
+        **_measure_classes(sample, make_class_scores(chances, truth, chosen), make_log_loss(losses, units), resamples),
         "roc_auc": sample.measure_fraction(*sample.measure(make_roc_auc(chances, truth), ranked)[0]),
     }
     confusion = _count_confusion(truth, chosen, len(classes))
@@ -272,18 +271,22 @@ class _Sample:
         return point, *fit_fraction(point, values, self.n_units, count_units(self.targets, self.groups))
 
 
-def _measure_classes(sample: _Sample, scores: WeightedMetric, resamples: int) -> dict[str, _Interval]:
-    columns = dict(zip(CLASS_SCORES, sample.measure(scores, resamples), strict=True))
-    error, errors = columns.pop("expected_calibration_error")
-    ends = reflect_interval(error, *take_percentiles(errors, sample.n_units))
-    fractions = {name: sample.measure_fraction(*column) for name, column in columns.items()}
-    return fractions | {"expected_calibration_error": (error, *ends)}
+def _measure_classes(
+    sample: _Sample, scores: WeightedMetric, log_loss: WeightedMetric, resamples: int
+) -> dict[str, _Interval]:
+    """Measure `CLASS_SCORES` and the log-loss, on the same resamples."""
 
+    def measure(weights: FloatArray) -> FloatArray:
+        return np.concatenate([scores(weights), log_loss(weights)], axis=1)
 
-def _measure_loss(sample: _Sample, log_loss: WeightedMetric, resamples: int) -> _Interval:
-    (point, values), (error, errors) = sample.measure(log_loss, resamples)
-    low, high = studentize(point, error, values, errors)
-    return point, float(np.maximum(low, 0)), high  # np.maximum keeps NaN
+    *columns, (loss, losses), (loss_error, loss_errors) = sample.measure(measure, resamples)
+    named = dict(zip(CLASS_SCORES, columns, strict=True))
+    error, errors = named.pop("expected_calibration_error")
+    low, high = studentize(loss, loss_error, losses, loss_errors)
+    return {name: sample.measure_fraction(*column) for name, column in named.items()} | {
+        "expected_calibration_error": (error, *reflect_interval(error, *take_percentiles(errors, sample.n_units))),
+        "log_loss": (loss, float(np.maximum(low, 0)), high),  # np.maximum keeps NaN
+    }
 
 
 def _measure_accuracy(correct: NDArray[np.bool_], groups: IntArray | None) -> _Interval:

@@ -88,11 +88,14 @@ def make_log_loss(losses: FloatArray, groups: IntArray | None) -> WeightedMetric
     Returns:
         The metric: weights (n_items, n_resamples) to values (n_resamples, 2).
     """
+    from scipy.sparse import csr_array
+
     units = np.arange(losses.size) if groups is None else groups
-    firsts = np.unique(units, return_index=True)[1]
+    firsts = slice(None) if groups is None else np.unique(groups, return_index=True)[1]
     sizes = np.bincount(units).astype(np.float64)
     totals = np.bincount(units, weights=losses)
-    moments = np.stack([sizes, sizes**2, sizes * totals, totals**2])
+    # A sparse product, as a dense one of so few rows would wait for threads longer than it computes.
+    moments = csr_array(np.stack([sizes, sizes**2, sizes * totals, totals**2]))
 
     def score(weights: FloatArray) -> FloatArray:
         mean = losses @ weights / weights.sum(axis=0)

@@ -38,6 +38,7 @@ TABLE = "logreg,ridge,lda,linear-svm,svm,knn,centroid,naive-bayes,random-forest,
 
 
 def make_features(n_items, dim, n_classes, seed=0, rank=32):
+    """Make post-ReLU features of low-rank classes and noise, and targets."""
     random = np.random.default_rng(seed)
     basis = random.standard_normal((rank, dim)) / np.sqrt(rank)
     centres = 0.6 * random.standard_normal((n_classes, rank))
@@ -51,6 +52,7 @@ def make_features(n_items, dim, n_classes, seed=0, rank=32):
 
 
 def fit_ours(name, X, y, folds):
+    """Tune and fit a head of featx."""
     from dataclasses import replace
 
     from featx.heads import find_head, fit_head, tune
@@ -64,10 +66,11 @@ def fit_ours(name, X, y, folds):
     head = replace(head, grid={parameter: tuple(values.tolist())}, grid_unit=0)
     spec = HeadSpec(name, scaling="standard" if name == "logreg" else "none")
     tuned = tune(head, X, y, folds, spec=spec)
-    return fit_head(head, X, y, tuned.spec, folds, held_out=(tuned.scores, y)).estimator
+    return fit_head(head, X, y, tuned.spec, folds, held_out=(tuned.scores, y), fitted=tuned.fitted).estimator
 
 
 def fit_theirs(name, X, y, folds):
+    """Fit what scikit-learn has for the same."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
     from sklearn.model_selection import GridSearchCV, PredefinedSplit
@@ -124,6 +127,7 @@ def measure(name, who, folder):
 
 
 def run_speed(options):
+    """Measure each head beside scikit-learn's."""
     for n_classes in options.classes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -205,6 +209,7 @@ def embed_digits(folder):
 
 
 def describe_machine():
+    """Say what ran this."""
     packages = ("featx", "numpy", "scipy", "scikit-learn")
     return {
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},
@@ -213,6 +218,7 @@ def describe_machine():
 
 
 def main():
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     speed = commands.add_parser("speed")

@@ -42,7 +42,11 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
         self.cv = cv
 
     def fit(
-        self, X: ArrayLike | FeatureRows, y: ArrayLike, held_out: tuple[Scores, NDArray[Any]] | None = None
+        self,
+        X: ArrayLike | FeatureRows,
+        y: ArrayLike,
+        held_out: tuple[Scores, NDArray[Any]] | None = None,
+        fitted: Any = None,  # noqa: ANN401 - a scikit-learn classifier
     ) -> Self:
         """Fit the classifier to all items, and the calibrator to held-out scores.
 
@@ -51,6 +55,7 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
             y: (n_items,).
             held_out: Scores (n, n_classes) of items that were held out, and the class of each;
                 None makes them on the folds.
+            fitted: The classifier fitted to all items, its classes positions; None fits it.
         """
         rows, y = accept_items(self, X, y)
         self.classes_, positions = np.unique(y, return_inverse=True)
@@ -58,7 +63,7 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
         targets = np.searchsorted(self.classes_, own)
         learnt = np.isfinite(scores[np.arange(len(scores)), targets])  # not where its class was held out as a whole
         self.calibrator_ = Calibrator(self.method).fit(scores[learnt], targets[learnt])
-        self.classifier_ = clone(self.classifier).fit(_give(self.classifier, rows), positions)
+        self.classifier_ = fitted or clone(self.classifier).fit(_give(self.classifier, rows), positions)
         return self
 
     def predict_proba(self, X: ArrayLike | FeatureRows) -> NDArray[np.float64]:

@@ -28,12 +28,15 @@ def fit_temperature(scores: NDArray[Any], positions: NDArray[np.intp]) -> float:
         scores: float (n_items, n_classes); minus infinity for a class not learnt.
         positions: int (n_items,), the column of each item's class; its score is finite.
     """
-    scores = scores.astype(np.float64)
-    own = scores[np.arange(len(scores)), positions]
+    # Beside the largest score none is above 0: no overflow, and float32 is enough for what is summed over all items.
+    below = (scores - scores.max(axis=1, keepdims=True)).astype(np.float32)
+    own = float(below[np.arange(len(below)), positions].mean(dtype=np.float64))
+    work = np.empty_like(below)
 
     def measure_loss(log_factor: float) -> float:
         factor = math.exp(log_factor)
-        return float(np.mean(special.logsumexp(factor * scores, axis=1) - factor * own))
+        np.exp(np.multiply(below, np.float32(factor), out=work), out=work)
+        return float(np.log(work.sum(axis=1)).mean(dtype=np.float64)) - factor * own
 
     return math.exp(optimize.minimize_scalar(measure_loss, bounds=(-10, 10), method="bounded").x)
 

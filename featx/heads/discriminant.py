@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
+from scipy.linalg import blas
 
 from featx.heads.gram import accumulate_gram
 from featx.heads.linear import BINARY, LinearHead, unfold
@@ -59,7 +60,7 @@ class ShrunkDiscriminant(LinearHead):
             scatter = Scatter.measure(rows, positions, everything, lengths, covariance=covariance)
             solutions = scatter.solve(None, self.scaling, [self.shrinkage], self.priors)
         coef, intercept = next(solutions)
-        return self._set_coefficients(coef, intercept)
+        return self.set_coefficients(coef, intercept)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +173,18 @@ class Scatter:
             covariance = self.products[kept[0]].astype(np.float64, order="F")
             for at in kept[1:]:
                 covariance += self.products[at]
-            covariance -= rooted.T @ rooted
-            covariance /= scale[:, None] * total
-            covariance /= scale
+            covariance = blas.dsyrk(-1 / total, rooted.T, beta=1 / total, c=covariance, overwrite_c=True, lower=True)
+            if (scale != 1).any():
+                covariance /= scale[:, None]
+                covariance /= scale
         trace = float((within / total / scale**2).sum())
         statistics = Statistics(counts, offsets / scale, trace, covariance, len(scale))
         for coef, intercept in solve_discriminants(statistics, shrinkages, priors):
             yield unfold(coef, intercept, frame)
+
+    def fit(self, model: ShrunkDiscriminant, n_classes: int) -> ShrunkDiscriminant:
+        """Fit a head to all items, whose classes are 0, 1 ..., without another pass over them."""
+        return model.adopt(*next(self.solve(None, model.scaling, [model.shrinkage], model.priors)), n_classes)
 
     def find_present(self, fold: int | None) -> NDArray[np.intp]:
         """Return the classes that have an item outside of a fold."""

@@ -66,6 +66,7 @@ def fit_head(
     *,
     units: ArrayLike | None = None,
     held_out: tuple[NDArray[np.floating[Any]], NDArray[np.int64]] | None = None,
+    fitted: Any = None,  # noqa: ANN401 - a scikit-learn classifier
 ) -> FittedHead:
     """Fit a head to all items.
 
@@ -85,6 +86,8 @@ def fit_head(
             that stops early does so by whole units. None for none.
         held_out: Scores (n, n_classes) of items while they were held out, a column for each
             distinct target of `y` in order, and the target of each.
+        fitted: The classifier as tuning on the same items fitted it, if it did; calibration is all
+            that is left to do.
 
     Returns:
         The fitted pipeline, and notes.
@@ -97,7 +100,9 @@ def fit_head(
     rows, y = check_data(X, y)
     splits = split_folds(folds, y)
     model = _assemble(head, spec, splits)
-    learning: dict[str, Any] = {"classifier__held_out": held_out} if isinstance(model[-1], CalibratedHead) else {}
+    learning: dict[str, Any] = {}
+    if isinstance(model[-1], CalibratedHead):
+        learning = {"classifier__held_out": held_out, "classifier__fitted": fitted}
     if head.stops_early and not learning:
         learning["classifier__validation"] = hold_out_units(y, spec.seed, units)
     features = rows if head.folds_scaling else np.asarray(rows)

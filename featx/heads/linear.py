@@ -80,7 +80,12 @@ class LinearHead(ClassifierMixin, BaseEstimator):
             raise ValueError(msg)
         return rows, positions
 
-    def _set_coefficients(self, coef: Floats, intercept: Floats) -> Self:
+    def adopt(self, coef: Floats, intercept: Floats, n_classes: int) -> Self:
+        """Become a head whose classes are 0, 1 ... and whose coefficients are those that `unfold` returned."""
+        self.classes_, self.n_features_in_ = np.arange(n_classes), len(coef)
+        return self.set_coefficients(coef, intercept)
+
+    def set_coefficients(self, coef: Floats, intercept: Floats) -> Self:
         """Set what `unfold` returned; the margins of two classes become one."""
         if coef.shape[1] == BINARY:
             coef, intercept = coef[:, 1:] - coef[:, :1], intercept[1:] - intercept[:1]

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -15,9 +15,13 @@ from featx.heads.descent import Minimum, Point, descend
 from featx.heads.linear import BINARY, LinearHead, unfold
 from featx.heads.rows import FeatureRows
 from featx.heads.scaling import Floats, Frame, Moments, measure_lengths
+from featx.heads.whitening import Coordinates, Whitening
 
 #: The logit of a class that a fold has no item of: never chosen, and no infinity to compute with.
 NEVER = np.float32(-1e30)
+
+#: Below this mean curvature, training items are told apart without doubt, and the penalty is all that matters.
+_LEAST_CURVATURE = 1e-6
 
 
 class ScaledLogisticRegression(LinearHead):
@@ -61,7 +65,7 @@ class ScaledLogisticRegression(LinearHead):
         if not solution.converged:
             msg = f"lbfgs failed to converge after {solution.steps} iterations; increase max_iter or scale the data"
             warnings.warn(msg, ConvergenceWarning, stacklevel=2)
-        return self._set_coefficients(*unfold(*loss.split(solution.x, 0), loss.frames[0]))
+        return self.set_coefficients(*unfold(*loss.split(solution.x, 0), loss.frames[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +134,17 @@ class SoftmaxLoss:
 
     def evaluate(
         self, points: Mapping[int, Floats], penalties: NDArray[np.float64], tols: NDArray[np.float64]
-    ) -> dict[int, Point]:
+    ) -> tuple[dict[int, Point], float]:
         """Compute penalised losses and their gradients in one pass over the features.
 
         Args:
             points: By problem, float32 (dim + 1, n_outputs): weights, and the bias in the last row.
             penalties: float64 (n_problems,), what half the squared weights are multiplied by.
             tols: float64 (n_problems,), the largest gradient of a point that is done.
+
+        Returns:
+            What is known at the points, and the mean square of the residuals, which for
+            probabilities that can be believed is the mean of p (1 - p).
         """
         active, width = list(points), self.n_outputs
         coef = np.concatenate([points[f][:-1] / self.frames[f].scale[:, None] for f in active], axis=1)
@@ -146,7 +154,7 @@ class SoftmaxLoss:
         )
         weights = np.ascontiguousarray(self.weights[:, active])
         losses, bias = np.zeros(len(active)), np.zeros((len(active), width), np.float32)
-        gradient = np.zeros_like(coef)
+        gradient, squares = np.zeros_like(coef), 0.0
         for rows, block in self.X.iterate_blocks(coef.shape[1]):
             logits = block @ coef
             if self.lengths is not None:
@@ -155,6 +163,7 @@ class SoftmaxLoss:
             each = logits.reshape(len(block), len(active), width)
             losses += _compute_residuals(each, self.positions[rows], weights[rows])
             bias += each.sum(axis=0)
+            squares += float(np.vdot(logits, logits))
             if self.lengths is not None:
                 logits /= self.lengths[rows, None]
             gradient += block.T @ logits
@@ -167,7 +176,7 @@ class SoftmaxLoss:
             slope = np.concatenate([part, bias[at : at + 1] / np.float32(total)])
             value = losses[at] / total + penalties[f] / 2 * float(np.vdot(points[f][:-1], points[f][:-1]))
             found[f] = Point(value, slope, bool(np.abs(slope).max() <= tols[f]))
-        return found
+        return found, squares / max(1.0, float(weights.sum(dtype=np.float64)) * width)
 
 
 def follow_path(
@@ -192,21 +201,46 @@ def follow_path(
     totals = loss.weights.sum(axis=0, dtype=np.float64)
     start = np.zeros((loss.X.shape[1] + 1, loss.n_outputs), np.float32)
     trail: list[list[Floats]] = [[start] * n_problems]
+    whitening = Whitening.measure(loss.X, loss.lengths, loss.frames)
     for C, tol in candidates:
         penalties, tols = 1 / (C * totals * loss.sizes**2), tol / loss.sizes
         last, before = trail[-1], trail[-2 if len(trail) > 2 else -1]  # noqa: PLR2004 - the zeros are no solution
-        descents = {f: descend(last[f] + (last[f] - before[f]), max_steps) for f in range(n_problems)}
-        points = {f: next(descent) for f, descent in descents.items()}
-        found: dict[int, Minimum] = {}
-        while points:
-            for f, point in loss.evaluate(points, penalties, tols).items():
-                try:
-                    points[f] = descents[f].send(point)
-                except StopIteration as stop:
-                    found[f] = stop.value
-                    del points[f]
+        starts = {f: x + (x - y) for f, (x, y) in enumerate(zip(last, before, strict=True))}
+        known, curvature = loss.evaluate(starts, penalties, tols)
+        found = {f: Minimum(starts[f], 0, converged=True) for f, point in known.items() if point.done}
+        rest = {f: starts[f] for f in starts if f not in found}
+        if rest:
+            coordinates = whitening.factorise(max(curvature, _LEAST_CURVATURE), float(penalties.mean()))
+            found |= _descend_together(loss, coordinates, rest, known, (penalties, tols), max_steps)
         trail = [*trail[-2:], [found[f].x for f in range(n_problems)]]
         yield [found[f] for f in range(n_problems)]
+
+
+def _descend_together(
+    loss: SoftmaxLoss,
+    coordinates: Coordinates,
+    starts: Mapping[int, Floats],
+    known: Mapping[int, Point],
+    limits: tuple[NDArray[np.float64], NDArray[np.float64]],
+    max_steps: int,
+) -> dict[int, Minimum]:
+    """Minimise several problems from starts at which their values are known, one pass for the next point of each."""
+    descents = {f: descend(coordinates.enter(start), max_steps) for f, start in starts.items()}
+    points = {f: next(descent) for f, descent in descents.items()}
+    found: dict[int, Minimum] = {}
+    known = {f: known[f] for f in starts}
+    while points:
+        slopes = coordinates.pull({f: point.gradient for f, point in known.items()})
+        for f, point in known.items():
+            try:
+                points[f] = descents[f].send(replace(point, gradient=slopes[f]))
+            except StopIteration as stop:
+                found[f] = stop.value
+                del points[f]
+        if points:
+            known, _ = loss.evaluate(coordinates.leave(points), *limits)
+    solved = coordinates.leave({f: minimum.x for f, minimum in found.items()})
+    return {f: replace(minimum, x=solved[f]) for f, minimum in found.items()}
 
 
 def _compute_residuals(logits: Floats, positions: NDArray[np.intp], weights: Floats) -> NDArray[np.float64]:

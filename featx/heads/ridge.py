@@ -40,7 +40,7 @@ class ScaledRidge(LinearHead):
         """Fit to features (n_items, dim) and targets (n_items,)."""
         rows, positions = self._learn_classes(X, y)
         system = RidgeSystem.prepare(rows, positions, self.scaling, self.class_weight)
-        return self._set_coefficients(*system.solve(self.alpha))
+        return self.set_coefficients(*system.solve(self.alpha))
 
     def score_classes(self, X: ArrayLike | FeatureRows) -> Floats:
         """Return the margins, (n_items, n_classes): each class was regressed for itself."""
@@ -108,7 +108,7 @@ class RidgeSystem:
             coef = linalg.solve(gram, product, assume_a="pos", lower=True, overwrite_a=True, check_finite=False)
         return unfold(coef, self.target_mean, Frame(self.mean, self.frame.scale))
 
-    def leave_out(self, alphas: Sequence[float], units: NDArray[np.intp]) -> Floats:
+    def follow_path(self, alphas: Sequence[float], units: NDArray[np.intp]) -> "RidgePath":
         """Predict every item by the regression on all others, exactly, for every alpha.
 
         One factorisation gives the hat matrix H of every alpha. The residual of an item that
@@ -120,13 +120,10 @@ class RidgeSystem:
         Args:
             alphas: Strengths of the penalty.
             units: int (n_items,), which items are left out together, such as those of a group.
-
-        Returns:
-            float32 (n_alphas, n_items, n_outputs), the predictions.
         """
         centred = self._centre_targets()
-        values, project, product = self._factorise(centred)
-        inverses = (1 / (values[:, None] + np.asarray(alphas))).astype(project(slice(0, 1)).dtype)
+        values, basis, product, project = self._factorise(centred)
+        inverses = (1 / (values[:, None] + np.asarray(alphas))).astype(product.dtype)
         share = np.sqrt(self.weights / self.weights.sum())  # the mean's part of the hat matrix
         predictions = np.empty((len(alphas), *self.targets.shape), np.float32)
         for rows, alone in cut_units(units, self.X.shape[1]):
@@ -140,34 +137,36 @@ class RidgeSystem:
                     hat = (projected * inverse) @ projected.T + np.outer(share[rows], share[rows])
                     _leave_units(residuals, units[rows], hat)
                 predictions[at, rows] = self.targets[rows] - residuals / np.sqrt(self.weights[rows])[:, None]
-        return predictions
+        return RidgePath(self, predictions, values, basis, product)
 
     @property
     def is_wide(self) -> bool:
         """Whether items are fewer than features."""
         return len(self.X) < self.X.shape[1]
 
-    def _factorise(self, centred: Doubles) -> tuple[Doubles, Project, NDArray[Any]]:
+    def _factorise(self, centred: Doubles) -> "tuple[Doubles, Floats | None, NDArray[Any], Project]":
         """Factorise the items, U S V^T.
 
         Returns:
-            The squares of S, what gives some rows of U S, and (U S)^T times the targets.
+            The squares of S; V, where it was made; (U S)^T times the targets; what gives some rows of U S.
         """
         if self.is_wide:
             items = self._prepare(slice(None), self.X[:]).astype(np.float64)
-            values, left = linalg.eigh(items @ items.T, overwrite_a=True, check_finite=False)
+            values, left = linalg.eigh(items @ items.T, overwrite_a=True, check_finite=False, driver="evd")
             values = np.maximum(values, 0)
             projected = left * np.sqrt(values)
-            return values, projected.__getitem__, projected.T @ centred
+            return values, None, projected.T @ centred, projected.__getitem__
         gram, product = accumulate_gram(self.X, self._prepare, centred.astype(np.float32))
-        values, vectors = linalg.eigh(gram.astype(np.float64, order="F"), overwrite_a=True, check_finite=False)
+        symmetric = gram.astype(np.float64, order="F")
         del gram
+        # By divide and conquer: 1.4 times as fast as the default for 2,048 features.
+        values, vectors = linalg.eigh(symmetric, overwrite_a=True, check_finite=False, driver="evd")
         basis = np.ascontiguousarray(vectors, np.float32)
 
         def project(rows: Rows) -> NDArray[Any]:
             return self._prepare(rows, self.X[rows]) @ basis
 
-        return np.maximum(values, 0), project, (vectors.T @ product).astype(np.float32)
+        return np.maximum(values, 0), basis, (vectors.T @ product).astype(np.float32), project
 
     def _centre_targets(self) -> Doubles:
         return (self.targets - self.target_mean) * np.sqrt(self.weights)[:, None]
@@ -175,9 +174,39 @@ class RidgeSystem:
     def _prepare(self, rows: Rows, block: Floats) -> Floats:
         """Return a block of items scaled, centred and weighted, in new memory."""
         prepared = block - self.mean if self.lengths is None else block / self.lengths[rows, None] - self.mean
-        prepared *= (np.sqrt(self.weights[rows])[:, None]).astype(np.float32)
-        prepared /= self.frame.scale
+        if np.ptp(self.weights):
+            prepared *= np.sqrt(self.weights[rows])[:, None].astype(np.float32)
+        if (self.frame.scale != 1).any():
+            prepared /= self.frame.scale
         return prepared
+
+
+@dataclass(frozen=True, slots=True)
+class RidgePath:
+    """What one factorisation gave.
+
+    Attributes:
+        system: What was factorised.
+        predictions: float32 (n_alphas, n_items, n_outputs), of each item while it was left out.
+        values: float64 (n,), the squares of the singular values.
+        basis: float32 (dim, n), the right singular vectors; None where there are fewer items than features.
+        product: (n, n_outputs), the projected items times the targets.
+    """
+
+    system: RidgeSystem
+    predictions: Floats
+    values: Doubles
+    basis: Floats | None
+    product: NDArray[Any]
+
+    def fit(self, model: ScaledRidge, n_classes: int) -> ScaledRidge:
+        """Fit a head to all items, whose classes are 0, 1 ..., without another pass over them."""
+        if self.basis is None:
+            return model.adopt(*self.system.solve(model.alpha), n_classes)
+        shrunk = self.product / (self.values + model.alpha)[:, None]
+        coef = (self.basis @ shrunk.astype(np.float32)).astype(np.float64)
+        frame = Frame(self.system.mean, self.system.frame.scale)
+        return model.adopt(*unfold(coef, self.system.target_mean, frame), n_classes)
 
 
 def cut_units(units: NDArray[np.intp], dim: int) -> Iterator[tuple[Rows, bool]]:

@@ -6,6 +6,7 @@ folds: the path of logistic regression, the Gram matrix of ridge regression, the
 covariance of discriminant analysis, the search for neighbours.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class Problem:
         seed: Of everything random.
         advance: Called after each fit.
         report: Called with the number of a candidate and a warning.
+        offer: Called with the number of a candidate and what returns it fitted to all items, where the
+            sweep knows all that this takes.
     """
 
     X: FeatureRows
@@ -56,6 +59,7 @@ class Problem:
     seed: int
     advance: Callable[[], None]
     report: Callable[[int, warnings.WarningMessage], None]
+    offer: Callable[[int, Callable[[], Any]], None]
 
     def reserve_scores(self, n_candidates: int) -> Floats:
         """Return room for the scores of all candidates, filled with minus infinity."""
@@ -153,10 +157,12 @@ def sweep_ridge(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, p
     """Leave out every item, or unit of items, from ridge regression for all alphas; the folds are not needed."""
     model = build(grid[0], problem.seed, scaling)
     system = RidgeSystem.prepare(problem.X, problem.positions, scaling, model.class_weight)
-    for predictions in system.leave_out([params["alpha"] for params in grid], problem.units):
+    path = system.follow_path([params["alpha"] for params in grid], problem.units)
+    for i, params in enumerate(grid):
+        problem.offer(i, functools.partial(path.fit, build(params, problem.seed, scaling), problem.n_classes))
         for _ in problem.splits:
             problem.advance()
-        yield spread_margins(predictions)
+        yield spread_margins(path.predictions[i])
 
 
 def sweep_shrinkage(
@@ -186,6 +192,9 @@ def sweep_shrinkage(
             margins = score_rows(rows, coef, intercept, near)
             scores[i, held[:, None], present] = special.log_softmax(margins, axis=1)
             problem.advance()
+    if scatter is not None:
+        for i, model in enumerate(models):
+            problem.offer(i, functools.partial(scatter.fit, model, problem.n_classes))
     yield from scores
 
 

@@ -70,6 +70,8 @@ class Tuned:
         probabilities: float64 (n_items, n_classes), from the scores; for a calibrated head,
             with a calibration fitted to the other folds.
         notes: What a user should know.
+        fitted: The winner fitted to all of these items, with positions for classes, where that
+            costs no more than it took to choose it; else None.
     """
 
     spec: HeadSpec
@@ -80,6 +82,7 @@ class Tuned:
     positions: NDArray[np.intp]
     probabilities: NDArray[np.float64]
     notes: tuple[str, ...]
+    fitted: Any = None
 
     @property
     def params(self) -> Mapping[str, Any]:
@@ -149,19 +152,21 @@ def tune(
     best: Candidate | None = None
     for scaling, grid in plan.items():
         report = functools.partial(troubles.add, grid, scaling)
-        problem = Problem(rows, positions, splits, alone, len(classes), spec.seed, advance, report)
+        offers: dict[int, Callable[[], Any]] = {}
+        problem = Problem(rows, positions, splits, alone, len(classes), spec.seed, advance, report, offers.__setitem__)
         with limit_threads(head, len(rows) * rows.shape[1]):
             for strength, scores in enumerate(head.sweep(head.build, grid, scaling, problem)):
                 candidate = _judge(head, problem, Candidate(grid[strength], scaling, strength, 0, 0, None), scores)
                 candidates.append(candidate)
                 if best is None or _rank(candidate) < _rank(best):
-                    best, best_scores = candidate, scores.copy()
+                    best, best_scores, offered = candidate, scores.copy(), offers.get(strength)
     assert best is not None  # noqa: S101 - a head has at least one scaling
     notes = [*_note_lonely(problem, classes), *troubles.describe(best, len(candidates))]
     notes += _note_edge(head, best, plan[best.scaling], spec)
     chosen = replace(spec, params=best.params, scaling=best.scaling)
     probabilities = _make_probabilities(head.choose_calibration(spec.calibration), problem, best_scores)
-    return Tuned(chosen, best, tuple(candidates), classes, best_scores, positions, probabilities, tuple(notes))
+    fitted = offered() if offered is not None else None
+    return Tuned(chosen, best, tuple(candidates), classes, best_scores, positions, probabilities, tuple(notes), fitted)
 
 
 def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) -> dict[str, list[dict[str, Any]]]:

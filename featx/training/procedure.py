@@ -75,7 +75,9 @@ def learn(
             fitted = fit_head(head, X, targets, chosen, folds, units=units)
             return Learned(chosen, fitted, None, fitted.notes)
         tuned = tune(head, X, targets, folds, spec=spec, units=units)
-        fitted = fit_head(head, X, targets, tuned.spec, folds, units=units, held_out=(tuned.scores, targets))
+        fitted = fit_head(
+            head, X, targets, tuned.spec, folds, units=units, held_out=(tuned.scores, targets), fitted=tuned.fitted
+        )
     return Learned(tuned.spec, fitted, tuned, (*tuned.notes, *fitted.notes))
 
 

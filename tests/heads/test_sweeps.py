@@ -22,7 +22,7 @@ class Counter:
     """Counts fits, and keeps what is reported."""
 
     def __init__(self):
-        self.fits, self.reports = 0, []
+        self.fits, self.reports, self.offers = 0, [], {}
 
     def advance(self):
         self.fits += 1
@@ -38,7 +38,9 @@ def pose(data, n_classes=None, units=None):
     counter = Counter()
     units = np.arange(len(y)) if units is None else units
     rows, splits = FeatureRows(X), split_folds(folds, y)
-    return Problem(rows, y, splits, units, y.max() + 1, 0, counter.advance, counter.report), counter
+    return Problem(
+        rows, y, splits, units, y.max() + 1, 0, counter.advance, counter.report, counter.offers.__setitem__
+    ), counter
 
 
 def sweep(name, problem, candidates, scaling="none"):
@@ -125,6 +127,25 @@ def test_ridge_leaves_out_every_unit(data, n_classes, class_weight, scaling):
         for alpha, scores in zip(values, swept, strict=True):
             model = RidgeClassifier(alpha).fit(X[kept], y[kept], weights[kept])
             np.testing.assert_allclose(scores[~kept], as_columns(model.decision_function(X[~kept])), atol=2e-4)
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize(
+    ("name", "candidates"),
+    [("ridge", [{"alpha": 1e3}, {"alpha": 1e1}]), ("lda", [{"shrinkage": 0.9}, {"shrinkage": 0.1}])],
+)
+def test_what_a_sweep_offers_is_the_fitted_head(name, candidates, data, scaling):
+    problem, counter = pose(data)
+    sweep(name, problem, candidates, scaling)
+    for number, params in enumerate(candidates):
+        if number not in counter.offers:  # fewer items than features: each fold was rotated for itself
+            assert problem.X.shape[0] < problem.X.shape[1]
+            continue
+        offered = counter.offers[number]()
+        fitted = find_head(name).build(params, 0, scaling).fit(problem.X, problem.positions)
+        expected = fitted.decision_function(problem.X)
+        np.testing.assert_allclose(offered.decision_function(problem.X), expected, atol=1e-5 * np.ptp(expected))
+        np.testing.assert_array_equal(offered.classes_, fitted.classes_)
 
 
 def test_leaving_out_one_is_what_scikit_learn_does(digits):

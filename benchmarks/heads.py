@@ -2,7 +2,7 @@
 
     python benchmarks/heads.py speed                       # seconds and memory beside scikit-learn's, alternating
     python benchmarks/heads.py collapse                    # as many items as dimensions
-    python benchmarks/heads.py table signs.h5 ants.h5      # the README's table, of stores that `featx embed` made
+    python benchmarks/heads.py table signs.h5 ants.h5 --page README.md   # writes the README's tables
     python benchmarks/heads.py table                       # the same of scikit-learn's digits with `scattering`
 
 `speed` fits features of 20,000 x 2,048 (low-rank classes, noise, a ReLU), 10 and 100 classes, `--rounds` times each
@@ -34,6 +34,7 @@ ALPHAS = np.logspace(1, 6, 8)
 NEIGHBOURS = 20
 SHRINKAGE = 0.1
 PAIRS = ("logreg", "ridge", "lda", "knn")
+MARKS = ("<!-- heads -->", "<!-- end of heads -->")
 TABLE = "logreg,ridge,lda,linear-svm,svm,knn,centroid,naive-bayes,random-forest,mlp,keras,keras:512-512,keras:bn,dummy"
 
 
@@ -179,18 +180,45 @@ def run_collapse(_):
 
 
 def run_table(options):
-    """Compare many heads on each store, and print the tables as Markdown."""
+    """Compare many heads on each store; print the tables, and write them between the marks of a Markdown page."""
     import featx
     from featx.options import CompareOptions
 
+    tables = []
     with tempfile.TemporaryDirectory() as name:
-        stores = options.stores or [embed_digits(Path(name))]
-        for store in stores:
-            started = time.perf_counter()
+        stores = options.stores or [embed_digits(Path(name)).path]
+        for store in map(Path, stores):
             compared = featx.compare(store, options.clf, options=CompareOptions(folder=Path(name) / "runs"))
             print((compared.folder / "comparison.md").read_text(encoding="utf-8"))
-            seconds = round(time.perf_counter() - started, 1)
-            print(json.dumps({"store": str(store), "seconds": seconds} | describe_machine()), flush=True)
+            seconds = round(compared.seconds, 1)
+            print(json.dumps({"store": store.name, "seconds": seconds} | describe_machine()), flush=True)
+            tables.append(format_comparison(store.stem, compared))
+    if options.page:
+        before, begin, rest = options.page.read_text(encoding="utf-8").partition(MARKS[0])
+        _, end, after = rest.partition(MARKS[1])
+        page = "\n\n".join([before + begin, *tables, end + after])
+        options.page.write_text(page, encoding="utf-8")
+
+
+def format_comparison(name, compared):
+    """Format what fits on a page of a comparison, as Markdown."""
+    lines = [
+        f"**{name}**: {compared.n_train:,} images to learn from, {compared.n_test:,} tested; {compared.seconds:.0f} s",
+        "",
+        "| head | chosen | validation | test | 95 % interval | log-loss | ECE | fit s | to the best | |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in compared.standings:
+        test, paired = row.test, row.paired
+        difference = (
+            f"{100 * paired.difference:+.1f} ({100 * paired.low:+.1f} to {100 * paired.high:+.1f})" if paired else ""
+        )
+        lines.append(
+            f"| `{row.head.name}` | {row.chosen} | {row.validation_accuracy:.3f} | {test.accuracy:.3f} | "
+            f"{test.accuracy_low:.3f} to {test.accuracy_high:.3f} | {test.log_loss:.3f} | "
+            f"{test.expected_calibration_error:.3f} | {row.fit_seconds:.1f} | {difference} | {row.verdict} |"
+        )
+    return "\n".join(lines)
 
 
 def embed_digits(folder):
@@ -230,6 +258,7 @@ def main():
     table = commands.add_parser("table")
     table.add_argument("stores", nargs="*")
     table.add_argument("--clf", default=TABLE)
+    table.add_argument("--page", type=Path, help="a Markdown page whose table is written anew")
     table.set_defaults(run=run_table)
     one = commands.add_parser("measure")
     one.add_argument("head")

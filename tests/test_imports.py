@@ -6,11 +6,19 @@ import sys
 import time
 
 import pytest
+from pictures import write_digits
 
 import featx
 from featx.options import FitOptions
+from featx.registry import HEADS
 
 HEAVY = ("tensorflow", "keras", "sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "skops", "openvino")
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    digits = write_digits(tmp_path_factory.mktemp("digits"), per_class=15, classes=2)
+    return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("features"))[0].store
 
 
 def poison(folder, names):
@@ -53,6 +61,15 @@ def test_cached_features_are_fitted_and_inspected_without_tensorflow(tmp_path, s
     for arguments in ([verb, str(store.path), *flags] for verb, *flags in commands):
         result = run(arguments, env, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
+    assert list((tmp_path / "runs").glob("*/head.skops"))
+
+
+@pytest.mark.parametrize("name", [name for name in HEADS if name != "keras"])
+def test_every_head_but_those_of_keras_is_fitted_without_tensorflow(name, tmp_path, few):
+    quick = {"hist-gb": ["-p", "max_iter=3"], "mlp": ["-p", "max_iter=5"], "random-forest": ["-p", "n_estimators=5"]}
+    env = poison(tmp_path, ["tensorflow", "keras"])
+    result = run(["fit", str(few.path), "--clf", name, *quick.get(name, [])], env, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     assert list((tmp_path / "runs").glob("*/head.skops"))
 
 

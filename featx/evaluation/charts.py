@@ -186,7 +186,7 @@ def plot_reliability(curves: Mapping[str, Reliability], path: Path) -> None:
         upper.set_ylim(0, 1.01)
         upper.set_xticklabels([])
         upper.set_ylabel("part that was right, with 95 % interval")
-        upper.legend(loc="upper left", frameon=False)
+        upper.legend(loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False, borderaxespad=0)
         lower.set_ylim(bottom=0)
         pairs = any(curve.classwise for curve in curves.values())
         lower.set(xlabel="probability of each class" if pairs else "confidence", ylabel="part of all")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import check_cv
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featx.heads.calibration import Calibrator
 from featx.heads.linear import accept_items
@@ -47,6 +47,7 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
         y: ArrayLike,
         held_out: tuple[Scores, NDArray[Any]] | None = None,
         fitted: Any = None,  # noqa: ANN401 - a scikit-learn classifier
+        validation: NDArray[np.bool_] | None = None,
     ) -> Self:
         """Fit the classifier to all items, and the calibrator to held-out scores.
 
@@ -56,6 +57,7 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
             held_out: Scores (n, n_classes) of items that were held out, and the class of each;
                 None makes them on the folds.
             fitted: The classifier fitted to all items, its classes positions; None fits it.
+            validation: bool (n_items,), for a classifier that stops early by some of the items.
         """
         rows, y = accept_items(self, X, y)
         self.classes_, positions = np.unique(y, return_inverse=True)
@@ -63,12 +65,15 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
         targets = np.searchsorted(self.classes_, own)
         learnt = np.isfinite(scores[np.arange(len(scores)), targets])  # not where its class was held out as a whole
         self.calibrator_ = Calibrator(self.method).fit(scores[learnt], targets[learnt])
-        self.classifier_ = fitted or clone(self.classifier).fit(_give(self.classifier, rows), positions)
+        stopping = {} if validation is None else {"validation": validation}
+        self.classifier_ = fitted or clone(self.classifier).fit(_give(self.classifier, rows), positions, **stopping)
         return self
 
     def predict_proba(self, X: ArrayLike | FeatureRows) -> NDArray[np.float64]:
         """Return calibrated probabilities (n_items, n_classes)."""
         check_is_fitted(self)
+        if not isinstance(X, FeatureRows):
+            X = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
         rows = FeatureRows.wrap(X)
         scores = score_items(self.classifier_, _give(self.classifier_, rows), len(self.classes_))
         probabilities: NDArray[np.float64] = self.calibrator_.predict_proba(scores)
@@ -76,7 +81,8 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: ArrayLike | FeatureRows) -> NDArray[Any]:
         """Return the most probable class (n_items,)."""
-        chosen: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        probabilities = self.predict_proba(X)
+        chosen: NDArray[Any] = self.classes_[probabilities.argmax(axis=1)]
         return chosen
 
     def _hold_out(self, rows: FeatureRows, positions: NDArray[np.intp]) -> Scores:

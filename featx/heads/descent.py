@@ -21,6 +21,8 @@ _SUFFICIENT = 1e-4
 _MOST_HALVINGS = 20
 #: Values that differ by less, relatively, are equal: their sums of float32 terms are not better known.
 _NOISE = 1e-6
+#: After so many steps between equal values there is nothing left to find.
+_MOST_IDLE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,9 @@ def descend(start: Floats, max_steps: int) -> Generator[Floats, Point, Minimum]:
     """
     x, here = start, (yield start)
     pairs: deque[tuple[Floats, Floats, float]] = deque(maxlen=_MEMORY)
+    idle = 0
     for step in range(max_steps):
-        if here.done:
+        if here.done or idle > _MOST_IDLE:
             return Minimum(x, step, converged=True)
         direction = _find_direction(here.gradient, pairs)
         slope = _dot(direction, here.gradient)
@@ -89,6 +92,7 @@ def descend(start: Floats, max_steps: int) -> Generator[Floats, Point, Minimum]:
         curvature = length * _dot(direction, change)
         if curvature > 0:
             pairs.append((np.float32(length) * direction, change, curvature))
+        idle = idle + 1 if here.value - found.value <= _NOISE * abs(here.value) else 0
         x, here = trial, found
     return Minimum(x, max_steps, converged=here.done)
 

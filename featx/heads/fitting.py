@@ -103,7 +103,7 @@ def fit_head(
     learning: dict[str, Any] = {}
     if isinstance(model[-1], CalibratedHead):
         learning = {"classifier__held_out": held_out, "classifier__fitted": fitted}
-    if head.stops_early and not learning:
+    if head.stops_early:
         learning["classifier__validation"] = hold_out_units(y, spec.seed, units)
     features = rows if head.folds_scaling else np.asarray(rows)
     with record_warnings() as caught, limit_threads(head, len(rows) * rows.shape[1]):
@@ -142,11 +142,13 @@ def check_data(X: ArrayLike | FeatureRows, y: ArrayLike) -> tuple[FeatureRows, N
     if len(np.unique(targets)) < 2:  # noqa: PLR2004 - a choice needs two
         msg = f"one class only in {len(targets)} items; a classifier needs at least two"
         raise DataError(msg)
-    finite, varies = np.empty(len(targets), bool), False
-    first = features[:1]
+    finite, varies = np.ones(len(targets), bool), False
+    first, ones = features[:1], np.ones(shape[1], np.float32)
     for rows, block in features.iterate_blocks():
-        # A sum is finite only if its terms are; the few that overflow are looked at again.
-        finite[rows] = np.isfinite(block.sum(axis=1, dtype=np.float64))
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = block @ ones  # finite only if all terms are, and ten times as fast as looking at each
+        if not np.isfinite(sums).all():
+            finite[rows] = np.isfinite(block).all(axis=1)
         varies = varies or bool((block != first).any())
     broken = np.flatnonzero(~finite)
     if len(broken):

@@ -42,7 +42,7 @@ class CosineNeighbours(ClassifierMixin, BaseEstimator):
     """
 
     def __init__(
-        self, n_neighbors: int = 5, weights: str = "temperature", temperature: float = 0.07, scaling: str = "none"
+        self, n_neighbors: int = 5, weights: str = "uniform", temperature: float = 0.07, scaling: str = "none"
     ) -> None:
         self.n_neighbors = n_neighbors
         self.weights = weights
@@ -80,7 +80,8 @@ class CosineNeighbours(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: ArrayLike | FeatureRows) -> NDArray[Any]:
         """Return the class (n_items,) with the most votes."""
-        chosen: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        shares = self.predict_proba(X)
+        chosen: NDArray[Any] = self.classes_[shares.argmax(axis=1)]
         return chosen
 
 

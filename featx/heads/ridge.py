@@ -125,12 +125,15 @@ class RidgeSystem:
         values, basis, product, project = self._factorise(centred)
         inverses = (1 / (values[:, None] + np.asarray(alphas))).astype(product.dtype)
         share = np.sqrt(self.weights / self.weights.sum())  # the mean's part of the hat matrix
+        n_outputs = product.shape[1]
+        coef = (inverses[:, :, None] * product[:, None]).reshape(len(product), -1)  # of all alphas, for one product
         predictions = np.empty((len(alphas), *self.targets.shape), np.float32)
         for rows, alone in cut_units(units, self.X.shape[1]):
             projected = project(rows)
             leverages = np.square(projected) @ inverses + share[rows, None] ** 2
+            fitted = (projected @ coef).reshape(len(projected), len(alphas), n_outputs)
             for at, inverse in enumerate(inverses.T):
-                residuals = centred[rows] - projected @ (inverse[:, None] * product)
+                residuals = centred[rows] - fitted[:, at]
                 if alone:
                     residuals /= np.maximum(1 - leverages[:, at : at + 1], _LEAST)
                 else:

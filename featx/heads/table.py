@@ -180,6 +180,7 @@ KNN = Head(
         "weights": read.read_choice(*VOTES),
         "temperature": read.read_positive,
     },
+    settings={"weights": "temperature"},
     grid={"n_neighbors": (50, 20, 10, 5, 3, 1)},
     scalings=("none", "standard"),  # a cosine is the same after l2
     folds_scaling=True,

@@ -26,6 +26,7 @@ _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 _REPEATS = 3
 _FOLDS = 5
 _FEWEST_SIZES = 3
+_FEWEST_UNITS = 4
 
 #: Draws of each number of shots.
 _DRAWS = 5
@@ -102,6 +103,7 @@ def measure_curve(
         DataError: If there are too few items for three sizes.
     """
     folds = max(2, min(_FOLDS, dataset.count_units(members)))
+    _check_sizes(dataset, members)
     accuracies, sizes, tested = np.empty((len(_SHARES), _REPEATS)), np.empty((len(_SHARES), _REPEATS)), 0
     for repeat in range(_REPEATS):
         dealt = np.full(len(dataset), -1)
@@ -117,9 +119,6 @@ def measure_curve(
                 progress(repeat * len(_SHARES) + at + 1, _REPEATS * len(_SHARES))
     counts = np.round(sizes.mean(axis=1)).astype(int)
     _, kept = np.unique(counts, return_index=True)
-    if len(kept) < _FEWEST_SIZES:
-        msg = f"{int(members.sum())} training items are too few for a learning curve; add items, or leave out --curve"
-        raise DataError(msg)
     means = accuracies[kept].mean(axis=1)
     lows, highs = compute_wilson_interval(means * tested, tested)
     chosen = tuple(counts[kept].tolist())
@@ -160,6 +159,19 @@ def measure_shots(
     notes = [f"a class has {smallest} training items only, and gave all of them to more shots than that"]
     few = tuple(notes) if smallest < max(shots) else ()
     return Curve(shots, accuracies, np.maximum(means - reach, 0), np.minimum(means + reach, 1), None, few)
+
+
+def _check_sizes(dataset: Dataset, members: Members) -> None:
+    """Refuse items that are too few for parts of different sizes.
+
+    Raises:
+        DataError: If they are.
+    """
+    rows = np.flatnonzero(members)
+    most = dataset.count_units(members) * (_FOLDS - 1) // _FOLDS
+    if len({len(_take_share(dataset, rows, share)) for share in _SHARES}) < _FEWEST_SIZES or most < _FEWEST_UNITS:
+        msg = f"{len(rows)} training items are too few for a learning curve; add items, or leave out --curve"
+        raise DataError(msg)
 
 
 def _order_items(dataset: Dataset, members: Members, seed: int) -> NDArray[np.intp]:

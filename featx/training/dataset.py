@@ -20,6 +20,9 @@ from featx.store import FeatureStore
 
 MIN_CLASSES = 2
 
+#: So many different numbers may still be names of classes.
+_MOST_NUMBERS = 20
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -127,7 +130,8 @@ def load_dataset(store: FeatureStore, *, group: str = "") -> Dataset:
             regular expression with one group, searched in each item's id.
 
     Raises:
-        DataError: If there are no labels, or one class only.
+        DataError: If there are no labels, or one class only; if the labels are measurements, or several
+            classes each.
         UsageError: If `group` is none of these.
     """
     labelled = store.labels != ""
@@ -140,12 +144,41 @@ def load_dataset(store: FeatureStore, *, group: str = "") -> Dataset:
     if len(classes) < MIN_CLASSES:
         msg = f"{store.path} has one class only ({classes[0]}); a classifier needs at least two"
         raise DataError(msg)
+    _refuse_other_targets(store, classes.tolist(), len(rows))
     groups = (_find_groups(store, group) if group else store.groups)[rows]
     alone = int((groups == "").sum())
     if group and alone:
         notes.append(f"{alone} of {len(rows)} items are in no group by {group!r}, and count as a group each")
     names = tuple(classes.tolist())
     return Dataset(store, rows, names, targets, store.splits[rows], groups, store.sha256[rows], tuple(notes))
+
+
+def _refuse_other_targets(store: FeatureStore, classes: Sequence[str], n_items: int) -> None:
+    """Refuse what is no choice of one class: measurements, and several labels of one image."""
+    numbers = len(classes) > max(_MOST_NUMBERS, n_items // 10) and all(map(_is_number, classes))
+    if numbers and not all(float(name).is_integer() for name in classes):
+        msg = (
+            f"{store.path} has {len(classes)} different numbers for labels, such as {classes[0]}: regression is "
+            "not supported; give classes, such as ranges of them, as labels"
+        )
+        raise DataError(msg)
+    for mark in "|;":
+        several = [name for name in classes if mark in name]
+        parts = {part.strip() for name in classes for part in name.split(mark)}
+        if several and len(parts) < len(classes):
+            msg = (
+                f"{store.path} has labels of several classes, such as {several[0]!r}: multi-label targets are "
+                "not supported; give each image one label"
+            )
+            raise DataError(msg)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _find_groups(store: FeatureStore, group: str) -> NDArray[np.str_]:

@@ -128,7 +128,7 @@ def fit(
     )
     if options.curve:
         outcome = replace(outcome, curve=measure_curve(head, spec, dataset, outcome.tuned_on, options.progress))
-    return _conclude(opened, dataset, spec, outcome, options, protocol, time.perf_counter() - started)
+    return _conclude(opened, dataset, outcome, options, chosen.name if chosen else "", time.perf_counter() - started)
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,55 +247,57 @@ def _shift(progress: Progress | None, part: int, parts: int) -> Progress | None:
 def _conclude(
     store: FeatureStore,
     dataset: Dataset,
-    spec: HeadSpec,
     outcome: _Outcome,
     options: FitOptions,
-    protocol: str | None,
+    protocol: str,
     seconds: float,
 ) -> Run:
     tuned, fitted = outcome.tuned, outcome.fitted
-    chosen = replace(tuned.spec, params=dict(tuned.params))
     of_heads = [name_classes(note, dataset.classes) for note in (*tuned.notes, *fitted.notes)]
-    notes = tuple(dict.fromkeys([*dataset.notes, *outcome.notes, *of_heads]))
     run = Run(
         bundle=None,
-        head=chosen,
+        head=replace(tuned.spec, params=dict(tuned.params)),
         validation=outcome.validation,
         test=outcome.test,
         n_train=int(outcome.trained.sum()),
         test_name=outcome.test_name,
-        notes=notes,
+        notes=tuple(dict.fromkeys([*dataset.notes, *outcome.notes, *of_heads])),
         seconds=seconds,
         candidates=tuned.candidates,
-        protocol=protocol or "",
+        protocol=protocol,
         curve=outcome.curve,
         shots=outcome.shots,
     )
     if options.folder is None:
         return run
+    draft = _draft_bundle(run, store, dataset, outcome, options)
+    return replace(run, bundle=write_bundle(draft, options.folder, f"{run.head.name}-{to_text(store.path.stem)}"))
+
+
+def _draft_bundle(run: Run, store: FeatureStore, dataset: Dataset, outcome: _Outcome, options: FitOptions) -> Draft:
     record = {
-        "candidates": [candidate.to_dict() for candidate in tuned.candidates],
+        "candidates": [candidate.to_dict() for candidate in run.candidates],
         "protocol": run.protocol,
         "created_with": {**store.created_with, **read_versions()},
         "split": {"origin": outcome.origin, "test_size": options.test_size, "cv": options.cv, "group": options.group},
         "store": {"path": to_text(str(store.path)), "source": store.source, "items": len(store)},
     }
     ids, labels = store.ids[dataset.rows], dataset.labels
-    draft = Draft(
+    truth = dataset.targets[outcome.tested]
+    return Draft(
         embed_spec=store.spec,
-        head_spec=chosen,
+        head_spec=run.head,
         classes=dataset.classes,
         golden=store.golden,
-        head=fitted.estimator,
+        head=outcome.fitted.estimator,
         backbone_file=store.backbone_file,
         record=record,
         test=outcome.test,
-        metrics={name: value for name, value in run.to_dict().items() if name != "bundle"},
+        metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
         items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
         predictions=_tabulate_predictions(ids, labels, outcome, dataset.classes),
-        extras=list_illustrations(run, tuned, fitted, outcome.probabilities, dataset.targets[outcome.tested]),
+        extras=list_illustrations(run, outcome.tuned, outcome.fitted, outcome.probabilities, truth),
     )
-    return replace(run, bundle=write_bundle(draft, options.folder, f"{spec.name}-{to_text(store.path.stem)}"))
 
 
 def _name_roles(outcome: _Outcome) -> NDArray[np.str_]:

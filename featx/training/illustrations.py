@@ -75,11 +75,14 @@ def compare_reliability(
 
 def tabulate_reliability(curves: Mapping[str, Reliability]) -> dict[str, list[Any]]:
     """Return the bins of all curves as the columns of one table."""
-    columns: dict[str, list[Any]] = {"items": []}
+    columns: dict[str, list[Any]] = {name: [] for name in ("items", "confidence", "accuracy", "low", "high", "count")}
     for name, curve in curves.items():
-        columns["items"] += [name] * len(curve.counts)
-        for column in ("confidences", "accuracies", "lows", "highs", "counts"):
-            columns.setdefault(column, []).extend(getattr(curve, column).tolist())
+        filled = curve.counts > 0
+        values = (curve.confidences, curve.accuracies, curve.lows, curve.highs, curve.counts)
+        for column, cells in zip(
+            columns, ([name] * int(filled.sum()), *(v[filled].tolist() for v in values)), strict=True
+        ):
+            columns[column] += cells
     return columns
 
 

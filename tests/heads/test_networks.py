@@ -329,3 +329,21 @@ def test_tuning_stops_by_whole_units_of_the_items_that_a_fold_leaves(digits, mon
         assert len(validation) == n_items == len(of_training)
         assert not set(of_training[validation]) & set(of_training[~validation])
         assert 0.08 < validation.mean() < 0.12
+
+
+def test_a_calibrated_network_stops_early_by_whole_groups(monkeypatch, digits):
+    X, y, folds = digits
+    masks, fit = [], NetworkClassifier.fit
+
+    def spy(self, X, y, validation=None):
+        masks.append(validation)
+        return fit(self, X, y, validation)
+
+    monkeypatch.setattr(NetworkClassifier, "fit", spy)
+    units = np.arange(len(y)) // 5
+    spec = HeadSpec("keras", {"epochs": 2, "learning_rate": 1e-3}, calibration="sigmoid")
+    scores = np.random.default_rng(0).standard_normal((len(y), 10))
+    fit_head(find_head("keras"), X, y, spec, folds, units=units, held_out=(scores, y))
+    (mask,) = masks
+    assert 0 < mask.sum() < len(y) / 3
+    assert not set(units[mask]) & set(units[~mask])

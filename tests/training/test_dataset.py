@@ -48,6 +48,28 @@ def test_no_labels_and_one_class_are_errors(tmp_path):
         load_dataset(embed(tmp_path / "one" / "0", tmp_path / "g"))
 
 
+def label(tmp_path, labels):
+    """Embed as many pictures as labels, from a table."""
+    write_digits(tmp_path / "images", per_class=-(-len(labels) // 10), classes=10)
+    paths = sorted((tmp_path / "images").rglob("*.png"))
+    rows = [f"{path.relative_to(tmp_path)},{name}" for path, name in zip(paths, labels, strict=False)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows]))
+    return embed(tmp_path / "table.csv", tmp_path / "f")
+
+
+def test_targets_that_are_no_classes_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"40 different numbers .* regression is not supported"):
+        load_dataset(label(tmp_path / "numbers", [f"{number / 7:.4f}" for number in range(40)]))
+    with pytest.raises(DataError, match=r"such as 'cat\|bird': multi-label targets are not supported"):
+        load_dataset(label(tmp_path / "several", ["cat", "dog", "cat|dog", "bird", "cat|bird", "dog|bird"] * 5))
+
+
+def test_numbers_and_marks_may_be_names_of_classes(tmp_path):
+    assert len(load_dataset(label(tmp_path / "sizes", ["0.5", "1.0", "2.5"] * 10)).classes) == 3
+    assert len(load_dataset(label(tmp_path / "years", [str(1990 + number) for number in range(30)])).classes) == 30
+    assert len(load_dataset(label(tmp_path / "marks", ["a|b", "c"] * 10)).classes) == 2
+
+
 def test_hold_out_moves_no_old_item_when_images_are_added(tmp_path):
     write_digits(tmp_path / "d", per_class=20)
     before = embed(tmp_path / "d", tmp_path / "f")

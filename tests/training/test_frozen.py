@@ -46,6 +46,37 @@ def test_a_run_writes_the_whole_bundle(run, store):
     assert roles.count("trained") == run.n_train
 
 
+def test_a_bundle_shows_the_path_and_the_reliability(run):
+    for name in ("path", "reliability"):
+        assert all((run.bundle / f"{name}.{kind}").stat().st_size > 100 for kind in ("png", "svg", "csv"))
+    with (run.bundle / "path.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    chosen = [row for row in rows if row["scaling"] == run.head.scaling and float(row["C"]) == run.head.params["C"]]
+    assert float(chosen[0]["accuracy"]) == max(float(row["accuracy"]) for row in rows)
+    with (run.bundle / "reliability.csv").open(newline="") as file:
+        counts = {}
+        for row in csv.DictReader(file):
+            counts[row["items"]] = counts.get(row["items"], 0) + int(row["count"])
+    assert counts["test"] == run.test.n_items
+    assert counts["held out"] == run.n_train
+
+
+@pytest.mark.parametrize("calibration", ["sigmoid", "isotonic", "none"])
+def test_a_calibration_that_is_asked_for_is_used_and_recorded(store, tmp_path, calibration):
+    run = featx.fit(store, "ridge", calibration=calibration, options=FitOptions(folder=tmp_path))
+    assert run.head.calibration == calibration
+    bundle = featx.Bundle.open(run.bundle)
+    assert bundle.head_spec == run.head
+    assert bundle.load_head().predict_proba(store.features).shape == (len(store), 10)
+
+
+def test_balanced_classes_are_asked_of_heads_that_know_them(store):
+    run = featx.fit(store, "ridge", params={"class_weight": "balanced"}, options=FitOptions(folder=None))
+    assert run.head.params["class_weight"] == "balanced"
+    with pytest.raises(UnknownNameError, match="no parameter of knn is called 'class_weight'"):
+        featx.fit(store, "knn", params={"class_weight": "balanced"}, options=FitOptions(folder=None))
+
+
 def test_the_same_command_gives_the_same_numbers(run, store):
     again = featx.fit(store, "logreg", options=FitOptions(folder=None))
     assert again.head == run.head

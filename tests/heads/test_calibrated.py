@@ -1,0 +1,53 @@
+import numpy as np
+import pytest
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.metrics import log_loss
+from sklearn.model_selection import PredefinedSplit
+from sklearn.svm import LinearSVC
+from sklearn.utils.estimator_checks import check_estimator
+
+from featx.heads import find_head, fit_head, tune
+from featx.heads.calibrated import CalibratedHead
+from featx.heads.fitting import split_folds
+from featx.heads.ridge import ScaledRidge
+from featx.specs import CALIBRATIONS, HeadSpec
+
+
+@pytest.mark.parametrize("method", ["temperature", "sigmoid", "isotonic"])
+@pytest.mark.parametrize("n_classes", [2, 10])
+def test_without_scores_it_is_what_scikit_learn_does(digits, method, n_classes):
+    X, y, folds = (array[digits[1] < n_classes] for array in digits)
+    model = LinearSVC(C=1e-3, random_state=0)
+    ours = CalibratedHead(model, method, cv=split_folds(folds, y)).fit(X, y)
+    theirs = CalibratedClassifierCV(model, method=method, ensemble=False, cv=PredefinedSplit(folds)).fit(X, y)
+    np.testing.assert_allclose(ours.predict_proba(X), theirs.predict_proba(X), atol=0.02)
+
+
+@pytest.mark.parametrize("method", CALIBRATIONS)
+@pytest.mark.parametrize("name", ["logreg", "ridge", "knn", "svm"])
+def test_every_calibration_of_a_head_is_better_than_a_guess(digits, name, method):
+    X, y, folds = digits
+    head, spec = find_head(name), HeadSpec(name, calibration=method)
+    train, test = folds > 0, folds == 0
+    tuned = tune(head, X[train], y[train], folds[train], spec=spec)
+    fitted = fit_head(head, X[train], y[train], tuned.spec, folds[train], held_out=(tuned.scores, y[train]))
+    assert isinstance(fitted.estimator[-1], CalibratedHead) == (method != "none")
+    if method == "none" and not hasattr(fitted.estimator, "predict_proba"):
+        return
+    probabilities = fitted.estimator.predict_proba(X[test])
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    assert log_loss(y[test], probabilities) < (2 if method in {"none", "isotonic"} else 0.6)
+
+
+def test_scores_that_tuning_made_spare_the_folds(digits, monkeypatch):
+    X, y, folds = digits
+    head, spec = find_head("ridge"), HeadSpec("ridge")
+    tuned = tune(head, X, y, folds, spec=spec)
+    monkeypatch.setattr(CalibratedHead, "_hold_out", None)  # calling it would be an error
+    monkeypatch.setattr(ScaledRidge, "fit", None)
+    fitted = fit_head(head, X, y, tuned.spec, folds, held_out=(tuned.scores, y), fitted=tuned.fitted)
+    assert fitted.estimator.score(X, y) > 0.95
+
+
+def test_it_is_an_estimator_by_the_rules_of_scikit_learn():
+    check_estimator(CalibratedHead(ScaledRidge()), on_skip=None)

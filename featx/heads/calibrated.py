@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.model_selection import check_cv
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featx.heads.calibration import Calibrator
@@ -61,10 +62,14 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
         """
         rows, y = accept_items(self, X, y)
         self.classes_, positions = np.unique(y, return_inverse=True)
+        if self.method == "none":  # nothing is learnt from scores
+            held_out = (np.eye(len(self.classes_)), self.classes_)
         scores, own = (self._hold_out(rows, positions), y) if held_out is None else held_out
         targets = np.searchsorted(self.classes_, own)
         learnt = np.isfinite(scores[np.arange(len(scores)), targets])  # not where its class was held out as a whole
-        self.calibrator_ = Calibrator(self.method).fit(scores[learnt], targets[learnt])
+        # Weighted as the classifier is: else the calibration would undo what the weights are for.
+        weights = compute_sample_weight(getattr(self.classifier, "class_weight", None), targets)[learnt]
+        self.calibrator_ = Calibrator(self.method).fit(scores[learnt], targets[learnt], weights)
         stopping = {} if validation is None else {"validation": validation}
         self.classifier_ = fitted or clone(self.classifier).fit(_give(self.classifier, rows), positions, **stopping)
         return self

@@ -18,7 +18,9 @@ FloatArray = NDArray[np.float64]
 METHODS = ("none", "temperature", "sigmoid", "isotonic")
 
 
-def fit_temperature(scores: NDArray[Any], positions: NDArray[np.intp]) -> float:
+def fit_temperature(
+    scores: NDArray[Any], positions: NDArray[np.intp], weights: NDArray[np.float64] | None = None
+) -> float:
     """Fit the factor that makes softmax(factor * scores) the best probabilities.
 
     The factor is 1 / temperature (Guo et al. 2017, On Calibration of Modern Neural
@@ -27,16 +29,17 @@ def fit_temperature(scores: NDArray[Any], positions: NDArray[np.intp]) -> float:
     Args:
         scores: float (n_items, n_classes); minus infinity for a class not learnt.
         positions: int (n_items,), the column of each item's class; its score is finite.
+        weights: float (n_items,), what each item counts; None for all the same.
     """
     # Beside the largest score none is above 0: no overflow, and float32 is enough for what is summed over all items.
     below = (scores - scores.max(axis=1, keepdims=True)).astype(np.float32)
-    own = float(below[np.arange(len(below)), positions].mean(dtype=np.float64))
+    own = float(np.average(below[np.arange(len(below)), positions].astype(np.float64), weights=weights))
     work = np.empty_like(below)
 
     def measure_loss(log_factor: float) -> float:
         factor = math.exp(log_factor)
         np.exp(np.multiply(below, np.float32(factor), out=work), out=work)
-        return float(np.log(work.sum(axis=1)).mean(dtype=np.float64)) - factor * own
+        return float(np.average(np.log(work.sum(axis=1)).astype(np.float64), weights=weights)) - factor * own
 
     return math.exp(optimize.minimize_scalar(measure_loss, bounds=(-10, 10), method="bounded").x)
 
@@ -69,7 +72,7 @@ class Calibrator(BaseEstimator):
     def __init__(self, method: str = "temperature") -> None:
         self.method = method
 
-    def fit(self, scores: ArrayLike, positions: ArrayLike) -> Self:
+    def fit(self, scores: ArrayLike, positions: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
         """Fit the map.
 
         Args:
@@ -77,6 +80,7 @@ class Calibrator(BaseEstimator):
                 infinity for a class not learnt, whose probability stays 0.
             positions: The column of each item's class, int (n_items,); items of a class
                 that was not learnt are left out.
+            sample_weight: What each item counts, float (n_items,); None for all the same.
 
         Raises:
             DataError: If the arrays do not have these shapes, or no item is left.
@@ -102,11 +106,12 @@ class Calibrator(BaseEstimator):
             msg = "no item to calibrate with is of a class that was learnt; hold out items of every class"
             raise DataError(msg)
         given, columns = given[learnt], columns[learnt]
+        weights = np.ones(len(given)) if sample_weight is None else np.asarray(sample_weight, np.float64)[learnt]
         self.n_classes_ = given.shape[1]
         if self.method in ("none", "temperature"):
-            self.factor_ = 1.0 if self.method == "none" else fit_temperature(given, columns)
+            self.factor_ = 1.0 if self.method == "none" else fit_temperature(given, columns, weights)
         else:
-            self._fit_curves(_list_curves(given), columns)
+            self._fit_curves(_list_curves(given), columns, weights)
         return self
 
     def predict_proba(self, scores: ArrayLike) -> FloatArray:
@@ -136,11 +141,11 @@ class Calibrator(BaseEstimator):
         equal = np.isfinite(given) / np.isfinite(given).sum(axis=1, keepdims=True)
         return np.where(total > 0, chances / np.where(total > 0, total, 1), equal)
 
-    def _fit_curves(self, curves: FloatArray, columns: NDArray[Any]) -> None:
+    def _fit_curves(self, curves: FloatArray, columns: NDArray[Any], weights: FloatArray) -> None:
         first = 1 if self.n_classes_ == 2 else 0  # noqa: PLR2004 - the curve of two classes is the second one's
         used = [np.isfinite(curve) for curve in curves.T]
         pairs = [
-            (curve[rows], (columns[rows] == number).astype(np.float64))
+            (curve[rows], (columns[rows] == number).astype(np.float64), weights[rows])
             for number, (curve, rows) in enumerate(zip(curves.T, used, strict=True), start=first)
         ]
         if self.method == "sigmoid":
@@ -174,11 +179,12 @@ def _list_curves(scores: FloatArray) -> FloatArray:
     return scores[:, 1:] - scores[:, :1] if scores.shape[1] == 2 else scores  # noqa: PLR2004 - one curve is enough
 
 
-def _fit_sigmoid(scores: FloatArray, positive: FloatArray) -> tuple[float, float]:
+def _fit_sigmoid(scores: FloatArray, positive: FloatArray, weights: FloatArray) -> tuple[float, float]:
     """Fit Platt's curve, 1 / (1 + exp(-slope * score - offset)), to float64 (n_items,) each."""
     if scores.size == 0:
         return 0.0, -np.inf
-    n_positive, n_negative = positive.sum(), positive.size - positive.sum()
+    n_positive = weights @ positive
+    n_negative = weights.sum() - n_positive
     # Platt (1999), section 2.2: targets as if one item more had been seen on either side.
     targets = np.where(positive, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
     center, spread = scores.mean(), scores.std() or 1.0
@@ -186,17 +192,18 @@ def _fit_sigmoid(scores: FloatArray, positive: FloatArray) -> tuple[float, float
 
     def measure(parameters: FloatArray) -> tuple[float, FloatArray]:
         z = parameters[0] * scaled + parameters[1]
-        excess = special.expit(z) - targets
-        return float((np.logaddexp(0, z) - targets * z).mean()), np.array([excess @ scaled, excess.sum()]) / z.size
+        excess = weights * (special.expit(z) - targets)
+        loss = float(weights @ (np.logaddexp(0, z) - targets * z))
+        return loss / z.size, np.array([excess @ scaled, excess.sum()]) / z.size
 
     start = np.array([0.0, math.log((n_positive + 1) / (n_negative + 1))])
     slope, offset = optimize.minimize(measure, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-9, "ftol": 0}).x
     return slope / spread, offset - slope * center / spread
 
 
-def _fit_steps(scores: FloatArray, positive: FloatArray) -> FloatArray:
+def _fit_steps(scores: FloatArray, positive: FloatArray, weights: FloatArray) -> FloatArray:
     """Fit a rising step curve to float64 (n_items,) each: its knots, float64 (2, n_knots)."""
     if scores.size == 0:
         return np.zeros((2, 1))
-    steps = IsotonicRegression(out_of_bounds="clip").fit(scores, positive)
+    steps = IsotonicRegression(out_of_bounds="clip").fit(scores, positive, weights)
     return np.stack([steps.X_thresholds_, steps.y_thresholds_])

@@ -52,13 +52,13 @@ class ShrunkDiscriminant(LinearHead):
     def fit(self, X: ArrayLike | FeatureRows, y: ArrayLike) -> Self:
         """Fit to features (n_items, dim) and targets (n_items,)."""
         rows, positions = self._learn_classes(X, y)
-        lengths = measure_lengths(rows, self.scaling)
         if len(rows) < rows.shape[1] and self.shrinkage < 1:
+            lengths = measure_lengths(rows, self.scaling)
             solutions = solve_wide(rows, positions, lengths, self.scaling, [self.shrinkage], self.priors)
         else:
             everything, covariance = np.zeros(len(rows), np.intp), self.shrinkage < 1
-            scatter = Scatter.measure(rows, positions, everything, lengths, covariance=covariance)
-            solutions = scatter.solve(None, self.scaling, [self.shrinkage], self.priors)
+            scatter = Scatter.measure(rows, positions, everything, self.scaling, covariance=covariance)
+            solutions = scatter.solve(None, [self.shrinkage], self.priors)
         coef, intercept = next(solutions)
         return self.set_coefficients(coef, intercept)
 
@@ -92,6 +92,7 @@ class Scatter:
         counts: float64 (n_folds, n_classes).
         sums: float64 (n_folds, n_classes, dim).
         squares: float64 (n_folds, dim).
+        scales: float32 (n_folds + 1, dim), of the scaling, as measured on all folds but one, and on all.
         products: float32 (dim, dim) for each fold, lower triangle; none where they are not needed.
     """
 
@@ -99,6 +100,7 @@ class Scatter:
     counts: Doubles
     sums: Doubles
     squares: Doubles
+    scales: Floats
     products: tuple[Floats, ...]
 
     @classmethod
@@ -107,7 +109,7 @@ class Scatter:
         X: FeatureRows,
         positions: NDArray[np.intp],
         folds: NDArray[np.intp],
-        lengths: Floats | None,
+        scaling: str,
         *,
         covariance: bool = True,
     ) -> Self:
@@ -117,10 +119,11 @@ class Scatter:
             X: (n_items, dim), not scaled.
             positions: int (n_items,), classes from 0.
             folds: int (n_items,), folds from 0.
-            lengths: float32 (n_items,), by which items are divided first; None for no division.
+            scaling: One of `SCALINGS`.
             covariance: Whether the products are needed.
         """
         n_folds, n_classes = int(folds.max()) + 1, int(positions.max()) + 1
+        lengths = measure_lengths(X, scaling)
         first = X[:256] if lengths is None else X[:256] / lengths[:256, None]
         shift = first.mean(axis=0)
         counts = np.zeros((n_folds, n_classes))
@@ -141,16 +144,13 @@ class Scatter:
                 near = prepare(rows, block)
                 sums[fold] += indicator[rows].T @ near
                 squares[fold] += np.einsum("ij,ij->j", near, near)
-        return cls(shift, counts, sums, squares, tuple(products))
+        return cls(shift, counts, sums, squares, _measure_scales(X, folds, scaling), tuple(products))
 
-    def solve(
-        self, fold: int | None, scaling: str, shrinkages: Iterable[float], priors: str
-    ) -> Iterator[tuple[Floats, Floats]]:
+    def solve(self, fold: int | None, shrinkages: Iterable[float], priors: str) -> Iterator[tuple[Floats, Floats]]:
         """Solve for the discriminants of all folds but one, or of all.
 
         Args:
             fold: The fold that is left out; None for none.
-            scaling: Of the features, measured on the same items.
             shrinkages: Each above 0, up to 1.
             priors: `empirical` or `uniform`.
 
@@ -161,9 +161,7 @@ class Scatter:
         kept, present = [at for at in range(len(self.counts)) if at != fold], self.find_present(fold)
         counts, sums = self.counts[kept].sum(axis=0)[present], self.sums[kept].sum(axis=0)[present]
         total, squares = counts.sum(), self.squares[kept].sum(axis=0)
-        mean = sums.sum(axis=0) / total
-        moments = Moments(counts[:0] + total, (mean + self.shift)[None], np.maximum(squares / total - mean**2, 0)[None])
-        frame = Frame(self.shift, Frame.make(scaling, moments).scale)
+        frame = Frame(self.shift, self.scales[len(self.counts) if fold is None else fold])
         scale, offsets = frame.scale.astype(np.float64), sums / counts[:, None]
         rooted = np.sqrt(counts)[:, None] * offsets
         # About the classes' means: the sum about any point, less n_k (m_k - point)(m_k - point)^T for each class.
@@ -184,7 +182,7 @@ class Scatter:
 
     def fit(self, model: ShrunkDiscriminant, n_classes: int) -> ShrunkDiscriminant:
         """Fit a head to all items, whose classes are 0, 1 ..., without another pass over them."""
-        return model.adopt(*next(self.solve(None, model.scaling, [model.shrinkage], model.priors)), n_classes)
+        return model.adopt(*next(self.solve(None, [model.shrinkage], model.priors)), n_classes)
 
     def find_present(self, fold: int | None) -> NDArray[np.intp]:
         """Return the classes that have an item outside of a fold."""
@@ -251,6 +249,14 @@ def solve_discriminants(
             shrunk.T.flat[:: len(shrunk) + 1] += ridge
             coef = linalg.solve(shrunk, apart, assume_a="pos", lower=True, overwrite_a=True, check_finite=False)
         yield coef, bias - np.sum((means + middle).T * coef, axis=0) / 2
+
+
+def _measure_scales(X: FeatureRows, folds: NDArray[np.intp], scaling: str) -> Floats:
+    n_folds = int(folds.max()) + 1
+    if scaling != "standard":
+        return np.ones((n_folds + 1, X.shape[1]), np.float32)
+    moments = Moments.measure(X, folds[:, None] != np.arange(n_folds + 1))  # no fold has the last number
+    return np.stack([Frame.make(scaling, moments, part).scale for part in range(n_folds + 1)])
 
 
 def _make_shift(shift: Floats, lengths: Floats | None) -> Callable[[slice, Floats], Floats]:

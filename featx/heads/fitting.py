@@ -215,7 +215,7 @@ def _assemble(head: Head, spec: HeadSpec, cv: int | Sequence[Split]) -> Pipeline
     scaling = head.scalings[0] if spec.scaling is None else spec.scaling
     check_scaling(scaling)
     classifier, method = head.build(spec.params, spec.seed, scaling), head.choose_calibration(spec.calibration)
-    if method != "none":
+    if method != "none" or not hasattr(classifier, "predict_proba"):
         classifier = CalibratedHead(classifier, method, cv)
     scaler = "passthrough" if head.folds_scaling else make_scaler(scaling)
     return Pipeline([("scaler", scaler), ("classifier", classifier)])

@@ -29,7 +29,7 @@ class CosineNeighbours(ClassifierMixin, BaseEstimator):
     Discrimination, section 3.4; Caron et al. 2021 and Oquab et al. 2023, DINOv2, take 0.07).
 
     Args:
-        n_neighbors: How many vote.
+        n_neighbors: How many vote; all, where there are fewer.
         weights: `temperature`, `distance` for 1 / (1 - s), or `uniform`.
         temperature: Above 0.
         scaling: `none` or `standard`, before lengths are taken; `l2` changes no cosine.
@@ -53,7 +53,7 @@ class CosineNeighbours(ClassifierMixin, BaseEstimator):
         """Keep the items, features (n_items, dim) and targets (n_items,).
 
         Raises:
-            ValueError: If more neighbours are asked for than there are items, or there is no such vote.
+            ValueError: If there is no such vote.
         """
         check_scaling(self.scaling)
         rows, y = accept_items(self, X, y)

@@ -20,6 +20,7 @@ from sklearn.tree._tree import Tree
 
 from featx.containers import list_members, read_array
 from featx.errors import BundleError
+from featx.heads.calibrated import CalibratedHead
 from featx.heads.neighbours import CosineNeighbours
 from featx.heads.networks import NetworkClassifier
 
@@ -144,9 +145,13 @@ def _strip(estimator: Any) -> Any:  # noqa: ANN401 - scikit-learn classifiers
         return estimator
     stripped = copy.copy(estimator)
     stripped.steps = [(name, copy.copy(step)) for name, step in estimator.steps]
-    for _, step in stripped.steps:
-        for name in _LEFTOVERS:
-            getattr(step, "__dict__", {}).pop(name, None)
+    for at, (name, step) in enumerate(stripped.steps):
+        if isinstance(step, CalibratedHead):
+            step.classifier_ = copy.copy(step.classifier_)
+            stripped.steps[at] = (name, step)
+        for part in (step, getattr(step, "classifier_", None)):
+            for leftover in _LEFTOVERS:
+                getattr(part, "__dict__", {}).pop(leftover, None)
     return stripped
 
 
@@ -229,7 +234,9 @@ def _check_parts(head: Pipeline) -> None:
             _check_tree(part.children_left, part.children_right, part.feature, inner, width)
         elif type(part) is NetworkClassifier:
             part.check_state()
-        elif type(part) is CosineNeighbours:
+        elif (
+            type(part) is CosineNeighbours and "keys_" in part.__dict__
+        ):  # else it is what a calibrated head began with
             votes = np.asarray(part.positions_)
             if votes.shape != part.keys_.shape[:1] or not np.isin(votes, np.arange(len(part.classes_))).all():
                 msg = "neighbours of classes that it does not have"

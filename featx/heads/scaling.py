@@ -13,6 +13,11 @@ from featx.specs import SCALINGS
 
 Floats = NDArray[np.float32]
 
+#: A variance below this part of the squared distance that it was computed from is rounding.
+_ROUNDING = 1e-12
+#: Float32 knows no differences that are smaller beside a feature's mean, squared.
+_FLAT = 1e-13
+
 
 def make_scaler(name: str, *, copy: bool = True) -> Any:  # noqa: ANN401 - "passthrough" or a scikit-learn transformer
     """Make the first step of a head's pipeline; float32 features stay float32.
@@ -68,20 +73,21 @@ class Moments:
             weights: (n_items, n_parts), what each item counts in each part.
             lengths: float32 (n_items,), by which items are divided first; None for no division.
         """
-        weights = weights.astype(np.float32)
-        counts = np.maximum(weights.sum(axis=0, dtype=np.float64), np.finfo(np.float32).tiny)
+        weights = weights.astype(np.float64)
+        counts = np.maximum(weights.sum(axis=0), np.finfo(np.float64).tiny)
         shift: Floats | None = None
         sums = np.zeros((weights.shape[1], X.shape[1]))
         squares = np.zeros_like(sums)
         for rows, block in X.iterate_blocks():
             scaled = block if lengths is None else block / lengths[rows, None]
-            # Near the mean, squares do not lose the variance to rounding.
             shift = scaled.mean(axis=0) if shift is None else shift
-            near = scaled - shift
+            # Summed in float64: a feature that never varies in a part, but does in others, has to come out as 0.
+            near = (scaled - shift).astype(np.float64)
             sums += weights[rows].T @ near
             squares += weights[rows].T @ np.square(near, out=near)
         offsets = sums / counts[:, None]
-        variances = np.maximum(squares / counts[:, None] - offsets**2, 0)
+        variances = squares / counts[:, None] - offsets**2
+        variances[variances <= _ROUNDING * offsets**2] = 0
         return cls(counts, offsets + shift, variances)
 
 
@@ -111,7 +117,7 @@ class Frame:
         mean, variance = moments.means[part], moments.variances[part]
         if scaling != "standard":
             return cls(np.zeros(len(mean), np.float32), np.ones(len(mean), np.float32))
-        flat = variance <= 1e-13 * mean**2  # float32 knows no smaller differences
+        flat = variance <= _FLAT * mean**2
         return cls(mean.astype(np.float32), np.where(flat, 1, np.sqrt(variance)).astype(np.float32))
 
 
@@ -139,5 +145,5 @@ def measure_spread(features: FeatureRows, scaling: str) -> float:
     moments = Moments.measure(features, np.ones((len(features), 1)), measure_lengths(features, scaling))
     variances, means = moments.variances[0], moments.means[0]
     if scaling == "standard":
-        return float(np.count_nonzero(variances > 1e-13 * means**2))
+        return max(1.0, float(np.count_nonzero(variances > _FLAT * means**2)))
     return max(float(variances.sum()), 1e-6 * float(means @ means + variances.sum()))

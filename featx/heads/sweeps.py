@@ -177,7 +177,7 @@ def sweep_shrinkage(
         folds[held] = fold
     covariance = min(shrinkages) < 1
     wide = covariance and min(len(train) for train, _ in problem.splits) < problem.X.shape[1]
-    scatter = None if wide else Scatter.measure(problem.X, problem.positions, folds, lengths, covariance=covariance)
+    scatter = None if wide else Scatter.measure(problem.X, problem.positions, folds, scaling, covariance=covariance)
     scores = problem.reserve_scores(len(grid))
     for fold, (train, held) in enumerate(problem.splits):
         present = np.unique(problem.positions[train])
@@ -187,7 +187,7 @@ def sweep_shrinkage(
             targets = problem.positions[train]
             solutions = solve_wide(problem.X.take(train), targets, part, scaling, shrinkages, priors)
         else:
-            solutions = scatter.solve(fold, scaling, shrinkages, priors)
+            solutions = scatter.solve(fold, shrinkages, priors)
         for i, (coef, intercept) in enumerate(solutions):
             margins = score_rows(rows, coef, intercept, near)
             scores[i, held[:, None], present] = special.log_softmax(margins, axis=1)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special
+from sklearn.utils.class_weight import compute_sample_weight
 
 from featx.errors import DataError
 from featx.heads.calibration import Calibrator
@@ -36,6 +37,8 @@ class Candidate:
         strength: Place among the parameters tried, 0 for the strongest regularisation.
         accuracy: Share of all items that were right while held out.
         accuracy_std: Standard deviation of the folds' accuracies.
+        balanced_accuracy: Mean over the classes of the share of their items that were right; it
+            decides where classes are weighted to count the same.
         log_loss: Mean over the held-out items; None for a head that is calibrated,
             as that happens after tuning.
     """
@@ -46,6 +49,7 @@ class Candidate:
     accuracy: float
     accuracy_std: float
     log_loss: float | None
+    balanced_accuracy: float = 0.0
 
     def __str__(self) -> str:
         return _name(self.params, self.scaling)
@@ -113,7 +117,8 @@ def tune(
 ) -> Tuned:
     """Try the head's grid under its scalings on folds, and choose the best.
 
-    The best has the highest accuracy on held-out items; among equals the lowest
+    The best has the highest accuracy on held-out items (balanced accuracy, where the user
+    asks for balanced classes); among equals the lowest
     log-loss, if the head has probabilities before calibration; then the strongest
     regularisation; then the scaling that comes first.
 
@@ -164,7 +169,8 @@ def tune(
     notes = [*_note_lonely(problem, classes), *troubles.describe(best, len(candidates))]
     notes += _note_edge(head, best, plan[best.scaling], spec)
     chosen = replace(spec, params=best.params, scaling=best.scaling)
-    probabilities = _make_probabilities(head.choose_calibration(spec.calibration), problem, best_scores)
+    weights = compute_sample_weight(chosen.params.get("class_weight"), positions)
+    probabilities = _make_probabilities(head.choose_calibration(spec.calibration), problem, best_scores, weights)
     fitted = offered() if offered is not None else None
     return Tuned(chosen, best, tuple(candidates), classes, best_scores, positions, probabilities, tuple(notes), fitted)
 
@@ -216,14 +222,27 @@ def _judge(head: Head, problem: Problem, candidate: Candidate, scores: NDArray[n
     if not head.calibrated:
         own = scores[np.arange(len(scores)), problem.positions]
         log_loss = float(-np.maximum(own, _LOWEST).mean(dtype=np.float64))
-    return replace(candidate, accuracy=float(right.mean()), accuracy_std=float(np.std(by_fold)), log_loss=log_loss)
+    return replace(
+        candidate,
+        accuracy=float(right.mean()),
+        accuracy_std=float(np.std(by_fold)),
+        log_loss=log_loss,
+        balanced_accuracy=float(np.mean(np.bincount(problem.positions, right) / np.bincount(problem.positions))),
+    )
 
 
 def _rank(candidate: Candidate) -> tuple[float, float, int]:
-    return (-candidate.accuracy, candidate.log_loss or 0.0, candidate.strength)
+    balanced = candidate.params.get("class_weight") == "balanced"
+    return (
+        -candidate.balanced_accuracy if balanced else -candidate.accuracy,
+        candidate.log_loss or 0.0,
+        candidate.strength,
+    )
 
 
-def _make_probabilities(method: str, problem: Problem, scores: NDArray[np.float32]) -> NDArray[np.float64]:
+def _make_probabilities(
+    method: str, problem: Problem, scores: NDArray[np.float32], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Turn scores into probabilities; what calibrates those of one fold is fitted to the others."""
     if method == "none":
         return special.softmax(scores.astype(np.float64), axis=1)
@@ -231,7 +250,7 @@ def _make_probabilities(method: str, problem: Problem, scores: NDArray[np.float3
     probabilities = np.empty(scores.shape)
     for train, held in problem.splits:
         rows = train[learnt[train]] if learnt[train].any() else np.flatnonzero(learnt)
-        calibrator = Calibrator(method).fit(scores[rows], problem.positions[rows])
+        calibrator = Calibrator(method).fit(scores[rows], problem.positions[rows], weights[rows])
         probabilities[held] = calibrator.predict_proba(scores[held])
     return probabilities
 

@@ -100,9 +100,13 @@ class Whitening:
         """Return the coordinates for a mean curvature and a penalty."""
         if self.gram is None:
             return Coordinates(None, None, np.float32(1))
-        hessian = np.float32(curvature) * self.gram
-        mean = float(np.trace(hessian)) / len(hessian)
-        hessian.T.flat[:: len(hessian) + 1] += np.float32(max(penalty, _LEAST_PENALTY * mean))
-        root = linalg.cholesky(hessian, lower=True, overwrite_a=True, check_finite=False)
+        mean = curvature * float(np.trace(self.gram)) / len(self.gram)
+        least = max(penalty, _LEAST_PENALTY * mean)
+        info = 1
+        while info:  # coordinates, unlike the answer, may have a larger penalty, where rounding asks for it
+            hessian = np.float32(curvature) * self.gram
+            hessian.T.flat[:: len(hessian) + 1] += np.float32(least)
+            root, info = linalg.lapack.spotrf(hessian, lower=True, clean=True, overwrite_a=True)
+            least *= 10
         inverse = linalg.lapack.strtri(root, lower=True)[0]
         return Coordinates(root, inverse, np.float32(1 / np.sqrt(curvature)))

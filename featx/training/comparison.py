@@ -28,7 +28,8 @@ from featx.training.rendering import describe_choice, name_folder, write_compari
 from featx.training.standings import Comparison, Standing
 from featx.training.tasks import Task, forget_results, read_result, run_tasks
 
-_LEAST_PROBABILITY = 1e-12
+#: As in the log-loss of the test.
+_LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
 
 
 def compare(

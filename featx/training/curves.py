@@ -1,5 +1,6 @@
 """How accuracy grows with the items that a head learns from: the learning curve, and few shots."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from scipy import stats
 
 from featx.errors import DataError
 from featx.evaluation import compute_wilson_interval
+from featx.evaluation.intervals import encode_groups, estimate_effective_items
 from featx.evaluation.learning import Forecast, forecast_accuracy
 from featx.heads import Head, make_head
 from featx.heads.fitting import predict_rows
@@ -26,7 +28,6 @@ _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 _REPEATS = 3
 _FOLDS = 5
 _FEWEST_SIZES = 3
-_FEWEST_UNITS = 4
 
 #: Draws of each number of shots.
 _DRAWS = 5
@@ -88,9 +89,10 @@ def measure_curve(
 ) -> Curve:
     """Measure the learning curve of a head inside some items; the test is not touched.
 
-    In each of three rounds a fifth of the items, whole groups and duplicates, is held out.
-    Growing parts of the others, each within the next and with the same shares of the classes,
-    are learnt from, parameters tuned anew for each, and the held-out fifth is predicted.
+    In each of three rounds another fifth of the items, whole groups and duplicates, is held out.
+    Growing parts of the others, whole groups again, each part within the next and with about the
+    same shares of the classes, are learnt from, parameters tuned anew for each, and the held-out
+    fifth is predicted. Intervals are Wilson's, at what grouped items are worth.
 
     Args:
         head: What is tuned and fitted.
@@ -103,26 +105,27 @@ def measure_curve(
         DataError: If there are too few items for three sizes.
     """
     folds = max(2, min(_FOLDS, dataset.count_units(members)))
-    _check_sizes(dataset, members)
-    accuracies, sizes, tested = np.empty((len(_SHARES), _REPEATS)), np.empty((len(_SHARES), _REPEATS)), 0
-    for repeat in range(_REPEATS):
-        dealt = np.full(len(dataset), -1)
-        dealt[members] = dataset.assign_folds(members, folds, spec.seed + repeat)
-        held = dealt == repeat % folds
-        order = _order_items(dataset, members & ~held, spec.seed + repeat)
-        tested += int(held.sum())
-        for at, share in enumerate(_SHARES):
-            part = _take_share(dataset, order, share)
-            sizes[at, repeat] = len(part)
-            accuracies[at, repeat] = _measure(head, spec, dataset, part, (held, dataset.targets[held]))
+    folds = max(2, min(_FOLDS, dataset.count_units(members)))
+    dealt = np.full(len(dataset), -1)
+    dealt[members] = dataset.assign_folds(members, folds, spec.seed)
+    plans = [_plan_parts(dataset, members, dealt == fold, spec.seed) for fold in range(min(_REPEATS, folds))]
+    _check_plans(plans, int(members.sum()))
+    accuracies = np.empty((len(_SHARES), len(plans)))
+    correct = np.zeros((len(_SHARES), len(dataset)))
+    for repeat, parts in enumerate(plans):
+        held = dealt == repeat
+        for at, part in enumerate(parts):
+            correct[at, held] = _answer(head, spec, dataset, part, (held, dataset.targets[held]))
+            accuracies[at, repeat] = correct[at, held].mean()
             if progress is not None:
-                progress(repeat * len(_SHARES) + at + 1, _REPEATS * len(_SHARES))
-    counts = np.round(sizes.mean(axis=1)).astype(int)
+                progress(repeat * len(_SHARES) + at + 1, len(plans) * len(_SHARES))
+    counts = np.round(np.mean([[len(part) for part in parts] for parts in plans], axis=0)).astype(int)
     _, kept = np.unique(counts, return_index=True)
-    means = accuracies[kept].mean(axis=1)
-    lows, highs = compute_wilson_interval(means * tested, tested)
-    chosen = tuple(counts[kept].tolist())
-    return Curve(chosen, accuracies[kept], lows, highs, forecast_accuracy(chosen, accuracies[kept], seed=spec.seed))
+    tested = (dealt >= 0) & (dealt < len(plans))
+    ends = np.array([_find_interval(correct[at, tested], dataset.groups[tested]) for at in kept])
+    sizes = tuple(counts[kept].tolist())
+    forecast = forecast_accuracy(sizes, accuracies[kept], seed=spec.seed)
+    return Curve(sizes, accuracies[kept], ends[:, 0], ends[:, 1], forecast)
 
 
 def measure_shots(
@@ -149,67 +152,94 @@ def measure_shots(
     held, targets = test
     accuracies = np.empty((len(shots), _DRAWS))
     for draw in range(_DRAWS):
-        order = _order_items(dataset, members, spec.seed + draw)
         for at, count in enumerate(shots):
-            part = _take_shots(dataset, order, count)
-            accuracies[at, draw] = _measure(head, spec, dataset, part, (held, targets))
+            part = _take_shots(dataset, members, count, spec.seed + draw)
+            accuracies[at, draw] = _answer(head, spec, dataset, part, (held, targets)).mean()
     reach = stats.t.ppf(0.975, _DRAWS - 1) * accuracies.std(axis=1, ddof=1) / np.sqrt(_DRAWS)
     means = accuracies.mean(axis=1)
-    smallest = int(np.bincount(dataset.targets[members]).min())
-    notes = [f"a class has {smallest} training items only, and gave all of them to more shots than that"]
-    few = tuple(notes) if smallest < max(shots) else ()
+    distinct = [
+        len(set(dataset.keys[members & (dataset.targets == target)].tolist()))
+        for target in np.unique(dataset.targets[members])
+    ]
+    notes = [f"a class has {min(distinct)} different training items only, and gave all of them to more shots than that"]
+    few = tuple(notes) if min(distinct) < max(shots) else ()
     return Curve(shots, accuracies, np.maximum(means - reach, 0), np.minimum(means + reach, 1), None, few)
 
 
-def _check_sizes(dataset: Dataset, members: Members) -> None:
-    """Refuse items that are too few for parts of different sizes.
+def _plan_parts(dataset: Dataset, members: Members, held: Members, seed: int) -> list[NDArray[np.intp]]:
+    """List growing parts of the items that are not held out: whole units, two of each class at least."""
+    rows = np.flatnonzero(members & ~held)
+    units = dataset.find_units(members & ~held)
+    order = np.argsort(np.random.default_rng(seed).permutation(units.max() + 1)[units], kind="stable")
+    rows, units, targets = rows[order], units[order], dataset.targets[rows[order]]
+    parts = []
+    for share in _SHARES:
+        chosen = set[int]()
+        for target in np.unique(targets):
+            own = units[targets == target]
+            firsts = np.flatnonzero(np.diff(own, prepend=-1))  # where each unit of the class begins
+            chosen.update(own[: max(round(share * len(own)), 1 + firsts[min(1, len(firsts) - 1)])].tolist())
+        parts.append(np.sort(rows[np.isin(units, list(chosen))]))
+    return parts
+
+
+def _check_plans(plans: list[list[NDArray[np.intp]]], n_items: int) -> None:
+    """Refuse parts that are not of different sizes.
 
     Raises:
-        DataError: If they are.
+        DataError: If there are too few items, or groups of them.
     """
-    rows = np.flatnonzero(members)
-    most = dataset.count_units(members) * (_FOLDS - 1) // _FOLDS
-    if len({len(_take_share(dataset, rows, share)) for share in _SHARES}) < _FEWEST_SIZES or most < _FEWEST_UNITS:
-        msg = f"{len(rows)} training items are too few for a learning curve; add items, or leave out --curve"
+    if min(len({len(part) for part in parts}) for parts in plans) < _FEWEST_SIZES:
+        msg = f"{n_items} training items, or their groups, are too few for a learning curve; leave out --curve"
         raise DataError(msg)
 
 
-def _order_items(dataset: Dataset, members: Members, seed: int) -> NDArray[np.intp]:
-    """Order items at random, those that stay together one after the other."""
+def _find_interval(correct: NDArray[np.float64], groups: NDArray[np.str_]) -> tuple[float, float]:
+    right, worth = correct > 0, float(len(correct))
+    if (groups != "").any():
+        worth = estimate_effective_items(right, encode_groups(groups.tolist()))
+    low, high = compute_wilson_interval(right.mean() * worth, worth)
+    return float(low), float(high)
+
+
+def _take_shots(dataset: Dataset, members: Members, count: int, seed: int) -> NDArray[np.intp]:
+    """Draw items of each class, one of each group in turn until there are enough, none with the bytes of another."""
     rows = np.flatnonzero(members)
-    units = dataset.find_units(members)
-    shuffled = np.random.default_rng(seed).permutation(units.max() + 1)
-    return rows[np.argsort(shuffled[units], kind="stable")]
+    _, firsts = np.unique(dataset.keys[rows], return_index=True)
+    rows = rows[np.sort(firsts)]
+    rows = rows[np.random.default_rng(seed).permutation(len(rows))]
+    kept = np.zeros(len(dataset), bool)
+    kept[rows] = True
+    units = np.empty(len(dataset), np.intp)
+    units[np.flatnonzero(kept)] = dataset.find_units(kept)
+    drawn = []
+    for target in np.unique(dataset.targets[rows]):
+        own = rows[dataset.targets[rows] == target]
+        turns = np.empty(len(own), np.intp)
+        seen = Counter[int]()
+        for at, unit in enumerate(units[own].tolist()):
+            turns[at] = seen[unit]
+            seen[unit] += 1
+        drawn.append(own[np.argsort(turns, kind="stable")][:count])
+    return np.sort(np.concatenate(drawn))
 
 
-def _take_shots(dataset: Dataset, order: NDArray[np.intp], count: int) -> NDArray[np.intp]:
-    """Take the first items of each class."""
-    targets = dataset.targets[order]
-    return np.sort(np.concatenate([order[targets == target][:count] for target in np.unique(targets)]))
-
-
-def _take_share(dataset: Dataset, order: NDArray[np.intp], share: float) -> NDArray[np.intp]:
-    """Take the first part of each class, two items at least."""
-    targets = dataset.targets[order]
-    parts = [order[targets == target] for target in np.unique(targets)]
-    return np.sort(np.concatenate([part[: max(2, round(share * len(part)))] for part in parts]))
-
-
-def _measure(
+def _answer(
     head: Head, spec: HeadSpec, dataset: Dataset, part: NDArray[np.intp], test: tuple[Members, NDArray[np.intp]]
-) -> float:
-    """Learn from some items, and return the share of others that are then right."""
+) -> NDArray[np.bool_]:
+    """Learn from some items, and return which of others are then right."""
     members = np.zeros(len(dataset), bool)
     members[part] = True
-    own, plain = dataset.targets[part], replace(spec, calibration="none")  # calibration changes no choice
+    own = dataset.targets[part]
+    plain = spec if spec.calibration else replace(spec, calibration="none")  # a temperature changes no choice
     X, units = dataset.take_features(members), dataset.find_units(members)
-    if np.bincount(own).max() == 1:  # nothing can be held out to choose by
+    if dataset.count_units(members) == 1:  # nothing can be held out to choose by
         scaling, grid = next(iter(plan_candidates(head, X, plain, len(X)).items()))
-        middle = replace(plain, scaling=scaling, params=grid[len(grid) // 2])
+        middle = replace(plain, scaling=scaling, params=grid[len(grid) // 2], calibration="none")
         estimator = make_head(middle).fit(np.asarray(X), own)
     else:
         folds = deal_folds(dataset, members, spec.seed)
         estimator = learn(head, plain, X, own, folds, units).fitted.estimator
     held, truth = test
     predicted = estimator.classes_[predict_rows(estimator, dataset.take_features(held)).argmax(axis=1)]
-    return float((predicted == truth).mean())
+    return np.asarray(predicted == truth)

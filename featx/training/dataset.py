@@ -260,12 +260,17 @@ def _split_by_source(dataset: Dataset, names: set[str]) -> Partition:
             f"{int(leaks.sum())} training or validation images have the same bytes as one of a later split "
             f"(such as {first}) and are left out"
         )
-    straddling = (set(dataset.groups[train].tolist()) & set(dataset.groups[test].tolist())) - {""}
-    if straddling:
-        notes.append(
-            f"{len(straddling)} groups of the source are in train and in {test_name} (such as {min(straddling)}), "
-            f"so the numbers flatter"
-        )
+    sources = "train or val" if validation.any() else "train"
+    for learnt, held, words in (
+        (train | validation, test, f"in {sources} and in {test_name}"),
+        (train, validation, "in train and in val"),
+    ):
+        straddling = (set(dataset.groups[learnt].tolist()) & set(dataset.groups[held].tolist())) - {""}
+        if straddling:
+            notes.append(
+                f"{len(straddling)} groups of the source are {words} (such as {min(straddling)}), "
+                f"so the numbers flatter"
+            )
     untrained = set(dataset.targets[validation].tolist()) - set(dataset.targets[train].tolist())
     if untrained:
         notes.append(f"val has classes that train lacks: {_name_classes(dataset, untrained)}; they count as wrong")

@@ -154,7 +154,7 @@ def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions,
     trained = train | partition.validation
     tuned = _tune(head, spec, dataset, train, options.progress)
     validation = _validate(head, spec, dataset, partition, tuned)
-    fitted = _fit(head, dataset, trained, tuned)
+    fitted = _fit(head, dataset, trained, tuned, train)
     probabilities = _predict(fitted, dataset, test.members)
     targets = test.open_targets()
     few = measure_shots(head, spec, dataset, trained, (test.members, targets), shots) if shots else None
@@ -181,7 +181,7 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     probabilities = np.zeros((len(dataset), len(dataset.classes)))
     for fold in range(options.cv):
         tuned = _tune(head, spec, dataset, outer != fold, _shift(options.progress, fold, options.cv + 1))
-        fitted = _fit(head, dataset, outer != fold, tuned)
+        fitted = _fit(head, dataset, outer != fold, tuned, outer != fold)
         probabilities[outer == fold] = _predict(fitted, dataset, outer == fold)
     held = outer >= 0
     alone = int((~held).sum())
@@ -191,7 +191,7 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     tuned = _tune(head, spec, dataset, everything, _shift(options.progress, options.cv, options.cv + 1))
     folded = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
     return _Outcome(
-        fitted=_fit(head, dataset, everything, tuned),
+        fitted=_fit(head, dataset, everything, tuned, everything),
         tuned=tuned,
         notes=tuple(notes),
         validation=evaluate_items(dataset, everything, folded, dataset.targets, spec.seed),
@@ -214,14 +214,17 @@ def _tune(head: Head, spec: HeadSpec, dataset: Dataset, train: NDArray[np.bool_]
         )
 
 
-def _fit(head: Head, dataset: Dataset, members: NDArray[np.bool_], tuned: Tuned) -> FittedHead:
-    """Fit what was chosen to some items, of which tuning has seen all classes or not."""
+def _fit(
+    head: Head, dataset: Dataset, members: NDArray[np.bool_], tuned: Tuned, tuned_on: NDArray[np.bool_]
+) -> FittedHead:
+    """Fit what was chosen to some items: those that it was chosen on, or more."""
     folds = deal_folds(dataset, members, tuned.spec.seed)
     targets = dataset.targets[members]
     # Scores of other classes than these cannot calibrate; then the head makes its own.
     held_out = (tuned.scores, tuned.classes[tuned.positions]) if set(targets) == set(tuned.classes) else None
     features, units = dataset.take_features(members), dataset.find_units(members)
-    return fit_head(head, features, targets, tuned.spec, folds, units=units, held_out=held_out)
+    fitted = tuned.fitted if np.array_equal(members, tuned_on) else None
+    return fit_head(head, features, targets, tuned.spec, folds, units=units, held_out=held_out, fitted=fitted)
 
 
 def _validate(head: Head, spec: HeadSpec, dataset: Dataset, partition: Partition, tuned: Tuned) -> Evaluation:
@@ -230,7 +233,7 @@ def _validate(head: Head, spec: HeadSpec, dataset: Dataset, partition: Partition
     if not members.any():
         probabilities = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
         return evaluate_items(dataset, partition.train, probabilities, dataset.targets[partition.train], spec.seed)
-    fitted = _fit(head, dataset, partition.train, tuned)
+    fitted = _fit(head, dataset, partition.train, tuned, partition.train)
     return evaluate_items(dataset, members, _predict(fitted, dataset, members), dataset.targets[members], spec.seed)
 
 
@@ -261,7 +264,7 @@ def _conclude(
         test=outcome.test,
         n_train=int(outcome.trained.sum()),
         test_name=outcome.test_name,
-        notes=tuple(dict.fromkeys([*dataset.notes, *outcome.notes, *of_heads])),
+        notes=tuple(dict.fromkeys([*dataset.notes, *outcome.notes, *of_heads, *_note_protocol(protocol, tuned)])),
         seconds=seconds,
         candidates=tuned.candidates,
         protocol=protocol,
@@ -272,6 +275,19 @@ def _conclude(
         return run
     draft = _draft_bundle(run, store, dataset, outcome, options)
     return replace(run, bundle=write_bundle(draft, options.folder, f"{run.head.name}-{to_text(store.path.stem)}"))
+
+
+def _note_protocol(name: str, tuned: Tuned) -> list[str]:
+    """Note values of a protocol that these items are too few for."""
+    notes = []
+    for parameter, values in find_protocol(name).grid.items() if name else ():
+        left = sorted(set(values) - {candidate.params[parameter] for candidate in tuned.candidates})
+        if left:
+            shown = ", ".join(f"{value:g}" for value in left)
+            notes.append(
+                f"the protocol {name} asks for {parameter} {shown} too, for which the folds have too few items"
+            )
+    return notes
 
 
 def _draft_bundle(run: Run, store: FeatureStore, dataset: Dataset, outcome: _Outcome, options: FitOptions) -> Draft:

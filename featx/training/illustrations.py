@@ -45,7 +45,8 @@ def list_illustrations(
         "reliability.png": functools.partial(plot_reliability, curves),
     }
     files |= _list_path(run, tuned.candidates)
-    network = fitted.estimator[-1]
+    step = fitted.estimator[-1]
+    network = getattr(step, "classifier_", step)  # without its calibration, if it has one
     if isinstance(network, NetworkClassifier):
         files |= {
             "curves.csv": functools.partial(write_history, network.history_),

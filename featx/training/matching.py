@@ -31,10 +31,11 @@ def match_stores(stores: Sequence[FeatureStore], *, group: str = "") -> Match:
 
     Args:
         stores: One or more stores.
-        group: What keeps items together, as in `load_dataset`; read from the first store.
+        group: What keeps items together, as in `load_dataset`; read from the first store. If empty,
+            the groups that any of the stores has.
 
     Raises:
-        DataError: If no item is in all of them, or they disagree about a label or split.
+        DataError: If no item is in all of them, or they disagree about a label, split or group.
         UsageError: If `group` is no such thing.
     """
     first, *others = [load_dataset(store, group=group if number == 0 else "") for number, store in enumerate(stores)]
@@ -47,6 +48,7 @@ def match_stores(stores: Sequence[FeatureStore], *, group: str = "") -> Match:
     positions = [np.array([place[item] for item in shared], np.intp) for place in places]
     for dataset, at in zip(others, positions[1:], strict=True):
         _check_agreement(first, positions[0], dataset, at)
+    first = replace(first, groups=_unite_groups((first, *others), positions))
     notes = [note for dataset in (first, *others) for note in dataset.notes]
     missing = [(len(dataset) - len(shared), dataset.store.path) for dataset in (first, *others)]
     if any(count for count, _ in missing):
@@ -54,6 +56,16 @@ def match_stores(stores: Sequence[FeatureStore], *, group: str = "") -> Match:
         notes.append(f"compared on the {len(shared):,} items that all stores have; left out are {left_out}")
     rows = tuple(dataset.rows[at] for dataset, at in zip((first, *others), positions, strict=True))
     return Match(_take_items(first, positions[0]), rows, tuple(dict.fromkeys(notes)))
+
+
+def _unite_groups(datasets: Sequence[Dataset], positions: Sequence[NDArray[np.intp]]) -> NDArray[np.str_]:
+    """Take the group of each item of the first store from whichever store has one."""
+    first, *others = datasets
+    at, *rest = positions
+    groups = first.groups.astype(object)
+    for dataset, places in zip(others, rest, strict=True):
+        groups[at] = np.where(groups[at] == "", dataset.groups[places], groups[at])
+    return groups.astype(str)
 
 
 def _find_places(dataset: Dataset) -> dict[tuple[str, str], int]:
@@ -65,9 +77,11 @@ def _check_agreement(first: Dataset, at: NDArray[np.intp], other: Dataset, at_ot
     pairs = (
         ("label", first.labels[at], other.labels[at_other]),
         ("split", first.splits[at], other.splits[at_other]),
+        ("group", first.groups[at], other.groups[at_other]),
     )
     for what, ours, theirs in pairs:
-        differing = np.flatnonzero(ours != theirs)
+        known = (what != "group") | ((ours != "") & (theirs != ""))  # a store may have been made without groups
+        differing = np.flatnonzero((ours != theirs) & known)
         if len(differing):
             item = differing[0]
             name = first.store.ids[first.rows[at]][item]

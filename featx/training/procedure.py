@@ -127,5 +127,11 @@ def name_classes(note: str, classes: tuple[str, ...]) -> str:
 @functools.cache
 def read_versions() -> dict[str, str]:
     """Read the versions of what computes a head."""
-    packages = ("featx", "numpy", "scikit-learn", "scipy", "skops")
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in packages}}
+    packages = ("featx", "numpy", "scikit-learn", "scipy", "skops", "keras", "tensorflow")
+    versions = {"python": platform.python_version()}
+    for name in packages:
+        with contextlib.suppress(
+            importlib.metadata.PackageNotFoundError
+        ):  # Keras heads need the last two, others do not
+            versions[name] = importlib.metadata.version(name)
+    return versions

@@ -51,6 +51,7 @@ def _format_standing(standing: Standing) -> dict[str, str]:
         "valid.": _format(standing.validation_accuracy),
         "test": _format(test.accuracy if test else None),
         "95 %": interval,
+        "bal.": _format(test.mean_per_class_accuracy if test else None),
         "F1": _format(test.macro_f1 if test else None),
         "log-loss": _format(test.log_loss if test else None),
         "ECE": _format(test.expected_calibration_error if test else None),
@@ -148,7 +149,10 @@ def to_markdown(comparison: Comparison) -> str:
     lines = ["# Comparison", "", *(f"- {line}" for line in describe_comparison(comparison)), ""]
     lines += [_join(header), _join(marks), *(_join(row) for row in rows), ""]
     of = _make_namer(comparison)
-    notes = [*comparison.notes, *(f"{of(s)}: {note}" for s in comparison.standings for note in s.notes)]
+    notes = [
+        *comparison.notes,
+        *(f"{of(s)}: {note.removeprefix(f'{s.head.name} ')}" for s in comparison.standings for note in s.notes),
+    ]
     lines += [*(f"- note: {note}" for note in notes), ""] if notes else []
     counts = sorted({standing.threads for standing in comparison.standings if standing.threads})
     threads = f"{' or '.join(map(str, counts))} thread{'s' if counts[-1] > 1 else ''}"
@@ -159,7 +163,8 @@ def to_markdown(comparison: Comparison) -> str:
 _EXPLANATION = """\
 `valid.` is the accuracy on items held out of the training items, with the choice of parameters repeated inside; it
 alone orders the table. `95 %` is the interval of the test accuracy. `to the best` is the difference in test accuracy
-on the same images, with its interval; `p` its p-value, adjusted for the number of differences (Holm). A `tie` is a
+on the same images, with its interval; `p` its p-value (McNemar's test with mid-p; whole groups, where there are any),
+adjusted for the number of differences (Holm). `bal.` is the mean accuracy of the classes. A `tie` is a
 difference that this test cannot show, not the proof that there is none. Seconds are those of tuning and fitting, with
 {threads}, and of predicting all test images."""
 

@@ -68,6 +68,8 @@ class Standing:
             "difference_low": paired.low if paired else None,
             "difference_high": paired.high if paired else None,
             "p_value": self.p_value,
+            "p_value_single": paired.p_value if paired else None,
+            "p_value_exact": paired.p_value_exact if paired else None,
             "fit_seconds": self.fit_seconds,
             "predict_seconds": self.predict_seconds,
             "threads": self.threads,

@@ -31,12 +31,24 @@ def test_every_calibration_of_a_head_is_better_than_a_guess(digits, name, method
     train, test = folds > 0, folds == 0
     tuned = tune(head, X[train], y[train], folds[train], spec=spec)
     fitted = fit_head(head, X[train], y[train], tuned.spec, folds[train], held_out=(tuned.scores, y[train]))
-    assert isinstance(fitted.estimator[-1], CalibratedHead) == (method != "none")
-    if method == "none" and not hasattr(fitted.estimator, "predict_proba"):
-        return
+    assert isinstance(fitted.estimator[-1], CalibratedHead) == (method != "none" or name == "svm")
     probabilities = fitted.estimator.predict_proba(X[test])
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     assert log_loss(y[test], probabilities) < (2 if method in {"none", "isotonic"} else 0.6)
+
+
+@pytest.mark.parametrize("method", ["temperature", "sigmoid", "isotonic"])
+def test_calibration_does_not_undo_balanced_classes(method):
+    random = np.random.default_rng(0)
+    y = (random.random(1500) < 0.06).astype(int)
+    X = (random.standard_normal((1500, 10)) + 0.4 * y[:, None]).astype(np.float32)
+    shares = []
+    for weight in ({}, {"class_weight": "balanced"}):
+        spec = HeadSpec("logreg", {"C": 0.01, **weight}, "standard", calibration=method)
+        fitted = fit_head(find_head("logreg"), X, y, spec, np.arange(1500) % 3)
+        shares.append((fitted.estimator.predict(X) == 1).mean())
+    assert shares[0] < 0.05
+    assert shares[1] > 0.2
 
 
 def test_scores_that_tuning_made_spare_the_folds(digits, monkeypatch):

@@ -49,5 +49,13 @@ def test_features_far_from_zero_and_features_that_never_vary(digits):
     np.testing.assert_allclose(ours.predict_proba(moved), expected.predict_proba(X), atol=5e-3)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 10])
+def test_features_of_low_rank_can_be_whitened(rank):
+    random = np.random.default_rng(0)
+    X = (random.standard_normal((900, rank)) @ random.standard_normal((rank, 400))).astype(np.float32)
+    y = (X[:, 0] > 0).astype(int)
+    assert ScaledLogisticRegression(1e3).fit(X, y).score(X, y) > 0.98
+
+
 def test_it_is_an_estimator_by_the_rules_of_scikit_learn():
     check_estimator(ScaledLogisticRegression(), on_skip=None)

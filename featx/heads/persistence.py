@@ -232,7 +232,7 @@ def _check_parts(head: Pipeline) -> None:
         if type(part) is Tree:
             inner = part.children_left != -1
             _check_tree(part.children_left, part.children_right, part.feature, inner, width)
-        elif type(part) is NetworkClassifier:
+        elif type(part) is NetworkClassifier and "weights_" in part.__dict__:
             part.check_state()
         elif (
             type(part) is CosineNeighbours and "keys_" in part.__dict__

@@ -238,3 +238,18 @@ def test_damaged_features_are_not_learnt_from(digits, tmp_path):
     store.path.write_bytes(content)
     with pytest.raises(StoreFormatError, match=r"rows 0 to \d+ of /features of .* are damaged; `featx repair"):
         featx.fit(store.path, "ridge")
+
+
+@pytest.mark.keras
+def test_a_calibrated_network_has_its_curves_too(store, tmp_path):
+    pytest.importorskip("keras")
+    params = {"epochs": 2, "learning_rate": 1e-3}
+    run = featx.fit(store, "keras", params=params, calibration="sigmoid", options=FitOptions(folder=tmp_path))
+    assert {"curves.csv", "curves.png", "head.keras"} <= {path.name for path in run.bundle.iterdir()}
+    assert featx.Bundle.open(run.bundle).load_head().predict_proba(store.features).shape == (len(store), 10)
+
+
+@pytest.mark.parametrize("clf", ["svm", "linear-svm"])
+def test_a_head_without_probabilities_can_go_without_calibration(store, clf):
+    run = featx.fit(store, clf, calibration="none", options=FitOptions(folder=None))
+    assert run.test.accuracy > 0.8

@@ -97,3 +97,23 @@ def test_stores_that_disagree_are_refused(large, pictures, tmp_path, column, wha
         stores.append(embed(manifest, tmp_path, f"s{number}", 8))
     with pytest.raises(DataError, match=f"the {what} of 1 items differs between .* such as that of 0/digit"):
         match_stores(stores)
+
+
+def embed_table(pictures, folder, name, group):
+    """Embed the pictures from a table that names a group of each, by a function of its number in the class."""
+    paths = sorted(pictures.rglob("*.png"))
+    rows = [f"{path},{path.parent.name},{group(number)}" for number, path in enumerate(paths)]
+    table = folder / f"{name}.csv"
+    table.write_text("\n".join(["path,label,group", *rows]))
+    image = {"height": 8, "width": 8}
+    return featx.embed(table, "colour", image=image, name=name, folder=folder)[0].store
+
+
+def test_groups_count_whichever_store_has_them(pictures, tmp_path):
+    plain = embed_table(pictures, tmp_path, "plain", lambda _: "")
+    grouped = embed_table(pictures, tmp_path, "grouped", lambda number: f"g{number % 3}")
+    for stores in ([plain, grouped], [grouped, plain]):
+        assert set(match_stores(stores).dataset.groups.tolist()) == {"g0", "g1", "g2"}
+    other = embed_table(pictures, tmp_path, "other", lambda number: f"g{number % 2}")
+    with pytest.raises(DataError, match="the group of 12 items differs"):
+        match_stores([grouped, other])

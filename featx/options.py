@@ -88,7 +88,7 @@ class FitOptions:
         seed: Seed of the split, the folds and the head.
         folder: Where bundles are written; None writes none.
         progress: Called with fits done and in all.
-        curve: Whether the learning curve is measured as well, which takes some 15 more fits.
+        curve: Whether the learning curve is measured as well, which takes some 25 more fits.
     """
 
     test_size: float = 0.2

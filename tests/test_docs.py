@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from pictures import write_digits
 
+from featx.heads import find_head
+from featx.registry import HEADS
+
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.keras
 
@@ -67,3 +70,13 @@ def test_links_lead_somewhere():
     for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
             assert target.startswith("https://") or (document.parent / target).exists(), f"{document}: {target}"
+
+
+def test_the_page_of_heads_has_every_head_and_parameter():
+    page = (ROOT / "docs" / "heads.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    for name in HEADS:
+        head = find_head(name)
+        assert head.description in rows[name]
+        assert all(f"`{parameter}`" in rows[name] for parameter in head.params)
+        assert all(f"{value:g}" in rows[name] for values in head.grid.values() for value in values)

@@ -80,6 +80,7 @@ def describe_run(run: Any, store: Any) -> str:  # noqa: ANN401 - a Run and a Fea
     params = ", ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in run.head.params.items()
+        if name != "tol"  # it follows from the features' size
     )
     chosen = f"{run.head.name} ({params + ', ' if params else ''}scaling {run.head.scaling})"
     how = run.test_name if "cross-validation" in run.test_name else f"{run.test_name} split"
@@ -89,7 +90,11 @@ def describe_run(run: Any, store: Any) -> str:  # noqa: ANN401 - a Run and a Fea
         parts.append(_format_curve(run.shots, "items of each class"))
     if run.curve:
         parts.append(f"{_format_curve(run.curve, 'training items')}\n{run.curve.forecast}")
-    tried = f"the best of {len(run.candidates)} candidates, " if len(run.candidates) > 1 else ""
+    chosen_on = [one for one in run.candidates if (one.params, one.scaling) == (run.head.params, run.head.scaling)]
+    tried = (
+        f"the best of {len(run.candidates)} candidates on folds of the training items ({chosen_on[0].accuracy:.4f}), "
+    )
+    tried = tried if len(run.candidates) > 1 else ""
     last = f"{tried}validation accuracy {run.validation.accuracy:.4f}, {run.seconds:.1f} s -> {run.bundle}"
     return "\n\n".join([*parts, last])
 

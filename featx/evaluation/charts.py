@@ -131,6 +131,7 @@ def plot_learning(
     path: Path,
     *,
     forecast: Forecast | None = None,
+    label: str = "training items",
 ) -> None:
     """Draw accuracy against the number of training items, and write it as PNG and, beside it, as SVG.
 
@@ -141,6 +142,7 @@ def plot_learning(
         highs: Upper ends of it, float (n_sizes,).
         path: The PNG file; the SVG file has the same stem.
         forecast: The power law of `forecast_accuracy`; drawn to twice the items, with its words as the title.
+        label: What the sizes count.
 
     Raises:
         OSError: If a file cannot be written.
@@ -157,7 +159,7 @@ def plot_learning(
         axes.set_xticks(_spread_ticks(ticks), minor=False)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.minorticks_off()
-        axes.set(xlabel="training items", ylabel="accuracy")
+        axes.set(xlabel=label, ylabel="accuracy")
         axes.legend(loc="lower right", frameon=False)
 
 

@@ -34,6 +34,9 @@ _Interval = tuple[float, float, float]
 # Rows of probabilities in float16 sum to 1 within 5e-4.
 _SUM_TOLERANCE = 1e-3
 
+# The loss of an item whose class had no probability at all, and so the most that a mean can be.
+_MOST_LOSS = -float(np.log(np.finfo(np.float64).eps))
+
 # Items x classes x resamples of ROC-AUC: ten seconds of one core. Beyond it, its resamples are fewer.
 _AUC_WORK = 4_000_000_000
 _FEWEST_AUC_RESAMPLES = 100
@@ -285,7 +288,7 @@ def _measure_classes(
     low, high = studentize(loss, loss_error, losses, loss_errors)
     return {name: sample.measure_fraction(*column) for name, column in named.items()} | {
         "expected_calibration_error": (error, *reflect_interval(error, *take_percentiles(errors, sample.n_units))),
-        "log_loss": (loss, float(np.maximum(low, 0)), high),  # np.maximum keeps NaN
+        "log_loss": (loss, float(np.maximum(low, 0)), float(np.minimum(high, _MOST_LOSS))),  # these keep NaN
     }
 
 

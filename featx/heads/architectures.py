@@ -19,6 +19,7 @@ EPSILON = 1e-3
 
 #: A hidden layer beyond this is a slip of the keyboard: with 2,048 features it would take half a gigabyte.
 MOST_UNITS = 65_536
+_MOST_DIGITS = 6
 
 _NORMALIZATION = 4  # gamma, beta, moving mean, moving variance
 
@@ -73,7 +74,10 @@ def read_hidden(text: str) -> tuple[int, ...]:
         UsageError: If the text is something else, or a layer is too large.
     """
     sizes = text.split("-") if text else []
-    if not all(size.isascii() and size.isdigit() and 0 < int(size[:9]) <= MOST_UNITS for size in sizes):
+    if not all(
+        size.isascii() and size.isdigit() and len(size) <= _MOST_DIGITS and 0 < int(size) <= MOST_UNITS
+        for size in sizes
+    ):
         msg = (
             f"{text[:40]!r} are no sizes of hidden layers; write 1 to {MOST_UNITS:,} units for each, such as "
             "256 or 512-256"

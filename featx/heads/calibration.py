@@ -141,6 +141,29 @@ class Calibrator(BaseEstimator):
         equal = np.isfinite(given) / np.isfinite(given).sum(axis=1, keepdims=True)
         return np.where(total > 0, chances / np.where(total > 0, total, 1), equal)
 
+    def check_state(self) -> None:
+        """Check a fitted state that comes from a file; an array in the place of a number would multiply memory.
+
+        Raises:
+            AttributeError, TypeError: If a part is missing, or of another type than `fit` leaves.
+            ValueError: If the parts do not fit together, or are not finite.
+        """
+        n_curves = 1 if self.n_classes_ == 2 else self.n_classes_  # noqa: PLR2004 - one curve is enough
+        if self.method in ("none", "temperature"):
+            fits = isinstance(self.factor_, float) and 0 < self.factor_ < np.inf
+        elif self.method == "sigmoid":  # an offset of minus infinity is that of a class without items
+            slopes, offsets = self.slopes_, self.offsets_
+            fits = slopes.shape == offsets.shape == (n_curves,)
+            fits = fits and bool(np.isfinite(slopes).all() and (offsets < np.inf).all())
+        else:
+            knots = [np.asarray(curve, np.float64) for curve in self.knots_]
+            fits = len(knots) == n_curves and all(
+                curve.shape == (2, curve.size // 2) and curve.size > 0 and np.isfinite(curve).all() for curve in knots
+            )
+        if not fits:
+            msg = "a calibration whose parts do not fit"
+            raise ValueError(msg)
+
     def _fit_curves(self, curves: FloatArray, columns: NDArray[Any], weights: FloatArray) -> None:
         first = 1 if self.n_classes_ == 2 else 0  # noqa: PLR2004 - the curve of two classes is the second one's
         used = [np.isfinite(curve) for curve in curves.T]

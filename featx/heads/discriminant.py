@@ -1,5 +1,6 @@
 """Linear discriminant analysis with shrinkage; at shrinkage 1 it is the nearest class mean."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
@@ -9,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import linalg
 from scipy.linalg import blas
 
+from featx.errors import DataError
 from featx.heads.gram import accumulate_gram
 from featx.heads.linear import BINARY, LinearHead, unfold
 from featx.heads.rows import FeatureRows
@@ -245,10 +247,26 @@ def solve_discriminants(
         if s == 1 or statistics.covariance is None:
             coef = apart / ridge
         else:
-            shrunk = (1 - s) * statistics.covariance
-            shrunk.T.flat[:: len(shrunk) + 1] += ridge
-            coef = linalg.solve(shrunk, apart, assume_a="pos", lower=True, overwrite_a=True, check_finite=False)
+            coef = _solve_shrunk(statistics.covariance, s, ridge, apart)
         yield coef, bias - np.sum((means + middle).T * coef, axis=0) / 2
+
+
+def _solve_shrunk(covariance: Doubles, s: float, ridge: float, apart: Doubles) -> Doubles:
+    """Solve; where items hardly differ from their class's mean, the covariance is rounding, of the means' size.
+
+    Raises:
+        DataError: If that is not enough.
+    """
+    size = float(np.square(apart).sum(axis=0).max()) / len(apart)
+    for least in (0.0, 1e-6, 1e-4):
+        shrunk = (1 - s) * covariance
+        shrunk.T.flat[:: len(shrunk) + 1] += max(ridge, least * size)
+        with contextlib.suppress(linalg.LinAlgError):
+            return np.asarray(
+                linalg.solve(shrunk, apart, assume_a="pos", lower=True, overwrite_a=True, check_finite=False)
+            )
+    msg = "the covariance within the classes is not positive definite; choose a larger shrinkage"
+    raise DataError(msg)
 
 
 def _measure_scales(X: FeatureRows, folds: NDArray[np.intp], scaling: str) -> Floats:

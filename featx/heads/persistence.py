@@ -13,16 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 from sklearn.pipeline import Pipeline
-from sklearn.tree._tree import Tree
 
 from featx.containers import list_members, read_array
 from featx.errors import BundleError
 from featx.heads.calibrated import CalibratedHead
-from featx.heads.neighbours import CosineNeighbours
-from featx.heads.networks import NetworkClassifier
+from featx.heads.states import check_parts
 
 #: Types that the heads of earlier versions hold.
 _FORMER = ("sklearn.calibration._CalibratedClassifier", "sklearn.calibration._TemperatureScaling")
@@ -125,7 +121,7 @@ def load_head(path: Path) -> Any:  # noqa: ANN401 - a fitted scikit-learn classi
         _check_file(path)
         estimator = skops.io.load(path, trusted=list(TRUSTED))
         if isinstance(estimator, Pipeline) and hasattr(estimator, "classes_") and hasattr(estimator, "predict_proba"):
-            _check_parts(estimator)
+            check_parts(estimator)
             return estimator
     except BundleError:
         raise
@@ -166,7 +162,11 @@ def _check_file(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         for name in members:
             if name.endswith(".npy"):
-                read_array(archive.read(name))
+                content = archive.read(name)
+                # An array of 10**9 rows and no column takes no byte, and a list of its rows all memory.
+                if max(read_array(content).shape, default=0) > len(content):
+                    msg = f"{name!r} declares more rows or columns than it has bytes"
+                    raise ValueError(msg)
         data = archive.read(_SCHEMA)
     if _BYTES_PER_CONTAINER * (data.count(b"{") + data.count(b"[")) > len(data):
         msg = f"{_SCHEMA} is made of empty parts"
@@ -218,63 +218,3 @@ def _count_parts(value: Any, counts: dict[int, int]) -> int:  # noqa: ANN401 - w
         msg = "one part of it stands for another"
         raise ValueError(msg)
     return count
-
-
-def _check_parts(head: Pipeline) -> None:
-    """Check what scikit-learn's compiled code believes: the trees, the width of the features, the number of threads."""
-    parts = list(_list_parts(head))
-    widths = {part.n_features_in_ for part in parts if "n_features_in_" in getattr(part, "__dict__", {})}
-    if len(widths) > 1 or any(getattr(part, "n_jobs", None) is not None for part in parts):
-        msg = "its parts differ in their number of features, or ask for threads"
-        raise ValueError(msg)
-    width = widths.pop() if widths else 0
-    for part in parts:
-        if type(part) is Tree:
-            inner = part.children_left != -1
-            _check_tree(part.children_left, part.children_right, part.feature, inner, width)
-        elif type(part) is NetworkClassifier and "weights_" in part.__dict__:
-            part.check_state()
-        elif (
-            type(part) is CosineNeighbours and "keys_" in part.__dict__
-        ):  # else it is what a calibrated head began with
-            votes = np.asarray(part.positions_)
-            if votes.shape != part.keys_.shape[:1] or not np.isin(votes, np.arange(len(part.classes_))).all():
-                msg = "neighbours of classes that it does not have"
-                raise ValueError(msg)
-        elif type(part) is TreePredictor:
-            nodes = part.nodes
-            _check_tree(nodes["left"], nodes["right"], nodes["feature_idx"], nodes["is_leaf"] == 0, width)
-            if nodes["is_categorical"].any():
-                msg = "a tree of it asks for categories, and features have none"
-                raise ValueError(msg)
-
-
-def _check_tree(
-    left: NDArray[Any], right: NDArray[Any], feature: NDArray[Any], inner: NDArray[np.bool_], width: int
-) -> None:
-    """Check that children come after their parents, as in every tree that was grown, and that features exist."""
-    numbers = np.flatnonzero(inner)
-    children = np.stack([left[inner], right[inner]]).astype(np.int64)
-    features = feature[inner]
-    if (
-        not len(left)
-        or not ((children > numbers) & (children < len(left)) & (features >= 0) & (features < width)).all()
-    ):
-        msg = "a tree with nodes or features that it does not have"
-        raise ValueError(msg)
-
-
-def _list_parts(head: Pipeline) -> Iterator[Any]:
-    stack, seen = [head], set[int]()
-    while stack:
-        part = stack.pop()
-        if id(part) in seen or isinstance(part, np.ndarray | str | int | float | None):
-            continue
-        seen.add(id(part))
-        if isinstance(part, dict):
-            stack += part.values()
-        elif isinstance(part, list | tuple):
-            stack += part
-        else:
-            stack += getattr(part, "__dict__", {}).values()
-            yield part

@@ -194,6 +194,9 @@ def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) ->
     for scaling in head.scalings if spec.scaling is None else (spec.scaling,):
         check_scaling(scaling)  # before anything is fitted
         spread = measure_spread(X, scaling) if head.grid_unit or head.tol else 1.0
+        if not 0 < spread < math.inf:
+            msg = f"the features' variance is {spread:g}, with which float32 cannot compute; scale them, or embed anew"
+            raise DataError(msg)
         unit = 10.0 ** round(math.log10(spread))
         rest = {}
         if head.tol is not None and "tol" not in fixed:

@@ -166,8 +166,14 @@ def _name_stores(stores: Sequence[FeatureStore]) -> list[str]:
     """Name stores by their files, or by their paths where two files have one name."""
     stems = [store.path.stem for store in stores]
     return [
-        to_text(stem if stems.count(stem) == 1 else str(store.path)) for stem, store in zip(stems, stores, strict=True)
+        _make_printable(stem if stems.count(stem) == 1 else str(store.path))
+        for stem, store in zip(stems, stores, strict=True)
     ]
+
+
+def _make_printable(name: str) -> str:
+    """Spell line breaks and terminal escapes, which would break a table."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in to_text(name))
 
 
 def _plan_rounds(dataset: Dataset, partition: Partition, options: CompareOptions) -> _Rounds:

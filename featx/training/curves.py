@@ -25,7 +25,7 @@ Members = NDArray[np.bool_]
 
 #: Parts of the training items that the curve is measured at, and how often.
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
-_REPEATS = 3
+_REPEATS = 5
 _FOLDS = 5
 _FEWEST_SIZES = 3
 
@@ -89,7 +89,7 @@ def measure_curve(
 ) -> Curve:
     """Measure the learning curve of a head inside some items; the test is not touched.
 
-    In each of three rounds another fifth of the items, whole groups and duplicates, is held out.
+    In each of five rounds another fifth of the items, whole groups and duplicates, is held out.
     Growing parts of the others, whole groups again, each part within the next and with about the
     same shares of the classes, are learnt from, parameters tuned anew for each, and the held-out
     fifth is predicted. Intervals are Wilson's, at what grouped items are worth.

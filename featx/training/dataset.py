@@ -271,6 +271,11 @@ def _split_by_source(dataset: Dataset, names: set[str]) -> Partition:
                 f"{len(straddling)} groups of the source are {words} (such as {min(straddling)}), "
                 f"so the numbers flatter"
             )
+    untested = set(dataset.targets[train].tolist()) - set(dataset.targets[test].tolist())
+    if untested:
+        notes.append(
+            f"{test_name} has no item of {_name_classes(dataset, untested)}; means over classes are of the others"
+        )
     untrained = set(dataset.targets[validation].tolist()) - set(dataset.targets[train].tolist())
     if untrained:
         notes.append(f"val has classes that train lacks: {_name_classes(dataset, untrained)}; they count as wrong")

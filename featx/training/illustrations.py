@@ -53,10 +53,14 @@ def list_illustrations(
             "curves.png": functools.partial(plot_history, network.history_),
             "head.keras": lambda path: network.to_keras().save(path),
         }
-    for name, curve in (("learning_curve", run.curve), ("few_shots", run.shots)):
+    grown = (
+        ("learning_curve", run.curve, "training items"),
+        ("few_shots", run.shots, "items of each class (interval over draws)"),
+    )
+    for name, curve, label in grown:
         if curve is not None:
             files[f"{name}.csv"] = functools.partial(write_table, curve.tabulate())
-            files[f"{name}.png"] = functools.partial(_draw_curve, curve)
+            files[f"{name}.png"] = functools.partial(_draw_curve, curve, label)
     return files
 
 
@@ -138,5 +142,5 @@ def _list_path(run: "Run", candidates: Sequence[Candidate]) -> dict[str, Writer]
     }
 
 
-def _draw_curve(curve: Curve, path: Path) -> None:
-    plot_learning(curve.sizes, curve.means, curve.lows, curve.highs, path, forecast=curve.forecast)
+def _draw_curve(curve: Curve, label: str, path: Path) -> None:
+    plot_learning(curve.sizes, curve.means, curve.lows, curve.highs, path, forecast=curve.forecast, label=label)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featx.errors import DataError, FeatxError
 from featx.evaluation import Evaluation, evaluate
 from featx.heads import FittedHead, Head, Tuned, fit_head, tune
+from featx.heads.fitting import check_data
 from featx.heads.rows import FeatureRows
 from featx.heads.tuning import plan_candidates
 from featx.specs import HeadSpec
@@ -68,6 +69,7 @@ def learn(
         DataError: If the head cannot learn from these items.
     """
     with explain_failure(spec):
+        check_data(X, targets)
         plan = plan_candidates(head, X, spec, len(X))
         choices = [(scaling, params) for scaling, grid in plan.items() for params in grid]
         if len(choices) == 1 and head.choose_calibration(spec.calibration) == "none":
@@ -91,10 +93,10 @@ def explain_failure(spec: HeadSpec) -> Iterator[None]:
     try:
         yield
     except (ValueError, np.linalg.LinAlgError) as error:
-        if isinstance(error, FeatxError) or not spec.params:
+        if isinstance(error, FeatxError):
             raise
         params = ", ".join(f"{name}={value}" for name, value in spec.params.items())
-        msg = f"{spec.name} cannot be fitted with {params}: {' '.join(str(error).split())}"
+        msg = f"{spec.name} cannot be fitted{' with ' if params else ''}{params}: {' '.join(str(error).split())}"
         raise DataError(msg) from error
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from featx.errors import UsageError
 from featx.heads import Head, find_head
-from featx.registry import make_unknown_name_error
+from featx.registry import HEADS, make_unknown_name_error
 from featx.specs import HeadSpec
 
 
@@ -117,6 +117,10 @@ def plan_head(spec: HeadSpec, protocol: Protocol | None) -> tuple[Head, HeadSpec
         UsageError: If a parameter does not fit, or a protocol fixes what the user does.
     """
     head = find_head(spec.name)
+    if "class_weight" in spec.params and "class_weight" not in head.params:
+        able = [name for name in HEADS if "class_weight" in find_head(name).params]
+        msg = f"{head.name} cannot weight classes; of the heads, {', '.join(able)} can"
+        raise UsageError(msg)
     if protocol is None:
         return head, replace(spec, name=head.name, params=head.check_params(spec.params))
     twice = sorted({*protocol.params, *protocol.grid} & set(spec.params))

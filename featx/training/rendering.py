@@ -149,10 +149,11 @@ def to_markdown(comparison: Comparison) -> str:
     lines = ["# Comparison", "", *(f"- {line}" for line in describe_comparison(comparison)), ""]
     lines += [_join(header), _join(marks), *(_join(row) for row in rows), ""]
     of = _make_namer(comparison)
-    notes = [
-        *comparison.notes,
-        *(f"{of(s)}: {note.removeprefix(f'{s.head.name} ')}" for s in comparison.standings for note in s.notes),
-    ]
+    told = dict[str, list[str]]()  # one note of many heads is told once
+    for standing in comparison.standings:
+        for note in standing.notes:
+            told.setdefault(note.removeprefix(f"{standing.head.name} "), []).append(of(standing))
+    notes = [*comparison.notes, *(f"{', '.join(names)}: {note}" for note, names in told.items())]
     lines += [*(f"- note: {note}" for note in notes), ""] if notes else []
     counts = sorted({standing.threads for standing in comparison.standings if standing.threads})
     threads = f"{' or '.join(map(str, counts))} thread{'s' if counts[-1] > 1 else ''}"

@@ -24,6 +24,7 @@ import numpy as np
 from joblib.externals.loky import ProcessPoolExecutor
 from numpy.typing import NDArray
 
+from featx.containers import list_members, read_array
 from featx.errors import FeatxError
 from featx.options import Progress
 from featx.store.durability import make_folder, name_temporary, publish_file, remove_leftovers, say_failures, sync_file
@@ -126,9 +127,14 @@ def forget_results(tasks: Sequence[Task], folder: Path) -> None:
 
 def read_result(path: Path) -> Result:
     """Read what a task found out."""
-    with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as archive:
-        arrays = dict(archive)
-    return Result(json.loads(str(arrays.pop(_RECORD))), arrays)
+    list_members(path)
+    with zipfile.ZipFile(path) as archive:
+        arrays = {name.removesuffix(".npy"): read_array(archive.read(name)) for name in archive.namelist()}
+    record = json.loads(str(arrays.pop(_RECORD)))
+    if not isinstance(record, dict):
+        msg = f"{path} holds no record; delete it, and run the same command again"
+        raise TypeError(msg)
+    return Result(record, arrays)
 
 
 def write_result(path: Path, result: Result) -> None:
@@ -155,7 +161,7 @@ def _is_whole(path: Path) -> bool:
     """Whether there is a result that can be read; a damaged one is computed again."""
     try:
         read_result(path)
-    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):
+    except Exception:  # noqa: BLE001 - zipfile and NumPy raise anything on a file that they never wrote
         return False
     return True
 
@@ -242,7 +248,9 @@ def _work(task: Task, path: Path) -> str:
 
 def _describe_failure(future: "Future[str]") -> str:
     error = future.exception()
-    return future.result() if error is None else f"{type(error).__name__}: {' '.join(str(error).split())}"
+    if error is None:
+        return future.result() or "its result was removed meanwhile; run the same command again"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _name_signal(error: BaseException | None) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from featx.errors import StoreError
-from featx.training.tasks import Result, Task, forget_results, read_result, run_tasks, write_result
+from featx.training.tasks import Result, Task, _is_whole, forget_results, read_result, run_tasks, write_result
 
 kills = pytest.mark.skipif(os.name == "nt", reason="SIGKILL and process groups are POSIX")
 
@@ -164,3 +164,15 @@ def test_a_result_is_written_as_a_whole_or_not_at_all(tmp_path):
     with pytest.raises(StoreError, match="cannot be written"):
         write_result(tmp_path / "gone" / "x.npz", result)
     assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_whatever_one_flipped_bit_does_a_result_is_read_or_computed_again(tmp_path):
+    (path,) = run_tasks(make(tmp_path, chores.add), tmp_path / "work", jobs=1).values()
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    for bit in random.integers(0, 8 * len(whole), 400).tolist():
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(damaged))
+        (again,) = run_tasks(make(tmp_path, chores.add), tmp_path / "work", jobs=1).values() if bit < 80 else (path,)
+        _is_whole(again)  # no error, whatever it says

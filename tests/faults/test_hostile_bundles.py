@@ -85,6 +85,7 @@ VALUES = {"null": None, "-1": -1, "1e400": float("inf"), "text": "", "list": [],
 #: What may be so: nobody computes with it.
 HARMLESS = {
     *(("head", "scaling", "null"), ("head", "params", "dict"), ("head", "seed", "-1"), ("head", "name", "text")),
+    ("head", "calibration", "null"),
     ("embed", "backbone", "layer", "text"),
     ("backbone_file", "text"),
 }

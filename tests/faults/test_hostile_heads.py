@@ -142,7 +142,7 @@ def test_a_schema_that_would_fill_the_memory_is_refused(bundle):
 
 
 def break_forest(pipeline, name, value):
-    tree = pipeline[-1].estimators_[0].tree_
+    tree = pipeline[-1].classifier_.estimators_[0].tree_
     state = tree.__getstate__()
     state["nodes"] = state["nodes"].copy()
     state["nodes"][name][0] = value
@@ -186,7 +186,7 @@ def test_a_head_that_asks_for_threads_or_other_features_is_refused(made, tmp_pat
 
 def test_a_head_without_what_it_learnt_is_refused(bundle):
     head = load_head(bundle / "head.skops")
-    for name in ("classes_", "calibrated_classifiers_"):
+    for name in ("classes_", "classifier_", "calibrator_"):
         broken = copy.deepcopy(head)
         delattr(broken[-1], name)
         write_head(bundle, broken)

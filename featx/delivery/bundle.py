@@ -222,8 +222,8 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
         dump_head(draft.head, temporary / _HEAD)
         _write_golden(temporary / _GOLDEN, draft.golden)
         backbone_file = _copy_backbone(draft.backbone_file, temporary)
-        _write_table(temporary / _ITEMS, draft.items)
-        _write_table(temporary / "predictions.csv", draft.predictions)
+        write_table(draft.items, temporary / _ITEMS)
+        write_table(draft.predictions, temporary / "predictions.csv")
         _write_json(temporary / _METRICS, draft.metrics)
         _write_extras(draft, temporary)
         about = {
@@ -385,7 +385,12 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _write_table(path: Path, columns: Table) -> None:
+def write_table(columns: Table, path: Path) -> None:
+    """Write columns of equal length as CSV.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)

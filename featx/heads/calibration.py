@@ -11,11 +11,12 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.utils.validation import check_is_fitted
 
 from featx.errors import DataError, UnknownNameError
+from featx.specs import CALIBRATIONS
 
 FloatArray = NDArray[np.float64]
 
 #: What `Calibrator` knows. Isotonic regression bends freely, and so needs about a thousand items or more.
-METHODS = ("none", "temperature", "sigmoid", "isotonic")
+METHODS = CALIBRATIONS
 
 
 def fit_temperature(

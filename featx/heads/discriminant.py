@@ -14,7 +14,7 @@ from featx.errors import DataError
 from featx.heads.gram import accumulate_gram
 from featx.heads.linear import BINARY, LinearHead, unfold
 from featx.heads.rows import FeatureRows
-from featx.heads.scaling import Floats, Frame, Moments, measure_lengths
+from featx.heads.scaling import Floats, Frame, Moments, measure_lengths, shift_block
 
 Doubles = NDArray[np.float64]
 
@@ -279,6 +279,6 @@ def _measure_scales(X: FeatureRows, folds: NDArray[np.intp], scaling: str) -> Fl
 
 def _make_shift(shift: Floats, lengths: Floats | None) -> Callable[[slice, Floats], Floats]:
     def prepare(rows: slice, block: Floats) -> Floats:
-        return block - shift if lengths is None else block / lengths[rows, None] - shift
+        return shift_block(rows, block, shift, lengths)
 
     return prepare

@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from featx.heads.gram import accumulate_gram
 from featx.heads.linear import BINARY, LinearHead, spread_margins, unfold
 from featx.heads.rows import BLOCK_BYTES, FeatureRows
-from featx.heads.scaling import Floats, Frame, Moments, measure_lengths
+from featx.heads.scaling import Floats, Frame, Moments, measure_lengths, shift_block
 
 Doubles = NDArray[np.float64]
 Rows = slice | NDArray[np.intp]
@@ -188,7 +188,7 @@ class RidgeSystem:
 
     def _prepare(self, rows: Rows, block: Floats) -> Floats:
         """Return a block of items scaled, centred and weighted, in new memory."""
-        prepared = block - self.mean if self.lengths is None else block / self.lengths[rows, None] - self.mean
+        prepared = shift_block(rows, block, self.mean, self.lengths)
         if np.ptp(self.weights):
             prepared *= np.sqrt(self.weights[rows])[:, None].astype(np.float32)
         if (self.frame.scale != 1).any():

@@ -132,6 +132,12 @@ def measure_lengths(X: FeatureRows, scaling: str) -> Floats | None:
     return lengths
 
 
+def shift_block(rows: slice | NDArray[np.intp], block: Floats, shift: Floats, lengths: Floats | None) -> Floats:
+    """Divide a block of items by their lengths, if any are given, and take a shift from them, in new memory."""
+    shifted: Floats = (block if lengths is None else block / lengths[rows, None]) - shift
+    return shifted
+
+
 def measure_spread(features: FeatureRows, scaling: str) -> float:
     """Measure the mean squared distance of the scaled items to their mean.
 

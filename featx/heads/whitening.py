@@ -17,7 +17,7 @@ from scipy import linalg
 
 from featx.heads.gram import accumulate_gram
 from featx.heads.rows import FeatureRows
-from featx.heads.scaling import Floats, Frame
+from featx.heads.scaling import Floats, Frame, shift_block
 
 #: Items for each feature from which on passes cost more than the factorisations that spare them.
 _ITEMS_PER_FEATURE = 2
@@ -88,7 +88,7 @@ class Whitening:
         scale = np.mean([frame.scale for frame in frames], axis=0)
 
         def prepare(rows: slice, block: Floats) -> Floats:
-            prepared: Floats = block - shift if lengths is None else block / lengths[rows, None] - shift
+            prepared = shift_block(rows, block, shift, lengths)
             prepared /= scale
             return prepared
 

@@ -1,6 +1,5 @@
 """What a bundle shows beside its numbers: each picture as PNG and SVG, with the numbers as CSV beside it."""
 
-import csv
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from featx.delivery.bundle import write_table
 from featx.evaluation.calibration import Reliability, measure_reliability
 from featx.evaluation.charts import plot_learning, plot_path, plot_reliability
 from featx.evaluation.history import plot_history, write_history
@@ -89,18 +89,6 @@ def tabulate_reliability(curves: Mapping[str, Reliability]) -> dict[str, list[An
         ):
             columns[column] += cells
     return columns
-
-
-def write_table(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
-    """Write columns of equal length as CSV.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
 
 
 def find_swept(candidates: Sequence[Candidate]) -> str:

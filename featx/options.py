@@ -16,6 +16,9 @@ ON_BAD = ("quarantine", "fail")
 #: What `EmbedOptions.runtime` may be.
 RUNTIMES = ("auto", "keras", "openvino")
 
+#: What `FineTuneOptions.cache` may be.
+CACHES = ("auto", "yes", "no")
+
 #: What NumPy's and scikit-learn's generators take.
 _SEEDS = 2**32
 
@@ -157,6 +160,58 @@ class CompareOptions:
         return self.jobs or count_cores()
 
 
+@dataclass(frozen=True, slots=True)
+class FineTuneOptions:
+    """How to fine-tune: on what items, from where, and where to write.
+
+    Attributes:
+        test_size: Fraction held out where the source has no test split.
+        group: What keeps items together, as in `FitOptions`.
+        cache: `yes` embeds the feature maps at which learning begins once, and trains from these; `no` runs
+            the whole network on pixels in every epoch; `auto` caches where it can and the disk has room.
+        features: Folder of the stores; feature maps are in `maps` inside.
+        folder: Where bundles are written, and, in `.finetune`, what an interrupted run goes on from.
+        fresh: Whether to begin anew where an interrupted run could go on.
+        workers: Threads that read and decode; None for one per core.
+        runtime: What runs the frozen part when it is embedded; as in `EmbedOptions`.
+        mixed_precision: Compute in bfloat16 where there is a GPU.
+        progress: Called with images done and in all; anew for what is embedded and for each stage of training.
+        report: Called with a line to tell the user: what is trained, and each epoch.
+    """
+
+    test_size: float = 0.2
+    group: str = ""
+    cache: str = CACHES[0]
+    features: str | os.PathLike[str] = "features"
+    folder: str | os.PathLike[str] = "runs"
+    fresh: bool = False
+    workers: int | None = None
+    runtime: str = RUNTIMES[0]
+    mixed_precision: bool = False
+    progress: Progress | None = None
+    report: Callable[[str], None] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can go by.
+
+        Raises:
+            UsageError: The message names the option and what it takes.
+        """
+        _check_split(self.test_size, 0)
+        for name, choice, known in (("cache", self.cache, CACHES), ("runtime", self.runtime, RUNTIMES)):
+            if choice not in known:
+                msg = f"{name} is {choice!r}; it must be one of {', '.join(known)}"
+                raise UsageError(msg)
+        if self.workers is not None and self.workers < 1:
+            msg = f"workers is {self.workers}; it must be at least 1"
+            raise UsageError(msg)
+
+    def say(self, line: str) -> None:
+        """Tell the user a line, if there is somebody to tell."""
+        if self.report is not None:
+            self.report(line)
+
+
 def _check_split(test_size: float, seed: int) -> None:
     if not 0 < test_size < 1:
         msg = f"the test size is {test_size}; it must be a fraction above 0 and below 1, such as 0.2"
@@ -169,3 +224,4 @@ def _check_split(test_size: float, seed: int) -> None:
 EMBED_DEFAULTS = EmbedOptions()
 FIT_DEFAULTS = FitOptions()
 COMPARE_DEFAULTS = CompareOptions()
+FINETUNE_DEFAULTS = FineTuneOptions()

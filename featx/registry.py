@@ -27,6 +27,9 @@ RUNTIMES: dict[str, str] = {"openvino": "featx.backbones.openvino:OpenVino"}
 #: What trains the networks of heads.
 TRAINERS: dict[str, str] = {"keras": "featx.heads.network_training:KerasNetwork"}
 
+#: What trains backbones together with heads.
+TUNERS: dict[str, str] = {"keras": "featx.training.tunable:TunableNetwork"}
+
 #: Heads by their name on the command line.
 HEADS: dict[str, str] = {
     "logreg": "featx.heads.table:LOGREG",

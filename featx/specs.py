@@ -7,6 +7,7 @@ specs are the same if and only if their digests are.
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
@@ -20,6 +21,10 @@ DECODERS = ("pillow-scaled", "pillow-full")
 DTYPES = ("float32", "float16")
 SCALINGS = ("none", "standard", "l2")
 CALIBRATIONS = ("none", "temperature", "sigmoid", "isotonic")
+BATCH_NORMS = ("inference", "train")
+OPTIMIZERS = ("adam", "rmsprop", "sgd")
+SCHEDULES = ("plateau", "constant", "cosine")
+MONITORS = ("loss", "accuracy", "auc")
 
 
 class Spec:
@@ -171,6 +176,91 @@ class HeadSpec(Spec):
             ValueError: If a field is missing or not known.
         """
         return super(HeadSpec, cls).from_dict({"calibration": None, **values})
+
+
+@dataclass(frozen=True, slots=True)
+class FineTuneSpec(Spec):
+    """How a backbone and its head are trained end to end.
+
+    Attributes:
+        head: What is put on the backbone and trained first, on frozen features: a Keras head, or `logreg`,
+            whose coefficients the last layer then starts from (Kumar et al. 2022, "Fine-tuning can distort
+            pretrained features and underperform out-of-distribution").
+        unfreeze: Which layers learn: `last:N`, `from:LAYER`, `blocks:N`, `gradual`, `gradual:N` or `all`;
+            see `featx.backbones.unfreezing`.
+        batch_norm: `inference` keeps the statistics of batch normalisation as they are, while its scale and
+            offset learn in unfrozen layers; `train` takes those of each batch, and updates them.
+        augmentation: How training images are varied; see `featx.items.augmentation`. Empty for not at all.
+        views: How many varied views each training image has; 0 for another one in every epoch.
+        optimizer: One of `OPTIMIZERS`; `sgd` has momentum 0.9.
+        learning_rate: Step size of the backbone; of each later stage of `gradual`, half of the one before.
+        head_learning_rate: Step size of the head.
+        schedule: `plateau` halves both when what is monitored has not improved for half of `patience`
+            epochs; `cosine` lowers them to a hundredth over all epochs; `constant` leaves them.
+        epochs: The most passes over the training items, in each stage.
+        batch_size: Items of one step.
+        patience: Epochs without improvement after which a stage ends.
+        monitor: What of the validation items must improve: one of `MONITORS`.
+        class_weight: `balanced`, or None for equal weights.
+        label_smoothing: Share of the target that is spread over all classes.
+        seed: Of split, order, augmentation, dropout and first weights.
+    """
+
+    head: HeadSpec = field(default_factory=lambda: HeadSpec("logreg"))
+    unfreeze: str = "blocks:1"
+    batch_norm: str = BATCH_NORMS[0]
+    augmentation: str = ""
+    views: int = 0
+    optimizer: str = OPTIMIZERS[0]
+    learning_rate: float = 1e-4
+    head_learning_rate: float = 1e-3
+    schedule: str = SCHEDULES[0]
+    epochs: int = 20
+    batch_size: int = 32
+    patience: int = 5
+    monitor: str = MONITORS[0]
+    class_weight: str | None = None
+    label_smoothing: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing can be trained with.
+
+        Raises:
+            UsageError: The message names the field and what it takes.
+        """
+        for name, allowed in (
+            ("batch_norm", BATCH_NORMS),
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("monitor", MONITORS),
+        ):
+            _require(name, getattr(self, name), allowed)
+        if self.class_weight not in {None, "balanced"}:
+            msg = f"class_weight is {self.class_weight!r}; it must be balanced, or None"
+            raise UsageError(msg)
+        fits = {
+            "epochs": (self.epochs >= 1, "at least 1"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "patience": (self.patience >= 1, "at least 1"),
+            "views": (self.views >= 0, "0 or more"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "a number above 0"),
+            "head_learning_rate": (0 < self.head_learning_rate < math.inf, "a number above 0"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "a share from 0 to below 1"),
+        }
+        for name, (fit, words) in fits.items():
+            if not fit:
+                msg = f"{name} is {getattr(self, name)!r}; it must be {words}"
+                raise UsageError(msg)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build the spec, and that of the head inside it, from plain values.
+
+        Raises:
+            ValueError: If a field is missing or not known.
+        """
+        return super(FineTuneSpec, cls).from_dict({**values, "head": HeadSpec.from_dict(values.get("head") or {})})
 
 
 def find_differences(ours: Spec, theirs: Spec) -> list[str]:

@@ -9,6 +9,7 @@ import hashlib
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,12 +30,34 @@ MAX_OUTPUT_BYTES = 2**31
 _MAP_RANK = 4
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a backbone is made of, for whoever trains it.
+
+    Attributes:
+        trunk: The network from scaled images to a list of feature maps, one for each output.
+        scale: Turns float32 pixels of 0 to 255 into what the trunk takes; None where it does that itself.
+        layers: The layers of the network by name, in order.
+    """
+
+    trunk: keras.Model
+    scale: Callable[[Any], Any] | None
+    layers: Mapping[str, keras.layers.Layer]
+
+    def take_pixels(self, pixels: Any) -> Any:  # noqa: ANN401 - symbolic tensors of an untyped library
+        """Turn uint8 pixels into what the trunk takes."""
+        if self.scale:
+            return self.scale(ops.cast(pixels, "float32"))
+        return ops.cast(pixels, self.trunk.inputs[0].dtype)
+
+
 class KerasBackbone:
     """A `Backbone` made of one Keras network; see `make_backbone`."""
 
     def __init__(
         self,
         model: keras.Model,
+        parts: Parts,
         *,
         uri: str,
         weights: str,
@@ -44,6 +67,7 @@ class KerasBackbone:
         source_file: str = "",
     ) -> None:
         self.model = model
+        self.parts = parts
         self.uri = uri
         self.weights = weights
         self.weights_digest = weights_digest
@@ -141,13 +165,13 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each thing that providers 
     known = list(names or (layer.name for layer in network.layers))
     cuts = list(dict.fromkeys(_find_layer(layer, known, title) for layer in layers or (len(known) - 1,)))
     trunk = keras.Model(network.inputs[0], [_read_output(network.layers[cut], known[cut]) for cut in cuts])
+    parts = Parts(trunk, scale, dict(zip(known, network.layers, strict=True)))
 
     pixels = keras.Input(network.inputs[0].shape[1:], dtype="uint8", name="pixels")
-    images = scale(ops.cast(pixels, "float32")) if scale else ops.cast(pixels, network.inputs[0].dtype)
-    maps = trunk(images, training=False)
+    maps = trunk(parts.take_pixels(pixels), training=False)
     maps = maps if isinstance(maps, list | tuple) else [maps]
     poolings = [pooling or choose_pooling(len(m.shape), default_pooling) for m in maps]
-    pooled = [_pool(m, p, known[cut]) for cut, m, p in zip(cuts, maps, poolings, strict=True)]
+    pooled = [pool(m, p, known[cut]) for cut, m, p in zip(cuts, maps, poolings, strict=True)]
     for cut, vector in zip(cuts, pooled, strict=True):
         if None in vector.shape[1:]:
             msg = f"layer {known[cut]!r} does not say how large its output is; choose another layer or pooling"
@@ -158,6 +182,7 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each thing that providers 
     )
     return KerasBackbone(
         keras.Model(pixels, pooled, name="backbone"),
+        parts,
         uri=uri,
         weights=weights,
         weights_digest=digest_weights(network),
@@ -244,7 +269,7 @@ def _find_layer(layer: str | int, known: list[str], title: str) -> int:
     raise UnknownNameError(msg)
 
 
-def _find_output(layer: keras.layers.Layer) -> Any:  # noqa: ANN401 - a symbolic tensor of an untyped library
+def find_output(layer: keras.Operation) -> Any:  # noqa: ANN401 - a symbolic tensor of an untyped library
     """Find what a layer gives within its network, or None if that is not one tensor.
 
     The `output` of a model that serves as a layer is that of its own graph, which is not connected
@@ -255,14 +280,19 @@ def _find_output(layer: keras.layers.Layer) -> Any:  # noqa: ANN401 - a symbolic
 
 
 def _read_output(layer: keras.layers.Layer, name: str) -> Any:  # noqa: ANN401 - a symbolic tensor, as above
-    output = _find_output(layer)
+    output = find_output(layer)
     if output is None:
         msg = f"layer {name!r} has several outputs, so the network cannot be cut there; choose another layer"
         raise BackboneError(msg)
     return output
 
 
-def _pool(feature_map: Any, pooling: str, layer: str) -> Any:  # noqa: ANN401 - symbolic tensors, as above
+def pool(feature_map: Any, pooling: str, layer: str) -> Any:  # noqa: ANN401 - symbolic tensors, as above
+    """Pool a feature map, in float32.
+
+    Raises:
+        BackboneError: If a vector is to be reduced.
+    """
     feature_map = ops.cast(feature_map, "float32")  # a mean in half precision would lose digits
     if pooling == "none":
         return feature_map
@@ -283,7 +313,7 @@ def _pool(feature_map: Any, pooling: str, layer: str) -> Any:  # noqa: ANN401 - 
 def _describe_layers(network: keras.Model, known: list[str], default_pooling: str | None) -> list[LayerInfo]:
     described = []
     for index, (name, layer) in enumerate(zip(known, network.layers, strict=True)):
-        output = _find_output(layer)
+        output = find_output(layer)
         shape = () if output is None or None in output.shape[1:] else tuple(output.shape[1:])
         whole = 4 * int(np.prod(shape)) if shape else 0
         averaged = bool(whole) and choose_pooling(len(shape) + 1, default_pooling) == "avg"

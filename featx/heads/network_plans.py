@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from featx.errors import UsageError
 from featx.heads.architectures import read_hidden
 from featx.heads.scaling import make_scaler
-
-OPTIMIZERS = ("adam", "rmsprop", "sgd")
+from featx.specs import OPTIMIZERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class TrainingPlan:
         targets: int32 (n_items,), the position of each item's class.
         weights: float32 (n_items,), the weight of each item in the loss.
         train, held: int, the items that are learnt from, and those that tell when to stop.
-        optimizer: One of `OPTIMIZERS`.
+        optimizer: One of `featx.specs.OPTIMIZERS`.
         learning_rate, epochs, batch_size, label_smoothing, patience: As in `NetworkClassifier`.
         random: Where order comes from.
         keep: Called when the loss has fallen.

@@ -68,6 +68,13 @@ class KerasNetwork:
         Args:
             scaler: `passthrough`, or a fitted StandardScaler or Normalizer.
         """
+        inner = self.build_logits(scaler)
+        activation = "sigmoid" if self._architecture.widths[-1] == 1 else "softmax"
+        outputs = keras.layers.Activation(activation, dtype="float32", name="probabilities")(inner.output)
+        return keras.Model(inner.input, outputs, name="head")
+
+    def build_logits(self, scaler: Any) -> Any:  # noqa: ANN401 - as `build`
+        """Build the model from features, not scaled, to logits; see `build`."""
         inputs = scaled = keras.Input((self._architecture.widths[0],), name="features")
         if isinstance(scaler, StandardScaler):
             mean, variance = scaler.mean_.tolist(), (scaler.scale_**2).tolist()
@@ -78,9 +85,12 @@ class KerasNetwork:
         logits = scaled
         for layer in self._network.layers[1:]:
             logits = layer(logits)
-        activation = "sigmoid" if self._architecture.widths[-1] == 1 else "softmax"
-        outputs = keras.layers.Activation(activation, dtype="float32", name="probabilities")(logits)
-        return keras.Model(inputs, outputs, name="head")
+        return keras.Model(inputs, logits, name="logits")
+
+    def get_weights(self) -> list[NDArray[np.float32]]:
+        """Return the weights, in Keras's order."""
+        weights: list[NDArray[np.float32]] = self._network.get_weights()
+        return weights
 
     def train(self, plan: TrainingPlan) -> tuple[list[NDArray[np.float32]], History]:
         """Train until the loss falls no more; return the best weights, and the curves.
@@ -88,9 +98,9 @@ class KerasNetwork:
         Raises:
             DataError: If the loss is not finite.
         """
-        optimizer = _make_optimizer(plan)
+        optimizer = make_optimizer(plan.optimizer, plan.learning_rate)
         optimizer.build(self._network.trainable_variables)
-        loss = _make_loss(self._architecture.widths[-1], plan.label_smoothing)
+        loss = make_loss(self._architecture.widths[-1], plan.label_smoothing)
         learn = self._make_step(optimizer, loss, plan.batch_size)
         n_watched = min(len(plan.train), max(len(plan.held), _FEWEST_WATCHED))
         watched = np.sort(plan.random.choice(plan.train, n_watched, replace=False))
@@ -174,14 +184,15 @@ class KerasNetwork:
         }
 
 
-def _make_optimizer(plan: TrainingPlan) -> Any:  # noqa: ANN401 - Keras is untyped
-    if plan.optimizer == "sgd":
-        return keras.optimizers.SGD(plan.learning_rate, momentum=0.9)
+def make_optimizer(name: str, learning_rate: float) -> Any:  # noqa: ANN401 - Keras is untyped
+    """Make one of `featx.specs.OPTIMIZERS`."""
+    if name == "sgd":
+        return keras.optimizers.SGD(learning_rate, momentum=0.9)
     classes = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}
-    return classes[plan.optimizer](plan.learning_rate)
+    return classes[name](learning_rate)
 
 
-def _make_loss(n_outputs: int, label_smoothing: float) -> Callable[[Any, Any, Any], Any]:
+def make_loss(n_outputs: int, label_smoothing: float) -> Callable[[Any, Any, Any], Any]:
     """Make the mean weighted loss of targets, int32 (n,), and logits, float32 (n, n_outputs)."""
     if n_outputs == 1:
         binary = keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=label_smoothing)

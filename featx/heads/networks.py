@@ -142,7 +142,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "weights_")
         rows = self._take_features(X)
         probabilities = np.empty((len(rows), len(self.classes_)), np.float32)
-        n_outputs = self._plan_architecture().widths[-1]
+        n_outputs = self.plan_architecture().widths[-1]
         widest = max(len(self.classes_), *(part.shape[-1] for part in self.weights_))
         for block, features in rows.iterate_blocks(widest):
             probabilities[block] = take_probabilities(compute_logits(self.weights_, self._scale(features), n_outputs))
@@ -174,7 +174,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         if not isinstance(self.classes_, np.ndarray) or self.classes_.ndim != 1 or len(self.classes_) < 2:  # noqa: PLR2004 - a choice
             msg = "a network without classes"
             raise ValueError(msg)
-        widths = self._plan_architecture().widths
+        widths = self.plan_architecture().widths
         check_weights(self.weights_, widths)
 
     def _take_items(self, X: ArrayLike | FeatureRows, y: ArrayLike) -> tuple[FeatureRows, NDArray[Any]]:
@@ -221,13 +221,13 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         scaled: NDArray[np.float32] = self.scaler_.transform(features)
         return scaled
 
-    def _plan_architecture(self) -> Architecture:
+    def plan_architecture(self) -> Architecture:
         return Architecture.plan(
             self.n_features_in_, self.hidden, len(self.classes_), batch_norm=self.batch_norm, dropout=self.dropout
         )
 
     def _make_trainer(self, seed: int) -> Any:  # noqa: ANN401 - a KerasNetwork, whose module imports TensorFlow
-        return resolve("trainer", "keras", TRAINERS, "featx.trainers")(self._plan_architecture(), seed)
+        return resolve("trainer", "keras", TRAINERS, "featx.trainers")(self.plan_architecture(), seed)
 
     def _plan(
         self,

@@ -19,11 +19,10 @@ from featx.heads.architectures import MOST_UNITS, read_hidden
 from featx.heads.discriminant import ShrunkDiscriminant
 from featx.heads.logistic import ScaledLogisticRegression
 from featx.heads.neighbours import VOTES, CosineNeighbours
-from featx.heads.network_plans import OPTIMIZERS
 from featx.heads.networks import NetworkClassifier
 from featx.heads.ridge import ScaledRidge
 from featx.registry import HEADS, list_names, make_unknown_name_error, resolve
-from featx.specs import SCALINGS
+from featx.specs import OPTIMIZERS, SCALINGS
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from featx.items import Columns, Item, Manifest, read_archive, read_folder, read_source, read_table
     from featx.items.decoding import Decoded, decode
     from featx.merging import merge_stores
-    from featx.options import CompareOptions, EmbedOptions, FitOptions
+    from featx.options import CompareOptions, EmbedOptions, FitOptions, SplitOptions
     from featx.restoration import Repair, repair_store
     from featx.specs import BackboneSpec, EmbedSpec, HeadSpec, ImageSpec
+    from featx.splitting import SplitTable, split_source
     from featx.store import FeatureStore
     from featx.store.checking import Checkup, check_store
     from featx.store.exchange import export_store, read_export
@@ -42,9 +43,10 @@ _MODULES = {
     "featx.items": ("Columns", "Item", "Manifest", "read_archive", "read_folder", "read_source", "read_table"),
     "featx.items.decoding": ("Decoded", "decode"),
     "featx.merging": ("merge_stores",),
-    "featx.options": ("CompareOptions", "EmbedOptions", "FitOptions"),
+    "featx.options": ("CompareOptions", "EmbedOptions", "FitOptions", "SplitOptions"),
     "featx.restoration": ("Repair", "repair_store"),
     "featx.specs": ("BackboneSpec", "EmbedSpec", "HeadSpec", "ImageSpec"),
+    "featx.splitting": ("SplitTable", "split_source"),
     "featx.store": ("FeatureStore",),
     "featx.store.checking": ("Checkup", "check_store"),
     "featx.store.exchange": ("export_store", "read_export"),
@@ -79,6 +81,8 @@ __all__ = [
     "Predictor",
     "Repair",
     "Run",
+    "SplitOptions",
+    "SplitTable",
     "Standing",
     "check_store",
     "compare",
@@ -96,6 +100,7 @@ __all__ = [
     "read_source",
     "read_table",
     "repair_store",
+    "split_source",
 ]
 
 

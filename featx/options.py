@@ -115,6 +115,56 @@ class FitOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class SplitOptions:
+    """How to split a source into train, val and test, and whether what is there may be replaced.
+
+    Attributes:
+        val_size: Fraction of the images for validation; 0 for none.
+        test_size: Fraction held out for the test, as `FitOptions` has it; 0 for none.
+        group: What keeps items together, as in `FitOptions`; empty for the groups that a table has.
+        seed: Seed of the split.
+        replace: Whether splits that the source has are given up for new ones.
+        force: Whether an older table of the same name is overwritten.
+        workers: Threads that read and hash; None for one per core.
+        progress: Called with files read and in all.
+    """
+
+    val_size: float = 0.1
+    test_size: float = 0.2
+    group: str = ""
+    seed: int = 0
+    replace: bool = False
+    force: bool = False
+    workers: int | None = None
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that no split can be made with.
+
+        Raises:
+            UsageError: The message names the option and what it takes.
+        """
+        for name, size in (("val", self.val_size), ("test", self.test_size)):
+            if not 0 <= size < 1:
+                msg = f"the size of {name} is {size}; it must be a fraction from 0 to below 1, such as 0.1"
+                raise UsageError(msg)
+        if not 0 < self.val_size + self.test_size < 1:
+            msg = (
+                f"the sizes of val and test are {self.val_size:g} and {self.test_size:g}; together they must be above "
+                "0 and below 1, so that something is held out and something is left to train on"
+            )
+            raise UsageError(msg)
+        _check_seed(self.seed)
+        if self.workers is not None and self.workers < 1:
+            msg = f"workers is {self.workers}; it must be at least 1"
+            raise UsageError(msg)
+
+    def count_workers(self) -> int:
+        """Return the number of threads."""
+        return self.workers or count_cores()
+
+
+@dataclass(frozen=True, slots=True)
 class CompareOptions:
     """How to compare heads on stores: on what items, in how many processes, and where to write.
 
@@ -216,6 +266,10 @@ def _check_split(test_size: float, seed: int) -> None:
     if not 0 < test_size < 1:
         msg = f"the test size is {test_size}; it must be a fraction above 0 and below 1, such as 0.2"
         raise UsageError(msg)
+    _check_seed(seed)
+
+
+def _check_seed(seed: int) -> None:
     if not 0 <= seed < _SEEDS:
         msg = f"the seed is {seed}; it must be 0 to {_SEEDS - 1}"
         raise UsageError(msg)
@@ -225,3 +279,4 @@ EMBED_DEFAULTS = EmbedOptions()
 FIT_DEFAULTS = FitOptions()
 COMPARE_DEFAULTS = CompareOptions()
 FINETUNE_DEFAULTS = FineTuneOptions()
+SPLIT_DEFAULTS = SplitOptions()

@@ -11,7 +11,7 @@ from typing import Annotated, TextIO
 import typer
 from typer.exceptions import Exit, TyperException
 
-from featx.cli import checking, comparing, demo, embedding, exchanging, fitting, inspecting, predicting
+from featx.cli import checking, comparing, demo, embedding, exchanging, fitting, inspecting, predicting, splitting
 from featx.cli.interruption import EXIT_CODE
 from featx.errors import FeatxError
 
@@ -35,6 +35,7 @@ app = typer.Typer(
 )
 for command in (
     demo.demo,
+    splitting.split,
     embedding.embed,
     fitting.fit,
     comparing.compare,

@@ -98,10 +98,10 @@ def examine(
     def examine_one(item: Item) -> Examined:
         try:
             with timing.measure(READ):
-                stamp, data = _read(manifest, item.id)
+                stamp, data = read_stamped(manifest, item.id)
         except OSError as error:
             is_momentary = error.errno is not None and error.errno not in _LASTING
-            return Examined(item, None, reason=f"cannot be read: {error.strerror or error}", is_momentary=is_momentary)
+            return Examined(item, None, reason=describe_failure(error), is_momentary=is_momentary)
         if not claim(stamp.sha256):
             return Examined(item, stamp)
         try:
@@ -162,8 +162,13 @@ def _is_unchanged(manifest: Manifest, name: str, stamp: Stamp) -> bool:
         return False
 
 
-def _read(manifest: Manifest, name: str) -> tuple[Stamp, bytes]:
-    """Read and hash a file."""
+def read_stamped(manifest: Manifest, name: str) -> tuple[Stamp, bytes]:
+    """Read and hash a file. Raises OSError."""
     stat = manifest.reader.stat(name)
     data = manifest.reader.read(name)
     return Stamp(hashlib.sha256(data).hexdigest(), FileStat(len(data), stat.mtime_ns)), data
+
+
+def describe_failure(error: OSError) -> str:
+    """Say as a reason for quarantine why a file cannot be read."""
+    return f"cannot be read: {error.strerror or error}"

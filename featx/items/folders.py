@@ -31,6 +31,10 @@ class FolderReader:
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = Path(root).absolute()
 
+    def locate(self, item_id: str) -> Path:
+        """Return the absolute path of an item's file, whether or not it is there."""
+        return Path(self._root, item_id)
+
     def stat(self, item_id: str) -> FileStat:
         """Return size and time without reading the file.
 

@@ -20,6 +20,9 @@ ALWAYS_TRAINED = -1
 
 _NAMED_CLASSES = 5
 
+#: What is done with the items of a split, in notes.
+_USES = {"val": "validated on", "test": "tested"}
+
 #: What units are tied by: (False, group) or (True, sha256), so that groups come first in order.
 _Node = tuple[bool, str]
 
@@ -76,6 +79,7 @@ def hold_out(
     *,
     test_size: float = 0.2,
     seed: int = 0,
+    split: str = "test",
 ) -> HoldOut:
     """Hold items out for the test, so that adding images later moves none of the old ones.
 
@@ -91,6 +95,7 @@ def hold_out(
         groups: Group of each item; empty for none.
         test_size: Expected fraction of the units in the test, above 0 and below 1.
         seed: Another seed gives another test.
+        split: What the notes call it, `test` or `val`.
 
     Returns:
         The items held out, and notes for the user.
@@ -109,13 +114,57 @@ def hold_out(
     to_training = [label for label in classes if sides.fill_training(label)]
     to_test = [label for label in classes if sides.fill_test(label)]
     untested = [label for label in classes if not sides.n_test[label]]
+    use, where = _USES[split], "the test" if split == "test" else split
     notes = (
-        _note(single, "has a single image or group, which is trained on and not tested"),
-        _note(to_training, "had no image for training; one image or group was moved there from the test", single),
-        _note(to_test, "had no image in the test; one image or group was moved there from training"),
-        _note(untested, "is not tested, because other classes need its groups in training", single),
+        _note(single, f"has a single image or group, which is trained on and not {use}"),
+        _note(to_training, f"had no image for training; one image or group was moved there from {where}", single),
+        _note(to_test, f"had no image in {where}; one image or group was moved there from training"),
+        _note(untested, f"is not {use}, because other classes need its groups in training", single),
     )
     return HoldOut(np.array(sides.in_test, bool)[units], tuple(note for note in notes if note))
+
+
+def draw_splits(
+    keys: Sequence[str],
+    labels: Sequence[str],
+    groups: Sequence[str],
+    *,
+    val_size: float = 0.1,
+    test_size: float = 0.2,
+    seed: int = 0,
+) -> tuple[list[str], tuple[str, ...]]:
+    """Draw train, val and test; the test is that of `hold_out`.
+
+    The hash that puts a unit into the test if it is below `test_size` puts it into val if
+    it is below `test_size + val_size` and the unit is not in the test. So val is that part
+    of all units, the test does not depend on it, and added images move neither.
+
+    Args:
+        keys: sha256 of each item's bytes, in hexadecimal.
+        labels: Class of each item.
+        groups: Group of each item; empty for none.
+        val_size: Expected fraction of the units in val; 0 draws none.
+        test_size: Expected fraction of the units in the test; 0 draws none.
+        seed: Another seed gives other splits.
+
+    Returns:
+        The split of each item, and notes for the user.
+
+    Raises:
+        UsageError: If the sizes are no fractions, or leave nothing to train on.
+    """
+    splits = ["train"] * len(keys)
+    notes: tuple[str, ...] = ()
+    for split, size, below in (("test", test_size, test_size), ("val", val_size, test_size + val_size)):
+        if not size:
+            continue
+        rest = [at for at, taken in enumerate(splits) if taken == "train"]
+        columns = [[column[at] for at in rest] for column in (keys, labels, groups)]
+        held = hold_out(*columns, test_size=below, seed=seed, split=split)
+        notes += held.notes
+        for at in np.array(rest, np.intp)[held.test].tolist():
+            splits[at] = split
+    return splits, notes
 
 
 def assign_folds(

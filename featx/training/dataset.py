@@ -3,18 +3,16 @@
 The test targets can be taken once. A second look, whatever for, is an error.
 """
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import DataError, FeatxError, UsageError
+from featx.errors import DataError
 from featx.heads.rows import FeatureRows
-from featx.items.sources import read_source_again
+from featx.items.groups import describe_ungrouped, find_groups
 from featx.items.splits import assign_folds, find_leaks, find_units, hold_out
 from featx.store import FeatureStore
 
@@ -145,10 +143,9 @@ def load_dataset(store: FeatureStore, *, group: str = "") -> Dataset:
         msg = f"{store.path} has one class only ({classes[0]}); a classifier needs at least two"
         raise DataError(msg)
     _refuse_other_targets(store, classes.tolist(), len(rows))
-    groups = (_find_groups(store, group) if group else store.groups)[rows]
-    alone = int((groups == "").sum())
-    if group and alone:
-        notes.append(f"{alone} of {len(rows)} items are in no group by {group!r}, and count as a group each")
+    found = find_groups(store.ids.tolist(), group, store.source, store.reading) if group else store.groups
+    groups = np.asarray(found)[rows]
+    notes += describe_ungrouped(groups.tolist(), group)
     names = tuple(classes.tolist())
     return Dataset(store, rows, names, targets, store.splits[rows], groups, store.sha256[rows], tuple(notes))
 
@@ -179,46 +176,6 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _find_groups(store: FeatureStore, group: str) -> NDArray[np.str_]:
-    ids = store.ids.tolist()
-    if group == "folder":
-        return np.array([name.rpartition("/")[0] for name in ids])
-    try:
-        pattern = re.compile(group)
-    except re.error:
-        pattern = re.compile("")
-    if pattern.groups == 1:
-        groups = [(match[1] or "") if (match := pattern.search(name)) else "" for name in ids]
-        if not any(groups):
-            msg = f"--group {group!r} matches no image; ids look like {ids[0]!r}"
-            raise UsageError(msg)
-        return np.array(groups)
-    return _read_group_column(store, group)
-
-
-def _read_group_column(store: FeatureStore, group: str) -> NDArray[np.str_]:
-    if not Path(store.source).is_file():
-        msg = (
-            f"{group!r} is no group: {store.source} is no table with that column; use folder, or a regular "
-            f"expression with one group, such as --group '(patient\\d+)'"
-        )
-        raise UsageError(msg)
-    try:
-        items = read_source_again(store.source, store.reading, group=group).items
-    except FeatxError as error:
-        msg = f"the groups cannot be read again: {error}"
-        raise UsageError(msg) from error
-    groups = {item.id: item.group for item in items}
-    missing = [name for name in store.ids.tolist() if name not in groups]
-    if missing:
-        msg = (
-            f"{store.source} no longer has {missing[0]}; embed it again with --group {group}, "
-            f"which computes nothing anew"
-        )
-        raise UsageError(msg)
-    return np.array([groups[name] for name in store.ids.tolist()])
 
 
 def split_dataset(dataset: Dataset, *, test_size: float, seed: int) -> Partition:

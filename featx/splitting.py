@@ -1,0 +1,272 @@
+"""Splitting a source into train, val and test: a table is written, and no image is moved or changed.
+
+A split that is a table can be read, kept under version control and given to somebody else;
+moved files are none of these, and the next image to arrive finds no place.
+"""
+
+import contextlib
+import csv
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from featx.errors import DataError, ImageError, SourceError, UsageError
+from featx.items import FolderReader, Manifest, read_source, read_table
+from featx.items.examination import describe_failure, read_stamped
+from featx.items.groups import describe_ungrouped, find_groups
+from featx.items.manifest import SPLITS, Item
+from featx.items.probing import probe
+from featx.items.splits import draw_splits
+from featx.options import SPLIT_DEFAULTS, SplitOptions
+from featx.prefetching import prefetch
+from featx.store.durability import name_temporary, publish_file, sync_file
+
+HEADER = ("path", "label", "split", "group")
+
+_HEADER_LINE = ",".join(HEADER) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class SplitTable:
+    """A table of items and their splits, as it was written.
+
+    Attributes:
+        path: The CSV file; `featx.read_source` reads it with no further arguments.
+        items: The items, in the order of the source and under its ids, with split and group.
+        unread: Why images were given no split, by item; embedding quarantines them.
+        notes: What the user should know.
+    """
+
+    path: Path
+    items: tuple[Item, ...] = field(repr=False)
+    unread: Mapping[str, str]
+    notes: tuple[str, ...]
+
+    def count_classes(self) -> dict[str, dict[str, int]]:
+        """Count the items of each class in each split; `none` has those that could not be read."""
+        counts = {label: dict.fromkeys((*SPLITS, "none"), 0) for label in sorted({item.label for item in self.items})}
+        for item in self.items:
+            counts[item.label][item.split or "none"] += 1
+        counts.pop("", None)
+        return counts
+
+    def count_splits(self) -> dict[str, int]:
+        """Count the items of each split."""
+        return {split: sum(item.split == split for item in self.items) for split in SPLITS}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `featx split --json` prints."""
+        size = {"table": str(self.path), "items": len(self.items), "splits": self.count_splits()}
+        unread = [{"path": name, "reason": reason} for name, reason in self.unread.items()]
+        return {**size, "classes": self.count_classes(), "unread": unread, "notes": list(self.notes)}
+
+
+def split_source(
+    source: str | os.PathLike[str] | Manifest,
+    *,
+    out: str | os.PathLike[str] | None = None,
+    options: SplitOptions = SPLIT_DEFAULTS,
+) -> SplitTable:
+    """Split a labelled source into train, val and test, and write a table of it.
+
+    The test is the one that `fit` would hold out of the same images with the same seed. The
+    same bytes, and items of one group, are never in two splits; images that are added later
+    move none of those that were there. Images that cannot be read, or whose first bytes are
+    no image's, have no content to go by: they stay in the table, in no split. Pixels are not
+    decoded, which would take minutes for 100,000 images: what breaks off later is quarantined
+    when it is embedded, and then missing from its split.
+
+    Args:
+        source: A folder or table (see `featx.read_source`), or its manifest.
+        out: The table to write, a `.csv`; None for `<source>-splits.csv` beside the source.
+        options: How to split.
+
+    Returns:
+        The table.
+
+    Raises:
+        SourceError: If the source cannot be split, or the table cannot be written.
+        UsageError: If the source has splits, or the table's place is taken.
+        DataError: If the source has no labels, or a table could not tell its classes apart.
+    """
+    manifest = source if isinstance(source, Manifest) else read_source(source)
+    reader = _check_reader(manifest)
+    _check_labels(manifest)
+    if not options.replace:
+        _refuse_splits(manifest)
+    path = _choose_path(manifest, out, force=options.force)
+    names = [item.id for item in manifest.items]
+    groups = [item.group for item in manifest.items]
+    if options.group:
+        groups = find_groups(names, options.group, manifest.source, manifest.reading)
+    keys, unread = _hash_items(manifest, options)
+    members = [at for at, item in enumerate(manifest.items) if item.label and item.id in keys]
+    splits, notes = draw_splits(
+        [keys[names[at]] for at in members],
+        [manifest.items[at].label for at in members],
+        [groups[at] for at in members],
+        val_size=options.val_size,
+        test_size=options.test_size,
+        seed=options.seed,
+    )
+    drawn = dict(zip(members, splits, strict=True))
+    items = tuple(
+        replace(item, split=drawn.get(at, ""), group=group)
+        for at, (item, group) in enumerate(zip(manifest.items, groups, strict=True))
+    )
+    _write_table(path, items, reader)
+    said = [*_describe_empty(items), *describe_ungrouped([groups[at] for at in members], options.group), *notes]
+    return SplitTable(path, items, unread, tuple(said))
+
+
+def _check_reader(manifest: Manifest) -> FolderReader:
+    if isinstance(manifest.reader, FolderReader):
+        return manifest.reader
+    msg = (
+        f"a table cannot name the images inside {manifest.source!r}: unpack it and split the folder, or leave the "
+        "split to `featx fit`, which holds a test out of a store and validates on folds of the rest"
+    )
+    raise SourceError(msg)
+
+
+def _check_labels(manifest: Manifest) -> None:
+    if not manifest.count_classes():
+        msg = (
+            f"{manifest.source!r} has no classes to split by: name a folder of class folders, or a table with a "
+            "label column"
+        )
+        raise DataError(msg)
+
+
+def _refuse_splits(manifest: Manifest) -> None:
+    """Refuse a source with splits, by the rule of `fit`: train alone, for all, leaves the test open."""
+    counts = manifest.count_splits()
+    if counts and (set(counts) != {"train"} or sum(counts.values()) < len(manifest)):
+        listed = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+        msg = (
+            f"{manifest.source!r} has splits already ({listed}), and embed and fit keep to them; to give them up "
+            "for new ones in the table, whose files stay where they are, add --replace"
+        )
+        raise UsageError(msg)
+
+
+def _choose_path(manifest: Manifest, out: str | os.PathLike[str] | None, *, force: bool) -> Path:
+    if out is None:
+        source = Path(manifest.source)
+        source = source if source.name not in {"", ".."} else Path(os.path.abspath(source))  # noqa: PTH100 - a link keeps its name
+        path = source.with_name(f"{source.name if source.is_dir() else source.stem}-splits.csv")
+    else:
+        path = Path(out)
+    if path.suffix.lower() != ".csv":
+        msg = f"the table {str(path)!r} must end in .csv, by which `featx embed` knows it; name it so with --out"
+        raise UsageError(msg)
+    if not path.exists():
+        return path
+    if Path(manifest.source).exists() and path.samefile(manifest.source):
+        msg = f"{str(path)!r} is what is to be split, and sources are left as they are; name another file with --out"
+        raise UsageError(msg)
+    if not _is_own(path):
+        msg = f"{str(path)!r} was not written by `featx split` and is left as it is; name another file with --out"
+        raise UsageError(msg)
+    if not force:
+        msg = f"{str(path)!r} is there already; overwrite it with --force, or name another file with --out"
+        raise UsageError(msg)
+    return path
+
+
+def _is_own(path: Path) -> bool:
+    """Tell whether a file begins as those that are written here do."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_HEADER_LINE)) == _HEADER_LINE.encode()
+
+
+def _hash_items(manifest: Manifest, options: SplitOptions) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the sha256 of each item, and why those that have none have none."""
+
+    def hash_item(item: Item) -> tuple[str, str]:
+        try:
+            stamp, data = read_stamped(manifest, item.id)
+            probe(data)
+        except OSError as error:
+            return "", describe_failure(error)
+        except ImageError as error:
+            return "", str(error)
+        return stamp.sha256, ""
+
+    keys: dict[str, str] = {}
+    unread: dict[str, str] = {}
+    workers = options.count_workers()
+    with contextlib.closing(prefetch(hash_item, manifest.items, workers=workers, ahead=4 * workers)) as found:
+        for item, (key, reason) in zip(manifest.items, found, strict=True):
+            (keys if key else unread)[item.id] = key or reason
+            if options.progress:
+                options.progress(len(keys) + len(unread), len(manifest))
+    if not keys:
+        name, reason = next(iter(unread.items()))
+        msg = f"none of the {len(manifest):,} images of {manifest.source!r} can be read; the first, {name!r}: {reason}"
+        raise SourceError(msg)
+    return keys, unread
+
+
+def _describe_empty(items: Sequence[Item]) -> list[str]:
+    classes = {item.label for item in items if item.split}
+    if len(classes) == 1:
+        return [f"there is one class only ({min(classes)}); a classifier needs at least two"]
+    return []
+
+
+def _write_table(path: Path, items: Sequence[Item], reader: FolderReader) -> None:
+    """Write the table under a temporary name; it gets its own when it was read back as it was meant."""
+    folder = os.path.abspath(path.parent)  # noqa: PTH100 - resolve() would follow links, and the reader does not
+    rows = [(_relate(reader.locate(item.id), folder), item.label, item.split, item.group) for item in items]
+    # Readers drop spaces before a field, and take a carriage return for the end of a line, unless it is quoted.
+    odd = any(cell != cell.strip() or "\r" in cell for row in rows for cell in row)
+    temporary = name_temporary(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Names that are no UTF-8 are kept byte by byte, as the reader of tables keeps them.
+        with temporary.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(_HEADER_LINE)
+            csv.writer(file, quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL, lineterminator="\n").writerows(rows)
+        sync_file(temporary)
+        _check_table(temporary, items, reader)
+        publish_file(temporary, path)
+    except OSError as error:
+        msg = f"the table {str(path)!r} cannot be written: {error.strerror or error}; name another place with --out"
+        raise SourceError(msg) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _relate(path: Path, folder: str) -> str:
+    try:
+        return Path(os.path.relpath(path, folder)).as_posix()
+    except ValueError:  # another drive of Windows
+        return path.as_posix()
+
+
+def _check_table(path: Path, items: Sequence[Item], reader: FolderReader) -> None:
+    """Refuse a table whose reader would see other files, splits, classes or groups.
+
+    Raises:
+        DataError: If names differ only in what tables do not keep: spaces around them, `1` and `1.0`.
+    """
+    read = read_table(path)
+    at = read.reader
+    files = [(os.path.normpath(reader.locate(item.id)), item.split) for item in items]
+    if not isinstance(at, FolderReader) or files != [(str(at.locate(item.id)), item.split) for item in read.items]:
+        msg = f"the table {str(path)!r} would not name the same files; give them plainer names, or another --out"
+        raise DataError(msg)
+    for role in ("label", "group"):
+        pairs = {(getattr(item, role), getattr(again, role)) for item, again in zip(items, read.items, strict=True)}
+        first: dict[str, str] = {"": ""}
+        for name, again in sorted(pairs):
+            if first.setdefault(again, name) != name:
+                other = first[again] or "none"
+                msg = f"a table cannot tell the {role} {name!r} from {other!r}; rename one of them"
+                raise DataError(msg)

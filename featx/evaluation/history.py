@@ -29,8 +29,13 @@ def find_best_epoch(history: History) -> int:
     return int(np.argmin(history.get("val_loss", history["loss"]))) + 1
 
 
-def write_history(history: History, path: Path) -> None:
+def write_history(history: History, path: Path, *, first: int = 1) -> None:
     """Write the curves as CSV, one row for each epoch; a value that is not defined is left empty.
+
+    Args:
+        history: The curves.
+        path: The file.
+        first: Number of the first epoch.
 
     Raises:
         OSError: If the file cannot be written.
@@ -38,11 +43,11 @@ def write_history(history: History, path: Path) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["epoch", *history])
-        for epoch, values in enumerate(zip(*history.values(), strict=True), start=1):
+        for epoch, values in enumerate(zip(*history.values(), strict=True), start=first):
             writer.writerow([epoch, *("" if math.isnan(value) else repr(float(value)) for value in values)])
 
 
-def plot_history(history: History, path: Path) -> None:
+def plot_history(history: History, path: Path, *, first: int = 1, kept: int | None = None) -> None:
     """Draw loss, accuracy and ROC-AUC by epoch, and write them as PNG and, beside it, as SVG.
 
     The epoch whose weights are kept is marked, and so is where the learning rate was
@@ -51,6 +56,8 @@ def plot_history(history: History, path: Path) -> None:
     Args:
         history: The curves.
         path: The PNG file; the SVG file has the same stem.
+        first: Number of the first epoch; 0 where the state before any training is the first.
+        kept: Number of the epoch whose weights are kept; None for that of `find_best_epoch`.
 
     Raises:
         OSError: If a file cannot be written.
@@ -58,27 +65,27 @@ def plot_history(history: History, path: Path) -> None:
     with open_figure([], path) as (figure, _):
         figure.set_size_inches(12, 4.2)
         figure.set_layout_engine("constrained")
-        _draw(figure, history)
+        _draw(figure, history, first, find_best_epoch(history) if kept is None else kept)
         figure.draw_without_rendering()  # only a drawing lays out
 
 
-def _draw(figure: "Figure", history: History) -> None:
-    best, n_epochs = find_best_epoch(history), len(history["loss"])
+def _draw(figure: "Figure", history: History, first: int, best: int) -> None:
+    n_epochs = len(history["loss"]) + first - 1
     panels = figure.subplots(1, len(_PANELS))
     for axes, (name, title) in zip(panels, _PANELS.items(), strict=True):
         axes.set_title(title, loc="left", fontweight="bold")
-        _draw_panel(axes, history, name, best)
+        _draw_panel(axes, history, name, first, best)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     epochs = f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}"
     figure.suptitle(f"Training: {epochs}, weights kept from epoch {best}", fontsize=13)
 
 
-def _draw_panel(axes: "Axes", history: History, name: str, best: int) -> None:
+def _draw_panel(axes: "Axes", history: History, name: str, first: int, best: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
     n_epochs = len(history[name])
-    epochs = np.arange(1, n_epochs + 1)
+    epochs = np.arange(first, first + n_epochs)
     marker = "o" if n_epochs <= _MOST_DOTS else ""
     rates = np.asarray(history["learning_rate"])
     for lowered, epoch in enumerate(epochs[1:][np.diff(rates) < 0]):
@@ -90,12 +97,12 @@ def _draw_panel(axes: "Axes", history: History, name: str, best: int) -> None:
         if key in history:
             values = np.asarray(history[key], np.float64)
             axes.plot(epochs, values, color=color, linewidth=1.8, marker=marker, markersize=4, label=label)
-            axes.plot(best, values[best - 1], "o", color=color, markersize=7, markeredgecolor="white", zorder=3)
+            axes.plot(best, values[best - first], "o", color=color, markersize=7, markeredgecolor="white", zorder=3)
             place = 0.62 if key == name and len(history) > len(_PANELS) + 1 else 1.0
-            number = "undefined" if math.isnan(values[best - 1]) else f"{values[best - 1]:.3f}"
+            number = "undefined" if math.isnan(values[best - first]) else f"{values[best - first]:.3f}"
             axes.text(place, 1.03, f"{label.removesuffix(' items')} {number}", color=color, ha="right", **above)
     axes.set_xlabel("epoch")
     room = max(0.5, 0.02 * n_epochs)
-    axes.set_xlim(1 - room, n_epochs + room)
+    axes.set_xlim(first - room, epochs[-1] + room)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     clear_axes(axes)

@@ -139,14 +139,17 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: ArrayLike | FeatureRows) -> NDArray[np.float32]:
         """Return probabilities (n_items, n_classes)."""
+        return take_probabilities(self.compute_logits(X))
+
+    def compute_logits(self, X: ArrayLike | FeatureRows) -> NDArray[np.float32]:
+        """Return the logits (n_items, n_classes), or (n_items, 1) of the second of two classes."""
         check_is_fitted(self, "weights_")
-        rows = self._take_features(X)
-        probabilities = np.empty((len(rows), len(self.classes_)), np.float32)
-        n_outputs = self.plan_architecture().widths[-1]
+        rows, n_outputs = self._take_features(X), self.plan_architecture().widths[-1]
+        logits = np.empty((len(rows), n_outputs), np.float32)
         widest = max(len(self.classes_), *(part.shape[-1] for part in self.weights_))
         for block, features in rows.iterate_blocks(widest):
-            probabilities[block] = take_probabilities(compute_logits(self.weights_, self._scale(features), n_outputs))
-        return probabilities
+            logits[block] = compute_logits(self.weights_, self._scale(features), n_outputs)
+        return logits
 
     def predict(self, X: ArrayLike | FeatureRows) -> NDArray[Any]:
         """Return the class (n_items,) with the highest probability."""
@@ -221,7 +224,24 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         scaled: NDArray[np.float32] = self.scaler_.transform(features)
         return scaled
 
+    @classmethod
+    def adopt_linear(cls, coef: NDArray[np.floating[Any]], intercept: NDArray[np.floating[Any]], X: FeatureRows) -> Self:
+        """Become a network of one layer that answers as a linear head does, on standardised features.
+
+        Args:
+            coef: (n_classes, dim), or (1, dim) for two classes: of the features as they come.
+            intercept: (n_classes,) or (1,).
+            X: (n_items, dim), whose moments standardise.
+        """
+        network = cls(scaling="standard", dropout=0.0)
+        network.classes_, network.n_features_in_ = np.arange(max(2, len(coef))), coef.shape[1]
+        network.scaler_ = network._fit_scaler(X)
+        kernel = (coef * network.scaler_.scale_).T.astype(np.float32)
+        network.weights_ = [kernel, (intercept + coef @ network.scaler_.mean_).astype(np.float32)]
+        return network
+
     def plan_architecture(self) -> Architecture:
+        """Plan the network for the features and classes that it was fitted to."""
         return Architecture.plan(
             self.n_features_in_, self.hidden, len(self.classes_), batch_norm=self.batch_norm, dropout=self.dropout
         )

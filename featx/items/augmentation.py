@@ -1,9 +1,10 @@
-"""Augmentation: seeded views of an image that a person would still give the same label.
+"""Augmentation: seeded views of an image, to which a person would still give the same label.
 
 A view depends on the image's content, the seed and its number alone, so that it can be made
 again anywhere, in any order: in a thread that embeds, in an epoch, or when a bundle predicts.
 """
 
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from PIL.Image import Resampling, Transform
 from featx.errors import UsageError
 from featx.items.contact_sheets import lay_out_sheet
 from featx.registry import make_unknown_name_error
+from featx.specs import ViewSpec
 
 FLIPS = ("horizontal", "vertical", "both")
 
@@ -262,6 +264,47 @@ def _change_contrast(pixels: NDArray[np.uint8], contrast: float, draw: float) ->
     table = np.rint(np.clip(mean + factor * (np.arange(256) - mean), 0, 255)).astype(np.uint8)
     changed: NDArray[np.uint8] = table.take(pixels)
     return changed
+
+
+def plan_views(count: int, augmentation: str, seed: int = 0) -> ViewSpec | None:
+    """Make the spec of some views, in canonical form; None for none.
+
+    Args:
+        count: Augmented views of each image, beside itself.
+        augmentation: What `parse_augmentation` reads.
+        seed: Of what is drawn.
+
+    Raises:
+        UsageError: If there are views and no augmentation, or the other way round, or a number is out of range.
+        UnknownNameError: If the augmentation is not known.
+    """
+    canonical = str(parse_augmentation(augmentation))
+    if count == 0 and canonical:
+        msg = f"the augmentation {augmentation!r} is given and no views; say how many, such as --views 4"
+        raise UsageError(msg)
+    if count and not canonical:
+        msg = f"{count} views without an augmentation would be copies; name one, such as --augment light"
+        raise UsageError(msg)
+    return ViewSpec(count, canonical, seed) if count else None
+
+
+def make_views(pixels: NDArray[np.uint8], spec: ViewSpec, sha256: str) -> NDArray[np.uint8]:
+    """Make all views of an image, itself first.
+
+    Args:
+        pixels: uint8 RGB `(height, width, 3)`.
+        spec: How many, of what kind.
+        sha256: Of the image's file, hexadecimal.
+
+    Returns:
+        uint8 `(1 + spec.count, height, width, 3)`.
+    """
+    augmentation = _parse_once(spec.augmentation)
+    numbers = range(spec.count + 1)
+    return np.stack([view_image(pixels, augmentation, seed=spec.seed, sha256=sha256, number=n) for n in numbers])
+
+
+_parse_once = functools.lru_cache(maxsize=16)(parse_augmentation)
 
 
 def draw_contact_sheet(

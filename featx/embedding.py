@@ -21,12 +21,14 @@ from featx.backbones.running import Runner
 from featx.errors import SourceError, SpecMismatchError, UsageError
 from featx.golden import MAX_DRIFT, embed_golden, make_golden_files, measure_drift
 from featx.items import Manifest, read_source
+from featx.items.augmentation import PRESETS, plan_views
 from featx.items.manifest import to_text
 from featx.ledger import Ledger, describe_source
 from featx.options import EMBED_DEFAULTS, EmbedOptions
-from featx.specs import DTYPES, BackboneSpec, EmbedSpec, ImageSpec
+from featx.specs import DTYPES, BackboneSpec, EmbedSpec, ImageSpec, ViewSpec
 from featx.store import FeatureStore
 from featx.store.sealing import Golden, Provenance
+from featx.store.space import check_space
 from featx.store.writing import StoreWriter
 from featx.timing import WRITE, Timing
 
@@ -105,6 +107,9 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
     weights: str | None = None,
     image: Mapping[str, Any] | None = None,
     dtype: str = "float32",
+    views: int = 0,
+    augmentation: str = "",
+    view_seed: int = 0,
     name: str | None = None,
     folder: str | os.PathLike[str] = "features",
     salvage: bool = False,
@@ -120,6 +125,10 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
         weights: `imagenet`, `none` or a path; None for the backbone's default.
         image: Fields of `ImageSpec` that differ from its defaults and the backbone's size.
         dtype: `float32` or `float16`, of the stored features.
+        views: Augmented views of each image that are embedded beside it, into the same row.
+        augmentation: How far they may go: `light`, or `flip,rotate:15,zoom:0.2`; see
+            `featx.items.augmentation.parse_augmentation`.
+        view_seed: Seed of what is drawn for them.
         name: Name of the store without `.h5`; None for one made from the spec.
         folder: Where stores live.
         salvage: Embed what is damaged in an older store again, in place of refusing it; see `repair_store`.
@@ -133,27 +142,30 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
         FeatxError: One of its kinds, for a source, backbone or store that cannot be used.
     """
     begun = time.perf_counter()
+    planned = plan_views(views, augmentation, view_seed)
     manifest = source if isinstance(source, Manifest) else read_source(source)
     network = _build(backbone, layers, pooling, weights, _check_image(image or {}))
     image_spec = ImageSpec(**{**(image or {}), "height": network.height, "width": network.width})
-    stem = name.removesuffix(".h5") if name else name_store(network, pooling, image or {}, dtype)
+    stem = name.removesuffix(".h5") if name else name_store(network, pooling, image or {}, dtype, planned)
     named = len(network.outputs) > 1 or bool(layers and not name)
     paths = _name_files(Path(folder), stem, [output.layer if named else "" for output in network.outputs])
     with contextlib.ExitStack() as stack:
         writers = []
         goldens = embed_golden(network, image_spec, make_golden_files())
         for path, output, golden in zip(paths, network.outputs, goldens, strict=True):
-            provenance = _describe_provenance(manifest, network, output, golden)
-            writer = StoreWriter(path, make_spec(network, output, image_spec, dtype), provenance, salvage=salvage)
+            spec = make_spec(network, output, image_spec, dtype, planned)
+            provenance = _describe_provenance(manifest, network, _shape_row(output, spec), golden)
+            writer = StoreWriter(path, spec, provenance, salvage=salvage)
             writers.append(stack.enter_context(writer))
         _refuse_drift(writers, goldens, network, image_spec)
         ledger = Ledger(writers, manifest, options)
-        runner = Runner(network, options, expected=ledger.expected)
+        check_space(writers, len(manifest), ledger.expected)
+        runner = Runner(network, options, expected=ledger.expected, views=1 + views)
         if ledger.expected:
             runner.prepare()
         timing, started = Timing(), time.perf_counter()
         # Closed at once when the run ends early, so that no thread goes on decoding.
-        images = stack.enter_context(contextlib.closing(ledger.examine(image_spec, timing)))
+        images = stack.enter_context(contextlib.closing(ledger.examine(image_spec, timing, planned)))
         for batch, vectors in stack.enter_context(contextlib.closing(runner.stream(images, timing))):
             with timing.measure(WRITE):
                 for writer, rows in zip(writers, vectors, strict=True):
@@ -169,13 +181,22 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
     ]
 
 
-def make_spec(network: Backbone, output: Output, image: ImageSpec, dtype: str = "float32") -> EmbedSpec:
+def make_spec(
+    network: Backbone, output: Output, image: ImageSpec, dtype: str = "float32", views: ViewSpec | None = None
+) -> EmbedSpec:
     """Make the spec of the features that one output of a backbone gives."""
     backbone = BackboneSpec(network.uri, output.layer, output.pooling, network.weights, network.weights_digest)
-    return EmbedSpec(backbone, image, dtype)
+    return EmbedSpec(backbone, image, dtype, views)
 
 
-def name_store(network: Backbone, pooling: str | None, image: Mapping[str, Any], dtype: str) -> str:
+def _shape_row(output: Output, spec: EmbedSpec) -> tuple[int, ...]:
+    """Return the shape of one item's features: of an image, or of all its views, the plain one first."""
+    return (spec.n_views, *output.feature_shape) if spec.views else output.feature_shape
+
+
+def name_store(
+    network: Backbone, pooling: str | None, image: Mapping[str, Any], dtype: str, views: ViewSpec | None = None
+) -> str:
     """Name a store after whatever departs from the defaults, so that another question gets another store.
 
     Args:
@@ -183,6 +204,7 @@ def name_store(network: Backbone, pooling: str | None, image: Mapping[str, Any],
         pooling: The pooling that was asked for, if any.
         image: The fields of the image spec that were asked for.
         dtype: Of the stored features.
+        views: The augmented views, if any.
 
     Returns:
         A file name without `.h5`, such as `inceptionv3` or `mobilenet-alpha-0.75-max`.
@@ -199,6 +221,10 @@ def name_store(network: Backbone, pooling: str | None, image: Mapping[str, Any],
     usual = {field.name: field.default for field in fields(ImageSpec)}
     words += [str(value) for key, value in image.items() if key not in {"height", "width"} and value != usual[key]]
     words.append("" if dtype == DTYPES[0] else dtype)
+    if views is not None:
+        presets = {text: name for name, text in PRESETS.items()}
+        words += [f"views{views.count}", presets.get(views.augmentation, views.augmentation)]
+        words.append(f"seed{views.seed}" if views.seed else "")
     return _slug("-".join(word for word in words if word))
 
 
@@ -258,12 +284,11 @@ def _build(
     return backbone
 
 
-def _describe_provenance(manifest: Manifest, network: Backbone, output: Output, golden: Golden) -> Provenance:
+def _describe_provenance(manifest: Manifest, network: Backbone, shape: tuple[int, ...], golden: Golden) -> Provenance:
     versions = {"python": platform.python_version()}
     for package in _STACK:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
     runtime = "keras" if hasattr(network, "model") else "numpy"
-    shape, file = output.feature_shape, to_text(network.source_file)
-    now = time.time_ns()
+    file, now = to_text(network.source_file), time.time_ns()
     return Provenance(describe_source(manifest), versions, runtime, 0.0, shape, file, golden, now, manifest.reading)

@@ -14,7 +14,7 @@ from featx.errors import DataError, SourceError, StoreError
 from featx.items.examination import Examined, Stamp, examine
 from featx.items.manifest import FileStat, Item, Manifest, to_text
 from featx.options import EmbedOptions
-from featx.specs import ImageSpec
+from featx.specs import ImageSpec, ViewSpec
 from featx.store.layout import QUARANTINE_COLUMNS
 from featx.store.writing import StoreWriter
 from featx.timing import Timing
@@ -92,8 +92,10 @@ class Ledger:
             id(writer): len(set(writer.old.ids.tolist()) - there) if writer.old else 0 for writer in writers
         }
 
-    def examine(self, spec: ImageSpec, timing: Timing) -> Generator[tuple[Entry, NDArray[np.uint8]]]:
-        """Examine all items and yield those that bring an image, with the image."""
+    def examine(
+        self, spec: ImageSpec, timing: Timing, views: ViewSpec | None = None
+    ) -> Generator[tuple[Entry, NDArray[np.uint8]]]:
+        """Examine all items and yield those that bring an image, with the image, or with all its views."""
         examined_items = examine(
             self._manifest,
             spec,
@@ -101,6 +103,7 @@ class Ledger:
             stamps=self._stamps,
             workers=self._options.count_workers(),
             timing=timing,
+            views=[views] if views else [],
         )
         with contextlib.closing(examined_items):
             for done, examined in enumerate(examined_items, 1):

@@ -11,6 +11,7 @@ from featx.errors import FeatxError, SourceError, StoreError
 from featx.items import Manifest
 from featx.items.sources import read_source_again
 from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.specs import ViewSpec
 from featx.store.checking import Checkup, check_store, drop_damage
 
 
@@ -72,12 +73,20 @@ def _embed_again(found: Checkup, options: EmbedOptions) -> Embedding:
         network,
         image=image,
         dtype=store.spec.dtype,
+        **_list_views(store.spec.views),
         name=store.path.name,
         folder=store.path.parent,
         salvage=True,
         options=options,
     )
     return embedding
+
+
+def _list_views(views: ViewSpec | None) -> dict[str, Any]:
+    """List the arguments of `embed` that give the same views again."""
+    if views is None:
+        return {}
+    return {"views": views.count, "augmentation": views.augmentation, "view_seed": views.seed}
 
 
 def _read_items(found: Checkup) -> Manifest:

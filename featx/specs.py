@@ -26,6 +26,12 @@ OPTIMIZERS = ("adam", "rmsprop", "sgd")
 SCHEDULES = ("plateau", "constant", "cosine")
 MONITORS = ("loss", "accuracy", "auc")
 
+#: A thousand views of one image tell no head more, and a stranger's bundle must not ask for millions.
+MOST_VIEWS = 1000
+
+#: What NumPy's and scikit-learn's generators take.
+_SEEDS = 2**32
+
 
 class Spec:
     """What all specs share: JSON, a digest, and the fields in which two differ."""
@@ -120,16 +126,64 @@ class ImageSpec(Spec):
 
 
 @dataclass(frozen=True, slots=True)
+class ViewSpec(Spec):
+    """The augmented views of an image that are embedded beside it.
+
+    Attributes:
+        count: How many, beside the image itself; 1 to `MOST_VIEWS`.
+        augmentation: How far they may go, as the text of `featx.items.augmentation.parse_augmentation`;
+            in a store or a bundle, its canonical form.
+        seed: Of what is drawn; a view depends on it, the content of the file and the number of the view alone.
+    """
+
+    count: int
+    augmentation: str
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that no views can be made with."""
+        if type(self.count) is not int or not 1 <= self.count <= MOST_VIEWS:
+            msg = f"{self.count!r} views cannot be made; ask for 1 to {MOST_VIEWS:,}"
+            raise UsageError(msg)
+        if type(self.seed) is not int or not 0 <= self.seed < _SEEDS:
+            msg = f"the seed of the views is {self.seed!r}; it must be 0 to {_SEEDS - 1}"
+            raise UsageError(msg)
+        if not isinstance(self.augmentation, str) or not self.augmentation:
+            msg = f"{self.count} views without an augmentation are copies; name one, such as light"
+            raise UsageError(msg)
+
+
+@dataclass(frozen=True, slots=True)
 class EmbedSpec(Spec):
-    """Everything that decides the numbers in one feature store."""
+    """Everything that decides the numbers in one feature store.
+
+    Attributes:
+        backbone: What embeds.
+        image: What it is shown.
+        dtype: Of the stored features; one of `DTYPES`.
+        views: What is embedded of each image beside itself; None for nothing.
+    """
 
     backbone: BackboneSpec
     image: ImageSpec
     dtype: str = "float32"
+    views: ViewSpec | None = None
 
     def __post_init__(self) -> None:
         """Refuse a dtype that a store cannot hold."""
         _require("dtype", self.dtype, DTYPES)
+
+    @property
+    def n_views(self) -> int:
+        """Images that are embedded for each item: itself, and its augmented views."""
+        return 1 + (self.views.count if self.views else 0)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return nested plain values, without views where there are none: as specs were before there could be any."""
+        values = super(EmbedSpec, self).to_dict()
+        if self.views is None:
+            del values["views"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -141,6 +195,7 @@ class EmbedSpec(Spec):
         nested = dict(values)
         nested["backbone"] = BackboneSpec.from_dict(nested.get("backbone") or {})
         nested["image"] = ImageSpec.from_dict(nested.get("image") or {})
+        nested["views"] = ViewSpec.from_dict(nested["views"]) if nested.get("views") is not None else None
         return super(EmbedSpec, cls).from_dict(nested)
 
 

@@ -53,9 +53,10 @@ class Runner:
     Args:
         network: The backbone, which is also what another runtime is compared with.
         options: Of these, the runtime and the batch size.
-        expected: How many images there will be at most; 0 if that is not known. Decides whether batch sizes are tried
+        expected: How many items there will be at most; 0 if that is not known. Decides whether batch sizes are tried
             out, and limits them.
         few: With fewer images than this, `auto` converts nothing.
+        views: Images of each item, which `stream` puts into one row.
 
     Attributes:
         drift: Largest difference from Keras on the first batch (see `measure_runtime_drift`); 0 if nothing but
@@ -69,11 +70,13 @@ class Runner:
         *,
         expected: int = 0,
         few: int = 0,
+        views: int = 1,
     ) -> None:
         self._network = network
         self._options = options
-        self._expected = expected
-        self._is_worth_converting = expected >= few
+        self._expected = expected * views
+        self._views = views
+        self._is_worth_converting = self._expected >= few
         self._timing = Timing()
         self._lock = threading.Lock()
         self._size = 0
@@ -151,16 +154,26 @@ class Runner:
         """Embed images in batches, several at a time, in order.
 
         Args:
-            images: Anything that tells an image, and the image, uint8 RGB `(height, width, 3)`; None if there is none.
+            images: Anything that tells an image, and the image, uint8 RGB `(height, width, 3)`, or with several
+                views `(views, height, width, 3)`; None if there is none.
             timing: What the network's time is added to.
 
         Yields:
-            What tells the images of a batch, and the features of those that there are, one matrix `(n, dim)` per
-            output.
+            What tells the images of a batch, and the features of those that there are, one matrix
+            `(n, views * dim)` per output: the rows of an image's views behind each other.
 
         Raises:
             FeatxError: As `prepare`, and if one image alone does not fit into the memory.
         """
+        if self._views == 1:
+            yield from self._stream(images, timing)
+            return
+        with contextlib.closing(self._stream(_part_views(images), timing)) as embedded:
+            yield from _join_views(embedded, self._views)
+
+    def _stream(
+        self, images: Iterable[tuple[Key, NDArray[np.uint8] | None]], timing: Timing | None
+    ) -> Generator[tuple[list[Key], tuple[Features, ...]]]:
         self._timing = timing or self._timing
         if self._expected:
             self.prepare()  # before threads decode, since it measures and keeps Python's lock
@@ -257,3 +270,29 @@ class Runner:
         logger.warning("%s is not used for %s: %s", runtime.name, self._network.uri, reason)
         refuse_runtime(self._network, self.drift)
         self._set_runtime(Native(self._network))
+
+
+def _part_views(
+    images: Iterable[tuple[Key, NDArray[np.uint8] | None]],
+) -> Iterator[tuple[tuple[Key, bool], NDArray[np.uint8] | None]]:
+    """Hand out the views of each image one by one, so that batches are full; tell the last of each."""
+    for key, views in images:
+        if views is None:
+            yield (key, True), None
+            continue
+        for number, view in enumerate(views, 1):
+            yield (key, number == len(views)), view
+
+
+def _join_views(
+    batches: Iterable[tuple[list[tuple[Key, bool]], tuple[Features, ...]]], views: int
+) -> Iterator[tuple[list[Key], tuple[Features, ...]]]:
+    """Put the rows of the views of each image behind each other again, once the last of them is there."""
+    waiting: tuple[Features, ...] | None = None
+    for told, matrices in batches:
+        rows = matrices if waiting is None else tuple(map(np.concatenate, zip(waiting, matrices, strict=True)))
+        n_whole = len(rows[0]) // views
+        keys = [key for key, is_last in told if is_last]
+        waiting = tuple(matrix[n_whole * views :] for matrix in rows)
+        if keys:
+            yield keys, tuple(matrix[: n_whole * views].reshape(n_whole, -1) for matrix in rows)

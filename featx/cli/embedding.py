@@ -43,6 +43,17 @@ BatchSize = Annotated[
 Runtime = Annotated[
     str, typer.Option(help=f"What runs the network: {', '.join(RUNTIMES)}; auto is OpenVINO where there is no GPU.")
 ]
+Views = Annotated[
+    int, typer.Option(min=0, help="Augmented views of each image beside itself; they are made by --augment.")
+]
+Augment = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT",
+        help="light, medium, strong, or some of flip,rotate:15,zoom:0.2,shear:0.2,shift:0.1,contrast:0.2,crop:0.5.",
+    ),
+]
+ViewSeed = Annotated[int, typer.Option(min=0, help="Seed of the views.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Decoding threads; one per core if not given.")]
 
 
@@ -77,6 +88,9 @@ def embed(
     interpolation: Annotated[str | None, typer.Option(help=f"One of {', '.join(INTERPOLATIONS)}.")] = None,
     decoder: Annotated[str | None, typer.Option(help=f"One of {', '.join(DECODERS)}.")] = None,
     dtype: Annotated[str, typer.Option(help=f"Of the stored features: {' or '.join(DTYPES)}.")] = DTYPES[0],
+    views: Views = 0,
+    augment: Augment = "",
+    view_seed: ViewSeed = 0,
     name: Annotated[str | None, typer.Option(help="Name of the store; made from the backbone if not given.")] = None,
     features: Annotated[Path, typer.Option(help="Folder of the stores.")] = Path("features"),
     root: Root = None,
@@ -114,6 +128,9 @@ def embed(
             weights=weights,
             image=image,
             dtype=dtype,
+            views=views,
+            augmentation=augment,
+            view_seed=view_seed,
             name=name,
             folder=features,
             options=replace(options, progress=progress),

@@ -51,7 +51,8 @@ class Decoded:
     """An image, ready for a backbone.
 
     Attributes:
-        pixels: uint8 RGB `(height, width, 3)`, C-contiguous, of the size in the spec.
+        pixels: uint8 RGB `(height, width, 3)`, C-contiguous, of the size in the spec; for an item that is
+            embedded with views, `(n_views, height, width, 3)`.
         width_px: Columns of the original as displayed, before the resize.
         height_px: Rows of the original as displayed, before the resize.
     """

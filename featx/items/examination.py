@@ -3,15 +3,20 @@
 import contextlib
 import errno
 import hashlib
+import math
 import threading
-from collections.abc import Collection, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from featx.errors import ImageError
+from featx.items.augmentation import make_views
 from featx.items.decoding import Decoded, decode
 from featx.items.manifest import FileStat, Item, Manifest
 from featx.prefetching import gather, prefetch
-from featx.specs import ImageSpec
+from featx.specs import ImageSpec, ViewSpec
 from featx.timing import DECODE, READ, Timing
 
 #: Errors that tell what has become of a file: gone, a folder, a pipe, a link to itself, too large. All
@@ -48,7 +53,7 @@ class Examined:
     Attributes:
         item: The item.
         stamp: Its identity; None if the file could not be read.
-        image: Its pixels; None if they are not needed or cannot be had.
+        image: Its pixels, with all its views where there are any; None if they are not needed or cannot be had.
         reason: Why they cannot be had; empty if they can, or are not needed.
         is_momentary: Whether the file may be there, unchanged, and could only not be read this time.
     """
@@ -68,6 +73,7 @@ def examine(
     stamps: Mapping[str, Stamp],
     workers: int,
     timing: Timing,
+    views: Sequence[ViewSpec] = (),
 ) -> Generator[Examined]:
     """Examine every item in threads, in the manifest's order, a bounded number ahead.
 
@@ -79,6 +85,8 @@ def examine(
             file with the same size and time is not read again.
         workers: Threads.
         timing: What their time is added to.
+        views: What is made of each image, in the same threads: of each view that the first gives, the views that
+            the next gives. The pixels of an item are then `(n_views, height, width, 3)`, the image itself first.
 
     Yields:
         One `Examined` per item. Unless `known` is None, the same bytes under several names
@@ -106,23 +114,46 @@ def examine(
             return Examined(item, stamp)
         try:
             with timing.measure(DECODE):
-                return Examined(item, stamp, image=decode(data, spec))
+                return Examined(item, stamp, image=_expand(decode(data, spec), views, stamp.sha256))
         except ImageError as error:
             return Examined(item, stamp, reason=str(error))
 
     def examine_part(part: Item | list[Examined]) -> list[Examined]:
         return part if isinstance(part, list) else [examine_one(part)]
 
-    ahead = limit_ahead(spec, workers)
+    ahead = limit_ahead(spec, workers, count_views(views))
     parts = _part(manifest, stamps, workers, timing) if stamps else manifest.items
     with contextlib.closing(prefetch(examine_part, parts, workers=workers, ahead=ahead)) as found:
         for examined in found:
             yield from examined
 
 
-def limit_ahead(spec: ImageSpec, workers: int) -> int:
-    """Return how many images may be decoded ahead of the network: enough for every thread, and bounded in memory."""
-    return max(workers + 1, min(_MAX_AHEAD, _AHEAD_BYTES // (3 * spec.height * spec.width)))
+def count_views(views: Sequence[ViewSpec]) -> int:
+    """Count the images that views make of one, itself among them."""
+    return math.prod(1 + spec.count for spec in views)
+
+
+def expand_views(pixels: NDArray[np.uint8], views: Sequence[ViewSpec], sha256: str) -> NDArray[np.uint8]:
+    """Make the views of an image, and of each of these the next views: uint8 `(n_views, height, width, 3)`."""
+    images = pixels[None]
+    for spec in views:
+        images = np.concatenate([make_views(image, spec, sha256) for image in images])
+    return images
+
+
+def _expand(decoded: Decoded, views: Sequence[ViewSpec], sha256: str) -> Decoded:
+    return replace(decoded, pixels=expand_views(decoded.pixels, views, sha256)) if views else decoded
+
+
+def limit_ahead(spec: ImageSpec, workers: int, views: int = 1) -> int:
+    """Return how many items may be decoded ahead of the network: enough for every thread, and bounded in memory.
+
+    Args:
+        spec: The size of an image.
+        workers: Threads.
+        views: Images that are made of each.
+    """
+    return max(workers + 1, min(_MAX_AHEAD, _AHEAD_BYTES // (3 * spec.height * spec.width * views)))
 
 
 def _part(

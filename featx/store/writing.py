@@ -1,6 +1,7 @@
 """Writing one store: what it holds already, what is added, and its sealing."""
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -122,6 +123,17 @@ class StoreWriter:
     def known(self) -> frozenset[str]:
         """The sha256 of every image whose row was committed when the writer was opened or sealed."""
         return frozenset(self._rows)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row on the disk."""
+        return math.prod(self._provenance.feature_shape) * np.dtype(self.spec.dtype).itemsize
+
+    @property
+    def n_unfinished(self) -> int:
+        """Rows that an earlier run left unsealed, and that need not be written again."""
+        sealed = set() if self.old is None else set(self.old.sha256.tolist())
+        return len(self._rows.keys() - sealed)
 
     def note_runtime(self, name: str, drift: float) -> None:
         """Note what computes the rows that are appended from now on; the store names all that computed some."""

@@ -19,8 +19,9 @@ def read_fields(cls):
 
 def test_embed():
     command, library = read_defaults(embedding.embed), read_defaults(featx.embed)
-    for name in ("pooling", "weights", "dtype", "name"):
+    for name in ("pooling", "weights", "dtype", "views", "view_seed", "name"):
         assert command[name] == library[name]
+    assert command["augment"] == library["augmentation"]
     assert str(command["features"]) == library["folder"]
     assert command["layer"] is None
     assert library["layers"] == ()

@@ -1,0 +1,350 @@
+"""Augmentation: seeded views of an image, to which a person would still give the same label.
+
+A view depends on the image's content, the seed and its number alone, so that it can be made
+again anywhere, in any order: in a thread that embeds, in an epoch, or when a bundle predicts.
+"""
+
+import functools
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from PIL.Image import Resampling, Transform
+
+from featx.errors import UsageError
+from featx.items.contact_sheets import lay_out_sheet
+from featx.registry import make_unknown_name_error
+from featx.specs import ViewSpec
+
+FLIPS = ("horizontal", "vertical", "both")
+
+#: Aspect ratios of a random-resized crop (Szegedy et al. 2015, "Going deeper with convolutions", section 6),
+#: and how many are tried before the whole image is taken; both as torchvision's RandomResizedCrop has them.
+_CROP_ASPECTS = (3 / 4, 4 / 3)
+_CROP_TRIES = 10
+
+#: Uniform numbers that a view draws, whatever it uses of them: a strength that is added leaves the rest as it was.
+_DRAWS = 10 + 2 * _CROP_TRIES
+
+
+@dataclass(frozen=True, slots=True)
+class _Strength:
+    default: float
+    least: float
+    most: float
+    unit: str
+    off: float = 0.0
+
+
+#: What a strength may be, in the order of the canonical text.
+_STRENGTHS: Mapping[str, _Strength] = {
+    "rotate": _Strength(15, 0, 180, "degrees, either way"),
+    "zoom": _Strength(0.2, 0, 1, "in and out: 0.2 draws factors from 1/1.2 to 1.2"),
+    "shear": _Strength(0.2, 0, 1, "the tangent: 0.2 moves the top edge against the bottom one by 0.2 of the height"),
+    "shift": _Strength(0.1, 0, 0.5, "the share of the side, each way"),
+    "contrast": _Strength(0.2, 0, 1, "0.2 draws factors from 0.8 to 1.2"),
+    "crop": _Strength(0.5, 0.01, 1, "the least share of the area that stays", off=1),
+}
+
+PRESETS: Mapping[str, str] = {
+    "light": "flip,zoom:0.1,shift:0.05",
+    "medium": "flip,rotate:15,zoom:0.15,shift:0.1,contrast:0.2",
+    "strong": "flip,rotate:30,shear:0.2,contrast:0.4,crop:0.35",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Augmentation:
+    """How far views may go from their image; see `parse_augmentation`. Its `str` is the canonical text.
+
+    Attributes:
+        flip: One of `FLIPS`, each with an even chance; empty for none.
+        rotate: Most degrees, either way.
+        zoom: Most enlargement; 0.2 draws factors from 1/1.2 to 1.2, evenly in their logarithm.
+        shear: Largest tangent of the angle that upright lines lean by.
+        shift: Largest share of the side that the image moves by, in either axis.
+        contrast: Largest change of the distance from the mean grey; 0.2 draws factors from 0.8 to 1.2.
+        crop: Least share of the area that a random-resized crop keeps; 1 for no crop.
+    """
+
+    flip: str = ""
+    rotate: float = 0.0
+    zoom: float = 0.0
+    shear: float = 0.0
+    shift: float = 0.0
+    contrast: float = 0.0
+    crop: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse strengths that are out of range."""
+        if self.flip not in {"", *FLIPS}:
+            msg = f"flip:{self.flip} is not known; it must be one of {', '.join(FLIPS)}, or none"
+            raise UsageError(msg)
+        for name, strength in _STRENGTHS.items():
+            value = getattr(self, name)
+            if not strength.least <= value <= strength.most:
+                allowed = f"from {strength.least:g} to {strength.most:g} ({strength.unit})"
+                msg = f"{name}:{_show(value)} is out of range; it must be {allowed}"
+                raise UsageError(msg)
+
+    def __str__(self) -> str:
+        """Return the canonical text: what does nothing is left out, all strengths are said."""
+        flip = {"": [], "horizontal": ["flip"]}.get(self.flip, [f"flip:{self.flip}"])
+        values = {name: getattr(self, name) for name in _STRENGTHS}
+        return ",".join(
+            [*flip, *(f"{name}:{_show(value)}" for name, value in values.items() if value != _STRENGTHS[name].off)]
+        )
+
+    def __bool__(self) -> bool:
+        return bool(str(self))
+
+    @property
+    def moves(self) -> bool:
+        """Whether it does more to the geometry than flip."""
+        return any(getattr(self, name) != _STRENGTHS[name].off for name in _STRENGTHS if name != "contrast")
+
+
+def _show(value: float) -> str:
+    """Write a number so that it is read back exactly, whole ones without their `.0`."""
+    return repr(float(value)).removesuffix(".0")
+
+
+def parse_augmentation(text: str) -> Augmentation:
+    """Read an augmentation: names with or without strengths, and presets, with commas between.
+
+    `flip` (or `flip:vertical`, `flip:both`), `rotate:15`, `zoom:0.2`, `shear:0.2`, `shift:0.1`,
+    `contrast:0.2` and `crop:0.5`; a name alone has the strength shown here. `light`, `medium` and
+    `strong` stand for several, of which those that are named beside them are replaced:
+    `medium,rotate:0,flip:none` neither rotates nor flips.
+
+    Args:
+        text: Such a list, in any case; nothing for no augmentation.
+
+    Raises:
+        UnknownNameError: If a name is not known; the closest come first.
+        UsageError: If a strength is no number or out of range, or a name stands twice.
+    """
+    base, named = Augmentation(), dict[str, str]()
+    presets = []
+    for part in filter(None, (part.strip().lower() for part in text.split(","))):
+        name, colon, value = (piece.strip() for piece in part.partition(":"))
+        if name in PRESETS and not colon:
+            presets.append(name)
+            base = parse_augmentation(PRESETS[name])
+        elif name not in {"flip", *_STRENGTHS}:
+            kind = "augmentation"
+            raise make_unknown_name_error(kind, name, ["flip", *_STRENGTHS, *PRESETS])
+        elif name in named:
+            msg = f"the augmentation {text!r} has {name} twice; name it once"
+            raise UsageError(msg)
+        else:
+            named[name] = value
+    if len(presets) > 1:
+        msg = f"the augmentation {text!r} names {' and '.join(presets)}; name one of them"
+        raise UsageError(msg)
+    if "flip" in named:
+        flip = named.pop("flip") or FLIPS[0]
+        base = replace(base, flip="" if flip == "none" else flip)
+    strengths: dict[str, Any] = {name: _read_strength(name, value) for name, value in named.items()}
+    return replace(base, **strengths)
+
+
+def _read_strength(name: str, value: str) -> float:
+    if not value:
+        return float(_STRENGTHS[name].default)
+    try:
+        return abs(float(value)) if float(value) == 0 else float(value)  # -0 is another text, and so another digest
+    except ValueError as error:
+        msg = f"{name}:{value} has no number behind the colon; write for example {name}:{_STRENGTHS[name].default:g}"
+        raise UsageError(msg) from error
+
+
+def view_image(
+    pixels: NDArray[np.uint8], augmentation: Augmentation, *, seed: int, sha256: str, number: int
+) -> NDArray[np.uint8]:
+    """Make one view of an image; what comes to lie beyond a border is its reflection.
+
+    Args:
+        pixels: uint8 RGB `(height, width, 3)`; not written to.
+        augmentation: How far it may go.
+        seed: At least 0.
+        sha256: Of the image's file, hexadecimal: other images get other views.
+        number: 0 for the image unchanged; from 1 on, another view for each.
+
+    Returns:
+        uint8 RGB `(height, width, 3)`, C-contiguous; `pixels` itself if nothing changes.
+    """
+    if number == 0 or not augmentation:
+        return pixels
+    # Only uniform numbers are drawn: of NumPy's generators, these are the least likely to change with a version.
+    draws = np.random.default_rng([seed, int(sha256[:16], 16), number]).random(_DRAWS)
+    view = _flip(pixels, augmentation.flip, draws[:2])
+    if augmentation.moves:
+        view = _resample(view, _compose(augmentation, view.shape[:2], draws[3:]))
+    return np.ascontiguousarray(_change_contrast(view, augmentation.contrast, draws[2]))
+
+
+def _flip(pixels: NDArray[np.uint8], flip: str, draws: NDArray[np.float64]) -> NDArray[np.uint8]:
+    has_coin = draws < 1 / 2
+    columns = slice(None, None, -1 if flip in {"horizontal", "both"} and has_coin[0] else 1)
+    rows = slice(None, None, -1 if flip in {"vertical", "both"} and has_coin[1] else 1)
+    return pixels[rows, columns]
+
+
+def _compose(augmentation: Augmentation, size: tuple[int, int], draws: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the affine map, float64 `(2, 3)`, from a place in the view to one in the image, as (x, y) in px.
+
+    A crop is a box that fills the view. Everything else turns about the middle of the view and is done to the
+    image in this order: zoom, shear, rotate, shift; the map goes back from the view, so it is their inverses.
+    """
+    height, width = size
+    turn, zoom, shear, shift_x, shift_y = 2 * draws[:5] - 1
+    angle = math.radians(augmentation.rotate * turn)
+    cosine, sine = math.cos(angle), math.sin(angle)
+    # y points down, so this turns the picture anticlockwise by a positive angle, as Pillow's rotate does.
+    unrotate = np.array([[cosine, -sine], [sine, cosine]])
+    unshear = np.array([[1.0, -augmentation.shear * shear], [0.0, 1.0]])
+    linear = unshear @ unrotate * (1 + augmentation.zoom) ** -zoom
+    middle = np.array([width / 2, height / 2])
+    moved = middle + augmentation.shift * np.array([shift_x * width, shift_y * height])
+    affine = np.column_stack([linear, middle - linear @ moved])
+    if augmentation.crop == 1:
+        return affine
+    left, top, box_width, box_height = _draw_box(augmentation.crop, size, draws[5:])
+    scale = np.diag([box_width / width, box_height / height])
+    return np.column_stack([scale @ linear, scale @ affine[:, 2] + (left, top)])
+
+
+def _draw_box(least: float, size: tuple[int, int], draws: NDArray[np.float64]) -> tuple[float, float, float, float]:
+    """Draw the box of a random-resized crop: left, top, width and height in px."""
+    height, width = size
+    right, down, *shapes = draws.tolist()
+    low, high = map(math.log, _CROP_ASPECTS)
+    for area, aspect in zip(shapes[:_CROP_TRIES], shapes[_CROP_TRIES:], strict=False):
+        share = least + (1 - least) * area
+        ratio = math.exp(low + (high - low) * aspect)
+        box_width, box_height = math.sqrt(share * height * width * ratio), math.sqrt(share * height * width / ratio)
+        if box_width <= width and box_height <= height:
+            return (width - box_width) * right, (height - box_height) * down, box_width, box_height
+    return 0.0, 0.0, float(width), float(height)
+
+
+def _resample(pixels: NDArray[np.uint8], affine: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Look every place of the view up in the image, bilinearly, and beyond its borders in its reflection."""
+    height, width = pixels.shape[:2]
+    corners = affine @ np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
+    # A pixel more on each side is what bilinear weights reach for.
+    left, top = np.floor(corners.min(axis=1)).astype(int) - 1
+    right, bottom = np.ceil(corners.max(axis=1)).astype(int) + 1
+    window = pixels.take(_reflect(top, bottom, height), axis=0).take(_reflect(left, right, width), axis=1)
+    matrix = affine.copy()
+    matrix[:, 2] -= (left, top)
+    image = Image.fromarray(window)
+    return np.asarray(image.transform((width, height), Transform.AFFINE, matrix.ravel().tolist(), Resampling.BILINEAR))
+
+
+def _reflect(start: int, stop: int, length: int) -> NDArray[np.intp]:
+    """Return where the positions lie in an axis that is mirrored at both ends, as often as needed."""
+    places = np.arange(start, stop) % (2 * length)
+    return np.minimum(places, 2 * length - 1 - places)
+
+
+def _change_contrast(pixels: NDArray[np.uint8], contrast: float, draw: float) -> NDArray[np.uint8]:
+    """Bring all values nearer to their mean, or further from it."""
+    if not contrast:
+        return pixels
+    factor = 1 + contrast * (2 * draw - 1)
+    mean = float(pixels.mean())
+    table = np.rint(np.clip(mean + factor * (np.arange(256) - mean), 0, 255)).astype(np.uint8)
+    changed: NDArray[np.uint8] = table.take(pixels)
+    return changed
+
+
+def plan_views(count: int, augmentation: str, seed: int = 0) -> ViewSpec | None:
+    """Make the spec of some views, in canonical form; None for none.
+
+    Args:
+        count: Augmented views of each image, beside itself.
+        augmentation: What `parse_augmentation` reads.
+        seed: Of what is drawn.
+
+    Raises:
+        UsageError: If there are views and no augmentation, or the other way round, or a number is out of range.
+        UnknownNameError: If the augmentation is not known.
+    """
+    canonical = str(parse_augmentation(augmentation))
+    if count == 0 and canonical:
+        msg = f"the augmentation {augmentation!r} is given and no views; say how many, such as --views 4"
+        raise UsageError(msg)
+    if count and not canonical:
+        msg = f"{count} views without an augmentation would be copies; name one, such as --augment light"
+        raise UsageError(msg)
+    return ViewSpec(count, canonical, seed) if count else None
+
+
+def make_views(pixels: NDArray[np.uint8], spec: ViewSpec, sha256: str) -> NDArray[np.uint8]:
+    """Make all views of an image, itself first.
+
+    Args:
+        pixels: uint8 RGB `(height, width, 3)`.
+        spec: How many, of what kind.
+        sha256: Of the image's file, hexadecimal.
+
+    Returns:
+        uint8 `(1 + spec.count, height, width, 3)`.
+    """
+    augmentation = _parse_once(spec.augmentation)
+    numbers = range(spec.count + 1)
+    return np.stack([view_image(pixels, augmentation, seed=spec.seed, sha256=sha256, number=n) for n in numbers])
+
+
+_parse_once = functools.lru_cache(maxsize=16)(parse_augmentation)
+
+
+def draw_contact_sheet(
+    images: Sequence[NDArray[np.uint8]],
+    augmentation: Augmentation,
+    *,
+    seed: int,
+    sha256s: Sequence[str],
+    path: str | os.PathLike[str],
+    views: int = 6,
+) -> Path:
+    """Draw images and their views, to be looked at before they are used: a row for each image, itself first.
+
+    Args:
+        images: uint8 RGB `(height, width, 3)` each; sizes may differ.
+        augmentation: How far views may go.
+        seed: That of the views.
+        sha256s: Of each image's file, as `view_image` takes it.
+        path: The PNG to write; its folder is made, and a file in its place replaced.
+        views: Views beside each image, at least 1.
+
+    Returns:
+        The path.
+
+    Raises:
+        UsageError: If there are no images, no views, or not one sha256 for each image.
+    """
+    if not images or views < 1 or len(images) != len(sha256s):
+        msg = (
+            f"a contact sheet of {len(images)} images with {len(sha256s)} sha256 and {views} views cannot be drawn; "
+            f"it takes an image or more, a sha256 for each, and a view or more"
+        )
+        raise UsageError(msg)
+    rows = [
+        [view_image(pixels, augmentation, seed=seed, sha256=sha256, number=number) for number in range(views + 1)]
+        for pixels, sha256 in zip(images, sha256s, strict=True)
+    ]
+    labels = ["the image", *(f"view {number}" for number in range(1, views + 1))]
+    sheet = lay_out_sheet(rows, labels, f"{str(augmentation) or 'no augmentation'}   (seed {seed})")
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(target, "PNG")
+    return target

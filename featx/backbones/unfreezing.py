@@ -59,9 +59,7 @@ def plan_stages(plan: str, layers: Sequence[LayerInfo], title: str) -> tuple[Sta
     if kind == "gradual":
         blocks = list_blocks(layers)[::-1][: _read_count(plan, value) if value else None]
         grown = itertools.accumulate(blocks, lambda known, more: [*more, *known])
-        stages = [
-            Stage(f"blocks:{number + 1}", frozenset(names), 0.5**number) for number, names in enumerate(grown)
-        ]
+        stages = [Stage(f"blocks:{number + 1}", frozenset(names), 0.5**number) for number, names in enumerate(grown)]
     elif kind == "all" and not value:
         stages = [Stage(plan, frozenset(layer.name for layer in layers))]
     elif kind == "last":
@@ -77,7 +75,9 @@ def plan_stages(plan: str, layers: Sequence[LayerInfo], title: str) -> tuple[Sta
         raise UsageError(msg)
     weighted = {layer.name for layer in layers if layer.parameters}
     if not stages or not stages[0].layers & weighted:
-        msg = f"with {plan} no layer of {title} that has parameters learns; choose more, or train the head by `featx fit`"
+        msg = (
+            f"with {plan} no layer of {title} that has parameters learns; choose more, or train the head by `featx fit`"
+        )
         raise UsageError(msg)
     return tuple(stages)
 

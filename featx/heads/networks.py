@@ -225,7 +225,9 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         return scaled
 
     @classmethod
-    def adopt_linear(cls, coef: NDArray[np.floating[Any]], intercept: NDArray[np.floating[Any]], X: FeatureRows) -> Self:
+    def adopt_linear(
+        cls, coef: NDArray[np.floating[Any]], intercept: NDArray[np.floating[Any]], X: FeatureRows
+    ) -> Self:
         """Become a network of one layer that answers as a linear head does, on standardised features.
 
         Args:

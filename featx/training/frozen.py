@@ -23,7 +23,14 @@ from featx.store.checking import refuse_damage
 from featx.training.curves import Curve, measure_curve, measure_shots
 from featx.training.dataset import Dataset, Partition, load_dataset, split_dataset
 from featx.training.illustrations import list_illustrations
-from featx.training.procedure import deal_folds, evaluate_items, explain_failure, name_classes, read_versions
+from featx.training.procedure import (
+    deal_folds,
+    evaluate_items,
+    explain_failure,
+    name_classes,
+    read_versions,
+    tabulate_predictions,
+)
 from featx.training.protocols import find_protocol, plan_head
 
 Probabilities = NDArray[np.float64]
@@ -46,6 +53,7 @@ class Run:
         protocol: The protocol, if there was one.
         curve: The learning curve, if it was asked for.
         shots: Accuracy by items of each class, of a protocol that measures it.
+        finetuned: Of a backbone that was trained too: what learnt, how long, and what it took.
     """
 
     bundle: Path | None
@@ -60,6 +68,7 @@ class Run:
     protocol: str = ""
     curve: Curve | None = None
     shots: Curve | None = None
+    finetuned: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `featx fit --json` prints and `metrics.json` holds."""
@@ -76,6 +85,7 @@ class Run:
             "candidates": [candidate.to_dict() for candidate in self.candidates],
             "curve": self.curve.to_dict() if self.curve else None,
             "shots": self.shots.to_dict() if self.shots else None,
+            "finetuned": dict(self.finetuned) if self.finetuned else None,
         }
 
 
@@ -311,7 +321,7 @@ def _draft_bundle(run: Run, store: FeatureStore, dataset: Dataset, outcome: _Out
         test=outcome.test,
         metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
         items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
-        predictions=_tabulate_predictions(ids, labels, outcome, dataset.classes),
+        predictions=tabulate_predictions(ids, labels, outcome.tested, outcome.probabilities, dataset.classes),
         extras=list_illustrations(run, outcome.tuned, outcome.fitted, outcome.probabilities, truth),
     )
 
@@ -320,12 +330,3 @@ def _name_roles(outcome: _Outcome) -> NDArray[np.str_]:
     tested = np.zeros(len(outcome.trained), bool)
     tested[outcome.tested] = True
     return np.select([outcome.trained, tested], ["trained", "tested"], "unused")
-
-
-def _tabulate_predictions(
-    ids: NDArray[np.str_], labels: NDArray[np.str_], outcome: _Outcome, classes: tuple[str, ...]
-) -> dict[str, Any]:
-    best = outcome.probabilities.argmax(axis=1)
-    shares = {f"probability_{name}": outcome.probabilities[:, at] for at, name in enumerate(classes)}
-    chosen = {"predicted": np.asarray(classes)[best], "probability": outcome.probabilities.max(axis=1)}
-    return {"id": ids[outcome.tested], "label": labels[outcome.tested], **chosen, **shares}

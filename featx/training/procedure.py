@@ -7,6 +7,7 @@ import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,6 +116,28 @@ def list_groups(dataset: Dataset, members: NDArray[np.bool_]) -> list[str] | Non
     """List the group of each of some items; None if none of them is in one."""
     groups = dataset.groups[members]
     return groups.tolist() if (groups != "").any() else None
+
+
+def tabulate_predictions(
+    ids: NDArray[np.str_],
+    labels: NDArray[np.str_],
+    tested: NDArray[np.intp],
+    probabilities: NDArray[np.float64],
+    classes: tuple[str, ...],
+) -> dict[str, Any]:
+    """Make the columns of a bundle's predictions.
+
+    Args:
+        ids: Text `(n_items,)`.
+        labels: Text `(n_items,)`.
+        tested: int `(n_tested,)`, positions of the tested items.
+        probabilities: float64 `(n_tested, n_classes)`.
+        classes: Names of the classes.
+    """
+    best = probabilities.argmax(axis=1)
+    shares = {f"probability_{name}": probabilities[:, at] for at, name in enumerate(classes)}
+    chosen = {"predicted": np.asarray(classes)[best], "probability": probabilities.max(axis=1)}
+    return {"id": ids[tested], "label": labels[tested], **chosen, **shares}
 
 
 def name_classes(note: str, classes: tuple[str, ...]) -> str:

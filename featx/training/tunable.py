@@ -35,6 +35,7 @@ class TunableNetwork:
     Attributes:
         frontier: Names of the layers whose maps are below all that learns; none if that begins at the pixels.
         map_shapes: Shape of each of these for one item.
+        dim: Width of the features.
         takes_maps: Whether inputs are these maps, or pixels.
     """
 
@@ -59,8 +60,11 @@ class TunableNetwork:
         vectors = pool(above[0] if isinstance(above, list | tuple) else above, output.pooling, output.layer)
         vectors = keras.layers.Flatten(dtype="float32")(vectors)
         self._top = keras.Model(inputs, vectors, name="top")
+        self.dim = int(vectors.shape[1])
         self._set_seeds()
-        self._infer = tf.function(lambda given: self._embed(given, training=False), autograph=False, reduce_retracing=True)
+        self._infer = tf.function(
+            lambda given: self._embed(given, training=False), autograph=False, reduce_retracing=True
+        )
 
     def attach(self, head: NetworkClassifier) -> None:
         """Put a fitted head on top.
@@ -101,7 +105,7 @@ class TunableNetwork:
 
     def learn(
         self, inputs: Inputs, targets: NDArray[np.int32], weights: NDArray[np.float32], parts: int = 1
-    ) -> tuple[float, int]:
+    ) -> tuple[float, NDArray[np.float32]]:
         """Learn from a batch.
 
         Args:
@@ -111,24 +115,25 @@ class TunableNetwork:
             parts: Into how many parts it is divided, whose gradients are added up.
 
         Returns:
-            The mean loss, and how many items were right, while learning.
+            The mean loss, and the logits, float32 `(n, n_outputs)`, both as they are while learning.
 
         Raises:
             MemoryError: If it does not fit into the memory; nothing has been learnt.
         """
         total: list[Any] = []
-        loss, right = 0.0, 0
+        loss, logits = 0.0, []
         try:
             for rows in np.array_split(np.arange(len(targets)), min(parts, len(targets))):
                 share = np.float32(len(rows) / len(targets))
                 part = [tf.convert_to_tensor(array[rows] if parts > 1 else array) for array in inputs]
-                value, correct, gradients = self._differentiate(part, targets[rows], weights[rows], share)
+                value, answer, gradients = self._differentiate(part, targets[rows], weights[rows], share)
                 total = [a + b for a, b in zip(total, gradients, strict=True)] if total else gradients
-                loss, right = loss + float(value), right + int(correct)
+                loss += float(value)
+                logits.append(np.array(answer))
             self._apply(total)
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(" ".join(str(error).split())[:200]) from error
-        return loss, right
+        return loss, np.concatenate(logits)
 
     def _compute_gradients(self, inputs: Any, targets: Any, weights: Any, share: Any) -> tuple[Any, Any, list[Any]]:  # noqa: ANN401 - tensors
         with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -136,10 +141,8 @@ class TunableNetwork:
             features = self._embed(inputs, training=self._spec.batch_norm == "train")
             logits = self._head(features, training=True)
             loss = self._loss(targets, logits, weights) * share
-        chosen = tf.argmax(logits, axis=1, output_type=tf.int32) if logits.shape[1] > 1 else tf.cast(logits[:, 0] > 0, tf.int32)
-        correct = tf.reduce_sum(tf.cast(chosen == targets, tf.int32))
         gradients = tape.gradient(loss, [variable.value for variable in self._variables])
-        return loss, correct, [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return loss, logits, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
     def _apply_gradients(self, gradients: list[Any]) -> None:
         at = len(self._groups[0])
@@ -165,7 +168,9 @@ class TunableNetwork:
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(" ".join(str(error).split())[:200]) from error
 
-    def measure_loss(self, targets: NDArray[np.int32], logits: NDArray[np.float32], weights: NDArray[np.float32]) -> float:
+    def measure_loss(
+        self, targets: NDArray[np.int32], logits: NDArray[np.float32], weights: NDArray[np.float32]
+    ) -> float:
         """Measure the mean loss of logits float32 `(n, n_outputs)`."""
         return float(self._loss(targets, logits, weights))
 
@@ -204,7 +209,9 @@ class TunableNetwork:
         Raises:
             BackboneError: If a frozen weight differs in any bit from what it was.
         """
-        changed = [name for name, digest in self._digest(self._frozen.values()).items() if self._digests[name] != digest]
+        changed = [
+            name for name, digest in self._digest(self._frozen.values()).items() if self._digests[name] != digest
+        ]
         if changed:
             msg = f"{len(changed)} frozen weights have changed, such as {changed[0]}; please report this as a bug"
             raise BackboneError(msg)
@@ -271,7 +278,9 @@ def find_frontier(trunk: Any, learning: set[int], known: set[int]) -> list[Any]:
         if learns or any(id(parent) in behind for parent in parents[id(operation)]):
             behind.add(id(operation))
     while True:
-        needed = {id(parent) for operation in operations if id(operation) in behind for parent in parents[id(operation)]}
+        needed = {
+            id(parent) for operation in operations if id(operation) in behind for parent in parents[id(operation)]
+        }
         border = [operation for operation in operations if id(operation) in needed - behind]
         if any(isinstance(operation, keras.layers.InputLayer) for operation in border):
             return []

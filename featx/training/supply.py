@@ -1,0 +1,191 @@
+"""Supply: from a source to the labelled items of a fine-tuning, and to the feed that shows them to the network.
+
+Items, quarantine and splits are those of a feature store, as for `fit`: of the frozen features, or, where feature
+maps are cached, of these.
+"""
+
+import hashlib
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.backbones import Backbone
+from featx.embedding import embed, name_store
+from featx.errors import DataError, UsageError
+from featx.items import Manifest
+from featx.items.augmentation import parse_augmentation, plan_views
+from featx.ledger import describe_source
+from featx.options import EmbedOptions, FineTuneOptions
+from featx.specs import DTYPES, FineTuneSpec
+from featx.store import FeatureStore
+from featx.training.dataset import Dataset, load_dataset
+from featx.training.feeds import Feed, MapFeed, PixelFeed
+
+#: Feature maps are cached unasked if they take no more than one part in so many of the free disk.
+_FREE_PARTS = 2
+
+_MAPS = "maps"
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """What a network is tuned on.
+
+    Attributes:
+        dataset: The labelled items.
+        feed: What the network is shown of them.
+        pixels: The same from pixels, for a look at them.
+        cached: Whether it is shown feature maps from stores.
+        stores: The stores.
+        embed_seconds: Time of embedding them; 0 for what was there.
+    """
+
+    dataset: Dataset
+    feed: Feed
+    pixels: PixelFeed
+    cached: bool
+    stores: tuple[FeatureStore, ...]
+    embed_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The layers at which a network is cut.
+
+    Attributes:
+        layers: Their names; none if learning begins at the pixels.
+        shapes: Shape of the feature map of each, for one image.
+    """
+
+    layers: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def map_bytes(self) -> int:
+        """Bytes of all maps of one image, as float32."""
+        return 4 * sum(map(math.prod, self.shapes))
+
+
+def supply_items(
+    manifest: Manifest,
+    load: Callable[..., Backbone],
+    cut: Cut,
+    spec: FineTuneSpec,
+    options: FineTuneOptions,
+    image: Mapping[str, Any],
+) -> Supply:
+    """Embed what is frozen, and supply items.
+
+    Args:
+        manifest: The items.
+        load: Builds the backbone, anew at each call; takes `layers` and `pooling`.
+        cut: Where learning begins.
+        spec: What is trained.
+        options: Whether to cache, and where.
+        image: Fields of `ImageSpec` but for the size, as `featx.embed` takes them.
+
+    Raises:
+        DataError: If nothing can be learnt from the labels, or the stores hold different items.
+        UsageError: If maps are to be cached that cannot be.
+    """
+    cached, reason = _decide(cut, len(manifest), spec, options)
+    folder = Path(options.features)
+    asked = EmbedOptions(workers=options.workers, runtime=options.runtime, progress=options.progress)
+    options.say(reason)
+    if cached:
+        varied: dict[str, Any] = {"views": spec.views, "augmentation": spec.augmentation} if spec.views else {}
+        network = load(layers=cut.layers, pooling="none")
+        planned = plan_views(spec.views, spec.augmentation, spec.seed) if spec.views else None
+        own = [_name_source(manifest), name_store(network, "none", image, DTYPES[0], planned)]
+        name = "-".join([*own, *(cut.layers if len(cut.layers) == 1 else ())])
+        found = embed(
+            manifest,
+            network,
+            image=image,
+            name=name,
+            folder=folder / _MAPS,
+            options=asked,
+            view_seed=spec.seed,
+            **varied,
+        )
+    else:
+        network = load()
+        found = embed(manifest, network, image=image, folder=folder, options=asked)
+    for embedding in found:
+        embedding.check()
+    dataset = load_dataset(found[0].store, group=options.group)
+    stores = tuple(embedding.store for embedding in found)
+    ids = stores[0].ids[dataset.rows]
+    image_spec = stores[0].spec.image
+    augmentation = parse_augmentation(spec.augmentation)
+    workers = asked.count_workers()
+    pixels = PixelFeed(manifest, ids.tolist(), dataset.keys.tolist(), image_spec, augmentation, spec.seed, workers)
+    maps = MapFeed(stores, [_find_rows(store, ids) for store in stores], cut.shapes, spec.views)
+    return Supply(
+        dataset=dataset,
+        feed=maps if cached else pixels,
+        pixels=pixels,
+        cached=cached,
+        stores=stores,
+        embed_seconds=found[0].seconds + found[0].start_seconds,
+    )
+
+
+def _name_source(manifest: Manifest) -> str:
+    """Name what maps are of, so that those of another source with the same names of files have another store."""
+    source = describe_source(manifest)
+    return f"{Path(source).stem}-{hashlib.sha256(source.encode()).hexdigest()[:6]}"
+
+
+def _decide(cut: Cut, n_items: int, spec: FineTuneSpec, options: FineTuneOptions) -> tuple[bool, str]:
+    """Decide whether feature maps are cached, and say what that means in one line."""
+    reason = _find_obstacle(cut, spec)
+    if reason and options.cache == "yes":
+        msg = f"feature maps cannot be cached: {reason}; leave out --cache yes"
+        raise UsageError(msg)
+    needed = n_items * (1 + spec.views) * cut.map_bytes
+    views = f" x {1 + spec.views} views" if spec.views else ""
+    size = f"{n_items:,} images{views} x {cut.map_bytes / 1e6:.2f} MB = {needed / 1e9:.2f} GB of disk"
+    folder = Path(options.features)
+    if not reason and options.cache == "auto" and needed > _find_free(folder) / _FREE_PARTS:
+        reason = f"the maps would take {size}, more than half of what is free; --cache yes does it all the same"
+    if not reason and options.cache == "no":
+        reason = f"without the cache, which would take {size}"
+    if reason:
+        return False, f"the whole network runs in every epoch: {reason}"
+    layers = ", ".join(cut.layers)
+    return True, f"what is frozen runs once: the maps of {layers} are embedded into {folder / _MAPS}, {size}"
+
+
+def _find_obstacle(cut: Cut, spec: FineTuneSpec) -> str:
+    if not cut.layers:
+        return "its first layer learns too"
+    if spec.augmentation and not spec.views:
+        return "images are varied anew in each; with --views 4, say, their feature maps could be cached"
+    return ""
+
+
+def _find_free(folder: Path) -> int:
+    """Find the free bytes of the disk that a folder is on, or will be."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def _find_rows(store: FeatureStore, ids: NDArray[np.str_]) -> NDArray[np.intp]:
+    """Find the row of each item in a store.
+
+    Raises:
+        DataError: If it lacks one.
+    """
+    rows = {name: row for row, name in enumerate(store.ids.tolist())}
+    missing = [name for name in ids.tolist() if name not in rows]
+    if missing:
+        msg = f"{store.path} lacks {len(missing)} images that other maps have, such as {missing[0]}; use --cache no"
+        raise DataError(msg)
+    return np.array([rows[name] for name in ids.tolist()], np.intp)

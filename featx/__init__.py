@@ -21,14 +21,15 @@ if TYPE_CHECKING:
     from featx.items import Columns, Item, Manifest, read_archive, read_folder, read_source, read_table
     from featx.items.decoding import Decoded, decode
     from featx.merging import merge_stores
-    from featx.options import CompareOptions, EmbedOptions, FitOptions, SplitOptions
+    from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions, SplitOptions
     from featx.restoration import Repair, repair_store
-    from featx.specs import BackboneSpec, EmbedSpec, HeadSpec, ImageSpec
+    from featx.specs import BackboneSpec, EmbedSpec, FineTuneSpec, HeadSpec, ImageSpec
     from featx.splitting import SplitTable, split_source
     from featx.store import FeatureStore
     from featx.store.checking import Checkup, check_store
     from featx.store.exchange import export_store, read_export
     from featx.training.comparison import compare
+    from featx.training.finetuning import finetune
     from featx.training.frozen import Run, fit
     from featx.training.standings import Comparison, Standing
 
@@ -43,14 +44,15 @@ _MODULES = {
     "featx.items": ("Columns", "Item", "Manifest", "read_archive", "read_folder", "read_source", "read_table"),
     "featx.items.decoding": ("Decoded", "decode"),
     "featx.merging": ("merge_stores",),
-    "featx.options": ("CompareOptions", "EmbedOptions", "FitOptions", "SplitOptions"),
+    "featx.options": ("CompareOptions", "EmbedOptions", "FineTuneOptions", "FitOptions", "SplitOptions"),
     "featx.restoration": ("Repair", "repair_store"),
-    "featx.specs": ("BackboneSpec", "EmbedSpec", "HeadSpec", "ImageSpec"),
+    "featx.specs": ("BackboneSpec", "EmbedSpec", "FineTuneSpec", "HeadSpec", "ImageSpec"),
     "featx.splitting": ("SplitTable", "split_source"),
     "featx.store": ("FeatureStore",),
     "featx.store.checking": ("Checkup", "check_store"),
     "featx.store.exchange": ("export_store", "read_export"),
     "featx.training.comparison": ("compare",),
+    "featx.training.finetuning": ("finetune",),
     "featx.training.frozen": ("Run", "fit"),
     "featx.training.standings": ("Comparison", "Standing"),
 }
@@ -71,6 +73,8 @@ __all__ = [
     "Evaluation",
     "FeatureStore",
     "FeatxError",
+    "FineTuneOptions",
+    "FineTuneSpec",
     "FitOptions",
     "HeadSpec",
     "ImageEmbedder",
@@ -90,6 +94,7 @@ __all__ = [
     "describe_layers",
     "embed",
     "export_store",
+    "finetune",
     "fit",
     "list_backbones",
     "load_backbone",

@@ -251,7 +251,8 @@ class FineTuneSpec(Spec):
         learning_rate: Step size of the backbone; of each later stage of `gradual`, half of the one before.
         head_learning_rate: Step size of the head.
         schedule: `plateau` halves both when what is monitored has not improved for half of `patience`
-            epochs; `cosine` lowers them to a hundredth over all epochs; `constant` leaves them.
+            epochs; `cosine` lowers them to a hundredth over all epochs; both let them rise from nothing in the
+            first epoch of each stage. `constant` leaves them as they are.
         epochs: The most passes over the training items, in each stage.
         batch_size: Items of one step.
         patience: Epochs without improvement after which a stage ends.

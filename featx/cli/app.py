@@ -11,7 +11,18 @@ from typing import Annotated, TextIO
 import typer
 from typer.exceptions import Exit, TyperException
 
-from featx.cli import checking, comparing, demo, embedding, exchanging, fitting, inspecting, predicting, splitting
+from featx.cli import (
+    checking,
+    comparing,
+    demo,
+    embedding,
+    exchanging,
+    fitting,
+    inspecting,
+    predicting,
+    splitting,
+    tuning,
+)
 from featx.cli.interruption import EXIT_CODE
 from featx.errors import FeatxError
 
@@ -22,7 +33,7 @@ _GARBAGE_THRESHOLDS = (100_000, 50, 100)
 _STOPPED = "stopped; what was finished is kept, and the same command goes on from there"
 
 #: Verbs of which that is true; the others begin anew.
-_RESUMED = {"embed", "repair", "compare"}
+_RESUMED = {"embed", "repair", "compare", "finetune"}
 
 app = typer.Typer(
     name="featx",
@@ -39,6 +50,7 @@ for command in (
     embedding.embed,
     fitting.fit,
     comparing.compare,
+    tuning.finetune,
     predicting.evaluate,
     predicting.predict,
     inspecting.info,

@@ -226,20 +226,28 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
 
     @classmethod
     def adopt_linear(
-        cls, coef: NDArray[np.floating[Any]], intercept: NDArray[np.floating[Any]], X: FeatureRows
+        cls,
+        coef: NDArray[np.floating[Any]],
+        intercept: NDArray[np.floating[Any]],
+        X: FeatureRows,
+        scaling: str = "standard",
     ) -> Self:
-        """Become a network of one layer that answers as a linear head does, on standardised features.
+        """Become a network of one layer that answers as a linear head does.
 
         Args:
-            coef: (n_classes, dim), or (1, dim) for two classes: of the features as they come.
+            coef: (n_classes, dim), or (1, dim) for two classes: of the features as they come, or, with `l2`, of
+                features of length one.
             intercept: (n_classes,) or (1,).
             X: (n_items, dim), whose moments standardise.
+            scaling: `standard`, which changes what each weight multiplies but no answer, or `l2`.
         """
-        network = cls(scaling="standard", dropout=0.0)
+        network = cls(scaling=scaling, dropout=0.0)
         network.classes_, network.n_features_in_ = np.arange(max(2, len(coef))), coef.shape[1]
         network.scaler_ = network._fit_scaler(X)
-        kernel = (coef * network.scaler_.scale_).T.astype(np.float32)
-        network.weights_ = [kernel, (intercept + coef @ network.scaler_.mean_).astype(np.float32)]
+        if scaling == "standard":
+            intercept = intercept + coef @ network.scaler_.mean_
+            coef = coef * network.scaler_.scale_
+        network.weights_ = [coef.T.astype(np.float32), intercept.astype(np.float32)]
         return network
 
     def plan_architecture(self) -> Architecture:

@@ -143,9 +143,8 @@ class Course:
         if self._spec.schedule == "cosine":
             turn = math.cos(math.pi * state.epoch / self._spec.epochs)
             state.factor = _LEAST_RATE + (1 - _LEAST_RATE) * (1 + turn) / 2
+        record = self._learn() | self._watch()
         rate = self._network.set_rate(state.factor)
-        record = self._learn()
-        record |= self._watch()
         self._note({**record, "learning_rate": rate}, time.perf_counter() - started)
         state.epoch += 1
         value = self._read_monitored(record)
@@ -174,7 +173,10 @@ class Course:
         batches = zip(np.array_split(order, n_batches), np.array_split(seen, n_batches), strict=True)
         total, done, logits = 0.0, 0, []
         with contextlib.closing(self._lesson.feed.stream(batches)) as shown:
-            for items, inputs in shown:
+            for batch, (items, inputs) in enumerate(shown, 1):
+                # Adam's first steps are as long as any, whatever it has seen: they begin small, and grow.
+                rises = not state.epoch and spec.schedule != "constant"
+                self._network.set_rate(state.factor * (batch / n_batches if rises else 1.0))
                 loss, answer = self._learn_batch(items, inputs)
                 total, done = total + loss * len(items), done + len(items)
                 logits.append(answer)
@@ -209,8 +211,8 @@ class Course:
             raise BackboneError(msg) from error
         self.progressed.parts = parts
         self._options.say(
-            f"note: {-(-2 * self._spec.batch_size // parts)} images do not fit into the memory at a time; each batch of "
-            f"{self._spec.batch_size} is learnt in {parts} parts, whose gradients are added up"
+            f"note: {-(-2 * self._spec.batch_size // parts)} images do not fit into the memory at a time; each batch "
+            f"of {self._spec.batch_size} is learnt in {parts} parts, whose gradients are added up"
         )
 
     def _watch(self) -> dict[str, float]:

@@ -102,6 +102,7 @@ def _fit_logistic(head: Head, spec: FineTuneSpec, opening: Opening) -> tuple[Net
     chosen = replace(plain, params=best.params, scaling=best.scaling)
     fitted = fit_head(head, X, targets, chosen, folds, units=units)
     linear = fitted.estimator[-1]
-    network = NetworkClassifier.adopt_linear(linear.coef_, linear.intercept_, X)
+    scaling = "l2" if chosen.scaling == "l2" else "standard"
+    network = NetworkClassifier.adopt_linear(linear.coef_, linear.intercept_, X, scaling)
     network.classes_ = linear.classes_
     return network, (*tuned.notes, *fitted.notes)

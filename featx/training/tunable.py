@@ -238,7 +238,7 @@ class TunableNetwork:
         return [variable for variable in self._top.variables if variable.dtype == "uint32"]
 
     def _set_seeds(self) -> None:
-        """Seed what is random inside the backbone: Keras takes a seed from the clock, or from Python's own generator."""
+        """Seed what is random inside the backbone, which Keras seeds by Python's own generator."""
         random = np.random.default_rng(self._spec.seed)
         for variable in self._list_seeds():
             variable.assign(random.integers(2**32, size=variable.shape, dtype=np.uint32))

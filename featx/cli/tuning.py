@@ -1,0 +1,206 @@
+"""`featx finetune`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featx.cli.embedding import (
+    Backbone,
+    GroupColumn,
+    ImageSize,
+    Json,
+    LabelColumn,
+    PathColumn,
+    Root,
+    Runtime,
+    Source,
+    SplitColumn,
+    Weights,
+    Workers,
+    parse_image_options,
+    parse_layer,
+    read_and_describe,
+)
+from featx.cli.interruption import end_at_second_interrupt
+from featx.cli.output import format_table, print_json, show_progress
+from featx.options import CACHES, FINETUNE_DEFAULTS, FineTuneOptions
+from featx.specs import (
+    BATCH_NORMS,
+    DECODERS,
+    INTERPOLATIONS,
+    MONITORS,
+    OPTIMIZERS,
+    POOLINGS,
+    RESIZES,
+    SCALINGS,
+    SCHEDULES,
+    FineTuneSpec,
+    HeadSpec,
+)
+
+_DEFAULTS = FineTuneSpec()
+
+
+def finetune(
+    source: Source,
+    backbone: Backbone,
+    clf: Annotated[
+        str, typer.Option("--clf", help="Head: logreg, or keras, keras:512-512, keras:bn and the like.")
+    ] = _DEFAULTS.head.name,
+    param: Annotated[
+        list[str] | None, typer.Option("--param", "-p", help="Fix a hyper-parameter of the head: dropout=0.3.")
+    ] = None,
+    scaling: Annotated[
+        str | None, typer.Option(help=f"Of the features: {', '.join(SCALINGS)}; standard if not given.")
+    ] = None,
+    unfreeze: Annotated[
+        str, typer.Option(help="What learns: last:N, from:LAYER, blocks:N, gradual, gradual:N or all.")
+    ] = _DEFAULTS.unfreeze,
+    augment: Annotated[
+        str, typer.Option(help="Vary training images: light, medium, strong, or flip,rotate:15,zoom:0.2 ...")
+    ] = _DEFAULTS.augmentation,
+    views: Annotated[
+        int, typer.Option(help="Varied views of each image, which can be cached; 0 for another one in every epoch.")
+    ] = _DEFAULTS.views,
+    cache: Annotated[
+        str, typer.Option(help=f"Keep the feature maps at which learning begins: {', '.join(CACHES)}.")
+    ] = FINETUNE_DEFAULTS.cache,
+    epochs: Annotated[int, typer.Option(help="Most passes over the images, in each stage.")] = _DEFAULTS.epochs,
+    batch_size: Annotated[int, typer.Option(help="Images of one step.")] = _DEFAULTS.batch_size,
+    optimizer: Annotated[str, typer.Option(help=f"One of {', '.join(OPTIMIZERS)}.")] = _DEFAULTS.optimizer,
+    learning_rate: Annotated[float, typer.Option(help="Step size of the backbone.")] = _DEFAULTS.learning_rate,
+    head_learning_rate: Annotated[
+        float, typer.Option(help="Step size of the head, beside the backbone.")
+    ] = _DEFAULTS.head_learning_rate,
+    schedule: Annotated[str, typer.Option(help=f"Of both: {', '.join(SCHEDULES)}.")] = _DEFAULTS.schedule,
+    patience: Annotated[
+        int, typer.Option(help="Epochs without improvement after which a stage ends.")
+    ] = _DEFAULTS.patience,
+    monitor: Annotated[
+        str, typer.Option(help=f"What of the validation images must improve: {', '.join(MONITORS)}.")
+    ] = _DEFAULTS.monitor,
+    batch_norm: Annotated[
+        str, typer.Option(help=f"{BATCH_NORMS[0]} keeps the statistics of batch normalisation, {BATCH_NORMS[1]} not.")
+    ] = _DEFAULTS.batch_norm,
+    class_weight: Annotated[
+        str | None, typer.Option(help="balanced: classes count the same, however many items they have.")
+    ] = _DEFAULTS.class_weight,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Share of the target that is spread over all classes.")
+    ] = _DEFAULTS.label_smoothing,
+    mixed_precision: Annotated[
+        bool, typer.Option("--mixed-precision", help="Compute in bfloat16, where there is a GPU.")
+    ] = FINETUNE_DEFAULTS.mixed_precision,
+    layer: Annotated[
+        str | None, typer.Option(help="Name or index of the layer that the head is put on; the last if not given.")
+    ] = None,
+    pooling: Annotated[str | None, typer.Option(help=f"One of {', '.join(POOLINGS)}.")] = None,
+    weights: Weights = None,
+    image_size: ImageSize = None,
+    resize: Annotated[str | None, typer.Option(help=f"One of {', '.join(RESIZES)}.")] = None,
+    interpolation: Annotated[str | None, typer.Option(help=f"One of {', '.join(INTERPOLATIONS)}.")] = None,
+    decoder: Annotated[str | None, typer.Option(help=f"One of {', '.join(DECODERS)}.")] = None,
+    test_size: Annotated[
+        float, typer.Option(help="Fraction held out where the source has no test split.")
+    ] = FINETUNE_DEFAULTS.test_size,
+    group: GroupColumn = None,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = _DEFAULTS.seed,
+    features: Annotated[Path, typer.Option(help="Folder of the stores.")] = Path(str(FINETUNE_DEFAULTS.features)),
+    runs: Annotated[Path, typer.Option(help="Folder of the bundles.")] = Path(str(FINETUNE_DEFAULTS.folder)),
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew where an interrupted run could go on.")
+    ] = FINETUNE_DEFAULTS.fresh,
+    workers: Workers = FINETUNE_DEFAULTS.workers,
+    runtime: Runtime = FINETUNE_DEFAULTS.runtime,
+    root: Root = None,
+    path_column: PathColumn = None,
+    label_column: LabelColumn = None,
+    split_column: SplitColumn = None,
+    as_json: Json = False,
+) -> None:
+    """Train the last layers of a backbone and a head end to end, on the images and the split that fit uses."""
+    import featx
+    from featx.heads import split_params
+
+    image = parse_image_options(image_size, resize, interpolation, decoder)
+    spec = FineTuneSpec(
+        head=HeadSpec(clf, split_params(param or ()), scaling, seed),
+        unfreeze=unfreeze,
+        batch_norm=batch_norm,
+        augmentation=augment,
+        views=views,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        head_learning_rate=head_learning_rate,
+        schedule=schedule,
+        epochs=epochs,
+        batch_size=batch_size,
+        patience=patience,
+        monitor=monitor,
+        class_weight=class_weight,
+        label_smoothing=label_smoothing,
+        seed=seed,
+    )
+    manifest = read_and_describe(source, root, path_column, label_column, split_column, group)
+    with end_at_second_interrupt(), show_progress("fine-tuning") as progress:
+        options = FineTuneOptions(
+            test_size=test_size,
+            cache=cache,
+            features=features,
+            folder=runs,
+            fresh=fresh,
+            workers=workers,
+            runtime=runtime,
+            mixed_precision=mixed_precision,
+            progress=progress,
+            report=_tell,
+        )
+        run = featx.finetune(
+            manifest,
+            backbone,
+            spec=spec,
+            layer=None if layer is None else parse_layer(layer),
+            pooling=pooling,
+            weights=weights,
+            image=image,
+            options=options,
+        )
+    for note in run.notes:
+        typer.echo(f"note: {note}", err=True)
+    if as_json:
+        print_json(run.to_dict())
+    else:
+        typer.echo(_describe(run))
+
+
+def _tell(line: str) -> None:
+    """Print a line above the bar, if there is one."""
+    sys.stderr.write(f"{line}\n")
+
+
+def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads numpy
+    """Describe a run: what learnt, the metrics, the classes, the confusion, and what it took."""
+    from featx.evaluation import format_confusion, format_metrics, format_per_class
+
+    tuned = run.finetuned
+    head = (
+        f"{tuned['backbone']}, {tuned['unfreeze']} and {run.head.name}: trained on {run.n_train:,} items, evaluated on "
+        f"{run.test.n_items:,} ({run.test_name} split)"
+    )
+    took = format_table(
+        ["", "parameters"],
+        [
+            ("backbone, trained", f"{tuned['trainable_parameters']:,}"),
+            ("backbone, frozen", f"{tuned['frozen_parameters']:,}"),
+            ("head", f"{tuned['head_parameters']:,}"),
+        ],
+    )
+    kept = f"epoch {tuned['best_epoch']} of {tuned['epochs']}" if tuned["best_epoch"] else "the start"
+    last = (
+        f"kept {kept}, validation accuracy {run.validation.accuracy:.4f}, {run.seconds:.1f} s, of which "
+        f"{tuned['embed_seconds']:.1f} s embedding -> {run.bundle}"
+    )
+    parts = [head, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test), took, last]
+    return "\n\n".join(parts)

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from featx.errors import DataError, UsageError
 from featx.evaluation.pairs import SIGNIFICANCE, Paired, adjust_holm, compare_pair
 from featx.heads import find_head
-from featx.items.manifest import to_text
 from featx.options import COMPARE_DEFAULTS, CompareOptions
 from featx.registry import list_heads
 from featx.specs import HeadSpec
@@ -27,6 +26,7 @@ from featx.training.procedure import deal_folds, evaluate_items, list_groups, na
 from featx.training.rendering import describe_choice, name_folder, write_comparison
 from featx.training.standings import Comparison, Standing
 from featx.training.tasks import Task, forget_results, read_result, run_tasks
+from featx.wording import to_printable
 
 #: As in the log-loss of the test.
 _LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
@@ -166,14 +166,9 @@ def _name_stores(stores: Sequence[FeatureStore]) -> list[str]:
     """Name stores by their files, or by their paths where two files have one name."""
     stems = [store.path.stem for store in stores]
     return [
-        _make_printable(stem if stems.count(stem) == 1 else str(store.path))
+        to_printable(stem if stems.count(stem) == 1 else str(store.path))
         for stem, store in zip(stems, stores, strict=True)
     ]
-
-
-def _make_printable(name: str) -> str:
-    """Spell line breaks and terminal escapes, which would break a table."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in to_text(name))
 
 
 def _plan_rounds(dataset: Dataset, partition: Partition, options: CompareOptions) -> _Rounds:

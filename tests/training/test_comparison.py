@@ -47,6 +47,15 @@ def test_every_head_on_every_store_has_a_standing(compared):
     assert compared.n_train + compared.n_test == 400
     assert {standing.bytes_per_item for standing in compared.standings} == {240 * 4}
     assert all(standing.threads == 1 and standing.fit_seconds > 0 for standing in compared.standings)
+    # A process that has NumPy and scikit-learn takes more than 20 MB.
+    assert all(
+        standing.peak_memory_bytes is None or standing.peak_memory_bytes > 2e7 for standing in compared.standings
+    )
+    learnt = {standing.head.name: standing.trained_parameters for standing in compared.standings}
+    linear = 10 * (240 + 1)
+    assert learnt == {"lda": linear, "ridge": linear, "centroid": linear, "dummy": None, "knn": None}
+    assert {standing.kind for standing in compared.standings} == {"frozen"}
+    assert compared.verdict == ()
     assert compared.failed == ()
 
 
@@ -116,7 +125,7 @@ def test_shuffled_test_labels_change_nothing_but_the_test(compared, store, small
 
 def _forget_test(standing):
     rest = {"test": None, "paired": None, "p_value": None, "verdict": "", "fit_seconds": None, "predict_seconds": None}
-    return standing is not None and replace(standing, **rest)
+    return standing is not None and replace(standing, **rest, peak_memory_bytes=None)
 
 
 def test_the_same_comparison_computes_nothing(compared, store, small, runs, monkeypatch):

@@ -14,11 +14,11 @@ from featx.training.rendering import (
     describe_choice,
     describe_comparison,
     name_folder,
-    tabulate,
     to_markdown,
     write_comparison,
 )
 from featx.training.standings import Comparison, Standing
+from featx.training.tables import tabulate
 
 TARGETS = np.arange(60) % 3
 

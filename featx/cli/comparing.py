@@ -58,10 +58,11 @@ def compare(
     with end_at_second_interrupt(), show_progress("comparing") as progress:
         options = CompareOptions(test_size, folds, group, seed, jobs, runs, out, fresh, progress)
         comparison = featx.compare(opened, clf, runs=finetune or (), options=options)
-    from featx.training.rendering import describe_comparison
+    from featx.training.rendering import describe_comparison, list_notes
     from featx.training.tables import LEFT, tabulate_briefly
 
-    for note in (*comparison.notes, *comparison.best.notes):
+    finished = [standing for standing in comparison.standings[1:] if standing.run]
+    for note in list_notes(comparison, [comparison.best, *finished]):
         typer.echo(f"note: {note}", err=True)
     if as_json:
         print_json([standing.to_dict() for standing in comparison.standings])

@@ -27,7 +27,7 @@ from featx.training.lessons import Lesson, digest_items, learn_and_predict
 from featx.training.matching import match_stores
 from featx.training.procedure import deal_folds, name_classes, read_versions
 from featx.training.rendering import describe_choice, name_folder, write_comparison
-from featx.training.rivals import enter_runs, note_validation
+from featx.training.rivals import enter_runs
 from featx.training.standings import Comparison, Standing
 from featx.training.tasks import Task, forget_results, read_result, run_tasks
 from featx.training.verdicts import describe_gains
@@ -104,7 +104,7 @@ def compare(
         n_train=int(rounds.final.learnt.sum()),
         n_test=len(partition.test),
         versions=read_versions(),
-        notes=tuple(dict.fromkeys([*match.notes, *partition.notes, *note_validation(rivals)])),
+        notes=tuple(dict.fromkeys([*match.notes, *partition.notes])),
         seconds=time.perf_counter() - started,
         verdict=describe_gains(standings, partition.test_name),
     )

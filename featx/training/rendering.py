@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from featx.evaluation.drawing import NAME_CELLS
 from featx.heads import find_head
 from featx.specs import HeadSpec
 from featx.store.durability import say_failures
 from featx.training.standings import FINE_TUNED, Comparison, Standing
-from featx.training.tables import LEFT, tabulate
+from featx.training.tables import LEFT, cut_middle, tabulate
 
 # A logarithmic axis has no 0.
 _LEAST_SECONDS = 1e-3
@@ -56,9 +57,24 @@ def describe_comparison(comparison: Comparison) -> list[str]:
 
 
 def name_standings(comparison: Comparison) -> Callable[[Standing], str]:
-    """Give what names a standing, with its store where there are several."""
-    several = len({standing.store for standing in comparison.standings}) > 1
-    return lambda standing: f"{standing.title} on {standing.store}" if several else standing.title
+    """Give what names a standing: with its store where heads are on several, or a finished run is on another."""
+    stores = {standing.store for standing in comparison.standings if standing.run is None}
+
+    def name(standing: Standing) -> str:
+        plain = stores == {standing.store} or (not stores and len(comparison.standings) == 1)
+        return standing.title if plain else f"{standing.title} on {standing.store}"
+
+    return name
+
+
+def list_notes(comparison: Comparison, standings: Sequence[Standing]) -> list[str]:
+    """List the notes on the items, and those of some standings; one note of many heads is told once."""
+    of = name_standings(comparison)
+    told = dict[str, list[str]]()
+    for standing in standings:
+        for note in standing.notes:
+            told.setdefault(note.removeprefix(f"{standing.title} "), []).append(of(standing))
+    return [*comparison.notes, *(f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in told.items())]
 
 
 def name_folder(parent: Path) -> Path:
@@ -84,7 +100,6 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
     # Far below all others, the dummy would press them into one line.
     able = [standing for standing in able if standing.head.name != "dummy"] or able
     tests = [standing.test for standing in able if standing.test is not None]
-    of = name_standings(comparison)
     with say_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "comparison.md").write_text(to_markdown(comparison), encoding="utf-8")
@@ -92,7 +107,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
         text = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
         plot_costs(
-            [of(standing) for standing in able],
+            _name_points(able),
             [max(standing.fit_seconds or 0.0, _LEAST_SECONDS) for standing in able],
             [test.accuracy for test in tests],
             [test.accuracy_low for test in tests],
@@ -104,18 +119,24 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
     return written
 
 
+def _name_points(standings: Sequence[Standing]) -> list[str]:
+    """Name the points of a plot, which has little room: with the store only where there is doubt, and that cut."""
+    titles = [standing.title for standing in standings]
+    return [
+        title
+        if titles.count(title) == 1
+        else f"{title} on {cut_middle(one.store, max(8, NAME_CELLS - 4 - len(title)))}"
+        for one, title in zip(standings, titles, strict=True)
+    ]
+
+
 def to_markdown(comparison: Comparison) -> str:
     """Make a page of the table, what it shows, and all notes."""
     header, rows = tabulate(comparison)
     marks = [":---" if name in LEFT else "---:" for name in header]
     lines = ["# Comparison", "", *(f"- {line}" for line in describe_comparison(comparison)), ""]
     lines += [_join(header), _join(marks), *(_join(row) for row in rows), ""]
-    of = name_standings(comparison)
-    told = dict[str, list[str]]()  # one note of many heads is told once
-    for standing in comparison.standings:
-        for note in standing.notes:
-            told.setdefault(note.removeprefix(f"{standing.title} "), []).append(of(standing))
-    notes = [*comparison.notes, *(f"{', '.join(names)}: {note}" for note, names in told.items())]
+    notes = list_notes(comparison, comparison.standings)
     lines += [*(f"- note: {note}" for note in notes), ""] if notes else []
     counts = sorted({standing.threads for standing in comparison.standings if standing.threads})
     threads = f"{' or '.join(map(str, counts))} thread{'s' if max(counts, default=0) > 1 else ''}"

@@ -54,12 +54,6 @@ def enter_runs(
     ]
 
 
-def note_validation(contenders: Sequence[Contender]) -> list[str]:
-    """Note which finished runs were validated on items of their own, if any."""
-    names = [one.standing.title for one in contenders if _NOTE in one.standing.notes]
-    return [f"{', '.join(names)}: {_NOTE}"] if names else []
-
-
 def _shares_validation(run: FinishedRun, dataset: Dataset, partition: Partition) -> bool:
     """Tell whether a run was validated by the split of the source that also ranks the heads."""
     if not partition.validation.any():

@@ -18,9 +18,8 @@ _UNDEFINED = "-"
 _LEAST_SHOWN = 0.001
 _GAP = 2
 
-#: Columns that are cut where the table is too wide, to how few cells; then those that are left out, in this order.
-_CUT = {"chosen": 8, "store": 12, "head": 16}
-_LEFT_OUT = ("chosen", "params", "log-loss", "memory")
+#: Where the table is too wide: a column that is cut, to how few cells, or left out (0), one after the other.
+_SAVINGS = (("chosen", 8), ("chosen", 0), ("log-loss", 0), ("store", 14), ("head", 18), ("params", 0), ("memory", 0))
 
 
 def tabulate(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -37,15 +36,29 @@ def tabulate_briefly(comparison: Comparison, cells: int = TERMINAL_CELLS) -> tup
     """
     header, rows = _arrange(comparison, [_format_briefly(standing) for standing in comparison.standings])
     columns = {name: [row[at] for row in rows] for at, name in enumerate(header)}
-    for name, fewest in _CUT.items():
+    for name, fewest in _SAVINGS:
         excess = _measure(columns) - cells
-        if name in columns and excess > 0:
-            width = max(fewest, _measure({name: columns[name]}) - excess)
-            columns[name] = [shorten_name(text, width) for text in columns[name]]
-    for name in _LEFT_OUT:
-        if _measure(columns) > cells:
-            columns.pop(name, None)
+        if name not in columns or excess <= 0:
+            continue
+        texts = columns.pop(name) if not fewest else columns[name]
+        if fewest:
+            width = max(fewest, _measure({name: texts}) - excess)
+            cut = cut_middle if name == "store" else shorten_name
+            columns[name] = [cut(text, width) for text in texts]
     return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+
+
+def cut_middle(text: str, cells: int) -> str:
+    """Cut a text in its middle, as stores often differ at the end.
+
+    Args:
+        text: Any text.
+        cells: The most columns of a terminal that it may take.
+    """
+    if cell_len(text) <= cells:
+        return text
+    half = cells // 2
+    return shorten_name(text, cells - half) + text[-half:]
 
 
 def _measure(columns: Mapping[str, Sequence[str]]) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from featx.evaluation.pairs import SIGNIFICANCE, Paired
-from featx.training.standings import FINE_TUNED, FROZEN, Standing
+from featx.training.standings import FROZEN, Standing
 from featx.wording import format_seconds
 
 
@@ -17,19 +17,24 @@ def describe_gains(standings: Sequence[Standing], test_name: str) -> tuple[str, 
         standings: All of a comparison, in its order.
         test_name: The split that was reported on.
     """
-    frozen = next((one for one in standings if one.kind == FROZEN and one.test is not None), None)
-    tuned = [one for one in standings if one.kind == FINE_TUNED and one.gain is not None]
-    return tuple(_describe_gain(one, frozen, test_name) for one in tuned if frozen is not None)
+    frozen = [one for one in standings if one.kind == FROZEN and one.test is not None][:1]
+    several = len({one.store for one in standings if one.run is None}) > 1
+    return tuple(
+        _describe_gain(tuned, tuned.gain, best, f"{best.title} on {best.store}" if several else best.title, test_name)
+        for best in frozen
+        for tuned in standings
+        if tuned.gain is not None
+    )
 
 
-def _describe_gain(tuned: Standing, frozen: Standing, test_name: str) -> str:
-    gain, p_value = tuned.gain, tuned.gain_p_value
-    if gain is None or p_value is None:
-        return ""
-    time, of, against = _describe_time(tuned, frozen), _name(tuned, frozen), frozen.title
+def _describe_gain(tuned: Standing, gain: Paired, frozen: Standing, against: str, test_name: str) -> str:
+    time, of = _describe_time(tuned, frozen), _name(tuned, frozen)
+    p_value = gain.p_value if tuned.gain_p_value is None else tuned.gain_p_value
     if p_value >= SIGNIFICANCE:
         point = f"{_sign(gain.difference)} points ({_sign(gain.low)} to {_sign(gain.high)}) to {against}"
-        return f"no difference that {_count(gain, test_name)} could show: {of} is at {point}, {time}"
+        # The interval is of this difference alone, and so may exclude 0 where the table as a whole shows nothing.
+        alone = "" if gain.low <= 0 <= gain.high else f", p {p_value:.2f} among all differences of the table"
+        return f"no difference that {_count(gain, test_name)} could show: {of} is at {point}{alone}, {time}"
     if gain.difference > 0:
         return f"{of} gains {_range(gain.difference, gain.low, gain.high)} over {against}, {time}"
     return f"{of} loses {_range(-gain.difference, -gain.high, -gain.low)} against {against}, {time}"
@@ -46,7 +51,7 @@ def _describe_time(tuned: Standing, frozen: Standing) -> str:
     if tuned.fit_seconds is None or frozen.fit_seconds is None:
         return "in a time that is not recorded"
     whole, part = format_seconds(tuned.fit_seconds), format_seconds(frozen.fit_seconds)
-    return f"in {whole} for everything beside {part} of fitting (embedding, which the store does not tell, not counted)"
+    return f"in {whole} all told, beside {part} of fitting (the store does not tell how long embedding took)"
 
 
 def _count(gain: Paired, test_name: str) -> str:

@@ -122,13 +122,14 @@ def _count_crossed(
 
 
 def _write(axes: "Axes", name: str, point: FloatArray, box: FloatArray, *, far: bool) -> None:
-    from matplotlib.patheffects import withStroke
+    from matplotlib.patheffects import Stroke
 
     to_data = axes.transData.inverted()
     if far:
         line = to_data.transform([point, np.clip(point, box[:2], box[2:])])
         axes.plot(*line.T, color=GREY, lw=0.7, zorder=1)
     x, y = to_data.transform((box[:2] + box[2:]) / 2).tolist()
-    # A rim around the letters, and no box: what is behind, such as an interval, can still be followed.
-    rim = [withStroke(linewidth=2.5, foreground="white")]
-    axes.text(x, y, name, fontsize=_FONT_SIZE, ha="center", va="center", zorder=6, path_effects=rim)
+    # A rim around the letters, and no box: what is behind, such as an interval, can still be followed. It is
+    # drawn by itself, as letters with path effects are no text in an SVG file.
+    for effects in ([Stroke(linewidth=2.5, foreground="white")], None):
+        axes.text(x, y, name, fontsize=_FONT_SIZE, ha="center", va="center", zorder=6, path_effects=effects)

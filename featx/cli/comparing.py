@@ -9,6 +9,7 @@ from featx.cli.interruption import end_at_second_interrupt
 from featx.cli.output import format_table, print_json, show_progress
 from featx.options import COMPARE_DEFAULTS, CompareOptions
 from featx.registry import HEAD_SETS, HEADS
+from featx.specs import CALIBRATIONS
 
 
 def compare(
@@ -28,6 +29,12 @@ def compare(
             "--finetune",
             help="Folder of a finished run, such as one of `featx finetune`, tested on the same items; once for each.",
         ),
+    ] = None,
+    class_weight: Annotated[
+        str | None, typer.Option(help="balanced: classes count the same; for the heads that can weigh them.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(CALIBRATIONS)}; what each head needs if not given.")
     ] = None,
     folds: Annotated[
         int, typer.Option(help="Folds of the training items that rank the heads, where the source has no val split.")
@@ -57,7 +64,10 @@ def compare(
     opened = [featx.FeatureStore(store) for store in stores or ()] or [featx.FeatureStore.find_newest()]
     with end_at_second_interrupt(), show_progress("comparing") as progress:
         options = CompareOptions(test_size, folds, group, seed, jobs, runs, out, fresh, progress)
-        comparison = featx.compare(opened, clf, runs=finetune or (), options=options)
+        params = {"class_weight": class_weight} if class_weight else {}
+        comparison = featx.compare(
+            opened, clf, runs=finetune or (), params=params, calibration=calibration, options=options
+        )
     from featx.training.rendering import describe_comparison, list_notes
     from featx.training.tables import LEFT, tabulate_briefly
 

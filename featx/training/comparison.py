@@ -4,21 +4,21 @@ import functools
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import UsageError
-from featx.heads import find_head
 from featx.options import COMPARE_DEFAULTS, CompareOptions
-from featx.registry import list_heads
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 from featx.store.checking import refuse_damage
+from featx.training.choosing import choose_heads
 from featx.training.dataset import Dataset, Partition, split_dataset
 from featx.training.finished import find_run, read_run
 from featx.training.frozen import Run
@@ -42,6 +42,8 @@ def compare(
     heads: str | Sequence[str | HeadSpec] = "fast",
     *,
     runs: Sequence[Run | str | os.PathLike[str]] = (),
+    params: Mapping[str, Any] | None = None,
+    calibration: str | None = None,
     options: CompareOptions = COMPARE_DEFAULTS,
 ) -> Comparison:
     """Compare heads on stores, on the items that all stores have, and with finished runs, such as fine-tuned ones.
@@ -59,6 +61,8 @@ def compare(
         heads: Names of heads, or of sets of them (`featx.registry.HEAD_SETS`); one text may have several,
             with commas between. A spec fixes parameters.
         runs: What `featx.fit` or `featx.finetune` gave, or folders of their bundles.
+        params: Hyper-parameters that are fixed for each named head that has them, such as `class_weight`.
+        calibration: One of `featx.specs.CALIBRATIONS` for all named heads; None for what each needs.
         options: How to split, how many processes, and where to write.
 
     Returns:
@@ -72,7 +76,7 @@ def compare(
         StoreError: If there is no such store, or nothing can be written.
     """
     started = time.perf_counter()
-    specs = _choose_heads(heads, options.seed)
+    specs, lacking = choose_heads(heads, options.seed, params or {}, calibration)
     opened = _open_stores(stores)
     match = match_stores(opened, group=options.group)
     partition = split_dataset(match.dataset, test_size=options.test_size, seed=options.seed)
@@ -104,7 +108,7 @@ def compare(
         n_train=int(rounds.final.learnt.sum()),
         n_test=len(partition.test),
         versions=read_versions(),
-        notes=tuple(dict.fromkeys([*match.notes, *partition.notes])),
+        notes=tuple(dict.fromkeys([*match.notes, *partition.notes, *lacking])),
         seconds=time.perf_counter() - started,
         verdict=describe_gains(standings, partition.test_name),
     )
@@ -135,23 +139,6 @@ class _Candidate:
     store: FeatureStore
     rows: NDArray[np.intp]
     spec: HeadSpec
-
-
-def _choose_heads(heads: str | Sequence[str | HeadSpec], seed: int) -> list[HeadSpec]:
-    asked = [heads] if isinstance(heads, str) else heads
-    specs: list[HeadSpec] = []
-    for entry in asked:
-        if isinstance(entry, HeadSpec):
-            head = find_head(entry.name)
-            specs.append(replace(entry, name=head.name, params=head.check_params(entry.params)))
-        else:
-            names = [name.strip() for name in entry.split(",") if name.strip()]
-            specs += [HeadSpec(find_head(name).name, {}, None, seed) for name in list_heads(names)]
-    unique = list({spec.digest: spec for spec in specs}.values())
-    if not unique:
-        msg = "no head is named; give some, such as logreg,knn or fast"
-        raise UsageError(msg)
-    return unique
 
 
 def _open_stores(

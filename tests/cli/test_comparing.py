@@ -84,6 +84,8 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
         (["--jobs", "0"], 2, "--jobs"),
         (["--test-size", "2"], 2, "above 0 and below 1"),
         (["features/gone.h5"], 1, "there is no store features/gone.h5"),
+        (["--clf", "knn", "--class-weight", "balanced"], 2, "none of knn has a parameter class_weight"),
+        (["--calibration", "magic"], 2, "must be one of none, temperature"),
         (["--finetune", "gone"], 1, "gone is no bundle"),
         (["--finetune", "last:23"], 2, "give the folder of a finished run"),
         (["features/colour.h5", "--group", "nothing"], 2, "'nothing' is no group"),

@@ -278,8 +278,10 @@ def test_what_a_user_can_do_wrong(store):
             CompareOptions(**options)
 
 
-def test_sets_of_heads_and_heads_named_twice():
-    specs = module._choose_heads(["linear", "RIDGE,svm", HeadSpec("ridge", {"alpha": "1"})], 3)
-    assert [spec.name for spec in specs] == ["logreg", "ridge", "linear-svm", "lda", "centroid", "svm", "ridge"]
-    assert specs[-1].params == {"alpha": 1.0}
-    assert specs[0].seed == 3
+def test_what_is_fixed_for_all_is_so_where_it_can_be(few):
+    fixed = {"params": {"class_weight": "balanced"}, "calibration": "none"}
+    found = featx.compare(few, "logreg,centroid", options=CompareOptions(folder=None, jobs=1), **fixed)
+    heads = {standing.head.name: standing.head for standing in found.standings}
+    assert heads["logreg"].params["class_weight"] == "balanced"
+    assert {head.calibration for head in heads.values()} == {"none"}
+    assert "centroid: without class_weight, which is no parameter there" in found.notes

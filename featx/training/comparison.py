@@ -20,7 +20,7 @@ from featx.store import FeatureStore
 from featx.store.checking import refuse_damage
 from featx.training.choosing import choose_heads
 from featx.training.dataset import Dataset, Partition, split_dataset
-from featx.training.finished import find_run, read_run
+from featx.training.finished import find_runs, read_run
 from featx.training.frozen import Run
 from featx.training.judging import Contender, judge
 from featx.training.lessons import Lesson, digest_items, learn_and_predict
@@ -41,7 +41,7 @@ def compare(
     stores: FeatureStore | str | os.PathLike[str] | Sequence[FeatureStore | str | os.PathLike[str]],
     heads: str | Sequence[str | HeadSpec] = "fast",
     *,
-    runs: Sequence[Run | str | os.PathLike[str]] = (),
+    runs: Sequence[Run | str | os.PathLike[str]] | Run | str | os.PathLike[str] = (),
     params: Mapping[str, Any] | None = None,
     calibration: str | None = None,
     options: CompareOptions = COMPARE_DEFAULTS,
@@ -60,7 +60,7 @@ def compare(
         stores: One or more stores, or their paths.
         heads: Names of heads, or of sets of them (`featx.registry.HEAD_SETS`); one text may have several,
             with commas between. A spec fixes parameters.
-        runs: What `featx.fit` or `featx.finetune` gave, or folders of their bundles.
+        runs: What `featx.fit` or `featx.finetune` gave, or folders of their bundles; one or more.
         params: Hyper-parameters that are fixed for each named head that has them, such as `class_weight`.
         calibration: One of `featx.specs.CALIBRATIONS` for all named heads; None for what each needs.
         options: How to split, how many processes, and where to write.
@@ -82,13 +82,9 @@ def compare(
     partition = split_dataset(match.dataset, test_size=options.test_size, seed=options.seed)
     rounds = _plan_rounds(match.dataset, partition, options)
     names = _name_stores(opened)
-    rivals = enter_runs(
-        [read_run(find_run(run, opened[0], options)) for run in runs],
-        match.dataset,
-        partition,
-        options,
-        {store.spec.backbone.uri: name for store, name in zip(reversed(opened), reversed(names), strict=True)},
-    )
+    found = [read_run(folder) for folder in find_runs(runs, opened[0], options)]
+    by_backbone = {store.spec.backbone.uri: name for store, name in zip(opened[::-1], names[::-1], strict=True)}
+    rivals = enter_runs(found, match.dataset, partition, options, by_backbone)
     candidates = [
         _Candidate(name, store, rows, spec)
         for name, store, rows in zip(names, opened, match.rows, strict=True)
@@ -114,8 +110,8 @@ def compare(
     )
     if options.out is None and options.folder is None:
         return comparison
-    folder = Path(options.out) if options.out is not None else name_folder(Path(str(options.folder)))
-    return write_comparison(comparison, folder)
+    out = Path(options.out) if options.out is not None else name_folder(Path(str(options.folder)))
+    return write_comparison(comparison, out)
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,16 @@ class FinishedRun:
     finetuning: Finetuning | None
 
 
+def find_runs(
+    runs: Sequence[Run | str | os.PathLike[str]] | Run | str | os.PathLike[str],
+    store: FeatureStore,
+    options: CompareOptions,
+) -> list[Path]:
+    """Find the folder of each of some runs, or of one, as `find_run` does."""
+    named = [runs] if isinstance(runs, Run | str | os.PathLike) else runs
+    return [find_run(run, store, options) for run in named]
+
+
 def find_run(named: Run | str | os.PathLike[str], store: FeatureStore, options: CompareOptions) -> Path:
     """Find the folder of a run: that of what `fit` or `finetune` gave, a path, or what a plan is fine-tuned into.
 

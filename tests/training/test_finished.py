@@ -15,7 +15,7 @@ from featx.errors import BundleError, DataError, UsageError
 from featx.evaluation import METRICS
 from featx.options import CompareOptions, FitOptions
 from featx.training.dataset import HeldOut
-from featx.training.finished import find_run, read_run
+from featx.training.finished import find_run, find_runs, read_run
 
 OPTIONS = CompareOptions(folder=None, jobs=1)
 
@@ -248,6 +248,9 @@ def test_plans_folders_and_runs(few, fitted, tmp_path):
     for plan in ("last:23", "blocks:1", "all"):
         with pytest.raises(UsageError, match="give the folder of a finished run"):
             find_run(plan, few, OPTIONS)
+    folder = fitted.bundle
+    assert find_runs(folder, few, OPTIONS) == find_runs(str(folder), few, OPTIONS) == [folder]
+    assert find_runs([fitted, folder], few, OPTIONS) == [folder, folder]
     unwritten = featx.fit(few, "centroid", options=FitOptions(folder=None))
     with pytest.raises(UsageError, match="a run without a bundle"):
         compare(few, unwritten)

@@ -7,9 +7,10 @@ import typer
 
 from featx.cli.embedding import BatchSize, Json, Runtime, Workers, show_quarantine
 from featx.cli.interruption import end_at_second_interrupt
-from featx.cli.output import format_bytes, format_table, print_json, show_progress
+from featx.cli.output import format_table, print_json, show_progress
 from featx.errors import StoreFormatError
 from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.wording import format_bytes
 
 #: Names of items that a row of the table shows.
 _SHOWN_ITEMS = 3

@@ -9,6 +9,7 @@ from featx.cli.interruption import end_at_second_interrupt
 from featx.cli.output import format_table, print_json, show_progress
 from featx.options import COMPARE_DEFAULTS, CompareOptions
 from featx.registry import HEAD_SETS, HEADS
+from featx.specs import CALIBRATIONS
 
 
 def compare(
@@ -22,6 +23,19 @@ def compare(
             help=f"Heads, with commas between: {', '.join(HEADS)}; or sets of heads: {', '.join(HEAD_SETS)}.",
         ),
     ] = ["fast"],  # noqa: B006 - typer copies it
+    finetune: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--finetune",
+            help="Folder of a finished run, such as one of `featx finetune`, tested on the same items; once for each.",
+        ),
+    ] = None,
+    class_weight: Annotated[
+        str | None, typer.Option(help="balanced: classes count the same; for the heads that can weigh them.")
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help=f"One of {', '.join(CALIBRATIONS)}; what each head needs if not given.")
+    ] = None,
     folds: Annotated[
         int, typer.Option(help="Folds of the training items that rank the heads, where the source has no val split.")
     ] = COMPARE_DEFAULTS.folds,
@@ -44,21 +58,26 @@ def compare(
     fresh: Annotated[bool, typer.Option("--fresh", help="Compute everything again.")] = COMPARE_DEFAULTS.fresh,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
-    """Compare classifiers on cached features: one table, with what the test can show and what it cannot."""
+    """Compare classifiers on cached features, and with fine-tuned runs: one table, and what the test can show."""
     import featx
 
     opened = [featx.FeatureStore(store) for store in stores or ()] or [featx.FeatureStore.find_newest()]
     with end_at_second_interrupt(), show_progress("comparing") as progress:
         options = CompareOptions(test_size, folds, group, seed, jobs, runs, out, fresh, progress)
-        comparison = featx.compare(opened, clf, options=options)
-    from featx.training.rendering import LEFT, describe_comparison, tabulate
+        params = {"class_weight": class_weight} if class_weight else {}
+        comparison = featx.compare(
+            opened, clf, runs=finetune or (), params=params, calibration=calibration, options=options
+        )
+    from featx.training.rendering import describe_comparison, list_notes
+    from featx.training.tables import LEFT, tabulate_briefly
 
-    for note in (*comparison.notes, *comparison.best.notes):
+    finished = [standing for standing in comparison.standings[1:] if standing.run]
+    for note in list_notes(comparison, [comparison.best, *finished]):
         typer.echo(f"note: {note}", err=True)
     if as_json:
         print_json([standing.to_dict() for standing in comparison.standings])
         return
-    header, rows = tabulate(comparison)
+    header, rows = tabulate_briefly(comparison)
     left = [at for at, name in enumerate(header) if name in LEFT]
     typer.echo(format_table(header, rows, left=left) + "\n")
     for line in describe_comparison(comparison):

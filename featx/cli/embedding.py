@@ -10,10 +10,11 @@ from typing import Annotated, Any
 import typer
 
 from featx.cli.interruption import end_at_second_interrupt
-from featx.cli.output import print_json, show_progress, to_printable
+from featx.cli.output import print_json, show_progress
 from featx.errors import UsageError
 from featx.options import EMBED_DEFAULTS, ON_BAD, RUNTIMES, EmbedOptions
 from featx.specs import DECODERS, DTYPES, INTERPOLATIONS, POOLINGS, RESIZES
+from featx.wording import to_printable
 
 _SHOWN_REASONS = 5
 

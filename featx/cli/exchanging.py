@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from featx.cli.embedding import Json
-from featx.cli.output import format_bytes, print_json, show_progress
+from featx.cli.output import print_json, show_progress
 from featx.errors import UsageError
+from featx.wording import format_bytes
 
 
 def merge(

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from featx.cli.embedding import ImageSize, Json, parse_image_options
-from featx.cli.output import format_bytes, format_table, print_json, to_printable
+from featx.cli.output import format_table, print_json
+from featx.wording import format_bytes, to_printable
 
 
 def info(

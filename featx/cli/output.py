@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from featx.options import Progress
+from featx.wording import to_printable
 
 
 @contextlib.contextmanager
@@ -51,13 +52,6 @@ def _replace_nan(value: Any) -> Any:  # noqa: ANN401 - recursive over JSON
     return value
 
 
-def to_printable(text: str) -> str:
-    """Spell control characters and bytes that are no UTF-8, so that a name cannot break a table."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii") for char in text
-    )
-
-
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
     """Align columns; those numbered in `left` to the left, the others to the right."""
     from rich.cells import cell_len
@@ -72,13 +66,3 @@ def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: 
         ]
         lines.append("  ".join(padded).rstrip())
     return "\n".join(lines)
-
-
-def format_bytes(count: int) -> str:
-    """Format a number of bytes in the unit that keeps it short."""
-    size = float(count)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:  # noqa: PLR2004 - steps of the decimal units
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"  # noqa: PLR2004
-        size /= 1000
-    return f"{size:.1f} TB"

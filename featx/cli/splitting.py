@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from featx.cli.embedding import Json, LabelColumn, PathColumn, Root, Source, SplitColumn, read_and_describe
-from featx.cli.output import format_table, print_json, show_progress, to_printable
+from featx.cli.output import format_table, print_json, show_progress
 from featx.options import SPLIT_DEFAULTS, SplitOptions
+from featx.wording import to_printable
 
 _SHOWN_REASONS = 5
 

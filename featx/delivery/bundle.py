@@ -107,7 +107,7 @@ class Bundle:
 
     @classmethod
     def _read(cls, folder: Path) -> Self:
-        about = _read_json(folder, _MANIFEST)
+        about = read_json(folder, _MANIFEST)
         _check_format(folder, about)
         embed_spec, head_spec = EmbedSpec.from_dict(about["embed"]), HeadSpec.from_dict(about["head"])
         classes = about["classes"]
@@ -115,7 +115,7 @@ class Bundle:
         _check_files(folder, dict(about["files"]), about["backbone_file"])
         golden = _read_golden(folder / _GOLDEN)
         backbone_file = folder / about["backbone_file"] if about["backbone_file"] else None
-        return cls(folder, embed_spec, head_spec, tuple(classes), golden, backbone_file, _read_json(folder, _METRICS))
+        return cls(folder, embed_spec, head_spec, tuple(classes), golden, backbone_file, read_json(folder, _METRICS))
 
     def load_head(self) -> Any:  # noqa: ANN401 - a fitted scikit-learn classifier, which has no type
         """Load the fitted head.
@@ -258,9 +258,10 @@ def _write_extras(draft: Draft, folder: Path) -> None:
         write(folder / name)
 
 
-def _read_json(folder: Path, name: str) -> dict[str, Any]:
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Read a JSON file of a bundle, as far as its size is reasonable."""
     path = folder / name
-    _check_own(path)
+    check_own(path)
     if path.stat().st_size > _MOST_JSON_BYTES:
         msg = f"{path} has {path.stat().st_size:,} bytes, and no bundle needs {_MOST_JSON_BYTES:,}; do not use it"
         raise BundleError(msg)
@@ -271,7 +272,7 @@ def _read_json(folder: Path, name: str) -> dict[str, Any]:
     return values
 
 
-def _check_own(path: Path) -> None:
+def check_own(path: Path) -> None:
     """Refuse what is no file, or leads to one elsewhere; a FIFO would be waited for without end."""
     if not stat.S_ISREG(path.lstat().st_mode):
         msg = f"{path} is no file of the bundle's own but a link, a folder or a device; do not use this bundle"
@@ -330,7 +331,7 @@ def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], backbone_
         msg = f"{folder} lacks {lacking}; move or copy a bundle as a whole folder"
         raise BundleError(msg)
     for name, expected in files.items():
-        _check_own(folder / name)
+        check_own(folder / name)
         if _describe_file(folder / name) != expected:
             msg = f"{folder / name} is not the file that the bundle was made with; copy the bundle again, or fit again"
             raise BundleError(msg)

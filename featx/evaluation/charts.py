@@ -80,11 +80,12 @@ def plot_costs(
     highs: ArrayLike,
     path: Path,
     *,
-    label: str = "seconds to fit, tuning included",
+    chosen: int | None = None,
+    tuned: Sequence[bool] = (),
 ) -> None:
     """Draw accuracy with its interval against seconds, and write it as PNG and, beside it, as SVG.
 
-    What no other beats in both is filled and joined by a line.
+    What no other equals in less time is filled and joined by a line.
 
     Args:
         names: What was compared, (n_rows,).
@@ -93,32 +94,34 @@ def plot_costs(
         lows: Lower ends of their intervals, float (n_rows,).
         highs: Upper ends of them, float (n_rows,).
         path: The PNG file; the SVG file has the same stem.
-        label: What the seconds are.
+        chosen: The row that validation chose, which gets a ring; None for none.
+        tuned: Which rows are fine-tuned backbones, (n_rows,); empty if none is.
 
     Raises:
         OSError: If a file cannot be written.
     """
     costs, heights, below, above = (np.asarray(column, np.float64) for column in (seconds, accuracies, lows, highs))
     front = _find_front(costs, heights)
+    squares = np.array(tuned, bool) if len(tuned) else np.zeros(costs.size, bool)
     with open_chart(names, path, noun="head", inches=(8.0, 5.6)) as (axes, shown):
         scale_logarithmically(axes, costs)
-        axes.vlines(costs, below, above, color=GREY, lw=1, alpha=0.6)
+        axes.vlines(costs, below, above, color=GREY, lw=1, alpha=0.5, zorder=1)
         axes.step(costs[front], heights[front], where="post", color=BLUE, lw=1.2, alpha=0.6)
         inside = np.isin(np.arange(costs.size), front)
-        axes.plot(
-            costs[~inside],
-            heights[~inside],
-            "o",
-            mfc="white",
-            mec="black",
-            ms=6,
-            label="another is both faster and better",
-        )
-        axes.plot(
-            costs[inside], heights[inside], "o", mfc=BLUE, mec="black", ms=7, label="none is both faster and better"
-        )
+        for members, fill, words in (
+            (inside, BLUE, "no other is as accurate in less time"),
+            (~inside, "white", "another is at least as accurate in less time"),
+        ):
+            axes.plot(costs[members & ~squares], heights[members & ~squares], "o", mfc=fill, mec="black", ms=7)
+            axes.plot(costs[members & squares], heights[members & squares], "s", mfc=fill, mec="black", ms=8)
+            axes.plot([], [], "o", mfc=fill, mec="black", ms=7, label=words)
+        if chosen is not None:
+            x, y = costs[[chosen]], heights[[chosen]]
+            axes.plot(x, y, "o", mfc="none", mec=COLORS[1], mew=1.8, ms=12.5, ls="none", label="the best by validation")
+        if squares.any():
+            axes.plot([], [], "s", mfc=GREY, mec="black", ms=8, label="fine-tuned: seconds with reading and embedding")
         axes.margins(y=0.06)
-        axes.set(xlabel=label, ylabel="test accuracy, with 95 % interval")
+        axes.set(xlabel="seconds to fit, tuning included", ylabel="test accuracy, with 95 % interval")
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.11), frameon=False, ncols=2, borderaxespad=0)
         place_labels(axes, shown, costs, heights, np.stack([below, above], axis=1))
 

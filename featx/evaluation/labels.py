@@ -18,7 +18,7 @@ _DISTANCES = (8, 14, 22, 32, 44, 58, 74, 92, 112)
 _ANGLES = (0, 180, 30, -30, 150, -150, 60, -60, 120, -120)
 
 # The price of leaving the axes, of each label, marker and bar that is covered, and of each point of distance.
-_OUTSIDE, _COVERED, _MARKED, _BARRED, _FAR = 1000.0, 100.0, 60.0, 3.0, 0.15
+_OUTSIDE, _COVERED, _MARKED, _BARRED, _FAR = 1000.0, 100.0, 60.0, 4.0, 0.15
 
 # The price of each label and marker that a line to a label crosses, and in how many points a line is looked at.
 _CROSSED, _SAMPLES = 10.0, 15
@@ -122,10 +122,14 @@ def _count_crossed(
 
 
 def _write(axes: "Axes", name: str, point: FloatArray, box: FloatArray, *, far: bool) -> None:
+    from matplotlib.patheffects import Stroke
+
     to_data = axes.transData.inverted()
     if far:
         line = to_data.transform([point, np.clip(point, box[:2], box[2:])])
         axes.plot(*line.T, color=GREY, lw=0.7, zorder=1)
     x, y = to_data.transform((box[:2] + box[2:]) / 2).tolist()
-    paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6}
-    axes.text(x, y, name, fontsize=_FONT_SIZE, ha="center", va="center", zorder=6, bbox=paper)
+    # A rim around the letters, and no box: what is behind, such as an interval, can still be followed. It is
+    # drawn by itself, as letters with path effects are no text in an SVG file.
+    for effects in ([Stroke(linewidth=2.5, foreground="white")], None):
+        axes.text(x, y, name, fontsize=_FONT_SIZE, ha="center", va="center", zorder=6, path_effects=effects)

@@ -1,32 +1,37 @@
 """Comparing heads on stores: the same items and folds for all, the best chosen by validation, the test opened once."""
 
+import functools
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import DataError, UsageError
-from featx.evaluation.pairs import SIGNIFICANCE, Paired, adjust_holm, compare_pair
-from featx.heads import find_head
-from featx.items.manifest import to_text
+from featx.errors import UsageError
 from featx.options import COMPARE_DEFAULTS, CompareOptions
-from featx.registry import list_heads
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 from featx.store.checking import refuse_damage
+from featx.training.choosing import choose_heads
 from featx.training.dataset import Dataset, Partition, split_dataset
+from featx.training.finished import find_runs, read_run
+from featx.training.frozen import Run
+from featx.training.judging import Contender, judge
 from featx.training.lessons import Lesson, digest_items, learn_and_predict
 from featx.training.matching import match_stores
-from featx.training.procedure import deal_folds, evaluate_items, list_groups, name_classes, read_versions
+from featx.training.procedure import deal_folds, name_classes, read_versions
 from featx.training.rendering import describe_choice, name_folder, write_comparison
+from featx.training.rivals import enter_runs
 from featx.training.standings import Comparison, Standing
 from featx.training.tasks import Task, forget_results, read_result, run_tasks
+from featx.training.verdicts import describe_gains
+from featx.wording import to_printable
 
 #: As in the log-loss of the test.
 _LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
@@ -36,37 +41,50 @@ def compare(
     stores: FeatureStore | str | os.PathLike[str] | Sequence[FeatureStore | str | os.PathLike[str]],
     heads: str | Sequence[str | HeadSpec] = "fast",
     *,
+    runs: Sequence[Run | str | os.PathLike[str]] | Run | str | os.PathLike[str] = (),
+    params: Mapping[str, Any] | None = None,
+    calibration: str | None = None,
     options: CompareOptions = COMPARE_DEFAULTS,
 ) -> Comparison:
-    """Compare heads on stores, on the items that all stores have.
+    """Compare heads on stores, on the items that all stores have, and with finished runs, such as fine-tuned ones.
 
     Each head is tuned and fitted on folds of the training items, and ranked by the items held
     out: what it does to find its parameters is inside, so that tuning much wins nothing by
     itself. If the source has a split for that, this is used instead. Each is then tuned and fitted on
     all training and validation items. Only then is the test opened, once for all; it ranks nothing.
 
+    A finished run is ranked by the validation in its bundle, and tested by its own predictions, which must be
+    of these test items. Fine-tuned ones are compared with the best frozen head: `Comparison.verdict`.
+
     Args:
         stores: One or more stores, or their paths.
         heads: Names of heads, or of sets of them (`featx.registry.HEAD_SETS`); one text may have several,
             with commas between. A spec fixes parameters.
+        runs: What `featx.fit` or `featx.finetune` gave, or folders of their bundles; one or more.
+        params: Hyper-parameters that are fixed for each named head that has them, such as `class_weight`.
+        calibration: One of `featx.specs.CALIBRATIONS` for all named heads; None for what each needs.
         options: How to split, how many processes, and where to write.
 
     Returns:
-        A standing for each store and head.
+        A standing for each store and head, and for each run.
 
     Raises:
         UnknownNameError: If no head has that name.
-        DataError: If the items cannot be split or matched, or every head fails.
+        DataError: If the items cannot be split or matched, every head fails, or a run was tested on other items.
+        BundleError: If a run is no bundle, or a damaged one.
         StoreFormatError: If a store is damaged.
         StoreError: If there is no such store, or nothing can be written.
     """
     started = time.perf_counter()
-    specs = _choose_heads(heads, options.seed)
+    specs, lacking = choose_heads(heads, options.seed, params or {}, calibration)
     opened = _open_stores(stores)
     match = match_stores(opened, group=options.group)
     partition = split_dataset(match.dataset, test_size=options.test_size, seed=options.seed)
     rounds = _plan_rounds(match.dataset, partition, options)
     names = _name_stores(opened)
+    found = [read_run(folder) for folder in find_runs(runs, opened[0], options)]
+    by_backbone = {store.spec.backbone.uri: name for store, name in zip(opened[::-1], names[::-1], strict=True)}
+    rivals = enter_runs(found, match.dataset, partition, options, by_backbone)
     candidates = [
         _Candidate(name, store, rows, spec)
         for name, store, rows in zip(names, opened, match.rows, strict=True)
@@ -75,9 +93,9 @@ def compare(
     with _find_work(options) as work:
         outcomes = _run_rounds(candidates, rounds, match.dataset, work, options)
         validated = [_validate(*each, rounds, match.dataset) for each in zip(candidates, outcomes, strict=True)]
-        ranked = sorted(validated, key=lambda contender: contender.rank)
+        ranked = sorted([*validated, *rivals], key=lambda contender: contender.rank)
         # Nothing is chosen below this line.
-        standings = _test(ranked, match.dataset, partition, options.seed)
+        standings = judge(ranked, match.dataset, partition, options.seed)
     comparison = Comparison(
         standings=standings,
         folder=None,
@@ -86,13 +104,14 @@ def compare(
         n_train=int(rounds.final.learnt.sum()),
         n_test=len(partition.test),
         versions=read_versions(),
-        notes=tuple(dict.fromkeys([*match.notes, *partition.notes])),
+        notes=tuple(dict.fromkeys([*match.notes, *partition.notes, *lacking])),
         seconds=time.perf_counter() - started,
+        verdict=describe_gains(standings, partition.test_name),
     )
     if options.out is None and options.folder is None:
         return comparison
-    folder = Path(options.out) if options.out is not None else name_folder(Path(str(options.folder)))
-    return write_comparison(comparison, folder)
+    out = Path(options.out) if options.out is not None else name_folder(Path(str(options.folder)))
+    return write_comparison(comparison, out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,37 +137,6 @@ class _Candidate:
     spec: HeadSpec
 
 
-@dataclass(frozen=True, slots=True)
-class _Contender:
-    """A candidate after validation, and the file of what it says of the test items; none if it failed."""
-
-    standing: Standing
-    final: Path | None
-
-    @property
-    def rank(self) -> tuple[bool, float, float]:
-        """The higher accuracy first, then the lower log-loss; what failed comes last."""
-        accuracy, log_loss = self.standing.validation_accuracy, self.standing.validation_log_loss
-        return (self.final is None, -(accuracy or 0.0), log_loss or 0.0)
-
-
-def _choose_heads(heads: str | Sequence[str | HeadSpec], seed: int) -> list[HeadSpec]:
-    asked = [heads] if isinstance(heads, str) else heads
-    specs: list[HeadSpec] = []
-    for entry in asked:
-        if isinstance(entry, HeadSpec):
-            head = find_head(entry.name)
-            specs.append(replace(entry, name=head.name, params=head.check_params(entry.params)))
-        else:
-            names = [name.strip() for name in entry.split(",") if name.strip()]
-            specs += [HeadSpec(find_head(name).name, {}, None, seed) for name in list_heads(names)]
-    unique = list({spec.digest: spec for spec in specs}.values())
-    if not unique:
-        msg = "no head is named; give some, such as logreg,knn or fast"
-        raise UsageError(msg)
-    return unique
-
-
 def _open_stores(
     stores: FeatureStore | str | os.PathLike[str] | Sequence[FeatureStore | str | os.PathLike[str]],
 ) -> list[FeatureStore]:
@@ -166,14 +154,9 @@ def _name_stores(stores: Sequence[FeatureStore]) -> list[str]:
     """Name stores by their files, or by their paths where two files have one name."""
     stems = [store.path.stem for store in stores]
     return [
-        _make_printable(stem if stems.count(stem) == 1 else str(store.path))
+        to_printable(stem if stems.count(stem) == 1 else str(store.path))
         for stem, store in zip(stems, stores, strict=True)
     ]
-
-
-def _make_printable(name: str) -> str:
-    """Spell line breaks and terminal escapes, which would break a table."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in to_text(name))
 
 
 def _plan_rounds(dataset: Dataset, partition: Partition, options: CompareOptions) -> _Rounds:
@@ -241,12 +224,12 @@ def _find_work(options: CompareOptions) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds, dataset: Dataset) -> _Contender:
+def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds, dataset: Dataset) -> Contender:
     """Score a candidate by the items that were held out of the training items."""
     size = candidate.store.dim * candidate.store.features.dtype.itemsize
     if isinstance(outcome, str):
         standing = Standing(candidate.name, candidate.spec, describe_choice(candidate.spec), size, error=outcome)
-        return _Contender(standing, None)
+        return Contender(standing, None)
     right, losses = [], []
     for path, part in zip(outcome[:-1], rounds.validating, strict=True):
         probabilities, targets = read_result(path).arrays["probabilities"], dataset.targets[part.predicted]
@@ -266,38 +249,14 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         fit_seconds=record["fit_seconds"],
         predict_seconds=record["predict_seconds"],
         threads=record["threads"],
+        # An older featx kept results without them.
+        peak_memory_bytes=record.get("peak_memory_bytes"),
+        trained_parameters=record.get("trained_parameters"),
         notes=tuple(notes),
     )
-    return _Contender(standing, outcome[-1])
+    return Contender(standing, functools.partial(_recall, outcome[-1]))
 
 
-def _test(ranked: Sequence[_Contender], dataset: Dataset, partition: Partition, seed: int) -> tuple[Standing, ...]:
-    """Evaluate all on the test, and compare each with the first."""
-    able = [(one.standing, one.final) for one in ranked if one.final is not None]
-    failed = [one.standing for one in ranked if one.final is None]
-    if not able:
-        msg = (
-            f"none of the {len(failed)} could be fitted; {failed[0].head.name} on {failed[0].store}: {failed[0].error}"
-        )
-        raise DataError(msg)
-    members, targets = partition.test.members, partition.test.open_targets()
-    groups = list_groups(dataset, members)
-    tested, correct = [], []
-    for standing, path in able:
-        probabilities = read_result(path).arrays["probabilities"]
-        evaluation = evaluate_items(dataset, members, probabilities, targets, seed)
-        tested.append(replace(standing, verdict="best", test=evaluation))
-        correct.append(probabilities.argmax(axis=1) == targets)
-    pairs = [compare_pair(own, correct[0], groups=groups, seed=seed) for own in correct[1:]]
-    p_values = adjust_holm([pair.p_value for pair in pairs]).tolist()
-    compared = [
-        replace(standing, verdict=_judge(pair, p_value), paired=pair, p_value=p_value)
-        for standing, pair, p_value in zip(tested[1:], pairs, p_values, strict=True)
-    ]
-    return (tested[0], *compared, *failed)
-
-
-def _judge(pair: Paired, p_value: float) -> str:
-    if p_value >= SIGNIFICANCE:
-        return "tie"
-    return "better" if pair.difference > 0 else "worse"
+def _recall(path: Path) -> NDArray[np.float64]:
+    probabilities: NDArray[np.float64] = read_result(path).arrays["probabilities"]
+    return probabilities

@@ -31,6 +31,7 @@ from featx.store.durability import make_folder, say_failures
 from featx.training.dataset import Partition, split_dataset
 from featx.training.epochs import Course, Lesson, embed_items
 from featx.training.frozen import Run
+from featx.training.memory import watch_memory
 from featx.training.openings import Opening, fit_first_head, plan_first_head
 from featx.training.procedure import deal_folds, evaluate_items, read_versions
 from featx.training.supply import Cut, Supply, supply_items
@@ -78,7 +79,7 @@ def finetune(
     Raises:
         FeatxError: One of its kinds, for a source, backbone, plan or head that cannot be used.
     """
-    started = time.perf_counter()
+    started, read_peak = time.perf_counter(), watch_memory()
     spec = plan_first_head(spec or FineTuneSpec())
     manifest = source if isinstance(source, Manifest) else read_source(source)
     load = _plan_loading(backbone, layer, pooling, weights, image or {}, options)
@@ -98,7 +99,8 @@ def finetune(
     _describe_parameters(tuner.count_parameters(), stages, options)
     course = Course(tuner, head, _plan_lesson(supply, head, (train, held), spec), stages, spec, folder, options)
     course.run()
-    tuning = Tuning(tuner, head, spec, supply, partition, (train, held), course.progressed, (*notes, *of_head))
+    told = (*notes, *of_head)
+    tuning = Tuning(tuner, head, spec, supply, partition, (train, held), course.progressed, told, read_peak)
     return _conclude(tuning, network, folder, options, started)
 
 

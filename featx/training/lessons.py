@@ -15,9 +15,11 @@ from featx.errors import DataError, StoreError
 from featx.heads import find_head
 from featx.heads.fitting import predict_rows
 from featx.heads.rows import FeatureRows
+from featx.heads.sizes import count_parameters
 from featx.heads.sweeps import record_warnings
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
+from featx.training.memory import watch_memory
 from featx.training.procedure import learn, read_versions
 from featx.training.tasks import Result
 
@@ -74,8 +76,9 @@ def learn_and_predict(lesson: Lesson) -> Result:
     """Tune and fit a head, and predict.
 
     Returns:
-        The record has `params`, `scaling`, `fit_seconds` (tuning included), `predict_seconds`,
-        `threads` (that were allowed) and `notes`; the array `probabilities` is float64 `(n_predicted, n_classes)`.
+        The record has `params`, `scaling`, `fit_seconds` (tuning included), `predict_seconds`, `threads` (that were
+        allowed), `peak_memory_bytes` (of this process while it tuned and fitted), `trained_parameters` and
+        `notes`; the array `probabilities` is float64 `(n_predicted, n_classes)`.
 
     Raises:
         StoreError: If the store is another one by now.
@@ -87,9 +90,9 @@ def learn_and_predict(lesson: Lesson) -> Result:
         raise StoreError(msg)
     X = FeatureRows(store.features, lesson.learnt)
     with record_warnings():  # those of fits are notes by now; of predictions there is nothing to tell
-        started = time.perf_counter()
+        read_peak, started = watch_memory(), time.perf_counter()
         learned = learn(find_head(lesson.head.name), lesson.head, X, lesson.targets, lesson.folds, lesson.units)
-        fit_seconds = time.perf_counter() - started
+        fit_seconds, peak = time.perf_counter() - started, read_peak()
         estimator = learned.fitted.estimator
         started = time.perf_counter()
         predicted = predict_rows(estimator, FeatureRows(store.features, lesson.predicted))
@@ -103,6 +106,8 @@ def learn_and_predict(lesson: Lesson) -> Result:
         "fit_seconds": fit_seconds,
         "predict_seconds": predict_seconds,
         "threads": max((pool["num_threads"] for pool in threadpool_info()), default=1),
+        "peak_memory_bytes": peak,
+        "trained_parameters": count_parameters(estimator),
         "notes": list(learned.notes),
     }
     probabilities = align_probabilities(predicted, estimator.classes_, lesson.n_classes)

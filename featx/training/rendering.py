@@ -8,16 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from featx.evaluation.drawing import NAME_CELLS
 from featx.heads import find_head
 from featx.specs import HeadSpec
 from featx.store.durability import say_failures
-from featx.training.standings import Comparison, Standing
+from featx.training.standings import FINE_TUNED, Comparison, Standing
+from featx.training.tables import LEFT, cut_middle, tabulate
 
-#: Columns of the table that are text, and so aligned to the left: store, head, what was chosen, and the verdict.
-LEFT = ("store", "head", "chosen", "verdict")
-
-_UNDEFINED = "-"
-_LEAST_SHOWN = 0.001
+# A logarithmic axis has no 0.
+_LEAST_SECONDS = 1e-3
 
 
 def describe_choice(head: HeadSpec, asked: HeadSpec | None = None) -> str:
@@ -31,54 +30,14 @@ def describe_choice(head: HeadSpec, asked: HeadSpec | None = None) -> str:
     return " ".join([*parts, *([head.scaling] if head.scaling not in {None, "none"} else [])])
 
 
-def tabulate(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Make the header and the cells of the table, the best by validation first."""
-    rows = [_format_standing(standing) for standing in comparison.standings]
-    stores = {standing.store for standing in comparison.standings}
-    hidden = {"store"} if len(stores) == 1 else set()
-    header = [name for name in rows[0] if name not in hidden]
-    return header, [[row[name] for name in header] for row in rows]
-
-
-def _format_standing(standing: Standing) -> dict[str, str]:
-    test, paired = standing.test, standing.paired
-    interval = f"{test.accuracy_low:.3f} to {test.accuracy_high:.3f}" if test else _UNDEFINED
-    difference = f"{paired.difference:+.3f} ({paired.low:+.3f} to {paired.high:+.3f})" if paired else _UNDEFINED
-    return {
-        "store": standing.store,
-        "head": standing.head.name,
-        "chosen": standing.chosen or _UNDEFINED,
-        "valid.": _format(standing.validation_accuracy),
-        "test": _format(test.accuracy if test else None),
-        "95 %": interval,
-        "bal.": _format(test.mean_per_class_accuracy if test else None),
-        "F1": _format(test.macro_f1 if test else None),
-        "log-loss": _format(test.log_loss if test else None),
-        "ECE": _format(test.expected_calibration_error if test else None),
-        "fit s": _format(standing.fit_seconds, 2),
-        "predict s": _format(standing.predict_seconds),
-        "bytes/item": f"{standing.bytes_per_item:,}",
-        "to the best": difference,
-        "p": _format_p(standing.p_value),
-        "verdict": standing.verdict,
-    }
-
-
-def _format(value: float | None, digits: int = 3) -> str:
-    return _UNDEFINED if value is None else f"{value:.{digits}f}"
-
-
-def _format_p(value: float | None) -> str:
-    return "<0.001" if value is not None and value < _LEAST_SHOWN else _format(value)
-
-
 def describe_comparison(comparison: Comparison) -> list[str]:
     """Say what the table shows, and what it does not, a sentence each."""
     best, ties = comparison.best, comparison.ties
-    of = _make_namer(comparison)
+    of = name_standings(comparison)
     items = f"{comparison.n_test:,} {comparison.test_name} images"
     others = sum(standing.test is not None for standing in comparison.standings) - 1
     learnt = f"({comparison.validation_name}), and learnt from {comparison.n_train:,} images"
+    learnt = "(of its own run)" if best.run else learnt
     lines = [f"{of(best)} is best by validation {learnt}; the test chose nothing"]
     if ties:
         which = "the other one" if others == 1 else f"{len(ties)} of {others} others"
@@ -92,13 +51,30 @@ def describe_comparison(comparison: Comparison) -> list[str]:
             f"{', '.join(better)} did better on the test than the best by validation; new images must tell whether to "
             f"prefer it, as these have told"
         )
+    lines += comparison.verdict
     lines += [f"failed: {of(standing)}: {standing.error}" for standing in comparison.failed]
     return lines
 
 
-def _make_namer(comparison: Comparison) -> Callable[[Standing], str]:
-    several = len({standing.store for standing in comparison.standings}) > 1
-    return lambda standing: f"{standing.head.name} on {standing.store}" if several else standing.head.name
+def name_standings(comparison: Comparison) -> Callable[[Standing], str]:
+    """Give what names a standing: with its store where heads are on several, or a finished run is on another."""
+    stores = {standing.store for standing in comparison.standings if standing.run is None}
+
+    def name(standing: Standing) -> str:
+        plain = stores == {standing.store} or (not stores and len(comparison.standings) == 1)
+        return standing.title if plain else f"{standing.title} on {standing.store}"
+
+    return name
+
+
+def list_notes(comparison: Comparison, standings: Sequence[Standing]) -> list[str]:
+    """List the notes on the items, and those of some standings; one note of many heads is told once."""
+    of = name_standings(comparison)
+    told = dict[str, list[str]]()
+    for standing in standings:
+        for note in standing.notes:
+            told.setdefault(note.removeprefix(f"{standing.title} "), []).append(of(standing))
+    return [*comparison.notes, *(f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in told.items())]
 
 
 def name_folder(parent: Path) -> Path:
@@ -124,7 +100,6 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
     # Far below all others, the dummy would press them into one line.
     able = [standing for standing in able if standing.head.name != "dummy"] or able
     tests = [standing.test for standing in able if standing.test is not None]
-    of = _make_namer(comparison)
     with say_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "comparison.md").write_text(to_markdown(comparison), encoding="utf-8")
@@ -132,14 +107,27 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
         text = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
         (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
         plot_costs(
-            [of(standing) for standing in able],
-            [standing.fit_seconds or 0.0 for standing in able],
+            _name_points(able),
+            [max(standing.fit_seconds or 0.0, _LEAST_SECONDS) for standing in able],
             [test.accuracy for test in tests],
             [test.accuracy_low for test in tests],
             [test.accuracy_high for test in tests],
             folder / "accuracy_against_cost.png",
+            chosen=able.index(comparison.best) if comparison.best in able else None,
+            tuned=[standing.kind == FINE_TUNED for standing in able],
         )
     return written
+
+
+def _name_points(standings: Sequence[Standing]) -> list[str]:
+    """Name the points of a plot, which has little room: with the store only where there is doubt, and that cut."""
+    titles = [standing.title for standing in standings]
+    return [
+        title
+        if titles.count(title) == 1
+        else f"{title} on {cut_middle(one.store, max(8, NAME_CELLS - 4 - len(title)))}"
+        for one, title in zip(standings, titles, strict=True)
+    ]
 
 
 def to_markdown(comparison: Comparison) -> str:
@@ -148,16 +136,12 @@ def to_markdown(comparison: Comparison) -> str:
     marks = [":---" if name in LEFT else "---:" for name in header]
     lines = ["# Comparison", "", *(f"- {line}" for line in describe_comparison(comparison)), ""]
     lines += [_join(header), _join(marks), *(_join(row) for row in rows), ""]
-    of = _make_namer(comparison)
-    told = dict[str, list[str]]()  # one note of many heads is told once
-    for standing in comparison.standings:
-        for note in standing.notes:
-            told.setdefault(note.removeprefix(f"{standing.head.name} "), []).append(of(standing))
-    notes = [*comparison.notes, *(f"{', '.join(names)}: {note}" for note, names in told.items())]
+    notes = list_notes(comparison, comparison.standings)
     lines += [*(f"- note: {note}" for note in notes), ""] if notes else []
     counts = sorted({standing.threads for standing in comparison.standings if standing.threads})
-    threads = f"{' or '.join(map(str, counts))} thread{'s' if counts[-1] > 1 else ''}"
+    threads = f"{' or '.join(map(str, counts))} thread{'s' if max(counts, default=0) > 1 else ''}"
     lines.append(_EXPLANATION.format(threads=threads))
+    lines += [_RUNS] if any(standing.run for standing in comparison.standings) else []
     return "\n".join(lines) + "\n"
 
 
@@ -167,7 +151,15 @@ alone orders the table. `95 %` is the interval of the test accuracy. `to the bes
 on the same images, with its interval; `p` its p-value (McNemar's test with mid-p; whole groups, where there are any),
 adjusted for the number of differences (Holm). `bal.` is the mean accuracy of the classes. A `tie` is a
 difference that this test cannot show, not the proof that there is none. Seconds are those of tuning and fitting, with
-{threads}, and of predicting all test images."""
+{threads}, and of predicting all test images. `memory` is the most that the fitting process held, libraries and
+the pages of the store that it had loaded included. `params` counts what was learnt: coefficients and intercepts, or the
+weights of networks."""
+
+_RUNS = """\
+
+A row of a finished run has the numbers of its bundle, and is tested here by its own predictions of the same images. Its
+seconds are of everything that it did: reading and embedding included where it is fine-tuned, which those of a head on
+cached features leave out."""
 
 
 def _join(cells: Sequence[str]) -> str:

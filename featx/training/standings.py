@@ -6,7 +6,11 @@ from typing import Any
 
 from featx.evaluation import METRICS, Evaluation
 from featx.evaluation.pairs import Paired
+from featx.items.manifest import to_text
 from featx.specs import HeadSpec
+
+#: What `Standing.kind` may be.
+FROZEN, FINE_TUNED = "frozen", "fine-tuned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,10 +18,10 @@ class Standing:
     """How a head did on the features of a store.
 
     Attributes:
-        store: Name of the store.
+        store: Name of the store; of a finished run, that of a store with its backbone, or its backbone.
         head: The head, with the params and scaling that were chosen; what was asked for, if it failed.
         chosen: What of these was open, in a few words.
-        bytes_per_item: Size of one item's features in the store.
+        bytes_per_item: Size of one item's features in the store; None where no store has them.
         verdict: `best` by validation; `tie` where the test shows no difference from it; `worse` or
             `better` where it shows one; `failed`.
         validation_accuracy: Share of the validation items that were right.
@@ -25,9 +29,16 @@ class Standing:
         test: The evaluation on the test items; None if it failed.
         paired: Its difference from the best on the same test items; None for the best itself.
         p_value: The p-value of that, adjusted for all differences by Holm's method.
-        fit_seconds: Time of tuning and fitting on all but the test items.
+        fit_seconds: Time of tuning and fitting on all but the test items; of a finished run, of all it did.
         predict_seconds: Time of predicting all test items.
         threads: Threads that were allowed meanwhile.
+        peak_memory_bytes: The most memory of the process meanwhile, imports included; None if it is not known.
+        trained_parameters: Parameters that were learnt; None for what learns none, such as neighbours.
+        kind: `frozen` for a head on frozen features, or `fine-tuned`.
+        name: What it is called in tables; the head's name if empty.
+        run: The folder of a finished run; None for what was fitted here.
+        gain: Of a fine-tuned run, its difference from the frozen head that validation ranks first.
+        gain_p_value: The p-value of that, adjusted together with all others of the comparison.
         notes: What the user should know.
         error: Why it failed.
     """
@@ -35,7 +46,7 @@ class Standing:
     store: str
     head: HeadSpec
     chosen: str
-    bytes_per_item: int
+    bytes_per_item: int | None
     verdict: str = "failed"
     validation_accuracy: float | None = None
     validation_log_loss: float | None = None
@@ -45,19 +56,32 @@ class Standing:
     fit_seconds: float | None = None
     predict_seconds: float | None = None
     threads: int | None = None
+    peak_memory_bytes: int | None = None
+    trained_parameters: int | None = None
+    kind: str = FROZEN
+    name: str = ""
+    run: Path | None = None
+    gain: Paired | None = None
+    gain_p_value: float | None = None
     notes: tuple[str, ...] = ()
     error: str = ""
 
+    @property
+    def title(self) -> str:
+        """What it is called."""
+        return self.name or self.head.name
+
     def to_dict(self) -> dict[str, Any]:
         """Return what a row of `featx compare --json` is: plain and flat values but for `params` and `notes`."""
-        test, paired = self.test, self.paired
+        test, paired, gain = self.test, self.paired, self.gain
         measured: dict[str, float | None] = {"items": test.n_items if test else None}
         for metric in METRICS:
             ends = test.get_interval(metric) if test else (None, None, None)
             measured |= zip((metric, f"{metric}_low", f"{metric}_high"), ends, strict=True)
         return {
             "store": self.store,
-            "head": self.head.name,
+            "head": self.title,
+            "kind": self.kind,
             "verdict": self.verdict,
             "params": dict(self.head.params),
             "scaling": self.head.scaling,
@@ -73,7 +97,14 @@ class Standing:
             "fit_seconds": self.fit_seconds,
             "predict_seconds": self.predict_seconds,
             "threads": self.threads,
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "trained_parameters": self.trained_parameters,
             "bytes_per_item": self.bytes_per_item,
+            "gain": gain.difference if gain else None,
+            "gain_low": gain.low if gain else None,
+            "gain_high": gain.high if gain else None,
+            "gain_p_value": self.gain_p_value,
+            "run": to_text(str(self.run)) if self.run else None,
             "notes": list(self.notes),
             "error": self.error,
         }
@@ -93,6 +124,7 @@ class Comparison:
         versions: Versions of what computed it.
         notes: What the user should know of the items.
         seconds: Time of everything; finished parts of an earlier run take none.
+        verdict: Whether fine-tuning was worth it, a sentence for each fine-tuned run.
     """
 
     standings: tuple[Standing, ...]
@@ -104,6 +136,7 @@ class Comparison:
     versions: dict[str, str]
     notes: tuple[str, ...]
     seconds: float
+    verdict: tuple[str, ...] = ()
 
     @property
     def best(self) -> Standing:
@@ -127,6 +160,7 @@ class Comparison:
             "validation_name": self.validation_name,
             "train_items": self.n_train,
             "test_items": self.n_test,
+            "verdict": list(self.verdict),
             "rows": [standing.to_dict() for standing in self.standings],
             "versions": self.versions,
             "notes": list(self.notes),

@@ -1,9 +1,8 @@
 """What a fine-tuning has come to: its predictions, its numbers, and the bundle of a backbone that nobody else has."""
 
 import functools
-import resource
 import shutil
-import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +49,7 @@ class Tuning:
         items: int, positions of those that were learnt from, and of those that were watched.
         progressed: How training went.
         notes: What the user should know.
+        read_peak: Tells the most memory that the process has had meanwhile, in bytes.
     """
 
     tuner: Any
@@ -60,6 +60,7 @@ class Tuning:
     items: tuple[NDArray[np.intp], NDArray[np.intp]]
     progressed: Progressed
     notes: tuple[str, ...]
+    read_peak: Callable[[], int | None]
 
     def predict(self, items: NDArray[np.intp]) -> Probabilities:
         """Predict items, as they are: float64 `(n, n_classes)`."""
@@ -87,19 +88,13 @@ class Tuning:
             "embed_seconds": self.supply.embed_seconds,
             "train_seconds": self.progressed.seconds,
             "batch_parts": self.progressed.parts,
-            "peak_memory_bytes": measure_peak_bytes(),
+            "peak_memory_bytes": self.read_peak(),
             "cached": self.supply.cached,
             "cut": list(self.tuner.frontier),
             "views": self.spec.views,
             "augmentation": self.spec.augmentation,
             "spec": self.spec.to_dict(),
         }
-
-
-def measure_peak_bytes() -> int:
-    """Measure the most memory that this process has ever had, everything included."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def describe_freezing(tuning: Tuning, unchanged: list[str]) -> str:

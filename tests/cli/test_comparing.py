@@ -10,6 +10,7 @@ import time
 
 import pytest
 from pictures import write_digits
+from tuned import mark_finetuned
 
 from featx.registry import HEAD_SETS
 
@@ -47,6 +48,33 @@ def test_json_is_a_list_of_rows(featx_command, embedded, tmp_path):
     assert json.loads((tmp_path / "there" / "comparison.json").read_text())["rows"][1]["head"] == "dummy"
 
 
+def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
+    assert featx_command("fit", embedded, "--clf", "lda").code == 0
+    (run,) = (tmp_path / "runs").glob("*-lda-colour")
+    mark_finetuned(run)
+    arguments = ("compare", embedded, "--clf", "centroid,dummy", "--finetune", run.relative_to(tmp_path))
+    result = featx_command(*arguments)
+    assert result.code == 0, result
+    assert re.search(r"\nfinetune last:23 .* 2\.1 min  1\.5 GB   1\.2 M ", result.out)
+    assert re.search(
+        r"\n(no difference .*: )?fine-tuning \(last:23\) (gains|loses|is at) .* 2\.1 min all told", result.out
+    )
+    assert max(map(len, result.out.split("\n\n")[0].splitlines())) <= 120
+    assert "note: finetune last:23: validation accuracy as measured in its own run" in result.err
+    rows = json.loads(featx_command(*arguments, "--json", "--out", "there").out)
+    assert {row["head"]: row["kind"] for row in rows} == {
+        "finetune last:23": "fine-tuned",
+        "centroid": "frozen",
+        "dummy": "frozen",
+    }
+    values = json.loads((tmp_path / "there" / "comparison.json").read_text())
+    assert "fine-tuning (last:23)" in values["verdict"][0]
+    assert "- " + values["verdict"][0] in (tmp_path / "there" / "comparison.md").read_text()
+    other = featx_command(*arguments, "--seed", "1")
+    assert other.code == 1
+    assert "use the same --seed, --test-size and --group" in other.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "pattern"),
     [
@@ -56,6 +84,10 @@ def test_json_is_a_list_of_rows(featx_command, embedded, tmp_path):
         (["--jobs", "0"], 2, "--jobs"),
         (["--test-size", "2"], 2, "above 0 and below 1"),
         (["features/gone.h5"], 1, "there is no store features/gone.h5"),
+        (["--clf", "knn", "--class-weight", "balanced"], 2, "none of knn has a parameter class_weight"),
+        (["--calibration", "magic"], 2, "must be one of none, temperature"),
+        (["--finetune", "gone"], 1, "gone is no bundle"),
+        (["--finetune", "last:23"], 2, "give the folder of a finished run"),
         (["features/colour.h5", "--group", "nothing"], 2, "'nothing' is no group"),
     ],
 )

@@ -44,6 +44,8 @@ def test_compare():
     command, library = read_defaults(comparing.compare), read_defaults(featx.compare)
     options = read_fields(CompareOptions)
     assert command["clf"] == [library["heads"]]
+    assert (command["calibration"], library["runs"]) == (library["calibration"], ())
+    assert command["finetune"] is command["class_weight"] is library["params"] is None
     assert str(command["runs"]) == options["folder"]
     for name in ("test_size", "folds", "group", "seed", "jobs", "out", "fresh"):
         assert command[name] == options[name]

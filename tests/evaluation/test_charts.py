@@ -114,6 +114,18 @@ def test_costs_of_one_head_and_names_that_no_font_has(tmp_path):
     assert {"ridge", "$\\alpha$"} <= set(read_texts(tmp_path / "all.png"))
 
 
+def test_costs_name_what_is_marked(tmp_path):
+    """Of two that are equally accurate the slower one is not called worse, and marks are told apart."""
+    rows = (["knn", "mlp", "last:23"], [0.05, 0.3, 125], [0.87, 0.87, 0.92], [0.8, 0.8, 0.87], [0.91, 0.91, 0.95])
+    plot_costs(*rows, tmp_path / "plain.png")
+    plain = set(read_texts(tmp_path / "plain.png"))
+    assert {"no other is as accurate in less time", "another is at least as accurate in less time"} <= plain
+    assert not any("better" in text for text in plain)
+    plot_costs(*rows, tmp_path / "marked.png", chosen=1, tuned=[False, False, True])
+    marks = set(read_texts(tmp_path / "marked.png")) - plain
+    assert marks == {"the best by validation", "fine-tuned: seconds with reading and embedding"}
+
+
 def test_the_front_holds_what_none_beats_in_both():
     costs, accuracies = np.array([1.0, 2, 2, 3, 4, 4]), np.array([0.8, 0.9, 0.7, 0.9, 0.95, 0.94])
     assert _find_front(costs, accuracies) == [0, 1, 4]

@@ -47,6 +47,15 @@ def test_every_head_on_every_store_has_a_standing(compared):
     assert compared.n_train + compared.n_test == 400
     assert {standing.bytes_per_item for standing in compared.standings} == {240 * 4}
     assert all(standing.threads == 1 and standing.fit_seconds > 0 for standing in compared.standings)
+    # A process that has NumPy and scikit-learn takes more than 20 MB.
+    assert all(
+        standing.peak_memory_bytes is None or standing.peak_memory_bytes > 2e7 for standing in compared.standings
+    )
+    learnt = {standing.head.name: standing.trained_parameters for standing in compared.standings}
+    linear = 10 * (240 + 1)
+    assert learnt == {"lda": linear, "ridge": linear, "centroid": linear, "dummy": None, "knn": None}
+    assert {standing.kind for standing in compared.standings} == {"frozen"}
+    assert compared.verdict == ()
     assert compared.failed == ()
 
 
@@ -116,7 +125,7 @@ def test_shuffled_test_labels_change_nothing_but_the_test(compared, store, small
 
 def _forget_test(standing):
     rest = {"test": None, "paired": None, "p_value": None, "verdict": "", "fit_seconds": None, "predict_seconds": None}
-    return standing is not None and replace(standing, **rest)
+    return standing is not None and replace(standing, **rest, peak_memory_bytes=None)
 
 
 def test_the_same_comparison_computes_nothing(compared, store, small, runs, monkeypatch):
@@ -269,8 +278,10 @@ def test_what_a_user_can_do_wrong(store):
             CompareOptions(**options)
 
 
-def test_sets_of_heads_and_heads_named_twice():
-    specs = module._choose_heads(["linear", "RIDGE,svm", HeadSpec("ridge", {"alpha": "1"})], 3)
-    assert [spec.name for spec in specs] == ["logreg", "ridge", "linear-svm", "lda", "centroid", "svm", "ridge"]
-    assert specs[-1].params == {"alpha": 1.0}
-    assert specs[0].seed == 3
+def test_what_is_fixed_for_all_is_so_where_it_can_be(few):
+    fixed = {"params": {"class_weight": "balanced"}, "calibration": "none"}
+    found = featx.compare(few, "logreg,centroid", options=CompareOptions(folder=None, jobs=1), **fixed)
+    heads = {standing.head.name: standing.head for standing in found.standings}
+    assert heads["logreg"].params["class_weight"] == "balanced"
+    assert {head.calibration for head in heads.values()} == {"none"}
+    assert "centroid: without class_weight, which is no parameter there" in found.notes

@@ -3,56 +3,19 @@ import datetime as dt
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
+from standings import FAILED, make_comparison, make_standing
 
 from featx.errors import StoreError
-from featx.evaluation import evaluate
-from featx.evaluation.pairs import compare_pair
 from featx.specs import HeadSpec
 from featx.training.rendering import (
     describe_choice,
     describe_comparison,
     name_folder,
-    tabulate,
     to_markdown,
     write_comparison,
 )
-from featx.training.standings import Comparison, Standing
-
-TARGETS = np.arange(60) % 3
-
-
-def make_standing(name, verdict, wrong=0, store="photos", **options):
-    predicted = np.where(np.arange(60) < wrong, (TARGETS + 1) % 3, TARGETS)
-    probabilities = np.full((60, 3), 0.1)
-    probabilities[np.arange(60), predicted] = 0.8
-    test = evaluate(probabilities, TARGETS, ("a", "b", "c"), resamples=50)
-    paired = None if verdict == "best" else compare_pair(predicted == TARGETS, np.ones(60, bool))
-    return Standing(
-        store=store,
-        head=HeadSpec(name, options.pop("params", {}), "l2"),
-        chosen="l2",
-        bytes_per_item=3072,
-        verdict=verdict,
-        validation_accuracy=0.9,
-        validation_log_loss=0.3,
-        test=test,
-        paired=paired,
-        p_value=None if paired is None else paired.p_value,
-        fit_seconds=1.5,
-        predict_seconds=0.01,
-        threads=1,
-        **options,
-    )
-
-
-def make_comparison(*standings):
-    how = ("test", "3 folds of the training items", 240, 60, {"featx": "0.1.0"}, ("a note | with a bar",), 2.0)
-    return Comparison(standings, None, *how)
-
-
-FAILED = Standing("photos", HeadSpec("svm"), "", 3072, error="no memory")
+from featx.training.tables import tabulate
 
 
 def test_ties_are_said_to_be_ties():

@@ -1,0 +1,308 @@
+"""Finished runs: what their bundles say of the test items, to stand beside heads that are compared now.
+
+A bundle may come from a stranger, and so its tables are checked before they are believed.
+"""
+
+import csv
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.delivery.bundle import Bundle, check_own, read_json
+from featx.errors import BundleError, DataError, UsageError
+from featx.evaluation import Evaluation
+from featx.evaluation.metrics import check_probabilities
+from featx.items.manifest import to_text
+from featx.options import CompareOptions
+from featx.store import FeatureStore
+from featx.training.dataset import Dataset
+from featx.training.frozen import Run
+
+_PREDICTIONS, _ITEMS = "predictions.csv", "items.csv"
+_PREFIX = "probability_"
+_ROLES = ("trained", "validated", "tested", "unused")
+
+#: An unfreeze plan, such as `last:23`, `blocks:1` or `all`; one letter and a colon may be a drive of Windows.
+_PLAN = re.compile(r"all|[a-z][a-z-]+:[^/\\]+")
+
+#: Metrics are the same where they differ by less: both come from the same numbers.
+_SAME = 1e-9
+
+_DAMAGES = (OSError, KeyError, IndexError, TypeError, ValueError, csv.Error)
+
+
+@dataclass(frozen=True, slots=True)
+class Finetuning:
+    """What `metrics.json` says of a backbone that was fine-tuned.
+
+    Attributes:
+        unfreeze: Which of its layers were trained, such as `last:23`.
+        trained_parameters: Those of the backbone that were trained, and those of its head.
+        peak_memory_bytes: The most memory that it took; None if it is not known.
+        seconds: Time of everything, embedding of frozen layers included.
+        best_epoch: The epoch whose weights were kept.
+        epochs: Epochs that it was trained for.
+    """
+
+    unfreeze: str
+    trained_parameters: int
+    peak_memory_bytes: int | None
+    seconds: float
+    best_epoch: int
+    epochs: int
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Finetuning":
+        """Read the key `finetuned`.
+
+        Raises:
+            KeyError: If a value is missing.
+            TypeError: If a value is of another type.
+            ValueError: If a number is negative or not finite.
+        """
+        counts = [values[name] for name in ("trainable_parameters", "head_parameters", "best_epoch", "epochs")]
+        peak, seconds = values.get("peak_memory_bytes"), values["seconds"]
+        if not isinstance(values["unfreeze"], str) or not all(type(count) is int for count in [*counts, peak or 0]):
+            msg = "finetuned holds no plan, or counts that are no whole numbers"
+            raise TypeError(msg)
+        if not all(0 <= number < float("inf") for number in (*counts, peak or 0, seconds)):
+            msg = "finetuned holds a number below 0 or without end"
+            raise ValueError(msg)
+        return cls(values["unfreeze"][:80], counts[0] + counts[1], peak or None, float(seconds), *counts[2:])
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """A bundle's split, its predictions of the test, and what it measured.
+
+    Attributes:
+        bundle: The bundle.
+        record: What `bundle.json` says of how it was made.
+        roles: By role, the (id, sha256) of its items.
+        ids: The ids of the items that were tested, `(n_tested,)`.
+        labels: Their labels, `(n_tested,)`.
+        probabilities: float64 `(n_tested, n_classes)`, in the order of the bundle's classes.
+        validation: What it did on items that were held out of training.
+        seconds: Time of the run.
+        finetuning: How the backbone was fine-tuned; None for a head on frozen features.
+    """
+
+    bundle: Bundle
+    record: Mapping[str, Any]
+    roles: Mapping[str, frozenset[tuple[str, str]]]
+    ids: tuple[str, ...]
+    labels: tuple[str, ...]
+    probabilities: NDArray[np.float64]
+    validation: Evaluation
+    seconds: float
+    finetuning: Finetuning | None
+
+
+def find_runs(
+    runs: Sequence[Run | str | os.PathLike[str]] | Run | str | os.PathLike[str],
+    store: FeatureStore,
+    options: CompareOptions,
+) -> list[Path]:
+    """Find the folder of each of some runs, or of one, as `find_run` does."""
+    named = [runs] if isinstance(runs, Run | str | os.PathLike) else runs
+    return [find_run(run, store, options) for run in named]
+
+
+def find_run(named: Run | str | os.PathLike[str], store: FeatureStore, options: CompareOptions) -> Path:
+    """Find the folder of a run: that of what `fit` or `finetune` gave, a path, or what a plan is fine-tuned into.
+
+    Raises:
+        UsageError: If the run wrote no bundle, or a plan cannot be carried out.
+    """
+    if isinstance(named, Run):
+        if named.bundle is None:
+            msg = "a run without a bundle has no predictions to compare; let it write one (folder='runs')"
+            raise UsageError(msg)
+        return named.bundle
+    if isinstance(named, str) and _PLAN.fullmatch(named) and not Path(named).exists():
+        return finetune_store(named, store, options)
+    return Path(named)
+
+
+def finetune_store(plan: str, store: FeatureStore, options: CompareOptions) -> Path:
+    """Fine-tune the backbone of a store on its source, split as the options say, and return the bundle.
+
+    Raises:
+        UsageError: Always, as long as nothing carries a plan out here.
+    """
+    msg = f"--finetune {plan} is a plan for {store.spec.backbone.uri} (seed {options.seed}), and nothing carries it out"
+    msg += " here; give the folder of a finished run"
+    raise UsageError(msg)
+
+
+def read_run(folder: Path) -> FinishedRun:
+    """Read a bundle and what it says of its items.
+
+    Raises:
+        BundleError: If it is no bundle, or its tables are missing, damaged, or do not fit each other.
+    """
+    bundle = Bundle.open(folder)
+    try:
+        return _read_run(folder, bundle)
+    except BundleError:
+        raise
+    except _DAMAGES as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        msg = f"{folder} is damaged ({reason}); copy the bundle again, or make it again"
+        raise BundleError(msg) from error
+
+
+def _read_run(folder: Path, bundle: Bundle) -> FinishedRun:
+    about = read_json(folder, "bundle.json")
+    if _PREDICTIONS not in about["files"]:
+        msg = f"{folder} has no {_PREDICTIONS} of its own; make the run again"
+        raise BundleError(msg)
+    metrics = bundle.metrics
+    record, tuned, seconds = about["record"], metrics.get("finetuned"), metrics["seconds"]
+    if not isinstance(record, dict) or not 0 <= seconds < float("inf"):
+        msg = "bundle.json has no record, or metrics.json no time"
+        raise ValueError(msg)
+    roles = _read_roles(folder / _ITEMS)
+    ids, labels, probabilities = _read_predictions(folder / _PREDICTIONS, bundle.classes)
+    if sorted(ids) != sorted(name for name, _ in roles["tested"]):
+        msg = f"{_PREDICTIONS} is of other items than those that {_ITEMS} says were tested"
+        if roles["tested"] or not ids:
+            raise ValueError(msg)
+    _check_metrics(metrics["test"], bundle.classes, labels, probabilities)
+    validation = Evaluation.from_dict(metrics["validation"])
+    if not (0 <= validation.accuracy <= 1 and 0 <= validation.log_loss < float("inf")):
+        msg = "metrics.json has no proper validation"
+        raise ValueError(msg)
+    finetuning = None if tuned is None else Finetuning.from_dict(tuned)
+    return FinishedRun(bundle, record, roles, ids, labels, probabilities, validation, float(seconds), finetuning)
+
+
+def _read_roles(path: Path) -> dict[str, frozenset[tuple[str, str]]]:
+    found: dict[str, set[tuple[str, str]]] = {role: set() for role in _ROLES}
+    check_own(path)
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            found[row["role"]].add((row["id"], row["sha256"]))
+    return {role: frozenset(items) for role, items in found.items()}
+
+
+def _read_predictions(
+    path: Path, classes: Sequence[str]
+) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.float64]]:
+    """Read ids, labels and probabilities, a column for each class in the bundle's order."""
+    check_own(path)
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        header = next(reader, [])
+        wanted = ["id", "label", *(f"{_PREFIX}{to_text(name)}" for name in classes)]
+        named = [name for name in header if name in {"id", "label"} or name.startswith(_PREFIX)]
+        if sorted(named) != sorted(wanted):
+            msg = f"{path.name} has other columns than id, label and {_PREFIX}CLASS for each of {len(classes)} classes"
+            raise ValueError(msg)
+        at = [header.index(name) for name in wanted]
+        rows = [_take_row(row, at, len(header), path.name) for row in reader]
+    ids, labels = tuple(name for name, _, _ in rows), tuple(label for _, label, _ in rows)
+    if len(set(ids)) < len(ids) or not rows:
+        msg = f"{path.name} has no item, or one twice"
+        raise ValueError(msg)
+    probabilities, _ = check_probabilities(np.array([values for *_, values in rows]), len(classes))
+    return ids, labels, probabilities
+
+
+def _take_row(row: Sequence[str], at: Sequence[int], width: int, name: str) -> tuple[str, str, NDArray[np.float64]]:
+    if len(row) != width:
+        msg = f"{name} has a row of {len(row)} cells under {width} columns"
+        raise ValueError(msg)
+    item, label, *values = (row[column] for column in at)
+    return item, label, np.array(values, np.float64)
+
+
+def _check_metrics(
+    test: Mapping[str, Any], classes: Sequence[str], labels: Sequence[str], probabilities: NDArray[np.float64]
+) -> None:
+    """Check that the predictions are those that the bundle's own test was measured with."""
+    predicted = np.array([to_text(name) for name in classes])[probabilities.argmax(axis=1)]
+    accuracy = float((predicted == np.array(labels)).mean())
+    if test["items"] != len(labels) or not abs(test["accuracy"] - accuracy) <= _SAME:
+        msg = (
+            f"metrics.json tells an accuracy of {test['accuracy']} on {test['items']} items, {_PREDICTIONS} one of "
+            f"{accuracy} on {len(labels)}"
+        )
+        raise ValueError(msg)
+
+
+def align_run(
+    run: FinishedRun, dataset: Dataset, members: NDArray[np.bool_], options: CompareOptions
+) -> tuple[NDArray[np.float64], tuple[str, ...]]:
+    """Put a run's probabilities and labels into the order of a comparison's test items and classes.
+
+    Args:
+        run: The run.
+        dataset: All items of the comparison.
+        members: bool `(n_items,)`, those of the test.
+        options: How the comparison was split.
+
+    Returns:
+        Probabilities float64 `(n_test, n_classes)`, and what the run took for the labels `(n_test,)`.
+
+    Raises:
+        DataError: If the run was tested on other items, has other classes, or learnt from a test item.
+    """
+    names = [to_text(name) for name in dataset.store.ids[dataset.rows[members]].tolist()]
+    keys = dataset.keys[members].tolist()
+    _check_tested(run, list(zip(names, keys, strict=True)), options)
+    seen = {key for role in ("trained", "validated") for _, key in run.roles[role]} & set(keys)
+    if seen:
+        first = names[[key in seen for key in keys].index(True)]
+        msg = (
+            f"{run.bundle.path} was trained or validated on {len(seen)} of the test images, such as {first}, by "
+            f"their bytes; its test flatters, and nothing can be compared with it: make it again with the same split"
+        )
+        raise DataError(msg)
+    differing = sorted(set(run.bundle.classes) ^ set(dataset.classes))
+    if differing:
+        msg = (
+            f"{run.bundle.path} tells other classes apart than this comparison, such as {differing[0]!r}, which only "
+            f"one of them has; make it again from the same source"
+        )
+        raise DataError(msg)
+    place = {name: at for at, name in enumerate(run.ids)}
+    rows = [place[name] for name in names]
+    columns = [run.bundle.classes.index(name) for name in dataset.classes]
+    return run.probabilities[np.ix_(rows, columns)], tuple(run.labels[row] for row in rows)
+
+
+def _check_tested(run: FinishedRun, wanted: Sequence[tuple[str, str]], options: CompareOptions) -> None:
+    tested, own = run.roles["tested"], frozenset(wanted)
+    if tested == own:
+        return
+    path, split = run.bundle.path, run.record.get("split")
+    split = split if isinstance(split, dict) else {}
+    if split.get("cv"):
+        msg = f"{path} was cross-validated and so has no test of its own; make it again without --cv, with the same"
+        msg += " --seed, --test-size and --group as this comparison"
+        raise DataError(msg)
+    parts = [
+        f"{len(ours - theirs):,} of {whose} {len(ours):,} are not in {other}, such as {min(ours - theirs)[0]}"
+        for ours, theirs, whose, other in ((tested, own, "its", "this test"), (own, tested, "this test's", "its"))
+        if ours - theirs
+    ]
+    changed = {name for name, _ in tested - own} & {name for name, _ in own - tested}
+    parts += [f"{len(changed):,} of these have other bytes under the same name"] if changed else []
+    its = _describe_split(split.get("seed", run.bundle.head_spec.seed), split.get("test_size"), split.get("group"))
+    this = _describe_split(options.seed, options.test_size, options.group)
+    msg = (
+        f"{path} was tested on other images than this comparison: {'; '.join(parts)}. It was made with {its}, this is "
+        f"with {this}: use the same --seed, --test-size and --group, and embed and train from the same source"
+    )
+    raise DataError(msg)
+
+
+def _describe_split(seed: object, test_size: object, group: object) -> str:
+    return f"--seed {seed} --test-size {test_size}" + (f" --group {str(group)[:60]!r}" if group else "")

@@ -1,0 +1,19 @@
+import pytest
+
+from featx.wording import format_bytes, format_count, format_seconds, to_printable
+
+
+def test_names_cannot_break_a_table():
+    assert to_printable("a\nb\x1b[2J\udcff日本") == "a\\nb\\x1b[2J\\udcff日本"
+
+
+@pytest.mark.parametrize(
+    ("function", "amounts"),
+    [
+        (format_bytes, {0: "0 B", 999: "999 B", 1500: "1.5 kB", 345_000_000: "345 MB", 2 * 10**12: "2.0 TB"}),
+        (format_count, {0: "0", 768: "768", 48_210: "48.2 k", 482_100: "482 k", 1_234_567: "1.2 M", 3e10: "30.0 G"}),
+        (format_seconds, {0.004: "0.00 s", 0.05: "0.05 s", 1.23: "1.2 s", 204: "3.4 min", 9000: "2.5 h"}),
+    ],
+)
+def test_amounts_are_short(function, amounts):
+    assert {amount: function(amount) for amount in amounts} == amounts

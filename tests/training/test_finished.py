@@ -1,0 +1,293 @@
+"""Finished runs beside heads: which are taken, which are refused, and that their numbers stay the same."""
+
+import csv
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+from pictures import write_digits
+from tuned import FINETUNED, mark_finetuned, rewrite
+
+import featx
+from featx.errors import BundleError, DataError, UsageError
+from featx.evaluation import METRICS
+from featx.options import CompareOptions, FitOptions
+from featx.training.dataset import HeldOut
+from featx.training.finished import find_run, find_runs, read_run
+
+OPTIONS = CompareOptions(folder=None, jobs=1)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    digits = write_digits(tmp_path_factory.mktemp("few"), per_class=20, classes=4)
+    return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("f"))[0].store
+
+
+@pytest.fixture(scope="module")
+def fitted(few, tmp_path_factory):
+    return featx.fit(few, "lda", options=FitOptions(folder=tmp_path_factory.mktemp("fitted")))
+
+
+@pytest.fixture
+def bundle(fitted, tmp_path):
+    return shutil.copytree(fitted.bundle, tmp_path / "run")
+
+
+def compare(few, *runs, heads="centroid,ridge", options=OPTIONS):
+    return featx.compare(few, heads, runs=runs, options=options)
+
+
+def find(comparison, title):
+    (standing,) = [one for one in comparison.standings if one.title == title]
+    return standing
+
+
+def test_a_run_has_the_numbers_of_its_bundle(few, fitted):
+    """Its predictions have all digits, so that what is measured on them is what `fit` has measured."""
+    found = find(compare(few, fitted), "lda (run)")
+    metrics = json.loads((fitted.bundle / "metrics.json").read_text())
+    for metric in METRICS:
+        assert list(found.test.get_interval(metric)) == [
+            metrics["test"][f"{metric}{end}"] for end in ("", "_low", "_high")
+        ]
+    assert found.test.confusion.tolist() == metrics["test"]["confusion"]
+    assert (found.validation_accuracy, found.fit_seconds) == (fitted.validation.accuracy, fitted.seconds)
+    assert (found.kind, found.run, found.trained_parameters) == ("frozen", fitted.bundle, 4 * (240 + 1))
+    assert "on other items than those that rank the others" in found.notes[0]
+
+
+def test_a_fine_tuned_run_is_compared_with_the_best_frozen_head(few, fitted, bundle, monkeypatch):
+    openings, take = [], HeldOut.open_targets
+    monkeypatch.setattr(HeldOut, "open_targets", lambda held: (openings.append(1), take(held))[1])
+    mark_finetuned(bundle)
+    comparison = compare(few, fitted.bundle, bundle, bundle)
+    assert len(openings) == 1
+    assert len(comparison.standings) == 4  # a run that is named twice is one
+    tuned = find(comparison, "finetune last:23")
+    frozen = next(one for one in comparison.standings if one.kind == "frozen")
+    assert tuned.gain.difference == pytest.approx(tuned.test.accuracy - frozen.test.accuracy)
+    assert (tuned.kind, tuned.store, tuned.chosen) == ("fine-tuned", "colour", "epoch 12 of 20")
+    assert (tuned.fit_seconds, tuned.peak_memory_bytes) == (125, FINETUNED["peak_memory_bytes"])
+    assert tuned.trained_parameters == FINETUNED["trainable_parameters"] + FINETUNED["head_parameters"]
+    assert tuned.bytes_per_item is None
+    values = comparison.to_dict()
+    assert values["verdict"] == list(comparison.verdict)
+    assert len(comparison.verdict) == 1
+    assert "fine-tuning (last:23)" in comparison.verdict[0]
+    row = next(row for row in values["rows"] if row["head"] == "finetune last:23")
+    assert (row["kind"], row["run"], row["gain"]) == ("fine-tuned", str(bundle), tuned.gain.difference)
+
+
+def test_all_differences_are_adjusted_together(few, bundle, tmp_path):
+    """Where a fine-tuned run is the best, another one's difference from the frozen heads is one question more."""
+    others = [shutil.copytree(bundle, tmp_path / name) for name in ("first", "second")]
+    for at, other in enumerate(others):
+        metrics = json.loads((other / "metrics.json").read_text())
+        metrics["validation"] |= {"accuracy": 1, "log_loss": at / 1e6}  # before all others
+        rewrite(other, "metrics.json", json.dumps(metrics))
+        mark_finetuned(other)
+    comparison = compare(few, *others, heads="dummy")
+    titles = [one.title for one in comparison.standings[:2]]
+    assert titles == ["finetune last:23 (first)", "finetune last:23 (second)"]
+    assert comparison.best.verdict == "best"
+    frozen = comparison.standings[2]
+    assert frozen.paired.difference == -comparison.best.gain.difference
+    assert frozen.p_value == comparison.best.gain_p_value
+    second = comparison.standings[1]
+    assert second.p_value == 1
+    assert second.gain.difference == comparison.best.gain.difference
+    assert len(comparison.verdict) == 2
+
+
+def test_items_may_be_in_any_order(few, fitted, bundle):
+    for name in ("items.csv", "predictions.csv"):
+        header, *rows = (bundle / name).read_text(encoding="utf-8").splitlines()
+        rewrite(bundle, name, "\n".join([header, *rows[::-1]]) + "\n")
+    ours, theirs = (compare(few, run, heads="centroid").to_dict()["rows"] for run in (bundle, fitted))
+    for one in (*ours, *theirs):
+        one |= {"run": "", "fit_seconds": 0, "predict_seconds": 0, "peak_memory_bytes": 0}
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        ({"seed": 1}, r"--seed 1 --test-size 0\.2, this is with --seed 0 --test-size 0\.2: use the same"),
+        ({"test_size": 0.4}, r"\d+ of its \d+ are not in this test, such as .*--test-size 0\.4"),
+        ({"cv": 3}, "cross-validated and so has no test of its own"),
+    ],
+)
+def test_a_run_that_was_tested_on_other_items(few, tmp_path, options, pattern):
+    run = featx.fit(few, "centroid", options=FitOptions(folder=tmp_path, **options))
+    with pytest.raises(DataError, match=pattern):
+        compare(few, run)
+
+
+def read_rows(bundle, name):
+    with (bundle / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(bundle, name, rows):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    rewrite(bundle, name, text.getvalue())
+
+
+def edit(name, change):
+    def spoil(bundle):
+        rows = read_rows(bundle, name)
+        kept = [row for row in rows if change(row) is not False]
+        write_rows(bundle, name, kept)
+
+    return spoil
+
+
+def once(role, **values):
+    """Change the first item of a role."""
+    left = [1]
+
+    def change(row):
+        if row["role"] == role and left:
+            left.pop()
+            row.update(values)
+
+    return change
+
+
+def take_test_bytes(bundle):
+    """Let a training item have the bytes of a tested one."""
+    rows = read_rows(bundle, "items.csv")
+    tested, trained = (next(row for row in rows if row["role"] == role) for role in ("tested", "trained"))
+    trained |= {"sha256": tested["sha256"], "role": "validated"}
+    write_rows(bundle, "items.csv", rows)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "pattern"),
+    [
+        (take_test_bytes, "trained or validated on 1 of the test images, such as "),
+        (edit("items.csv", once("tested", sha256="0" * 64)), "1 of these have other bytes under the same name"),
+    ],
+)
+def test_a_run_that_cannot_be_compared(few, bundle, spoil, pattern):
+    spoil(bundle)
+    with pytest.raises(DataError, match=pattern):
+        compare(few, bundle)
+
+
+def test_other_labels_are_an_error(few, bundle):
+    """The labels of two classes are exchanged, in the bundle as a whole."""
+    rows = read_rows(bundle, "predictions.csv")
+    names = sorted({row["label"] for row in rows})[:2]
+    swap = dict(zip(names, names[::-1], strict=True))
+    for row in rows:
+        for column in ("label", "predicted"):
+            row[column] = swap.get(row[column], row[column])
+        first, second = (f"probability_{name}" for name in names)
+        row[first], row[second] = row[second], row[first]
+    write_rows(bundle, "predictions.csv", rows)
+    with pytest.raises(DataError, match=r"tested with other labels for \d+ of the test images"):
+        compare(few, bundle)
+
+
+def set_probability(text):
+    return edit("predictions.csv", lambda row: row.update({next(n for n in row if n.startswith("probability_")): text}))
+
+
+def change_metrics(**values):
+    return lambda bundle: rewrite(
+        bundle, "metrics.json", json.dumps(json.loads((bundle / "metrics.json").read_text()) | values)
+    )
+
+
+def unlist_predictions(bundle):
+    values = json.loads((bundle / "bundle.json").read_text())
+    del values["files"]["predictions.csv"]
+    (bundle / "bundle.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "pattern"),
+    [
+        (set_probability("nan"), "probabilities of item 0"),
+        (set_probability("inf"), "probabilities of item 0"),
+        (set_probability("-0.1"), "probabilities of item 0"),
+        (set_probability("7"), "probabilities of item 0"),
+        (set_probability("a"), "could not convert string to float"),
+        (edit("predictions.csv", lambda row: row.update(label="other")), "metrics.json tells an accuracy of"),
+        (edit("predictions.csv", lambda row: row["label"].endswith("0")), "is of other items than those"),
+        (lambda b: rewrite(b, "predictions.csv", ""), "has other columns than id, label and probability_CLASS"),
+        (lambda b: rewrite(b, "predictions.csv", (b / "predictions.csv").read_text() + "a,b\n"), "a row of 2 cells"),
+        (edit("items.csv", lambda row: row.update(role="tasted")), "no 'tasted'"),
+        (unlist_predictions, "has no predictions.csv of its own"),
+        (change_metrics(seconds=-1), "no record, or metrics.json no time"),
+        (change_metrics(seconds="long"), "is damaged"),
+        (change_metrics(validation={}), "not the metrics of an evaluation"),
+        (change_metrics(finetuned={"unfreeze": "all"}), "no 'trainable_parameters'"),
+        (change_metrics(finetuned=FINETUNED | {"seconds": float("1e400")}), "below 0 or without end"),
+        (change_metrics(finetuned=FINETUNED | {"epochs": 1.5}), "counts that are no whole numbers"),
+        (change_metrics(finetuned=[1]), "is damaged"),
+    ],
+)
+def test_a_damaged_run_is_refused(bundle, spoil, pattern):
+    spoil(bundle)
+    with pytest.raises(BundleError, match=pattern) as caught:
+        read_run(bundle)
+    assert "\n" not in str(caught.value)
+
+
+def test_plans_folders_and_runs(few, fitted, tmp_path):
+    assert find_run(fitted, few, OPTIONS) == fitted.bundle
+    assert find_run(str(fitted.bundle), few, OPTIONS) == fitted.bundle
+    for plan in ("last:23", "blocks:1", "all"):
+        with pytest.raises(UsageError, match="give the folder of a finished run"):
+            find_run(plan, few, OPTIONS)
+    folder = fitted.bundle
+    assert find_runs(folder, few, OPTIONS) == find_runs(str(folder), few, OPTIONS) == [folder]
+    assert find_runs([fitted, folder], few, OPTIONS) == [folder, folder]
+    unwritten = featx.fit(few, "centroid", options=FitOptions(folder=None))
+    with pytest.raises(UsageError, match="a run without a bundle"):
+        compare(few, unwritten)
+    with pytest.raises(BundleError, match="is no bundle"):
+        compare(few, tmp_path / "gone")
+    with pytest.raises(UsageError, match="no head is named"):
+        compare(few, fitted, heads=",")
+
+
+def test_groups_are_those_of_the_comparison(store, tmp_path):
+    group = r"digit-(\d{3})"
+    run = featx.fit(store, "lda", options=FitOptions(folder=tmp_path, group=group))
+    mark_finetuned(run.bundle)
+    options = CompareOptions(folder=None, jobs=1, group=group)
+    comparison = compare(store, run, heads="ridge", options=options)
+    tuned = find(comparison, "finetune last:23")
+    assert tuned.gain.n_units < tuned.gain.n_items
+    interval = json.loads((run.bundle / "metrics.json").read_text())["test"]
+    assert [tuned.test.accuracy_low, tuned.test.accuracy_high] == [interval["accuracy_low"], interval["accuracy_high"]]
+    with pytest.raises(DataError, match="--group"):
+        compare(store, run, heads="ridge")
+
+
+def test_a_validation_split_of_the_source_is_shared(tmp_path):
+    for split, skip in (("train", 0), ("val", 12), ("test", 18)):
+        write_digits(tmp_path / "d" / split, per_class=12 if split == "train" else 6, classes=3, skip=skip)
+    split = featx.embed(tmp_path / "d", "colour", folder=tmp_path)[0].store
+    run = featx.fit(split, "ridge", options=FitOptions(folder=tmp_path / "runs"))
+    comparison = compare(split, run, heads="centroid,ridge")
+    ours, theirs = find(comparison, "ridge"), find(comparison, "ridge (run)")
+    assert theirs.notes == ours.notes == ()
+    assert theirs.validation_accuracy == ours.validation_accuracy
+    np.testing.assert_array_equal(theirs.test.confusion, ours.test.confusion)
+    mark_finetuned(run.bundle)  # which kept no validation items, so says its bundle
+    assert find(compare(split, run, heads="centroid"), "finetune last:23").notes
+    rows = read_rows(run.bundle, "items.csv")
+    for row in rows:
+        row["role"] = "validated" if row["id"].startswith("val") else row["role"]
+    write_rows(run.bundle, "items.csv", rows)
+    assert find(compare(split, run, heads="centroid"), "finetune last:23").notes == ()

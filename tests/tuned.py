@@ -1,0 +1,37 @@
+"""Bundles as fine-tuning writes them, and damaged ones, made from those of `fit`."""
+
+import hashlib
+import json
+
+FINETUNED = {
+    "unfreeze": "last:23",
+    "backbone": "mobilenet?alpha=0.75",
+    "trainable_parameters": 1_200_000,
+    "frozen_parameters": 600_000,
+    "head_parameters": 7_690,
+    "epochs": 20,
+    "best_epoch": 12,
+    "seconds": 125.0,
+    "embed_seconds": 9.5,
+    "peak_memory_bytes": 1_500_000_000,
+    "cached": True,
+    "views": 4,
+    "augmentation": "mild",
+}
+
+
+def rewrite(bundle, name, text, **about):
+    """Write a file of a bundle, and its digest and other values into `bundle.json`."""
+    (bundle / name).write_text(text, encoding="utf-8", newline="")
+    values = json.loads((bundle / "bundle.json").read_text(encoding="utf-8"))
+    data = (bundle / name).read_bytes()
+    values["files"][name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (bundle / "bundle.json").write_text(json.dumps(values | about, indent=2), encoding="utf-8")
+
+
+def mark_finetuned(bundle, **changes):
+    """Make a bundle of `fit` one of a fine-tuned backbone."""
+    metrics = json.loads((bundle / "metrics.json").read_text(encoding="utf-8"))
+    metrics["finetuned"] = FINETUNED | changes
+    rewrite(bundle, "metrics.json", json.dumps(metrics))
+    return bundle

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones import Backbone
-from featx.embedding import embed, name_store
+from featx.embedding import Embedding, embed, name_store
 from featx.errors import DataError, UsageError
 from featx.items import Manifest
 from featx.items.augmentation import parse_augmentation, plan_views
@@ -95,28 +95,10 @@ def supply_items(
         UsageError: If maps are to be cached that cannot be.
     """
     cached, reason = _decide(cut, len(manifest), spec, options)
-    folder = Path(options.features)
-    asked = EmbedOptions(workers=options.workers, runtime=options.runtime, progress=options.progress)
     options.say(reason)
-    if cached:
-        varied: dict[str, Any] = {"views": spec.views, "augmentation": spec.augmentation} if spec.views else {}
-        network = load(layers=cut.layers, pooling="none")
-        planned = plan_views(spec.views, spec.augmentation, spec.seed) if spec.views else None
-        own = [_name_source(manifest), name_store(network, "none", image, DTYPES[0], planned)]
-        name = "-".join([*own, *(cut.layers if len(cut.layers) == 1 else ())])
-        found = embed(
-            manifest,
-            network,
-            image=image,
-            name=name,
-            folder=folder / _MAPS,
-            options=asked,
-            view_seed=spec.seed,
-            **varied,
-        )
-    else:
-        network = load()
-        found = embed(manifest, network, image=image, folder=folder, options=asked)
+    found = (
+        _embed_maps(manifest, load, cut, spec, options, image) if cached else _embed(manifest, load(), options, image)
+    )
     for embedding in found:
         embedding.check()
     dataset = load_dataset(found[0].store, group=options.group)
@@ -124,7 +106,7 @@ def supply_items(
     ids = stores[0].ids[dataset.rows]
     image_spec = stores[0].spec.image
     augmentation = parse_augmentation(spec.augmentation)
-    workers = asked.count_workers()
+    workers = _plan_embedding(options).count_workers()
     pixels = PixelFeed(manifest, ids.tolist(), dataset.keys.tolist(), image_spec, augmentation, spec.seed, workers)
     maps = MapFeed(stores, [_find_rows(store, ids) for store in stores], cut.shapes, spec.views)
     return Supply(
@@ -134,6 +116,42 @@ def supply_items(
         cached=cached,
         stores=stores,
         embed_seconds=found[0].seconds + found[0].start_seconds,
+    )
+
+
+def _plan_embedding(options: FineTuneOptions) -> EmbedOptions:
+    return EmbedOptions(workers=options.workers, runtime=options.runtime, progress=options.progress)
+
+
+def _embed(
+    manifest: Manifest, network: Backbone, options: FineTuneOptions, image: Mapping[str, Any]
+) -> list[Embedding]:
+    """Embed frozen features, into the store that `featx embed` would make."""
+    return embed(manifest, network, image=image, folder=options.features, options=_plan_embedding(options))
+
+
+def _embed_maps(
+    manifest: Manifest,
+    load: Callable[..., Backbone],
+    cut: Cut,
+    spec: FineTuneSpec,
+    options: FineTuneOptions,
+    image: Mapping[str, Any],
+) -> list[Embedding]:
+    """Embed the feature maps at a cut, each layer's into a store of its own."""
+    varied: dict[str, Any] = {"views": spec.views, "augmentation": spec.augmentation} if spec.views else {}
+    planned = plan_views(spec.views, spec.augmentation, spec.seed) if spec.views else None
+    network = load(layers=cut.layers, pooling="none")
+    own = [_name_source(manifest), name_store(network, "none", image, DTYPES[0], planned)]
+    return embed(
+        manifest,
+        network,
+        image=image,
+        name="-".join([*own, *(cut.layers if len(cut.layers) == 1 else ())]),
+        folder=Path(options.features) / _MAPS,
+        options=_plan_embedding(options),
+        view_seed=spec.seed,
+        **varied,
     )
 
 

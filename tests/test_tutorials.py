@@ -41,10 +41,6 @@ SECTIONS = read_sections()
 STEPS = [(letter, number) for letter, steps in SECTIONS.items() for number in range(len(steps))]
 
 
-def needs_finetune(letter, number):
-    return any(text.startswith("featx finetune ") for text in SECTIONS[letter][: number + 1])
-
-
 def write_splits(folder):
     for split, skip, per_class in (("train", 0, 8), ("valid", 8, 4), ("test", 12, 4)):
         write_digits(folder / split, per_class=per_class, classes=3, skip=skip)
@@ -118,15 +114,7 @@ def name_step(step):
     return f"{letter}{number}-{text.split()[1] if text.startswith('featx ') else 'python'}"
 
 
-#: Strict: the mark must go when the verb has come.
-NOT_YET = pytest.mark.xfail("finetune" not in VERBS, reason="featx finetune is not in yet", strict=True)
-
-
-@pytest.mark.parametrize(
-    "step",
-    [pytest.param(step, marks=NOT_YET) if needs_finetune(*step) else step for step in STEPS],
-    ids=map(name_step, STEPS),
-)
+@pytest.mark.parametrize("step", STEPS, ids=map(name_step, STEPS))
 def test_the_commands_of_the_tutorials_run(step, folders, monkeypatch, capsys):
     letter, number = step
     text = SECTIONS[letter][number]
@@ -147,5 +135,5 @@ def test_every_tutorial_has_the_frozen_answer_first_and_only_known_verbs():
     assert set(SECTIONS) == set(MAKERS)
     for letter, steps in SECTIONS.items():
         verbs = [step.split()[1] for step in steps if step.startswith("featx ")]
-        assert set(verbs) <= VERBS | {"finetune"}
+        assert set(verbs) <= VERBS
         assert verbs.index("embed") < verbs.index("fit") < verbs.index("finetune"), letter

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from featx.merging import merge_stores
     from featx.options import CompareOptions, EmbedOptions, FitOptions
     from featx.restoration import Repair, repair_store
-    from featx.specs import BackboneSpec, EmbedSpec, HeadSpec, ImageSpec
+    from featx.specs import BackboneSpec, EmbedSpec, HeadSpec, ImageSpec, ViewSpec
     from featx.store import FeatureStore
     from featx.store.checking import Checkup, check_store
     from featx.store.exchange import export_store, read_export
@@ -44,7 +44,7 @@ _MODULES = {
     "featx.merging": ("merge_stores",),
     "featx.options": ("CompareOptions", "EmbedOptions", "FitOptions"),
     "featx.restoration": ("Repair", "repair_store"),
-    "featx.specs": ("BackboneSpec", "EmbedSpec", "HeadSpec", "ImageSpec"),
+    "featx.specs": ("BackboneSpec", "EmbedSpec", "HeadSpec", "ImageSpec", "ViewSpec"),
     "featx.store": ("FeatureStore",),
     "featx.store.checking": ("Checkup", "check_store"),
     "featx.store.exchange": ("export_store", "read_export"),
@@ -80,6 +80,7 @@ __all__ = [
     "Repair",
     "Run",
     "Standing",
+    "ViewSpec",
     "check_store",
     "compare",
     "decode",

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Resampling, Transform
 
-from featx.errors import UsageError
+from featx.errors import UnknownNameError, UsageError
 from featx.items.contact_sheets import lay_out_sheet
 from featx.registry import make_unknown_name_error
 from featx.specs import ViewSpec
@@ -286,6 +286,14 @@ def plan_views(count: int, augmentation: str, seed: int = 0) -> ViewSpec | None:
         msg = f"{count} views without an augmentation would be copies; name one, such as --augment light"
         raise UsageError(msg)
     return ViewSpec(count, canonical, seed) if count else None
+
+
+def is_canonical(text: str) -> bool:
+    """Tell whether a text is what `str` of some augmentation gives."""
+    try:
+        return str(parse_augmentation(text)) == text
+    except (UnknownNameError, UsageError):
+        return False
 
 
 def make_views(pixels: NDArray[np.uint8], spec: ViewSpec, sha256: str) -> NDArray[np.uint8]:

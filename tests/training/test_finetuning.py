@@ -2,7 +2,6 @@
 
 import csv
 import json
-import random
 import signal
 import subprocess
 import sys
@@ -298,7 +297,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(pictures, network, features, t
     state = tmp_path / "killed" / ".finetune"
     while not list(state.glob("*/state.npz")):
         time.sleep(0.01)
-    time.sleep(random.random())  # any moment will do
+    time.sleep(np.random.default_rng().random())  # any moment will do
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert list(state.glob("*/state.npz"))

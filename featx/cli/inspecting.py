@@ -34,6 +34,7 @@ def info(
             "images",
             f"{image['height']}x{image['width']} px, {image['resize']}, {image['interpolation']}, {image['decoder']}",
         ),
+        ("views", _describe_views(about["spec"].get("views"))),
         ("spec", about["spec_digest"][:16]),
         ("classes", _list(about["classes"]) or "none"),
         ("splits", _list(about["splits"]) or "none in the source"),
@@ -51,6 +52,12 @@ def _describe_runtime(names: str, drift: float) -> str:
     if names == "keras" and drift:
         return f"keras (another runtime differed by {drift:.1e} and was not used)"
     return f"{names}, at most {drift:.1e} off Keras" if drift else names
+
+
+def _describe_views(views: dict[str, Any] | None) -> str:
+    if views is None:
+        return "none"
+    return f"{views['count']} beside each image, by {views['augmentation']} (seed {views['seed']})"
 
 
 def _list(counts: dict[str, int]) -> str:

@@ -101,7 +101,7 @@ def supply_items(
     )
     for embedding in found:
         embedding.check()
-    dataset = load_dataset(found[0].store, group=options.group)
+    dataset = load_dataset(found[0].store, group=options.group, views=None)
     stores = tuple(embedding.store for embedding in found)
     ids = stores[0].ids[dataset.rows]
     image_spec = stores[0].spec.image

@@ -91,10 +91,11 @@ def shrink(words):
     for flag, value in (("--epochs", "1"), ("--patience", "1")):
         if flag in rest:
             rest[rest.index(flag) + 1] = value
+    fewer = {"gradual:3": "gradual:2", "blocks:2": "blocks:1"}  # TensorFlow traces a network anew for each stage
+    rest = [fewer.get(word, word) for word in rest]
     if verb in {"embed", "finetune"}:
         rest += ["--image-size", "75"]
         rest += [] if "--weights" in rest else ["--weights", "none"]
-    if verb == "embed":
         rest += ["--runtime", "keras"]  # converting a network takes longer than embedding 48 pictures
     if verb == "fit" and any(word.startswith("keras") for word in rest):
         rest += ["--param", "epochs=1", "--param", "learning_rate=0.001", "--scaling", "standard"]

@@ -31,7 +31,7 @@ def network(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    folder = write_digits(tmp_path_factory.mktemp("pictures"), per_class=30, classes=3)
+    folder = write_digits(tmp_path_factory.mktemp("pictures"), per_class=60, classes=3)
     (folder / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     return folder
 
@@ -55,7 +55,7 @@ def tune(pictures, network, features, tmp_path):
 def read_weights(bundle):
     backbone = featx.load_backbone(f"file:{bundle / 'backbone.keras'}")
     head = featx.Bundle.open(bundle).load_head()[-1]
-    return [np.array(v.numpy()) for v in backbone.parts.trunk.variables] + head.weights_
+    return [np.array(v.numpy()) for v in backbone.parts.trunk.weights] + head.weights_
 
 
 def read_predictions(bundle):
@@ -88,7 +88,7 @@ def test_its_bundle_predicts_what_was_tested(run, pictures):
 
 def test_its_bundle_evaluates(run, pictures, notes):
     evaluation = featx.Predictor.load(run.bundle).evaluate(featx.read_source(pictures))
-    assert evaluation.n_items == 90
+    assert evaluation.n_items == 180
     assert any("were trained on" in note for note in notes())
 
 
@@ -117,7 +117,7 @@ def test_its_record_tells_what_was_done(run):
     assert roles.count("trained") == run.n_train
     assert roles.count("tested") == run.test.n_items
     assert roles.count("validated") == run.validation.n_items
-    assert len(roles) == 90
+    assert len(roles) == 180
 
 
 def test_the_tuned_backbone_is_a_backbone(run, pictures, tmp_path):
@@ -227,7 +227,7 @@ def test_no_epoch_better_than_the_start_keeps_the_start(tune, network):
     )
     assert run.finetuned["best_epoch"] == 0
     assert any("no epoch was better than the start" in line for line in said)
-    first = featx.load_backbone(network).parts.trunk.variables
+    first = featx.load_backbone(network).parts.trunk.weights
     for variable, array in zip(first, read_weights(run.bundle), strict=False):
         assert np.array_equal(variable.numpy(), array)
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones.unfreezing import Stage
-from featx.errors import BackboneError, DataError
+from featx.containers import DAMAGES
+from featx.errors import BackboneError, DataError, StoreError
 from featx.evaluation.history import plot_history, write_history
 from featx.evaluation.scores import make_roc_auc
 from featx.heads.architectures import take_probabilities
@@ -275,10 +276,14 @@ class Course:
         if self._options.fresh or not path.is_file():
             self._options.say(self._describe_start())
             return self.progressed
-        found = read_result(path)
-        state = Progressed(**found.record)
-        self._network.restore(found.arrays)
-        self._best = {name: found.arrays[f"best_{name}"] for name in self._best}
+        try:
+            found = read_result(path)
+            state = Progressed(**found.record)
+            self._network.restore(found.arrays)
+            self._best = {name: found.arrays[f"best_{name}"] for name in self._best}
+        except (*DAMAGES, TypeError) as error:
+            msg = f"{path} is damaged ({' '.join(str(error).split())[:100]}); begin anew with --fresh"
+            raise StoreError(msg) from error
         if state.stage < len(self._stages) and state.epoch:
             self._network.start(self._stages[state.stage])
             self._network.restore_optimizers(found.arrays)

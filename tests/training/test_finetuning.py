@@ -14,7 +14,7 @@ from pictures import write_digits
 from tiny import save_network
 
 import featx
-from featx.errors import DataError, UnknownNameError, UsageError
+from featx.errors import DataError, StoreError, UnknownNameError, UsageError
 from featx.options import FineTuneOptions, FitOptions
 from featx.specs import FineTuneSpec, HeadSpec
 from featx.training import epochs, finetuning
@@ -272,6 +272,18 @@ def test_an_epoch_that_was_interrupted_is_begun_again(tune, monkeypatch):
     for a, b in zip(read_weights(whole.bundle), read_weights(resumed.bundle), strict=True):
         assert np.array_equal(a, b)
     assert read_curve(whole.bundle) == read_curve(resumed.bundle)
+
+
+def test_a_damaged_state_is_told(tune, monkeypatch, tmp_path):
+    monkeypatch.setattr(epochs.Course, "_take_head", None)  # ends the run before its first epoch
+    with pytest.raises(TypeError):
+        tune(epochs=1)
+    (folder,) = (path for path in (tmp_path / "runs" / ".finetune").iterdir() if path.is_dir())
+    (folder / epochs.STATE).write_bytes(b"PK\x03\x04 half of it")
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match=r"is damaged .* --fresh"):
+        tune(epochs=1)
+    assert tune(epochs=1, options={"fresh": True}).finetuned["epochs"] == 1
 
 
 def start(pictures, network, runs, features, n_epochs):

@@ -26,8 +26,11 @@ from featx.training.tasks import Result, read_result, write_result
 STATE = "state.npz"
 CURVES = "curves"
 
-#: Of the time of an epoch, drawing its curves takes no more than one part in so many.
+#: Of the time of training, drawing its curves takes no more than one part in so many.
 _DRAWN_PART = 30
+
+#: What drawing takes, as long as that is not known.
+_DRAW_SECONDS = 0.5
 
 _LEAST_RATE = 0.01
 
@@ -114,7 +117,7 @@ class Course:
         self._stages, self._spec, self._folder, self._options = stages, spec, folder, options
         self.progressed = Progressed()
         self._best: Arrays = network.dump()
-        self._drawn, self._draw_seconds = time.perf_counter(), 0.0
+        self._drawn, self._draw_seconds = time.perf_counter(), _DRAW_SECONDS
 
     def run(self) -> None:
         """Train through all stages; the network and the head have the best weights then.

@@ -197,8 +197,8 @@ def load_dataset(store: FeatureStore, *, group: str = "", views: str | None = VI
     groups = np.asarray(found)[rows]
     notes += describe_ungrouped(groups.tolist(), group)
     notes += _note_views(store, views) if views else []
-    names = tuple(classes.tolist())
-    return Dataset(store, rows, names, targets, store.splits[rows], groups, store.sha256[rows], tuple(notes), views or VIEWS[-1])
+    columns = (store.splits[rows], groups, store.sha256[rows])
+    return Dataset(store, rows, tuple(classes.tolist()), targets, *columns, tuple(notes), views or VIEWS[-1])
 
 
 def _note_views(store: FeatureStore, views: str) -> list[str]:

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones.unfreezing import Stage
-from featx.errors import BackboneError, DataError
+from featx.containers import DAMAGES
+from featx.errors import BackboneError, DataError, StoreError
 from featx.evaluation.history import plot_history, write_history
 from featx.evaluation.scores import make_roc_auc
 from featx.heads.architectures import take_probabilities
@@ -25,8 +26,11 @@ from featx.training.tasks import Result, read_result, write_result
 STATE = "state.npz"
 CURVES = "curves"
 
-#: Of the time of an epoch, drawing its curves takes no more than one part in so many.
+#: Of the time of training, drawing its curves takes no more than one part in so many.
 _DRAWN_PART = 30
+
+#: What drawing takes, as long as that is not known.
+_DRAW_SECONDS = 0.5
 
 _LEAST_RATE = 0.01
 
@@ -113,7 +117,7 @@ class Course:
         self._stages, self._spec, self._folder, self._options = stages, spec, folder, options
         self.progressed = Progressed()
         self._best: Arrays = network.dump()
-        self._drawn, self._draw_seconds = time.perf_counter(), 0.0
+        self._drawn, self._draw_seconds = time.perf_counter(), _DRAW_SECONDS
 
     def run(self) -> None:
         """Train through all stages; the network and the head have the best weights then.
@@ -275,10 +279,14 @@ class Course:
         if self._options.fresh or not path.is_file():
             self._options.say(self._describe_start())
             return self.progressed
-        found = read_result(path)
-        state = Progressed(**found.record)
-        self._network.restore(found.arrays)
-        self._best = {name: found.arrays[f"best_{name}"] for name in self._best}
+        try:
+            found = read_result(path)
+            state = Progressed(**found.record)
+            self._network.restore(found.arrays)
+            self._best = {name: found.arrays[f"best_{name}"] for name in self._best}
+        except (*DAMAGES, TypeError) as error:
+            msg = f"{path} is damaged ({' '.join(str(error).split())[:100]}); begin anew with --fresh"
+            raise StoreError(msg) from error
         if state.stage < len(self._stages) and state.epoch:
             self._network.start(self._stages[state.stage])
             self._network.restore_optimizers(found.arrays)

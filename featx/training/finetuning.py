@@ -28,6 +28,7 @@ from featx.options import FINETUNE_DEFAULTS, FineTuneOptions
 from featx.registry import TUNERS, resolve
 from featx.specs import FineTuneSpec
 from featx.store.durability import make_folder, say_failures
+from featx.store.lock import StoreLock
 from featx.training.dataset import Partition, split_dataset
 from featx.training.epochs import Course, Lesson, embed_items
 from featx.training.frozen import Run
@@ -93,21 +94,22 @@ def finetune(
     partition = split_dataset(supply.dataset, test_size=options.test_size, seed=spec.seed)
     train, held, notes = _hold_out(supply, partition, spec)
     folder = _open_folder(spec, supply, network, (train, held), options)
-    _show_views(supply, train, spec, folder, options)
-    head, of_head = _fit_head(tuner, supply, (train, held), spec, folder)
-    tuner.attach(head)
-    _describe_parameters(tuner.count_parameters(), stages, options)
-    course = Course(tuner, head, _plan_lesson(supply, head, (train, held), spec), stages, spec, folder, options)
-    course.run()
-    told = (*notes, *of_head)
-    tuning = Tuning(tuner, head, spec, supply, partition, (train, held), course.progressed, told, read_peak)
-    return _conclude(tuning, network, folder, options, started)
+    with StoreLock(folder):  # the same command, twice at a time, would write one state
+        _show_views(supply, train, spec, folder, options)
+        head, of_head = _fit_head(tuner, supply, (train, held), spec, folder)
+        tuner.attach(head)
+        _describe_parameters(tuner.count_parameters(), stages, options)
+        course = Course(tuner, head, _plan_lesson(supply, head, (train, held), spec), stages, spec, folder, options)
+        course.run()
+        told = (*notes, *of_head)
+        tuning = Tuning(tuner, head, spec, supply, partition, (train, held), course.progressed, told, read_peak)
+        return _conclude(tuning, network, folder, options, started)
 
 
-def list_own_layers(network: Backbone) -> list[LayerInfo]:
-    """List the layers of a backbone up to where it is cut."""
-    last = max(at for at, layer in enumerate(network.layers) if layer.name == network.outputs[0].layer)
-    return list(network.layers[: last + 1])
+def list_own_layers(network: Any) -> list[LayerInfo]:  # noqa: ANN401 - a KerasBackbone, whose module imports TensorFlow
+    """List the layers of a Keras backbone that are run: those before its cut, and not beside it."""
+    run = {id(layer) for layer in network.parts.trunk.layers}
+    return [layer for layer in network.layers if id(network.parts.layers[layer.name]) in run]
 
 
 def _plan_loading(

@@ -126,8 +126,12 @@ def _plan_embedding(options: FineTuneOptions) -> EmbedOptions:
 def _embed(
     manifest: Manifest, network: Backbone, options: FineTuneOptions, image: Mapping[str, Any]
 ) -> list[Embedding]:
-    """Embed frozen features, into the store that `featx embed` would make."""
-    return embed(manifest, network, image=image, folder=options.features, options=_plan_embedding(options))
+    """Embed frozen features, into the store that `featx embed` would make, unless that is of another source."""
+    name = name_store(network, None, image, DTYPES[0])
+    path = Path(options.features) / f"{name}.h5"
+    if path.is_file() and FeatureStore(path).source != describe_source(manifest):
+        name = f"{_name_source(manifest)}-{name}"
+    return embed(manifest, network, image=image, name=name, folder=options.features, options=_plan_embedding(options))
 
 
 def _embed_maps(

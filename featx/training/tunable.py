@@ -77,7 +77,7 @@ class TunableNetwork:
         self._head_network.set_weights(head.weights_)
         self._head = self._head_network.build_logits(head.scaler_)
         self._loss = make_loss(1 if classes == 2 else classes, self._spec.label_smoothing)  # noqa: PLR2004 - one unit for two
-        self._frozen = {id(v): v for v in self._trunk.variables}
+        self._frozen = {id(v): v for v in self._trunk.weights}
         for variable in self._list_changing():
             self._frozen.pop(id(variable), None)
         self._digests = self._digest(self._frozen.values())
@@ -235,13 +235,13 @@ class TunableNetwork:
         return list({id(variable): variable for variable in kept}.values())
 
     def _list_seeds(self) -> list[Any]:
-        return [variable for variable in self._top.variables if variable.dtype == "uint32"]
+        return [variable for variable in self._top.variables if variable.name == "seed_generator_state"]
 
     def _set_seeds(self) -> None:
         """Seed what is random inside the backbone, which Keras seeds by Python's own generator."""
         random = np.random.default_rng(self._spec.seed)
         for variable in self._list_seeds():
-            variable.assign(random.integers(2**32, size=variable.shape, dtype=np.uint32))
+            variable.assign(random.integers(2**31, size=variable.shape))
 
     def _list_moments(self) -> Iterator[Any]:
         for optimizer in self._optimizers:

@@ -12,6 +12,7 @@ FINETUNED = {
     "epochs": 20,
     "best_epoch": 12,
     "seconds": 125.0,
+    "elapsed_seconds": 118.0,
     "embed_seconds": 9.5,
     "peak_memory_bytes": 1_500_000_000,
     "cached": True,

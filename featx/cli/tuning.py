@@ -1,6 +1,7 @@
 """`featx finetune`."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,6 +42,9 @@ from featx.specs import (
 )
 
 _DEFAULTS = FineTuneSpec()
+
+#: Times that differ by less are told as one.
+_NOTABLY = 1.05
 
 
 def finetune(
@@ -198,9 +202,14 @@ def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads nump
         ],
     )
     kept = f"epoch {tuned['best_epoch']} of {tuned['epochs']}" if tuned["best_epoch"] else "the start"
-    last = (
-        f"kept {kept}, validation accuracy {run.validation.accuracy:.4f}, {run.seconds:.1f} s, of which "
-        f"{tuned['embed_seconds']:.1f} s embedding -> {run.bundle}"
-    )
+    last = f"kept {kept}, validation accuracy {run.validation.accuracy:.4f}, {_describe_time(tuned)} -> {run.bundle}"
     parts = [head, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test), took, last]
     return "\n\n".join(parts)
+
+
+def _describe_time(tuned: Mapping[str, Any]) -> str:
+    """Tell the time as if nothing had been there, and that of this run where it is another."""
+    seconds, elapsed, embedding = (tuned[name] for name in ("seconds", "elapsed_seconds", "embed_seconds"))
+    part = "" if embedding is None else f", of which {embedding:.1f} s embedding"
+    now = f" ({elapsed:.1f} s now)" if seconds > _NOTABLY * elapsed else ""
+    return f"{seconds:.1f} s{part}{now}"

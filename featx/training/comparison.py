@@ -247,6 +247,7 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         validation_accuracy=float(np.concatenate(right).mean()),
         validation_log_loss=float(np.concatenate(losses).mean()),
         fit_seconds=record["fit_seconds"],
+        embed_seconds=candidate.store.embed_seconds,
         predict_seconds=record["predict_seconds"],
         threads=record["threads"],
         # An older featx kept results without them.

@@ -34,7 +34,7 @@ _PLAN = re.compile(r"all|[a-z][a-z-]+:[^/\\]+")
 #: Metrics are the same where they differ by less: both come from the same numbers.
 _SAME = 1e-9
 
-_DAMAGES = (OSError, KeyError, IndexError, TypeError, ValueError, csv.Error)
+_DAMAGES = (AttributeError, OSError, KeyError, IndexError, TypeError, ValueError, csv.Error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,7 @@ class Finetuning:
         trained_parameters: Those of the backbone that were trained, and those of its head.
         peak_memory_bytes: The most memory that it took; None if it is not known.
         seconds: Time of everything, embedding of frozen layers included.
+        embed_seconds: What of it that was, whichever run did it; None if it is not known.
         best_epoch: The epoch whose weights were kept.
         epochs: Epochs that it was trained for.
     """
@@ -54,6 +55,7 @@ class Finetuning:
     trained_parameters: int
     peak_memory_bytes: int | None
     seconds: float
+    embed_seconds: float | None
     best_epoch: int
     epochs: int
 
@@ -74,7 +76,9 @@ class Finetuning:
         if not all(0 <= number < float("inf") for number in (*counts, peak or 0, seconds)):
             msg = "finetuned holds a number below 0 or without end"
             raise ValueError(msg)
-        return cls(values["unfreeze"][:80], counts[0] + counts[1], peak or None, float(seconds), *counts[2:])
+        # Without the other key, an older featx told only what its own run took.
+        embedding = _read_seconds(values["embed_seconds"]) if "elapsed_seconds" in values else None
+        return cls(values["unfreeze"][:80], counts[0] + counts[1], peak or None, float(seconds), embedding, *counts[2:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +94,7 @@ class FinishedRun:
         probabilities: float64 `(n_tested, n_classes)`, in the order of the bundle's classes.
         validation: What it did on items that were held out of training.
         seconds: Time of the run.
+        embed_seconds: Time of embedding, be it part of the run or before it; None if it is not known.
         finetuning: How the backbone was fine-tuned; None for a head on frozen features.
     """
 
@@ -101,6 +106,7 @@ class FinishedRun:
     probabilities: NDArray[np.float64]
     validation: Evaluation
     seconds: float
+    embed_seconds: float | None
     finetuning: Finetuning | None
 
 
@@ -180,7 +186,20 @@ def _read_run(folder: Path, bundle: Bundle) -> FinishedRun:
         msg = "metrics.json has no proper validation"
         raise ValueError(msg)
     finetuning = None if tuned is None else Finetuning.from_dict(tuned)
-    return FinishedRun(bundle, record, roles, ids, labels, probabilities, validation, float(seconds), finetuning)
+    frozen = _read_seconds((record.get("store") or {}).get("embed_seconds"))
+    embedding = finetuning.embed_seconds if finetuning else frozen
+    return FinishedRun(
+        bundle, record, roles, ids, labels, probabilities, validation, float(seconds), embedding, finetuning
+    )
+
+
+def _read_seconds(value: object) -> float | None:
+    if value is None:
+        return None
+    if type(value) not in {int, float} or not 0 <= value < float("inf"):  # type: ignore[operator]
+        msg = "embed_seconds is no number of seconds"
+        raise ValueError(msg)
+    return float(value)  # type: ignore[arg-type]
 
 
 def _read_roles(path: Path) -> dict[str, frozenset[tuple[str, str]]]:

@@ -75,6 +75,7 @@ def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> Standing:
         validation_accuracy=float(run.validation.accuracy),
         validation_log_loss=float(run.validation.log_loss),
         fit_seconds=run.seconds,
+        embed_seconds=run.embed_seconds,
         run=bundle.path,
     )
     if tuning is None:

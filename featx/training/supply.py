@@ -7,7 +7,7 @@ maps are cached, of these.
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,8 @@ class Supply:
         pixels: The same from pixels, for a look at them.
         cached: Whether it is shown feature maps from stores.
         stores: The stores.
-        embed_seconds: Time of embedding them; 0 for what was there.
+        embed_seconds: What embedding them took, whenever that was; None where they do not tell.
+        own_embed_seconds: What it took in this run: next to nothing for what was there.
     """
 
     dataset: Dataset
@@ -51,7 +52,8 @@ class Supply:
     pixels: PixelFeed
     cached: bool
     stores: tuple[FeatureStore, ...]
-    embed_seconds: float
+    embed_seconds: float | None
+    own_embed_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +135,15 @@ def supply_items(
         pixels=pixels,
         cached=cached,
         stores=stores,
-        embed_seconds=found[0].seconds + found[0].start_seconds,
+        embed_seconds=_find_longest(stores),
+        own_embed_seconds=found[0].seconds + found[0].start_seconds,
     )
+
+
+def _find_longest(stores: Sequence[FeatureStore]) -> float | None:
+    """Find what embedding took, of which each store of one run tells the whole."""
+    times = [store.embed_seconds for store in stores]
+    return None if None in times else max(one for one in times if one is not None)
 
 
 def _name_source(manifest: Manifest) -> str:

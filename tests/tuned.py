@@ -5,7 +5,7 @@ import json
 
 FINETUNED = {
     "unfreeze": "last:23",
-    "backbone": "mobilenet?alpha=0.75",
+    "backbone": "colour",
     "trainable_parameters": 1_200_000,
     "frozen_parameters": 600_000,
     "head_parameters": 7_690,

@@ -1,6 +1,5 @@
 """`featx finetune`."""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +24,7 @@ from featx.cli.embedding import (
     read_and_describe,
 )
 from featx.cli.interruption import end_at_second_interrupt
-from featx.cli.output import format_table, print_json, show_progress
+from featx.cli.output import format_table, print_json, show_progress, tell
 from featx.options import CACHES, FINETUNE_DEFAULTS, FineTuneOptions
 from featx.specs import (
     BATCH_NORMS,
@@ -159,7 +158,7 @@ def finetune(
             runtime=runtime,
             mixed_precision=mixed_precision,
             progress=progress,
-            report=_tell,
+            report=tell,
         )
         run = featx.finetune(
             manifest,
@@ -177,11 +176,6 @@ def finetune(
         print_json(run.to_dict())
     else:
         typer.echo(_describe(run))
-
-
-def _tell(line: str) -> None:
-    """Print a line above the bar, if there is one."""
-    sys.stderr.write(f"{line}\n")
 
 
 def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads numpy

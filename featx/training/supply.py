@@ -4,6 +4,7 @@ Items, quarantine and splits are those of a feature store, as for `fit`: of the 
 maps are cached, of these.
 """
 
+import contextlib
 import hashlib
 import math
 import shutil
@@ -16,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones import Backbone
-from featx.embedding import embed, name_store
-from featx.errors import DataError, UsageError
+from featx.embedding import embed, make_spec, name_store
+from featx.errors import DataError, StoreError, UsageError
 from featx.items import Manifest
 from featx.items.augmentation import parse_augmentation, plan_views
 from featx.ledger import describe_source
 from featx.options import EmbedOptions, FineTuneOptions
-from featx.specs import DTYPES, FineTuneSpec
+from featx.specs import DTYPES, FineTuneSpec, ImageSpec
 from featx.store import FeatureStore
 from featx.training.dataset import Dataset, load_dataset
 from featx.training.feeds import Feed, MapFeed, PixelFeed
@@ -104,7 +105,8 @@ def supply_items(
         varied: dict[str, Any] = {"views": spec.views, "augmentation": spec.augmentation} if spec.views else {}
         network = load(layers=cut.layers, pooling="none")
         planned = plan_views(spec.views, spec.augmentation, spec.seed) if spec.views else None
-        own = [_name_source(manifest), name_store(network, "none", image, DTYPES[0], planned)]
+        sized = {**image, "height": network.height, "width": network.width}
+        own = [_name_source(manifest), name_store(network, "none", sized, DTYPES[0], planned)]
         name = "-".join([*own, *(cut.layers if len(cut.layers) == 1 else ())])
         found = embed(
             manifest,
@@ -118,7 +120,8 @@ def supply_items(
         )
     else:
         network = load()
-        found = embed(manifest, network, image=image, folder=folder, options=asked)
+        name = _name_frozen(folder, manifest, network, image)
+        found = embed(manifest, network, image=image, name=name, folder=folder, options=asked)
     for embedding in found:
         embedding.check()
     dataset = load_dataset(found[0].store, group=options.group)
@@ -150,6 +153,21 @@ def _name_source(manifest: Manifest) -> str:
     """Name what maps are of, so that those of another source with the same names of files have another store."""
     source = describe_source(manifest)
     return f"{Path(source).stem}-{hashlib.sha256(source.encode()).hexdigest()[:6]}"
+
+
+def _name_frozen(folder: Path, manifest: Manifest, network: Backbone, image: Mapping[str, Any]) -> str:
+    """Name the store of frozen features: one of this source that is there, under whatever name, or a new one."""
+    output, size = network.outputs[0], {"height": network.height, "width": network.width}
+    spec = make_spec(network, output, ImageSpec(**{**image, **size}))
+    taken = dict[str, str]()
+    for path in sorted(folder.glob("[!.]*.h5")):
+        with contextlib.suppress(StoreError):
+            store = FeatureStore(path)
+            taken[path.stem] = store.spec.digest
+            if store.spec.digest == spec.digest and store.source == describe_source(manifest):
+                return path.stem
+    usual = name_store(network, None, image, DTYPES[0])
+    return usual if taken.get(usual, spec.digest) == spec.digest else f"{usual}-{spec.digest[:8]}"
 
 
 def _decide(cut: Cut, n_items: int, spec: FineTuneSpec, options: FineTuneOptions) -> tuple[bool, str]:

@@ -141,15 +141,10 @@ def draft_bundle(
     ids = store.ids[dataset.rows]
     record = {
         "created_with": {**store.created_with, **read_versions()},
-        "split": {
-            "origin": tuning.partition.origin,
-            "test_size": options.test_size,
-            "cv": 0,
-            "group": options.group,
-            "seed": tuning.spec.seed,
-        },
+        "split": describe_split(tuning.partition, options.test_size, options.group, tuning.spec.seed),
         "store": {"path": str(store.path), "source": store.source, "items": len(store)},
         "finetune": tuning.spec.to_dict(),
+        "backbone": make_spec(network, output, image).backbone.to_dict(),
     }
     return Draft(
         embed_spec=make_spec(tuned, tuned.outputs[0], image),
@@ -165,6 +160,11 @@ def draft_bundle(
         predictions=tabulate_predictions(ids, dataset.labels, tested, probabilities, dataset.classes),
         extras=_list_illustrations(run, tuning, probabilities, folder),
     )
+
+
+def describe_split(partition: Partition, test_size: float, group: str, seed: int) -> dict[str, Any]:
+    """Describe a split as a bundle records it, so that a run on the same one can be found."""
+    return {"origin": partition.origin, "test_size": test_size, "cv": 0, "group": group, "seed": seed}
 
 
 def _compare(tuning: Tuning, golden: Golden, image: ImageSpec) -> None:

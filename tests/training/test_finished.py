@@ -11,11 +11,11 @@ from pictures import write_digits
 from tuned import FINETUNED, mark_finetuned, rewrite
 
 import featx
-from featx.errors import BundleError, DataError, UsageError
+from featx.errors import BundleError, DataError
 from featx.evaluation import METRICS
 from featx.options import CompareOptions, FitOptions
 from featx.training.dataset import HeldOut
-from featx.training.finished import find_run, find_runs, read_run
+from featx.training.finished import read_run
 
 OPTIONS = CompareOptions(folder=None, jobs=1)
 
@@ -265,24 +265,6 @@ def test_a_damaged_run_is_refused(bundle, spoil, pattern):
     with pytest.raises(BundleError, match=pattern) as caught:
         read_run(bundle)
     assert "\n" not in str(caught.value)
-
-
-def test_plans_folders_and_runs(few, fitted, tmp_path):
-    assert find_run(fitted, few, OPTIONS) == fitted.bundle
-    assert find_run(str(fitted.bundle), few, OPTIONS) == fitted.bundle
-    for plan in ("last:23", "blocks:1", "all"):
-        with pytest.raises(UsageError, match="give the folder of a finished run"):
-            find_run(plan, few, OPTIONS)
-    folder = fitted.bundle
-    assert find_runs(folder, few, OPTIONS) == find_runs(str(folder), few, OPTIONS) == [folder]
-    assert find_runs([fitted, folder], few, OPTIONS) == [folder, folder]
-    unwritten = featx.fit(few, "centroid", options=FitOptions(folder=None))
-    with pytest.raises(UsageError, match="a run without a bundle"):
-        compare(few, unwritten)
-    with pytest.raises(BundleError, match="is no bundle"):
-        compare(few, tmp_path / "gone")
-    with pytest.raises(UsageError, match="no head is named"):
-        compare(few, fitted, heads=",")
 
 
 def test_groups_are_those_of_the_comparison(store, tmp_path):

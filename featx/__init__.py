@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from featx.merging import merge_stores
     from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions, SplitOptions
     from featx.restoration import Repair, repair_store
-    from featx.specs import BackboneSpec, EmbedSpec, FineTuneSpec, HeadSpec, ImageSpec
+    from featx.specs import BackboneSpec, EmbedSpec, FineTuneSpec, HeadSpec, ImageSpec, ViewSpec
     from featx.splitting import SplitTable, split_source
     from featx.store import FeatureStore
     from featx.store.checking import Checkup, check_store
@@ -46,7 +46,7 @@ _MODULES = {
     "featx.merging": ("merge_stores",),
     "featx.options": ("CompareOptions", "EmbedOptions", "FineTuneOptions", "FitOptions", "SplitOptions"),
     "featx.restoration": ("Repair", "repair_store"),
-    "featx.specs": ("BackboneSpec", "EmbedSpec", "FineTuneSpec", "HeadSpec", "ImageSpec"),
+    "featx.specs": ("BackboneSpec", "EmbedSpec", "FineTuneSpec", "HeadSpec", "ImageSpec", "ViewSpec"),
     "featx.splitting": ("SplitTable", "split_source"),
     "featx.store": ("FeatureStore",),
     "featx.store.checking": ("Checkup", "check_store"),
@@ -88,6 +88,7 @@ __all__ = [
     "SplitOptions",
     "SplitTable",
     "Standing",
+    "ViewSpec",
     "check_store",
     "compare",
     "decode",

@@ -19,6 +19,9 @@ RUNTIMES = ("auto", "keras", "openvino")
 #: What `FineTuneOptions.cache` may be.
 CACHES = ("auto", "yes", "no")
 
+#: What `FitOptions.views` may be.
+VIEWS = ("average", "augment", "plain")
+
 #: What NumPy's and scikit-learn's generators take.
 _SEEDS = 2**32
 
@@ -92,6 +95,11 @@ class FitOptions:
         folder: Where bundles are written; None writes none.
         progress: Called with fits done and in all.
         curve: Whether the learning curve is measured as well, which takes some 25 more fits.
+        views: What is learnt from a store with views: `average`, the mean over all views of an item, which then
+            stands for it when the bundle predicts as well; `augment`, every view as a row of its own, while
+            tests and predictions take the image itself; `plain`, the image itself alone. The first is the default
+            since it has as many rows as items, so that nothing that counts rows is misled, and no strange views
+            to learn; `augment` predicts at the cost of one view.
     """
 
     test_size: float = 0.2
@@ -101,6 +109,7 @@ class FitOptions:
     folder: str | os.PathLike[str] | None = "runs"
     progress: Progress | None = None
     curve: bool = False
+    views: str = VIEWS[0]
 
     def __post_init__(self) -> None:
         """Refuse values that no split can be made with.
@@ -109,6 +118,9 @@ class FitOptions:
             UsageError: The message names the option and what it takes.
         """
         _check_split(self.test_size, self.seed)
+        if self.views not in VIEWS:
+            msg = f"views is {self.views!r}; it must be one of {', '.join(VIEWS)}"
+            raise UsageError(msg)
         if self.cv < 0 or self.cv == 1:
             msg = f"{self.cv} folds cannot be made; ask for 2 or more, or for 0 to hold one test out"
             raise UsageError(msg)

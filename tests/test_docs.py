@@ -80,3 +80,15 @@ def test_the_page_of_heads_has_every_head_and_parameter():
         assert head.description in rows[name]
         assert all(f"`{parameter}`" in rows[name] for parameter in head.params)
         assert all(f"{value:g}" in rows[name] for values in head.grid.values() for value in values)
+
+
+def test_the_page_of_augmentations_has_every_name_and_its_python_runs(folder):
+    from featx.items.augmentation import PRESETS, parse_augmentation
+
+    page = (ROOT / "docs" / "augmentation.md").read_text(encoding="utf-8")
+    for name, text in PRESETS.items():
+        assert f"| `{name}` | `{text}` |" in page
+    for name in ("rotate", "zoom", "shear", "shift", "contrast", "crop"):
+        assert f"| `{parse_augmentation(name)}` |" in page
+    (block,) = find_blocks("docs/augmentation.md", "python")
+    assert "views.png" in run([sys.executable, "-c", block], folder)

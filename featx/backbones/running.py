@@ -295,4 +295,4 @@ def _join_views(
         keys = [key for key, is_last in told if is_last]
         waiting = tuple(matrix[n_whole * views :] for matrix in rows)
         if keys:
-            yield keys, tuple(matrix[: n_whole * views].reshape(n_whole, -1) for matrix in rows)
+            yield keys, tuple(matrix[: n_whole * views].reshape(n_whole, views * matrix.shape[1]) for matrix in rows)

@@ -116,7 +116,9 @@ def embed(
 ) -> None:
     """Embed images once, into a feature store; what is embedded already is not embedded again."""
     import featx
+    from featx.items.augmentation import plan_views
 
+    plan_views(views, augment, view_seed)  # what cannot be meant is said before a large source is listed
     image = parse_image_options(image_size, resize, interpolation, decoder)
     options = EmbedOptions(batch_size, workers, rehash, None, on_bad, max_bad, runtime)
     manifest = read_and_describe(source, root, path_column, label_column, split_column, group)

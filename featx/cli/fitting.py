@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from featx.cli.output import format_table, print_json, show_progress
-from featx.options import FIT_DEFAULTS, FitOptions
+from featx.options import FIT_DEFAULTS, VIEWS, FitOptions
 from featx.registry import HEADS
 from featx.specs import CALIBRATIONS, SCALINGS
 
@@ -44,6 +44,9 @@ def fit(
     group: Annotated[
         str, typer.Option(help="What stays together: a table's column, folder, or a regular expression.")
     ] = FIT_DEFAULTS.group,
+    views: Annotated[
+        str, typer.Option(help=f"Of a store with views, learn from: {', '.join(VIEWS)} (the image itself).")
+    ] = FIT_DEFAULTS.views,
     seed: Annotated[int, typer.Option(help="Seed of split, folds and head.")] = FIT_DEFAULTS.seed,
     runs: Annotated[Path, typer.Option(help="Folder of the bundles.")] = Path(str(FIT_DEFAULTS.folder)),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
@@ -55,7 +58,7 @@ def fit(
     opened = featx.FeatureStore(store) if store else featx.FeatureStore.find_newest()
     params = split_params([*(param or ()), *([f"class_weight={class_weight}"] if class_weight else ())])
     with show_progress("fitting") as progress:
-        options = FitOptions(test_size, cv, group, seed, runs, progress, curve)
+        options = FitOptions(test_size, cv, group, seed, runs, progress, curve, views)
         run = featx.fit(
             opened,
             clf,

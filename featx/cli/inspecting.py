@@ -34,6 +34,7 @@ def info(
             "images",
             f"{image['height']}x{image['width']} px, {image['resize']}, {image['interpolation']}, {image['decoder']}",
         ),
+        ("views", _describe_views(about["spec"].get("views"))),
         ("spec", about["spec_digest"][:16]),
         ("classes", _list(about["classes"]) or "none"),
         ("splits", _list(about["splits"]) or "none in the source"),
@@ -56,6 +57,12 @@ def _describe_runtime(names: str, drift: float) -> str:
 
 def _describe_seconds(seconds: float | None) -> str:
     return "took a time that is not recorded" if seconds is None else f"took {format_seconds(seconds)}"
+
+
+def _describe_views(views: dict[str, Any] | None) -> str:
+    if views is None:
+        return "none"
+    return f"{views['count']} beside each image, by {views['augmentation']} (seed {views['seed']})"
 
 
 def _list(counts: dict[str, int]) -> str:

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from featx.cli.embedding import (
+    Augment,
     BatchSize,
     GroupColumn,
     Json,
@@ -19,6 +20,7 @@ from featx.cli.embedding import (
     Root,
     Runtime,
     SplitColumn,
+    ViewSeed,
     Workers,
     read_and_describe,
 )
@@ -29,6 +31,15 @@ from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prefetching import gather
 
 _FLUSH_ROWS = 40
+
+TestViews = Annotated[
+    int,
+    typer.Option(
+        "--views",
+        min=0,
+        help="Views of each image that are predicted beside it, by --augment; probabilities are averaged.",
+    ),
+]
 
 
 class Format(StrEnum):
@@ -48,6 +59,9 @@ def evaluate(
     label_column: LabelColumn = None,
     split_column: SplitColumn = None,
     group: GroupColumn = None,
+    views: TestViews = 0,
+    augment: Augment = "",
+    view_seed: ViewSeed = 0,
     batch_size: BatchSize = EMBED_DEFAULTS.batch_size,
     workers: Workers = EMBED_DEFAULTS.workers,
     runtime: Runtime = EMBED_DEFAULTS.runtime,
@@ -56,12 +70,14 @@ def evaluate(
     """Evaluate a bundle on labelled images, from pixels."""
     import featx
     from featx.evaluation import format_confusion, format_metrics, format_per_class
+    from featx.items.augmentation import plan_views
 
+    planned = plan_views(views, augment, view_seed)
     manifest = read_and_describe(source, root, path_column, label_column, split_column, group)
     predictor = featx.Predictor.load(bundle)
     with show_progress("evaluating") as progress:
         options = EmbedOptions(batch_size, workers, progress=progress, runtime=runtime)
-        evaluation = predictor.evaluate(manifest, split=split, options=options)
+        evaluation = predictor.evaluate(manifest, split=split, options=options, views=planned)
     if as_json:
         print_json({"bundle": str(bundle), "test": evaluation.to_dict()})
     else:
@@ -76,6 +92,9 @@ def predict(
     output: Annotated[
         Format | None, typer.Option("--format", help="table, csv or json (lines); table on a terminal, else csv.")
     ] = None,
+    views: TestViews = 0,
+    augment: Augment = "",
+    view_seed: ViewSeed = 0,
     batch_size: BatchSize = EMBED_DEFAULTS.batch_size,
     workers: Workers = EMBED_DEFAULTS.workers,
     runtime: Runtime = EMBED_DEFAULTS.runtime,
@@ -83,7 +102,9 @@ def predict(
 ) -> None:
     """Predict the class of images; one that cannot be read gets a row that says why."""
     import featx
+    from featx.items.augmentation import plan_views
 
+    planned = plan_views(views, augment, view_seed)
     predictor = featx.Predictor.load(bundle)
     chosen = Format.JSON if as_json else output or (Format.TABLE if sys.stdout.isatty() else Format.CSV)
     printer = {Format.TABLE: _print_table, Format.CSV: _print_csv, Format.JSON: _print_lines}[chosen]
@@ -91,7 +112,7 @@ def predict(
     with contextlib.nullcontext(None) if sys.stdout.isatty() else show_progress("predicting") as progress:
         options = EmbedOptions(batch_size, workers, progress=progress, runtime=runtime)
         failed: list[str] = []
-        printer(_note_failures(predictor.predict(images, options), failed), predictor.classes)
+        printer(_note_failures(predictor.predict(images, options, views=planned), failed), predictor.classes)
     if failed:
         typer.echo(f"note: {len(failed):,} could not be read, the first is {to_text(failed[0])}", err=True)
 

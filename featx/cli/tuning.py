@@ -8,7 +8,6 @@ import typer
 
 from featx.cli.embedding import (
     Backbone,
-    GroupColumn,
     ImageSize,
     Json,
     LabelColumn,
@@ -108,7 +107,9 @@ def finetune(
     test_size: Annotated[
         float, typer.Option(help="Fraction held out where the source has no test split.")
     ] = FINETUNE_DEFAULTS.test_size,
-    group: GroupColumn = None,
+    group: Annotated[
+        str, typer.Option(help="What stays together: a table's column, folder, or a regular expression.")
+    ] = FINETUNE_DEFAULTS.group,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = _DEFAULTS.seed,
     features: Annotated[Path, typer.Option(help="Folder of the stores.")] = Path(str(FINETUNE_DEFAULTS.features)),
     runs: Annotated[Path, typer.Option(help="Folder of the bundles.")] = Path(str(FINETUNE_DEFAULTS.folder)),
@@ -128,38 +129,13 @@ def finetune(
     from featx.heads import split_params
 
     image = parse_image_options(image_size, resize, interpolation, decoder)
-    spec = FineTuneSpec(
-        head=HeadSpec(clf, split_params(param or ()), scaling, seed),
-        unfreeze=unfreeze,
-        batch_norm=batch_norm,
-        augmentation=augment,
-        views=views,
-        optimizer=optimizer,
-        learning_rate=learning_rate,
-        head_learning_rate=head_learning_rate,
-        schedule=schedule,
-        epochs=epochs,
-        batch_size=batch_size,
-        patience=patience,
-        monitor=monitor,
-        class_weight=class_weight,
-        label_smoothing=label_smoothing,
-        seed=seed,
-    )
-    manifest = read_and_describe(source, root, path_column, label_column, split_column, group)
+    head = HeadSpec(clf, split_params(param or ()), scaling, seed)
+    how = (batch_norm, augment, views, optimizer, learning_rate, head_learning_rate, schedule, epochs, batch_size)
+    spec = FineTuneSpec(head, unfreeze, *how, patience, monitor, class_weight, label_smoothing, seed)
+    manifest = read_and_describe(source, root, path_column, label_column, split_column, None)
     with end_at_second_interrupt(), show_progress("fine-tuning") as progress:
-        options = FineTuneOptions(
-            test_size=test_size,
-            cache=cache,
-            features=features,
-            folder=runs,
-            fresh=fresh,
-            workers=workers,
-            runtime=runtime,
-            mixed_precision=mixed_precision,
-            progress=progress,
-            report=tell,
-        )
+        where = (features, runs, fresh, workers, runtime, mixed_precision)
+        options = FineTuneOptions(test_size, group, cache, *where, progress, tell)
         run = featx.finetune(
             manifest,
             backbone,

@@ -38,6 +38,7 @@ from numpy.typing import NDArray
 from featx.containers import DAMAGES, is_plain_name, list_members, read_array
 from featx.errors import BundleError
 from featx.evaluation import Evaluation
+from featx.items.augmentation import is_canonical
 from featx.items.probing import MAX_PIXELS
 from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec
 from featx.store.durability import sync_file, sync_folder
@@ -302,7 +303,8 @@ def _check_values(embed_spec: EmbedSpec, head_spec: HeadSpec, classes: object, b
         "backbone": backbone_file == "" or own,
         "names": all(isinstance(text, str) and len(text) <= 4096 for text in texts),  # noqa: PLR2004 - PATH_MAX
         "weights": backbone.weights in _WEIGHTS and own == str(backbone_file).startswith(_BACKBONE),
-        "image": image.height * image.width <= MAX_PIXELS,
+        "image": image.height * image.width * embed_spec.n_views <= MAX_PIXELS,
+        "views": embed_spec.views is None or is_canonical(embed_spec.views.augmentation),
         "head": isinstance(head_spec.params, dict) and type(head_spec.seed) is int,
         "scaling": head_spec.scaling in {None, *SCALINGS},
         "classes": isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes),

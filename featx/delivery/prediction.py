@@ -1,6 +1,7 @@
 """From pixels to labels: a bundle's decoder, backbone and head, as in training."""
 
 import contextlib
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -26,11 +27,12 @@ from featx.errors import (
 )
 from featx.evaluation import Evaluation, evaluate
 from featx.golden import MAX_DRIFT, embed_golden, measure_drift
+from featx.heads.rows import FeatureRows
 from featx.items import Item, Manifest, read_source
-from featx.items.examination import Examined, examine
+from featx.items.examination import Examined, count_views, examine, expand_views
 from featx.items.folders import FolderReader, list_folder
 from featx.options import EMBED_DEFAULTS, EmbedOptions
-from featx.specs import BackboneSpec, ImageSpec
+from featx.specs import BackboneSpec, ImageSpec, ViewSpec
 from featx.timing import Timing
 
 #: With fewer images than that, converting the network takes longer than it saves.
@@ -99,35 +101,68 @@ class Predictor:
             raise DriftError(msg)
         return cls(bundle, backbone, head)
 
-    def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Embed decoded images, uint8 RGB `(n, height, width, 3)`, as float32 `(n, dim)`."""
-        (features,) = self._backbone.embed(images)
-        return self._round(features)
+    def embed(self, images: NDArray[np.uint8], sha256s: Sequence[str] | None = None) -> NDArray[np.float32]:
+        """Embed decoded images.
 
-    def predict_proba(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Return class probabilities `(n, n_classes)` of decoded images."""
-        return self._classify(self.embed(images))
+        Args:
+            images: uint8 RGB `(n, height, width, 3)`.
+            sha256s: Of each image's file, hexadecimal; only a head that learnt from the mean over views asks for
+                them, and then sees the views that it would see of the file. If None, those of the pixels.
 
-    def _round(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Round features as those in training were."""
-        return np.asarray(features.astype(np.dtype(self.bundle.embed_spec.dtype)), np.float32)
+        Returns:
+            float32 `(n, dim)`.
+        """
+        views = self.bundle.embed_spec.views
+        if views is None or not len(images):
+            (features,) = self._backbone.embed(images)
+            return self._take_means(features) if views is None else features
+        keys = [hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in images] if sha256s is None else sha256s
+        rows = [
+            self._backbone.embed(expand_views(pixels, [views], key))[0].reshape(1, -1)
+            for pixels, key in zip(images, keys, strict=True)
+        ]
+        return self._take_means(np.concatenate(rows))
+
+    def predict_proba(self, images: NDArray[np.uint8], sha256s: Sequence[str] | None = None) -> NDArray[np.float64]:
+        """Return class probabilities `(n, n_classes)` of decoded images; see `embed`."""
+        return self._classify(self.embed(images, sha256s))
+
+    def _take_means(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Round features as those in training were, and take the mean over the views that they were of, if any.
+
+        Args:
+            features: float32 `(n, n_views * dim)`.
+
+        Returns:
+            float32 `(n, dim)`.
+        """
+        spec = self.bundle.embed_spec
+        return FeatureRows(features.astype(np.dtype(spec.dtype)), views=spec.n_views)[:]
 
     def _classify(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         probabilities = self._head.predict_proba(features)
         return align_probabilities(probabilities, self._head.classes_, len(self.classes))
 
+    def _answer(self, features: NDArray[np.float32], n_views: int) -> NDArray[np.float64]:
+        """Take the mean of the probabilities `(n, n_classes)` over the views that are predicted of each image."""
+        answers = self._classify(self._take_means(features.reshape(len(features) * n_views, -1)))
+        return np.asarray(answers.reshape(len(features), n_views, -1).mean(axis=1)) if n_views > 1 else answers
+
     def predict(
         self,
         sources: Manifest | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
         options: EmbedOptions = EMBED_DEFAULTS,
+        *,
+        views: ViewSpec | None = None,
     ) -> Iterator[Prediction]:
         """Predict images, in order; one that cannot be read gives an error and ends nothing.
 
         Args:
             sources: Paths of images and of folders of images, or a manifest.
             options: How to run.
+            views: Predict these views of each image as well, and take the mean of the probabilities.
         """
-        for examined, probabilities in self._run(list_images(sources), options):
+        for examined, probabilities in self._run(list_images(sources), options, views):
             if probabilities is None:
                 yield Prediction(examined.item.id, error=examined.reason)
             else:
@@ -135,7 +170,12 @@ class Predictor:
                 yield Prediction(examined.item.id, self.classes[best], float(probabilities[best]), probabilities)
 
     def evaluate(
-        self, source: Manifest | str | os.PathLike[str], *, split: str = "", options: EmbedOptions = EMBED_DEFAULTS
+        self,
+        source: Manifest | str | os.PathLike[str],
+        *,
+        split: str = "",
+        options: EmbedOptions = EMBED_DEFAULTS,
+        views: ViewSpec | None = None,
     ) -> Evaluation:
         """Evaluate on labelled images.
 
@@ -143,6 +183,7 @@ class Predictor:
             source: What `featx.read_source` reads.
             split: Only items of this split; all if empty.
             options: How to run.
+            views: As in `predict`.
 
         Raises:
             DataError: If no item has a label, or one has a label that the bundle does not know.
@@ -153,7 +194,7 @@ class Predictor:
         trained = self.bundle.read_trained()
         targets, rows, groups, seen, failed = [], [], [], 0, 0
         chosen = Manifest(items, manifest.reader, manifest.source)
-        for examined, probabilities in self._run(chosen, options):
+        for examined, probabilities in self._run(chosen, options, views):
             if probabilities is None:
                 failed += 1
                 logger.warning("%s is left out: %s", examined.item.id, examined.reason)
@@ -181,15 +222,22 @@ class Predictor:
             )
             raise DataError(msg)
 
-    def _run(self, manifest: Manifest, options: EmbedOptions) -> Iterator[tuple[Examined, NDArray[np.float64] | None]]:
+    def _run(
+        self, manifest: Manifest, options: EmbedOptions, views: ViewSpec | None
+    ) -> Iterator[tuple[Examined, NDArray[np.float64] | None]]:
         timing, done = Timing(), 0
-        spec, workers = self.bundle.embed_spec.image, options.count_workers()
-        examined_items = examine(manifest, spec, known=None, stamps={}, workers=workers, timing=timing)
-        runner = Runner(self._backbone, options, expected=len(manifest), few=FEW_IMAGES)
+        spec, workers = self.bundle.embed_spec, options.count_workers()
+        # A head that learnt from means over views is shown the mean over its own views of each of these.
+        wanted = [each for each in (views, spec.views) if each is not None]
+        examined_items = examine(
+            manifest, spec.image, known=None, stamps={}, workers=workers, timing=timing, views=wanted
+        )
+        n_views = count_views(wanted)
+        runner = Runner(self._backbone, options, expected=len(manifest), few=FEW_IMAGES, views=n_views)
         images = ((examined, examined.image.pixels if examined.image else None) for examined in examined_items)
         with contextlib.closing(examined_items), contextlib.closing(runner.stream(images, timing)) as embedded:
             for batch, (features,) in embedded:
-                rows = iter(self._classify(self._round(features)) if len(features) else ())
+                rows = iter(self._answer(features, n_views // spec.n_views) if len(features) else ())
                 for examined in batch:
                     yield examined, next(rows) if examined.image is not None else None
                 done += len(batch)

@@ -135,7 +135,7 @@ def check_data(X: ArrayLike | FeatureRows, y: ArrayLike) -> tuple[FeatureRows, N
             class only, or all items are equal.
     """
     features, targets = FeatureRows.wrap(X), np.asarray(y)
-    shape = features.features.shape if features.rows is None else features.shape
+    shape = features.features.shape if features.rows is None and features.views == 1 else features.shape
     if len(shape) != 2 or targets.shape != shape[:1]:  # noqa: PLR2004 - rows and columns
         msg = f"features have the shape {shape} and targets {targets.shape}; want (n, dim) and (n,)"
         raise DataError(msg)

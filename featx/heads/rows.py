@@ -18,13 +18,15 @@ class FeatureRows:
     everything, so that any scikit-learn classifier takes it.
 
     Args:
-        features: (n, dim), float32 or float16, perhaps mapped from a file; never written to.
+        features: (n, views * dim), float32 or float16, perhaps mapped from a file; never written to.
         rows: int (n_rows,), the rows that are taken, in this order; all if None.
+        views: So many vectors stand behind each other in a row, of which the mean is taken.
     """
 
-    def __init__(self, features: NDArray[Any], rows: NDArray[np.intp] | None = None) -> None:
+    def __init__(self, features: NDArray[Any], rows: NDArray[np.intp] | None = None, views: int = 1) -> None:
         self.features = features
         self.rows = rows
+        self.views = views
 
     @classmethod
     def wrap(cls, X: ArrayLike | Self) -> Self:
@@ -37,7 +39,7 @@ class FeatureRows:
     @property
     def shape(self) -> tuple[int, int]:
         """Number of rows and of columns."""
-        return len(self), self.features.shape[1]
+        return len(self), self.features.shape[1] // self.views
 
     @property
     def ndim(self) -> int:
@@ -55,18 +57,20 @@ class FeatureRows:
     def __getitem__(self, key: slice | NDArray[Any]) -> NDArray[np.float32]:
         """Return some of the rows, float32 (n, dim); `key` is a slice, or int or bool (n_rows,)."""
         taken = self.features[key if self.rows is None else self.rows[key]]
+        if self.views > 1:
+            return np.asarray(taken.reshape(len(taken), self.views, self.shape[1]).mean(axis=1, dtype=np.float32))
         return np.asarray(taken, np.float32)
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001 - NumPy's signature
         """Return all rows; a copy only where one is needed."""
-        if self.rows is None and self.features.dtype == np.float32:
+        if self.rows is None and self.features.dtype == np.float32 and self.views == 1:
             return np.array(self.features, dtype or np.float32, copy=copy)
         return np.asarray(self[slice(None)], dtype)
 
     def take(self, rows: NDArray[Any]) -> Self:
         """Return some of the rows, still not read; `rows` is int, or bool (n_rows,)."""
         positions = np.flatnonzero(rows) if rows.dtype == bool else rows
-        return type(self)(self.features, positions if self.rows is None else self.rows[positions])
+        return type(self)(self.features, positions if self.rows is None else self.rows[positions], self.views)
 
     def iterate_blocks(self, columns: int | None = None) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield all rows in blocks: their positions, and float32 (n_block, dim).
@@ -74,7 +78,7 @@ class FeatureRows:
         Args:
             columns: How many values a row takes in the caller's work; dim if None.
         """
-        step = max(64, BLOCK_BYTES // (4 * max(self.shape[1], columns or 0)))
+        step = max(64, BLOCK_BYTES // (4 * max(self.features.shape[1], columns or 0)))
         for start in range(0, len(self), step):
             block = slice(start, min(start + step, len(self)))
             yield block, self[block]

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Resampling, Transform
 
-from featx.errors import UsageError
+from featx.errors import UnknownNameError, UsageError
 from featx.items.contact_sheets import lay_out_sheet
 from featx.registry import make_unknown_name_error
 from featx.specs import ViewSpec
@@ -240,19 +240,18 @@ def _resample(pixels: NDArray[np.uint8], affine: NDArray[np.float64]) -> NDArray
     height, width = pixels.shape[:2]
     corners = affine @ np.array([[0, width, 0, width], [0, 0, height, height], [1, 1, 1, 1]])
     # A pixel more on each side is what bilinear weights reach for.
-    left, top = np.floor(corners.min(axis=1)).astype(int) - 1
-    right, bottom = np.ceil(corners.max(axis=1)).astype(int) + 1
-    window = pixels.take(_reflect(top, bottom, height), axis=0).take(_reflect(left, right, width), axis=1)
+    left, top = (np.floor(corners.min(axis=1)).astype(int) - 1).tolist()
+    right, bottom = (np.ceil(corners.max(axis=1)).astype(int) + 1).tolist()
+    beyond = ((max(0, -top), max(0, bottom - height)), (max(0, -left), max(0, right - width)), (0, 0))
+    (above, _), (before, _), _ = beyond
+    image = Image.fromarray(np.pad(pixels, beyond, mode="symmetric"))
     matrix = affine.copy()
-    matrix[:, 2] -= (left, top)
-    image = Image.fromarray(window)
+    matrix[:, 2] += (before, above)
+    if not affine[0, 1] and not affine[1, 0]:  # upright boxes take a third of the time, and shrink without aliasing
+        (across, _, x), (_, down, y) = matrix.tolist()
+        box = (x, y, x + across * width, y + down * height)
+        return np.asarray(image.resize((width, height), Resampling.BILINEAR, box=box))
     return np.asarray(image.transform((width, height), Transform.AFFINE, matrix.ravel().tolist(), Resampling.BILINEAR))
-
-
-def _reflect(start: int, stop: int, length: int) -> NDArray[np.intp]:
-    """Return where the positions lie in an axis that is mirrored at both ends, as often as needed."""
-    places = np.arange(start, stop) % (2 * length)
-    return np.minimum(places, 2 * length - 1 - places)
 
 
 def _change_contrast(pixels: NDArray[np.uint8], contrast: float, draw: float) -> NDArray[np.uint8]:
@@ -286,6 +285,14 @@ def plan_views(count: int, augmentation: str, seed: int = 0) -> ViewSpec | None:
         msg = f"{count} views without an augmentation would be copies; name one, such as --augment light"
         raise UsageError(msg)
     return ViewSpec(count, canonical, seed) if count else None
+
+
+def is_canonical(text: str) -> bool:
+    """Tell whether a text is what `str` of some augmentation gives."""
+    try:
+        return str(parse_augmentation(text)) == text
+    except (UnknownNameError, UsageError):
+        return False
 
 
 def make_views(pixels: NDArray[np.uint8], spec: ViewSpec, sha256: str) -> NDArray[np.uint8]:

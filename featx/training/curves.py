@@ -230,16 +230,16 @@ def _answer(
     """Learn from some items, and return which of others are then right."""
     members = np.zeros(len(dataset), bool)
     members[part] = True
-    own = dataset.targets[part]
     plain = spec if spec.calibration else replace(spec, calibration="none")  # a temperature changes no choice
-    X, units = dataset.take_features(members), dataset.find_units(members)
+    lessons = dataset.take_lessons(members)
+    X, own = lessons.features, lessons.targets
     if dataset.count_units(members) == 1:  # nothing can be held out to choose by
         scaling, grid = next(iter(plan_candidates(head, X, plain, len(X)).items()))
         middle = replace(plain, scaling=scaling, params=grid[len(grid) // 2], calibration="none")
         estimator = make_head(middle).fit(np.asarray(X), own)
     else:
-        folds = deal_folds(dataset, members, spec.seed)
-        estimator = learn(head, plain, X, own, folds, units).fitted.estimator
+        folds = np.repeat(deal_folds(dataset, members, spec.seed), dataset.n_copies)
+        estimator = learn(head, plain, X, own, folds, lessons.units).fitted.estimator
     held, truth = test
     predicted = estimator.classes_[predict_rows(estimator, dataset.take_features(held)).argmax(axis=1)]
     return np.asarray(predicted == truth)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import DataError
+from featx.errors import DataError, UsageError
 from featx.heads.rows import FeatureRows
 from featx.items.groups import describe_ungrouped, find_groups
 from featx.items.splits import assign_folds, find_leaks, find_units, hold_out
+from featx.options import VIEWS
 from featx.store import FeatureStore
 
 MIN_CLASSES = 2
@@ -33,6 +34,7 @@ class Dataset:
         targets: int `(n_items,)`: the position of each label in `classes`.
         splits, groups, keys: Text `(n_items,)`: split of the source, group, sha256.
         notes: What the user should know.
+        views: What is learnt from a store with views; see `FitOptions`.
     """
 
     store: FeatureStore
@@ -43,6 +45,7 @@ class Dataset:
     groups: NDArray[np.str_]
     keys: NDArray[np.str_]
     notes: tuple[str, ...]
+    views: str = VIEWS[0]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -53,9 +56,26 @@ class Dataset:
         return np.asarray(self.classes)[self.targets]
 
     def take_features(self, members: NDArray[np.bool_] | None = None) -> FeatureRows:
-        """Take the features of some items, or of all, `(n, dim)`; they are read when they are needed."""
+        """Take the features of some items, or of all, `(n, dim)`; they are read when they are needed.
+
+        Of a store with views, they are the mean over the views of each item, or of the image itself.
+        """
         rows = self.rows if members is None else self.rows[members]
-        return FeatureRows(self.store.features, None if len(rows) == len(self.store) else rows)
+        return open_rows(self.store, None if len(rows) == len(self.store) else rows, self.views)
+
+    @property
+    def n_copies(self) -> int:
+        """Rows that are learnt from each item."""
+        return self.store.spec.n_views if self.views == "augment" else 1
+
+    def take_lessons(self, members: NDArray[np.bool_]) -> "Lessons":
+        """Take what is learnt from some items: a row for each, or for each of its views."""
+        copies, targets, units = self.n_copies, self.targets[members], self.find_units(members)
+        if copies == 1:
+            return Lessons(self.take_features(members), targets, units)
+        rows = (self.rows[members][:, None] * copies + np.arange(copies)).ravel()
+        features = self.store.features.reshape(len(self.store) * copies, -1)  # a view of the file, as it is mapped
+        return Lessons(FeatureRows(features, rows), np.repeat(targets, copies), np.repeat(units, copies))
 
     def assign_folds(self, members: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.intp]:
         """Deal some items to folds that keep classes balanced, and groups and duplicates whole."""
@@ -71,6 +91,35 @@ class Dataset:
         units = self.find_units(members).tolist()
         pairs = {(unit, target) for unit, target in zip(units, self.targets[members].tolist(), strict=True)}
         return max(Counter(target for _, target in pairs).values(), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What a head learns from: rows that stand together for the items they are views of, the plain one first.
+
+    Attributes:
+        features: `(n_rows, dim)`.
+        targets: int `(n_rows,)`.
+        units: int `(n_rows,)`: which rows stay together, by item, group or equal bytes.
+    """
+
+    features: FeatureRows
+    targets: NDArray[np.intp]
+    units: NDArray[np.intp]
+
+
+def open_rows(store: FeatureStore, rows: NDArray[np.intp] | None, views: str = VIEWS[0]) -> FeatureRows:
+    """Open rows of a store as one vector each, `(n, dim)`: the mean over their views, or the image itself.
+
+    Args:
+        store: The store.
+        rows: int `(n,)`; all if None.
+        views: `average`; anything else takes the image itself.
+    """
+    n_views = store.spec.n_views
+    if views == "average" or n_views == 1:
+        return FeatureRows(store.features, rows, n_views)
+    return FeatureRows(store.features[:, : store.dim // n_views], rows)
 
 
 class HeldOut:
@@ -118,7 +167,7 @@ class Partition:
     notes: tuple[str, ...]
 
 
-def load_dataset(store: FeatureStore, *, group: str = "") -> Dataset:
+def load_dataset(store: FeatureStore, *, group: str = "", views: str | None = VIEWS[0]) -> Dataset:
     """Take the labelled rows of a store.
 
     Args:
@@ -126,11 +175,12 @@ def load_dataset(store: FeatureStore, *, group: str = "") -> Dataset:
         group: What keeps items together: empty for the groups in the store, `folder`
             for the folder of each image, a column of the table that was embedded, or a
             regular expression with one group, searched in each item's id.
+        views: What is learnt from a store with views; see `FitOptions`. None where no head learns from its rows.
 
     Raises:
         DataError: If there are no labels, or one class only; if the labels are measurements, or several
             classes each.
-        UsageError: If `group` is none of these.
+        UsageError: If `group` is none of these, or views are to be learnt and there are none.
     """
     labelled = store.labels != ""
     if not labelled.any():
@@ -146,8 +196,25 @@ def load_dataset(store: FeatureStore, *, group: str = "") -> Dataset:
     found = find_groups(store.ids.tolist(), group, store.source, store.reading) if group else store.groups
     groups = np.asarray(found)[rows]
     notes += describe_ungrouped(groups.tolist(), group)
-    names = tuple(classes.tolist())
-    return Dataset(store, rows, names, targets, store.splits[rows], groups, store.sha256[rows], tuple(notes))
+    notes += _note_views(store, views) if views else []
+    columns = (store.splits[rows], groups, store.sha256[rows])
+    return Dataset(store, rows, tuple(classes.tolist()), targets, *columns, tuple(notes), views or VIEWS[-1])
+
+
+def _note_views(store: FeatureStore, views: str) -> list[str]:
+    """Say what is done with the views of a store."""
+    n_views = store.spec.n_views
+    if n_views == 1:
+        if views == "augment":
+            msg = f"{store.path} has no views to augment by; embed again with --views 4 --augment light"
+            raise UsageError(msg)
+        return []
+    meaning = {
+        "average": f"the mean over its {n_views} views stands for each item, also when a bundle predicts",
+        "augment": f"each of the {n_views} views of an item is learnt as a row; tests and predictions take the image",
+        "plain": f"of the {n_views} views of an item only the image itself is taken",
+    }
+    return [f"{store.path}: {meaning[views]}"]
 
 
 def _refuse_other_targets(store: FeatureStore, classes: Sequence[str], n_items: int) -> None:

@@ -130,7 +130,7 @@ def fit(
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
     started = time.perf_counter()
     refuse_damage([opened])  # a second for a gigabyte, and a head learns from noise without a word
-    dataset = load_dataset(opened, group=options.group)
+    dataset = load_dataset(opened, group=options.group, views=options.views)
     outcome = (
         _cross_validate(head, spec, dataset, options)
         if options.cv
@@ -216,25 +216,39 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
 
 
 def _tune(head: Head, spec: HeadSpec, dataset: Dataset, train: NDArray[np.bool_], progress: Progress | None) -> Tuned:
-    folds = deal_folds(dataset, train, spec.seed)
-    units = dataset.find_units(train)
+    """Tune on all rows of some items; what is kept of each item is how it fared itself, without its views."""
+    copies, lessons = dataset.n_copies, dataset.take_lessons(train)
+    folds = np.repeat(deal_folds(dataset, train, spec.seed), copies)
     with explain_failure(spec):
-        return tune(
-            head, dataset.take_features(train), dataset.targets[train], folds, spec=spec, units=units, progress=progress
-        )
+        tuned = tune(head, lessons.features, lessons.targets, folds, spec=spec, units=lessons.units, progress=progress)
+    kept = slice(None, None, copies)
+    return replace(
+        tuned,
+        scores=tuned.scores[kept],
+        positions=tuned.positions[kept],
+        probabilities=tuned.probabilities[kept],
+    )
 
 
 def _fit(
     head: Head, dataset: Dataset, members: NDArray[np.bool_], tuned: Tuned, tuned_on: NDArray[np.bool_]
 ) -> FittedHead:
     """Fit what was chosen to some items: those that it was chosen on, or more."""
-    folds = deal_folds(dataset, members, tuned.spec.seed)
-    targets = dataset.targets[members]
+    lessons = dataset.take_lessons(members)
+    folds = np.repeat(deal_folds(dataset, members, tuned.spec.seed), dataset.n_copies)
     # Scores of other classes than these cannot calibrate; then the head makes its own.
-    held_out = (tuned.scores, tuned.classes[tuned.positions]) if set(targets) == set(tuned.classes) else None
-    features, units = dataset.take_features(members), dataset.find_units(members)
+    held_out = (tuned.scores, tuned.classes[tuned.positions]) if set(lessons.targets) == set(tuned.classes) else None
     fitted = tuned.fitted if np.array_equal(members, tuned_on) else None
-    return fit_head(head, features, targets, tuned.spec, folds, units=units, held_out=held_out, fitted=fitted)
+    return fit_head(
+        head,
+        lessons.features,
+        lessons.targets,
+        tuned.spec,
+        folds,
+        units=lessons.units,
+        held_out=held_out,
+        fitted=fitted,
+    )
 
 
 def _validate(head: Head, spec: HeadSpec, dataset: Dataset, partition: Partition, tuned: Tuned) -> Evaluation:
@@ -301,7 +315,7 @@ def _note_protocol(name: str, tuned: Tuned) -> list[str]:
 
 
 def _draft_bundle(run: Run, store: FeatureStore, dataset: Dataset, outcome: _Outcome, options: FitOptions) -> Draft:
-    record = {
+    record: dict[str, Any] = {
         "candidates": [candidate.to_dict() for candidate in run.candidates],
         "protocol": run.protocol,
         "created_with": {**store.created_with, **read_versions()},
@@ -313,10 +327,13 @@ def _draft_bundle(run: Run, store: FeatureStore, dataset: Dataset, outcome: _Out
             "embed_seconds": store.embed_seconds,
         },
     }
+    if store.spec.views:
+        record["views"] = {"learnt": options.views, **store.spec.views.to_dict()}
     ids, labels = store.ids[dataset.rows], dataset.labels
     truth = dataset.targets[outcome.tested]
     return Draft(
-        embed_spec=store.spec,
+        # What is learnt from the mean over views needs them of new images too; the others take the image itself.
+        embed_spec=store.spec if options.views == "average" else replace(store.spec, views=None),
         head_spec=run.head,
         classes=dataset.classes,
         golden=store.golden,

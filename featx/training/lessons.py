@@ -14,11 +14,11 @@ from featx.delivery.bundle import align_probabilities
 from featx.errors import DataError, StoreError
 from featx.heads import find_head
 from featx.heads.fitting import predict_rows
-from featx.heads.rows import FeatureRows
 from featx.heads.sizes import count_parameters
 from featx.heads.sweeps import record_warnings
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
+from featx.training.dataset import open_rows
 from featx.training.memory import watch_memory
 from featx.training.procedure import learn, read_versions
 from featx.training.tasks import Result
@@ -88,14 +88,14 @@ def learn_and_predict(lesson: Lesson) -> Result:
     if digest_items(store, lesson.learnt, lesson.predicted) != lesson.items_digest:
         msg = f"{store.path} was replaced while it was read; run the same command again"
         raise StoreError(msg)
-    X = FeatureRows(store.features, lesson.learnt)
+    X = open_rows(store, lesson.learnt)
     with record_warnings():  # those of fits are notes by now; of predictions there is nothing to tell
         read_peak, started = watch_memory(), time.perf_counter()
         learned = learn(find_head(lesson.head.name), lesson.head, X, lesson.targets, lesson.folds, lesson.units)
         fit_seconds, peak = time.perf_counter() - started, read_peak()
         estimator = learned.fitted.estimator
         started = time.perf_counter()
-        predicted = predict_rows(estimator, FeatureRows(store.features, lesson.predicted))
+        predicted = predict_rows(estimator, open_rows(store, lesson.predicted))
         predict_seconds = time.perf_counter() - started
     if not np.isfinite(predicted).all():
         msg = f"{lesson.head.name} gives no probabilities for {int((~np.isfinite(predicted)).any(axis=1).sum())} items"

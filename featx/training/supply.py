@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones import Backbone
-from featx.embedding import embed, make_spec, name_store
+from featx.embedding import Embedding, embed, make_spec, name_store
 from featx.errors import DataError, StoreError, UsageError
 from featx.items import Manifest
 from featx.items.augmentation import parse_augmentation, plan_views
@@ -98,38 +98,18 @@ def supply_items(
         UsageError: If maps are to be cached that cannot be.
     """
     cached, reason = _decide(cut, len(manifest), spec, options)
-    folder = Path(options.features)
-    asked = EmbedOptions(workers=options.workers, runtime=options.runtime, progress=options.progress)
     options.say(reason)
-    if cached:
-        varied: dict[str, Any] = {"views": spec.views, "augmentation": spec.augmentation} if spec.views else {}
-        network = load(layers=cut.layers, pooling="none")
-        planned = plan_views(spec.views, spec.augmentation, spec.seed) if spec.views else None
-        sized = {**image, "height": network.height, "width": network.width}
-        own = [_name_source(manifest), name_store(network, "none", sized, DTYPES[0], planned)]
-        name = "-".join([*own, *(cut.layers if len(cut.layers) == 1 else ())])
-        found = embed(
-            manifest,
-            network,
-            image=image,
-            name=name,
-            folder=folder / _MAPS,
-            options=asked,
-            view_seed=spec.seed,
-            **varied,
-        )
-    else:
-        network = load()
-        name = _name_frozen(folder, manifest, network, image)
-        found = embed(manifest, network, image=image, name=name, folder=folder, options=asked)
+    found = (
+        _embed_maps(manifest, load, cut, spec, options, image) if cached else _embed(manifest, load(), options, image)
+    )
     for embedding in found:
         embedding.check()
-    dataset = load_dataset(found[0].store, group=options.group)
+    dataset = load_dataset(found[0].store, group=options.group, views=None)
     stores = tuple(embedding.store for embedding in found)
     ids = stores[0].ids[dataset.rows]
     image_spec = stores[0].spec.image
     augmentation = parse_augmentation(spec.augmentation)
-    workers = asked.count_workers()
+    workers = _plan_embedding(options).count_workers()
     pixels = PixelFeed(manifest, ids.tolist(), dataset.keys.tolist(), image_spec, augmentation, spec.seed, workers)
     maps = MapFeed(stores, [_find_rows(store, ids) for store in stores], cut.shapes, spec.views)
     return Supply(
@@ -149,6 +129,44 @@ def _find_longest(stores: Sequence[FeatureStore]) -> float | None:
     return None if None in times else max(one for one in times if one is not None)
 
 
+def _plan_embedding(options: FineTuneOptions) -> EmbedOptions:
+    return EmbedOptions(workers=options.workers, runtime=options.runtime, progress=options.progress)
+
+
+def _embed(
+    manifest: Manifest, network: Backbone, options: FineTuneOptions, image: Mapping[str, Any]
+) -> list[Embedding]:
+    """Embed frozen features, into the store that `featx embed` would make, unless that holds others."""
+    name = _name_frozen(Path(options.features), manifest, network, image)
+    return embed(manifest, network, image=image, name=name, folder=options.features, options=_plan_embedding(options))
+
+
+def _embed_maps(
+    manifest: Manifest,
+    load: Callable[..., Backbone],
+    cut: Cut,
+    spec: FineTuneSpec,
+    options: FineTuneOptions,
+    image: Mapping[str, Any],
+) -> list[Embedding]:
+    """Embed the feature maps at a cut, each layer's into a store of its own."""
+    varied: dict[str, Any] = {"views": spec.views, "augmentation": spec.augmentation} if spec.views else {}
+    planned = plan_views(spec.views, spec.augmentation, spec.seed) if spec.views else None
+    network = load(layers=cut.layers, pooling="none")
+    sized = {**image, "height": network.height, "width": network.width}
+    own = [_name_source(manifest), name_store(network, "none", sized, DTYPES[0], planned)]
+    return embed(
+        manifest,
+        network,
+        image=image,
+        name="-".join([*own, *(cut.layers if len(cut.layers) == 1 else ())]),
+        folder=Path(options.features) / _MAPS,
+        options=_plan_embedding(options),
+        view_seed=spec.seed,
+        **varied,
+    )
+
+
 def _name_source(manifest: Manifest) -> str:
     """Name what maps are of, so that those of another source with the same names of files have another store."""
     source = describe_source(manifest)
@@ -159,15 +177,17 @@ def _name_frozen(folder: Path, manifest: Manifest, network: Backbone, image: Map
     """Name the store of frozen features: one of this source that is there, under whatever name, or a new one."""
     output, size = network.outputs[0], {"height": network.height, "width": network.width}
     spec = make_spec(network, output, ImageSpec(**{**image, **size}))
-    taken = dict[str, str]()
+    taken = set[str]()
     for path in sorted(folder.glob("[!.]*.h5")):
+        taken.add(path.stem)
         with contextlib.suppress(StoreError):
             store = FeatureStore(path)
-            taken[path.stem] = store.spec.digest
             if store.spec.digest == spec.digest and store.source == describe_source(manifest):
                 return path.stem
     usual = name_store(network, None, image, DTYPES[0])
-    return usual if taken.get(usual, spec.digest) == spec.digest else f"{usual}-{spec.digest[:8]}"
+    of_source = f"{_name_source(manifest)}-{usual}"
+    names = (usual, of_source, f"{of_source}-{spec.digest[:8]}")
+    return next((name for name in names if name not in taken), names[-1])
 
 
 def _decide(cut: Cut, n_items: int, spec: FineTuneSpec, options: FineTuneOptions) -> tuple[bool, str]:

@@ -77,11 +77,11 @@ class TunableNetwork:
         self._head_network.set_weights(head.weights_)
         self._head = self._head_network.build_logits(head.scaler_)
         self._loss = make_loss(1 if classes == 2 else classes, self._spec.label_smoothing)  # noqa: PLR2004 - one unit for two
-        self._frozen = {id(v): v for v in self._trunk.variables}
+        self._frozen = {id(v): v for v in self._trunk.weights}
         for variable in self._list_changing():
             self._frozen.pop(id(variable), None)
         self._digests = self._digest(self._frozen.values())
-        self._first = [np.array(v) for v in self._list_learning()]
+        self._first = [np.array(v.numpy()) for v in self._list_learning()]
 
     def start(self, stage: Stage) -> None:
         """Begin a stage: its layers learn, with new optimizers."""
@@ -180,7 +180,7 @@ class TunableNetwork:
 
     def dump(self) -> dict[str, NDArray[Any]]:
         """Return all that learning changes, but for the optimizers' state."""
-        return {f"variable_{at}": np.array(variable) for at, variable in enumerate(self._list_changing())}
+        return {f"variable_{at}": np.array(variable.numpy()) for at, variable in enumerate(self._list_changing())}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Set what `dump` returned."""
@@ -189,7 +189,7 @@ class TunableNetwork:
 
     def dump_optimizers(self) -> dict[str, NDArray[Any]]:
         """Return the optimizers' state."""
-        return {f"optimizer_{at}": np.array(variable) for at, variable in enumerate(self._list_moments())}
+        return {f"optimizer_{at}": np.array(variable.numpy()) for at, variable in enumerate(self._list_moments())}
 
     def restore_optimizers(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Set what `dump_optimizers` returned."""
@@ -216,7 +216,7 @@ class TunableNetwork:
             msg = f"{len(changed)} frozen weights have changed, such as {changed[0]}; please report this as a bug"
             raise BackboneError(msg)
         pairs = zip(self._list_learning(), self._first, strict=True)
-        return [variable.path for variable, first in pairs if np.array_equal(np.array(variable), first)]
+        return [variable.path for variable, first in pairs if np.array_equal(np.array(variable.numpy()), first)]
 
     def save(self, path: Path) -> None:
         """Save the backbone, from pixels to its feature map, as a `.keras` file."""
@@ -235,13 +235,13 @@ class TunableNetwork:
         return list({id(variable): variable for variable in kept}.values())
 
     def _list_seeds(self) -> list[Any]:
-        return [variable for variable in self._top.variables if variable.dtype == "uint32"]
+        return [variable for variable in self._top.variables if variable.name == "seed_generator_state"]
 
     def _set_seeds(self) -> None:
         """Seed what is random inside the backbone, which Keras seeds by Python's own generator."""
         random = np.random.default_rng(self._spec.seed)
         for variable in self._list_seeds():
-            variable.assign(random.integers(2**32, size=variable.shape, dtype=np.uint32))
+            variable.assign(random.integers(2**31, size=variable.shape))
 
     def _list_moments(self) -> Iterator[Any]:
         for optimizer in self._optimizers:
@@ -250,7 +250,7 @@ class TunableNetwork:
     @staticmethod
     def _digest(variables: Any) -> dict[str, str]:  # noqa: ANN401 - Keras's variables
         return {
-            f"{variable.path} ({at})": hashlib.sha256(np.array(variable).tobytes()).hexdigest()
+            f"{variable.path} ({at})": hashlib.sha256(np.array(variable.numpy()).tobytes()).hexdigest()
             for at, variable in enumerate(variables)
         }
 

@@ -35,7 +35,7 @@ def test_fit():
     command, library, options = read_defaults(fitting.fit), read_defaults(featx.fit), read_fields(FitOptions)
     assert (command["clf"], command["scaling"]) == (library["clf"], library["scaling"])
     assert str(command["runs"]) == options["folder"]
-    for name in ("test_size", "cv", "group", "seed"):
+    for name in ("test_size", "cv", "group", "seed", "views"):
         assert command[name] == options[name]
     assert library["options"] == FitOptions()
 

@@ -20,6 +20,13 @@ from featx.items.augmentation import (
 ONE, OTHER = "ab" * 32, "cd" * 32
 EXAMPLES = ("flip", "flip:both", "rotate", "zoom", "shear", "shift", "contrast", "crop", *PRESETS)
 
+#: What two places of a view showed when views were new.
+PINNED = {
+    "light": [92, 59, 70, 207, 154, 166],
+    "medium": [98, 81, 83, 208, 131, 159],
+    "strong": [103, 93, 92, 181, 106, 136],
+}
+
 AUGMENTATIONS = st.builds(
     Augmentation,
     flip=st.sampled_from(["", *FLIPS]),
@@ -269,3 +276,12 @@ def test_a_contact_sheet_has_a_row_for_each_image(photo, tmp_path):
 def test_a_contact_sheet_of_nothing_is_refused(photo, tmp_path, sha256s, views):
     with pytest.raises(UsageError, match="contact sheet"):
         draw_contact_sheet([photo], Augmentation(), seed=0, sha256s=sha256s, path=tmp_path / "a.png", views=views)
+
+
+def test_views_stay_what_they_were():
+    """Stores and bundles that exist hold features of these pixels; another Pillow or NumPy must not move them."""
+    rows, columns = np.mgrid[0:48, 0:64]
+    pixels = np.stack([4 * columns, 5 * rows, 2 * (rows + columns)], axis=2).astype(np.uint8)
+    found = {text: view(pixels, text, seed=3)[[10, 30], [20, 50]].ravel().tolist() for text in PINNED}
+    for text, expected in PINNED.items():
+        assert np.abs(np.array(found[text]) - expected).max() <= 1, found

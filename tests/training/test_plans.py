@@ -246,7 +246,7 @@ def test_frozen_features_are_taken_from_the_store_that_has_them(tmp_path):
     assert _name_frozen(tmp_path / "f", manifest, network, {}) == "colour"
     other = featx.embed(manifest, "colour", folder=tmp_path / "f")[0].store
     assert other.path.stem == "colour"
-    assert re.fullmatch(r"colour-[0-9a-f]{8}", _name_frozen(tmp_path / "f", manifest, network, {}))
+    assert re.fullmatch(r"d-[0-9a-f]{6}-colour", _name_frozen(tmp_path / "f", manifest, network, {}))
     (tmp_path / "f" / "broken.h5").write_bytes(b"")
     featx.embed(manifest, network, name="mine", folder=tmp_path / "f")
     assert _name_frozen(tmp_path / "f", manifest, network, {}) == "mine"
@@ -257,7 +257,7 @@ def test_the_whole_way_with_a_network(tmp_path, said):
     """Random weights and tiny images: what counts is that the run is of this store and test, and is found again."""
     for name, shade in (("dark", 40), ("light", 200)):
         (tmp_path / "d" / name).mkdir(parents=True)
-        for number in range(24):
+        for number in range(16):
             noise = np.random.default_rng([shade, number]).integers(-30, 30, (32, 32, 3))
             Image.fromarray((shade + noise).astype(np.uint8)).save(tmp_path / "d" / name / f"{number}.png")
     uri, size = "mobilenet?alpha=0.25", {"height": 32, "width": 32}
@@ -275,7 +275,7 @@ def test_the_whole_way_with_a_network(tmp_path, said):
     assert "embedding included, against" in again.verdict[0]
     own = FineTuneOptions(folder=tmp_path / "more", features=tmp_path / "f")
     cached = featx.finetune(
-        tmp_path / "d", uri, spec=FineTuneSpec(unfreeze="last:3"), weights="none", image=size, options=own
+        tmp_path / "d", uri, spec=FineTuneSpec(unfreeze="last:3", epochs=1), weights="none", image=size, options=own
     ).finetuned
     assert cached["embed_seconds"] == maps.embed_seconds
     assert cached["seconds"] > cached["embed_seconds"]

@@ -15,7 +15,7 @@ from tuned import mark_finetuned
 import featx
 from featx.backbones import LayerInfo, load_backbone, locate_backbone
 from featx.errors import BackboneError, BundleError, DataError, SourceError, UnknownNameError, UsageError
-from featx.options import CompareOptions, FineTuneOptions, FitOptions
+from featx.options import CompareOptions, FitOptions
 from featx.specs import BackboneSpec, FineTuneSpec
 from featx.training import plans
 from featx.training.openings import plan_first_head
@@ -273,10 +273,3 @@ def test_the_whole_way_with_a_network(tmp_path, said):
     assert [one.run for one in again.standings if one.run] == [standing.run]
     assert "is a finished run of it" in said[-1]
     assert "embedding included, against" in again.verdict[0]
-    own = FineTuneOptions(folder=tmp_path / "more", features=tmp_path / "f")
-    cached = featx.finetune(
-        tmp_path / "d", uri, spec=FineTuneSpec(unfreeze="last:3", epochs=1), weights="none", image=size, options=own
-    ).finetuned
-    assert cached["embed_seconds"] == maps.embed_seconds
-    assert cached["seconds"] > cached["embed_seconds"]
-    assert len(list((tmp_path / "f" / "maps").iterdir())) == 1

@@ -19,7 +19,7 @@ from featx.store import FeatureStore
 from featx.store.checking import describe_provenance, refuse_damage
 from featx.store.durability import remove_leftovers
 from featx.store.journal import name_journal
-from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS, Columns
+from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS, Columns, add_seconds
 from featx.store.lock import StoreLock
 from featx.store.sealing import Provenance, Row, digest_golden, seal
 
@@ -240,4 +240,5 @@ def _join_provenance(stores: Sequence[FeatureStore], ids: frozenset[str]) -> Pro
         runtime=", ".join(sorted({name for store in stores for name in store.runtime.split(", ")})),
         drift=max(store.drift for store in stores),
         backbone_file=next((store.backbone_file for store in stores if store.backbone_file), ""),
+        embed_seconds=add_seconds(store.embed_seconds for store in stores),
     )

@@ -189,8 +189,9 @@ class CompareOptions:
         folder: Where the comparison is written, in a folder with the date in its name, and where finished parts
             are kept, in `.compare`, so that the same call goes on from there; None writes nothing.
         out: The folder to write the comparison into, in place of that with the date.
-        fresh: Whether to compute everything again.
-        progress: Called with parts done, and in all.
+        fresh: Whether to compute everything again, fine-tuned runs included.
+        progress: Called with parts done, and in all; with images, while something is fine-tuned.
+        report: Called with a line to tell the user, of what is fine-tuned or found.
     """
 
     test_size: float = 0.2
@@ -202,6 +203,7 @@ class CompareOptions:
     out: str | os.PathLike[str] | None = None
     fresh: bool = False
     progress: Progress | None = None
+    report: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that nothing can be compared with.
@@ -220,6 +222,11 @@ class CompareOptions:
     def count_jobs(self) -> int:
         """Return the number of processes."""
         return self.jobs or count_cores()
+
+    def say(self, line: str) -> None:
+        """Tell the user a line, if there is somebody to tell."""
+        if self.report is not None:
+            self.report(line)
 
 
 @dataclass(frozen=True, slots=True)

@@ -699,3 +699,15 @@ def test_unfinished_rows_of_a_stack_that_computes_other_numbers_are_not_used(pic
     with pytest.raises(SpecMismatchError, match=r"patches.h5 holds other numbers .* sealed or unfinished"):
         run(pictures, features, Patches("means"), options=options)
     assert count(run(pictures, features, Patches("means", scale=1.05), options=options))[1] == 6
+
+
+def test_each_store_of_a_run_tells_the_time_of_the_run(pictures, features):
+    results = embed(pictures, Patches("pixels", "means"), folder=features)
+    for result in results:
+        assert 0 < result.store.embed_seconds <= result.start_seconds + result.seconds + 0.001
+    draw(pictures / "cat" / "new.png", 99)
+    again = embed(pictures, Patches("pixels", "means"), folder=features)
+    assert [result.new for result in again] == [1, 1]
+    for before, after in zip(results, again, strict=True):
+        took = after.start_seconds + after.seconds
+        assert before.store.embed_seconds < after.store.embed_seconds <= before.store.embed_seconds + took + 0.002

@@ -144,6 +144,14 @@ def test_provenance_is_joined(tmp_path):
     assert store.spec == SPEC
 
 
+def test_times_are_added_and_unknown_where_one_is(tmp_path):
+    first = make_store(tmp_path / "a.h5", [1], embed_seconds=1.25)
+    second = make_store(tmp_path / "b.h5", [2], embed_seconds=2.5)
+    assert FeatureStore(merge(tmp_path, first, second)).embed_seconds == 3.75
+    old = make_store(tmp_path / "c.h5", [3])
+    assert FeatureStore(merge(tmp_path, first, old)).embed_seconds is None
+
+
 def test_the_largest_drift_is_kept(tmp_path):
     paths = [tmp_path / f"{number}.h5" for number in (1, 2)]
     for number, path in enumerate(paths, 1):

@@ -5,13 +5,14 @@ import json
 
 FINETUNED = {
     "unfreeze": "last:23",
-    "backbone": "mobilenet?alpha=0.75",
+    "backbone": "colour",
     "trainable_parameters": 1_200_000,
     "frozen_parameters": 600_000,
     "head_parameters": 7_690,
     "epochs": 20,
     "best_epoch": 12,
     "seconds": 125.0,
+    "elapsed_seconds": 118.0,
     "embed_seconds": 9.5,
     "peak_memory_bytes": 1_500_000_000,
     "cached": True,

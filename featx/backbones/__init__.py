@@ -1,6 +1,6 @@
 """What embeds: frozen networks that turn uint8 pixels into vectors."""
 
-from featx.backbones.loading import describe_layers, list_backbones, load_backbone, parse_uri
+from featx.backbones.loading import describe_layers, list_backbones, load_backbone, locate_backbone, parse_uri
 from featx.backbones.protocol import Backbone, BackboneRequest, LayerInfo, Output
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "describe_layers",
     "list_backbones",
     "load_backbone",
+    "locate_backbone",
     "parse_uri",
 ]

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import numpy as np
@@ -10,6 +11,7 @@ from featx.backbones.catalogue import APPLICATIONS
 from featx.backbones.protocol import Backbone, BackboneRequest, LayerInfo
 from featx.errors import BackboneError, UsageError
 from featx.registry import BACKBONES, list_names, make_unknown_name_error, resolve
+from featx.specs import BackboneSpec
 
 _GROUP = "featx.backbones"
 
@@ -51,6 +53,23 @@ def load_backbone(
     provider = _find_provider(request.name)
     backbone: Backbone = resolve("backbone", provider, BACKBONES, _GROUP)(request)
     return backbone
+
+
+def locate_backbone(spec: BackboneSpec, file: Path | None) -> tuple[str, str | None]:
+    """Say what to load for the backbone of a spec.
+
+    Args:
+        spec: The backbone.
+        file: The user's own network or weights, where the spec needs one.
+
+    Returns:
+        The uri and the weights that `load_backbone` takes.
+    """
+    if parse_uri(spec.uri).name.startswith("file:"):  # in any case, as a stranger may write `FILE:/path`
+        return f"file:{file}" + (f"?{spec.uri.partition('?')[2]}" if "?" in spec.uri else ""), None
+    if spec.weights == "file":
+        return spec.uri, str(file)
+    return spec.uri, None if spec.weights == "computed" else spec.weights
 
 
 def describe_layers(uri: str, *, image_size: tuple[int, int] | None = None) -> tuple[LayerInfo, ...]:

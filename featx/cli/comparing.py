@@ -6,10 +6,11 @@ from typing import Annotated
 import typer
 
 from featx.cli.interruption import end_at_second_interrupt
-from featx.cli.output import format_table, print_json, show_progress
+from featx.cli.output import format_table, print_json, show_progress, tell
 from featx.options import COMPARE_DEFAULTS, CompareOptions
 from featx.registry import HEAD_SETS, HEADS
 from featx.specs import CALIBRATIONS
+from featx.wording import to_printable
 
 
 def compare(
@@ -27,7 +28,8 @@ def compare(
         list[str] | None,
         typer.Option(
             "--finetune",
-            help="Folder of a finished run, such as one of `featx finetune`, tested on the same items; once for each.",
+            help="Fine-tune the backbone of the first store too: last:N, from:LAYER, blocks:N, gradual, gradual:N or "
+            "all; or the folder of a finished run, tested on the same items. Once for each.",
         ),
     ] = None,
     class_weight: Annotated[
@@ -55,7 +57,9 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write this one into; <runs>/<date>-compare if not given.")
     ] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Compute everything again.")] = COMPARE_DEFAULTS.fresh,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Compute everything again, and train again.")
+    ] = COMPARE_DEFAULTS.fresh,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Compare classifiers on cached features, and with fine-tuned runs: one table, and what the test can show."""
@@ -63,7 +67,7 @@ def compare(
 
     opened = [featx.FeatureStore(store) for store in stores or ()] or [featx.FeatureStore.find_newest()]
     with end_at_second_interrupt(), show_progress("comparing") as progress:
-        options = CompareOptions(test_size, folds, group, seed, jobs, runs, out, fresh, progress)
+        options = CompareOptions(test_size, folds, group, seed, jobs, runs, out, fresh, progress, tell)
         params = {"class_weight": class_weight} if class_weight else {}
         comparison = featx.compare(
             opened, clf, runs=finetune or (), params=params, calibration=calibration, options=options
@@ -82,4 +86,7 @@ def compare(
     typer.echo(format_table(header, rows, left=left) + "\n")
     for line in describe_comparison(comparison):
         typer.echo(line)
+    for standing in comparison.standings:
+        if standing.run:
+            typer.echo(f"{standing.title}: {to_printable(str(standing.run))}")
     typer.echo(f"{comparison.seconds:.1f} s -> {comparison.folder}")

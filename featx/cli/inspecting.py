@@ -7,7 +7,7 @@ import typer
 
 from featx.cli.embedding import ImageSize, Json, parse_image_options
 from featx.cli.output import format_table, print_json
-from featx.wording import format_bytes, to_printable
+from featx.wording import format_bytes, format_seconds, to_printable
 
 
 def info(
@@ -40,6 +40,7 @@ def info(
         ("splits", _list(about["splits"]) or "none in the source"),
         ("groups", str(about["groups"] or "none")),
         ("runtime", _describe_runtime(about["runtime"], about["drift"])),
+        ("embedding", _describe_seconds(about["embed_seconds"])),
         ("made with", ", ".join(f"{name} {version}" for name, version in about["created_with"].items())),
         ("quarantined", str(len(about["quarantined"]))),
     ]
@@ -52,6 +53,10 @@ def _describe_runtime(names: str, drift: float) -> str:
     if names == "keras" and drift:
         return f"keras (another runtime differed by {drift:.1e} and was not used)"
     return f"{names}, at most {drift:.1e} off Keras" if drift else names
+
+
+def _describe_seconds(seconds: float | None) -> str:
+    return "took a time that is not recorded" if seconds is None else f"took {format_seconds(seconds)}"
 
 
 def _describe_views(views: dict[str, Any] | None) -> str:

@@ -37,6 +37,11 @@ def show_progress(what: str) -> Iterator[Progress | None]:
         yield lambda done, total: bar.update(task, completed=done, total=total, description=what)
 
 
+def tell(line: str) -> None:
+    """Print a line to stderr, above the bar, if there is one."""
+    sys.stderr.write(f"{line}\n")
+
+
 def print_json(values: Any) -> None:  # noqa: ANN401 - anything that JSON can hold
     """Print one line of JSON; NaN, which JSON lacks, becomes null."""
     typer.echo(json.dumps(_replace_nan(values), ensure_ascii=True))

@@ -1,6 +1,6 @@
 """`featx finetune`."""
 
-import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +23,7 @@ from featx.cli.embedding import (
     read_and_describe,
 )
 from featx.cli.interruption import end_at_second_interrupt
-from featx.cli.output import format_table, print_json, show_progress
+from featx.cli.output import format_table, print_json, show_progress, tell
 from featx.options import CACHES, FINETUNE_DEFAULTS, FineTuneOptions
 from featx.specs import (
     BATCH_NORMS,
@@ -40,6 +40,9 @@ from featx.specs import (
 )
 
 _DEFAULTS = FineTuneSpec()
+
+#: Times that differ by less are told as one.
+_NOTABLY = 1.05
 
 
 def finetune(
@@ -132,7 +135,7 @@ def finetune(
     manifest = read_and_describe(source, root, path_column, label_column, split_column, None)
     with end_at_second_interrupt(), show_progress("fine-tuning") as progress:
         where = (features, runs, fresh, workers, runtime, mixed_precision)
-        options = FineTuneOptions(test_size, group, cache, *where, progress, _tell)
+        options = FineTuneOptions(test_size, group, cache, *where, progress, tell)
         run = featx.finetune(
             manifest,
             backbone,
@@ -149,11 +152,6 @@ def finetune(
         print_json(run.to_dict())
     else:
         typer.echo(_describe(run))
-
-
-def _tell(line: str) -> None:
-    """Print a line above the bar, if there is one."""
-    sys.stderr.write(f"{line}\n")
 
 
 def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads numpy
@@ -174,9 +172,14 @@ def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads nump
         ],
     )
     kept = f"epoch {tuned['best_epoch']} of {tuned['epochs']}" if tuned["best_epoch"] else "the start"
-    last = (
-        f"kept {kept}, validation accuracy {run.validation.accuracy:.4f}, {run.seconds:.1f} s, of which "
-        f"{tuned['embed_seconds']:.1f} s embedding -> {run.bundle}"
-    )
+    last = f"kept {kept}, validation accuracy {run.validation.accuracy:.4f}, {_describe_time(tuned)} -> {run.bundle}"
     parts = [head, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test), took, last]
     return "\n\n".join(parts)
+
+
+def _describe_time(tuned: Mapping[str, Any]) -> str:
+    """Tell the time as if nothing had been there, and that of this run where it is another."""
+    seconds, elapsed, embedding = (tuned[name] for name in ("seconds", "elapsed_seconds", "embed_seconds"))
+    part = "" if embedding is None else f", of which {embedding:.1f} s embedding"
+    now = f" ({elapsed:.1f} s now)" if seconds > _NOTABLY * elapsed else ""
+    return f"{seconds:.1f} s{part}{now}"

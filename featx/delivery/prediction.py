@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.backbones import Backbone, load_backbone, parse_uri
+from featx.backbones import Backbone, load_backbone, locate_backbone
 from featx.backbones.running import Runner
 from featx.delivery.bundle import Bundle, align_probabilities
 from featx.errors import (
@@ -256,11 +256,7 @@ def rebuild_backbone(spec: BackboneSpec, image: ImageSpec, backbone_file: Path |
     Raises:
         BundleError: If the weights differ from those in the spec.
     """
-    uri, weights = spec.uri, None if spec.weights in {"computed", "file"} else spec.weights
-    if parse_uri(uri).name.startswith("file:"):  # in any case, as a stranger may write `FILE:/path`
-        uri = f"file:{backbone_file}" + (f"?{uri.partition('?')[2]}" if "?" in uri else "")
-    elif spec.weights == "file":
-        weights = str(backbone_file)
+    uri, weights = locate_backbone(spec, backbone_file)
     size = (image.height, image.width)
     backbone = load_backbone(uri, layers=(spec.layer,), pooling=spec.pooling, weights=weights, image_size=size)
     if backbone.weights_digest != spec.weights_digest:

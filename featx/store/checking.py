@@ -130,6 +130,7 @@ def describe_provenance(store: FeatureStore) -> Provenance:
         golden=store.golden,
         started_ns=store.started_ns,
         reading=store.reading,
+        embed_seconds=store.embed_seconds,
     )
 
 

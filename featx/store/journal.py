@@ -31,6 +31,7 @@ from featx.store.layout import (
     open_group,
     read_column,
     read_numbers,
+    read_seconds,
     read_text,
     write_columns,
     write_text,
@@ -68,6 +69,7 @@ class Shard:
         golden: What the machine computed that made it.
         runtime: What ran the network; empty if the shard does not say.
         drift: Largest relative difference of the runtime from Keras.
+        seconds: Time of the run since its last shard, or since it began; None if the shard does not say.
     """
 
     sha256: list[str]
@@ -76,6 +78,7 @@ class Shard:
     golden: Golden
     runtime: str = ""
     drift: float = 0.0
+    seconds: float | None = None
 
 
 class Journal:
@@ -84,6 +87,8 @@ class Journal:
     Attributes:
         runtime: What runs the network now; kept with every shard.
         drift: Its largest relative difference from Keras.
+        counted: Up to when the time of this run is told by shards, on the clock of `time.perf_counter`; None tells
+            none.
 
     Args:
         store: Path of the store that the shards will be sealed into.
@@ -99,6 +104,7 @@ class Journal:
         self._golden = golden
         self.runtime = ""
         self.drift = 0.0
+        self.counted: float | None = None
         self._committed = time.monotonic()
         self.folder = name_journal(store)
         self._confirm = confirm
@@ -176,9 +182,14 @@ class Journal:
             write_text(file.attrs, "spec_digest", self._spec_digest)
             write_text(file.attrs, "runtime", self.runtime)
             file.attrs["drift"] = self.drift
+            now = time.perf_counter()
+            if self.counted is not None:
+                file.attrs["seconds"] = now - self.counted
             write_text(file.attrs, "features_sha256", digest_block(features))
             write_text(file.attrs, "columns_sha256", *digest_columns(columns))
             write_text(file.attrs, "golden_sha256", write_golden(create_group(file, "golden"), self._golden))
+        if self.counted is not None:
+            self.counted = now
 
     def _list_shards(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*-*.h5"))
@@ -217,6 +228,7 @@ class Journal:
             runtime, drift = (
                 (read_text(file.attrs, "runtime"), float(read_numbers(file.attrs, "drift"))) if said else ("", 0.0)
             )
+            seconds = read_seconds(file.attrs, "seconds")
         features = self._map(path)
         contents, sizes = columns["sha256"], columns["sizes"]
         if features.shape != (len(contents), self._dim) or features.dtype != self._dtype:
@@ -227,7 +239,7 @@ class Journal:
             raise ValueError(msg)
         forget_pages(features)
         load = functools.partial(self._map, path)
-        return Shard(decode_text(contents).tolist(), sizes.tolist(), load, golden, runtime, drift)
+        return Shard(decode_text(contents).tolist(), sizes.tolist(), load, golden, runtime, drift, seconds)
 
     def discard(self) -> None:
         """Remove the shards that were read, once they are sealed.

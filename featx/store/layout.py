@@ -97,6 +97,27 @@ def read_numbers(attributes: h5py.AttributeManager, name: str) -> NDArray[Any]:
     return np.asarray(_read_attribute(attributes, name, "iuf"))
 
 
+def read_seconds(attributes: h5py.AttributeManager, name: str) -> float | None:
+    """Read an attribute that tells a time; None if there is none, as in older files.
+
+    Raises:
+        ValueError: If it is no number of seconds.
+    """
+    if name not in attributes:
+        return None
+    value = read_numbers(attributes, name)
+    if value.shape or not 0 <= float(value) < math.inf:
+        msg = f"the attribute {name} is no number of seconds"
+        raise ValueError(msg)
+    return float(value)
+
+
+def add_seconds(times: Iterable[float | None]) -> float | None:
+    """Add up times; the sum is not known where one of them is not."""
+    known = list(times)
+    return None if None in known else math.fsum(one for one in known if one is not None)
+
+
 def _read_attribute(attributes: h5py.AttributeManager, name: str, kinds: str) -> Any:  # noqa: ANN401 - text or numbers
     kind = attributes.get_id(name).dtype.kind
     if kind not in kinds:

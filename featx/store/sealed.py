@@ -32,6 +32,7 @@ from featx.store.layout import (
     open_group,
     read_column,
     read_numbers,
+    read_seconds,
     read_text,
 )
 from featx.store.sealing import Golden, digest_golden, read_golden
@@ -85,6 +86,7 @@ class FeatureStore:
         golden: Pictures that any later stack must give the same features for.
         reading: How the source was read beyond its defaults: arguments of `featx.read_source`.
         started_ns: When the run began that read the files, in nanoseconds since 1970.
+        embed_seconds: Time of the runs that computed the rows; None where it is not known, as in older stores.
 
     Args:
         path: The file.
@@ -157,6 +159,7 @@ class FeatureStore:
         self.runtime = read_text(attributes, "runtime")
         self.drift = float(read_numbers(attributes, "drift"))
         self.started_ns = int(read_numbers(attributes, "started_ns"))
+        self.embed_seconds = read_seconds(attributes, "embed_seconds")
         self.feature_shape = tuple(int(side) for side in read_numbers(attributes, "feature_shape").tolist())
         self._block_rows = int(read_numbers(attributes, ROWS_PER_BLOCK))
 
@@ -272,6 +275,7 @@ class FeatureStore:
             "reading": dict(self.reading),
             "runtime": self.runtime,
             "drift": self.drift,
+            "embed_seconds": self.embed_seconds,
             "created_with": dict(self.created_with),
             "file_bytes": self.path.stat().st_size,
         }

@@ -34,6 +34,9 @@ from featx.store.layout import (
     write_text,
 )
 
+#: A clock tells no more, and sums of rounded times do not depend on their order.
+_SECONDS_DIGITS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Golden:
@@ -62,6 +65,7 @@ class Provenance:
         golden: Pictures that any later stack must give the same features for.
         started_ns: When the run began that read the files, in nanoseconds since 1970.
         reading: How the source was read beyond its defaults; values that JSON can hold.
+        embed_seconds: Time of the runs that computed the rows; None if it is not known.
     """
 
     source: str
@@ -73,6 +77,7 @@ class Provenance:
     golden: Golden
     started_ns: int = 0
     reading: Mapping[str, Any] = field(default_factory=dict)
+    embed_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +142,8 @@ def _write_attributes(file: h5py.File, spec: EmbedSpec, provenance: Provenance) 
     file.attrs["format_version"] = FORMAT_VERSION
     file.attrs["drift"] = provenance.drift
     file.attrs["started_ns"] = provenance.started_ns
+    if provenance.embed_seconds is not None:
+        file.attrs["embed_seconds"] = round(provenance.embed_seconds, _SECONDS_DIGITS)
     file.attrs["feature_shape"] = np.array(provenance.feature_shape, dtype="<i8")
 
 

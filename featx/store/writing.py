@@ -16,7 +16,7 @@ from featx.specs import EmbedSpec, find_differences
 from featx.store.checking import check_store, refuse_damage
 from featx.store.durability import remove_leftovers, say_failures, sync_folder
 from featx.store.journal import Journal
-from featx.store.layout import ITEM_COLUMNS, Columns
+from featx.store.layout import ITEM_COLUMNS, Columns, add_seconds
 from featx.store.lock import StoreLock
 from featx.store.sealed import FeatureStore
 from featx.store.sealing import Golden, Provenance, Row, digest_golden, seal
@@ -35,6 +35,8 @@ class StoreWriter:
         spec: What its features are.
         provenance: Where they come from.
         salvage: Open a damaged store as well, and take what is damaged in it for not there.
+        begun: When this run began, on the clock of `time.perf_counter`, so that the store can tell the time of its
+            rows; None tells none.
 
     Raises:
         SpecMismatchError: If the store exists with another spec.
@@ -42,7 +44,15 @@ class StoreWriter:
         StoreError: If unfinished work beside it belongs to another spec, or it is damaged.
     """
 
-    def __init__(self, path: Path, spec: EmbedSpec, provenance: Provenance, *, salvage: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        spec: EmbedSpec,
+        provenance: Provenance,
+        *,
+        salvage: bool = False,
+        begun: float | None = None,
+    ) -> None:
         self.path = path
         self.spec = spec
         self._provenance = provenance
@@ -50,6 +60,7 @@ class StoreWriter:
         self._journal = Journal(
             path, spec, int(np.prod(provenance.feature_shape)), self._lock.confirm, provenance.golden
         )
+        self._journal.counted = begun
         self._salvage = salvage
         self._damaged = False
         self._resources = contextlib.ExitStack()
@@ -57,6 +68,7 @@ class StoreWriter:
         self._sizes: dict[str, Sequence[int]] = {}
         self._runtimes: set[str] = set()
         self._drift = 0.0
+        self._seconds: float | None = 0.0
         self.old: FeatureStore | None = None
         self.lost: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self.goldens: list[Golden] = []
@@ -96,11 +108,14 @@ class StoreWriter:
         self.old = old
         self.goldens.append(old.golden)
         self._add_runtime(old.runtime, old.drift)
+        self._seconds = old.embed_seconds
         features = old.features
         self._add_rows(old.sha256.tolist(), old.sizes_px.tolist(), lambda: features, self.lost)
 
     def _read_journal(self) -> None:
         for shard in self._journal.read_shards():
+            if not self._rows.keys() >= set(shard.sha256):  # else sealed before, by a run that was killed then
+                self._seconds = add_seconds((self._seconds, shard.seconds))
             self._add_rows(shard.sha256, shard.sizes, shard.load, np.zeros(len(shard.sha256), np.bool_))
             self._add_runtime(shard.runtime, shard.drift)
             if not any(digest_golden(shard.golden) == digest_golden(golden) for golden in self.goldens):
@@ -200,7 +215,7 @@ class StoreWriter:
     def _choose_provenance(self) -> Provenance:
         """Keep what computed the first rows: all later ones were checked against its golden pictures."""
         runtimes = ", ".join(sorted(self._runtimes)) or self._provenance.runtime
-        new = replace(self._provenance, runtime=runtimes, drift=self._drift)
+        new = replace(self._provenance, runtime=runtimes, drift=self._drift, embed_seconds=self._seconds)
         if self.old is None:
             return new
         versions = {**new.created_with, **self.old.created_with}  # with those of what the first run did not use

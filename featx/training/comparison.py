@@ -20,11 +20,11 @@ from featx.store import FeatureStore
 from featx.store.checking import refuse_damage
 from featx.training.choosing import choose_heads
 from featx.training.dataset import Dataset, Partition, split_dataset
-from featx.training.finished import find_runs, read_run
 from featx.training.frozen import Run
 from featx.training.judging import Contender, judge
 from featx.training.lessons import Lesson, digest_items, learn_and_predict
 from featx.training.matching import match_stores
+from featx.training.plans import read_runs
 from featx.training.procedure import deal_folds, name_classes, read_versions
 from featx.training.rendering import describe_choice, name_folder, write_comparison
 from featx.training.rivals import enter_runs
@@ -54,13 +54,16 @@ def compare(
     all training and validation items. Only then is the test opened, once for all; it ranks nothing.
 
     A finished run is ranked by the validation in its bundle, and tested by its own predictions, which must be
-    of these test items. Fine-tuned ones are compared with the best frozen head: `Comparison.verdict`.
+    of these test items. A plan such as `last:23` is fine-tuned first, on the source and with the backbone of the first
+    store, unless a finished run of it lies in `options.folder`. Fine-tuned runs are compared with the best frozen
+    head: `Comparison.verdict`.
 
     Args:
         stores: One or more stores, or their paths.
         heads: Names of heads, or of sets of them (`featx.registry.HEAD_SETS`); one text may have several,
             with commas between. A spec fixes parameters.
-        runs: What `featx.fit` or `featx.finetune` gave, or folders of their bundles; one or more.
+        runs: What `featx.fit` or `featx.finetune` gave, folders of their bundles, or what to unfreeze (`last:N`,
+            `from:LAYER`, `blocks:N`, `gradual`, `gradual:N` or `all`); one or more.
         params: Hyper-parameters that are fixed for each named head that has them, such as `class_weight`.
         calibration: One of `featx.specs.CALIBRATIONS` for all named heads; None for what each needs.
         options: How to split, how many processes, and where to write.
@@ -69,11 +72,12 @@ def compare(
         A standing for each store and head, and for each run.
 
     Raises:
-        UnknownNameError: If no head has that name.
+        UnknownNameError: If no head, or no layer of a plan, has that name.
         DataError: If the items cannot be split or matched, every head fails, or a run was tested on other items.
         BundleError: If a run is no bundle, or a damaged one.
         StoreFormatError: If a store is damaged.
         StoreError: If there is no such store, or nothing can be written.
+        SourceError: If the images of a plan are gone or have changed.
     """
     started = time.perf_counter()
     specs, lacking = choose_heads(heads, options.seed, params or {}, calibration)
@@ -82,7 +86,7 @@ def compare(
     partition = split_dataset(match.dataset, test_size=options.test_size, seed=options.seed)
     rounds = _plan_rounds(match.dataset, partition, options)
     names = _name_stores(opened)
-    found = [read_run(folder) for folder in find_runs(runs, opened[0], options)]
+    found = read_runs(runs, match.dataset, partition, options)
     by_backbone = {store.spec.backbone.uri: name for store, name in zip(opened[::-1], names[::-1], strict=True)}
     rivals = enter_runs(found, match.dataset, partition, options, by_backbone)
     candidates = [
@@ -247,6 +251,7 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         validation_accuracy=float(np.concatenate(right).mean()),
         validation_log_loss=float(np.concatenate(losses).mean()),
         fit_seconds=record["fit_seconds"],
+        embed_seconds=candidate.store.embed_seconds,
         predict_seconds=record["predict_seconds"],
         threads=record["threads"],
         # An older featx kept results without them.

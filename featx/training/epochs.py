@@ -68,6 +68,7 @@ class Progressed:
         factor: What the learning rates are multiplied by.
         parts: Into how many parts a batch is divided, for it to fit into the memory.
         seconds: Time of all epochs.
+        earlier_seconds: What of this was in runs that were interrupted, before this one.
         history: The curves; the first value of each is of the start.
     """
 
@@ -79,6 +80,7 @@ class Progressed:
     factor: float = 1.0
     parts: int = 1
     seconds: float = 0.0
+    earlier_seconds: float = 0.0
     history: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -282,6 +284,7 @@ class Course:
         try:
             found = read_result(path)
             state = Progressed(**found.record)
+            state.earlier_seconds = state.seconds
             self._network.restore(found.arrays)
             self._best = {name: found.arrays[f"best_{name}"] for name in self._best}
         except (*DAMAGES, TypeError) as error:

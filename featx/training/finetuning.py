@@ -84,7 +84,7 @@ def finetune(
     spec = plan_first_head(spec or FineTuneSpec())
     manifest = source if isinstance(source, Manifest) else read_source(source)
     load = _plan_loading(backbone, layer, pooling, weights, image or {}, options)
-    network = _load_network(load, backbone)
+    network = load_tunable(load, backbone)
     stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone)
     tuner = resolve("tuner", "keras", TUNERS, "featx.tuners")(network, stages, spec)
     cut = Cut(tuner.frontier, tuner.map_shapes)
@@ -133,7 +133,12 @@ def _plan_loading(
     return functools.partial(precise, f"{uri}{'&' if '?' in uri else '?'}precision=mixed_bfloat16")
 
 
-def _load_network(load: Callable[..., Backbone], title: str) -> Backbone:
+def load_tunable(load: Callable[..., Backbone], title: str) -> Backbone:
+    """Build a backbone that can learn.
+
+    Raises:
+        UsageError: If it has no weights that could.
+    """
     network = load()
     if not hasattr(network, "parts"):
         msg = f"{title} has no weights that could learn; choose a network of Keras, or train a head with `featx fit`"

@@ -4,8 +4,6 @@ A bundle may come from a stranger, and so its tables are checked before they are
 """
 
 import csv
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.delivery.bundle import Bundle, check_own, read_json
-from featx.errors import BundleError, DataError, UsageError
+from featx.errors import BundleError, DataError
 from featx.evaluation import Evaluation
 from featx.evaluation.metrics import check_probabilities
 from featx.items.manifest import to_text
 from featx.options import CompareOptions
-from featx.store import FeatureStore
 from featx.training.dataset import Dataset
-from featx.training.frozen import Run
 
 _PREDICTIONS, _ITEMS = "predictions.csv", "items.csv"
 _PREFIX = "probability_"
 _ROLES = ("trained", "validated", "tested", "unused")
 
-#: An unfreeze plan, such as `last:23`, `blocks:1` or `all`; one letter and a colon may be a drive of Windows.
-_PLAN = re.compile(r"all|[a-z][a-z-]+:[^/\\]+")
+#: Of a name that a table could still show.
+_MOST_CHARACTERS = 80
 
 #: Metrics are the same where they differ by less: both come from the same numbers.
 _SAME = 1e-9
 
-_DAMAGES = (OSError, KeyError, IndexError, TypeError, ValueError, csv.Error)
+_DAMAGES = (AttributeError, OSError, KeyError, IndexError, TypeError, ValueError, csv.Error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +38,22 @@ class Finetuning:
     """What `metrics.json` says of a backbone that was fine-tuned.
 
     Attributes:
+        backbone: The uri of the backbone that it began with.
         unfreeze: Which of its layers were trained, such as `last:23`.
         trained_parameters: Those of the backbone that were trained, and those of its head.
         peak_memory_bytes: The most memory that it took; None if it is not known.
         seconds: Time of everything, embedding of frozen layers included.
+        embed_seconds: What of it that was, whichever run did it; None if it is not known.
         best_epoch: The epoch whose weights were kept.
         epochs: Epochs that it was trained for.
     """
 
+    backbone: str
     unfreeze: str
     trained_parameters: int
     peak_memory_bytes: int | None
     seconds: float
+    embed_seconds: float | None
     best_epoch: int
     epochs: int
 
@@ -68,13 +68,20 @@ class Finetuning:
         """
         counts = [values[name] for name in ("trainable_parameters", "head_parameters", "best_epoch", "epochs")]
         peak, seconds = values.get("peak_memory_bytes"), values["seconds"]
-        if not isinstance(values["unfreeze"], str) or not all(type(count) is int for count in [*counts, peak or 0]):
-            msg = "finetuned holds no plan, or counts that are no whole numbers"
+        texts = [values["backbone"], values["unfreeze"]]
+        if not all(isinstance(text, str) for text in texts) or not all(
+            type(one) is int for one in [*counts, peak or 0]
+        ):
+            msg = "finetuned holds no backbone or plan, or counts that are no whole numbers"
             raise TypeError(msg)
         if not all(0 <= number < float("inf") for number in (*counts, peak or 0, seconds)):
             msg = "finetuned holds a number below 0 or without end"
             raise ValueError(msg)
-        return cls(values["unfreeze"][:80], counts[0] + counts[1], peak or None, float(seconds), *counts[2:])
+        # Without the other key, an older featx told only what its own run took.
+        embedding = _read_seconds(values["embed_seconds"]) if "elapsed_seconds" in values else None
+        backbone, plan = (text[:_MOST_CHARACTERS] for text in texts)
+        learnt = counts[0] + counts[1]
+        return cls(backbone, plan, learnt, peak or None, float(seconds), embedding, *counts[2:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +97,7 @@ class FinishedRun:
         probabilities: float64 `(n_tested, n_classes)`, in the order of the bundle's classes.
         validation: What it did on items that were held out of training.
         seconds: Time of the run.
+        embed_seconds: Time of embedding, be it part of the run or before it; None if it is not known.
         finetuning: How the backbone was fine-tuned; None for a head on frozen features.
     """
 
@@ -101,44 +109,8 @@ class FinishedRun:
     probabilities: NDArray[np.float64]
     validation: Evaluation
     seconds: float
+    embed_seconds: float | None
     finetuning: Finetuning | None
-
-
-def find_runs(
-    runs: Sequence[Run | str | os.PathLike[str]] | Run | str | os.PathLike[str],
-    store: FeatureStore,
-    options: CompareOptions,
-) -> list[Path]:
-    """Find the folder of each of some runs, or of one, as `find_run` does."""
-    named = [runs] if isinstance(runs, Run | str | os.PathLike) else runs
-    return [find_run(run, store, options) for run in named]
-
-
-def find_run(named: Run | str | os.PathLike[str], store: FeatureStore, options: CompareOptions) -> Path:
-    """Find the folder of a run: that of what `fit` or `finetune` gave, a path, or what a plan is fine-tuned into.
-
-    Raises:
-        UsageError: If the run wrote no bundle, or a plan cannot be carried out.
-    """
-    if isinstance(named, Run):
-        if named.bundle is None:
-            msg = "a run without a bundle has no predictions to compare; let it write one (folder='runs')"
-            raise UsageError(msg)
-        return named.bundle
-    if isinstance(named, str) and _PLAN.fullmatch(named) and not Path(named).exists():
-        return finetune_store(named, store, options)
-    return Path(named)
-
-
-def finetune_store(plan: str, store: FeatureStore, options: CompareOptions) -> Path:
-    """Fine-tune the backbone of a store on its source, split as the options say, and return the bundle.
-
-    Raises:
-        UsageError: Always, as long as nothing carries a plan out here.
-    """
-    msg = f"--finetune {plan} is a plan for {store.spec.backbone.uri} (seed {options.seed}), and nothing carries it out"
-    msg += " here; give the folder of a finished run"
-    raise UsageError(msg)
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -180,7 +152,20 @@ def _read_run(folder: Path, bundle: Bundle) -> FinishedRun:
         msg = "metrics.json has no proper validation"
         raise ValueError(msg)
     finetuning = None if tuned is None else Finetuning.from_dict(tuned)
-    return FinishedRun(bundle, record, roles, ids, labels, probabilities, validation, float(seconds), finetuning)
+    frozen = _read_seconds((record.get("store") or {}).get("embed_seconds"))
+    embedding = finetuning.embed_seconds if finetuning else frozen
+    return FinishedRun(
+        bundle, record, roles, ids, labels, probabilities, validation, float(seconds), embedding, finetuning
+    )
+
+
+def _read_seconds(value: object) -> float | None:
+    if value is None:
+        return None
+    if type(value) not in {int, float} or not 0 <= value < float("inf"):  # type: ignore[operator]
+        msg = "embed_seconds is no number of seconds"
+        raise ValueError(msg)
+    return float(value)  # type: ignore[arg-type]
 
 
 def _read_roles(path: Path) -> dict[str, frozenset[tuple[str, str]]]:

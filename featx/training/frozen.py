@@ -320,7 +320,12 @@ def _draft_bundle(run: Run, store: FeatureStore, dataset: Dataset, outcome: _Out
         "protocol": run.protocol,
         "created_with": {**store.created_with, **read_versions()},
         "split": {"origin": outcome.origin, "test_size": options.test_size, "cv": options.cv, "group": options.group},
-        "store": {"path": to_text(str(store.path)), "source": store.source, "items": len(store)},
+        "store": {
+            "path": to_text(str(store.path)),
+            "source": store.source,
+            "items": len(store),
+            "embed_seconds": store.embed_seconds,
+        },
     }
     if store.spec.views:
         record["views"] = {"learnt": options.views, **store.spec.views.to_dict()}

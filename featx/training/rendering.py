@@ -151,15 +151,15 @@ alone orders the table. `95 %` is the interval of the test accuracy. `to the bes
 on the same images, with its interval; `p` its p-value (McNemar's test with mid-p; whole groups, where there are any),
 adjusted for the number of differences (Holm). `bal.` is the mean accuracy of the classes. A `tie` is a
 difference that this test cannot show, not the proof that there is none. Seconds are those of tuning and fitting, with
-{threads}, and of predicting all test images. `memory` is the most that the fitting process held, libraries and
-the pages of the store that it had loaded included. `params` counts what was learnt: coefficients and intercepts, or the
-weights of networks."""
+{threads}, and of predicting all test images; `embed s` those of embedding, which all heads of a store share. `memory`
+is the most that the fitting process held, libraries and the pages of the store that it had loaded included. `params`
+counts what was learnt: coefficients and intercepts, or the weights of networks."""
 
 _RUNS = """\
 
-A row of a finished run has the numbers of its bundle, and is tested here by its own predictions of the same images. Its
-seconds are of everything that it did: reading and embedding included where it is fine-tuned, which those of a head on
-cached features leave out."""
+A row of a finished run has the numbers of its bundle, and is tested here by its own predictions of the same images.
+Where it is fine-tuned, its `fit s` are of everything, embedding included, as if nothing had been cached; those of a
+head on cached features leave embedding out."""
 
 
 def _join(cells: Sequence[str]) -> str:

@@ -66,7 +66,7 @@ def _shares_validation(run: FinishedRun, dataset: Dataset, partition: Partition)
 
 def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> Standing:
     bundle, tuning = run.bundle, run.finetuning
-    uri = bundle.embed_spec.backbone.uri
+    uri = tuning.backbone if tuning else bundle.embed_spec.backbone.uri
     shared = Standing(
         store=stores.get(uri, to_printable(uri)),
         head=bundle.head_spec,
@@ -75,6 +75,7 @@ def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> Standing:
         validation_accuracy=float(run.validation.accuracy),
         validation_log_loss=float(run.validation.log_loss),
         fit_seconds=run.seconds,
+        embed_seconds=run.embed_seconds,
         run=bundle.path,
     )
     if tuning is None:

@@ -30,6 +30,8 @@ class Standing:
         paired: Its difference from the best on the same test items; None for the best itself.
         p_value: The p-value of that, adjusted for all differences by Holm's method.
         fit_seconds: Time of tuning and fitting on all but the test items; of a finished run, of all it did.
+        embed_seconds: Time of embedding all items, whenever it was done: beside `fit_seconds`, or, of a fine-tuned
+            run, a part of them. None where nothing tells.
         predict_seconds: Time of predicting all test items.
         threads: Threads that were allowed meanwhile.
         peak_memory_bytes: The most memory of the process meanwhile, imports included; None if it is not known.
@@ -54,6 +56,7 @@ class Standing:
     paired: Paired | None = None
     p_value: float | None = None
     fit_seconds: float | None = None
+    embed_seconds: float | None = None
     predict_seconds: float | None = None
     threads: int | None = None
     peak_memory_bytes: int | None = None
@@ -95,6 +98,7 @@ class Standing:
             "p_value_single": paired.p_value if paired else None,
             "p_value_exact": paired.p_value_exact if paired else None,
             "fit_seconds": self.fit_seconds,
+            "embed_seconds": self.embed_seconds,
             "predict_seconds": self.predict_seconds,
             "threads": self.threads,
             "peak_memory_bytes": self.peak_memory_bytes,

@@ -4,10 +4,11 @@ Items, quarantine and splits are those of a feature store, as for `fit`: of the 
 maps are cached, of these.
 """
 
+import contextlib
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones import Backbone
-from featx.embedding import Embedding, embed, name_store
-from featx.errors import DataError, UsageError
+from featx.embedding import Embedding, embed, make_spec, name_store
+from featx.errors import DataError, StoreError, UsageError
 from featx.items import Manifest
 from featx.items.augmentation import parse_augmentation, plan_views
 from featx.ledger import describe_source
 from featx.options import EmbedOptions, FineTuneOptions
-from featx.specs import DTYPES, FineTuneSpec
+from featx.specs import DTYPES, FineTuneSpec, ImageSpec
 from featx.store import FeatureStore
 from featx.training.dataset import Dataset, load_dataset
 from featx.training.feeds import Feed, MapFeed, PixelFeed
@@ -43,7 +44,8 @@ class Supply:
         pixels: The same from pixels, for a look at them.
         cached: Whether it is shown feature maps from stores.
         stores: The stores.
-        embed_seconds: Time of embedding them; 0 for what was there.
+        embed_seconds: What embedding them took, whenever that was; None where they do not tell.
+        own_embed_seconds: What it took in this run: next to nothing for what was there.
     """
 
     dataset: Dataset
@@ -51,7 +53,8 @@ class Supply:
     pixels: PixelFeed
     cached: bool
     stores: tuple[FeatureStore, ...]
-    embed_seconds: float
+    embed_seconds: float | None
+    own_embed_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +118,15 @@ def supply_items(
         pixels=pixels,
         cached=cached,
         stores=stores,
-        embed_seconds=found[0].seconds + found[0].start_seconds,
+        embed_seconds=_find_longest(stores),
+        own_embed_seconds=found[0].seconds + found[0].start_seconds,
     )
+
+
+def _find_longest(stores: Sequence[FeatureStore]) -> float | None:
+    """Find what embedding took, of which each store of one run tells the whole."""
+    times = [store.embed_seconds for store in stores]
+    return None if None in times else max(one for one in times if one is not None)
 
 
 def _plan_embedding(options: FineTuneOptions) -> EmbedOptions:
@@ -126,11 +136,8 @@ def _plan_embedding(options: FineTuneOptions) -> EmbedOptions:
 def _embed(
     manifest: Manifest, network: Backbone, options: FineTuneOptions, image: Mapping[str, Any]
 ) -> list[Embedding]:
-    """Embed frozen features, into the store that `featx embed` would make, unless that is of another source."""
-    name = name_store(network, None, image, DTYPES[0])
-    path = Path(options.features) / f"{name}.h5"
-    if path.is_file() and FeatureStore(path).source != describe_source(manifest):
-        name = f"{_name_source(manifest)}-{name}"
+    """Embed frozen features, into the store that `featx embed` would make, unless that holds others."""
+    name = _name_frozen(Path(options.features), manifest, network, image)
     return embed(manifest, network, image=image, name=name, folder=options.features, options=_plan_embedding(options))
 
 
@@ -146,7 +153,8 @@ def _embed_maps(
     varied: dict[str, Any] = {"views": spec.views, "augmentation": spec.augmentation} if spec.views else {}
     planned = plan_views(spec.views, spec.augmentation, spec.seed) if spec.views else None
     network = load(layers=cut.layers, pooling="none")
-    own = [_name_source(manifest), name_store(network, "none", image, DTYPES[0], planned)]
+    sized = {**image, "height": network.height, "width": network.width}
+    own = [_name_source(manifest), name_store(network, "none", sized, DTYPES[0], planned)]
     return embed(
         manifest,
         network,
@@ -163,6 +171,23 @@ def _name_source(manifest: Manifest) -> str:
     """Name what maps are of, so that those of another source with the same names of files have another store."""
     source = describe_source(manifest)
     return f"{Path(source).stem}-{hashlib.sha256(source.encode()).hexdigest()[:6]}"
+
+
+def _name_frozen(folder: Path, manifest: Manifest, network: Backbone, image: Mapping[str, Any]) -> str:
+    """Name the store of frozen features: one of this source that is there, under whatever name, or a new one."""
+    output, size = network.outputs[0], {"height": network.height, "width": network.width}
+    spec = make_spec(network, output, ImageSpec(**{**image, **size}))
+    taken = set[str]()
+    for path in sorted(folder.glob("[!.]*.h5")):
+        taken.add(path.stem)
+        with contextlib.suppress(StoreError):
+            store = FeatureStore(path)
+            if store.spec.digest == spec.digest and store.source == describe_source(manifest):
+                return path.stem
+    usual = name_store(network, None, image, DTYPES[0])
+    of_source = f"{_name_source(manifest)}-{usual}"
+    names = (usual, of_source, f"{of_source}-{spec.digest[:8]}")
+    return next((name for name in names if name not in taken), names[-1])
 
 
 def _decide(cut: Cut, n_items: int, spec: FineTuneSpec, options: FineTuneOptions) -> tuple[bool, str]:

@@ -89,6 +89,7 @@ def _format_standing(standing: Standing) -> dict[str, str]:
         "log-loss": _format(test.log_loss if test else None),
         "ECE": _format(test.expected_calibration_error if test else None),
         "fit s": _format(standing.fit_seconds, 2),
+        "embed s": _format(standing.embed_seconds, 2),
         "predict s": _format(standing.predict_seconds),
         **_format_costs(standing),
         "bytes/item": _UNDEFINED if size is None else f"{size:,}",

@@ -76,8 +76,19 @@ class Tuning:
         probabilities = self.predict(np.flatnonzero(members))
         return evaluate_items(dataset, members, probabilities, dataset.targets[members], self.spec.seed)
 
-    def describe(self, backbone: str, seconds: float) -> dict[str, Any]:
-        """Return what `metrics.json` says of it under `finetuned`."""
+    def describe(self, backbone: str, elapsed: float) -> dict[str, Any]:
+        """Return what `metrics.json` says of it under `finetuned`.
+
+        Its `seconds` are what everything takes where nothing is there yet: epochs of an interrupted run count, and
+        so does embedding that an earlier run did. `elapsed_seconds` are those of this run.
+
+        Args:
+            backbone: What the backbone is called.
+            elapsed: Seconds since this run began.
+        """
+        supply, seconds = self.supply, elapsed + self.progressed.earlier_seconds
+        if supply.embed_seconds is not None:
+            seconds += supply.embed_seconds - supply.own_embed_seconds
         return {
             "backbone": backbone,
             "unfreeze": self.spec.unfreeze,
@@ -85,11 +96,12 @@ class Tuning:
             "epochs": self.progressed.n_epochs,
             "best_epoch": self.progressed.best_epoch,
             "seconds": seconds,
-            "embed_seconds": self.supply.embed_seconds,
+            "elapsed_seconds": elapsed,
+            "embed_seconds": supply.embed_seconds,
             "train_seconds": self.progressed.seconds,
             "batch_parts": self.progressed.parts,
             "peak_memory_bytes": self.read_peak(),
-            "cached": self.supply.cached,
+            "cached": supply.cached,
             "cut": list(self.tuner.frontier),
             "views": self.spec.views,
             "augmentation": self.spec.augmentation,
@@ -129,15 +141,10 @@ def draft_bundle(
     ids = store.ids[dataset.rows]
     record = {
         "created_with": {**store.created_with, **read_versions()},
-        "split": {
-            "origin": tuning.partition.origin,
-            "test_size": options.test_size,
-            "cv": 0,
-            "group": options.group,
-            "seed": tuning.spec.seed,
-        },
+        "split": describe_split(tuning.partition, options.test_size, options.group, tuning.spec.seed),
         "store": {"path": str(store.path), "source": store.source, "items": len(store)},
         "finetune": tuning.spec.to_dict(),
+        "backbone": make_spec(network, output, image).backbone.to_dict(),
     }
     return Draft(
         embed_spec=make_spec(tuned, tuned.outputs[0], image),
@@ -153,6 +160,11 @@ def draft_bundle(
         predictions=tabulate_predictions(ids, dataset.labels, tested, probabilities, dataset.classes),
         extras=_list_illustrations(run, tuning, probabilities, folder),
     )
+
+
+def describe_split(partition: Partition, test_size: float, group: str, seed: int) -> dict[str, Any]:
+    """Describe a split as a bundle records it, so that a run on the same one can be found."""
+    return {"origin": partition.origin, "test_size": test_size, "cv": 0, "group": group, "seed": seed}
 
 
 def _compare(tuning: Tuning, golden: Golden, image: ImageSpec) -> None:

@@ -6,6 +6,11 @@ from featx.evaluation.pairs import SIGNIFICANCE, Paired
 from featx.training.standings import FROZEN, Standing
 from featx.wording import format_seconds
 
+_LEAST_SECONDS = 1e-3
+
+#: From here on, a digit behind the point says nothing.
+_WHOLE_RATIO = 10
+
 
 def describe_gains(standings: Sequence[Standing], test_name: str) -> tuple[str, ...]:
     """Say of each fine-tuned run what it gains over the frozen head that validation ranks first, and for what time.
@@ -47,11 +52,17 @@ def _name(tuned: Standing, frozen: Standing) -> str:
 
 
 def _describe_time(tuned: Standing, frozen: Standing) -> str:
-    """Tell both times: that of fine-tuning is of everything, and a store does not tell what embedding it took."""
+    """Tell both times: each of everything, where both the run and the store tell what embedding took."""
     if tuned.fit_seconds is None or frozen.fit_seconds is None:
         return "in a time that is not recorded"
-    whole, part = format_seconds(tuned.fit_seconds), format_seconds(frozen.fit_seconds)
-    return f"in {whole} all told, beside {part} of fitting (the store does not tell how long embedding took)"
+    whole, fitting = format_seconds(tuned.fit_seconds), format_seconds(frozen.fit_seconds)
+    if frozen.embed_seconds is None or tuned.embed_seconds is None:
+        which = "store" if frozen.embed_seconds is None else "run"
+        return f"in {whole} all told, beside {fitting} of fitting (the {which} does not tell how long embedding took)"
+    least = max(frozen.embed_seconds + frozen.fit_seconds, _LEAST_SECONDS)
+    times = tuned.fit_seconds / least
+    ratio = f"{times:,.0f}" if times >= _WHOLE_RATIO else f"{times:.1f}"
+    return f"for {ratio} times the time ({whole}, embedding included, against {format_seconds(least)})"
 
 
 def _count(gain: Paired, test_name: str) -> str:

@@ -57,7 +57,9 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
     assert result.code == 0, result
     assert re.search(r"\nfinetune last:23 .* 2\.1 min  1\.5 GB   1\.2 M ", result.out)
     assert re.search(
-        r"\n(no difference .*: )?fine-tuning \(last:23\) (gains|loses|is at) .* 2\.1 min all told", result.out
+        r"\n(no difference .*: )?fine-tuning \(last:23\) (gains|loses|is at) .*, for [\d,.]+ times the time "
+        r"\(2\.1 min, embedding included, against ",
+        result.out,
     )
     assert max(map(len, result.out.split("\n\n")[0].splitlines())) <= 120
     assert "note: finetune last:23: validation accuracy as measured in its own run" in result.err
@@ -87,7 +89,7 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
         (["--clf", "knn", "--class-weight", "balanced"], 2, "none of knn has a parameter class_weight"),
         (["--calibration", "magic"], 2, "must be one of none, temperature"),
         (["--finetune", "gone"], 1, "gone is no bundle"),
-        (["--finetune", "last:23"], 2, "give the folder of a finished run"),
+        (["--finetune", "last:23"], 2, "colour has no weights that could learn"),
         (["features/colour.h5", "--group", "nothing"], 2, "'nothing' is no group"),
     ],
 )

@@ -89,6 +89,8 @@ def test_info(featx_command, embedded):
     assert values["classes"]["3"] == 40
     text = featx_command("info", "features/colour.h5").out
     assert "backbone     colour, layer colour, pooling none" in text
+    assert re.search(r"\nembedding    took [\d.]+ (s|min)\n", text)
+    assert values["embed_seconds"] > 0
 
 
 @pytest.fixture

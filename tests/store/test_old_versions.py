@@ -55,6 +55,7 @@ def test_version_1(dtype):
     assert store.reading == {"root": "/data", "columns": {"group": "patient"}}
     assert store.created_with == {"featx": "0.1.0", "numpy": "2.4.6", "keras": "3.15.1"}
     assert (store.runtime, store.drift, store.started_ns) == ("keras", 2.5e-7, 1_780_000_000_000_000_000)
+    assert store.embed_seconds is None
     assert store.golden.files == (b"\x89PNG not really", b"\xff\xd8 nor this")
     assert np.array_equal(store.golden.features, np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 6))
 
@@ -71,4 +72,5 @@ def test_unfinished_work_of_version_1_is_gone_on_with(tmp_path):
         items |= {"sha256": [make_sha256(number) for number in numbers], "bytes": [1] * 9, "mtime_ns": [2] * 9}
         new = writer.seal(items, {"id": [], "sha256": [], "reason": []})
     assert np.array_equal(new.features, make_rows(numbers))
+    assert new.embed_seconds is None
     assert new.sizes_px.tolist() == [[640 + number, 480] for number in numbers]

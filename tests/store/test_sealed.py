@@ -232,6 +232,12 @@ def replace(file, name, values, **options):
         lambda file: file.attrs.__setitem__("reading", np.bytes_(b"3")),
         lambda file: file.attrs.__setitem__("reading", np.bytes_(b"[" * 60_000)),
         lambda file: file.attrs.__setitem__("drift", "none"),
+        lambda file: file.attrs.__setitem__("embed_seconds", -1.0),
+        lambda file: file.attrs.__setitem__("embed_seconds", float("nan")),
+        lambda file: file.attrs.__setitem__("embed_seconds", float("inf")),
+        lambda file: file.attrs.__setitem__("embed_seconds", [1.0, 2.0]),
+        lambda file: file.attrs.__setitem__("embed_seconds", h5py.Empty("f8")),
+        lambda file: file.attrs.__setitem__("embed_seconds", np.bytes_(b"long")),
     ],
 )
 def test_a_store_that_lacks_a_part_or_has_another_is_refused(store, edit):

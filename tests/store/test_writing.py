@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 
@@ -171,3 +173,35 @@ def test_a_store_names_every_runtime_that_computed_rows_and_the_largest_drift(ma
     with maker.open_writer() as writer:
         store = writer.seal(maker.make_columns([1, 2]), NONE)
     assert (store.runtime, store.drift) == ("keras, numpy, openvino", 2e-7)
+
+
+def ago(seconds):
+    """A moment of a run that began so long before."""
+    return time.perf_counter() - seconds
+
+
+def test_a_store_tells_what_its_rows_took(maker):
+    """The sum over the runs that computed them, to which a run that computes none adds nothing."""
+    assert maker.seal([1], begun=ago(10)).embed_seconds == pytest.approx(10, abs=1)
+    assert maker.seal([1], new=[], begun=ago(500)).embed_seconds == pytest.approx(10, abs=1)
+    relabelled = maker.seal([1], new=[], source="/elsewhere", begun=ago(500))
+    assert relabelled.embed_seconds == pytest.approx(10, abs=1)
+    assert maker.seal([1, 2], new=[2], begun=ago(20)).embed_seconds == pytest.approx(30, abs=1)
+
+
+def test_the_time_of_an_interrupted_run_is_not_lost_and_told_once(maker):
+    with maker.open_writer(begun=ago(10)) as writer:
+        maker.append(writer, [1])
+        writer._journal.commit()
+        maker.append(writer, [2])
+    with maker.open_writer(begun=ago(20)) as writer:
+        maker.append(writer, [3])
+        writer._journal.discard = lambda: None  # killed between sealing and removing the shards
+        sealed = writer.seal(maker.make_columns([1, 2, 3]), NONE)
+    assert sealed.embed_seconds == pytest.approx(30, abs=1)
+    assert maker.seal([1, 2, 3], new=[], source="/b").embed_seconds == sealed.embed_seconds
+
+
+def test_a_time_that_is_known_in_part_is_not_told(maker):
+    maker.seal([1])
+    assert maker.seal([1, 2], new=[2], begun=ago(20)).embed_seconds is None

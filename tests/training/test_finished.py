@@ -11,11 +11,11 @@ from pictures import write_digits
 from tuned import FINETUNED, mark_finetuned, rewrite
 
 import featx
-from featx.errors import BundleError, DataError, UsageError
+from featx.errors import BundleError, DataError
 from featx.evaluation import METRICS
 from featx.options import CompareOptions, FitOptions
 from featx.training.dataset import HeldOut
-from featx.training.finished import find_run, find_runs, read_run
+from featx.training.finished import read_run
 
 OPTIONS = CompareOptions(folder=None, jobs=1)
 
@@ -54,6 +54,7 @@ def test_a_run_has_the_numbers_of_its_bundle(few, fitted):
             metrics["test"][f"{metric}{end}"] for end in ("", "_low", "_high")
         ]
     assert found.test.confusion.tolist() == metrics["test"]["confusion"]
+    assert found.embed_seconds == few.embed_seconds > 0
     assert (found.validation_accuracy, found.fit_seconds) == (fitted.validation.accuracy, fitted.seconds)
     assert (found.kind, found.run, found.trained_parameters) == ("frozen", fitted.bundle, 4 * (240 + 1))
     assert "on other items than those that rank the others" in found.notes[0]
@@ -71,6 +72,7 @@ def test_a_fine_tuned_run_is_compared_with_the_best_frozen_head(few, fitted, bun
     assert tuned.gain.difference == pytest.approx(tuned.test.accuracy - frozen.test.accuracy)
     assert (tuned.kind, tuned.store, tuned.chosen) == ("fine-tuned", "colour", "epoch 12 of 20")
     assert (tuned.fit_seconds, tuned.peak_memory_bytes) == (125, FINETUNED["peak_memory_bytes"])
+    assert (tuned.embed_seconds, frozen.embed_seconds) == (FINETUNED["embed_seconds"], few.embed_seconds)
     assert tuned.trained_parameters == FINETUNED["trainable_parameters"] + FINETUNED["head_parameters"]
     assert tuned.bytes_per_item is None
     values = comparison.to_dict()
@@ -79,6 +81,16 @@ def test_a_fine_tuned_run_is_compared_with_the_best_frozen_head(few, fitted, bun
     assert "fine-tuning (last:23)" in comparison.verdict[0]
     row = next(row for row in values["rows"] if row["head"] == "finetune last:23")
     assert (row["kind"], row["run"], row["gain"]) == ("fine-tuned", str(bundle), tuned.gain.difference)
+
+
+def test_what_an_older_run_does_not_tell(few, bundle):
+    """It told what embedding took in its own run, which is nothing where an earlier one had done it."""
+    mark_finetuned(bundle)
+    metrics = json.loads((bundle / "metrics.json").read_text())
+    del metrics["finetuned"]["elapsed_seconds"]
+    rewrite(bundle, "metrics.json", json.dumps(metrics))
+    assert read_run(bundle).embed_seconds is None
+    assert "the run does not tell how long embedding took" in compare(few, bundle).verdict[0]
 
 
 def test_all_differences_are_adjusted_together(few, bundle, tmp_path):
@@ -206,6 +218,15 @@ def change_metrics(**values):
     )
 
 
+def change_record(**values):
+    def spoil(bundle):
+        about = json.loads((bundle / "bundle.json").read_text())
+        about["record"] |= values
+        (bundle / "bundle.json").write_text(json.dumps(about))
+
+    return spoil
+
+
 def unlist_predictions(bundle):
     values = json.loads((bundle / "bundle.json").read_text())
     del values["files"]["predictions.csv"]
@@ -231,6 +252,10 @@ def unlist_predictions(bundle):
         (change_metrics(validation={}), "not the metrics of an evaluation"),
         (change_metrics(finetuned={"unfreeze": "all"}), "no 'trainable_parameters'"),
         (change_metrics(finetuned=FINETUNED | {"seconds": float("1e400")}), "below 0 or without end"),
+        (change_metrics(finetuned=FINETUNED | {"embed_seconds": -1}), "embed_seconds is no number of seconds"),
+        (change_metrics(finetuned=FINETUNED | {"embed_seconds": True}), "embed_seconds is no number of seconds"),
+        (change_record(store={"embed_seconds": "long"}), "embed_seconds is no number of seconds"),
+        (change_record(store=[1]), "is damaged"),
         (change_metrics(finetuned=FINETUNED | {"epochs": 1.5}), "counts that are no whole numbers"),
         (change_metrics(finetuned=[1]), "is damaged"),
     ],
@@ -240,24 +265,6 @@ def test_a_damaged_run_is_refused(bundle, spoil, pattern):
     with pytest.raises(BundleError, match=pattern) as caught:
         read_run(bundle)
     assert "\n" not in str(caught.value)
-
-
-def test_plans_folders_and_runs(few, fitted, tmp_path):
-    assert find_run(fitted, few, OPTIONS) == fitted.bundle
-    assert find_run(str(fitted.bundle), few, OPTIONS) == fitted.bundle
-    for plan in ("last:23", "blocks:1", "all"):
-        with pytest.raises(UsageError, match="give the folder of a finished run"):
-            find_run(plan, few, OPTIONS)
-    folder = fitted.bundle
-    assert find_runs(folder, few, OPTIONS) == find_runs(str(folder), few, OPTIONS) == [folder]
-    assert find_runs([fitted, folder], few, OPTIONS) == [folder, folder]
-    unwritten = featx.fit(few, "centroid", options=FitOptions(folder=None))
-    with pytest.raises(UsageError, match="a run without a bundle"):
-        compare(few, unwritten)
-    with pytest.raises(BundleError, match="is no bundle"):
-        compare(few, tmp_path / "gone")
-    with pytest.raises(UsageError, match="no head is named"):
-        compare(few, fitted, heads=",")
 
 
 def test_groups_are_those_of_the_comparison(store, tmp_path):

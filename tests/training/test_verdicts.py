@@ -19,11 +19,12 @@ def evaluate_few():
     return evaluate(np.full((4, 2), 0.5), np.arange(4) % 2, ("a", "b"), resamples=10)
 
 
-def make_frozen(store="photos", title="logreg", seconds=3.0):
-    return Standing(store, HeadSpec(title), "", 4, test=evaluate_few(), fit_seconds=seconds)
+def make_frozen(store="photos", title="logreg", seconds=3.0, embedding=None):
+    test = evaluate_few()
+    return Standing(store, HeadSpec(title), "", 4, test=test, fit_seconds=seconds, embed_seconds=embedding)
 
 
-def make_tuned(only_tuned, only_frozen, groups=None, p_value=None, store="photos", seconds=125.0):
+def make_tuned(only_tuned, only_frozen, groups=None, p_value=None, store="photos", **options):
     """A run that alone was right on some items, while the frozen head alone was right on others."""
     tuned, frozen = np.ones(N, bool), np.ones(N, bool)
     frozen[:only_tuned] = False
@@ -35,7 +36,7 @@ def make_tuned(only_tuned, only_frozen, groups=None, p_value=None, store="photos
         "",
         None,
         test=evaluate_few(),
-        fit_seconds=seconds,
+        **{"fit_seconds": 125.0, "embed_seconds": 9.5, **options},
         kind=FINE_TUNED,
         name="finetune last:23",
         run=Path("run"),
@@ -79,6 +80,26 @@ def make_tuned(only_tuned, only_frozen, groups=None, p_value=None, store="photos
 def test_each_outcome(tuned, expected):
     (said,) = describe_gains([make_frozen(), tuned], "test")
     assert said.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "frozen", "expected"),
+    [
+        (125.0, (0.1, 3.0), "for 40 times the time (2.1 min, embedding included, against 3.1 s)"),
+        (125.0, (5.0, 15.0), "for 6.2 times the time (2.1 min, embedding included, against 20.0 s)"),
+        (9.0, (5.0, 7.0), "for 0.8 times the time (9.0 s, embedding included, against 12.0 s)"),
+        (9.0, (0.0, 0.0), "for 9,000 times the time (9.0 s, embedding included, against 0.00 s)"),
+    ],
+)
+def test_the_times_of_both_are_of_everything(seconds, frozen, expected):
+    head = make_frozen(seconds=frozen[0], embedding=frozen[1])
+    (said,) = describe_gains([head, make_tuned(12, 0, fit_seconds=seconds)], "test")
+    assert said == f"fine-tuning (last:23) gains 8.0 points (4.6 to 13.5) over logreg, {expected}"
+
+
+def test_a_run_that_does_not_tell_what_embedding_took():
+    (said,) = describe_gains([make_frozen(embedding=4.0), make_tuned(12, 0, embed_seconds=None)], "test")
+    assert said.endswith("beside 3.0 s of fitting (the run does not tell how long embedding took)")
 
 
 def test_what_is_named():

@@ -160,7 +160,7 @@ class Case:
 
         def keep_head(*arguments):
             found = original(*arguments)
-            self.head = found[0]
+            self.head = found.network
             self.first_weights = [part.copy() for part in self.head.weights_]
             return found
 

@@ -144,11 +144,11 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
     begun = time.perf_counter()
     planned = plan_views(views, augmentation, view_seed)
     manifest = source if isinstance(source, Manifest) else read_source(source)
-    network = _build(backbone, layers, pooling, weights, _check_image(image or {}))
+    network = _build(backbone, layers, pooling, weights, check_image(image or {}))
     image_spec = ImageSpec(**{**(image or {}), "height": network.height, "width": network.width})
     stem = name.removesuffix(".h5") if name else name_store(network, pooling, image or {}, dtype, planned)
     named = len(network.outputs) > 1 or bool(layers and not name)
-    paths = _name_files(Path(folder), stem, [output.layer if named else "" for output in network.outputs])
+    paths = name_files(Path(folder), stem, [output.layer if named else "" for output in network.outputs])
     with contextlib.ExitStack() as stack:
         writers = []
         goldens = embed_golden(network, image_spec, make_golden_files())
@@ -228,7 +228,17 @@ def name_store(
     return _slug("-".join(word for word in words if word))
 
 
-def _name_files(folder: Path, stem: str, layers: Sequence[str]) -> list[Path]:
+def name_files(folder: Path, stem: str, layers: Sequence[str]) -> list[Path]:
+    """Name the files of stores.
+
+    Args:
+        folder: Where they are.
+        stem: What they share.
+        layers: Name of the layer of each; empty for a store whose name shall not tell it.
+
+    Raises:
+        UsageError: If two would have one name.
+    """
     paths = [folder / f"{stem}{'-' if layer else ''}{_slug(layer)}.h5" for layer in layers]
     if len(set(paths)) < len(paths):
         msg = f"the layers {', '.join(layers)} would be written to the same store; name each of them once"
@@ -258,7 +268,12 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w.+]+", "-", text).strip("-.")
 
 
-def _check_image(image: Mapping[str, Any]) -> Mapping[str, Any]:
+def check_image(image: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Check names of fields of an image spec.
+
+    Raises:
+        UsageError: If one does not exist, or one side is given without the other.
+    """
     known = [field.name for field in fields(ImageSpec)]
     unknown = sorted(set(image) - set(known))
     if unknown or ("height" in image) != ("width" in image):

@@ -271,9 +271,9 @@ class FineTuneSpec(Spec):
     learning_rate: float = 1e-4
     head_learning_rate: float = 1e-3
     schedule: str = SCHEDULES[0]
-    epochs: int = 20
+    epochs: int = 30
     batch_size: int = 32
-    patience: int = 5
+    patience: int = 10
     monitor: str = MONITORS[0]
     class_weight: str | None = None
     label_smoothing: float = 0.0
@@ -299,7 +299,8 @@ class FineTuneSpec(Spec):
             "epochs": (self.epochs >= 1, "at least 1"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "patience": (self.patience >= 1, "at least 1"),
-            "views": (self.views >= 0, "0 or more"),
+            "views": (0 <= self.views <= MOST_VIEWS, f"0 to {MOST_VIEWS:,}"),
+            "seed": (0 <= self.seed < _SEEDS, f"0 to {_SEEDS - 1}"),
             "learning_rate": (0 < self.learning_rate < math.inf, "a number above 0"),
             "head_learning_rate": (0 < self.head_learning_rate < math.inf, "a number above 0"),
             "label_smoothing": (0 <= self.label_smoothing < 1, "a share from 0 to below 1"),
@@ -308,6 +309,9 @@ class FineTuneSpec(Spec):
             if not fit:
                 msg = f"{name} is {getattr(self, name)!r}; it must be {words}"
                 raise UsageError(msg)
+        if self.views and not self.augmentation:
+            msg = f"{self.views} views without an augmentation are copies; name one, such as light"
+            raise UsageError(msg)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from featx.heads.architectures import take_probabilities
 from featx.heads.networks import NetworkClassifier
 from featx.options import FineTuneOptions
 from featx.specs import FineTuneSpec
+from featx.store.durability import say_failures
 from featx.training.feeds import Feed, choose_views
 from featx.training.tasks import Result, read_result, write_result
 
@@ -53,6 +54,28 @@ class Lesson:
     held: NDArray[np.intp]
     targets: NDArray[np.int32]
     weights: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """What items are for, as int positions in the dataset.
+
+    Attributes:
+        train: Those that are learnt from.
+        held: Those that choose the epoch; none where nothing can be held out.
+        validated: Those that the validation is of: `held`, and those of classes that are not learnt.
+        notes: What the user should know.
+    """
+
+    train: NDArray[np.intp]
+    held: NDArray[np.intp]
+    validated: NDArray[np.intp]
+    notes: tuple[str, ...]
+
+    @property
+    def validated_on(self) -> str:
+        """What the validation is of: `validation` or, for want of that, `training` images."""
+        return "validation" if len(self.validated) else "training"
 
 
 @dataclass(slots=True)
@@ -251,7 +274,7 @@ class Course:
     def _tell(self, record: dict[str, float], seconds: float) -> None:
         state = self.progressed
         learnt = f"loss {record['loss']:.4f}, accuracy {record['accuracy']:.3f}"
-        held = "validation" if len(self._lesson.held) else "as they are"
+        held = "validation" if len(self._lesson.held) else "afterwards, as they are:"
         prefix = "val" if len(self._lesson.held) else "plain"
         watched = f"{held} loss {record[f'{prefix}_loss']:.4f}, accuracy {record[f'{prefix}_accuracy']:.3f}"
         area = f", AUC {record[f'{prefix}_auc']:.4f}" if self._spec.monitor == "auc" else ""
@@ -263,14 +286,16 @@ class Course:
 
     def _draw(self) -> None:
         started, state = time.perf_counter(), self.progressed
-        plot_history(state.history, self._folder / f"{CURVES}.png", first=0, kept=state.best_epoch)
+        with say_failures(self._folder):
+            plot_history(state.history, self._folder / f"{CURVES}.png", first=0, kept=state.best_epoch)
         self._drawn = time.perf_counter()
         self._draw_seconds = self._drawn - started
 
     def _save(self, *, optimizers: bool) -> None:
         """Write curves and state; the state is there as a whole, or still that of the epoch before."""
         state = self.progressed
-        write_history(state.history, self._folder / f"{CURVES}.csv", first=0)
+        with say_failures(self._folder):
+            write_history(state.history, self._folder / f"{CURVES}.csv", first=0)
         record = {name: getattr(state, name) for name in Progressed.__dataclass_fields__}
         arrays = {**self._network.dump(), **{f"best_{name}": array for name, array in self._best.items()}}
         arrays |= self._network.dump_optimizers() if optimizers else {}
@@ -302,43 +327,49 @@ class Course:
         start = dict.fromkeys(("loss", "accuracy", "auc"), math.nan)
         self._note({**start, **record, "learning_rate": self._spec.learning_rate * self._stages[0].rate}, 0.0)
         self.progressed.best = self._read_monitored(record)
+        if not math.isfinite(self.progressed.best):
+            msg = f"the {self._spec.monitor} of these images is not defined, as one class alone is there; monitor loss"
+            raise DataError(msg)
         held = len(self._lesson.held)
         watched = f"{held:,} validation images" if held else "the training images, as none can be held out"
         name = "val" if held else "plain"
         return f"start: loss {record[f'{name}_loss']:.4f}, accuracy {record[f'{name}_accuracy']:.3f} on {watched}"
 
 
-def embed_items(
+def stream_features(
     network: Any,  # noqa: ANN401 - a TunableNetwork, whose module imports TensorFlow
     feed: Feed,
     items: NDArray[np.intp],
     batch_size: int,
-    out: NDArray[np.float32] | None = None,
-) -> NDArray[np.float32]:
-    """Embed items, as they are, by a network as it is now.
+) -> Iterator[NDArray[np.float32]]:
+    """Embed items, as they are, by a network as it is now, a batch at a time.
 
     Args:
         network: The network.
         feed: Where its inputs come from.
         items: int `(n_items,)`.
         batch_size: Items of a batch.
-        out: Where the features are written, float32 `(n_items, dim)`; a new array if None.
 
-    Returns:
-        float32 `(n_items, dim)`.
+    Yields:
+        float32 `(n_batch, dim)`.
 
     Raises:
         BackboneError: If a single item does not fit into the memory.
+        DataError: If features are not finite.
     """
     parts = np.array_split(items, -(-len(items) // batch_size))
-    found, done = out, 0
     with contextlib.closing(feed.stream((part, np.zeros(len(part), np.intp)) for part in parts)) as shown:
         for _, inputs in shown:
             rows = _embed_halving(network, inputs)
-            found = np.empty((len(items), rows.shape[1]), np.float32) if found is None else found
-            found[done : done + len(rows)] = rows
-            done += len(rows)
-    return np.empty((0, 0), np.float32) if found is None else found
+            if not np.isfinite(rows).all():
+                msg = "the features of the network are not finite any more; choose smaller learning rates"
+                raise DataError(msg)
+            yield rows
+
+
+def embed_items(network: Any, feed: Feed, items: NDArray[np.intp], batch_size: int) -> NDArray[np.float32]:  # noqa: ANN401 - as above
+    """Embed items, as they are, into one matrix float32 `(n_items, dim)`; see `stream_features`."""
+    return np.concatenate(list(stream_features(network, feed, items, batch_size)))
 
 
 def _embed_halving(network: Any, inputs: list[NDArray[Any]]) -> NDArray[np.float32]:  # noqa: ANN401 - as above

@@ -1,11 +1,13 @@
 """Fine-tuning: a backbone and its head trained end to end, on the items and the split that `fit` uses."""
 
+import contextlib
 import functools
 import hashlib
+import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.protocol import LayerInfo
 from featx.backbones.unfreezing import Stage, plan_stages
 from featx.delivery.bundle import write_bundle
-from featx.errors import UsageError
+from featx.embedding import check_image
+from featx.errors import DataError, UsageError
 from featx.heads.networks import NetworkClassifier, hold_out_units
 from featx.heads.rows import FeatureRows
 from featx.items import Manifest, read_source
@@ -29,11 +32,11 @@ from featx.registry import TUNERS, resolve
 from featx.specs import FineTuneSpec
 from featx.store.durability import make_folder, say_failures
 from featx.store.lock import StoreLock
-from featx.training.dataset import Partition, split_dataset
-from featx.training.epochs import Course, Lesson, embed_items
+from featx.training.dataset import Dataset, Partition, split_dataset
+from featx.training.epochs import Course, Lesson, Roles, stream_features
 from featx.training.frozen import Run
 from featx.training.memory import watch_memory
-from featx.training.openings import Opening, fit_first_head, plan_first_head
+from featx.training.openings import FirstHead, Opening, fit_first_head, plan_first_head
 from featx.training.procedure import deal_folds, evaluate_items, read_versions
 from featx.training.supply import Cut, Supply, supply_items
 from featx.training.tuned import Tuning, describe_freezing, draft_bundle
@@ -42,6 +45,9 @@ from featx.training.tuned import Tuning, describe_freezing, draft_bundle
 _SHOWN_IMAGES = 6
 
 SHEET = "augmentation.png"
+
+#: Of few items, one part in so many is held out.
+_FEW_FOLDS = 5
 
 Positions = NDArray[np.intp]
 
@@ -81,28 +87,27 @@ def finetune(
         FeatxError: One of its kinds, for a source, backbone, plan or head that cannot be used.
     """
     started, read_peak = time.perf_counter(), watch_memory()
-    spec = plan_first_head(spec or FineTuneSpec())
+    spec, image = plan_first_head(spec or FineTuneSpec()), check_image(image or {})
     manifest = source if isinstance(source, Manifest) else read_source(source)
-    load = _plan_loading(backbone, layer, pooling, weights, image or {}, options)
-    network = load_tunable(load, backbone)
+    load, network = _load_network(backbone, layer, pooling, weights, image, options)
     stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone)
     tuner = resolve("tuner", "keras", TUNERS, "featx.tuners")(network, stages, spec)
-    cut = Cut(tuner.frontier, tuner.map_shapes)
-    fields = {name: value for name, value in (image or {}).items() if name not in {"height", "width"}}
+    cut = Cut(tuner.frontier, tuner.map_shapes, tuner.has_frozen, tuner.obstacle)
+    fields = {name: value for name, value in image.items() if name not in {"height", "width"}}
     supply = supply_items(manifest, load, cut, spec, options, fields)
     tuner.takes_maps = supply.cached
     partition = split_dataset(supply.dataset, test_size=options.test_size, seed=spec.seed)
-    train, held, notes = _hold_out(supply, partition, spec)
-    folder = _open_folder(spec, supply, network, (train, held), options)
+    roles = _deal_roles(supply.dataset, partition, spec)
+    folder = _open_folder(spec, supply, network, roles, options)
     with StoreLock(folder):  # the same command, twice at a time, would write one state
-        _show_views(supply, train, spec, folder, options)
-        head, of_head = _fit_head(tuner, supply, (train, held), spec, folder)
-        tuner.attach(head)
+        _show_views(supply, roles.train, spec, folder, options)
+        first = _fit_head(tuner, supply, roles, spec, folder)
+        tuner.attach(first.network)
         _describe_parameters(tuner.count_parameters(), stages, options)
-        course = Course(tuner, head, _plan_lesson(supply, head, (train, held), spec), stages, spec, folder, options)
+        lesson = _plan_lesson(supply, first.network, roles, spec)
+        course = Course(tuner, first.network, lesson, stages, spec, folder, options)
         course.run()
-        told = (*notes, *of_head)
-        tuning = Tuning(tuner, head, spec, supply, partition, (train, held), course.progressed, told, read_peak)
+        tuning = Tuning(tuner, first, spec, supply, partition, roles, course.progressed, read_peak)
         return _conclude(tuning, network, folder, options, started)
 
 
@@ -112,73 +117,87 @@ def list_own_layers(network: Any) -> list[LayerInfo]:  # noqa: ANN401 - a KerasB
     return [layer for layer in network.layers if id(network.parts.layers[layer.name]) in run]
 
 
-def _plan_loading(
+def _load_network(
     uri: str,
     layer: str | int | None,
     pooling: str | None,
     weights: str | None,
     image: Mapping[str, Any],
     options: FineTuneOptions,
-) -> Callable[..., Backbone]:
-    """Make what builds the backbone, anew at each call."""
+) -> tuple[Callable[..., Backbone], Any]:
+    """Build the backbone, and return what builds another one like it as well."""
     size = (int(image["height"]), int(image["width"])) if "height" in image else None
-    precise = functools.partial(
-        load_backbone, weights=weights, image_size=size, pooling=pooling, layers=() if layer is None else (layer,)
-    )
-    if not options.mixed_precision:
-        return functools.partial(precise, uri)
-    if not getattr(precise(uri), "is_on_gpu", False):
+    layers = () if layer is None else (layer,)
+    load = functools.partial(load_backbone, weights=weights, image_size=size, pooling=pooling, layers=layers)
+    network = load_tunable(functools.partial(load, uri), uri)
+    if options.mixed_precision and not network.is_on_gpu:
         options.say("note: mixed precision is for GPUs, and there is none; training goes on in float32")
-        return functools.partial(precise, uri)
-    return functools.partial(precise, f"{uri}{'&' if '?' in uri else '?'}precision=mixed_bfloat16")
+    elif options.mixed_precision and network.precision == "float32":
+        if uri.startswith("file:"):
+            msg = f"{uri} computes in the precision that it was saved with; leave out mixed precision"
+            raise UsageError(msg)
+        uri = f"{uri}{'&' if '?' in uri else '?'}precision=mixed_bfloat16"
+        network = load(uri)
+    return functools.partial(load, uri), network
 
 
-def load_tunable(load: Callable[..., Backbone], title: str) -> Backbone:
+def load_tunable(load: Callable[[], Backbone], title: str) -> Any:  # noqa: ANN401 - a KerasBackbone, as above
     """Build a backbone that can learn.
 
     Raises:
         UsageError: If it has no weights that could.
     """
     network = load()
-    if not hasattr(network, "parts"):
+    if not hasattr(network, "parts") or network.weights == "computed":
         msg = f"{title} has no weights that could learn; choose a network of Keras, or train a head with `featx fit`"
         raise UsageError(msg)
     return network
 
 
-def _hold_out(supply: Supply, partition: Partition, spec: FineTuneSpec) -> tuple[Positions, Positions, tuple[str, ...]]:
-    """Choose the items that are learnt from and those that are watched, as positions in the dataset."""
-    dataset, notes = supply.dataset, []
-    train, held = partition.train, partition.validation
-    if not held.any():
-        own = hold_out_units(dataset.targets[train], spec.seed, dataset.find_units(train))
-        held = np.zeros(len(dataset), bool)
-        held[np.flatnonzero(train)[own]] = True
-        train = train & ~held
-    known = np.isin(dataset.targets, dataset.targets[train])
-    held = held & known  # a class that is not learnt has no place in the loss
+def _deal_roles(dataset: Dataset, partition: Partition, spec: FineTuneSpec) -> Roles:
+    """Choose the items that are learnt from and those that are watched."""
+    train, validated, notes = partition.train, partition.validation, []
+    if not validated.any():
+        validated = _hold_out(dataset, train, spec.seed)
+        train = train & ~validated
+    # A class that is not learnt has no place in the loss; it counts as wrong in the validation.
+    held = validated & np.isin(dataset.targets, dataset.targets[train])
     if held.any():
         notes.append(f"{int(held.sum()):,} validation images chose the epoch, and were not learnt from")
     else:
-        notes.append("no validation images can be held out: the epoch was chosen by the loss on the training images")
-    return np.flatnonzero(train), np.flatnonzero(held), tuple(notes)
+        notes.append(f"no image can be held out for validation: {spec.monitor} of the training images chose the epoch")
+    return Roles(np.flatnonzero(train), np.flatnonzero(held), np.flatnonzero(validated), tuple(notes))
 
 
-def _open_folder(
-    spec: FineTuneSpec, supply: Supply, network: Backbone, items: tuple[Positions, Positions], options: FineTuneOptions
-) -> Path:
+def _hold_out(dataset: Dataset, train: NDArray[np.bool_], seed: int) -> NDArray[np.bool_]:
+    """Hold out about a tenth of the training items, or, where that would be a handful, a fifth."""
+    held = np.zeros(len(dataset), bool)
+    held[np.flatnonzero(train)[hold_out_units(dataset.targets[train], seed, dataset.find_units(train))]] = True
+    folds = min(_FEW_FOLDS, dataset.count_units(train))
+    if not held.any() and folds > 1:
+        with contextlib.suppress(DataError):  # a class would be lost
+            held[np.flatnonzero(train)[dataset.assign_folds(train, folds, seed) == 0]] = True
+    return held
+
+
+def _open_folder(spec: FineTuneSpec, supply: Supply, network: Backbone, roles: Roles, options: FineTuneOptions) -> Path:
     """Open the folder of this training: another spec, network, version or set of items has another one."""
-    state = hashlib.sha256(f"{spec.digest} {supply.cached} {sorted(read_versions().items())}".encode())
-    output = network.outputs[0]
+    state = hashlib.sha256(f"{spec.digest} {sorted(read_versions().items())}".encode())
+    output, dataset = network.outputs[0], supply.dataset
     state.update(f"{network.uri} {network.weights_digest} {output.layer} {output.pooling}".encode())
     state.update(supply.stores[0].spec.image.digest.encode())
-    for positions in items:
-        state.update("".join(supply.dataset.keys[positions].tolist()).encode())
-        state.update(supply.dataset.targets[positions].astype("<i8").tobytes())
+    for positions in (roles.train, roles.held):
+        state.update("".join(dataset.keys[positions].tolist()).encode())
+        state.update(dataset.targets[positions].astype("<i8").tobytes())
+    # Groups decide the folds on which the first head is chosen.
+    everything = np.ones(len(dataset), bool)
+    state.update(dataset.find_units(everything).astype("<i8").tobytes())
     folder = Path(options.folder) / ".finetune" / state.hexdigest()[:16]
     with say_failures(folder):
         make_folder(folder)
-    options.say(f"curves and state: {folder}")
+    others = [path for path in folder.parent.iterdir() if path.is_dir() and path != folder]
+    also = f" ({len(others)} of other settings, unfinished, beside it)" if others else ""
+    options.say(f"curves and state: {folder}{also}")
     return folder
 
 
@@ -189,37 +208,50 @@ def _show_views(supply: Supply, train: Positions, spec: FineTuneSpec, folder: Pa
     shown = np.random.default_rng(spec.seed).permutation(train)[:_SHOWN_IMAGES].tolist()
     images = [supply.pixels.read_plain(item) for item in shown]
     keys = [supply.pixels.sha256s[item] for item in shown]
-    draw_contact_sheet(images, supply.pixels.augmentation, seed=spec.seed, sha256s=keys, path=folder / SHEET)
+    with say_failures(folder):
+        draw_contact_sheet(images, supply.pixels.augmentation, seed=spec.seed, sha256s=keys, path=folder / SHEET)
     options.say(f"what the network will see: {folder / SHEET}")
 
 
 def _fit_head(
     tuner: Any,  # noqa: ANN401 - a TunableNetwork, whose module imports TensorFlow
     supply: Supply,
-    items: tuple[Positions, Positions],
+    roles: Roles,
     spec: FineTuneSpec,
     folder: Path,
-) -> tuple[NetworkClassifier, tuple[str, ...]]:
+) -> FirstHead:
     """Fit the first head on the frozen features of all items but those of the test."""
-    dataset, (train, held) = supply.dataset, items
-    members = np.zeros(len(dataset), bool)
-    members[train] = members[held] = True
-    if supply.cached:
-        rows = np.flatnonzero(members)
-        dim = tuner.dim
-        path = folder / "features.npy"
-        written = np.lib.format.open_memmap(path, "w+", np.float32, (len(rows), dim))
-        features = FeatureRows(embed_items(tuner, supply.feed, rows, spec.batch_size, written))
-    else:
-        features = dataset.take_features(members)
-    watched = np.zeros(len(dataset), bool)
-    watched[held] = True
+    dataset = supply.dataset
+    members, watched = np.zeros(len(dataset), bool), np.zeros(len(dataset), bool)
+    members[roles.train] = members[roles.held] = watched[roles.held] = True
     learnt = members & ~watched
-    folds = np.zeros(len(dataset), np.intp)
-    folds[learnt] = deal_folds(dataset, learnt, spec.seed)
-    units = dataset.find_units(members)
-    opening = Opening(features, dataset.targets[members], watched[members], units, folds[members])
-    return fit_first_head(spec, opening)
+    with _embed_frozen(tuner, supply, members, spec, folder) as features:
+        targets, units = dataset.targets[members], dataset.find_units(members)
+        folds = functools.partial(deal_folds, dataset, learnt, spec.seed)
+        return fit_first_head(spec, Opening(features, targets, watched[members], units, folds))
+
+
+@contextlib.contextmanager
+def _embed_frozen(
+    tuner: Any,  # noqa: ANN401 - as above
+    supply: Supply,
+    members: NDArray[np.bool_],
+    spec: FineTuneSpec,
+    folder: Path,
+) -> Iterator[FeatureRows]:
+    """Give the frozen features of some items: from their store, or from the maps by the rest of the network."""
+    if not supply.cached:
+        yield supply.dataset.take_features(members)
+        return
+    rows, path = np.flatnonzero(members), folder / "features.bin"
+    try:
+        with say_failures(folder), path.open("wb") as file:
+            for batch in stream_features(tuner, supply.feed, rows, spec.batch_size):
+                file.write(batch.tobytes())
+        yield FeatureRows(np.memmap(path, np.float32, "r", shape=(len(rows), tuner.dim)))
+    finally:
+        with contextlib.suppress(OSError):  # Windows keeps a file that is mapped; the folder goes in the end
+            path.unlink(missing_ok=True)
 
 
 def _describe_parameters(counts: Mapping[str, int], stages: Sequence[Stage], options: FineTuneOptions) -> None:
@@ -229,10 +261,8 @@ def _describe_parameters(counts: Mapping[str, int], stages: Sequence[Stage], opt
     )
 
 
-def _plan_lesson(
-    supply: Supply, head: NetworkClassifier, items: tuple[Positions, Positions], spec: FineTuneSpec
-) -> Lesson:
-    train, held = items
+def _plan_lesson(supply: Supply, head: NetworkClassifier, roles: Roles, spec: FineTuneSpec) -> Lesson:
+    train, held = roles.train, roles.held
     targets = np.zeros(len(supply.dataset), np.int32)
     known = np.concatenate([train, held])
     targets[known] = np.searchsorted(head.classes_, supply.dataset.targets[known])
@@ -246,18 +276,19 @@ def _plan_lesson(
 def _conclude(tuning: Tuning, network: Backbone, folder: Path, options: FineTuneOptions, started: float) -> Run:
     """Test once, write the bundle, and clear up."""
     unchanged = tuning.tuner.check_freezing()
+    notes = (tuning.supply.dataset.notes, tuning.partition.notes, tuning.roles.notes, tuning.first.notes)
     options.say(describe_freezing(tuning, unchanged))
     tested = tuning.partition.test.members
     probabilities = tuning.predict(np.flatnonzero(tested))
     targets = tuning.partition.test.open_targets()
     run = Run(
         bundle=None,
-        head=replace(tuning.spec.head, scaling=tuning.head.scaling),
+        head=tuning.first.spec,
         validation=tuning.evaluate_validation(),
         test=evaluate_items(tuning.supply.dataset, tested, probabilities, targets, tuning.spec.seed),
-        n_train=len(tuning.items[0]),
+        n_train=len(tuning.roles.train),
         test_name=tuning.partition.test_name,
-        notes=tuple(dict.fromkeys([*tuning.supply.dataset.notes, *tuning.partition.notes, *tuning.notes])),
+        notes=tuple(dict.fromkeys(itertools.chain.from_iterable(notes))),
         seconds=time.perf_counter() - started,
         finetuned=tuning.describe(network.uri, time.perf_counter() - started),
     )
@@ -265,4 +296,6 @@ def _conclude(tuning: Tuning, network: Backbone, folder: Path, options: FineTune
     name = parse_uri(network.uri).name if not network.uri.startswith("file:") else Path(network.source_file).stem
     path = write_bundle(draft, options.folder, f"finetune-{to_text(name)}-{tuning.spec.unfreeze}")
     shutil.rmtree(folder)
+    with contextlib.suppress(OSError):  # where other runs are unfinished, it is not empty
+        folder.parent.rmdir()
     return replace(run, bundle=path)

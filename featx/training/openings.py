@@ -6,6 +6,7 @@ out-of-distribution", ICLR). So the head comes first, and `logreg` is the best t
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +20,8 @@ from featx.heads.logistic import ScaledLogisticRegression
 from featx.heads.networks import NetworkClassifier
 from featx.heads.rows import FeatureRows
 from featx.heads.sweeps import record_warnings
-from featx.specs import FineTuneSpec
+from featx.items.augmentation import parse_augmentation
+from featx.specs import FineTuneSpec, HeadSpec
 from featx.training.procedure import explain_failure
 
 
@@ -32,22 +34,22 @@ class Opening:
         targets: int `(n_items,)`.
         held: bool `(n_items,)`, the items that are watched and not learnt from.
         units: int `(n_items,)`, the items that stay together.
-        folds: int `(n_items,)`, the folds on which parameters are chosen.
+        deal_folds: Deals those that are learnt from to the folds on which parameters are chosen, int `(n_learnt,)`.
     """
 
     features: FeatureRows
     targets: NDArray[np.intp]
     held: NDArray[np.bool_]
     units: NDArray[np.intp]
-    folds: NDArray[np.intp]
+    deal_folds: Callable[[], NDArray[np.intp]]
 
 
 def plan_first_head(spec: FineTuneSpec) -> FineTuneSpec:
     """Check the head of a spec, and give it the parameters that both kinds of training share.
 
     Raises:
-        UnknownNameError: If there is no such head or parameter.
-        UsageError: If gradients cannot go through it, or it is to be calibrated.
+        UnknownNameError: If there is no such head or parameter, or no such augmentation.
+        UsageError: If gradients cannot go through it, or it is to be calibrated; if an augmentation does not fit.
     """
     head = find_head(spec.head.name)
     estimator = head.build({}, spec.head.seed, head.scalings[0])
@@ -61,33 +63,48 @@ def plan_first_head(spec: FineTuneSpec) -> FineTuneSpec:
     if isinstance(estimator, NetworkClassifier):
         shared |= {"optimizer": spec.optimizer, "label_smoothing": spec.label_smoothing}
     params = head.check_params({**shared, **spec.head.params})
-    return replace(spec, head=replace(spec.head, name=head.name, params=params, seed=spec.seed))
+    first = replace(spec.head, name=head.name, params=params, seed=spec.seed)
+    return replace(spec, head=first, augmentation=str(parse_augmentation(spec.augmentation)))
 
 
-def fit_first_head(spec: FineTuneSpec, opening: Opening) -> tuple[NetworkClassifier, tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class FirstHead:
+    """A head that was trained on frozen features.
+
+    Attributes:
+        network: The head as a network, with its scaling.
+        spec: The head, with the parameters that were chosen.
+        notes: What the user should know.
+    """
+
+    network: NetworkClassifier
+    spec: HeadSpec
+    notes: tuple[str, ...]
+
+
+def fit_first_head(spec: FineTuneSpec, opening: Opening) -> FirstHead:
     """Fit the first head on frozen features.
 
     Args:
         spec: As `plan_first_head` returned it.
         opening: What it learns from.
 
-    Returns:
-        A network with its scaling, and what the user should know.
-
     Raises:
         DataError: If nothing can be learnt from these items.
     """
     head = find_head(spec.head.name)
-    estimator = head.build(spec.head.params, spec.seed, spec.head.scaling or "standard")
+    scaling = spec.head.scaling or "standard"
+    estimator = head.build(spec.head.params, spec.seed, scaling)
     if isinstance(estimator, NetworkClassifier):
         with explain_failure(spec.head), record_warnings() as caught:
             estimator.fit(opening.features, opening.targets, opening.held)
-        return estimator, tuple(f"{head.name} {describe_warning(one, head, spec.head.params)}" for one in caught)
+        notes = tuple(f"{head.name} {describe_warning(one, head, spec.head.params)}" for one in caught)
+        return FirstHead(estimator, replace(spec.head, scaling=scaling), notes)
     with explain_failure(spec.head):
         return _fit_logistic(head, spec, opening)
 
 
-def _fit_logistic(head: Head, spec: FineTuneSpec, opening: Opening) -> tuple[NetworkClassifier, tuple[str, ...]]:
+def _fit_logistic(head: Head, spec: FineTuneSpec, opening: Opening) -> FirstHead:
     """Fit a logistic regression, and make it a layer.
 
     Its parameters are those of the lowest log-loss on the folds, not of the highest accuracy: where classes
@@ -95,7 +112,7 @@ def _fit_logistic(head: Head, spec: FineTuneSpec, opening: Opening) -> tuple[Net
     that the first steps of the backbone undo what it knows.
     """
     X, targets = opening.features.take(~opening.held), opening.targets[~opening.held]
-    folds, units = opening.folds[~opening.held], opening.units[~opening.held]
+    folds, units = opening.deal_folds(), opening.units[~opening.held]
     plain = replace(spec.head, calibration="none")
     tuned = tune(head, X, targets, folds, spec=plain, units=units)
     best = min(tuned.candidates, key=lambda one: math.inf if one.log_loss is None else one.log_loss)
@@ -105,4 +122,4 @@ def _fit_logistic(head: Head, spec: FineTuneSpec, opening: Opening) -> tuple[Net
     scaling = "l2" if chosen.scaling == "l2" else "standard"
     network = NetworkClassifier.adopt_linear(linear.coef_, linear.intercept_, X, scaling)
     network.classes_ = linear.classes_
-    return network, (*tuned.notes, *fitted.notes)
+    return FirstHead(network, chosen, fitted.notes)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones import Backbone
-from featx.embedding import Embedding, embed, make_spec, name_store
+from featx.embedding import Embedding, embed, make_spec, name_files, name_store
 from featx.errors import DataError, StoreError, UsageError
 from featx.items import Manifest
 from featx.items.augmentation import parse_augmentation, plan_views
@@ -27,11 +27,14 @@ from featx.specs import DTYPES, FineTuneSpec, ImageSpec
 from featx.store import FeatureStore
 from featx.training.dataset import Dataset, load_dataset
 from featx.training.feeds import Feed, MapFeed, PixelFeed
+from featx.wording import format_bytes, to_printable
 
 #: Feature maps are cached unasked if they take no more than one part in so many of the free disk.
 _FREE_PARTS = 2
 
 _MAPS = "maps"
+
+_NAMED_IMAGES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +67,14 @@ class Cut:
     Attributes:
         layers: Their names; none if learning begins at the pixels.
         shapes: Shape of the feature map of each, for one image.
+        has_weights: Whether anything that has weights is before them.
+        obstacle: Why the network cannot be cut, if that is not because learning begins at the pixels.
     """
 
     layers: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
+    has_weights: bool = True
+    obstacle: str = ""
 
     @property
     def map_bytes(self) -> int:
@@ -97,11 +104,18 @@ def supply_items(
         DataError: If nothing can be learnt from the labels, or the stores hold different items.
         UsageError: If maps are to be cached that cannot be.
     """
-    cached, reason = _decide(cut, len(manifest), spec, options)
+    maps = None
+    obstacle = _find_obstacle(cut, spec)
+    if not obstacle and options.cache != "no":
+        maps = _plan_maps(manifest, load(layers=cut.layers, pooling="none"), cut, spec, options, image)
+    cached, reason = _decide(maps, cut, len(manifest), spec, options, obstacle)
     options.say(reason)
     found = (
-        _embed_maps(manifest, load, cut, spec, options, image) if cached else _embed(manifest, load(), options, image)
+        _embed_maps(manifest, maps, spec, options, image)
+        if maps and cached
+        else _embed(manifest, load(), options, image)
     )
+    _report_quarantine(found, options)
     for embedding in found:
         embedding.check()
     dataset = load_dataset(found[0].store, group=options.group, views=None)
@@ -111,10 +125,11 @@ def supply_items(
     augmentation = parse_augmentation(spec.augmentation)
     workers = _plan_embedding(options).count_workers()
     pixels = PixelFeed(manifest, ids.tolist(), dataset.keys.tolist(), image_spec, augmentation, spec.seed, workers)
-    maps = MapFeed(stores, [_find_rows(store, ids) for store in stores], cut.shapes, spec.views)
     return Supply(
         dataset=dataset,
-        feed=maps if cached else pixels,
+        feed=MapFeed(stores, [_find_rows(store, ids) for store in stores], cut.shapes, spec.views)
+        if cached
+        else pixels,
         pixels=pixels,
         cached=cached,
         stores=stores,
@@ -141,30 +156,64 @@ def _embed(
     return embed(manifest, network, image=image, name=name, folder=options.features, options=_plan_embedding(options))
 
 
-def _embed_maps(
+@dataclass(frozen=True, slots=True)
+class _Maps:
+    """Stores of feature maps, which may be there already.
+
+    Attributes:
+        network: Gives the maps.
+        name: What the stores are called; those of several layers have these behind.
+        paths: The stores.
+    """
+
+    network: Backbone
+    name: str
+    paths: tuple[Path, ...]
+
+
+def _plan_maps(
     manifest: Manifest,
-    load: Callable[..., Backbone],
+    network: Backbone,
     cut: Cut,
     spec: FineTuneSpec,
     options: FineTuneOptions,
     image: Mapping[str, Any],
+) -> _Maps:
+    """Name the stores of feature maps: by source, network, and all that decides their numbers."""
+    sized = {**image, "height": network.height, "width": network.width}
+    planned = plan_views(spec.views, spec.augmentation, spec.seed) if spec.views else None
+    specs = [make_spec(network, output, ImageSpec(**sized), DTYPES[0], planned) for output in network.outputs]
+    digest = hashlib.sha256("".join(one.digest for one in specs).encode()).hexdigest()[:8]
+    stem = f"{_name_source(manifest)}-{name_store(network, 'none', sized, DTYPES[0], planned)}-{digest}"
+    folder, several = Path(options.features) / _MAPS, len(cut.layers) > 1
+    paths = name_files(folder, stem, list(cut.layers) if several else [""])
+    return _Maps(network, stem, tuple(paths))
+
+
+def _embed_maps(
+    manifest: Manifest, maps: _Maps, spec: FineTuneSpec, options: FineTuneOptions, image: Mapping[str, Any]
 ) -> list[Embedding]:
     """Embed the feature maps at a cut, each layer's into a store of its own."""
     varied: dict[str, Any] = {"views": spec.views, "augmentation": spec.augmentation} if spec.views else {}
-    planned = plan_views(spec.views, spec.augmentation, spec.seed) if spec.views else None
-    network = load(layers=cut.layers, pooling="none")
-    sized = {**image, "height": network.height, "width": network.width}
-    own = [_name_source(manifest), name_store(network, "none", sized, DTYPES[0], planned)]
     return embed(
         manifest,
-        network,
+        maps.network,
         image=image,
-        name="-".join([*own, *(cut.layers if len(cut.layers) == 1 else ())]),
+        name=maps.name,
         folder=Path(options.features) / _MAPS,
         options=_plan_embedding(options),
         view_seed=spec.seed,
         **varied,
     )
+
+
+def _report_quarantine(found: Sequence[Embedding], options: FineTuneOptions) -> None:
+    """Name images that cannot be used, and why."""
+    bad = {name: reason for embedding in found for name, _, reason in embedding.store.quarantine}
+    for name, reason in list(bad.items())[:_NAMED_IMAGES]:
+        options.say(f"quarantined {to_printable(name)}: {to_printable(reason)}")
+    if len(bad) > _NAMED_IMAGES:
+        options.say(f"quarantined: {len(bad) - _NAMED_IMAGES:,} more; `featx info {found[0].store.path}` lists them")
 
 
 def _name_source(manifest: Manifest) -> str:
@@ -190,31 +239,37 @@ def _name_frozen(folder: Path, manifest: Manifest, network: Backbone, image: Map
     return next((name for name in names if name not in taken), names[-1])
 
 
-def _decide(cut: Cut, n_items: int, spec: FineTuneSpec, options: FineTuneOptions) -> tuple[bool, str]:
+def _decide(
+    maps: _Maps | None, cut: Cut, n_items: int, spec: FineTuneSpec, options: FineTuneOptions, obstacle: str
+) -> tuple[bool, str]:
     """Decide whether feature maps are cached, and say what that means in one line."""
-    reason = _find_obstacle(cut, spec)
-    if reason and options.cache == "yes":
-        msg = f"feature maps cannot be cached: {reason}; leave out --cache yes"
+    if obstacle and options.cache == "yes":
+        msg = f"feature maps cannot be cached: {obstacle}; or leave out --cache yes"
         raise UsageError(msg)
-    needed = n_items * (1 + spec.views) * cut.map_bytes
     views = f" x {1 + spec.views} views" if spec.views else ""
-    size = f"{n_items:,} images{views} x {cut.map_bytes / 1e6:.2f} MB = {needed / 1e9:.2f} GB of disk"
-    folder = Path(options.features)
-    if not reason and options.cache == "auto" and needed > _find_free(folder) / _FREE_PARTS:
-        reason = f"the maps would take {size}, more than half of what is free; --cache yes does it all the same"
+    needed = n_items * (1 + spec.views) * cut.map_bytes
+    size = f"{n_items:,} images{views} x {format_bytes(cut.map_bytes)} = {format_bytes(needed)} of disk"
+    folder, layers = Path(options.features), ", ".join(cut.layers)
+    if maps and all(path.is_file() for path in maps.paths):
+        return True, f"what is frozen runs once: the maps of {layers} are in {folder / _MAPS} ({size})"
+    reason = obstacle
     if not reason and options.cache == "no":
         reason = f"without the cache, which would take {size}"
+    if not reason and options.cache == "auto" and not cut.has_weights:
+        reason = f"nothing before {layers} has weights, so its maps would spare decoding alone"
+    if not reason and options.cache == "auto" and needed > _find_free(folder) / _FREE_PARTS:
+        reason = f"the maps would take {size}, more than half of what is free; --cache yes does it all the same"
     if reason:
         return False, f"the whole network runs in every epoch: {reason}"
-    layers = ", ".join(cut.layers)
-    return True, f"what is frozen runs once: the maps of {layers} are embedded into {folder / _MAPS}, {size}"
+    kept = f"embedded into {folder / _MAPS}, {size}, which may be deleted when no run needs them any more"
+    return True, f"what is frozen runs once: the maps of {layers} are {kept}"
 
 
 def _find_obstacle(cut: Cut, spec: FineTuneSpec) -> str:
     if not cut.layers:
-        return "its first layer learns too"
+        return cut.obstacle or "its first layer learns too"
     if spec.augmentation and not spec.views:
-        return "images are varied anew in each; with --views 4, say, their feature maps could be cached"
+        return "images are varied anew in each; give each some views that can be kept, such as --views 4"
     return ""
 
 

@@ -36,6 +36,8 @@ class TunableNetwork:
         frontier: Names of the layers whose maps are below all that learns; none if that begins at the pixels.
         map_shapes: Shape of each of these for one item.
         dim: Width of the features.
+        has_frozen: Whether anything that has weights is below it.
+        obstacle: Why the network cannot be cut, if that is not because learning begins at the pixels.
         takes_maps: Whether inputs are these maps, or pixels.
     """
 
@@ -49,11 +51,12 @@ class TunableNetwork:
         self.frontier = tuple(names[id(operation)] for operation in found)
         tensors = [find_output(operation) for operation in found] or list(self._trunk.inputs)
         self.map_shapes = tuple(tuple(tensor.shape[1:]) for tensor in tensors)
-        self.takes_maps = False
+        self.takes_maps, self.obstacle = False, ""
         pixels = keras.Input((backbone.height, backbone.width, 3), dtype="uint8", name="pixels")
         images = self._parts.take_pixels(pixels)
         maps = keras.Model(self._trunk.inputs[0], tensors)(images, training=False) if found else [images]
         self._bottom = keras.Model(pixels, maps, name="bottom")
+        self.has_frozen = bool(self._bottom.weights)
         inputs = [keras.Input(tensor.shape[1:], dtype=tensor.dtype) for tensor in tensors]
         above = keras.Model(tensors if found else self._trunk.inputs, self._trunk.outputs)(inputs)
         output = backbone.outputs[0]

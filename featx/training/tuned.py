@@ -19,15 +19,15 @@ from featx.evaluation import Evaluation
 from featx.evaluation.calibration import measure_reliability
 from featx.evaluation.charts import plot_reliability
 from featx.golden import MAX_DRIFT, embed_golden, make_golden_files, measure_drift
-from featx.heads.networks import NetworkClassifier
 from featx.items.decoding import decode
 from featx.options import FineTuneOptions
 from featx.specs import FineTuneSpec, ImageSpec
 from featx.store.sealing import Golden
 from featx.training.dataset import Partition
-from featx.training.epochs import CURVES, Progressed, embed_items
+from featx.training.epochs import CURVES, Progressed, Roles, embed_items
 from featx.training.frozen import Run
 from featx.training.illustrations import tabulate_reliability
+from featx.training.openings import FirstHead
 from featx.training.procedure import evaluate_items, read_versions, tabulate_predictions
 from featx.training.supply import Supply
 
@@ -42,37 +42,35 @@ class Tuning:
 
     Attributes:
         tuner: The `TunableNetwork`; not typed, since its module imports TensorFlow.
-        head: The head, with the weights that were learnt.
+        first: The head, with the weights that were learnt since.
         spec: How.
         supply: The items.
         partition: Which of them are tested.
-        items: int, positions of those that were learnt from, and of those that were watched.
+        roles: Which are learnt from, and which are watched.
         progressed: How training went.
-        notes: What the user should know.
         read_peak: Tells the most memory that the process has had meanwhile, in bytes.
     """
 
     tuner: Any
-    head: NetworkClassifier
+    first: FirstHead
     spec: FineTuneSpec
     supply: Supply
     partition: Partition
-    items: tuple[NDArray[np.intp], NDArray[np.intp]]
+    roles: Roles
     progressed: Progressed
-    notes: tuple[str, ...]
     read_peak: Callable[[], int | None]
 
     def predict(self, items: NDArray[np.intp]) -> Probabilities:
         """Predict items, as they are: float64 `(n, n_classes)`."""
         features = embed_items(self.tuner, self.supply.feed, items, self.spec.batch_size)
-        probabilities = self.head.predict_proba(features)
-        return align_probabilities(probabilities, self.head.classes_, len(self.supply.dataset.classes))
+        probabilities = self.first.network.predict_proba(features)
+        return align_probabilities(probabilities, self.first.network.classes_, len(self.supply.dataset.classes))
 
     def evaluate_validation(self) -> Evaluation:
         """Evaluate the items that chose the epoch; those learnt from, if none could be held out."""
         dataset = self.supply.dataset
         members = np.zeros(len(dataset), bool)
-        members[self.items[1] if len(self.items[1]) else self.items[0]] = True
+        members[self.roles.validated if len(self.roles.validated) else self.roles.train] = True
         probabilities = self.predict(np.flatnonzero(members))
         return evaluate_items(dataset, members, probabilities, dataset.targets[members], self.spec.seed)
 
@@ -99,6 +97,7 @@ class Tuning:
             "elapsed_seconds": elapsed,
             "embed_seconds": supply.embed_seconds,
             "train_seconds": self.progressed.seconds,
+            "validated_on": self.roles.validated_on,
             "batch_parts": self.progressed.parts,
             "peak_memory_bytes": self.read_peak(),
             "cached": supply.cached,
@@ -117,6 +116,8 @@ def describe_freezing(tuning: Tuning, unchanged: list[str]) -> str:
     )
     if not state.best_epoch:
         return f"{frozen}; no epoch was better than the start, so the backbone and head that it began with are kept"
+    if unchanged and "gradual" in tuning.spec.unfreeze:
+        return f"{frozen}; {len(unchanged)} weights learn in later stages only, of which none was better"
     if unchanged:
         return f"{frozen}; {len(unchanged)} weights that could learn have not, such as {unchanged[0]}"
     return f"{frozen}, and all weights that learn have changed"
@@ -151,7 +152,7 @@ def draft_bundle(
         head_spec=run.head,
         classes=dataset.classes,
         golden=golden,
-        head=Pipeline([("scaler", "passthrough"), ("classifier", tuning.head)]),
+        head=Pipeline([("scaler", "passthrough"), ("classifier", tuning.first.network)]),
         backbone_file=str(path),
         record=record,
         test=run.test,
@@ -182,8 +183,9 @@ def _compare(tuning: Tuning, golden: Golden, image: ImageSpec) -> None:
 
 def _name_roles(tuning: Tuning) -> NDArray[np.str_]:
     roles = np.full(len(tuning.supply.dataset), "unused", "U9")
-    train, held = tuning.items
-    roles[train], roles[held], roles[tuning.partition.test.members] = "trained", "validated", "tested"
+    for positions, role in ((tuning.roles.train, "trained"), (tuning.roles.validated, "validated")):
+        roles[positions] = role
+    roles[tuning.partition.test.members] = "tested"
     return roles
 
 
@@ -193,7 +195,7 @@ def _list_illustrations(run: Run, tuning: Tuning, probabilities: Probabilities, 
     files: dict[str, Any] = {
         "reliability.csv": functools.partial(write_table, tabulate_reliability(curves)),
         "reliability.png": functools.partial(plot_reliability, curves),
-        "head.keras": lambda path: tuning.head.to_keras().save(path),
+        "head.keras": lambda path: tuning.first.network.to_keras().save(path),
     }
     for path in sorted(folder.glob(f"{CURVES}.*")) + sorted(folder.glob("augmentation.png")):
         files[path.name] = functools.partial(shutil.copyfile, path)

@@ -14,7 +14,7 @@ from pictures import write_digits
 from tiny import save_network
 
 import featx
-from featx.errors import DataError, StoreError, UnknownNameError, UsageError
+from featx.errors import DataError, StoreError, StoreLockedError, UnknownNameError, UsageError
 from featx.options import FineTuneOptions, FitOptions
 from featx.specs import FineTuneSpec, HeadSpec
 from featx.training import epochs, finetuning
@@ -185,7 +185,7 @@ def test_blocks_thaw_one_after_the_other(tune):
 def test_every_plan_trains(tune, unfreeze):
     run = tune(unfreeze=unfreeze, epochs=1)
     assert run.finetuned["unfreeze"] == unfreeze
-    assert run.finetuned["cached"]
+    assert run.finetuned["cached"] == (unfreeze == "blocks:1")  # the maps of pixels alone would spare nothing
 
 
 def test_two_classes_and_their_auc(tune, tmp_path):
@@ -201,9 +201,67 @@ def test_the_val_split_of_the_source_is_watched(tune, tmp_path):
     assert (run.n_train, run.validation.n_items, run.test.n_items) == (40, 16, 18)
 
 
-def test_too_few_items_to_hold_any_out_are_watched_themselves(tune, tmp_path):
-    run = tune(write_digits(tmp_path / "few", per_class=6, classes=2), epochs=1)
-    assert any("no validation images" in note for note in run.notes)
+def test_of_few_items_a_fifth_is_held_out(tune, tmp_path):
+    run = tune(write_digits(tmp_path / "few", per_class=12, classes=2), epochs=1)
+    assert 2 <= run.validation.n_items < 10
+    assert run.finetuned["validated_on"] == "validation"
+
+
+def test_where_nothing_can_be_held_out_the_training_images_are_watched(tune, tmp_path):
+    source = tmp_path / "split"
+    for skip, (split, count) in zip((0, 20), {"train": 8, "test": 6}.items(), strict=True):
+        write_digits(source / split, per_class=count, classes=2, skip=skip)
+    head = HeadSpec("keras", {"epochs": 2})
+    run = tune(source, head=head, epochs=1, options={"group": r"(\d)/digit"})
+    assert run.finetuned["validated_on"] == "training"
+    assert run.validation.n_items == run.n_train == 16
+    assert any("no image can be held out" in note for note in run.notes)
+
+
+def test_a_class_that_train_lacks_counts_as_wrong(tune, tmp_path):
+    source = tmp_path / "split"
+    write_digits(source / "train", per_class=20, classes=2)
+    write_digits(source / "val", per_class=8, classes=3, skip=20)
+    write_digits(source / "test", per_class=8, classes=2, skip=30)
+    run = tune(source, epochs=2)
+    assert run.validation.n_items == 24
+    assert run.validation.accuracy <= 16 / 24
+
+
+def test_a_branch_is_tuned_without_the_other(tune, network, pictures, features, tmp_path):
+    options = FineTuneOptions(features=features, folder=tmp_path / "runs")
+    spec = FineTuneSpec(unfreeze="all", **{**FEW, "epochs": 1})
+    run = featx.finetune(pictures, network, layer="right", spec=spec, options=options)
+    counts = run.finetuned
+    assert counts["trainable_parameters"] == (3 * 9 * 8 + 8 + 16) + (8 * 8 + 8)
+    assert counts["frozen_parameters"] == 16  # the statistics
+    assert featx.Predictor.load(run.bundle).classes == ("0", "1", "2")
+
+
+def test_other_settings_have_other_stores(tune, network, pictures, features, tmp_path):
+    for pooling in (None, "max"):
+        options = FineTuneOptions(features=features, folder=tmp_path / "runs", cache="no")
+        featx.finetune(
+            pictures, network, pooling=pooling, spec=FineTuneSpec(unfreeze="last:3", epochs=1), options=options
+        )
+
+
+def test_quarantine_is_told(tune):
+    said = []
+    tune(epochs=1, said=said)
+    assert any("broken.png" in line and "quarantined" in line for line in said)
+
+
+def test_two_processes_do_not_share_a_state(tune, monkeypatch):
+    original = epochs.Course.run
+
+    def run_twice(self):
+        with pytest.raises(StoreLockedError):
+            tune(epochs=1)
+        original(self)
+
+    monkeypatch.setattr(epochs.Course, "run", run_twice)
+    tune(epochs=1)
 
 
 def test_the_test_is_opened_once(tune, monkeypatch):
@@ -333,6 +391,10 @@ def test_what_cannot_be_tuned_is_refused(pictures, tune, tmp_path):
         tune(head=HeadSpec("logreg", calibration="temperature"))
     with pytest.raises(UnknownNameError, match="no layer called 'topp'"):
         tune(unfreeze="from:topp")
+    with pytest.raises(UsageError, match="scattering has no weights that could learn"):
+        featx.finetune(pictures, "scattering", options=FineTuneOptions(features=tmp_path, folder=tmp_path))
+    with pytest.raises(UnknownNameError, match="flp"):
+        tune(augmentation="flp")
     with pytest.raises(UsageError, match="varied anew"):
         tune(augmentation="light", options={"cache": "yes"})
     with pytest.raises(DataError, match="not finite"):

@@ -69,8 +69,11 @@ class Network:
     def __init__(self, digest):
         self.weights_digest = digest
         self.outputs = [SimpleNamespace(layer="last")]
-        self.layers = [LayerInfo(at, name, "Dense", (4,), 20, 16, 16) for at, name in enumerate(["a", "b", "last"])]
-        self.parts = ()
+        names = ["a", "b", "last"]
+        self.layers = [LayerInfo(at, name, "Dense", (4,), 20, 16, 16) for at, name in enumerate(names)]
+        own = {name: object() for name in names}
+        self.parts = SimpleNamespace(layers=own, trunk=SimpleNamespace(layers=list(own.values())))
+        self.weights = "file"
 
 
 @pytest.fixture

@@ -70,7 +70,8 @@ class Network:
         self.weights_digest = digest
         self.outputs = [SimpleNamespace(layer="last")]
         self.layers = [LayerInfo(at, name, "Dense", (4,), 20, 16, 16) for at, name in enumerate(["a", "b", "last"])]
-        self.parts = ()
+        named = {layer.name: layer for layer in self.layers}
+        self.parts = SimpleNamespace(trunk=SimpleNamespace(layers=self.layers), layers=named)
 
 
 @pytest.fixture

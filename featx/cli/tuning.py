@@ -55,7 +55,10 @@ def finetune(
         list[str] | None, typer.Option("--param", "-p", help="Fix a hyper-parameter of the head: dropout=0.3.")
     ] = None,
     scaling: Annotated[
-        str | None, typer.Option(help=f"Of the features: {', '.join(SCALINGS)}; standard if not given.")
+        str | None,
+        typer.Option(
+            help=f"Of the features: {', '.join(SCALINGS)}; if not given, tuned for logreg, standard for keras."
+        ),
     ] = None,
     unfreeze: Annotated[
         str, typer.Option(help="What learns: last:N, from:LAYER, blocks:N, gradual, gradual:N or all.")

@@ -138,7 +138,8 @@ def finetune(
     manifest = read_and_describe(source, root, path_column, label_column, split_column, None)
     with end_at_second_interrupt(), show_progress("fine-tuning") as progress:
         where = (features, runs, fresh, workers, runtime, mixed_precision)
-        options = FineTuneOptions(test_size, group, cache, *where, progress, tell)
+        begin = None if progress is None else progress.begin
+        options = FineTuneOptions(test_size, group, cache, *where, progress, tell, begin)
         run = featx.finetune(
             manifest,
             backbone,

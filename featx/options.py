@@ -246,6 +246,7 @@ class FineTuneOptions:
         mixed_precision: Compute in bfloat16 where there is a GPU.
         progress: Called with images done and in all; anew for what is embedded and for each stage of training.
         report: Called with a line to tell the user: what is trained, and each epoch.
+        begin: Called with what begins, such as `training`; `progress` is of that from then on.
     """
 
     test_size: float = 0.2
@@ -259,6 +260,7 @@ class FineTuneOptions:
     mixed_precision: bool = False
     progress: Progress | None = None
     report: Callable[[str], None] | None = None
+    begin: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no run can go by.
@@ -279,6 +281,11 @@ class FineTuneOptions:
         """Tell the user a line, if there is somebody to tell."""
         if self.report is not None:
             self.report(line)
+
+    def enter(self, phase: str) -> None:
+        """Tell the user what begins, if there is somebody to tell."""
+        if self.begin is not None:
+            self.begin(phase)
 
 
 def _check_split(test_size: float, seed: int) -> None:

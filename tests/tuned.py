@@ -1,6 +1,8 @@
 """Bundles as fine-tuning writes them, and damaged ones, made from those of `fit`."""
 
+import csv
 import hashlib
+import io
 import json
 
 FINETUNED = {
@@ -30,9 +32,30 @@ def rewrite(bundle, name, text, **about):
     (bundle / "bundle.json").write_text(json.dumps(values | about, indent=2), encoding="utf-8")
 
 
-def mark_finetuned(bundle, **changes):
-    """Make a bundle of `fit` one of a fine-tuned backbone."""
+def read_rows(bundle, name):
+    with (bundle / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(bundle, name, rows):
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    rewrite(bundle, name, text.getvalue())
+
+
+def mark_finetuned(bundle, prefix="", **changes):
+    """Make a bundle of `fit` one of a fine-tuned backbone.
+
+    What chose its epoch are the training items whose ids begin with `prefix`, or every tenth.
+    """
     metrics = json.loads((bundle / "metrics.json").read_text(encoding="utf-8"))
     metrics["finetuned"] = FINETUNED | changes
     rewrite(bundle, "metrics.json", json.dumps(metrics))
+    rows = read_rows(bundle, "items.csv")
+    learnt = [row for row in rows if row["role"] == "trained"]
+    for row in [row for row in learnt if row["id"].startswith(prefix)] if prefix else learnt[::10]:
+        row["role"] = "validated"
+    write_rows(bundle, "items.csv", rows)
     return bundle

@@ -5,16 +5,43 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from featx.options import Progress
 from featx.wording import to_printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+
+
+class Shown:
+    """What moves a bar: called with what is done and in all.
+
+    Args:
+        bar: A bar of rich.
+        what: What is done.
+    """
+
+    def __init__(self, bar: "Bar", what: str) -> None:
+        """Show that it begins: what is imported, built and converted before the first item takes seconds."""
+        self._bar, self._what = bar, what
+        self._task = bar.add_task(f"{what}: loading", total=None)
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show how far it is."""
+        self._bar.update(self._task, completed=done, total=total, description=self._what)
+
+    def begin(self, what: str) -> None:
+        """Go on to something else, of which it is not known yet how much there is."""
+        # A task of rich that once had an end keeps one.
+        self._bar.remove_task(self._task)
+        self._what = what
+        self._task = self._bar.add_task(what, total=None)
 
 
 @contextlib.contextmanager
-def show_progress(what: str) -> Iterator[Progress | None]:
+def show_progress(what: str) -> Iterator[Shown | None]:
     """Show a bar with rate and time left on stderr; nothing where stderr is no terminal."""
     if not sys.stderr.isatty():
         yield None
@@ -32,9 +59,7 @@ def show_progress(what: str) -> Iterator[Progress | None]:
     # rich would otherwise send what is printed to stdout to the bar's console: rows of `> out.csv` to stderr.
     console = Console(stderr=True)
     with Bar(*columns, console=console, transient=True, redirect_stdout=False, speed_estimate_period=5) as bar:
-        # What is imported, built and converted before the first item takes seconds in which nothing moves.
-        task = bar.add_task(f"{what}: loading", total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total, description=what)
+        yield Shown(bar, what)
 
 
 def tell(line: str) -> None:

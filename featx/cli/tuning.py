@@ -55,7 +55,10 @@ def finetune(
         list[str] | None, typer.Option("--param", "-p", help="Fix a hyper-parameter of the head: dropout=0.3.")
     ] = None,
     scaling: Annotated[
-        str | None, typer.Option(help=f"Of the features: {', '.join(SCALINGS)}; standard if not given.")
+        str | None,
+        typer.Option(
+            help=f"Of the features: {', '.join(SCALINGS)}; if not given, tuned for logreg, standard for keras."
+        ),
     ] = None,
     unfreeze: Annotated[
         str, typer.Option(help="What learns: last:N, from:LAYER, blocks:N, gradual, gradual:N or all.")
@@ -135,7 +138,8 @@ def finetune(
     manifest = read_and_describe(source, root, path_column, label_column, split_column, None)
     with end_at_second_interrupt(), show_progress("fine-tuning") as progress:
         where = (features, runs, fresh, workers, runtime, mixed_precision)
-        options = FineTuneOptions(test_size, group, cache, *where, progress, tell)
+        begin = None if progress is None else progress.begin
+        options = FineTuneOptions(test_size, group, cache, *where, progress, tell, begin)
         run = featx.finetune(
             manifest,
             backbone,

@@ -119,9 +119,10 @@ def plot_costs(
             x, y = costs[[chosen]], heights[[chosen]]
             axes.plot(x, y, "o", mfc="none", mec=COLORS[1], mew=1.8, ms=12.5, ls="none", label="the best by validation")
         if squares.any():
-            axes.plot([], [], "s", mfc=GREY, mec="black", ms=8, label="fine-tuned: seconds with reading and embedding")
+            axes.plot([], [], "s", mfc=GREY, mec="black", ms=8, label="fine-tuned")
         axes.margins(y=0.06)
-        axes.set(xlabel="seconds to fit, tuning included", ylabel="test accuracy, with 95 % interval")
+        axes.set(xlabel="seconds of embedding (where known), tuning and fitting")
+        axes.set(ylabel="test accuracy, with 95 % interval")
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.11), frameon=False, ncols=2, borderaxespad=0)
         place_labels(axes, shown, costs, heights, np.stack([below, above], axis=1))
 

@@ -53,10 +53,10 @@ def compare(
     itself. If the source has a split for that, this is used instead. Each is then tuned and fitted on
     all training and validation items. Only then is the test opened, once for all; it ranks nothing.
 
-    A finished run is ranked by the validation in its bundle, and tested by its own predictions, which must be
-    of these test items. A plan such as `last:23` is fine-tuned first, on the source and with the backbone of the first
-    store, unless a finished run of it lies in `options.folder`. Fine-tuned runs are compared with the best frozen
-    head: `Comparison.verdict`.
+    A finished run is tested by its own predictions, which must be of these test items. If it was validated on that
+    split of the source, this ranks it among the heads; if on other items, it is listed below them. A plan such as
+    `last:23` is fine-tuned first, on the source and with the backbone of the first store, unless a finished run of
+    it lies in `options.folder`. Fine-tuned runs are compared with the best frozen head: `Comparison.verdict`.
 
     Args:
         stores: One or more stores, or their paths.

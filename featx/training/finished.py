@@ -46,6 +46,7 @@ class Finetuning:
         embed_seconds: What of it that was, whichever run did it; None if it is not known.
         best_epoch: The epoch whose weights were kept.
         epochs: Epochs that it was trained for.
+        validated_on: `training` if its validation was on items that it learnt from; empty where nothing tells.
     """
 
     backbone: str
@@ -56,6 +57,7 @@ class Finetuning:
     embed_seconds: float | None
     best_epoch: int
     epochs: int
+    validated_on: str = ""
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Finetuning":
@@ -81,7 +83,9 @@ class Finetuning:
         embedding = _read_seconds(values["embed_seconds"]) if "elapsed_seconds" in values else None
         backbone, plan = (text[:_MOST_CHARACTERS] for text in texts)
         learnt = counts[0] + counts[1]
-        return cls(backbone, plan, learnt, peak or None, float(seconds), embedding, *counts[2:])
+        validated_on = str(values.get("validated_on") or "")[:_MOST_CHARACTERS]
+        best, epochs = counts[2:]
+        return cls(backbone, plan, learnt, peak or None, float(seconds), embedding, best, epochs, validated_on)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,17 +22,19 @@ class Contender:
         standing: What is known of it.
         recall: Gives its probabilities of the test items, float64 `(n_test, n_classes)`; None if it failed.
         labels: Of a finished run, what it took for the labels of the test items.
+        ranked: Whether it was validated on the items that rank all others.
     """
 
     standing: Standing
     recall: Callable[[], NDArray[np.float64]] | None
     labels: tuple[str, ...] = ()
+    ranked: bool = True
 
     @property
-    def rank(self) -> tuple[bool, float, float]:
-        """The higher accuracy first, then the lower log-loss; what failed comes last."""
+    def rank(self) -> tuple[bool, bool, float, float]:
+        """The higher accuracy first, then the lower log-loss; behind them what is not ranked; what failed is last."""
         accuracy, log_loss = self.standing.validation_accuracy, self.standing.validation_log_loss
-        return (self.recall is None, -(accuracy or 0.0), log_loss or 0.0)
+        return (self.recall is None, not self.ranked, -(accuracy or 0.0), log_loss or 0.0)
 
 
 def judge(ranked: Sequence[Contender], dataset: Dataset, partition: Partition, seed: int) -> tuple[Standing, ...]:

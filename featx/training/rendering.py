@@ -36,9 +36,8 @@ def describe_comparison(comparison: Comparison) -> list[str]:
     of = name_standings(comparison)
     items = f"{comparison.n_test:,} {comparison.test_name} images"
     others = sum(standing.test is not None for standing in comparison.standings) - 1
-    learnt = f"({comparison.validation_name}), and learnt from {comparison.n_train:,} images"
-    learnt = "(of its own run)" if best.run else learnt
-    lines = [f"{of(best)} is best by validation {learnt}; the test chose nothing"]
+    learnt = "" if best.run else f", and learnt from {comparison.n_train:,} images"
+    lines = [f"{of(best)} is best by validation ({comparison.validation_name}){learnt}; the test chose nothing"]
     if ties:
         which = "the other one" if others == 1 else f"{len(ties)} of {others} others"
         lines.append(f"{which} cannot be told from the best by these {items}: {', '.join(map(of, ties))}")
@@ -108,7 +107,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
         (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
         plot_costs(
             _name_points(able),
-            [max(standing.fit_seconds or 0.0, _LEAST_SECONDS) for standing in able],
+            [_add_seconds(standing) for standing in able],
             [test.accuracy for test in tests],
             [test.accuracy_low for test in tests],
             [test.accuracy_high for test in tests],
@@ -117,6 +116,12 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
             tuned=[standing.kind == FINE_TUNED for standing in able],
         )
     return written
+
+
+def _add_seconds(standing: Standing) -> float:
+    """Add embedding to fitting, where it is known and not a part of it."""
+    embedding = 0.0 if standing.kind == FINE_TUNED else standing.embed_seconds
+    return max((standing.fit_seconds or 0.0) + (embedding or 0.0), _LEAST_SECONDS)
 
 
 def _name_points(standings: Sequence[Standing]) -> list[str]:
@@ -158,6 +163,7 @@ counts what was learnt: coefficients and intercepts, or the weights of networks.
 _RUNS = """\
 
 A row of a finished run has the numbers of its bundle, and is tested here by its own predictions of the same images.
+If it was validated on other images than the heads, it is listed below them, whatever its validation says.
 Where it is fine-tuned, its `fit s` are of everything, embedding included, as if nothing had been cached; those of a
 head on cached features leave embedding out."""
 

@@ -16,9 +16,13 @@ from featx.training.rendering import describe_choice
 from featx.training.standings import FINE_TUNED, FROZEN, Standing
 from featx.wording import to_printable
 
-_NOTE = (
-    "validation accuracy as measured in its own run, on other items than those that rank the others: its place in the "
-    "table is less sure than its test"
+_SAME_TEST = "its test and its verdict are on the same images as theirs"
+_BELOW = f"so it is listed below the heads, whatever its validation says; {_SAME_TEST}"
+_OWN = f"validated on {{}} images of its own training items, {_BELOW}"
+_OTHERS = f"validated on {{}} images that are not all and only those that rank the heads, {_BELOW}"
+_LEARNT = (
+    "no validation images were held out of its training, and the accuracy on those that it learnt from is none; it is "
+    f"listed below the heads; {_SAME_TEST}"
 )
 
 
@@ -44,24 +48,37 @@ def enter_runs(
     contenders = []
     for run in {run.bundle.path.resolve(): run for run in runs}.values():
         probabilities, labels = align_run(run, dataset, partition.test.members, options)
-        standing = _describe_run(run, stores)
-        if not _shares_validation(run, dataset, partition):
-            standing = replace(standing, notes=(_NOTE,))
-        contenders.append(Contender(standing, functools.partial(np.copy, probabilities), labels))
+        standing, note = _describe_run(run, stores), _doubt_validation(run, dataset, partition)
+        standing = replace(standing, notes=(note,) if note else ())
+        contenders.append(Contender(standing, functools.partial(np.copy, probabilities), labels, ranked=not note))
     titles = [(one.standing.store, one.standing.title) for one in contenders]
     return [
         _name_by_folder(one) if titles.count(title) > 1 else one for one, title in zip(contenders, titles, strict=True)
     ]
 
 
-def _shares_validation(run: FinishedRun, dataset: Dataset, partition: Partition) -> bool:
-    """Tell whether a run was validated by the split of the source that also ranks the heads."""
-    if not partition.validation.any():
-        return False
-    ids = dataset.store.ids[dataset.rows[partition.validation]].tolist()
-    own = {name for name, _ in run.roles["validated"]}
-    # `fit` learns from these as well in the end, and so lists them as trained.
-    return own == set(map(to_text, ids)) or run.finetuning is None
+def _doubt_validation(run: FinishedRun, dataset: Dataset, partition: Partition) -> str:
+    """Say why its validation cannot rank a run among the heads; empty if it was on the items that rank these."""
+    if _learnt_all(run):
+        return _LEARNT
+    members = partition.validation
+    ids = map(to_text, dataset.store.ids[dataset.rows[members]].tolist())
+    ranking = frozenset(zip(ids, dataset.keys[members].tolist(), strict=True))
+    if run.finetuning is None:
+        # `fit` learns from these as well in the end, and so lists them as trained; else it validates by folds.
+        own, shared = run.validation.n_items, ranking <= run.roles["trained"]
+        same = shared and own == len(ranking)
+    else:
+        own, shared = len(run.roles["validated"]), bool(ranking & run.roles["validated"])
+        same = ranking == run.roles["validated"]
+    if ranking and same:
+        return ""
+    return (_OTHERS if ranking and shared else _OWN).format(f"{own:,}")
+
+
+def _learnt_all(run: FinishedRun) -> bool:
+    """Tell whether a fine-tuned run had nothing held out, and so was validated on images that it learnt from."""
+    return run.finetuning is not None and (not run.roles["validated"] or run.finetuning.validated_on == "training")
 
 
 def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> Standing:
@@ -91,6 +108,8 @@ def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> Standing:
         fit_seconds=tuning.seconds,
         peak_memory_bytes=tuning.peak_memory_bytes,
         trained_parameters=tuning.trained_parameters,
+        validation_accuracy=None if _learnt_all(run) else shared.validation_accuracy,
+        validation_log_loss=None if _learnt_all(run) else shared.validation_log_loss,
     )
 
 

@@ -24,7 +24,8 @@ class Standing:
         bytes_per_item: Size of one item's features in the store; None where no store has them.
         verdict: `best` by validation; `tie` where the test shows no difference from it; `worse` or
             `better` where it shows one; `failed`.
-        validation_accuracy: Share of the validation items that were right.
+        validation_accuracy: Share of the validation items that were right; None if it failed, or if a run had
+            no items but those that it learnt from.
         validation_log_loss: Their mean log-loss, in nats.
         test: The evaluation on the test items; None if it failed.
         paired: Its difference from the best on the same test items; None for the best itself.
@@ -119,7 +120,7 @@ class Comparison:
     """Heads on stores, on the same items.
 
     Attributes:
-        standings: The best by validation first; those that failed last.
+        standings: The best by validation first; then runs that were validated on other items; those that failed last.
         folder: What was written; None if nothing was.
         test_name: The split that was reported on: `test` or `val`.
         validation_name: What the ranking is by.

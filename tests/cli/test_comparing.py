@@ -62,7 +62,10 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
         result.out,
     )
     assert max(map(len, result.out.split("\n\n")[0].splitlines())) <= 120
-    assert "note: finetune last:23: validation accuracy as measured in its own run" in result.err
+    assert re.search(
+        r"note: finetune last:23: validated on \d+ images of its own training items, so it is ", result.err
+    )
+    assert result.out.split("\n\n")[0].splitlines()[-1].startswith("finetune last:23")
     rows = json.loads(featx_command(*arguments, "--json", "--out", "there").out)
     assert {row["head"]: row["kind"] for row in rows} == {
         "finetune last:23": "fine-tuned",

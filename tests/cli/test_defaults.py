@@ -4,8 +4,9 @@ import inspect
 from dataclasses import fields
 
 import featx
-from featx.cli import comparing, embedding, fitting, predicting
-from featx.options import CompareOptions, EmbedOptions, FitOptions
+from featx.cli import comparing, embedding, fitting, predicting, tuning
+from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions
+from featx.specs import FineTuneSpec
 
 
 def read_defaults(function):
@@ -50,6 +51,30 @@ def test_compare():
     for name in ("test_size", "folds", "group", "seed", "jobs", "out", "fresh"):
         assert command[name] == options[name]
     assert library["options"] == CompareOptions()
+
+
+def test_finetune():
+    command, library = read_defaults(tuning.finetune), read_defaults(featx.finetune)
+    spec, options = FineTuneSpec(), FineTuneOptions()
+    assert (command["clf"], command["scaling"], command["augment"]) == (
+        spec.head.name,
+        spec.head.scaling,
+        spec.augmentation,
+    )
+    assert command["param"] is None
+    assert dict(spec.head.params) == {}
+    elsewhere = {"head", "augmentation"}
+    names = {field.name for field in fields(FineTuneSpec)} - elsewhere
+    assert {name: command[name] for name in names} == {name: getattr(spec, name) for name in names}
+    assert (str(command["features"]), str(command["runs"])) == (options.features, options.folder)
+    elsewhere = {"features", "folder", "progress", "report", "begin"}
+    names = {field.name for field in fields(FineTuneOptions)} - elsewhere
+    assert {name: command[name] for name in names} == {name: getattr(options, name) for name in names}
+    assert {name: command[name] for name in ("layer", "pooling", "weights")} == {
+        name: library[name] for name in ("layer", "pooling", "weights")
+    }
+    assert library["spec"] is None
+    assert library["options"] == options
 
 
 def test_the_newest_store_is_looked_for_where_embed_writes():

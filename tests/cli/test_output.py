@@ -20,14 +20,42 @@ with show_progress("working") as progress:
 """
 
 
-def test_rows_reach_a_file_while_a_bar_is_on_the_terminal():
+TELL_ABOVE_A_BAR = """
+from featx.cli.output import show_progress, tell
+
+with show_progress("tuning") as progress:
+    progress(3, 9)
+    progress.begin("testing")
+    tell("one line")
+    progress(1, 2)
+"""
+
+
+def test_a_bar_can_begin_anew_under_another_name_and_lines_go_above_it():
+    shown, result = run_on_a_terminal(TELL_ABOVE_A_BAR)
+    assert result.stdout == b""
+    before, after = shown.split(b"one line", 1)
+    assert b"testing" in before  # the bar, which the line then takes the place of
+    assert b"0/?" in before
+    assert b"testing" in after
+    assert b"1/2" in after
+    assert b"tuning" not in after
+
+
+def run_on_a_terminal(program):
+    """Run a program whose stderr is a terminal: what that showed, and the finished process."""
     terminal, stderr = pty.openpty()
     env = {**os.environ, "TERM": "xterm"}
-    command = [sys.executable, "-c", PRINT_UNDER_A_BAR]
+    command = [sys.executable, "-c", program]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=stderr, env=env, check=True)
     os.close(stderr)
     shown = os.read(terminal, 65536)
     os.close(terminal)
+    return shown, result
+
+
+def test_rows_reach_a_file_while_a_bar_is_on_the_terminal():
+    shown, result = run_on_a_terminal(PRINT_UNDER_A_BAR)
     assert result.stdout == b"photo.jpg,cat\n"
     assert b"working" in shown
     assert b"photo.jpg" not in shown

@@ -1,21 +1,22 @@
 """Finished runs beside heads: which are taken, which are refused, and that their numbers stay the same."""
 
-import csv
-import io
 import json
 import shutil
 
 import numpy as np
 import pytest
 from pictures import write_digits
-from tuned import FINETUNED, mark_finetuned, rewrite
+from tuned import FINETUNED, mark_finetuned, read_rows, rewrite, write_rows
 
 import featx
 from featx.errors import BundleError, DataError
 from featx.evaluation import METRICS
 from featx.options import CompareOptions, FitOptions
+from featx.specs import HeadSpec
 from featx.training.dataset import HeldOut
 from featx.training.finished import read_run
+from featx.training.rendering import describe_comparison
+from featx.training.tables import tabulate
 
 OPTIONS = CompareOptions(folder=None, jobs=1)
 
@@ -57,7 +58,7 @@ def test_a_run_has_the_numbers_of_its_bundle(few, fitted):
     assert found.embed_seconds == few.embed_seconds > 0
     assert (found.validation_accuracy, found.fit_seconds) == (fitted.validation.accuracy, fitted.seconds)
     assert (found.kind, found.run, found.trained_parameters) == ("frozen", fitted.bundle, 4 * (240 + 1))
-    assert "on other items than those that rank the others" in found.notes[0]
+    assert found.notes[0].startswith(f"validated on {fitted.n_train} images of its own training items, so it is ")
 
 
 def test_a_fine_tuned_run_is_compared_with_the_best_frozen_head(few, fitted, bundle, monkeypatch):
@@ -93,18 +94,37 @@ def test_what_an_older_run_does_not_tell(few, bundle):
     assert "the run does not tell how long embedding took" in compare(few, bundle).verdict[0]
 
 
-def test_all_differences_are_adjusted_together(few, bundle, tmp_path):
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    """A store whose source has a val split."""
+    folder = tmp_path_factory.mktemp("split")
+    for name, skip in (("train", 0), ("val", 12), ("test", 18)):
+        write_digits(folder / "d" / name, per_class=12 if name == "train" else 6, classes=3, skip=skip)
+    return featx.embed(folder / "d", "colour", folder=folder)[0].store
+
+
+@pytest.fixture
+def split_run(split, tmp_path):
+    return featx.fit(split, "ridge", options=FitOptions(folder=tmp_path / "runs")).bundle
+
+
+def set_validation(bundle, **values):
+    metrics = json.loads((bundle / "metrics.json").read_text())
+    metrics["validation"] |= values
+    rewrite(bundle, "metrics.json", json.dumps(metrics))
+
+
+def test_all_differences_are_adjusted_together(split, split_run, tmp_path):
     """Where a fine-tuned run is the best, another one's difference from the frozen heads is one question more."""
-    others = [shutil.copytree(bundle, tmp_path / name) for name in ("first", "second")]
+    others = [shutil.copytree(split_run, tmp_path / name) for name in ("first", "second")]
     for at, other in enumerate(others):
-        metrics = json.loads((other / "metrics.json").read_text())
-        metrics["validation"] |= {"accuracy": 1, "log_loss": at / 1e6}  # before all others
-        rewrite(other, "metrics.json", json.dumps(metrics))
-        mark_finetuned(other)
-    comparison = compare(few, *others, heads="dummy")
+        set_validation(mark_finetuned(other, "val"), accuracy=1, log_loss=at / 1e6)  # before all others
+    comparison = compare(split, *others, heads="dummy")
     titles = [one.title for one in comparison.standings[:2]]
     assert titles == ["finetune last:23 (first)", "finetune last:23 (second)"]
     assert comparison.best.verdict == "best"
+    line = describe_comparison(comparison)[0]
+    assert "(first) is best by validation (the val split of the source); the test chose nothing" in line
     frozen = comparison.standings[2]
     assert frozen.paired.difference == -comparison.best.gain.difference
     assert frozen.p_value == comparison.best.gain_p_value
@@ -112,6 +132,40 @@ def test_all_differences_are_adjusted_together(few, bundle, tmp_path):
     assert second.p_value == 1
     assert second.gain.difference == comparison.best.gain.difference
     assert len(comparison.verdict) == 2
+
+
+def test_what_was_validated_on_other_items_is_listed_below_the_heads(few, bundle, tmp_path):
+    """Not even with the best validation of all is it put among them; of several, each by its own."""
+    good, less = (shutil.copytree(bundle, tmp_path / name) for name in ("good", "less"))
+    set_validation(mark_finetuned(less), accuracy=0.9)
+    set_validation(mark_finetuned(good), accuracy=1)
+    heads = ["dummy", HeadSpec("knn", {"n_neighbors": 70})]
+    comparison = compare(few, less, good, heads=heads)
+    titles = [one.title for one in comparison.standings]
+    assert titles == ["dummy", "finetune last:23 (good)", "finetune last:23 (less)", "knn"]
+    assert comparison.best.verdict == "best"
+    assert [one.validation_accuracy for one in comparison.standings[1:3]] == [1, 0.9]
+    n_held = [row["role"] for row in read_rows(good, "items.csv")].count("validated")
+    told = (
+        f"validated on {n_held} images of its own training items, so it is listed below the heads, whatever its "
+        "validation says; its test and its verdict are on the same images as theirs"
+    )
+    assert [one.notes for one in comparison.standings[1:3]] == [(told,)] * 2
+    assert comparison.standings[1].paired.difference == comparison.standings[1].gain.difference > 0
+    assert len(comparison.verdict) == 2
+
+
+@pytest.mark.parametrize("told", [{"validated_on": "training"}, {}])
+def test_images_that_it_learnt_from_are_no_validation(few, bundle, told):
+    mark_finetuned(bundle, "no such item", **told)
+    comparison = compare(few, bundle)
+    last = comparison.standings[-1]
+    assert (last.title, last.validation_accuracy, last.validation_log_loss) == ("finetune last:23", None, None)
+    assert "the accuracy on those that it learnt from is none; it is listed below the heads" in last.notes[0]
+    header, rows = tabulate(comparison)
+    assert rows[-1][header.index("valid.")] == "-"
+    assert last.verdict != "best"
+    assert last.gain is not None
 
 
 def test_items_may_be_in_any_order(few, fitted, bundle):
@@ -136,19 +190,6 @@ def test_a_run_that_was_tested_on_other_items(few, tmp_path, options, pattern):
     run = featx.fit(few, "centroid", options=FitOptions(folder=tmp_path, **options))
     with pytest.raises(DataError, match=pattern):
         compare(few, run)
-
-
-def read_rows(bundle, name):
-    with (bundle / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def write_rows(bundle, name, rows):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    writer.writerows(rows)
-    rewrite(bundle, name, text.getvalue())
 
 
 def edit(name, change):
@@ -281,20 +322,23 @@ def test_groups_are_those_of_the_comparison(store, tmp_path):
         compare(store, run, heads="ridge")
 
 
-def test_a_validation_split_of_the_source_is_shared(tmp_path):
-    for split, skip in (("train", 0), ("val", 12), ("test", 18)):
-        write_digits(tmp_path / "d" / split, per_class=12 if split == "train" else 6, classes=3, skip=skip)
-    split = featx.embed(tmp_path / "d", "colour", folder=tmp_path)[0].store
-    run = featx.fit(split, "ridge", options=FitOptions(folder=tmp_path / "runs"))
-    comparison = compare(split, run, heads="centroid,ridge")
+def test_a_validation_split_of_the_source_is_shared(split, split_run):
+    comparison = compare(split, split_run, heads="centroid,ridge")
     ours, theirs = find(comparison, "ridge"), find(comparison, "ridge (run)")
     assert theirs.notes == ours.notes == ()
     assert theirs.validation_accuracy == ours.validation_accuracy
     np.testing.assert_array_equal(theirs.test.confusion, ours.test.confusion)
-    mark_finetuned(run.bundle)  # which kept no validation items, so says its bundle
-    assert find(compare(split, run, heads="centroid"), "finetune last:23").notes
-    rows = read_rows(run.bundle, "items.csv")
-    for row in rows:
-        row["role"] = "validated" if row["id"].startswith("val") else row["role"]
-    write_rows(run.bundle, "items.csv", rows)
-    assert find(compare(split, run, heads="centroid"), "finetune last:23").notes == ()
+    mark_finetuned(split_run, "val")
+    assert find(compare(split, split_run, heads="centroid"), "finetune last:23").notes == ()
+    rows = read_rows(split_run, "items.csv")
+    next(row for row in rows if row["role"] == "validated")["role"] = "trained"
+    write_rows(split_run, "items.csv", rows)
+    almost = find(compare(split, split_run, heads="centroid"), "finetune last:23")
+    assert almost.notes[0].startswith("validated on 17 images that are not all and only those that rank the heads, so ")
+
+
+def test_a_run_that_was_validated_on_its_own_tenth_beside_a_val_split(split, split_run):
+    mark_finetuned(split_run, "train/0/digit-000")
+    comparison = compare(split, split_run, heads="dummy")
+    assert "images of its own training items, so" in comparison.standings[-1].notes[0]
+    assert comparison.best.title == "dummy"

@@ -2,6 +2,7 @@ import csv
 import datetime as dt
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from standings import FAILED, make_comparison, make_standing
@@ -15,6 +16,7 @@ from featx.training.rendering import (
     to_markdown,
     write_comparison,
 )
+from featx.training.standings import FINE_TUNED
 from featx.training.tables import tabulate
 
 
@@ -97,6 +99,15 @@ def test_files_hold_the_same_numbers(tmp_path):
     assert float(table[1]["difference"]) == rows[1]["difference"]
     assert (table[2]["accuracy"], rows[2]["accuracy"]) == ("", None)
     assert write_comparison(comparison, written.folder).folder == written.folder  # again, into the same place
+
+
+def test_the_plot_has_the_time_of_embedding_on_both_sides(tmp_path, monkeypatch):
+    drawn = Mock()
+    monkeypatch.setattr("featx.evaluation.charts.plot_costs", drawn)
+    tuned = make_standing("network", "tie", 1, kind=FINE_TUNED, embed_seconds=1.0)
+    frozen = make_standing("lda", "best", embed_seconds=4.0)
+    write_comparison(make_comparison(frozen, make_standing("knn", "tie", 1), tuned), tmp_path)
+    assert drawn.call_args.args[1] == [5.5, 1.5, 1.5]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -6,9 +6,11 @@ every runtime executes the same thing.
 
 import functools
 import hashlib
+import itertools
 import math
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,17 +40,22 @@ class Parts:
         trunk: The network from scaled images to a list of feature maps, one for each output.
         scale: Turns float32 pixels of 0 to 255 into what the trunk takes; None where it does that itself.
         layers: The layers of the network by name, in order.
+        operations: What it computes beside them, such as `x + y`, by names that are the same in every process.
+        network: The whole network, of which the trunk is what is before the cuts.
     """
 
     trunk: keras.Model
     scale: Callable[[Any], Any] | None
     layers: Mapping[str, keras.layers.Layer]
+    operations: Mapping[str, keras.Operation]
+    network: keras.Model
 
     def take_pixels(self, pixels: Any) -> Any:  # noqa: ANN401 - symbolic tensors of an untyped library
         """Turn uint8 pixels into what the trunk takes."""
         if self.scale:
             return self.scale(ops.cast(pixels, "float32"))
-        return ops.cast(pixels, self.trunk.inputs[0].dtype)
+        wanted = self.trunk.inputs[0].dtype
+        return pixels if wanted == "uint8" else ops.cast(pixels, wanted)
 
 
 class KerasBackbone:
@@ -141,7 +148,7 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each thing that providers 
         network: Takes images `(n, height, width, 3)`.
         uri: Canonical name of the backbone.
         weights: `imagenet`, `none`, `computed` or `file`.
-        layers: Names or indices of the layers to cut at; empty for the last one.
+        layers: Names or indices of the layers to cut at, or names of `Parts.operations`; empty for the last layer.
         pooling: How to pool each cut; None for the default of its rank.
         default_pooling: Default for feature maps; `avg` if None.
         scale: Turns float32 pixels of 0 to 255 into what the network takes; None
@@ -163,21 +170,24 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each thing that providers 
     _check_outputs(network)
     title = f"file:{source_file}" if uri.startswith("file:") else uri  # what a user calls it
     known = list(names or (layer.name for layer in network.layers))
-    cuts = list(dict.fromkeys(_find_layer(layer, known, title) for layer in layers or (len(known) - 1,)))
-    trunk = keras.Model(network.inputs[0], [_read_output(network.layers[cut], known[cut]) for cut in cuts])
-    parts = Parts(trunk, scale, dict(zip(known, network.layers, strict=True)))
+    named = dict(zip(known, network.layers, strict=True))
+    operations = name_operations(network, known)
+    places = {**operations, **named}
+    cuts = list(dict.fromkeys(_find_layer(layer, known, operations, title) for layer in layers or (len(known) - 1,)))
+    trunk = keras.Model(network.inputs[0], [_read_output(places[cut], cut) for cut in cuts])
+    parts = Parts(trunk, scale, named, operations, network)
 
     pixels = keras.Input(network.inputs[0].shape[1:], dtype="uint8", name="pixels")
     maps = trunk(parts.take_pixels(pixels), training=False)
     maps = maps if isinstance(maps, list | tuple) else [maps]
     poolings = [pooling or choose_pooling(len(m.shape), default_pooling) for m in maps]
-    pooled = [pool(m, p, known[cut]) for cut, m, p in zip(cuts, maps, poolings, strict=True)]
+    pooled = [pool(m, p, cut) for cut, m, p in zip(cuts, maps, poolings, strict=True)]
     for cut, vector in zip(cuts, pooled, strict=True):
         if None in vector.shape[1:]:
-            msg = f"layer {known[cut]!r} does not say how large its output is; choose another layer or pooling"
+            msg = f"layer {cut!r} does not say how large its output is; choose another layer or pooling"
             raise BackboneError(msg)
     outputs = tuple(
-        Output(known[cut], how, int(np.prod(vector.shape[1:])), tuple(vector.shape[1:]))
+        Output(cut, how, int(np.prod(vector.shape[1:])), tuple(vector.shape[1:]))
         for cut, how, vector in zip(cuts, poolings, pooled, strict=True)
     )
     return KerasBackbone(
@@ -221,6 +231,40 @@ def walk_operations(network: keras.Model) -> Iterator[keras.Operation]:
             yield operation
 
 
+def name_operations(network: keras.Model, taken: Iterable[str]) -> dict[str, keras.Operation]:
+    """Name what a functional model computes beside its layers as if it were the first that its process built.
+
+    Args:
+        network: The model.
+        taken: Names that its layers have.
+
+    Returns:
+        The operations by name, in order.
+    """
+    layers, used = {id(layer) for layer in network.layers}, set(taken)
+    named: dict[str, keras.Operation] = {}
+    for operation in network.operations:
+        if id(operation) in layers:
+            continue
+        stem = re.sub(r"(_\d+)+$", "", operation.name)
+        numbered = (f"{stem}_{number}" if number else stem for number in itertools.count())
+        name = next(name for name in numbered if name not in used)
+        used.add(name)
+        named[name] = operation
+    return named
+
+
+def copy_weights(source: keras.Operation, copy: keras.Operation) -> None:
+    """Give a copy of a layer or network its weights, those of layers inside it by their names."""
+    if isinstance(source, keras.Sequential) or hasattr(source, "operations"):
+        for layer in (one for one in source.layers if one.weights):
+            copy_weights(layer, copy.get_layer(layer.name))
+    elif getattr(source, "weights", ()):
+        copy.set_weights(source.get_weights())
+    if isinstance(copy, keras.layers.Normalization) and copy.weights:
+        copy.finalize_state()  # what it computes with are not its weights, but was made of them
+
+
 def _check_outputs(network: keras.Model) -> None:
     for operation in walk_operations(network):
         outputs = operation.output
@@ -250,19 +294,19 @@ def _fix_input(network: keras.Model, size: tuple[int, int] | None) -> keras.Mode
         reason = " ".join(str(error).split())[:200]
         msg = f"the network cannot take images of {shape[0]}x{shape[1]} px ({reason}); choose another size"
         raise BackboneError(msg) from error
-    copy.set_weights(network.get_weights())
+    copy_weights(network, copy)
     return keras.Model(copy.inputs[0], copy.outputs)
 
 
-def _find_layer(layer: str | int, known: list[str], title: str) -> int:
+def _find_layer(layer: str | int, known: list[str], operations: Collection[str], title: str) -> str:
     if not isinstance(layer, str):
         index = operator.index(layer)  # NumPy's integers too, which a parameter grid may hold
         if -len(known) <= index < len(known):
-            return index % len(known)
+            return known[index]
         msg = f"{title} has {len(known)} layers; there is no layer {index}. `featx layers {title}` lists them"
         raise UnknownNameError(msg)
-    if layer in known:
-        return known.index(layer)
+    if layer in known or layer in operations:
+        return layer
     close = find_closest(layer, known)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
     msg = f"{title} has no layer called {layer!r}; {hint}`featx layers {title}` lists all {len(known)}"

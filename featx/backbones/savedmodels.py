@@ -5,10 +5,19 @@ import hashlib
 import logging
 import math
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from featx.backbones.inspection import Inspected, inspect_model
-from featx.backbones.networks import KerasBackbone, make_backbone, walk_operations
+from featx.backbones.networks import (
+    KerasBackbone,
+    Parts,
+    copy_weights,
+    make_backbone,
+    name_operations,
+    walk_operations,
+)
 from featx.backbones.preprocessing import PREPROCESSINGS, find_preprocessing
 from featx.backbones.protocol import BackboneRequest
 from featx.errors import BackboneError, WeightsError
@@ -71,6 +80,93 @@ def load_saved_model(request: BackboneRequest) -> KerasBackbone:
         scale=scale,
         size=(height, width),
     )
+
+
+def flatten(parts: Parts) -> keras.Model:
+    """Make one functional model of a network and of what scales its pixels.
+
+    Args:
+        parts: The network; its layers stay as they are.
+
+    Returns:
+        A copy that takes uint8 pixels, and whose layers have the names that the backbone gives them. Its
+        structure is the same for the same network, whatever its process has built before.
+
+    Raises:
+        BackboneError: If a layer cannot be built anew from what it says of itself.
+    """
+    trunk = parts.trunk
+    names = {id(layer): name for name, layer in {**parts.operations, **parts.layers}.items()}
+    pixels = keras.Input(trunk.inputs[0].shape[1:], dtype="uint8", name=_find_input(trunk, names))
+    scaled = _copy_scaling(parts, pixels, set(names.values()))
+    pairs: dict[int, tuple[Any, Any]] = {}
+
+    def copy(layer: Any) -> Any:  # noqa: ANN401 - Keras is untyped
+        pairs[id(layer)] = (layer, _rename(layer, names[id(layer)]))
+        return pairs[id(layer)][1]
+
+    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - as above
+        args, kwargs = keras.tree.map_structure(lambda x: scaled if x is pixels else x, (args, kwargs))
+        return layer(*args, **kwargs)
+
+    try:
+        flat = keras.models.clone_model(trunk, input_tensors=pixels, clone_function=copy, call_function=call)
+        for layer, copied in pairs.values():
+            copy_weights(layer, copied)
+    except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        msg = f"the network cannot be copied ({reason}); a layer of one's own needs `get_config` and `from_config`"
+        raise BackboneError(msg) from error
+    return keras.Model(flat.inputs[0], flat.outputs, name="backbone")
+
+
+def _find_input(trunk: keras.Model, names: Mapping[int, str]) -> str:
+    found = (names[id(one)] for one in trunk.operations if isinstance(one, keras.layers.InputLayer))
+    return next(found, "pixels")
+
+
+def _copy_scaling(parts: Parts, pixels: Any, taken: set[str]) -> Any:  # noqa: ANN401 - symbolic tensors
+    """Scale pixels by operations that have names of their own, whatever Keras calls them."""
+    given = keras.Input(pixels.shape[1:], dtype="uint8")
+    scaled = parts.take_pixels(given)
+    if scaled is given:
+        return pixels
+    scaling = keras.Model(given, scaled)
+    fresh = {id(one): f"scaling_{name}" for name, one in name_operations(scaling, ()).items()}
+    return keras.models.clone_model(
+        scaling, input_tensors=pixels, clone_function=lambda one: _rename(one, _find_free(fresh[id(one)], taken))
+    ).outputs[0]
+
+
+def _find_free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name = f"{name}_again"
+    return name
+
+
+def _rename(layer: Any, name: str) -> Any:  # noqa: ANN401 - a layer or operation of an untyped library
+    """Copy a layer, without its weights, under another name."""
+    config = {**layer.get_config(), "name": name}
+    _name_hidden_inputs({"class_name": type(layer).__name__, "config": config})
+    copy = type(layer).from_config(config)
+    if copy.name != name:
+        msg = f"{type(layer).__name__} {layer.name!r} takes no name"
+        raise ValueError(msg)
+    if isinstance(copy, keras.layers.Layer):
+        copy.trainable = True  # what is frozen at the moment says nothing of the network
+    return copy
+
+
+def _name_hidden_inputs(config: Any) -> None:  # noqa: ANN401 - what a network says of itself
+    """Name the inputs of a `Sequential` inside a network, which Keras adds and numbers, in place."""
+    if isinstance(config, dict):
+        for entry in config["config"]["layers"] if config.get("class_name") == "Sequential" else ():
+            if entry["class_name"] == "InputLayer":
+                entry["config"]["name"] = "input_layer"
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for part in config:
+            _name_hidden_inputs(part)
 
 
 def _digest_file(path: Path) -> str:

@@ -2,12 +2,13 @@
 
     last:N       the last N layers, as `featx layers` lists them; the head is none of them
     from:LAYER   that layer and all behind it, by its name or number
-    blocks:N     the last N blocks: a block is all layers whose feature maps have one size
+    blocks:N     the last N blocks, or all: a block is all layers whose feature maps have one size
     all          every layer
     gradual      all blocks, one after the other from the last one on, a stage for each
     gradual:N    the same for the last N blocks
 
-Layers without parameters count for `last:N`, and learn nothing.
+Layers without parameters count for `last:N`, and learn nothing; nor do those of kind `Normalization`, whose
+parameters are statistics.
 """
 
 import itertools
@@ -57,7 +58,8 @@ def plan_stages(plan: str, layers: Sequence[LayerInfo], title: str) -> tuple[Sta
     kind, _, value = plan.partition(":")
     kind = kind.lower()
     if kind == "gradual":
-        blocks = list_blocks(layers)[::-1][: _read_count(plan, value) if value else None]
+        count = _read_count(plan, value) if value else None
+        blocks = _list_several_blocks(plan, layers, title)[::-1][:count]
         grown = itertools.accumulate(blocks, lambda known, more: [*more, *known])
         stages = [Stage(f"blocks:{number + 1}", frozenset(names), 0.5**number) for number, names in enumerate(grown)]
     elif kind == "all" and not value:
@@ -73,7 +75,7 @@ def plan_stages(plan: str, layers: Sequence[LayerInfo], title: str) -> tuple[Sta
     else:
         msg = f"there is no plan {plan!r} for what is unfrozen; write {_PLANS}"
         raise UsageError(msg)
-    weighted = {layer.name for layer in layers if layer.parameters}
+    weighted = {layer.name for layer in layers if _can_learn(layer)}
     if not stages or not stages[0].layers & weighted:
         msg = (
             f"with {plan} no layer of {title} that has parameters learns; choose more, or train the head by `featx fit`"
@@ -83,7 +85,7 @@ def plan_stages(plan: str, layers: Sequence[LayerInfo], title: str) -> tuple[Sta
 
 
 def list_blocks(layers: Sequence[LayerInfo]) -> list[list[str]]:
-    """Group the layers that have parameters into blocks, from the pixels on.
+    """Group the layers that have parameters to learn into blocks, from the pixels on.
 
     Layers are of one block if the largest map that any of them or of the layers behind it gives is of one
     size: so a squeeze to one pixel and back, as EfficientNet has in every block, ends no block, and
@@ -94,9 +96,24 @@ def list_blocks(layers: Sequence[LayerInfo]) -> list[list[str]]:
     smallest = min((area for area in areas if area > 1), default=0)
     blocks: dict[int, list[str]] = {}
     for layer, area in zip(layers, largest, strict=True):
-        if layer.parameters:
+        if _can_learn(layer):
             blocks.setdefault(max(area, smallest), []).append(layer.name)
     return list(blocks.values())
+
+
+def _can_learn(layer: LayerInfo) -> bool:
+    return bool(layer.parameters) and layer.kind != "Normalization"
+
+
+def _list_several_blocks(plan: str, layers: Sequence[LayerInfo], title: str) -> list[list[str]]:
+    blocks = list_blocks(layers)
+    if len(blocks) == 1:
+        msg = (
+            f"{title} has one block only, since the maps of all its layers that learn have one size, so {plan} has "
+            "nothing to go down by; choose last:N or from:LAYER"
+        )
+        raise UsageError(msg)
+    return blocks
 
 
 def _read_count(plan: str, text: str) -> int:

@@ -5,16 +5,17 @@ which learns, or one behind such a layer, takes. Below it, nothing changes, so i
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.backbones.networks import KerasBackbone, find_output, pool
+from featx.backbones.networks import KerasBackbone, Parts, find_output, pool, walk_operations
+from featx.backbones.savedmodels import flatten
 from featx.backbones.unfreezing import Stage
-from featx.errors import BackboneError
+from featx.errors import BackboneError, UsageError
 from featx.frameworks import keras, tf
 from featx.heads.network_training import KerasNetwork, make_loss, make_optimizer
 from featx.heads.networks import NetworkClassifier
@@ -33,41 +34,52 @@ class TunableNetwork:
         spec: How they do.
 
     Attributes:
-        frontier: Names of the layers whose maps are below all that learns; none if that begins at the pixels.
+        frontier: Names of the layers and operations whose maps are below all that learns; none if that begins at
+            the pixels, or if there is an obstacle.
+        obstacle: Why the network cannot be cut, though what learns begins later; empty if it can.
         map_shapes: Shape of each of these for one item.
         dim: Width of the features.
         has_frozen: Whether anything that has weights is below it.
-        obstacle: Why the network cannot be cut, if that is not because learning begins at the pixels.
         takes_maps: Whether inputs are these maps, or pixels.
+
+    Raises:
+        UsageError: If it computes in float16, or if nothing of it learns.
     """
 
     def __init__(self, backbone: KerasBackbone, stages: Sequence[Stage], spec: FineTuneSpec) -> None:
+        _check_precision(backbone)
         self._parts, self._spec = backbone.parts, spec
         self._trunk = backbone.parts.trunk
-        names = {id(layer): name for name, layer in backbone.parts.layers.items()}
+        names = {id(one): name for name, one in {**self._parts.operations, **self._parts.layers}.items()}
         learning = frozenset().union(*(stage.layers for stage in stages))
-        self._learning = {name: layer for name, layer in backbone.parts.layers.items() if name in learning}
-        found = find_frontier(self._trunk, {id(layer) for layer in self._learning.values()}, set(names))
+        self._learning = _find_learning(self._parts, learning)
+        self.obstacle = find_obstacle(self._parts)
+        variables = {id(v) for layer in self._learning.values() for v in _list_trainable(layer)}
+        found = [] if self.obstacle else find_frontier(self._trunk, variables)
         self.frontier = tuple(names[id(operation)] for operation in found)
         tensors = [find_output(operation) for operation in found] or list(self._trunk.inputs)
         self.map_shapes = tuple(tuple(tensor.shape[1:]) for tensor in tensors)
-        self.takes_maps, self.obstacle = False, ""
+        self.takes_maps = False
+        self._build(backbone, tensors)
+        self._set_seeds()
+        self._infer = tf.function(
+            lambda given: self._embed(given, training=False), autograph=False, reduce_retracing=True
+        )
+
+    def _build(self, backbone: KerasBackbone, tensors: Sequence[Any]) -> None:
+        """Build what is below the frontier and what is above it."""
         pixels = keras.Input((backbone.height, backbone.width, 3), dtype="uint8", name="pixels")
         images = self._parts.take_pixels(pixels)
-        maps = keras.Model(self._trunk.inputs[0], tensors)(images, training=False) if found else [images]
+        maps = keras.Model(self._trunk.inputs[0], tensors)(images, training=False) if self.frontier else [images]
         self._bottom = keras.Model(pixels, maps, name="bottom")
         self.has_frozen = bool(self._bottom.weights)
         inputs = [keras.Input(tensor.shape[1:], dtype=tensor.dtype) for tensor in tensors]
-        above = keras.Model(tensors if found else self._trunk.inputs, self._trunk.outputs)(inputs)
+        above = keras.Model(tensors, self._trunk.outputs)(inputs)
         output = backbone.outputs[0]
         vectors = pool(above[0] if isinstance(above, list | tuple) else above, output.pooling, output.layer)
         vectors = keras.layers.Flatten(dtype="float32")(vectors)
         self._top = keras.Model(inputs, vectors, name="top")
         self.dim = int(vectors.shape[1])
-        self._set_seeds()
-        self._infer = tf.function(
-            lambda given: self._embed(given, training=False), autograph=False, reduce_retracing=True
-        )
 
     def attach(self, head: NetworkClassifier) -> None:
         """Put a fitted head on top.
@@ -144,8 +156,13 @@ class TunableNetwork:
             features = self._embed(inputs, training=self._spec.batch_norm == "train")
             logits = self._head(features, training=True)
             loss = self._loss(targets, logits, weights) * share
-        gradients = tape.gradient(loss, [variable.value for variable in self._variables])
+            whole = loss + self._penalise() * share
+        gradients = tape.gradient(whole, [variable.value for variable in self._variables])
         return loss, logits, [tf.convert_to_tensor(gradient) for gradient in gradients]
+
+    def _penalise(self) -> Any:  # noqa: ANN401 - a tensor
+        """Add up what the layers' own regularisers say, as Keras does."""
+        return sum((tf.cast(loss, "float32") for loss in self._top.losses), tf.constant(0.0))
 
     def _apply_gradients(self, gradients: list[Any]) -> None:
         at = len(self._groups[0])
@@ -201,7 +218,8 @@ class TunableNetwork:
 
     def count_parameters(self) -> dict[str, int]:
         """Count the parameters of the backbone that learn and that do not, and those of the head."""
-        learning = sum(int(np.prod(v.shape)) for layer in self._learning.values() for v in _list_trainable(layer))
+        own = {id(v): v for layer in self._learning.values() for v in _list_trainable(layer)}
+        learning = sum(int(np.prod(v.shape)) for v in own.values())
         whole = sum(int(np.prod(v.shape)) for v in self._trunk.weights)
         head = sum(int(np.prod(v.shape)) for v in self._head.trainable_variables)
         return {"trainable_parameters": learning, "frozen_parameters": whole - learning, "head_parameters": head}
@@ -223,9 +241,7 @@ class TunableNetwork:
 
     def save(self, path: Path) -> None:
         """Save the backbone, from pixels to its feature map, as a `.keras` file."""
-        pixels = keras.Input(self._bottom.inputs[0].shape[1:], dtype="uint8", name="pixels")
-        outputs = self._trunk(self._parts.take_pixels(pixels), training=False)
-        keras.Model(pixels, outputs, name="backbone").save(path)
+        flatten(self._parts).save(path)
 
     def _list_learning(self) -> list[Any]:
         own = [v for layer in self._learning.values() for v in _list_trainable(layer)]
@@ -258,13 +274,33 @@ class TunableNetwork:
         }
 
 
-def find_frontier(trunk: Any, learning: set[int], known: set[int]) -> list[Any]:  # noqa: ANN401 - Keras is untyped
-    """Find the layers at which a network must be cut, so that all that learns is behind.
+def find_obstacle(parts: Parts) -> str:
+    """Find why a network cannot be cut: a layer that is called twice has two maps, of which Keras tells the first.
+
+    Returns:
+        The reason, or nothing.
+
+    Raises:
+        BackboneError: If a layer does not say what it is made of, so that the network could not be saved.
+    """
+    try:
+        entries = parts.network.get_config()["layers"]
+    except NotImplementedError as error:
+        msg = f"the network could not be saved: {' '.join(str(error).split())[:200]}"
+        raise BackboneError(msg) from error
+    reused = {entry["name"] for entry in entries if len(entry["inbound_nodes"]) > 1}
+    here = {id(operation) for operation in parts.trunk.operations if operation.name in reused}
+    named = {**parts.operations, **parts.layers}
+    found = [name for name, operation in named.items() if id(operation) in here]
+    return f"a layer of it ({found[0]}) is used more than once" if found else ""
+
+
+def find_frontier(trunk: Any, variables: set[int]) -> list[Any]:  # noqa: ANN401 - Keras is untyped
+    """Find the layers and operations at which a network must be cut, so that all that learns is behind.
 
     Args:
-        trunk: A functional model.
-        learning: `id` of each layer that learns.
-        known: `id` of each layer that has a name; others are no place to cut, and are run with what learns.
+        trunk: A functional model, each of whose layers is called once.
+        variables: `id` of each variable that learns.
 
     Returns:
         The layers, in order; none if learning begins at the input.
@@ -277,7 +313,7 @@ def find_frontier(trunk: Any, learning: set[int], known: set[int]) -> list[Any]:
     }
     behind: set[int] = set()
     for operation in operations:  # in the order in which they are computed
-        learns = id(operation) in learning and bool(getattr(operation, "weights", ()))
+        learns = any(id(variable) in variables for variable in getattr(operation, "weights", ()))
         if learns or any(id(parent) in behind for parent in parents[id(operation)]):
             behind.add(id(operation))
     while True:
@@ -287,10 +323,42 @@ def find_frontier(trunk: Any, learning: set[int], known: set[int]) -> list[Any]:
         border = [operation for operation in operations if id(operation) in needed - behind]
         if any(isinstance(operation, keras.layers.InputLayer) for operation in border):
             return []
-        nameless = [one for one in border if id(one) not in known or find_output(one) is None]
-        if not nameless:
+        wrong = [one for one in border if not _has_map(one)]
+        if not wrong:
             return border
-        behind.update(map(id, nameless))
+        behind.update(map(id, wrong))
+
+
+def _has_map(operation: Any) -> bool:  # noqa: ANN401 - as above
+    """Tell whether an operation gives one array of numbers for each image, which can be stored."""
+    output = find_output(operation)
+    if output is None or len(output.shape) < 2 or "float" not in output.dtype:  # noqa: PLR2004 - images, and numbers
+        return False
+    return output.shape[0] is None and None not in output.shape[1:]
+
+
+def _check_precision(backbone: KerasBackbone) -> None:
+    types = {getattr(operation, "compute_dtype", None) for operation in walk_operations(backbone.parts.trunk)}
+    if "float16" in types:
+        msg = (
+            f"{backbone.source_file or backbone.uri} computes in float16, in which small gradients vanish; take "
+            "mixed_bfloat16 in place of mixed_float16, which has the range of float32"
+        )
+        raise UsageError(msg)
+
+
+def _find_learning(parts: Parts, names: Collection[str]) -> dict[str, Any]:
+    """Find the layers that learn: those that the network runs, and that have something to learn.
+
+    Raises:
+        UsageError: If there is none.
+    """
+    run = {id(layer) for layer in parts.trunk.layers}
+    found = {name: layer for name, layer in parts.layers.items() if name in names and id(layer) in run}
+    if not any(_list_trainable(layer) for layer in found.values()):
+        msg = "none of the layers that should learn is run and has something to learn; unfreeze more"
+        raise UsageError(msg)
+    return found
 
 
 def _get_inputs(operation: Any) -> list[Any]:  # noqa: ANN401 - Keras is untyped

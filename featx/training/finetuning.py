@@ -94,6 +94,7 @@ def finetune(
     tuner = resolve("tuner", "keras", TUNERS, "featx.tuners")(network, stages, spec)
     cut = Cut(tuner.frontier, tuner.map_shapes, tuner.has_frozen, tuner.obstacle)
     fields = {name: value for name, value in image.items() if name not in {"height", "width"}}
+    options.enter("embedding")
     supply = supply_items(manifest, load, cut, spec, options, fields)
     tuner.takes_maps = supply.cached
     partition = split_dataset(supply.dataset, test_size=options.test_size, seed=spec.seed)
@@ -101,12 +102,15 @@ def finetune(
     folder = _open_folder(spec, supply, network, roles, options)
     with StoreLock(folder):  # the same command, twice at a time, would write one state
         _show_views(supply, roles.train, spec, folder, options)
+        options.enter("fitting the head")
         first = _fit_head(tuner, supply, roles, spec, folder)
         tuner.attach(first.network)
         _describe_parameters(tuner.count_parameters(), stages, options)
         lesson = _plan_lesson(supply, first.network, roles, spec)
         course = Course(tuner, first.network, lesson, stages, spec, folder, options)
+        options.enter("training")
         course.run()
+        options.enter("testing and writing")
         tuning = Tuning(tuner, first, spec, supply, partition, roles, course.progressed, read_peak)
         return _conclude(tuning, network, folder, options, started)
 

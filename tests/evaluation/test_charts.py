@@ -123,7 +123,7 @@ def test_costs_name_what_is_marked(tmp_path):
     assert not any("better" in text for text in plain)
     plot_costs(*rows, tmp_path / "marked.png", chosen=1, tuned=[False, False, True])
     marks = set(read_texts(tmp_path / "marked.png")) - plain
-    assert marks == {"the best by validation", "fine-tuned: seconds with reading and embedding"}
+    assert marks == {"the best by validation", "fine-tuned"}
 
 
 def test_the_front_holds_what_none_beats_in_both():

@@ -7,7 +7,7 @@ import pytest
 
 from featx.options import FineTuneOptions
 from featx.specs import FineTuneSpec
-from featx.training.epochs import STATE, Course, Progressed
+from featx.training.epochs import STATE, Course, Progressed, Roles
 from featx.training.tasks import Result, write_result
 from featx.training.tuned import Tuning
 
@@ -25,7 +25,9 @@ def test_seconds_are_of_everything(stores, own, earlier, expected):
     supply = SimpleNamespace(embed_seconds=stores, own_embed_seconds=own, cached=True)
     tuner = SimpleNamespace(count_parameters=lambda: {"head_parameters": 3}, frontier=("cut",))
     progressed = Progressed(seconds=80.0, earlier_seconds=earlier)
-    tuning = Tuning(tuner, None, FineTuneSpec(), supply, None, (), progressed, (), lambda: None)
+    nobody = np.array([], np.intp)
+    roles = Roles(nobody, nobody, nobody, ())
+    tuning = Tuning(tuner, None, FineTuneSpec(), supply, None, roles, progressed, lambda: None)
     told = tuning.describe("mobilenet", 100.0)
     assert told["seconds"] == pytest.approx(expected)
     assert (told["elapsed_seconds"], told["embed_seconds"], told["train_seconds"]) == (100.0, stores, 80.0)

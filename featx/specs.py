@@ -7,7 +7,6 @@ specs are the same if and only if their digests are.
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
@@ -31,6 +30,9 @@ MOST_VIEWS = 1000
 
 #: What NumPy's and scikit-learn's generators take.
 _SEEDS = 2**32
+
+#: With larger steps, nothing is learnt but numbers without end.
+_LARGEST_RATE = 1e3
 
 
 class Spec:
@@ -301,8 +303,11 @@ class FineTuneSpec(Spec):
             "patience": (self.patience >= 1, "at least 1"),
             "views": (0 <= self.views <= MOST_VIEWS, f"0 to {MOST_VIEWS:,}"),
             "seed": (0 <= self.seed < _SEEDS, f"0 to {_SEEDS - 1}"),
-            "learning_rate": (0 < self.learning_rate < math.inf, "a number above 0"),
-            "head_learning_rate": (0 < self.head_learning_rate < math.inf, "a number above 0"),
+            "learning_rate": (0 < self.learning_rate <= _LARGEST_RATE, f"above 0, and {_LARGEST_RATE:g} at most"),
+            "head_learning_rate": (
+                0 < self.head_learning_rate <= _LARGEST_RATE,
+                f"above 0, and {_LARGEST_RATE:g} at most",
+            ),
             "label_smoothing": (0 <= self.label_smoothing < 1, "a share from 0 to below 1"),
         }
         for name, (fit, words) in fits.items():

@@ -6,8 +6,9 @@ moved files are none of these, and the next image to arrive finds no place.
 
 import contextlib
 import csv
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -116,7 +117,9 @@ def split_source(
         replace(item, split=drawn.get(at, ""), group=group)
         for at, (item, group) in enumerate(zip(manifest.items, groups, strict=True))
     )
-    _write_table(path, items, reader)
+    # Reading a large source takes minutes, in which somebody else may have taken the place.
+    confirm = functools.partial(_check_place, path, manifest, force=options.force)
+    _write_table(path, items, reader, confirm)
     said = [*_describe_empty(items), *describe_ungrouped([groups[at] for at in members], options.group), *notes]
     return SplitTable(path, items, unread, tuple(said))
 
@@ -162,9 +165,15 @@ def _choose_path(manifest: Manifest, out: str | os.PathLike[str] | None, *, forc
     if path.suffix.lower() != ".csv":
         msg = f"the table {str(path)!r} must end in .csv, by which `featx embed` knows it; name it so with --out"
         raise UsageError(msg)
-    if not path.exists():
-        return path
-    if Path(manifest.source).exists() and path.samefile(manifest.source):
+    _check_place(path, manifest, force=force)
+    return path
+
+
+def _check_place(path: Path, manifest: Manifest, *, force: bool) -> None:
+    """Refuse a place where something is that may not be overwritten; a link that leads nowhere is something."""
+    if not os.path.lexists(path):
+        return
+    if path.exists() and Path(manifest.source).exists() and path.samefile(manifest.source):
         msg = f"{str(path)!r} is what is to be split, and sources are left as they are; name another file with --out"
         raise UsageError(msg)
     if not _is_own(path):
@@ -173,7 +182,6 @@ def _choose_path(manifest: Manifest, out: str | os.PathLike[str] | None, *, forc
     if not force:
         msg = f"{str(path)!r} is there already; overwrite it with --force, or name another file with --out"
         raise UsageError(msg)
-    return path
 
 
 def _is_own(path: Path) -> bool:
@@ -219,8 +227,8 @@ def _describe_empty(items: Sequence[Item]) -> list[str]:
     return []
 
 
-def _write_table(path: Path, items: Sequence[Item], reader: FolderReader) -> None:
-    """Write the table under a temporary name; it gets its own when it was read back as it was meant."""
+def _write_table(path: Path, items: Sequence[Item], reader: FolderReader, confirm: Callable[[], None]) -> None:
+    """Write the table under a temporary name; it gets its own when it reads back as meant, and may have it."""
     folder = os.path.abspath(path.parent)  # noqa: PTH100 - resolve() would follow links, and the reader does not
     rows = [(_relate(reader.locate(item.id), folder), item.label, item.split, item.group) for item in items]
     # Readers drop spaces before a field, and take a carriage return for the end of a line, unless it is quoted.
@@ -234,6 +242,7 @@ def _write_table(path: Path, items: Sequence[Item], reader: FolderReader) -> Non
             csv.writer(file, quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL, lineterminator="\n").writerows(rows)
         sync_file(temporary)
         _check_table(temporary, items, reader)
+        confirm()
         publish_file(temporary, path)
     except OSError as error:
         msg = f"the table {str(path)!r} cannot be written: {error.strerror or error}; name another place with --out"

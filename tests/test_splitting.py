@@ -274,6 +274,29 @@ def test_an_older_table_is_overwritten_only_by_force_and_another_file_never(tmp_
     assert (tmp_path / "mine.csv").read_text() == "path,label\nprecious,work\n"
 
 
+@pytest.mark.parametrize("force", [False, True])
+def test_a_file_that_appears_meanwhile_stays(tmp_path, force):
+    root, mine = write_images(tmp_path / "photos", name_images(5)), tmp_path / "photos-splits.csv"
+
+    def take_place(done, total):
+        if done == total:
+            mine.write_text("precious work")
+
+    with pytest.raises(UsageError, match="was not written by `featx split`"):
+        featx.split_source(root, options=SplitOptions(force=force, progress=take_place))
+    assert mine.read_text() == "precious work"
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_a_link_that_leads_nowhere_stays(tmp_path):
+    root, link = write_images(tmp_path / "photos", name_images(5)), tmp_path / "table.csv"
+    link.symlink_to("unplugged/table.csv")
+    with pytest.raises(UsageError, match="was not written by `featx split`"):
+        featx.split_source(root, out=link, options=SplitOptions(force=True))
+    assert link.is_symlink()
+
+
 def test_an_archive_is_told_what_to_do(tmp_path):
     import zipfile
 

@@ -84,6 +84,12 @@ def plan_stages(plan: str, layers: Sequence[LayerInfo], title: str) -> tuple[Sta
     return tuple(stages)
 
 
+def normalize_plan(plan: str) -> str:
+    """Spell a plan in one way: its keyword in small letters, a layer's name as it is."""
+    kind, colon, value = plan.strip().partition(":")
+    return f"{kind.lower()}{colon}{value.strip()}"
+
+
 def list_blocks(layers: Sequence[LayerInfo]) -> list[list[str]]:
     """Group the layers that have parameters to learn into blocks, from the pixels on.
 

@@ -43,7 +43,7 @@ class Shown:
 @contextlib.contextmanager
 def show_progress(what: str) -> Iterator[Shown | None]:
     """Show a bar with rate and time left on stderr; nothing where stderr is no terminal."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():  # Python has none where the caller closed it
         yield None
         return
     from rich.console import Console

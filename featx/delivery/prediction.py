@@ -31,6 +31,7 @@ from featx.heads.rows import FeatureRows
 from featx.items import Item, Manifest, read_source
 from featx.items.examination import Examined, count_views, examine, expand_views
 from featx.items.folders import FolderReader, list_folder
+from featx.items.probing import MAX_PIXELS
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.specs import BackboneSpec, ImageSpec, ViewSpec
 from featx.timing import Timing
@@ -229,10 +230,10 @@ class Predictor:
         spec, workers = self.bundle.embed_spec, options.count_workers()
         # A head that learnt from means over views is shown the mean over its own views of each of these.
         wanted = [each for each in (views, spec.views) if each is not None]
+        n_views = _count_images(wanted, spec.image)
         examined_items = examine(
             manifest, spec.image, known=None, stamps={}, workers=workers, timing=timing, views=wanted
         )
-        n_views = count_views(wanted)
         runner = Runner(self._backbone, options, expected=len(manifest), few=FEW_IMAGES, views=n_views)
         images = ((examined, examined.image.pixels if examined.image else None) for examined in examined_items)
         with contextlib.closing(examined_items), contextlib.closing(runner.stream(images, timing)) as embedded:
@@ -243,6 +244,23 @@ class Predictor:
                 done += len(batch)
                 if options.progress:
                     options.progress(done, len(manifest))
+
+
+def _count_images(wanted: Sequence[ViewSpec], image: ImageSpec) -> int:
+    """Count the images that are made of one; views of views multiply, and all are in memory together.
+
+    Raises:
+        UsageError: If they have more pixels than one image may have.
+    """
+    n_views = count_views(wanted)
+    if n_views * image.height * image.width > MAX_PIXELS:
+        product = " times ".join(f"{1 + spec.count:,}" for spec in wanted)
+        msg = (
+            f"the views of each image would be {product} images of {image.height}x{image.width} px, more than the "
+            f"{MAX_PIXELS:,} px that may be in memory of one; ask for fewer --views"
+        )
+        raise UsageError(msg)
+    return n_views
 
 
 def rebuild_backbone(spec: BackboneSpec, image: ImageSpec, backbone_file: Path | None) -> Backbone:

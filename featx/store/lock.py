@@ -198,7 +198,7 @@ def _refuse_living(owner: _Owner, path: Path, store: Path, *, held: bool | None)
         return
     msg = (
         f"{store} is being written by process {owner.pid} on {owner.host} since "
-        f"{max(0, int(time.time() - owner.started))} s; wait for it, write another store with --name, or delete "
+        f"{max(0, int(time.time() - owner.started))} s; wait for it, write elsewhere, or delete "
         f"{path} if that process is gone"
     )
     raise StoreLockedError(msg)

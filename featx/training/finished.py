@@ -4,10 +4,10 @@ A bundle may come from a stranger, and so its tables are checked before they are
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from featx.evaluation.metrics import check_probabilities
 from featx.items.manifest import to_text
 from featx.options import CompareOptions
 from featx.training.dataset import Dataset
+from featx.wording import to_printable
 
 _PREDICTIONS, _ITEMS = "predictions.csv", "items.csv"
 _PREFIX = "probability_"
@@ -30,7 +31,13 @@ _MOST_CHARACTERS = 80
 #: Metrics are the same where they differ by less: both come from the same numbers.
 _SAME = 1e-9
 
-_DAMAGES = (AttributeError, OSError, KeyError, IndexError, TypeError, ValueError, csv.Error)
+#: No count and no time is that large; Python's own integers have no end, and do not all fit a float.
+_MOST = 2.0**63
+
+#: Of a line of a table: a sparse file, which takes no room on a disk, is one line of gigabytes.
+_MOST_LINE_CHARACTERS = 16 << 20
+
+_DAMAGES = (ArithmeticError, AttributeError, OSError, KeyError, IndexError, TypeError, ValueError, csv.Error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +83,7 @@ class Finetuning:
         ):
             msg = "finetuned holds no backbone or plan, or counts that are no whole numbers"
             raise TypeError(msg)
-        if not all(0 <= number < float("inf") for number in (*counts, peak or 0, seconds)):
+        if not all(0 <= number < _MOST for number in (*counts, peak or 0, seconds)):
             msg = "finetuned holds a number below 0 or without end"
             raise ValueError(msg)
         # Without the other key, an older featx told only what its own run took.
@@ -141,7 +148,7 @@ def _read_run(folder: Path, bundle: Bundle) -> FinishedRun:
         raise BundleError(msg)
     metrics = bundle.metrics
     record, tuned, seconds = about["record"], metrics.get("finetuned"), metrics["seconds"]
-    if not isinstance(record, dict) or not 0 <= seconds < float("inf"):
+    if not isinstance(record, dict) or not 0 <= seconds < _MOST:
         msg = "bundle.json has no record, or metrics.json no time"
         raise ValueError(msg)
     roles = _read_roles(folder / _ITEMS)
@@ -152,7 +159,7 @@ def _read_run(folder: Path, bundle: Bundle) -> FinishedRun:
             raise ValueError(msg)
     _check_metrics(metrics["test"], bundle.classes, labels, probabilities)
     validation = Evaluation.from_dict(metrics["validation"])
-    if not (0 <= validation.accuracy <= 1 and 0 <= validation.log_loss < float("inf")):
+    if not (0 <= validation.accuracy <= 1 and 0 <= validation.log_loss < _MOST):
         msg = "metrics.json has no proper validation"
         raise ValueError(msg)
     finetuning = None if tuned is None else Finetuning.from_dict(tuned)
@@ -166,7 +173,7 @@ def _read_run(folder: Path, bundle: Bundle) -> FinishedRun:
 def _read_seconds(value: object) -> float | None:
     if value is None:
         return None
-    if type(value) not in {int, float} or not 0 <= value < float("inf"):  # type: ignore[operator]
+    if type(value) not in {int, float} or not 0 <= value < _MOST:  # type: ignore[operator]
         msg = "embed_seconds is no number of seconds"
         raise ValueError(msg)
     return float(value)  # type: ignore[arg-type]
@@ -176,9 +183,17 @@ def _read_roles(path: Path) -> dict[str, frozenset[tuple[str, str]]]:
     found: dict[str, set[tuple[str, str]]] = {role: set() for role in _ROLES}
     check_own(path)
     with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
+        for row in csv.DictReader(_read_lines(file, path.name)):
             found[row["role"]].add((row["id"], row["sha256"]))
     return {role: frozenset(items) for role, items in found.items()}
+
+
+def _read_lines(file: TextIO, name: str) -> Iterator[str]:
+    while line := file.readline(_MOST_LINE_CHARACTERS):
+        if len(line) == _MOST_LINE_CHARACTERS:
+            msg = f"{name} has a line of {_MOST_LINE_CHARACTERS:,} characters or more"
+            raise ValueError(msg)
+        yield line
 
 
 def _read_predictions(
@@ -187,7 +202,7 @@ def _read_predictions(
     """Read ids, labels and probabilities, a column for each class in the bundle's order."""
     check_own(path)
     with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
+        reader = csv.reader(_read_lines(file, path.name))
         header = next(reader, [])
         wanted = ["id", "label", *(f"{_PREFIX}{to_text(name)}" for name in classes)]
         named = [name for name in header if name in {"id", "label"} or name.startswith(_PREFIX)]
@@ -294,4 +309,6 @@ def _check_tested(run: FinishedRun, wanted: Sequence[tuple[str, str]], options: 
 
 
 def _describe_split(seed: object, test_size: object, group: object) -> str:
-    return f"--seed {seed} --test-size {test_size}" + (f" --group {str(group)[:60]!r}" if group else "")
+    """Say how a test was split; what a bundle says of it may be anything."""
+    own, size = (to_printable(str(value)[:_MOST_CHARACTERS]) for value in (seed, test_size))
+    return f"--seed {own} --test-size {size}" + (f" --group {str(group)[:60]!r}" if group else "")

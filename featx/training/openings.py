@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.backbones.unfreezing import normalize_plan
 from featx.errors import UsageError
 from featx.heads import Head, find_head, fit_head, tune
 from featx.heads.fitting import describe_warning
@@ -64,7 +65,8 @@ def plan_first_head(spec: FineTuneSpec) -> FineTuneSpec:
         shared |= {"optimizer": spec.optimizer, "label_smoothing": spec.label_smoothing}
     params = head.check_params({**shared, **spec.head.params})
     first = replace(spec.head, name=head.name, params=params, seed=spec.seed)
-    return replace(spec, head=first, augmentation=str(parse_augmentation(spec.augmentation)))
+    augmentation, unfreeze = str(parse_augmentation(spec.augmentation)), normalize_plan(spec.unfreeze)
+    return replace(spec, head=first, augmentation=augmentation, unfreeze=unfreeze)
 
 
 @dataclass(frozen=True, slots=True)

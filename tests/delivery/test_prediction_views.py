@@ -8,7 +8,7 @@ import pytest
 from pictures import write_digits
 
 import featx
-from featx.errors import BundleError
+from featx.errors import BundleError, UsageError
 from featx.items.augmentation import parse_augmentation, view_image
 from featx.options import EmbedOptions, FitOptions
 from featx.specs import ViewSpec
@@ -124,3 +124,9 @@ def test_a_strangers_views_are_checked(averaging, runs, views, tmp_path):
     (folder / "bundle.json").write_text(json.dumps(about))
     with pytest.raises(BundleError):
         featx.Predictor.load(folder)
+
+
+def test_views_of_views_that_no_memory_holds_are_refused(averaging, others, monkeypatch):
+    monkeypatch.setattr("featx.delivery.prediction.MAX_PIXELS", 10**7)
+    with pytest.raises(UsageError, match=r"1,001 times 4 images of \d+x\d+ px, more than .*; ask for fewer --views"):
+        next(averaging.predict(others, views=ViewSpec(1000, "flip")))

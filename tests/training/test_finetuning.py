@@ -398,7 +398,9 @@ def test_what_cannot_be_tuned_is_refused(pictures, tune, tmp_path):
     with pytest.raises(UsageError, match="varied anew"):
         tune(augmentation="light", options={"cache": "yes"})
     with pytest.raises(DataError, match="not finite"):
-        tune(learning_rate=1e30, schedule="constant", optimizer="sgd")
+        tune(learning_rate=1e3, schedule="constant", optimizer="sgd")
+    with pytest.raises(UsageError, match="1000 at most"):
+        tune(head_learning_rate=1e30)
 
 
 def test_a_changed_file_is_noticed(tune, pictures, tmp_path):

@@ -192,6 +192,14 @@ def test_a_run_that_was_tested_on_other_items(few, tmp_path, options, pattern):
         compare(few, run)
 
 
+def test_what_a_run_says_of_its_split_is_told_in_few_plain_letters(few, bundle):
+    change_record(split={"seed": "\x1b[31m\n" + "9" * 5000, "test_size": "\x07"})(bundle)
+    with pytest.raises(DataError, match="was tested on other images") as caught:
+        compare(few, bundle, options=CompareOptions(folder=None, jobs=1, seed=1))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
 def edit(name, change):
     def spoil(bundle):
         rows = read_rows(bundle, name)
@@ -259,6 +267,12 @@ def change_metrics(**values):
     )
 
 
+def change_deep(name, **values):
+    return lambda bundle: change_metrics(**{name: json.loads((bundle / "metrics.json").read_text())[name] | values})(
+        bundle
+    )
+
+
 def change_record(**values):
     def spoil(bundle):
         about = json.loads((bundle / "bundle.json").read_text())
@@ -299,6 +313,15 @@ def unlist_predictions(bundle):
         (change_record(store=[1]), "is damaged"),
         (change_metrics(finetuned=FINETUNED | {"epochs": 1.5}), "counts that are no whole numbers"),
         (change_metrics(finetuned=[1]), "is damaged"),
+        (change_metrics(seconds=10**400), "no record, or metrics.json no time"),
+        (change_metrics(finetuned=FINETUNED | {"seconds": 10**400}), "below 0 or without end"),
+        (change_metrics(finetuned=FINETUNED | {"epochs": 10**400}), "below 0 or without end"),
+        (change_metrics(finetuned=FINETUNED | {"embed_seconds": 10**400}), "embed_seconds is no number of seconds"),
+        (change_record(store={"embed_seconds": 10**400}), "embed_seconds is no number of seconds"),
+        (change_deep("test", accuracy=10**400), "is damaged"),
+        (change_deep("validation", log_loss=10**400), "no proper validation"),
+        (lambda b: rewrite(b, "predictions.csv", "\0" * 2**24), "a line of 16,777,216 characters or more"),
+        (lambda b: rewrite(b, "items.csv", "\0" * 2**24), "a line of 16,777,216 characters or more"),
     ],
 )
 def test_a_damaged_run_is_refused(bundle, spoil, pattern):

@@ -95,7 +95,7 @@ def finetune(
     cut = Cut(tuner.frontier, tuner.map_shapes, tuner.has_frozen, tuner.obstacle)
     fields = {name: value for name, value in image.items() if name not in {"height", "width"}}
     options.enter("embedding")
-    supply = supply_items(manifest, load, cut, spec, options, fields)
+    supply = supply_items(manifest, network, load, cut, spec, options, fields)
     tuner.takes_maps = supply.cached
     partition = split_dataset(supply.dataset, test_size=options.test_size, seed=spec.seed)
     roles = _deal_roles(supply.dataset, partition, spec)

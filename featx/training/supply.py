@@ -84,6 +84,7 @@ class Cut:
 
 def supply_items(
     manifest: Manifest,
+    network: Backbone,
     load: Callable[..., Backbone],
     cut: Cut,
     spec: FineTuneSpec,
@@ -94,7 +95,8 @@ def supply_items(
 
     Args:
         manifest: The items.
-        load: Builds the backbone, anew at each call; takes `layers` and `pooling`.
+        network: The backbone, not yet trained.
+        load: Builds another one like it; takes `layers` and `pooling`.
         cut: Where learning begins.
         spec: What is trained.
         options: Whether to cache, and where.
@@ -113,7 +115,7 @@ def supply_items(
     found = (
         _embed_maps(manifest, maps, spec, options, image)
         if maps and cached
-        else _embed(manifest, load(), options, image)
+        else _embed(manifest, network, options, image)
     )
     _report_quarantine(found, options)
     for embedding in found:

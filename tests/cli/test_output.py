@@ -59,3 +59,11 @@ def test_rows_reach_a_file_while_a_bar_is_on_the_terminal():
     assert result.stdout == b"photo.jpg,cat\n"
     assert b"working" in shown
     assert b"photo.jpg" not in shown
+
+
+def test_without_stderr_there_is_no_bar_and_no_crash(monkeypatch):
+    from featx.cli.output import show_progress
+
+    monkeypatch.setattr(sys, "stderr", None)  # as where the caller closed it
+    with show_progress("working") as progress:
+        assert progress is None

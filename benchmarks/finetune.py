@@ -103,12 +103,19 @@ def measure_speed(folder, options):
         case = Case(name, source, folder / name, options)
         case.run("cached")  # also what the others begin with: the items of each role, and the first head
         seconds, curves = {way: [] for way in options.ways.split(",")}, {}
+        epochs = {way: [] for way in seconds}
         for number, way in itertools.product(range(options.rounds), list(seconds)):
-            took, curves[way] = case.run(way)
+            took, alone, curves[way] = case.run(way)
             seconds[way].append(took)
-            show("round", case=name, round=number, way=way, seconds=took, curve=[round(v, 4) for v in curves[way]])
+            epochs[way].append(alone)
+            curve = [round(value, 4) for value in curves[way]]
+            show("round", case=name, round=number, way=way, seconds=took, epoch_seconds=alone, curve=curve)
         medians = {way: statistics.median(values) for way, values in seconds.items()}
         ratios = {f"{way}_ratio": medians.get("fit", np.nan) / taken for way, taken in medians.items() if way != "fit"}
+        alone = {way: statistics.median(values) for way, values in epochs.items()}
+        ratios |= {
+            f"{way}_epochs_ratio": alone.get("fit", np.nan) / taken for way, taken in alone.items() if way != "fit"
+        }
         goals = {"cached_goal": CASES[name][-1], "whole_goal": WHOLE_GOAL}
         apart = {
             f"{way}_curve": float(np.max(np.abs(np.subtract(curve, curves["cached"])) / np.abs(curves["cached"])))
@@ -147,7 +154,7 @@ class Case:
         return len(self.roles["trained"])
 
     def run(self, way):
-        """Train in one way; return the seconds, and the loss of the validation items after each epoch."""
+        """Train in one way; return the seconds, those of the epochs alone, and the validation losses."""
         self.number += 1
         return self.fit() if way == "fit" else self.finetune(way, self.folder / str(self.number))
 
@@ -189,7 +196,8 @@ class Case:
         }
         self.classes = featx.Bundle.open(run.bundle).classes
         with (run.bundle / "curves.csv").open(newline="") as file:
-            return seconds, [float(row["val_loss"]) for row in csv.DictReader(file)][1:]
+            losses = [float(row["val_loss"]) for row in csv.DictReader(file)][1:]
+        return seconds, run.finetuned["train_seconds"], losses
 
     def fit(self):
         """Train by `Model.fit`."""
@@ -206,11 +214,13 @@ class Case:
             for part in np.array_split(np.random.default_rng([0, epoch + 1]).permutation(len(train)), steps)
         ]
         held = self.read(self.cut(self.roles["validated"]))
+        begun = time.perf_counter()
         history = model.fit(
             self.read(batches), epochs=self.options.epochs, steps_per_epoch=steps, validation_data=held, verbose=0
         )
+        alone = time.perf_counter() - begun
         model.predict(self.read(self.cut(self.roles["tested"])), verbose=0)
-        return time.perf_counter() - started, [float(value) for value in history.history["val_loss"]]
+        return time.perf_counter() - started, alone, [float(value) for value in history.history["val_loss"]]
 
     @staticmethod
     def cut(names):

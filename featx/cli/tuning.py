@@ -161,10 +161,11 @@ def finetune(
 def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads numpy
     """Describe a run: what learnt, the metrics, the classes, the confusion, and what it took."""
     from featx.evaluation import format_confusion, format_metrics, format_per_class
+    from featx.training.rendering import describe_choice
 
-    tuned = run.finetuned
+    tuned, chosen = run.finetuned, describe_choice(run.head)
     head = (
-        f"{tuned['backbone']}, {tuned['unfreeze']} and {run.head.name}: trained on {run.n_train:,} items, evaluated on "
+        f"{tuned['backbone']}, {tuned['unfreeze']} and {run.head.name}{f' ({chosen})' if chosen else ''}: trained on {run.n_train:,} items, evaluated on "
         f"{run.test.n_items:,} ({run.test_name} split)"
     )
     took = format_table(

@@ -163,9 +163,11 @@ def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads nump
     from featx.evaluation import format_confusion, format_metrics, format_per_class
     from featx.training.rendering import describe_choice
 
-    tuned, chosen = run.finetuned, describe_choice(run.head)
-    head = (
-        f"{tuned['backbone']}, {tuned['unfreeze']} and {run.head.name}{f' ({chosen})' if chosen else ''}: trained on {run.n_train:,} items, evaluated on "
+    tuned = run.finetuned
+    chosen = describe_choice(run.head, HeadSpec.from_dict(tuned["spec"]["head"]))
+    head = f"{run.head.name} ({chosen})" if chosen else run.head.name
+    first = (
+        f"{tuned['backbone']}, {tuned['unfreeze']} and {head}: trained on {run.n_train:,} items, evaluated on "
         f"{run.test.n_items:,} ({run.test_name} split)"
     )
     took = format_table(
@@ -178,7 +180,7 @@ def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads nump
     )
     kept = f"epoch {tuned['best_epoch']} of {tuned['epochs']}" if tuned["best_epoch"] else "the start"
     last = f"kept {kept}, validation accuracy {run.validation.accuracy:.4f}, {_describe_time(tuned)} -> {run.bundle}"
-    parts = [head, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test), took, last]
+    parts = [first, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test), took, last]
     return "\n\n".join(parts)
 
 

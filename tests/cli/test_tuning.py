@@ -41,7 +41,7 @@ def finetune(featx_command, tiny, tmp_path):
 def test_a_run_in_numbers_and_in_words(finetune):
     result = finetune("--augment", "light", "--views", "1", "--seed", "3", "--cache", "yes")
     assert result.code == 0, result
-    assert "last:3 and logreg: trained on " in result.out
+    assert "last:3 and logreg (C=" in result.out
     assert re.search(r"backbone, frozen +\d", result.out)
     last = result.out.splitlines()[-1]
     assert re.match(r"kept (epoch 1 of 1|the start), validation accuracy [\d.]+, [\d.]+ s.* -> runs/", last)

@@ -43,7 +43,6 @@ def read_structure(backbone):
     [
         "mobilenet?alpha=0.25",
         "mobilenet?alpha=0.25&precision=mixed_bfloat16",
-        "resnet50",
         "efficientnetb0",
         "convnexttiny",  # adds by `x + y`, and has networks inside
     ],

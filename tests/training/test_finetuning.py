@@ -397,10 +397,21 @@ def test_what_cannot_be_tuned_is_refused(pictures, tune, tmp_path):
         tune(augmentation="flp")
     with pytest.raises(UsageError, match="varied anew"):
         tune(augmentation="light", options={"cache": "yes"})
-    with pytest.raises(DataError, match="not finite"):
-        tune(learning_rate=1e3, schedule="constant", optimizer="sgd")
     with pytest.raises(UsageError, match="1000 at most"):
         tune(head_learning_rate=1e30)
+
+
+def test_a_loss_without_end_is_told(tune, monkeypatch):
+    from featx.training.tunable import TunableNetwork
+
+    original = TunableNetwork.learn
+
+    def learn(self, *arguments):
+        return np.nan, original(self, *arguments)[1]
+
+    monkeypatch.setattr(TunableNetwork, "learn", learn)
+    with pytest.raises(DataError, match="the loss is not finite at a learning rate of 0.001; choose a smaller one"):
+        tune(epochs=1)
 
 
 def test_a_changed_file_is_noticed(tune, pictures, tmp_path):

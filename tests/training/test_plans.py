@@ -199,6 +199,7 @@ def test_images_that_have_changed_are_refused(tmp_path, options, trained):
     assert not trained
 
 
+@pytest.mark.keras  # `scattering` is a network of Keras
 def test_stores_that_share_a_part_are_refused(store, tmp_path, options, trained):
     digits = write_digits(tmp_path / "digits", per_class=15, classes=4)
     other = featx.embed(digits, "scattering", image={"height": 8, "width": 8}, folder=tmp_path)[0].store

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from featx.cli.fitting import TestSize, Together
 from featx.cli.interruption import end_at_second_interrupt
 from featx.cli.output import format_table, print_json, show_progress, tell
 from featx.options import COMPARE_DEFAULTS, CompareOptions
@@ -41,12 +42,8 @@ def compare(
     folds: Annotated[
         int, typer.Option(help="Folds of the training items that rank the heads, where the source has no val split.")
     ] = COMPARE_DEFAULTS.folds,
-    test_size: Annotated[
-        float, typer.Option(help="Fraction held out where the source has no test split.")
-    ] = COMPARE_DEFAULTS.test_size,
-    group: Annotated[
-        str, typer.Option(help="What stays together: a table's column, folder, or a regular expression.")
-    ] = COMPARE_DEFAULTS.group,
+    test_size: TestSize = COMPARE_DEFAULTS.test_size,
+    group: Together = COMPARE_DEFAULTS.group,
     seed: Annotated[int, typer.Option(help="Seed of split, folds and heads.")] = COMPARE_DEFAULTS.seed,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Processes; one per core if not given.")

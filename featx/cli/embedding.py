@@ -28,6 +28,10 @@ Source = Annotated[
 Backbone = Annotated[
     str, typer.Option("--backbone", "-b", help="A keras.applications model, scattering, or file:model.keras.")
 ]
+Pooling = Annotated[str | None, typer.Option(help=f"One of {', '.join(POOLINGS)}.")]
+Resize = Annotated[str | None, typer.Option(help=f"One of {', '.join(RESIZES)}.")]
+Interpolation = Annotated[str | None, typer.Option(help=f"One of {', '.join(INTERPOLATIONS)}.")]
+Decoder = Annotated[str | None, typer.Option(help=f"One of {', '.join(DECODERS)}.")]
 Weights = Annotated[str | None, typer.Option(help="imagenet, none (random, seeded) or the path of a weights file.")]
 ImageSize = Annotated[str | None, typer.Option(help="Pixels: 224, or 240x320 (height x width).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
@@ -82,12 +86,12 @@ def embed(
         list[str] | None,
         typer.Option("--layer", help="Name or index (-1 is the last) to cut at; several give several stores."),
     ] = None,
-    pooling: Annotated[str | None, typer.Option(help=f"One of {', '.join(POOLINGS)}.")] = None,
+    pooling: Pooling = None,
     weights: Weights = None,
     image_size: ImageSize = None,
-    resize: Annotated[str | None, typer.Option(help=f"One of {', '.join(RESIZES)}.")] = None,
-    interpolation: Annotated[str | None, typer.Option(help=f"One of {', '.join(INTERPOLATIONS)}.")] = None,
-    decoder: Annotated[str | None, typer.Option(help=f"One of {', '.join(DECODERS)}.")] = None,
+    resize: Resize = None,
+    interpolation: Interpolation = None,
+    decoder: Decoder = None,
     dtype: Annotated[str, typer.Option(help=f"Of the stored features: {' or '.join(DTYPES)}.")] = DTYPES[0],
     views: Views = 0,
     augment: Augment = "",

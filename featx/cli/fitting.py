@@ -10,6 +10,13 @@ from featx.options import FIT_DEFAULTS, VIEWS, FitOptions
 from featx.registry import HEADS
 from featx.specs import CALIBRATIONS, SCALINGS
 
+TestSize = Annotated[float, typer.Option(help="Fraction held out where the source has no test split.")]
+Together = Annotated[str, typer.Option(help="What stays together: a table's column, folder, or a regular expression.")]
+ClassWeight = Annotated[
+    str | None, typer.Option(help="balanced: classes count the same, however many items they have.")
+]
+Runs = Annotated[Path, typer.Option(help="Folder of the bundles.")]
+
 
 def fit(
     store: Annotated[
@@ -23,9 +30,7 @@ def fit(
         list[str] | None, typer.Option("--param", "-p", help="Fix a hyper-parameter: C=1. Others are tuned.")
     ] = None,
     scaling: Annotated[str | None, typer.Option(help=f"One of {', '.join(SCALINGS)}; tuned if not given.")] = None,
-    class_weight: Annotated[
-        str | None, typer.Option(help="balanced: classes count the same, however many items they have.")
-    ] = None,
+    class_weight: ClassWeight = None,
     calibration: Annotated[
         str | None, typer.Option(help=f"One of {', '.join(CALIBRATIONS)}; what the head needs if not given.")
     ] = None,
@@ -35,20 +40,16 @@ def fit(
     curve: Annotated[
         bool, typer.Option("--curve", help="Measure how accuracy grows with the items, and whether more would help.")
     ] = FIT_DEFAULTS.curve,
-    test_size: Annotated[
-        float, typer.Option(help="Fraction held out where the source has no test split.")
-    ] = FIT_DEFAULTS.test_size,
+    test_size: TestSize = FIT_DEFAULTS.test_size,
     cv: Annotated[
         int, typer.Option(help="Folds of a cross-validation over all items; 0 for one held-out test.")
     ] = FIT_DEFAULTS.cv,
-    group: Annotated[
-        str, typer.Option(help="What stays together: a table's column, folder, or a regular expression.")
-    ] = FIT_DEFAULTS.group,
+    group: Together = FIT_DEFAULTS.group,
     views: Annotated[
         str, typer.Option(help=f"Of a store with views, learn from: {', '.join(VIEWS)} (the image itself).")
     ] = FIT_DEFAULTS.views,
     seed: Annotated[int, typer.Option(help="Seed of split, folds and head.")] = FIT_DEFAULTS.seed,
-    runs: Annotated[Path, typer.Option(help="Folder of the bundles.")] = Path(str(FIT_DEFAULTS.folder)),
+    runs: Runs = Path(str(FIT_DEFAULTS.folder)),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Train a classifier on cached features, report on held-out items, write a bundle."""

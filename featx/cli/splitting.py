@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from featx.cli.embedding import Json, LabelColumn, PathColumn, Root, Source, SplitColumn, read_and_describe
+from featx.cli.fitting import Together
 from featx.cli.output import format_table, print_json, show_progress
 from featx.options import SPLIT_DEFAULTS, SplitOptions
 from featx.wording import to_printable
@@ -20,9 +21,7 @@ def split(
     test: Annotated[
         float, typer.Option(help="Fraction for the test, which is that of `fit --test-size`; 0 for none.")
     ] = SPLIT_DEFAULTS.test_size,
-    group: Annotated[
-        str, typer.Option(help="What stays together: a table's column, folder, or a regular expression.")
-    ] = SPLIT_DEFAULTS.group,
+    group: Together = SPLIT_DEFAULTS.group,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = SPLIT_DEFAULTS.seed,
     out: Annotated[
         Path | None, typer.Option(help="The table, a .csv; <source>-splits.csv beside the source if not given.")

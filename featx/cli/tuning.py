@@ -8,10 +8,14 @@ import typer
 
 from featx.cli.embedding import (
     Backbone,
+    Decoder,
     ImageSize,
+    Interpolation,
     Json,
     LabelColumn,
     PathColumn,
+    Pooling,
+    Resize,
     Root,
     Runtime,
     Source,
@@ -22,17 +26,14 @@ from featx.cli.embedding import (
     parse_layer,
     read_and_describe,
 )
+from featx.cli.fitting import ClassWeight, Runs, TestSize, Together
 from featx.cli.interruption import end_at_second_interrupt
 from featx.cli.output import format_table, print_json, show_progress, tell
 from featx.options import CACHES, FINETUNE_DEFAULTS, FineTuneOptions
 from featx.specs import (
     BATCH_NORMS,
-    DECODERS,
-    INTERPOLATIONS,
     MONITORS,
     OPTIMIZERS,
-    POOLINGS,
-    RESIZES,
     SCALINGS,
     SCHEDULES,
     FineTuneSpec,
@@ -89,9 +90,7 @@ def finetune(
     batch_norm: Annotated[
         str, typer.Option(help=f"{BATCH_NORMS[0]} keeps the statistics of batch normalisation, {BATCH_NORMS[1]} not.")
     ] = _DEFAULTS.batch_norm,
-    class_weight: Annotated[
-        str | None, typer.Option(help="balanced: classes count the same, however many items they have.")
-    ] = _DEFAULTS.class_weight,
+    class_weight: ClassWeight = _DEFAULTS.class_weight,
     label_smoothing: Annotated[
         float, typer.Option(help="Share of the target that is spread over all classes.")
     ] = _DEFAULTS.label_smoothing,
@@ -101,21 +100,17 @@ def finetune(
     layer: Annotated[
         str | None, typer.Option(help="Name or index of the layer that the head is put on; the last if not given.")
     ] = None,
-    pooling: Annotated[str | None, typer.Option(help=f"One of {', '.join(POOLINGS)}.")] = None,
+    pooling: Pooling = None,
     weights: Weights = None,
     image_size: ImageSize = None,
-    resize: Annotated[str | None, typer.Option(help=f"One of {', '.join(RESIZES)}.")] = None,
-    interpolation: Annotated[str | None, typer.Option(help=f"One of {', '.join(INTERPOLATIONS)}.")] = None,
-    decoder: Annotated[str | None, typer.Option(help=f"One of {', '.join(DECODERS)}.")] = None,
-    test_size: Annotated[
-        float, typer.Option(help="Fraction held out where the source has no test split.")
-    ] = FINETUNE_DEFAULTS.test_size,
-    group: Annotated[
-        str, typer.Option(help="What stays together: a table's column, folder, or a regular expression.")
-    ] = FINETUNE_DEFAULTS.group,
+    resize: Resize = None,
+    interpolation: Interpolation = None,
+    decoder: Decoder = None,
+    test_size: TestSize = FINETUNE_DEFAULTS.test_size,
+    group: Together = FINETUNE_DEFAULTS.group,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = _DEFAULTS.seed,
     features: Annotated[Path, typer.Option(help="Folder of the stores.")] = Path(str(FINETUNE_DEFAULTS.features)),
-    runs: Annotated[Path, typer.Option(help="Folder of the bundles.")] = Path(str(FINETUNE_DEFAULTS.folder)),
+    runs: Runs = Path(str(FINETUNE_DEFAULTS.folder)),
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Begin anew where an interrupted run could go on.")
     ] = FINETUNE_DEFAULTS.fresh,

@@ -37,6 +37,7 @@ from pathlib import Path
 
 import numpy as np
 from photographs import LARGE, copy_photographs, draw_photographs
+from reporting import read_processor, show
 
 #: Name, class and module in keras.applications, side in px; what is to be reached against script, torch, and the limit.
 NETWORKS = {
@@ -76,21 +77,6 @@ def main():
         folder = options.folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="featx-benchmark-"))
         for part in options.parts or PARTS:
             MEASURES[part](Path(folder), options)
-
-
-def read_processor():
-    """Name the processor."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(": ")[2]
-    return platform.processor()
-
-
-def show(what, **figures):
-    """Print one line of JSON."""
-    rounded = {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in figures.items()}
-    print(json.dumps({"what": what, **rounded}), flush=True)
 
 
 # The ways

@@ -25,10 +25,8 @@ Each line is JSON; the table of *worth* is Markdown.
 """
 
 import argparse
-import contextlib
 import csv
 import itertools
-import json
 import os
 import platform
 import statistics
@@ -40,6 +38,7 @@ from pathlib import Path
 import numpy as np
 from photographs import draw_photographs
 from PIL import Image
+from reporting import read_processor, show
 
 #: Backbone, plan, class and module in keras.applications, its arguments, side in px, and what is to be reached.
 CASES = {
@@ -75,21 +74,6 @@ def main():
     show("machine", **machine, **{package: version(package) for package in packages})
     with tempfile.TemporaryDirectory(prefix="featx-benchmark-") as folder:
         {"speed": measure_speed, "worth": measure_worth}[options.part](Path(folder), options)
-
-
-def read_processor():
-    """Name the processor."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(": ")[2]
-    return platform.processor()
-
-
-def show(what, **figures):
-    """Print one line of JSON."""
-    rounded = {name: float(f"{value:.4g}") if isinstance(value, float) else value for name, value in figures.items()}
-    print(json.dumps({"what": what, **rounded}), flush=True)
 
 
 def measure_speed(folder, options):

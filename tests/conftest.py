@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from pictures import write_digits
+from runs import draw
 
 import featx
 
@@ -30,6 +31,20 @@ def digits(tmp_path_factory):
 def store(digits, tmp_path_factory):
     """The 400 digits, embedded by the backbone that needs no TensorFlow."""
     return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("features"))[0].store
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Ten pictures in two classes."""
+    folder = tmp_path / "pictures"
+    for number in range(10):
+        draw(folder / ("cat" if number % 2 else "dog") / f"{number}.png", number)
+    return folder
+
+
+@pytest.fixture
+def features(tmp_path):
+    return tmp_path / "features"
 
 
 @pytest.fixture

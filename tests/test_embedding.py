@@ -41,20 +41,6 @@ from featx.items.folders import FolderReader
 PIXELS = {"height": SIDE, "width": SIDE}
 
 
-@pytest.fixture
-def pictures(tmp_path):
-    """Ten pictures in two classes."""
-    folder = tmp_path / "pictures"
-    for number in range(10):
-        draw(folder / ("cat" if number % 2 else "dog") / f"{number}.png", number)
-    return folder
-
-
-@pytest.fixture
-def features(tmp_path):
-    return tmp_path / "features"
-
-
 class TestPatches(BackboneContract):
     @pytest.fixture
     def backbone(self):

@@ -19,20 +19,6 @@ TEXT = "flip,rotate:30,contrast:0.4"
 PIXELS = {"height": SIDE, "width": SIDE}
 
 
-@pytest.fixture
-def pictures(tmp_path):
-    """Ten pictures in two classes."""
-    folder = tmp_path / "pictures"
-    for number in range(10):
-        draw(folder / ("cat" if number % 2 else "dog") / f"{number}.png", number)
-    return folder
-
-
-@pytest.fixture
-def features(tmp_path):
-    return tmp_path / "features"
-
-
 def run(pictures, features, backbone=None, **arguments):
     arguments = {"views": 3, "augmentation": TEXT, "view_seed": 7, **arguments}
     return embed(pictures, backbone or load_counter(), folder=features, **arguments)[0]

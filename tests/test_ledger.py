@@ -15,20 +15,6 @@ from featx.errors import SourceError, UsageError
 FAIL = EmbedOptions(on_bad="fail")
 
 
-@pytest.fixture
-def pictures(tmp_path):
-    """Ten pictures in two classes."""
-    folder = tmp_path / "pictures"
-    for number in range(10):
-        draw(folder / ("cat" if number % 2 else "dog") / f"{number}.png", number)
-    return folder
-
-
-@pytest.fixture
-def features(tmp_path):
-    return tmp_path / "features"
-
-
 def spoil(pictures, how_many):
     for number in range(how_many):
         (pictures / "dog" / f"page {number:02}.jpg").write_text(f"<html>{number}")

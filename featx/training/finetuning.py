@@ -39,17 +39,13 @@ from featx.training.memory import watch_memory
 from featx.training.openings import FirstHead, Opening, fit_first_head, plan_first_head
 from featx.training.procedure import deal_folds, evaluate_items, read_versions
 from featx.training.supply import Cut, Supply, supply_items
-from featx.training.tuned import Tuning, describe_freezing, draft_bundle
+from featx.training.tuned import SHEET, Tuning, describe_freezing, draft_bundle
 
 #: Images on the contact sheet.
 _SHOWN_IMAGES = 6
 
-SHEET = "augmentation.png"
-
 #: Of few items, one part in so many is held out.
 _FEW_FOLDS = 5
-
-Positions = NDArray[np.intp]
 
 
 def finetune(
@@ -101,7 +97,7 @@ def finetune(
     roles = _deal_roles(supply.dataset, partition, spec)
     folder = _open_folder(spec, supply, network, roles, options)
     with StoreLock(folder):  # the same command, twice at a time, would write one state
-        _show_views(supply, roles.train, spec, folder, options)
+        _show_views(supply, roles, spec, folder, options)
         options.enter("fitting the head")
         first = _fit_head(tuner, supply, roles, spec, folder)
         tuner.attach(first.network)
@@ -205,11 +201,11 @@ def _open_folder(spec: FineTuneSpec, supply: Supply, network: Backbone, roles: R
     return folder
 
 
-def _show_views(supply: Supply, train: Positions, spec: FineTuneSpec, folder: Path, options: FineTuneOptions) -> None:
+def _show_views(supply: Supply, roles: Roles, spec: FineTuneSpec, folder: Path, options: FineTuneOptions) -> None:
     """Draw what the network will see, before it does."""
     if not spec.augmentation:
         return
-    shown = np.random.default_rng(spec.seed).permutation(train)[:_SHOWN_IMAGES].tolist()
+    shown = np.random.default_rng(spec.seed).permutation(roles.train)[:_SHOWN_IMAGES].tolist()
     images = [supply.pixels.read_plain(item) for item in shown]
     keys = [supply.pixels.sha256s[item] for item in shown]
     with say_failures(folder):

@@ -31,6 +31,9 @@ from featx.training.openings import FirstHead
 from featx.training.procedure import evaluate_items, read_versions, tabulate_predictions
 from featx.training.supply import Supply
 
+#: The contact sheet of augmented images.
+SHEET = "augmentation.png"
+
 _BACKBONE = "backbone.keras"
 
 Probabilities = NDArray[np.float64]
@@ -197,6 +200,6 @@ def _list_illustrations(run: Run, tuning: Tuning, probabilities: Probabilities, 
         "reliability.png": functools.partial(plot_reliability, curves),
         "head.keras": lambda path: tuning.first.network.to_keras().save(path),
     }
-    for path in sorted(folder.glob(f"{CURVES}.*")) + sorted(folder.glob("augmentation.png")):
+    for path in sorted(folder.glob(f"{CURVES}.*")) + sorted(folder.glob(SHEET)):
         files[path.name] = functools.partial(shutil.copyfile, path)
     return files

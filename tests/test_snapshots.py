@@ -19,7 +19,7 @@ SNAPSHOTS = Path(__file__).parent / "data" / "snapshots"
 #: Digits that may differ between processors: the last ones of a sum in float32.
 TOLERANCE = 1e-4
 
-#: What differs between two equal runs (a saved network has the time in its bytes), and sentences, whose wording may improve.
+#: What differs between two equal runs (a saved network has the time in its bytes), and wording.
 VOLATILE = {"peak_memory_bytes", "threads", "bundle", "folder", "versions", "notes", "chosen", "error", "backbone"}
 
 RUNS = {

@@ -149,7 +149,7 @@ class Featx:
 
     def __init__(self, name):
         import featx
-        from featx.backbones.runtimes import choose_runtime
+        from featx.backbones.running import choose_runtime
 
         self.featx = featx
         self.network = featx.load_backbone(name, weights="none")
@@ -268,7 +268,7 @@ _START = """
 import time
 started = time.perf_counter()
 import featx, featx.frameworks
-from featx.backbones.runtimes import choose_runtime
+from featx.backbones.running import choose_runtime
 imported = time.perf_counter()
 network = featx.load_backbone({name!r}, weights="none")
 built = time.perf_counter()

@@ -145,7 +145,7 @@ class Case:
     def finetune(self, way, folder):
         """Train by featx, from nothing."""
         import featx
-        from featx.training import finetuning
+        from featx.finetuning import finetuning
 
         original = finetuning.fit_first_head
 
@@ -289,7 +289,7 @@ class Case:
 def measure_worth(folder, options):
     """Compare a frozen head with fine-tuned runs on one split."""
     import featx
-    from featx.training.rendering import to_markdown
+    from featx.comparing.report import to_markdown
 
     (embedding,) = featx.embed(options.data, options.backbone, folder=folder / "features")
     runs = []

@@ -24,7 +24,7 @@ import numpy as np
 from scipy.special import expit, logit, softmax
 
 from featx.evaluation import METRICS, compare_pair, evaluate
-from featx.evaluation.pairs import SIGNIFICANCE
+from featx.evaluation.paired import SIGNIFICANCE
 
 TRUTH_ITEMS = 200_000
 

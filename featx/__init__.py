@@ -12,38 +12,38 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from featx.backbones import Backbone, describe_layers, list_backbones, load_backbone
-    from featx.delivery.bundle import Bundle
-    from featx.delivery.prediction import Prediction, Predictor
+    from featx.bundle import Bundle
+    from featx.comparing.comparison import compare
     from featx.embedding import Embedding, embed
     from featx.errors import FeatxError
     from featx.evaluation import Evaluation
+    from featx.finetuning.finetuning import finetune
+    from featx.fitting.fitting import Run, fit
     from featx.image_embedder import ImageEmbedder
     from featx.items import Columns, Item, Manifest, read_archive, read_folder, read_source, read_table
     from featx.items.decoding import Decoded, decode
-    from featx.merging import merge_stores
     from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions, SplitOptions
+    from featx.prediction import Prediction, Predictor
     from featx.restoration import Repair, repair_store
+    from featx.results import Comparison, Standing
     from featx.specs import BackboneSpec, EmbedSpec, FineTuneSpec, HeadSpec, ImageSpec, ViewSpec
     from featx.splitting import SplitTable, split_source
     from featx.store import FeatureStore
     from featx.store.checking import Checkup, check_store
     from featx.store.exchange import export_store, read_export
-    from featx.training.comparison import compare
-    from featx.training.finetuning import finetune
-    from featx.training.frozen import Run, fit
-    from featx.training.standings import Comparison, Standing
+    from featx.store.merging import merge_stores
 
 _MODULES = {
     "featx.backbones": ("Backbone", "describe_layers", "list_backbones", "load_backbone"),
-    "featx.delivery.bundle": ("Bundle",),
-    "featx.delivery.prediction": ("Prediction", "Predictor"),
+    "featx.bundle": ("Bundle",),
+    "featx.prediction": ("Prediction", "Predictor"),
     "featx.embedding": ("Embedding", "embed"),
     "featx.errors": ("FeatxError",),
     "featx.evaluation": ("Evaluation",),
     "featx.image_embedder": ("ImageEmbedder",),
     "featx.items": ("Columns", "Item", "Manifest", "read_archive", "read_folder", "read_source", "read_table"),
     "featx.items.decoding": ("Decoded", "decode"),
-    "featx.merging": ("merge_stores",),
+    "featx.store.merging": ("merge_stores",),
     "featx.options": ("CompareOptions", "EmbedOptions", "FineTuneOptions", "FitOptions", "SplitOptions"),
     "featx.restoration": ("Repair", "repair_store"),
     "featx.specs": ("BackboneSpec", "EmbedSpec", "FineTuneSpec", "HeadSpec", "ImageSpec", "ViewSpec"),
@@ -51,10 +51,10 @@ _MODULES = {
     "featx.store": ("FeatureStore",),
     "featx.store.checking": ("Checkup", "check_store"),
     "featx.store.exchange": ("export_store", "read_export"),
-    "featx.training.comparison": ("compare",),
-    "featx.training.finetuning": ("finetune",),
-    "featx.training.frozen": ("Run", "fit"),
-    "featx.training.standings": ("Comparison", "Standing"),
+    "featx.comparing.comparison": ("compare",),
+    "featx.finetuning.finetuning": ("finetune",),
+    "featx.fitting.fitting": ("Run", "fit"),
+    "featx.results": ("Comparison", "Standing"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -15,22 +15,25 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featx.backbones import Backbone, Output, load_backbone
 from featx.backbones.catalogue import APPLICATIONS, BUILT_IN
 from featx.backbones.running import Runner
 from featx.errors import SourceError, SpecMismatchError, UsageError
-from featx.golden import MAX_DRIFT, embed_golden, make_golden_files, measure_drift
+from featx.golden import MAX_DRIFT, Golden, make_golden_files, measure_drift
 from featx.items import Manifest, read_source
 from featx.items.augmentation import PRESETS, plan_views
-from featx.items.manifest import to_text
+from featx.items.decoding import decode
 from featx.ledger import Ledger, describe_source
+from featx.measuring import WRITE, Timing
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.specs import DTYPES, BackboneSpec, EmbedSpec, ImageSpec, ViewSpec
 from featx.store import FeatureStore
-from featx.store.sealing import Golden, Provenance
+from featx.store.sealing import Provenance
 from featx.store.space import check_space
 from featx.store.writing import StoreWriter
-from featx.timing import WRITE, Timing
+from featx.wording import to_text
 
 #: What can change a feature's last bits; their versions are kept in every store.
 _STACK = ("featx", "numpy", "pillow", "h5py", "keras", "tensorflow", "openvino")
@@ -48,7 +51,7 @@ class Embedding:
         removed: Items that the store had and the manifest has no more.
         seconds: Time of the loop and the seal.
         start_seconds: Time before: building the network, golden pictures, converting it for the runtime.
-        stage_seconds: What of it went into each of `featx.timing.STAGES`, over all threads.
+        stage_seconds: What of it went into each of `featx.measuring.STAGES`, over all threads.
         runtime: What ran the network; empty if nothing was new.
         max_bad: Share of items in quarantine that the run was to accept, 0 to 1.
     """
@@ -244,6 +247,12 @@ def name_files(folder: Path, stem: str, layers: Sequence[str]) -> list[Path]:
         msg = f"the layers {', '.join(layers)} would be written to the same store; name each of them once"
         raise UsageError(msg)
     return paths
+
+
+def embed_golden(backbone: Backbone, spec: ImageSpec, files: tuple[bytes, ...]) -> tuple[Golden, ...]:
+    """Embed the pictures, one result for each output of the backbone."""
+    pixels = np.stack([decode(data, spec).pixels for data in files])
+    return tuple(Golden(files, features) for features in backbone.embed(pixels))
 
 
 def _refuse_drift(

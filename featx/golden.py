@@ -6,14 +6,11 @@ files, so that the check covers the decoder as well as the network.
 
 import io
 import math
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
-
-from featx.backbones import Backbone
-from featx.items.decoding import decode
-from featx.specs import ImageSpec
-from featx.store.sealing import Golden
 
 #: A relative difference of features above this is another stack: float32 reorderings
 #: stay below 1e-5 here, another resize or scaling is above 1e-2.
@@ -21,6 +18,19 @@ MAX_DRIFT = 1e-3
 
 _SIZES = ((320, 240), (96, 128))
 _SEED = 20130
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """Made-up pictures and what the backbone gave for them.
+
+    Attributes:
+        files: The encoded pictures.
+        features: float32 `(n_files, dim)`.
+    """
+
+    files: tuple[bytes, ...]
+    features: NDArray[np.float32]
 
 
 def make_golden_files() -> tuple[bytes, ...]:
@@ -33,12 +43,6 @@ def make_golden_files() -> tuple[bytes, ...]:
         picture.save(buffer, kind)
         files.append(buffer.getvalue())
     return tuple(files)
-
-
-def embed_golden(backbone: Backbone, spec: ImageSpec, files: tuple[bytes, ...]) -> tuple[Golden, ...]:
-    """Embed the pictures, one result for each output of the backbone."""
-    pixels = np.stack([decode(data, spec).pixels for data in files])
-    return tuple(Golden(files, features) for features in backbone.embed(pixels))
 
 
 def measure_drift(expected: Golden, found: Golden) -> float:

@@ -18,7 +18,7 @@ from featx.backbones import Backbone, load_backbone
 from featx.backbones.running import Runner
 from featx.errors import DataError, ImageError
 from featx.items.decoding import decode
-from featx.items.examination import limit_ahead
+from featx.items.reading import limit_ahead
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prefetching import prefetch
 from featx.specs import ImageSpec

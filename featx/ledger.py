@@ -11,13 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DataError, SourceError, StoreError
-from featx.items.examination import Examined, Stamp, examine
-from featx.items.manifest import FileStat, Item, Manifest, to_text
+from featx.items.manifest import FileStat, Item, Manifest
+from featx.items.reading import Examined, Stamp, examine
+from featx.measuring import Timing
 from featx.options import EmbedOptions
 from featx.specs import ImageSpec, ViewSpec
 from featx.store.layout import QUARANTINE_COLUMNS
 from featx.store.writing import StoreWriter
-from featx.timing import Timing
+from featx.wording import to_text
 
 #: A file modified this shortly before it was read, or later, may change again without changing
 #: its time, so it is hashed again (git's "racy" index entries; FAT counts in steps of 2 s).

@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from featx.delivery.prediction import rebuild_backbone
 from featx.embedding import Embedding, embed
 from featx.errors import FeatxError, SourceError, StoreError
 from featx.items import Manifest
 from featx.items.sources import read_source_again
 from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.prediction import rebuild_backbone
 from featx.specs import ViewSpec
 from featx.store.checking import Checkup, check_store, drop_damage
 

@@ -244,7 +244,7 @@ class FineTuneSpec(Spec):
             whose coefficients the last layer then starts from (Kumar et al. 2022, "Fine-tuning can distort
             pretrained features and underperform out-of-distribution").
         unfreeze: Which layers learn: `last:N`, `from:LAYER`, `blocks:N`, `gradual`, `gradual:N` or `all`;
-            see `featx.backbones.unfreezing`.
+            see `featx.finetuning.unfreezing`.
         batch_norm: `inference` keeps the statistics of batch normalisation as they are, while its scale and
             offset learn in unfrozen layers; `train` takes those of each batch, and updates them.
         augmentation: How training images are varied; see `featx.items.augmentation`. Empty for not at all.

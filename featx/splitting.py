@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from featx.errors import DataError, ImageError, SourceError, UsageError
+from featx.files import name_temporary, publish_file, sync_file
 from featx.items import FolderReader, Manifest, read_source, read_table
-from featx.items.examination import describe_failure, read_stamped
-from featx.items.groups import describe_ungrouped, find_groups
 from featx.items.manifest import SPLITS, Item
 from featx.items.probing import probe
-from featx.items.splits import draw_splits
+from featx.items.reading import describe_failure, read_stamped
+from featx.items.splits import describe_ungrouped, draw_splits, find_groups
 from featx.options import SPLIT_DEFAULTS, SplitOptions
 from featx.prefetching import prefetch
-from featx.store.durability import name_temporary, publish_file, sync_file
 
 HEADER = ("path", "label", "split", "group")
 

@@ -6,8 +6,8 @@ import tracemalloc
 
 import pytest
 
-from featx.delivery.prediction import Predictor
 from featx.errors import BundleError
+from featx.prediction import Predictor
 
 #: NumPy's allocations are counted, whether they are ever touched or not.
 MAX_PEAK_BYTES = 200 * 2**20

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featx.training.tasks import Result
+from featx.files import Result
 
 
 def _sign(folder, name):
@@ -54,7 +54,7 @@ def tell_threads(argument):
 
 def learn_or_die(lesson):
     """Kill the process that lets FEATX_TEST_VICTIM learn, as often as FEATX_TEST_DEATHS says."""
-    from featx.training.lessons import learn_and_predict  # the other chores have no use for scikit-learn
+    from featx.comparing.jobs import learn_and_predict  # the other chores have no use for scikit-learn
 
     folder = Path(os.environ["FEATX_TEST_FOLDER"])
     _sign(folder, f"{lesson.head.name}-{len(lesson.learnt)}")

@@ -3,9 +3,9 @@
 import numpy as np
 
 from featx.evaluation import evaluate
-from featx.evaluation.pairs import compare_pair
+from featx.evaluation.paired import compare_pair
+from featx.results import Comparison, Standing
 from featx.specs import HeadSpec
-from featx.training.standings import Comparison, Standing
 
 TARGETS = np.arange(60) % 3
 

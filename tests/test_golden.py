@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from featx.backbones import load_backbone
-from featx.golden import MAX_DRIFT, embed_golden, make_golden_files, measure_drift
+from featx.embedding import embed_golden
+from featx.golden import MAX_DRIFT, Golden, make_golden_files, measure_drift
 from featx.specs import ImageSpec
-from featx.store.sealing import Golden
 
 
 def make_golden(features):

@@ -13,9 +13,9 @@ from PIL import Image
 
 import featx
 from featx.errors import DataError, SourceError, UsageError
+from featx.fitting.dataset import load_dataset, split_dataset
 from featx.items import Columns, read_folder, read_source
 from featx.options import FitOptions, SplitOptions
-from featx.training.dataset import load_dataset, split_dataset
 
 
 def write_images(root, names, first=0):

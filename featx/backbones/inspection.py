@@ -16,7 +16,7 @@ from typing import IO, Any
 
 import h5py
 
-from featx.containers import list_members
+from featx.files import list_members
 
 _CONFIG = "config.json"
 _WEIGHTS = "model.weights.h5"

@@ -1,11 +1,12 @@
 """A user's own `.keras` file as a backbone: `file:path/to/model.keras`."""
 
 import dataclasses
+import functools
 import hashlib
 import logging
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from featx.backbones.networks import (
     name_operations,
     walk_operations,
 )
-from featx.backbones.preprocessing import PREPROCESSINGS, find_preprocessing
 from featx.backbones.protocol import BackboneRequest
 from featx.errors import BackboneError, WeightsError
 from featx.frameworks import keras
@@ -235,3 +235,22 @@ def _scales_itself(network: keras.Model) -> bool:
         if isinstance(operation, keras.layers.Layer) and operation.weights:
             return False
     return False
+
+
+#: Keras's names: `tf` gives -1 to 1, `torch` 0 to 1 less ImageNet's mean over its
+#: deviation, `caffe` BGR less ImageNet's mean; `none` keeps 0 to 255.
+PREPROCESSINGS = ("none", "tf", "torch", "caffe")
+
+
+def find_preprocessing(mode: str) -> Callable[[Any], Any] | None:
+    """Find the function that scales float32 pixels of 0 to 255; None for `none`.
+
+    Raises:
+        BackboneError: If there is no such mode.
+    """
+    if mode not in PREPROCESSINGS:
+        msg = f"there is no preprocessing called {mode!r}; known: {', '.join(PREPROCESSINGS)}"
+        raise BackboneError(msg)
+    if mode == "none":
+        return None
+    return functools.partial(keras.applications.imagenet_utils.preprocess_input, data_format="channels_last", mode=mode)

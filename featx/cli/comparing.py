@@ -69,8 +69,7 @@ def compare(
         comparison = featx.compare(
             opened, clf, runs=finetune or (), params=params, calibration=calibration, options=options
         )
-    from featx.training.rendering import describe_comparison, list_notes
-    from featx.training.tables import LEFT, tabulate_briefly
+    from featx.comparing.report import LEFT, describe_comparison, list_notes, tabulate_briefly
 
     finished = [standing for standing in comparison.standings[1:] if standing.run]
     for note in list_notes(comparison, [comparison.best, *finished]):

@@ -26,9 +26,9 @@ from featx.cli.embedding import (
 )
 from featx.cli.output import format_table, print_json, show_progress
 from featx.errors import SourceError
-from featx.items.manifest import to_text
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prefetching import gather
+from featx.wording import to_text
 
 _FLUSH_ROWS = 40
 

@@ -155,8 +155,8 @@ def finetune(
 
 def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads numpy
     """Describe a run: what learnt, the metrics, the classes, the confusion, and what it took."""
+    from featx.comparing.report import describe_choice
     from featx.evaluation import format_confusion, format_metrics, format_per_class
-    from featx.training.rendering import describe_choice
 
     tuned = run.finetuned
     chosen = describe_choice(run.head, HeadSpec.from_dict(tuned["spec"]["head"]))

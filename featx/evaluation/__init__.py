@@ -1,13 +1,12 @@
 """Probabilities and targets in; metrics, 95 % intervals, comparisons, tables and pictures out."""
 
-from featx.evaluation.calibration import Reliability, measure_reliability
-from featx.evaluation.charts import plot_costs, plot_learning, plot_path, plot_reliability
+from featx.evaluation.forecast import Forecast, forecast_accuracy
 from featx.evaluation.intervals import bootstrap_intervals, compute_wilson_interval
-from featx.evaluation.learning import Forecast, forecast_accuracy
 from featx.evaluation.metrics import METRICS, ClassMetrics, Evaluation, evaluate
-from featx.evaluation.pairs import Paired, adjust_holm, compare_pair, describe_pair
-from featx.evaluation.plots import plot_confusion
-from featx.evaluation.tables import format_confusion, format_metrics, format_per_class
+from featx.evaluation.paired import Paired, adjust_holm, compare_pair, describe_pair
+from featx.evaluation.plots import plot_confusion, plot_costs, plot_learning, plot_path, plot_reliability
+from featx.evaluation.reliability import Reliability, measure_reliability
+from featx.evaluation.text import format_confusion, format_metrics, format_per_class
 
 __all__ = [
     "METRICS",

@@ -1,17 +1,36 @@
 """The confusion matrix as a picture, for two classes and for a thousand."""
 
+import csv
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from featx.evaluation.drawing import NAME_CELLS, open_figure
+from featx.evaluation.figure import (
+    BLUE,
+    COLORS,
+    DASHES,
+    GREY,
+    NAME_CELLS,
+    clear_axes,
+    open_chart,
+    open_figure,
+    place_labels,
+    scale_logarithmically,
+)
+from featx.evaluation.forecast import Forecast
+from featx.evaluation.intervals import FloatArray
 from featx.evaluation.metrics import Evaluation
-from featx.evaluation.names import measure_names
+from featx.evaluation.reliability import Reliability
+from featx.wording import measure_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
 
 _MOST_COUNTED = 30
 _MOST_ZEROS = 10
@@ -41,10 +60,10 @@ def plot_confusion(evaluation: Evaluation, path: Path) -> None:
         OSError: If a file cannot be written.
     """
     with open_figure(evaluation.classes, path) as (figure, names):
-        _draw(figure, evaluation, names)
+        _draw_confusion(figure, evaluation, names)
 
 
-def _draw(figure: "Figure", evaluation: Evaluation, names: list[str]) -> None:
+def _draw_confusion(figure: "Figure", evaluation: Evaluation, names: list[str]) -> None:
     """Fill the figure with the matrix; what is around it lies outside, and widens the picture when it is saved."""
     n_classes = len(names)
     counted = n_classes <= _MOST_COUNTED
@@ -103,3 +122,322 @@ def _normalize_rows(evaluation: Evaluation) -> "np.ma.MaskedArray[tuple[int, int
     """Divide the counts by their row's sum; the row of a class without items is masked."""
     support = np.broadcast_to(evaluation.confusion.sum(axis=1, keepdims=True), evaluation.confusion.shape)
     return np.ma.masked_where(support == 0, evaluation.confusion / np.maximum(support, 1))
+
+
+# Below the chosen value by more, a path is cut off: the strongest regularisation knows nothing but the largest class.
+_DEEPEST = 0.2
+
+
+def plot_path(
+    title: str,
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike, ArrayLike]],
+    chosen: tuple[str, float],
+    path: Path,
+    *,
+    label: str = "C",
+) -> None:
+    """Draw held-out accuracy against a parameter, and write it as PNG and, beside it, as SVG.
+
+    Args:
+        title: What was tuned.
+        curves: For each scaling (one without a name for a single curve) the parameter's
+            values, above 0, the accuracies and the standard deviations over the folds,
+            each float (n_values,).
+        chosen: The curve and the value that were chosen.
+        path: The PNG file; the SVG file has the same stem.
+        label: What the parameter is called.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    columns = {key: np.array([np.asarray(column, np.float64) for column in curve]) for key, curve in curves.items()}
+    with open_chart(list(curves), path, noun="curve") as (axes, names):
+        for curve, name, color, dash in zip(columns.values(), names, COLORS, DASHES, strict=False):
+            values, accuracies, stds = curve[:, np.argsort(curve[0])]
+            axes.fill_between(
+                values, accuracies - stds, np.minimum(1, accuracies + stds), color=color, alpha=0.15, lw=0
+            )
+            axes.plot(values, accuracies, dash, color=color, marker="o", markersize=3.5, lw=1.5, label=name or None)
+        color = COLORS[list(curves).index(chosen[0])]
+        values, accuracies, _ = columns[chosen[0]]
+        best = int(np.abs(np.log(values / chosen[1])).argmin())
+        words = f"chosen: {label} = {values[best]:.4g}, accuracy {accuracies[best]:.3f}"
+        axes.axvline(values[best], color=GREY, lw=1, ls=":", zorder=0)
+        axes.plot(values[best], accuracies[best], "D", color=color, mec="black", ms=8, label=words, zorder=5)
+        scale_logarithmically(axes, np.concatenate([curve[0] for curve in columns.values()]))
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], accuracies[best] - _DEEPEST))
+        axes.set(xlabel=label, ylabel="accuracy on held-out folds (± 1 std of them)")
+        axes.set_title(title, pad=12)
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), frameon=False, borderaxespad=0)
+
+
+def plot_costs(
+    names: Sequence[str],
+    seconds: ArrayLike,
+    accuracies: ArrayLike,
+    lows: ArrayLike,
+    highs: ArrayLike,
+    path: Path,
+    *,
+    chosen: int | None = None,
+    tuned: Sequence[bool] = (),
+) -> None:
+    """Draw accuracy with its interval against seconds, and write it as PNG and, beside it, as SVG.
+
+    What no other equals in less time is filled and joined by a line.
+
+    Args:
+        names: What was compared, (n_rows,).
+        seconds: What each cost, above 0, float (n_rows,).
+        accuracies: float (n_rows,).
+        lows: Lower ends of their intervals, float (n_rows,).
+        highs: Upper ends of them, float (n_rows,).
+        path: The PNG file; the SVG file has the same stem.
+        chosen: The row that validation chose, which gets a ring; None for none.
+        tuned: Which rows are fine-tuned backbones, (n_rows,); empty if none is.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    costs, heights, below, above = (np.asarray(column, np.float64) for column in (seconds, accuracies, lows, highs))
+    front = _find_front(costs, heights)
+    squares = np.array(tuned, bool) if len(tuned) else np.zeros(costs.size, bool)
+    with open_chart(names, path, noun="head", inches=(8.0, 5.6)) as (axes, shown):
+        scale_logarithmically(axes, costs)
+        axes.vlines(costs, below, above, color=GREY, lw=1, alpha=0.5, zorder=1)
+        axes.step(costs[front], heights[front], where="post", color=BLUE, lw=1.2, alpha=0.6)
+        inside = np.isin(np.arange(costs.size), front)
+        for members, fill, words in (
+            (inside, BLUE, "no other is as accurate in less time"),
+            (~inside, "white", "another is at least as accurate in less time"),
+        ):
+            axes.plot(costs[members & ~squares], heights[members & ~squares], "o", mfc=fill, mec="black", ms=7)
+            axes.plot(costs[members & squares], heights[members & squares], "s", mfc=fill, mec="black", ms=8)
+            axes.plot([], [], "o", mfc=fill, mec="black", ms=7, label=words)
+        if chosen is not None:
+            x, y = costs[[chosen]], heights[[chosen]]
+            axes.plot(x, y, "o", mfc="none", mec=COLORS[1], mew=1.8, ms=12.5, ls="none", label="the best by validation")
+        if squares.any():
+            axes.plot([], [], "s", mfc=GREY, mec="black", ms=8, label="fine-tuned")
+        axes.margins(y=0.06)
+        axes.set(xlabel="seconds of embedding (where known), tuning and fitting")
+        axes.set(ylabel="test accuracy, with 95 % interval")
+        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.11), frameon=False, ncols=2, borderaxespad=0)
+        place_labels(axes, shown, costs, heights, np.stack([below, above], axis=1))
+
+
+def plot_learning(
+    sizes: Sequence[int],
+    accuracies: ArrayLike,
+    lows: ArrayLike,
+    highs: ArrayLike,
+    path: Path,
+    *,
+    forecast: Forecast | None = None,
+    label: str = "training items",
+) -> None:
+    """Draw accuracy against the number of training items, and write it as PNG and, beside it, as SVG.
+
+    Args:
+        sizes: Numbers of items, int (n_sizes,), rising.
+        accuracies: float (n_sizes,).
+        lows: Lower ends of the band, float (n_sizes,).
+        highs: Upper ends of it, float (n_sizes,).
+        path: The PNG file; the SVG file has the same stem.
+        forecast: The power law of `forecast_accuracy`; drawn to twice the items, with its words as the title.
+        label: What the sizes count.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    counts, heights, below, above = (np.asarray(column, np.float64) for column in (sizes, accuracies, lows, highs))
+    with open_chart([], path) as (axes, _):
+        axes.fill_between(counts, below, above, color=BLUE, alpha=0.15, lw=0)
+        axes.plot(counts, heights, "o-", color=BLUE, ms=5, lw=1.5, label="measured, with 95 % interval")
+        ticks = counts
+        if forecast is not None:
+            ticks = np.append(counts, 2 * forecast.n_items)
+            _draw_forecast(axes, forecast, float(counts[0]))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(_spread_ticks(ticks), minor=False)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.minorticks_off()
+        axes.set(xlabel=label, ylabel="accuracy")
+        axes.legend(loc="lower right", frameon=False)
+
+
+def plot_reliability(curves: Mapping[str, Reliability], path: Path) -> None:
+    """Draw accuracy against confidence, and where the confidences are, as PNG and, beside it, as SVG.
+
+    Points on the diagonal are probabilities that can be believed, points below it
+    overconfident ones.
+
+    Args:
+        curves: By name, such as that of the calibration; up to 6.
+        path: The PNG file; the SVG file has the same stem.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    with open_figure(list(curves), path, noun="curve") as (figure, names):
+        figure.set_size_inches(5.2, 6.6)
+        upper, lower = figure.add_axes((0, 0.26, 1, 0.74)), figure.add_axes((0, 0, 1, 0.2))
+        for axes in (upper, lower):
+            clear_axes(axes)
+            axes.set_xlim(0, 1)
+        upper.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", zorder=1)
+        for curve, name, color, marker in zip(curves.values(), names, COLORS, "osD^vP", strict=False):
+            _draw_reliability(upper, lower, curve, name, color, marker)
+        upper.set_ylim(0, 1.01)
+        upper.set_xticklabels([])
+        upper.set_ylabel("part that was right, with 95 % interval")
+        upper.legend(loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False, borderaxespad=0)
+        lower.set_ylim(bottom=0)
+        pairs = any(curve.classwise for curve in curves.values())
+        lower.set(xlabel="probability of each class" if pairs else "confidence", ylabel="part of all")
+
+
+def _draw_reliability(upper: "Axes", lower: "Axes", curve: Reliability, name: str, color: str, marker: str) -> None:
+    filled = curve.counts > 0
+    x, y = curve.confidences[filled], curve.accuracies[filled]
+    reach = np.abs(np.stack([curve.lows[filled], curve.highs[filled]]) - y)
+    words = f"{name}: " * bool(name) + f"calibration error {curve.calibration_error:.3f}"
+    # A bin of few items has a long bar; it shall not draw the eye.
+    shades = np.clip(np.sqrt(curve.counts[filled] / curve.counts.max()), 0.25, 1)
+    for index, shade in enumerate(shades.tolist()):
+        upper.vlines(x[index], y[index] - reach[0, index], y[index] + reach[1, index], color=color, lw=1.2, alpha=shade)
+    upper.plot(x, y, color=color, lw=1, alpha=0.5)
+    upper.plot(x, y, marker, color=color, mec="white", mew=0.6, ms=6, ls="none", label=words, clip_on=False)
+    lower.stairs(curve.histogram, np.linspace(0, 1, curve.histogram.size + 1), color=color, lw=1.4)
+    lower.stairs(curve.histogram, np.linspace(0, 1, curve.histogram.size + 1), color=color, alpha=0.12, fill=True)
+
+
+def _draw_forecast(axes: "Axes", forecast: Forecast, start: float) -> None:
+    line = np.geomspace(start, 2 * forecast.n_items, 100)
+    axes.plot(line, forecast.predict(line), "--", color=COLORS[1], lw=1.3, label="power law through it")
+    reached = forecast.accuracy - forecast.gain
+    reach = [[forecast.gain - forecast.gain_low], [forecast.gain_high - forecast.gain]]
+    axes.errorbar(
+        2 * forecast.n_items,
+        reached + forecast.gain,
+        yerr=np.maximum(0, reach),
+        fmt="D",
+        color=COLORS[1],
+        ms=6,
+        capsize=4,
+        label="with twice the items",
+    )
+    axes.set_title(f"{forecast}", fontsize=10, pad=12)
+
+
+def _spread_ticks(sizes: FloatArray) -> list[float]:
+    """Leave out sizes that would be written over the one before."""
+    kept = [float(sizes[-1])]
+    span = np.log(sizes[-1] / sizes[0])
+    for size in sizes[-2::-1].tolist():
+        if np.log(kept[-1] / size) > span / 12:
+            kept.append(size)
+    return kept[::-1]
+
+
+def _find_front(costs: FloatArray, heights: FloatArray) -> list[int]:
+    """Find the rows that no other beats in both, the cheapest first."""
+    front: list[int] = []
+    for row in np.lexsort((-heights, costs)).tolist():
+        if not front or heights[row] > heights[front[-1]]:
+            front.append(row)
+    return front
+
+
+#: For each epoch, values by name: `loss`, `accuracy` and `auc` on training items, the same of
+#: held-out items with `val_` before the name (if any were held out), and `learning_rate`.
+History = Mapping[str, Sequence[float]]
+
+_PANELS = {"loss": "loss", "accuracy": "accuracy", "auc": "ROC-AUC"}
+
+# Up to so many epochs each one is a dot, as a line through two of them says little.
+_MOST_DOTS = 15
+
+
+def find_best_epoch(history: History) -> int:
+    """Find the epoch whose weights are kept, counted from 1: that of the lowest loss on held-out items."""
+    return int(np.argmin(history.get("val_loss", history["loss"]))) + 1
+
+
+def write_history(history: History, path: Path, *, first: int = 1) -> None:
+    """Write the curves as CSV, one row for each epoch; a value that is not defined is left empty.
+
+    Args:
+        history: The curves.
+        path: The file.
+        first: Number of the first epoch.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["epoch", *history])
+        for epoch, values in enumerate(zip(*history.values(), strict=True), start=first):
+            writer.writerow([epoch, *("" if math.isnan(value) else repr(float(value)) for value in values)])
+
+
+def plot_history(history: History, path: Path, *, first: int = 1, kept: int | None = None) -> None:
+    """Draw loss, accuracy and ROC-AUC by epoch, and write them as PNG and, beside it, as SVG.
+
+    The epoch whose weights are kept is marked, and so is where the learning rate was
+    lowered. The same history and matplotlib give the same bytes.
+
+    Args:
+        history: The curves.
+        path: The PNG file; the SVG file has the same stem.
+        first: Number of the first epoch; 0 where the state before any training is the first.
+        kept: Number of the epoch whose weights are kept; None for that of `find_best_epoch`.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    with open_figure([], path) as (figure, _):
+        figure.set_size_inches(12, 4.2)
+        figure.set_layout_engine("constrained")
+        _draw_history(figure, history, first, find_best_epoch(history) if kept is None else kept)
+        figure.draw_without_rendering()  # only a drawing lays out
+
+
+def _draw_history(figure: "Figure", history: History, first: int, best: int) -> None:
+    n_epochs = len(history["loss"]) + first - 1
+    panels = figure.subplots(1, len(_PANELS))
+    for axes, (name, title) in zip(panels, _PANELS.items(), strict=True):
+        axes.set_title(title, loc="left", fontweight="bold")
+        _draw_panel(axes, history, name, first, best)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    epochs = f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}"
+    figure.suptitle(f"Training: {epochs}, weights kept from epoch {best}", fontsize=13)
+
+
+def _draw_panel(axes: "Axes", history: History, name: str, first: int, best: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    n_epochs = len(history[name])
+    epochs = np.arange(first, first + n_epochs)
+    marker = "o" if n_epochs <= _MOST_DOTS else ""
+    rates = np.asarray(history["learning_rate"])
+    for lowered, epoch in enumerate(epochs[1:][np.diff(rates) < 0]):
+        label = "" if lowered else "learning rate lowered"
+        axes.axvline(epoch - 0.5, color="0.75", linewidth=1, linestyle=":", label=label, zorder=0)
+    above: dict[str, Any] = {"transform": axes.transAxes, "fontsize": 9}
+    axes.axvline(best, color="0.35", linewidth=1, linestyle="--", label="epoch kept", zorder=1)
+    for key, color, label in ((name, COLORS[0], "training items"), (f"val_{name}", COLORS[1], "held-out items")):
+        if key in history:
+            values = np.asarray(history[key], np.float64)
+            axes.plot(epochs, values, color=color, linewidth=1.8, marker=marker, markersize=4, label=label)
+            axes.plot(best, values[best - first], "o", color=color, markersize=7, markeredgecolor="white", zorder=3)
+            place = 0.62 if key == name and len(history) > len(_PANELS) + 1 else 1.0
+            number = "undefined" if math.isnan(values[best - first]) else f"{values[best - first]:.3f}"
+            axes.text(place, 1.03, f"{label.removesuffix(' items')} {number}", color=color, ha="right", **above)
+    axes.set_xlabel("epoch")
+    room = max(0.5, 0.02 * n_epochs)
+    axes.set_xlim(first - room, epochs[-1] + room)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    clear_axes(axes)

@@ -1,9 +1,8 @@
 """What learns: scikit-learn classifiers on features, their tuning, and the files that hold them."""
 
 from featx.heads.fitting import FittedHead, fit_head, make_head
-from featx.heads.parameters import split_params
 from featx.heads.persistence import dump_head, load_head
-from featx.heads.table import Head, find_head
+from featx.heads.table import Head, find_head, split_params
 from featx.heads.tuning import Candidate, Tuned, tune
 
 __all__ = [

@@ -11,8 +11,8 @@ from scipy import linalg
 from scipy.linalg import blas
 
 from featx.errors import DataError
-from featx.heads.gram import accumulate_gram
 from featx.heads.linear import BINARY, LinearHead, unfold
+from featx.heads.ridge import accumulate_gram
 from featx.heads.rows import FeatureRows
 from featx.heads.scaling import Floats, Frame, Moments, measure_lengths, shift_block
 

@@ -1,21 +1,224 @@
 """Multinomial logistic regression: a whole path of C, all folds at a time, without a copy of the features."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
+from scipy import linalg, special
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.class_weight import compute_sample_weight
 
-from featx.heads.descent import Minimum, Point, descend
 from featx.heads.linear import BINARY, LinearHead, unfold
+from featx.heads.ridge import accumulate_gram
 from featx.heads.rows import FeatureRows
-from featx.heads.scaling import Floats, Frame, Moments, measure_lengths
-from featx.heads.whitening import Coordinates, Whitening
+from featx.heads.scaling import Floats, Frame, Moments, measure_lengths, shift_block
+
+#: Pairs of steps and changes of the gradient that a problem remembers.
+_MEMORY = 6
+#: A step is taken if it brings this part of what the slope promises (Nocedal & Wright 2006, eq. 3.4).
+_SUFFICIENT = 1e-4
+_MOST_HALVINGS = 20
+#: Values that differ by less, relatively, are equal: their sums of float32 terms are not better known.
+_NOISE = 1e-6
+#: After so many steps between equal values there is nothing left to find.
+_MOST_IDLE = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """What is known at a point.
+
+    Attributes:
+        value: The function's value.
+        gradient: float32, of the point's shape.
+        done: Whether the gradient is small enough, in the units of whoever asks.
+    """
+
+    value: float
+    gradient: Floats
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Minimum:
+    """Where a descent ended.
+
+    Attributes:
+        x: float32, the best point.
+        steps: Steps taken.
+        converged: Whether the gradient became small enough, or the value as small as float32 can tell.
+    """
+
+    x: Floats
+    steps: int
+    converged: bool
+
+
+def descend(start: Floats, max_steps: int) -> Generator[Floats, Point, Minimum]:
+    """Minimise a smooth convex function by L-BFGS.
+
+    J. Nocedal and S. J. Wright, "Numerical Optimization" (2006), algorithm 7.4 with
+    backtracking; a convex function needs no more, as every step then has curvature.
+
+    Args:
+        start: float32, any shape.
+        max_steps: The most steps to take.
+
+    Yields:
+        The points whose `Point` is wanted next.
+
+    Returns:
+        The minimum.
+    """
+    x, here = start, (yield start)
+    pairs: deque[tuple[Floats, Floats, float]] = deque(maxlen=_MEMORY)
+    idle = 0
+    for step in range(max_steps):
+        if here.done or idle > _MOST_IDLE:
+            return Minimum(x, step, converged=True)
+        direction = _find_direction(here.gradient, pairs)
+        slope = _dot(direction, here.gradient)
+        length, found = 1.0 if pairs else min(1.0, 1.0 / (float(np.sqrt(-slope)) or 1.0)), None
+        for _ in range(_MOST_HALVINGS):
+            trial = x + np.float32(length) * direction
+            found = yield trial
+            if found.value <= here.value + _SUFFICIENT * length * slope + _NOISE * abs(here.value):
+                break
+            length *= _shrink(here.value, slope, found.value, length)
+        else:
+            return Minimum(x, step, converged=True)  # nothing lower can be told apart
+        change = found.gradient - here.gradient
+        curvature = length * _dot(direction, change)
+        if curvature > 0:
+            pairs.append((np.float32(length) * direction, change, curvature))
+        idle = idle + 1 if here.value - found.value <= _NOISE * abs(here.value) else 0
+        x, here = trial, found
+    return Minimum(x, max_steps, converged=here.done)
+
+
+def _find_direction(gradient: Floats, pairs: deque[tuple[Floats, Floats, float]]) -> Floats:
+    """Multiply the gradient by minus the inverse Hessian that the pairs suggest."""
+    direction = -gradient
+    shares = []
+    for moved, change, curvature in reversed(pairs):
+        share = _dot(moved, direction) / curvature
+        shares.append(share)
+        direction -= np.float32(share) * change
+    if pairs:
+        _, change, curvature = pairs[-1]
+        direction *= np.float32(curvature / _dot(change, change))
+    for (moved, change, curvature), share in zip(pairs, reversed(shares), strict=True):
+        direction += np.float32(share - _dot(change, direction) / curvature) * moved
+    return direction
+
+
+def _shrink(value: float, slope: float, found: float, length: float) -> float:
+    """Return the factor to the minimum of the parabola through what is known, kept between 0.1 and 0.5."""
+    excess = found - value - slope * length
+    factor = -slope * length / (2 * excess) if np.isfinite(excess) and excess > 0 else 0.1
+    return min(0.5, max(0.1, factor))
+
+
+def _dot(a: Floats, b: Floats) -> float:
+    return float(np.vdot(a, b))
+
+
+#: Items for each feature from which on passes cost more than the factorisations that spare them.
+_ITEMS_PER_FEATURE = 2
+#: A penalty below this part of the mean curvature is rounding in float32.
+_LEAST_PENALTY = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Coordinates:
+    """Points (dim + 1, n_outputs), weights and in the last row the bias, and what they are in other coordinates.
+
+    Attributes:
+        root: float32 (dim, dim), L; None for coordinates that are the weights themselves.
+        inverse: float32 (dim, dim), its inverse; None likewise.
+        unit: What the bias is divided by.
+    """
+
+    root: Floats | None
+    inverse: Floats | None
+    unit: np.float32
+
+    def enter(self, x: Floats) -> Floats:
+        """Return the coordinates of weights and bias."""
+        if self.root is None:
+            return x
+        entered: Floats = np.concatenate([self.root.T @ x[:-1], x[-1:] / self.unit])
+        return entered
+
+    def leave(self, points: Mapping[int, Floats]) -> dict[int, Floats]:
+        """Return weights and bias from coordinates, for several problems in one product."""
+        return dict(points) if self.inverse is None else self._multiply(self.inverse.T, points)
+
+    def pull(self, slopes: Mapping[int, Floats]) -> dict[int, Floats]:
+        """Return gradients by coordinates from those by weights and bias."""
+        return dict(slopes) if self.inverse is None else self._multiply(self.inverse, slopes)
+
+    def _multiply(self, matrix: Floats, points: Mapping[int, Floats]) -> dict[int, Floats]:
+        together = np.concatenate([point[:-1] for point in points.values()], axis=1)
+        parts = np.split(matrix @ together, len(points), axis=1)
+        return {
+            key: np.concatenate([part, point[-1:] * self.unit])
+            for (key, point), part in zip(points.items(), parts, strict=True)
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Whitening:
+    """The Gram matrix of scaled features over the number of items.
+
+    Attributes:
+        gram: float32 (dim, dim), of which only the lower triangle is filled; None where whitening does not pay.
+    """
+
+    gram: Floats | None
+
+    @classmethod
+    def measure(cls, X: FeatureRows, lengths: Floats | None, frames: tuple[Frame, ...]) -> Self:
+        """Measure it in one pass, in the mean of the frames.
+
+        Args:
+            X: (n_items, dim).
+            lengths: float32 (n_items,), by which items are divided first; None for no division.
+            frames: What is then subtracted and divided by, for each problem.
+        """
+        if len(X) < _ITEMS_PER_FEATURE * X.shape[1]:
+            return cls(None)
+        shift = np.mean([frame.shift for frame in frames], axis=0)
+        scale = np.mean([frame.scale for frame in frames], axis=0)
+
+        def prepare(rows: slice, block: Floats) -> Floats:
+            prepared = shift_block(rows, block, shift, lengths)
+            prepared /= scale
+            return prepared
+
+        gram, _ = accumulate_gram(X, prepare)
+        gram /= np.float32(len(X))
+        return cls(gram)
+
+    def factorise(self, curvature: float, penalty: float) -> Coordinates:
+        """Return the coordinates for a mean curvature and a penalty."""
+        if self.gram is None:
+            return Coordinates(None, None, np.float32(1))
+        mean = curvature * float(np.trace(self.gram)) / len(self.gram)
+        least = max(penalty, _LEAST_PENALTY * mean)
+        info = 1
+        while info:  # coordinates, unlike the answer, may have a larger penalty, where rounding asks for it
+            hessian = np.float32(curvature) * self.gram
+            hessian.T.flat[:: len(hessian) + 1] += np.float32(least)
+            root, info = linalg.lapack.spotrf(hessian, lower=True, clean=True, overwrite_a=True)
+            least *= 10
+        inverse = linalg.lapack.strtri(root, lower=True)[0]
+        return Coordinates(root, inverse, np.float32(1 / np.sqrt(curvature)))
+
 
 #: The logit of a class that a fold has no item of: never chosen, and no infinity to compute with.
 NEVER = np.float32(-1e30)

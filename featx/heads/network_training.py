@@ -9,10 +9,9 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
 from featx.errors import DataError
-from featx.evaluation.scores import make_roc_auc
+from featx.evaluation.metrics import make_roc_auc
 from featx.frameworks import keras, tf
-from featx.heads.architectures import EPSILON, Architecture, Weights, compute_logits, take_probabilities
-from featx.heads.network_plans import TrainingPlan
+from featx.heads.networks import EPSILON, Architecture, TrainingPlan, Weights, compute_logits, take_probabilities
 from featx.heads.rows import BLOCK_BYTES
 
 #: Fewest training items on which the curve of training is measured, if there are so many.

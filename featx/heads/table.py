@@ -1,7 +1,7 @@
 """The table of heads: each row says how one classifier is built and tuned."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
@@ -13,16 +13,126 @@ from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC, LinearSVC
 
 from featx.errors import UsageError
-from featx.heads import parameters as read
 from featx.heads import sweeps
-from featx.heads.architectures import MOST_UNITS, read_hidden
 from featx.heads.discriminant import ShrunkDiscriminant
 from featx.heads.logistic import ScaledLogisticRegression
 from featx.heads.neighbours import VOTES, CosineNeighbours
-from featx.heads.networks import NetworkClassifier
+from featx.heads.networks import MOST_UNITS, NetworkClassifier, read_hidden
 from featx.heads.ridge import ScaledRidge
 from featx.registry import HEADS, list_names, make_unknown_name_error, resolve
 from featx.specs import OPTIMIZERS, SCALINGS
+
+Reader = Callable[[Any], Any]
+
+
+def read_positive(value: Any) -> float:  # noqa: ANN401 - text or number, which is what a reader is for
+    """Read a number above 0. Raises ValueError."""
+    return _read_number(value, "a number above 0", lambda number: 0 < number < float("inf"))
+
+
+def read_share(value: Any) -> float:  # noqa: ANN401 - as above
+    """Read a number above 0, up to 1. Raises ValueError."""
+    return _read_number(value, "a number above 0, up to 1", lambda number: 0 < number <= 1)
+
+
+def read_fraction(value: Any) -> float:  # noqa: ANN401 - as above
+    """Read a number from 0 to below 1. Raises ValueError."""
+    return _read_number(value, "a number from 0 to below 1", lambda number: 0 <= number < 1)
+
+
+def read_count(value: Any) -> int:  # noqa: ANN401 - as above
+    """Read a whole number of at least 1. Raises ValueError."""
+    words = "a whole number of at least 1"
+    return int(_read_number(value, words, lambda number: number >= 1 and number.is_integer()))
+
+
+def read_sizes(value: Any) -> tuple[int, ...]:  # noqa: ANN401 - as above
+    """Read layer sizes such as `256` or `256,64`. Raises ValueError."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        return tuple(read_count(part) for part in (parts if isinstance(parts, Iterable) else [parts]))
+    except ValueError:
+        msg = "whole numbers of at least 1, separated by commas"
+        raise ValueError(msg) from None
+
+
+def read_choice(*choices: str | None) -> Reader:
+    """Make a reader of one of a few words; None is written `none`."""
+
+    def read(value: object) -> str | None:
+        for choice in choices:
+            if str(value).lower() == str(choice).lower():
+                return choice
+        msg = f"one of {', '.join(str(choice).lower() for choice in choices)}"
+        raise ValueError(msg)
+
+    return read
+
+
+def read_gamma(value: Any) -> float | str:  # noqa: ANN401 - as above
+    """Read the width of the RBF kernel: `scale` or a number above 0. Raises ValueError."""
+    return "scale" if value == "scale" else _read_number(value, "scale or a number above 0", lambda number: number > 0)
+
+
+def check_params(head: str, readers: Mapping[str, Reader], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Read every parameter with its reader.
+
+    Args:
+        head: Name of the head, for the message.
+        readers: The parameters that the head has, and their readers.
+        params: Names and values, or texts, to be
+
+    Returns:
+        The values that scikit-learn takes, in the same order.
+
+    Raises:
+        UnknownNameError: If the head has no such parameter; the known ones are listed.
+        UsageError: If the head has no parameters, or a value does not fit.
+    """
+    read: dict[str, Any] = {}
+    for name, value in params.items():
+        if not readers:
+            msg = f"{head} has no parameters; leave out {name}={value}"
+            raise UsageError(msg)
+        if name not in readers:
+            kind = f"parameter of {head}"
+            raise make_unknown_name_error(kind, name, readers)
+        try:
+            read[name] = readers[name](value)
+        except ValueError as error:
+            msg = f"{head}: {name}={value!r} is not {error}"
+            raise UsageError(msg) from None
+    return read
+
+
+def split_params(texts: Iterable[str]) -> dict[str, str]:
+    """Split texts such as `C=1` into names and values, not yet read.
+
+    Raises:
+        UsageError: If a text has no `=`, or a name comes twice.
+    """
+    params: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not (name and equals and value):
+            msg = f"{text!r} is no parameter; write name=value, such as C=1"
+            raise UsageError(msg)
+        if name in params:
+            msg = f"parameter {name} is given twice; give it once"
+            raise UsageError(msg)
+        params[name] = value
+    return params
+
+
+def _read_number(value: Any, words: str, fits: Callable[[float], bool]) -> float:  # noqa: ANN401 - as above
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(words) from None
+    if isinstance(value, bool) or not fits(number):
+        raise ValueError(words)
+    return number
+
 
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
 
@@ -61,7 +171,7 @@ class Head:
     name: str
     description: str
     estimator: type[Any]
-    params: Mapping[str, read.Reader] = field(default_factory=dict)
+    params: Mapping[str, Reader] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     grid: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     grid_unit: int = 0
@@ -97,7 +207,7 @@ class Head:
             UnknownNameError: If the head has no such parameter.
             UsageError: If a value does not fit.
         """
-        return read.check_params(self.name, self.params, params)
+        return check_params(self.name, self.params, params)
 
 
 def find_head(name: str) -> Head:
@@ -117,17 +227,17 @@ def find_head(name: str) -> Head:
     return replace(head, name=f"{head.name}:{variant}", settings={**head.settings, **head.read_variant(variant)})
 
 
-_class_weight = read.read_choice("balanced", None)
+_class_weight = read_choice("balanced", None)
 
 LOGREG = Head(
     "logreg",
     "multinomial logistic regression with an L2 penalty (L-BFGS)",
     ScaledLogisticRegression,
     params={
-        "C": read.read_positive,
+        "C": read_positive,
         "class_weight": _class_weight,
-        "max_iter": read.read_count,
-        "tol": read.read_positive,
+        "max_iter": read_count,
+        "tol": read_positive,
     },
     grid={"C": tuple(float(f"{10 ** (step / 2):.3g}") for step in range(-2, 11))},
     grid_unit=-1,
@@ -140,7 +250,7 @@ RIDGE = Head(
     "ridge",
     "ridge regression on targets -1 and 1, tuned by leaving out each item",
     ScaledRidge,
-    params={"alpha": read.read_positive, "class_weight": _class_weight},
+    params={"alpha": read_positive, "class_weight": _class_weight},
     grid={"alpha": tuple(float(f"{10 ** (step / 2):.3g}") for step in range(4, -8, -1))},
     grid_unit=1,
     calibrated=True,
@@ -152,7 +262,7 @@ LINEAR_SVM = Head(
     "linear-svm",
     "linear support vector machine, one class against the rest; slow above 10,000 items",
     LinearSVC,
-    params={"C": read.read_positive, "class_weight": _class_weight, "max_iter": read.read_count},
+    params={"C": read_positive, "class_weight": _class_weight, "max_iter": read_count},
     grid={"C": (1e-2, 1e-1, 1e0, 1e1, 1e2)},
     grid_unit=-1,
     seeded=True,
@@ -164,7 +274,7 @@ SVM = Head(
     "svm",
     "support vector machine with an RBF kernel; slow above 10,000 items",
     SVC,
-    params={"C": read.read_positive, "gamma": read.read_gamma, "class_weight": _class_weight},
+    params={"C": read_positive, "gamma": read_gamma, "class_weight": _class_weight},
     settings={"gamma": "scale", "cache_size": 500},
     grid={"C": (1e-1, 1e0, 1e1, 1e2)},
     calibrated=True,
@@ -175,9 +285,9 @@ KNN = Head(
     "votes of the nearest items by cosine, weighted by exp(similarity / temperature)",
     CosineNeighbours,
     params={
-        "n_neighbors": read.read_count,
-        "weights": read.read_choice(*VOTES),
-        "temperature": read.read_positive,
+        "n_neighbors": read_count,
+        "weights": read_choice(*VOTES),
+        "temperature": read_positive,
     },
     settings={"weights": "temperature"},
     grid={"n_neighbors": (50, 20, 10, 5, 3, 1)},
@@ -191,7 +301,7 @@ LDA = Head(
     "lda",
     "linear discriminant analysis with a shrunk covariance",
     ShrunkDiscriminant,
-    params={"shrinkage": read.read_share},
+    params={"shrinkage": read_share},
     grid={"shrinkage": (0.9, 0.6, 0.3, 0.1, 0.03, 0.01, 0.001)},
     calibrated=True,
     folds_scaling=True,
@@ -212,7 +322,7 @@ NAIVE_BAYES = Head(
     "naive-bayes",
     "Gaussian naive Bayes",
     GaussianNB,
-    params={"var_smoothing": read.read_positive},
+    params={"var_smoothing": read_positive},
     grid={"var_smoothing": (1e-1, 1e-2, 1e-3, 1e-6, 1e-9)},
     calibrated=True,
 )
@@ -222,9 +332,9 @@ RANDOM_FOREST = Head(
     "300 decision trees on random parts of the items and features",
     RandomForestClassifier,
     params={
-        "n_estimators": read.read_count,
-        "max_depth": read.read_count,
-        "min_samples_leaf": read.read_count,
+        "n_estimators": read_count,
+        "max_depth": read_count,
+        "min_samples_leaf": read_count,
         "class_weight": _class_weight,
     },
     settings={"n_estimators": 300},
@@ -238,9 +348,9 @@ HIST_GB = Head(
     "boosted trees on binned features; slow above 500 features",
     HistGradientBoostingClassifier,
     params={
-        "learning_rate": read.read_positive,
-        "max_iter": read.read_count,
-        "max_leaf_nodes": read.read_count,
+        "learning_rate": read_positive,
+        "max_iter": read_count,
+        "max_leaf_nodes": read_count,
         "class_weight": _class_weight,
     },
     settings={"early_stopping": False},  # it would hold out items at random, whatever their group
@@ -253,10 +363,10 @@ MLP = Head(
     "a network with one hidden layer of 256 units (Adam)",
     MLPClassifier,
     params={
-        "hidden_layer_sizes": read.read_sizes,
-        "alpha": read.read_positive,
-        "learning_rate_init": read.read_positive,
-        "max_iter": read.read_count,
+        "hidden_layer_sizes": read_sizes,
+        "alpha": read_positive,
+        "learning_rate_init": read_positive,
+        "max_iter": read_count,
     },
     settings={"hidden_layer_sizes": (256,)},
     scalings=("standard",),  # Adam's step fits features of variance 1
@@ -286,14 +396,14 @@ KERAS = Head(
     "a network trained by Keras until held-out items fare worse; also keras:1024, keras:512-512, keras:bn",
     NetworkClassifier,
     params={
-        "dropout": read.read_fraction,
-        "optimizer": read.read_choice(*OPTIMIZERS),
-        "learning_rate": read.read_positive,
-        "epochs": read.read_count,
-        "batch_size": read.read_count,
+        "dropout": read_fraction,
+        "optimizer": read_choice(*OPTIMIZERS),
+        "learning_rate": read_positive,
+        "epochs": read_count,
+        "batch_size": read_count,
         "class_weight": _class_weight,
-        "label_smoothing": read.read_fraction,
-        "patience": read.read_count,
+        "label_smoothing": read_fraction,
+        "patience": read_count,
     },
     # 1e-3 suits 64 features, and 1e-4 3,472, where it overshoots: accuracy of 512-512 was 0.974 and 0.993.
     grid={"learning_rate": (1e-4, 1e-3)},

@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 from featx.errors import SourceError
-from featx.items.manifest import Item, to_text
+from featx.items.manifest import Item
+from featx.wording import to_text
 
 #: What people call a split, and what it is called here.
 SPLIT_NAMES = {

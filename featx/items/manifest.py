@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from featx.wording import to_text
+
 #: The names a split may have; the empty string means that the source gives none.
 SPLITS = ("train", "val", "test")
 
@@ -123,11 +125,6 @@ class Manifest:
         if self.junk:
             lines.append(f"left out: {list_junk(self.junk)}")
         return lines
-
-
-def to_text(name: str) -> str:
-    r"""Make a file's name printable: a byte NN that is no UTF-8 becomes `\udcNN`, so different names stay different."""
-    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def list_junk(junk: Mapping[str, int]) -> str:

@@ -13,7 +13,8 @@ from typing import Any
 from featx.errors import SourceError
 from featx.items.folders import FolderReader
 from featx.items.layouts import SPLIT_NAMES
-from featx.items.manifest import Item, Manifest, to_text
+from featx.items.manifest import Item, Manifest
+from featx.wording import to_text
 
 #: Column names that are understood by themselves, the first that a table has wins.
 #: Case, spaces, underscores, dots and hyphens do not matter.

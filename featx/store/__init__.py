@@ -1,5 +1,5 @@
 """Where features live: sealed HDF5 files, and the journal while embedding."""
 
-from featx.store.sealed import FeatureStore
+from featx.store.feature_store import FeatureStore
 
 __all__ = ["FeatureStore"]

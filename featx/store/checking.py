@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import StoreFormatError
+from featx.files import remove_leftovers
 from featx.options import Progress
-from featx.store.durability import remove_leftovers
+from featx.store.feature_store import Damage, FeatureStore
 from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS
 from featx.store.lock import StoreLock
-from featx.store.sealed import Damage, FeatureStore
 from featx.store.sealing import Provenance, Row, seal
 
 

@@ -20,12 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import StoreError, StoreFormatError, UsageError
+from featx.files import name_temporary, publish_file, sync_file
 from featx.options import Progress
 from featx.specs import DTYPES, EmbedSpec
 from featx.store.checking import count_on, refuse_damage
-from featx.store.durability import name_temporary, publish_file, sync_file
+from featx.store.feature_store import FeatureStore
 from featx.store.layout import ITEM_COLUMNS, TEXT, choose_block_rows
-from featx.store.sealed import FeatureStore
 
 #: In this order. What is left out of `/items`, sizes and times of files, serves only to embed again.
 _COLUMNS = ("id", "label", "split", "group", "sha256", "width", "height")

@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DataError, StoreError, StoreFormatError
+from featx.files import make_folder, say_failures
+from featx.golden import Golden
 from featx.specs import EmbedSpec
-from featx.store.durability import create_group, make_folder, say_failures, write_file
+from featx.store.hdf5 import create_group, write_file
 from featx.store.layout import (
     TEXT,
     decode_text,
@@ -36,7 +38,7 @@ from featx.store.layout import (
     write_columns,
     write_text,
 )
-from featx.store.sealing import Golden, digest_golden, read_golden, write_golden
+from featx.store.sealing import digest_golden, read_golden, write_golden
 
 #: A shard is committed when it holds this many bytes or is this old, whichever comes first. Twice that is in memory.
 SHARD_BYTES = 16 << 20

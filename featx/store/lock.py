@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from featx.errors import StoreError, StoreLockedError
-from featx.store.durability import make_folder, name_temporary
+from featx.files import make_folder, name_temporary
 
 try:
     import fcntl

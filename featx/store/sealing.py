@@ -11,8 +11,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.golden import Golden
 from featx.specs import EmbedSpec
-from featx.store.durability import create_group, write_file
+from featx.store.hdf5 import create_group, write_file
 from featx.store.layout import (
     ATTRIBUTES_SHA256,
     FORMAT,
@@ -36,19 +37,6 @@ from featx.store.layout import (
 
 #: A clock tells no more, and sums of rounded times do not depend on their order.
 _SECONDS_DIGITS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Golden:
-    """Made-up pictures and what the backbone gave for them.
-
-    Attributes:
-        files: The encoded pictures.
-        features: float32 `(n_files, dim)`.
-    """
-
-    files: tuple[bytes, ...]
-    features: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)

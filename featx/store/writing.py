@@ -12,14 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import SpecMismatchError, StoreError
+from featx.files import remove_leftovers, say_failures, sync_folder
+from featx.golden import Golden
 from featx.specs import EmbedSpec, find_differences
 from featx.store.checking import check_store, refuse_damage
-from featx.store.durability import remove_leftovers, say_failures, sync_folder
+from featx.store.feature_store import FeatureStore
 from featx.store.journal import Journal
 from featx.store.layout import ITEM_COLUMNS, Columns, add_seconds
 from featx.store.lock import StoreLock
-from featx.store.sealed import FeatureStore
-from featx.store.sealing import Golden, Provenance, Row, digest_golden, seal
+from featx.store.sealing import Provenance, Row, digest_golden, seal
 
 
 class StoreWriter:

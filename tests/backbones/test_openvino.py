@@ -16,7 +16,7 @@ from photos import make_photos
 
 from featx.backbones import load_backbone
 from featx.backbones.openvino import OpenVino
-from featx.backbones.runtimes import choose_runtime, measure_runtime_drift
+from featx.backbones.running import choose_runtime, measure_runtime_drift
 from featx.errors import BackboneError
 
 pytestmark = pytest.mark.keras

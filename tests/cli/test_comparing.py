@@ -126,4 +126,4 @@ def test_ctrl_c_is_clean_and_goes_on(featx_command, embedded, tmp_path):
     assert 1 <= len(done) < 12
     assert featx_command("compare", embedded, "--clf", "hist-gb,random-forest,dummy").code == 0
     assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert len(list(tmp_path.glob("runs/.compare/*"))) == 12
+    assert len(list(tmp_path.glob("runs/.compare/[!.]*"))) == 12

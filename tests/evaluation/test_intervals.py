@@ -16,7 +16,7 @@ from featx.evaluation.intervals import (
     studentize,
     take_percentiles,
 )
-from featx.evaluation.scores import make_log_loss
+from featx.evaluation.metrics import make_log_loss
 
 
 @given(st.integers(1, 5000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from featx.evaluation import evaluate, plot_confusion
-from featx.evaluation.drawing import show_names
+from featx.evaluation.figure import show_names
 
 NASTY = ["$\\alpha_1$", "$", "_private", "日本語", "cat 日", "Äpfel", "line\nbreak", "bad\udcff", "long " * 40, ""]
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from flipping import describe
 
+from featx.golden import Golden
 from featx.specs import BackboneSpec, EmbedSpec, ImageSpec
 from featx.store import FeatureStore
 from featx.store.layout import ITEM_COLUMNS
-from featx.store.sealing import Golden, Provenance
+from featx.store.sealing import Provenance
 from featx.store.writing import StoreWriter
 
 N_ITEMS, DIM = 600, 200

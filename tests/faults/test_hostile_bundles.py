@@ -12,7 +12,7 @@ import pytest
 from bundle_files import check_line, check_refused, check_refused_cheaply, rewrite, sign
 
 import featx
-from featx.delivery.bundle import Bundle
+from featx.bundle import Bundle
 from featx.errors import BundleError
 from featx.options import FitOptions
 

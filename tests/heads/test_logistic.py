@@ -4,7 +4,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator
 
-from featx.heads import whitening
+from featx.heads import logistic
 from featx.heads.logistic import ScaledLogisticRegression
 from featx.heads.rows import FeatureRows
 from featx.heads.scaling import make_scaler
@@ -27,7 +27,7 @@ def test_coefficients_are_those_of_scikit_learn(digits, n_classes, scaling, C):
 def test_whitening_changes_the_steps_and_not_the_optimum(digits, monkeypatch):
     X, y, _ = digits
     white = ScaledLogisticRegression(1e-2, "standard", tol=1e-6).fit(X, y)
-    monkeypatch.setattr(whitening, "_ITEMS_PER_FEATURE", 1_000)
+    monkeypatch.setattr(logistic, "_ITEMS_PER_FEATURE", 1_000)
     plain = ScaledLogisticRegression(1e-2, "standard", tol=1e-6).fit(X, y)
     assert white.n_iter_ < 0.8 * plain.n_iter_
     np.testing.assert_allclose(white.predict_proba(X), plain.predict_proba(X), atol=1e-3)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featx.errors import SourceError
-from featx.items import archives, read_archive, read_folder, unpacking
+from featx.items import archives, read_archive, read_folder
 
 JPEG = b"\xff\xd8\xff\xe0 a picture, as far as its first bytes tell"
 FILES = {
@@ -152,8 +152,8 @@ def test_a_member_too_large_for_a_picture_refuses_the_archive(make, kind, monkey
 def test_a_bomb_is_refused_before_it_unpacks(make, kind, monkeypatch):
     source = make([(f"cat/{n}.jpg", bytes(500_000)) for n in range(20)], kind)
     assert len(read_archive(source)) == 20
-    monkeypatch.setattr(unpacking, "MAX_UNPACKED_BYTES", 2_000_000)
-    monkeypatch.setattr(unpacking, "MAX_RATIO", 20)
+    monkeypatch.setattr(archives, "MAX_UNPACKED_BYTES", 2_000_000)
+    monkeypatch.setattr(archives, "MAX_RATIO", 20)
     with pytest.raises(SourceError, match="unpacks to more than"):
         read_archive(source)
 

@@ -5,8 +5,9 @@ import resource
 import numpy as np
 import pytest
 
+from featx.golden import Golden
 from featx.specs import BackboneSpec, EmbedSpec, ImageSpec
-from featx.store.sealing import Golden, Provenance
+from featx.store.sealing import Provenance
 from featx.store.writing import StoreWriter
 
 

@@ -4,8 +4,8 @@ import pytest
 from featx.errors import StoreError, StoreFormatError, StoreLockedError
 from featx.store import FeatureStore
 from featx.store.checking import check_store, drop_damage
+from featx.store.feature_store import Damage
 from featx.store.lock import StoreLock
-from featx.store.sealed import Damage
 
 BAD = [("bad.png", "", "cannot be read")]
 

@@ -13,9 +13,10 @@ from pyarrow import parquet
 
 from featx import export_store, read_export
 from featx.errors import StoreError, StoreFormatError, UsageError
+from featx.golden import Golden
 from featx.store import FeatureStore
 from featx.store.layout import ITEM_COLUMNS
-from featx.store.sealing import Golden, Provenance, Row, seal
+from featx.store.sealing import Provenance, Row, seal
 
 ENDINGS = (".npz", ".parquet", ".csv")
 LARGEST = {"float32": 3.4028235e38, "float16": 65504.0}

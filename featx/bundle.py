@@ -1,0 +1,399 @@
+"""The bundle: the folder that turns pixels into labels anywhere.
+
+bundle.json        specs, classes, versions, split, how the head was chosen; size and sha256 of each other file
+head.skops         the fitted head; never a pickle
+golden.npz         made-up pictures and the features they must give
+backbone.keras     only for a user's own network (or its weights, as backbone.h5)
+metrics.json       what was measured
+predictions.csv    what the head said about each held-out item
+items.csv          the sha256 of every item, and whether it was trained on or tested
+confusion_matrix.png, .svg
+curves.csv, .png, .svg, and head.keras for use in Keras    only of a head that Keras trained; featx reads neither
+
+A bundle may come from a stranger. Opening one reads no file but its own, runs nothing, and
+takes memory in proportion to its files. The checksums find damage and exchanged files; they
+do not say who made a bundle, since whoever makes one makes its checksums too.
+"""
+
+import contextlib
+import csv
+import datetime as dt
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import stat
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import BundleError
+from featx.evaluation import Evaluation
+from featx.files import DAMAGES, is_plain_name, list_members, read_array, sync_file, sync_folder
+from featx.golden import Golden
+from featx.items.augmentation import is_canonical
+from featx.items.probing import MAX_PIXELS
+from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec
+
+FORMAT = "featx-bundle"
+FORMAT_VERSION = 1
+
+#: Columns of equal length, by name.
+Table = Mapping[str, Sequence[Any] | NDArray[Any]]
+
+_MOST_BUNDLES = 10_000
+
+_MANIFEST = "bundle.json"
+_HEAD = "head.skops"
+_GOLDEN = "golden.npz"
+_ITEMS = "items.csv"
+_METRICS = "metrics.json"
+_BACKBONE = "backbone"
+
+#: Ten thousand classes take 3 MB of either; Python makes up to 30 times as much of JSON.
+_MOST_JSON_BYTES = 16 * 2**20
+_WEIGHTS = ("imagenet", "none", "computed", "file")
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A bundle on disk, with its head not yet loaded.
+
+    Attributes:
+        path: The folder.
+        embed_spec: How pixels become features.
+        head_spec: How the head was made; its params are those that were chosen.
+        classes: The classes, in the order of the head's probabilities.
+        golden: What the backbone must give for the golden pictures.
+        backbone_file: The copy of the user's own network or weights; None if there is none.
+        metrics: What `metrics.json` holds.
+    """
+
+    path: Path
+    embed_spec: EmbedSpec
+    head_spec: HeadSpec
+    classes: tuple[str, ...]
+    golden: Golden
+    backbone_file: Path | None
+    metrics: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what a bundle is, without running anything in it.
+
+        Raises:
+            BundleError: If the folder is no bundle, or files are missing or damaged.
+        """
+        folder = Path(path)
+        if not (folder / _MANIFEST).is_file():
+            msg = f"{folder} is no bundle (there is no {_MANIFEST} in it); `featx fit` writes one into runs/"
+            raise BundleError(msg)
+        try:
+            return cls._read(folder)
+        except BundleError:
+            raise
+        except (*DAMAGES, MemoryError, RecursionError, TypeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            msg = f"{folder} is damaged ({type(error).__name__}: {reason}); copy it again, or fit it again"
+            raise BundleError(msg) from error
+
+    @classmethod
+    def _read(cls, folder: Path) -> Self:
+        about = read_json(folder, _MANIFEST)
+        _check_format(folder, about)
+        embed_spec, head_spec = EmbedSpec.from_dict(about["embed"]), HeadSpec.from_dict(about["head"])
+        classes = about["classes"]
+        _check_values(embed_spec, head_spec, classes, about["backbone_file"])
+        _check_files(folder, dict(about["files"]), about["backbone_file"])
+        golden = _read_golden(folder / _GOLDEN)
+        backbone_file = folder / about["backbone_file"] if about["backbone_file"] else None
+        return cls(folder, embed_spec, head_spec, tuple(classes), golden, backbone_file, read_json(folder, _METRICS))
+
+    def load_head(self) -> Any:  # noqa: ANN401 - a fitted scikit-learn classifier, which has no type
+        """Load the fitted head.
+
+        Raises:
+            BundleError: If it holds foreign types, or does not fit the bundle's classes.
+        """
+        from featx.heads.persistence import load_head
+
+        head = load_head(self.path / _HEAD)
+        known, features = np.asarray(head.classes_), self.golden.features
+        try:
+            if not set(known.tolist()) <= set(range(len(self.classes))):
+                msg = "its head knows other classes than bundle.json"
+                raise ValueError(msg)  # noqa: TRY301 - all that does not fit is told in one way
+            probabilities = head.predict_proba(np.asarray(features, np.float32))
+            if probabilities.shape != (len(features), len(known)) or not np.isfinite(probabilities).all():
+                msg = "its head gives no probability for each class"
+                raise ValueError(msg)  # noqa: TRY301 - as above
+        except Exception as error:  # scikit-learn raises anything on a state that it never wrote
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            msg = f"{self.path} is damaged: its parts do not fit ({reason}); copy it again, or fit it again"
+            raise BundleError(msg) from error
+        return head
+
+    def read_trained(self) -> frozenset[str]:
+        """Read which images the head was trained on, as the sha256 of their files.
+
+        Raises:
+            BundleError: If the list is damaged.
+        """
+        try:
+            with (self.path / _ITEMS).open(encoding="utf-8", newline="") as file:
+                return frozenset(row["sha256"] for row in csv.DictReader(file) if row["role"] == "trained")
+        except (KeyError, OSError, ValueError, csv.Error) as error:
+            reason = f"no column {error}" if isinstance(error, KeyError) else error
+            msg = f"{self.path / _ITEMS} is damaged ({reason}); copy the bundle again, or fit it again"
+            raise BundleError(msg) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What goes into a bundle.
+
+    Attributes:
+        embed_spec, head_spec, classes, golden: As in `Bundle`.
+        head: The fitted classifier.
+        backbone_file: Path of the user's own network or weights; empty for none.
+        record: How the head was chosen, on what split, with what versions.
+        test: The final evaluation.
+        metrics: What `metrics.json` will hold.
+        items: Columns `id, sha256, label, role`, one row for each item.
+        predictions: The columns of `predictions.csv`.
+        extras: Other files by name, each with what writes it; nothing reads them.
+    """
+
+    embed_spec: EmbedSpec
+    head_spec: HeadSpec
+    classes: tuple[str, ...]
+    golden: Golden
+    head: Any
+    backbone_file: str
+    record: Mapping[str, Any]
+    test: Evaluation
+    metrics: Mapping[str, Any]
+    items: Table
+    predictions: Table
+    extras: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
+
+
+def align_probabilities(
+    probabilities: NDArray[np.floating], classes: NDArray[np.integer], n_classes: int
+) -> NDArray[np.float64]:
+    """Return a head's probabilities `(n, n_classes)`, with zeros for classes that it was not trained on.
+
+    Args:
+        probabilities: `(n, n_trained)`, a column for each class that the head was trained on.
+        classes: int `(n_trained,)`: these classes, as positions in the bundle's list.
+        n_classes: Number of classes in the bundle.
+    """
+    aligned = np.zeros((len(probabilities), n_classes))
+    aligned[:, classes] = probabilities
+    return aligned
+
+
+def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Path:
+    """Write a bundle as `<folder>/<date>-<slug>`, or with a number behind if that exists.
+
+    It is written under a temporary name and renamed, so that it is there as a whole or not at all.
+
+    Raises:
+        BundleError: If the user's own network or weights are gone, or the folder cannot be written to.
+    """
+    from featx.heads.persistence import dump_head
+
+    parent = Path(folder)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=parent))
+    except OSError as error:
+        msg = f"no bundle can be written into {parent}: {error.strerror or error}; name another folder with --runs"
+        raise BundleError(msg) from error
+    try:
+        dump_head(draft.head, temporary / _HEAD)
+        _write_golden(temporary / _GOLDEN, draft.golden)
+        backbone_file = _copy_backbone(draft.backbone_file, temporary)
+        write_table(draft.items, temporary / _ITEMS)
+        write_table(draft.predictions, temporary / "predictions.csv")
+        _write_json(temporary / _METRICS, draft.metrics)
+        _write_extras(draft, temporary)
+        about = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "embed": draft.embed_spec.to_dict(),
+            "head": draft.head_spec.to_dict(),
+            "classes": list(draft.classes),
+            "backbone_file": backbone_file,
+            "record": draft.record,
+            "files": {path.name: _describe_file(path) for path in sorted(temporary.iterdir())},
+        }
+        _write_json(temporary / _MANIFEST, about)
+        for path in temporary.iterdir():
+            sync_file(path)
+        temporary.chmod(0o755)
+        sync_folder(temporary)
+        path = _rename(temporary, parent, slug)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(parent)
+    return path
+
+
+def _write_extras(draft: Draft, folder: Path) -> None:
+    """Write what is for people, and never read again."""
+    from featx.evaluation.plots import plot_confusion
+
+    plot_confusion(draft.test, folder / "confusion_matrix.png")
+    for name, write in draft.extras.items():
+        write(folder / name)
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Read a JSON file of a bundle, as far as its size is reasonable."""
+    path = folder / name
+    check_own(path)
+    if path.stat().st_size > _MOST_JSON_BYTES:
+        msg = f"{path} has {path.stat().st_size:,} bytes, and no bundle needs {_MOST_JSON_BYTES:,}; do not use it"
+        raise BundleError(msg)
+    values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        msg = f"{name} holds no names with values"
+        raise TypeError(msg)
+    return values
+
+
+def check_own(path: Path) -> None:
+    """Refuse what is no file, or leads to one elsewhere; a FIFO would be waited for without end."""
+    if not stat.S_ISREG(path.lstat().st_mode):
+        msg = f"{path} is no file of the bundle's own but a link, a folder or a device; do not use this bundle"
+        raise BundleError(msg)
+
+
+def _check_format(folder: Path, about: Mapping[str, Any]) -> None:
+    if about["format"] != FORMAT:
+        found = str(about["format"])[:40]
+        msg = f"{folder} is a bundle of {found!r}, not of featx; name one that `featx fit` wrote"
+        raise BundleError(msg)
+    version = about["format_version"]
+    if type(version) is not int or version < 1:
+        msg = "format_version is no number"
+        raise ValueError(msg)
+    if version > FORMAT_VERSION:
+        msg = f"{folder} has bundle format {str(version)[:20]}, newer than {FORMAT_VERSION}; upgrade featx"
+        raise BundleError(msg)
+
+
+def _check_values(embed_spec: EmbedSpec, head_spec: HeadSpec, classes: object, backbone_file: object) -> None:
+    """Check what the specs leave to whoever builds them; a name or a path has no use for more than 4,096 characters."""
+    backbone, image = embed_spec.backbone, embed_spec.image
+    texts = (backbone.uri, backbone.layer, backbone.weights_digest, head_spec.name, backbone_file)
+    own = str(backbone.uri).lower().startswith("file:") or backbone.weights == "file"
+    reasonable = {
+        "backbone": backbone_file == "" or own,
+        "names": all(isinstance(text, str) and len(text) <= 4096 for text in texts),  # noqa: PLR2004 - PATH_MAX
+        "weights": backbone.weights in _WEIGHTS and own == str(backbone_file).startswith(_BACKBONE),
+        "image": image.height * image.width * embed_spec.n_views <= MAX_PIXELS,
+        "views": embed_spec.views is None or is_canonical(embed_spec.views.augmentation),
+        "head": isinstance(head_spec.params, dict) and type(head_spec.seed) is int,
+        "scaling": head_spec.scaling in {None, *SCALINGS},
+        "classes": isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes),
+        "distinct classes": len(set(classes)) == len(classes) if isinstance(classes, list) else False,
+    }
+    odd = [name for name, holds in reasonable.items() if not holds]
+    if odd:
+        msg = f"{_MANIFEST} has no proper {', '.join(odd)}"
+        raise ValueError(msg)
+
+
+def _describe_file(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], backbone_file: str) -> None:
+    outside = [name for name in files if not is_plain_name(name)]
+    if outside:
+        msg = f"{folder} names files outside itself ({', '.join(outside)[:200]}); do not use it"
+        raise BundleError(msg)
+    unlisted = {_HEAD, _GOLDEN, _ITEMS, _METRICS, *([backbone_file] if backbone_file else [])} - set(files)
+    missing = [name for name in files if not os.path.lexists(folder / name)]
+    if unlisted or missing:
+        lacking = ", ".join(sorted({*unlisted, *missing}))[:200]
+        msg = f"{folder} lacks {lacking}; move or copy a bundle as a whole folder"
+        raise BundleError(msg)
+    for name, expected in files.items():
+        check_own(folder / name)
+        if _describe_file(folder / name) != expected:
+            msg = f"{folder / name} is not the file that the bundle was made with; copy the bundle again, or fit again"
+            raise BundleError(msg)
+
+
+def _rename(temporary: Path, parent: Path, slug: str) -> Path:
+    stem = f"{dt.datetime.now(tz=dt.UTC).date()}-{re.sub(r'[^A-Za-z0-9_.+]+', '-', slug).strip('-')}"
+    for number in itertools.count(1):
+        path = parent / (stem if number == 1 else f"{stem}-{number}")
+        if not path.exists():
+            with contextlib.suppress(OSError):  # another fit took the name at this moment
+                return temporary.rename(path)
+        if number > _MOST_BUNDLES:
+            msg = f"{parent} cannot take another bundle called {stem}; choose another folder with --runs"
+            raise BundleError(msg)
+    raise AssertionError  # count never ends
+
+
+def _copy_backbone(source: str, folder: Path) -> str:
+    if not source:
+        return ""
+    if not Path(source).is_file():
+        msg = f"the backbone's own file {source} is gone, and a bundle cannot do without it; restore it, or embed again"
+        raise BundleError(msg)
+    name = f"{_BACKBONE}{''.join(Path(source).suffixes[-2:])}"
+    shutil.copyfile(source, folder / name)
+    return name
+
+
+def _write_golden(path: Path, golden: Golden) -> None:
+    files = {f"file_{number}": np.frombuffer(data, np.uint8) for number, data in enumerate(golden.files)}
+    arrays: dict[str, Any] = {"features": golden.features, **files}
+    np.savez(path, **arrays)
+
+
+def _read_golden(path: Path) -> Golden:
+    members = list_members(path)
+    names = [f"file_{number}.npy" for number in range(len(members) - 1)]
+    if not names or set(members) != {"features.npy", *names}:
+        msg = f"{_GOLDEN} holds other things than pictures and their features"
+        raise ValueError(msg)
+    with zipfile.ZipFile(path) as archive:
+        files = tuple(read_array(archive.read(name)).tobytes() for name in names)
+        features = read_array(archive.read("features.npy"))
+    if features.dtype.name not in DTYPES or features.ndim != 2 or len(features) != len(files):  # noqa: PLR2004 - a matrix
+        msg = f"{_GOLDEN} has features of {features.dtype} {features.shape} for {len(files)} pictures"
+        raise ValueError(msg)
+    return Golden(files, np.asarray(features, np.float32))
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_table(columns: Table, path: Path) -> None:
+    """Write columns of equal length as CSV.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))

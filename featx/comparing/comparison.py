@@ -1,0 +1,406 @@
+"""Comparing heads on stores: the same items and folds for all, the best chosen by validation, the test opened once."""
+
+import functools
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.comparing.final_test import Contender, judge
+from featx.comparing.jobs import Lesson, Task, digest_items, forget_results, learn_and_predict, run_tasks
+from featx.comparing.plans import read_runs
+from featx.comparing.report import describe_choice, describe_gains, name_folder, write_comparison
+from featx.comparing.runs import enter_runs
+from featx.errors import DataError, UsageError
+from featx.files import read_result
+from featx.fitting.dataset import MIN_CLASSES, Dataset, Partition, load_dataset, split_dataset
+from featx.fitting.fitting import Run
+from featx.fitting.procedure import deal_folds, name_classes, read_versions
+from featx.heads import Head, find_head
+from featx.options import COMPARE_DEFAULTS, CompareOptions
+from featx.registry import list_heads
+from featx.results import Comparison, Standing
+from featx.specs import HeadSpec
+from featx.store import FeatureStore
+from featx.store.checking import refuse_damage
+from featx.wording import to_printable
+
+#: As in the log-loss of the test.
+_LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
+
+
+def compare(
+    stores: FeatureStore | str | os.PathLike[str] | Sequence[FeatureStore | str | os.PathLike[str]],
+    heads: str | Sequence[str | HeadSpec] = "fast",
+    *,
+    runs: Sequence[Run | str | os.PathLike[str]] | Run | str | os.PathLike[str] = (),
+    params: Mapping[str, Any] | None = None,
+    calibration: str | None = None,
+    options: CompareOptions = COMPARE_DEFAULTS,
+) -> Comparison:
+    """Compare heads on stores, on the items that all stores have, and with finished runs, such as fine-tuned ones.
+
+    Each head is tuned and fitted on folds of the training items, and ranked by the items held
+    out: what it does to find its parameters is inside, so that tuning much wins nothing by
+    itself. If the source has a split for that, this is used instead. Each is then tuned and fitted on
+    all training and validation items. Only then is the test opened, once for all; it ranks nothing.
+
+    A finished run is tested by its own predictions, which must be of these test items. If it was validated on that
+    split of the source, this ranks it among the heads; if on other items, it is listed below them. A plan such as
+    `last:23` is fine-tuned first, on the source and with the backbone of the first store, unless a finished run of
+    it lies in `options.folder`. Fine-tuned runs are compared with the best frozen head: `Comparison.verdict`.
+
+    Args:
+        stores: One or more stores, or their paths.
+        heads: Names of heads, or of sets of them (`featx.registry.HEAD_SETS`); one text may have several,
+            with commas between. A spec fixes parameters.
+        runs: What `featx.fit` or `featx.finetune` gave, folders of their bundles, or what to unfreeze (`last:N`,
+            `from:LAYER`, `blocks:N`, `gradual`, `gradual:N` or `all`); one or more.
+        params: Hyper-parameters that are fixed for each named head that has them, such as `class_weight`.
+        calibration: One of `featx.specs.CALIBRATIONS` for all named heads; None for what each needs.
+        options: How to split, how many processes, and where to write.
+
+    Returns:
+        A standing for each store and head, and for each run.
+
+    Raises:
+        UnknownNameError: If no head, or no layer of a plan, has that name.
+        DataError: If the items cannot be split or matched, every head fails, or a run was tested on other items.
+        BundleError: If a run is no bundle, or a damaged one.
+        StoreFormatError: If a store is damaged.
+        StoreError: If there is no such store, or nothing can be written.
+        SourceError: If the images of a plan are gone or have changed.
+    """
+    started = time.perf_counter()
+    specs, lacking = choose_heads(heads, options.seed, params or {}, calibration)
+    opened = _open_stores(stores)
+    match = match_stores(opened, group=options.group)
+    partition = split_dataset(match.dataset, test_size=options.test_size, seed=options.seed)
+    rounds = _plan_rounds(match.dataset, partition, options)
+    names = _name_stores(opened)
+    found = read_runs(runs, match.dataset, partition, options)
+    by_backbone = {store.spec.backbone.uri: name for store, name in zip(opened[::-1], names[::-1], strict=True)}
+    rivals = enter_runs(found, match.dataset, partition, options, by_backbone)
+    candidates = [
+        _Candidate(name, store, rows, spec)
+        for name, store, rows in zip(names, opened, match.rows, strict=True)
+        for spec in specs
+    ]
+    with _find_work(options) as work:
+        outcomes = _run_rounds(candidates, rounds, match.dataset, work, options)
+        validated = [_validate(*each, rounds, match.dataset) for each in zip(candidates, outcomes, strict=True)]
+        ranked = sorted([*validated, *rivals], key=lambda contender: contender.rank)
+        # Nothing is chosen below this line.
+        standings = judge(ranked, match.dataset, partition, options.seed)
+    comparison = Comparison(
+        standings=standings,
+        folder=None,
+        test_name=partition.test_name,
+        validation_name=rounds.name,
+        n_train=int(rounds.final.learnt.sum()),
+        n_test=len(partition.test),
+        versions=read_versions(),
+        notes=tuple(dict.fromkeys([*match.notes, *partition.notes, *lacking])),
+        seconds=time.perf_counter() - started,
+        verdict=describe_gains(standings, partition.test_name),
+    )
+    if options.out is None and options.folder is None:
+        return comparison
+    out = Path(options.out) if options.out is not None else name_folder(Path(str(options.folder)))
+    return write_comparison(comparison, out)
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """Items to learn from and items to predict, bool `(n_items,)` each."""
+
+    learnt: NDArray[np.bool_]
+    predicted: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rounds:
+    validating: tuple[_Round, ...]
+    final: _Round
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    name: str
+    store: FeatureStore
+    rows: NDArray[np.intp]
+    spec: HeadSpec
+
+
+def _open_stores(
+    stores: FeatureStore | str | os.PathLike[str] | Sequence[FeatureStore | str | os.PathLike[str]],
+) -> list[FeatureStore]:
+    given = [stores] if isinstance(stores, FeatureStore | str | os.PathLike) else stores
+    opened = [store if isinstance(store, FeatureStore) else FeatureStore(store) for store in given]
+    unique = list({store.path.resolve(): store for store in opened}.values())
+    if not unique:
+        msg = "no store is named; give the path of one at least"
+        raise UsageError(msg)
+    refuse_damage(unique)
+    return unique
+
+
+def _name_stores(stores: Sequence[FeatureStore]) -> list[str]:
+    """Name stores by their files, or by their paths where two files have one name."""
+    stems = [store.path.stem for store in stores]
+    return [
+        to_printable(stem if stems.count(stem) == 1 else str(store.path))
+        for stem, store in zip(stems, stores, strict=True)
+    ]
+
+
+def _plan_rounds(dataset: Dataset, partition: Partition, options: CompareOptions) -> _Rounds:
+    train, validation = partition.train, partition.validation
+    final = _Round(train | validation, partition.test.members)
+    if validation.any():
+        return _Rounds((_Round(train, validation),), final, "the val split of the source")
+    folds = max(2, min(options.folds, dataset.count_units(train)))
+    dealt = np.full(len(dataset), -1)
+    dealt[train] = dataset.assign_folds(train, folds, options.seed)
+    rounds = tuple(_Round(train & (dealt != fold), dealt == fold) for fold in range(folds))
+    return _Rounds(rounds, final, f"{folds} folds of the training items")
+
+
+def _run_rounds(
+    candidates: Sequence[_Candidate], rounds: _Rounds, dataset: Dataset, work: Path, options: CompareOptions
+) -> list[list[Path] | str]:
+    """Let every candidate learn and predict in every round: its results, the final one last, or why it failed."""
+    order = (*rounds.validating, rounds.final)
+    seeds = {candidate.spec.seed for candidate in candidates}
+    folds = {seed: [deal_folds(dataset, part.learnt, seed) for part in order] for seed in seeds}
+    tasks = [
+        [
+            _make_task(candidate, dataset, part, dealt)
+            for part, dealt in zip(order, folds[candidate.spec.seed], strict=True)
+        ]
+        for candidate in candidates
+    ]
+    # The final round, which takes longest, begins, so that no process is left alone with one at the end.
+    queue = [task for column in reversed(list(zip(*tasks, strict=True))) for task in column]
+    if options.fresh:
+        forget_results(queue, work)
+    jobs = options.count_jobs()
+    found = run_tasks(queue, work, jobs=jobs, threads=1 if jobs > 1 else None, progress=options.progress)
+    outcomes: list[list[Path] | str] = []
+    for own in tasks:
+        results = [found[task.key] for task in own]
+        reasons = [result for result in results if isinstance(result, str)]
+        outcomes.append(reasons[0] if reasons else [result for result in results if isinstance(result, Path)])
+    return outcomes
+
+
+def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDArray[np.intp]) -> Task:
+    learnt, predicted = candidate.rows[part.learnt], candidate.rows[part.predicted]
+    lesson = Lesson(
+        store=candidate.store.path.resolve(),
+        head=candidate.spec,
+        learnt=learnt,
+        targets=dataset.targets[part.learnt],
+        folds=folds,
+        units=dataset.find_units(part.learnt),
+        predicted=predicted,
+        n_classes=len(dataset.classes),
+        items_digest=digest_items(candidate.store, learnt, predicted),
+    )
+    return Task(lesson.digest, learn_and_predict, lesson)
+
+
+@contextmanager
+def _find_work(options: CompareOptions) -> Iterator[Path]:
+    if options.folder is not None:
+        yield Path(options.folder) / ".compare"
+        return
+    with tempfile.TemporaryDirectory(prefix="featx-compare-") as folder:
+        yield Path(folder)
+
+
+def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds, dataset: Dataset) -> Contender:
+    """Score a candidate by the items that were held out of the training items."""
+    size = candidate.store.dim * candidate.store.features.dtype.itemsize
+    if isinstance(outcome, str):
+        standing = Standing(candidate.name, candidate.spec, describe_choice(candidate.spec), size, error=outcome)
+        return Contender(standing, None)
+    right, losses = [], []
+    for path, part in zip(outcome[:-1], rounds.validating, strict=True):
+        probabilities, targets = read_result(path).arrays["probabilities"], dataset.targets[part.predicted]
+        right.append(probabilities.argmax(axis=1) == targets)
+        own = probabilities[np.arange(len(targets)), targets]
+        losses.append(-np.log(np.maximum(own, _LEAST_PROBABILITY)))
+    record = read_result(outcome[-1]).record
+    notes = dict.fromkeys(name_classes(note, dataset.classes) for note in record["notes"])
+    head = replace(candidate.spec, params=record["params"], scaling=record["scaling"])
+    standing = Standing(
+        store=candidate.name,
+        head=head,
+        chosen=describe_choice(head, candidate.spec),
+        bytes_per_item=size,
+        validation_accuracy=float(np.concatenate(right).mean()),
+        validation_log_loss=float(np.concatenate(losses).mean()),
+        fit_seconds=record["fit_seconds"],
+        embed_seconds=candidate.store.embed_seconds,
+        predict_seconds=record["predict_seconds"],
+        threads=record["threads"],
+        # An older featx kept results without them.
+        peak_memory_bytes=record.get("peak_memory_bytes"),
+        trained_parameters=record.get("trained_parameters"),
+        notes=tuple(notes),
+    )
+    return Contender(standing, functools.partial(_recall, outcome[-1]))
+
+
+def _recall(path: Path) -> NDArray[np.float64]:
+    probabilities: NDArray[np.float64] = read_result(path).arrays["probabilities"]
+    return probabilities
+
+
+def choose_heads(
+    heads: str | Sequence[str | HeadSpec], seed: int, params: Mapping[str, Any], calibration: str | None
+) -> tuple[list[HeadSpec], list[str]]:
+    """Make the specs of heads, each once, and notes on what could not be fixed.
+
+    Args:
+        heads: Names of heads or sets, with commas between in one text, or specs, which stay as they are.
+        seed: Seed of those that are named.
+        params: What is fixed of every named head that has such a parameter.
+        calibration: One of `featx.specs.CALIBRATIONS` for every named head; None for what each needs.
+
+    Raises:
+        UnknownNameError: If no head has a name.
+        UsageError: If nothing is named, or no head has a parameter.
+    """
+    asked = [heads] if isinstance(heads, str) else heads
+    specs, named = list[HeadSpec](), list[Head]()
+    for entry in asked:
+        if isinstance(entry, HeadSpec):
+            head = find_head(entry.name)
+            specs.append(replace(entry, name=head.name, params=head.check_params(entry.params)))
+            continue
+        for name in list_heads([name.strip() for name in entry.split(",") if name.strip()]):
+            head = find_head(name)
+            own = {key: value for key, value in params.items() if key in head.params}
+            specs.append(HeadSpec(head.name, head.check_params(own), None, seed, calibration))
+            named.append(head)
+    unique = list({spec.digest: spec for spec in specs}.values())
+    if not unique:
+        msg = "no head is named; give some, such as logreg,knn or fast"
+        raise UsageError(msg)
+    return unique, [note for name in params for note in _note_lacking(name, named)]
+
+
+def _note_lacking(parameter: str, heads: Sequence[Head]) -> list[str]:
+    lacking = list(dict.fromkeys(head.name for head in heads if parameter not in head.params))
+    if heads and len(lacking) == len({head.name for head in heads}):
+        msg = f"none of {', '.join(lacking)} has a parameter {parameter}; leave it out, or name another head"
+        raise UsageError(msg)
+    return [f"{', '.join(lacking)}: without {parameter}, which is no parameter there"] if lacking else []
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The same labelled items in several stores.
+
+    Attributes:
+        dataset: The items, as the first store has them.
+        rows: For each store, int `(n_items,)`: the row of each item.
+        notes: What the user should know.
+    """
+
+    dataset: Dataset
+    rows: tuple[NDArray[np.intp], ...]
+    notes: tuple[str, ...]
+
+
+def match_stores(stores: Sequence[FeatureStore], *, group: str = "") -> Match:
+    """Find the labelled items that all stores have, by id and content.
+
+    Args:
+        stores: One or more stores.
+        group: What keeps items together, as in `load_dataset`; read from the first store. If empty,
+            the groups that any of the stores has.
+
+    Raises:
+        DataError: If no item is in all of them, or they disagree about a label, split or group.
+        UsageError: If `group` is no such thing.
+    """
+    first, *others = [load_dataset(store, group=group if number == 0 else "") for number, store in enumerate(stores)]
+    places = [_find_places(dataset) for dataset in (first, *others)]
+    shared = [item for item in places[0] if all(item in place for place in places[1:])]
+    if not shared:
+        sources = ", ".join(f"{store.path} from {store.source}" for store in stores)
+        msg = f"no item, by id and content, is in all of the stores ({sources}); compare stores of the same images"
+        raise DataError(msg)
+    positions = [np.array([place[item] for item in shared], np.intp) for place in places]
+    for dataset, at in zip(others, positions[1:], strict=True):
+        _check_agreement(first, positions[0], dataset, at)
+    first = replace(first, groups=_unite_groups((first, *others), positions))
+    notes = [note for dataset in (first, *others) for note in dataset.notes]
+    missing = [(len(dataset) - len(shared), dataset.store.path) for dataset in (first, *others)]
+    if any(count for count, _ in missing):
+        left_out = ", ".join(f"{count:,} of {path}" for count, path in missing if count)
+        notes.append(f"compared on the {len(shared):,} items that all stores have; left out are {left_out}")
+    rows = tuple(dataset.rows[at] for dataset, at in zip((first, *others), positions, strict=True))
+    return Match(_take_items(first, positions[0]), rows, tuple(dict.fromkeys(notes)))
+
+
+def _unite_groups(datasets: Sequence[Dataset], positions: Sequence[NDArray[np.intp]]) -> NDArray[np.str_]:
+    """Take the group of each item of the first store from whichever store has one."""
+    first, *others = datasets
+    at, *rest = positions
+    groups = first.groups.astype(object)
+    for dataset, places in zip(others, rest, strict=True):
+        groups[at] = np.where(groups[at] == "", dataset.groups[places], groups[at])
+    return groups.astype(str)
+
+
+def _find_places(dataset: Dataset) -> dict[tuple[str, str], int]:
+    ids = dataset.store.ids[dataset.rows].tolist()
+    return {item: place for place, item in enumerate(zip(ids, dataset.keys.tolist(), strict=True))}
+
+
+def _check_agreement(first: Dataset, at: NDArray[np.intp], other: Dataset, at_other: NDArray[np.intp]) -> None:
+    pairs = (
+        ("label", first.labels[at], other.labels[at_other]),
+        ("split", first.splits[at], other.splits[at_other]),
+        ("group", first.groups[at], other.groups[at_other]),
+    )
+    for what, ours, theirs in pairs:
+        known = (what != "group") | ((ours != "") & (theirs != ""))  # a store may have been made without groups
+        differing = np.flatnonzero((ours != theirs) & known)
+        if len(differing):
+            item = differing[0]
+            name = first.store.ids[first.rows[at]][item]
+            msg = (
+                f"the {what} of {len(differing)} items differs between {first.store.path} and {other.store.path}, such "
+                f"as that of {name} ({str(ours[item])!r} and {str(theirs[item])!r}); embed both from the same source, "
+                f"which computes nothing anew"
+            )
+            raise DataError(msg)
+
+
+def _take_items(dataset: Dataset, at: NDArray[np.intp]) -> Dataset:
+    classes, targets = np.unique(dataset.labels[at], return_inverse=True)
+    if len(classes) < MIN_CLASSES:
+        msg = f"the items that all stores have are of one class only ({classes[0]}); a classifier needs at least two"
+        raise DataError(msg)
+    return replace(
+        dataset,
+        rows=dataset.rows[at],
+        classes=tuple(classes.tolist()),
+        targets=targets,
+        splits=dataset.splits[at],
+        groups=dataset.groups[at],
+        keys=dataset.keys[at],
+    )

@@ -1,0 +1,117 @@
+"""The final test: opened once for all contenders, after validation has ranked them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import DataError
+from featx.evaluation.paired import SIGNIFICANCE, Paired, adjust_holm, compare_pair
+from featx.fitting.dataset import Dataset, Partition
+from featx.fitting.procedure import evaluate_items, list_groups
+from featx.results import FINE_TUNED, FROZEN, Standing
+from featx.wording import to_text
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A candidate after validation.
+
+    Attributes:
+        standing: What is known of it.
+        recall: Gives its probabilities of the test items, float64 `(n_test, n_classes)`; None if it failed.
+        labels: Of a finished run, what it took for the labels of the test items.
+        ranked: Whether it was validated on the items that rank all others.
+    """
+
+    standing: Standing
+    recall: Callable[[], NDArray[np.float64]] | None
+    labels: tuple[str, ...] = ()
+    ranked: bool = True
+
+    @property
+    def rank(self) -> tuple[bool, bool, float, float]:
+        """The higher accuracy first, then the lower log-loss; behind them what is not ranked; what failed is last."""
+        accuracy, log_loss = self.standing.validation_accuracy, self.standing.validation_log_loss
+        return (self.recall is None, not self.ranked, -(accuracy or 0.0), log_loss or 0.0)
+
+
+def judge(ranked: Sequence[Contender], dataset: Dataset, partition: Partition, seed: int) -> tuple[Standing, ...]:
+    """Evaluate all on the test, and compare each with the first, and fine-tuned ones with the first frozen one.
+
+    Args:
+        ranked: The contenders, the best by validation first.
+        dataset: All items.
+        partition: What holds the test.
+        seed: Seed of the intervals.
+
+    Returns:
+        Their standings in the same order.
+
+    Raises:
+        DataError: If no head could be fitted, or a finished run took other labels for those of the test.
+    """
+    able = [(one, one.recall) for one in ranked if one.recall is not None]
+    failed = [one.standing for one in ranked if one.recall is None]
+    if failed and not any(one.standing.run is None for one, _ in able):
+        msg = f"none of the {len(failed)} could be fitted; {failed[0].title} on {failed[0].store}: {failed[0].error}"
+        raise DataError(msg)
+    members, targets = partition.test.members, partition.test.open_targets()
+    tested, correct = [], []
+    for one, recall in able:
+        _check_labels(one, dataset, members, targets)
+        probabilities = recall()
+        evaluation = evaluate_items(dataset, members, probabilities, targets, seed)
+        tested.append(replace(one.standing, verdict="best", test=evaluation))
+        correct.append(probabilities.argmax(axis=1) == targets)
+    groups = list_groups(dataset, members)
+    asked = [*((at, 0) for at in range(1, len(tested))), *_ask_gains(tested)]
+    pairs = {ends: compare_pair(correct[ends[0]], correct[ends[1]], groups=groups, seed=seed) for ends in asked}
+    p_values = _adjust(pairs)
+    standings = [
+        _describe(standing, pairs.get((at, 0)), p_values.get((at, 0))) if at else standing
+        for at, standing in enumerate(tested)
+    ]
+    for ends in _ask_gains(tested):
+        standings[ends[0]] = replace(standings[ends[0]], gain=pairs[ends], gain_p_value=p_values[ends])
+    return (*standings, *failed)
+
+
+def _ask_gains(standings: Sequence[Standing]) -> list[tuple[int, int]]:
+    """Pair each fine-tuned run with the frozen head that validation ranks first."""
+    frozen = [at for at, standing in enumerate(standings) if standing.kind == FROZEN][:1]
+    tuned = [at for at, standing in enumerate(standings) if standing.kind == FINE_TUNED]
+    return [(at, first) for at in tuned for first in frozen]
+
+
+def _adjust(pairs: Mapping[tuple[int, int], Paired]) -> dict[tuple[int, int], float]:
+    """Adjust the p-values of all pairs by Holm's method; a pair and its opposite are one question."""
+    single = {(min(ends), max(ends)): pair.p_value for ends, pair in pairs.items()}
+    adjusted = dict(zip(single, adjust_holm(list(single.values())).tolist(), strict=True))
+    return {ends: adjusted[min(ends), max(ends)] for ends in pairs}
+
+
+def _describe(standing: Standing, pair: Paired | None, p_value: float | None) -> Standing:
+    if pair is None or p_value is None:
+        return standing
+    verdict = "tie" if p_value >= SIGNIFICANCE else "better" if pair.difference > 0 else "worse"
+    return replace(standing, verdict=verdict, paired=pair, p_value=p_value)
+
+
+def _check_labels(
+    contender: Contender, dataset: Dataset, members: NDArray[np.bool_], targets: NDArray[np.intp]
+) -> None:
+    if not contender.labels:
+        return
+    labels = [to_text(dataset.classes[target]) for target in targets.tolist()]
+    differing = [at for at, own in enumerate(contender.labels) if own != labels[at]]
+    if differing:
+        first = differing[0]
+        name = to_text(dataset.store.ids[dataset.rows[members]][first])
+        msg = (
+            f"{contender.standing.run} was tested with other labels for {len(differing)} of the test images, such as "
+            f"{contender.labels[first]!r} for {name}, which is {labels[first]!r} here; make it again from "
+            f"the same source"
+        )
+        raise DataError(msg)

@@ -1,0 +1,269 @@
+"""Plans: runs that a comparison names by what they unfreeze are found where they lie, or fine-tuned first."""
+
+import contextlib
+import functools
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+
+from featx.backbones import load_backbone, locate_backbone
+from featx.bundle import read_json
+from featx.comparing.runs import FinishedRun, read_run
+from featx.errors import BackboneError, BundleError, DataError, FeatxError, SourceError, UsageError
+from featx.finetuning.finetuning import describe_split, finetune, list_own_layers, load_tunable, plan_first_head
+from featx.finetuning.unfreezing import plan_stages
+from featx.fitting.dataset import Dataset, Partition
+from featx.fitting.fitting import Run
+from featx.items import Manifest
+from featx.items.sources import read_source_again
+from featx.options import CompareOptions, FineTuneOptions
+from featx.specs import FineTuneSpec
+from featx.store import FeatureStore
+from featx.wording import to_text
+
+#: An unfreeze plan, such as `last:23`, `blocks:1` or `all`; one letter and a colon may be a drive of Windows.
+_PLAN = re.compile(r"all|gradual|[a-z][a-z-]+:[^/\\]+", re.IGNORECASE)
+
+#: What reading a folder that is no bundle, or a damaged one, may raise.
+_DAMAGES = (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+
+Named = Run | str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What a plan is carried out on.
+
+    Attributes:
+        store: The store whose source and backbone are taken.
+        manifest: Its source, read again.
+        uri: Its backbone, as `load_backbone` takes it.
+        weights: The weights of that.
+        options: How the comparison is split, and where it writes.
+    """
+
+    store: FeatureStore
+    manifest: Manifest
+    uri: str
+    weights: str | None
+    options: CompareOptions
+
+
+def read_runs(
+    runs: Sequence[Named] | Named, dataset: Dataset, partition: Partition, options: CompareOptions
+) -> list[FinishedRun]:
+    """Read the runs that stand in a comparison; what is only planned is fine-tuned first.
+
+    All are looked at before anything is trained, so that the last one's mistake costs nothing.
+
+    Args:
+        runs: What `fit` or `finetune` gave, folders of bundles, or plans such as `last:23`; one or more.
+        dataset: All items of the comparison, as its first store has them.
+        partition: What holds its test.
+        options: How it was split, and where runs are looked for and written.
+
+    Raises:
+        UsageError: If a run wrote no bundle, or a plan is none, or lets nothing learn.
+        UnknownNameError: If a plan names a layer that is not there.
+        BundleError: If a folder is no bundle, or a damaged one.
+        SourceError: If the images of a plan are gone or have changed.
+        DataError: If a plan would be tested on other images than the comparison.
+    """
+    named = [runs] if isinstance(runs, Run | str | os.PathLike) else list(runs)
+    found = {at: read_run(find_folder(one)) for at, one in enumerate(named) if not is_plan(one)}
+    plans = list(dict.fromkeys(one for one in named if is_plan(one)))
+    planned = {plan: None if options.fresh else find_finished(plan, dataset, partition, options) for plan in plans}
+    lacking = [plan for plan, run in planned.items() if run is None]
+    if lacking:
+        ground = survey_ground(dataset, options)
+        check_plans(lacking, ground)
+        planned |= {plan: read_run(finetune_store(plan, ground)) for plan in lacking}
+    both = [planned[one] if is_plan(one) else found[at] for at, one in enumerate(named)]
+    return [run for run in both if run is not None]
+
+
+def is_plan(named: Named) -> TypeGuard[str]:
+    """Tell an unfreeze plan from the folder of a run, which wins where there is one of that name."""
+    return isinstance(named, str) and _PLAN.fullmatch(named) is not None and not Path(named).exists()
+
+
+def find_folder(named: Named) -> Path:
+    """Find the folder of a run: that of what `fit` or `finetune` gave, or one that is named.
+
+    Raises:
+        UsageError: If the run wrote no bundle.
+        BundleError: If there is no such folder.
+    """
+    if isinstance(named, Run):
+        if named.bundle is None:
+            msg = "a run without a bundle has no predictions to compare; let it write one (folder='runs')"
+            raise UsageError(msg)
+        return named.bundle
+    folder = Path(named)
+    if not folder.exists():
+        msg = (
+            f"{folder} is no bundle (there is no such folder), and no plan, such as last:23, blocks:1 or all; name one"
+        )
+        raise BundleError(msg)
+    return folder
+
+
+def find_finished(plan: str, dataset: Dataset, partition: Partition, options: CompareOptions) -> FinishedRun | None:
+    """Find the newest finished run of exactly a plan, on the same images and split, and say so; None if there is none.
+
+    Args:
+        plan: What is unfrozen.
+        dataset: All items of the comparison.
+        partition: What holds its test.
+        options: How it was split, and where runs lie.
+    """
+    store, members = dataset.store, partition.test.members
+    wanted = _plain({
+        "finetune": plan_first_head(_make_spec(plan, options)).to_dict(),
+        "backbone": store.spec.backbone.to_dict(),
+        "split": describe_split(partition, options.test_size, options.group, options.seed),
+    })  # fmt: skip
+    names = [to_text(name) for name in store.ids[dataset.rows[members]].tolist()]
+    tested = frozenset(zip(names, dataset.keys[members].tolist(), strict=True))
+    for folder in _list_folders(options):
+        # What else lies there may be of any kind, and damaged: it is none of this comparison's business.
+        with contextlib.suppress(*_DAMAGES):
+            about = read_json(folder, "bundle.json")
+            same = all(about["record"].get(name) == value for name, value in wanted.items())
+            if not same or (about["record"]["store"]["source"], about["embed"]["image"]) != (
+                store.source,
+                store.spec.image.to_dict(),
+            ):
+                continue
+            run = read_run(folder)
+            if run.finetuning is not None and run.roles["tested"] == tested:
+                options.say(
+                    f"{plan}: {folder} is a finished run of it on these images, and is used; --fresh trains again"
+                )
+                return run
+    return None
+
+
+def _list_folders(options: CompareOptions) -> list[Path]:
+    """List the folders of bundles, the newest first."""
+    if options.folder is None:
+        return []
+    found = [path for path in Path(options.folder).glob("[!.]*/bundle.json") if path.is_file()]
+    return [path.parent for path in sorted(found, key=lambda path: (path.stat().st_mtime_ns, str(path)), reverse=True)]
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values as they come back from a file of JSON."""
+    return dict(json.loads(json.dumps(values)))
+
+
+def survey_ground(dataset: Dataset, options: CompareOptions) -> Ground:
+    """Read the images of a comparison's first store again, and see that they are those of the comparison.
+
+    Raises:
+        UsageError: If nothing may be written.
+        SourceError: If the images are gone, or others than when they were embedded.
+        DataError: If another store lacks some of them, so that the test is of others.
+    """
+    store = dataset.store
+    if options.folder is None:
+        msg = "what is fine-tuned for a comparison is written into its folder, which is None; name one (folder='runs')"
+        raise UsageError(msg)
+    lacking = int(np.count_nonzero(store.labels != "")) - len(dataset)
+    if lacking:
+        msg = (
+            f"{lacking:,} labelled images of {store.path} are not in all stores, so that a run of its source would be "
+            f"tested on others than this comparison; embed all stores from one source, or compare this one alone"
+        )
+        raise DataError(msg)
+    try:
+        manifest = read_source_again(store.source, store.reading)
+    except FeatxError as error:
+        msg = f"the images cannot be read again to be trained on: {error}; or name the folder of a finished run"
+        raise SourceError(msg) from error
+    _refuse_change(store, manifest)
+    uri, weights = locate_backbone(store.spec.backbone, Path(store.backbone_file) if store.backbone_file else None)
+    return Ground(store, manifest, uri, weights, options)
+
+
+def _refuse_change(store: FeatureStore, manifest: Manifest) -> None:
+    """Refuse a source that has other items by now, or other labels, splits or groups, before it costs minutes."""
+    cells = zip(store.labels.tolist(), store.splits.tolist(), store.groups.tolist(), strict=True)
+    ours = dict(zip(store.ids.tolist(), cells, strict=True))
+    theirs = {item.id: (item.label, item.split, item.group) for item in manifest.items}
+    for name, *_ in store.quarantine:
+        theirs.pop(name, None)
+    differing = sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+    if differing:
+        msg = (
+            f"{store.source} has changed since it was embedded: {len(differing):,} images are new, gone, or have "
+            f"another label, split or group, such as {to_text(differing[0])}; run `featx embed` again, then compare"
+        )
+        raise SourceError(msg)
+
+
+def check_plans(plans: Sequence[str], ground: Ground) -> None:
+    """See that plans can be carried out, which needs the network.
+
+    Raises:
+        UsageError: If one is none, or lets nothing learn, or the backbone cannot learn.
+        UnknownNameError: If it names a layer that is not there.
+        BackboneError: If the backbone has other weights than when it embedded.
+    """
+    known, image = ground.store.spec.backbone, ground.store.spec.image
+    load = functools.partial(
+        load_backbone,
+        ground.uri,
+        layers=(known.layer,),
+        pooling=known.pooling,
+        weights=ground.weights,
+        image_size=(image.height, image.width),
+    )
+    network = load_tunable(load, ground.uri)
+    if network.weights_digest != known.weights_digest:
+        msg = (
+            f"{ground.uri} has other weights by now (sha256 {network.weights_digest[:12]}) than those that "
+            f"{ground.store.path} was embedded with ({known.weights_digest[:12]}); embed again under another --name"
+        )
+        raise BackboneError(msg)
+    for plan in plans:
+        plan_stages(plan, list_own_layers(network), ground.uri)
+
+
+def finetune_store(plan: str, ground: Ground) -> Path:
+    """Fine-tune the backbone of a store on its source, split as the comparison is, and return the bundle."""
+    store, options = ground.store, ground.options
+    options.say(f"{plan}: fine-tuning {store.spec.backbone.uri} on {store.source}")
+    run = finetune(
+        ground.manifest,
+        ground.uri,
+        spec=_make_spec(plan, options),
+        layer=store.spec.backbone.layer,
+        pooling=store.spec.backbone.pooling,
+        weights=ground.weights,
+        image=store.spec.image.to_dict(),
+        options=FineTuneOptions(
+            test_size=options.test_size,
+            group=options.group,
+            features=store.path.parent,
+            folder=options.folder or "",
+            fresh=options.fresh,
+            progress=options.progress,
+            report=options.report,
+        ),
+    )
+    for note in run.notes:
+        options.say(f"note: {plan}: {note}")
+    folder = find_folder(run)
+    options.say(f"{plan}: {run.seconds:.1f} s -> {folder}")
+    return folder
+
+
+def _make_spec(plan: str, options: CompareOptions) -> FineTuneSpec:
+    return FineTuneSpec(unfreeze=plan, seed=options.seed)

@@ -1,0 +1,385 @@
+"""A comparison as text: a table, what it says in words, and files."""
+
+import csv
+import datetime as dt
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.cells import cell_len
+
+from featx.evaluation.figure import NAME_CELLS
+from featx.evaluation.paired import SIGNIFICANCE, Paired
+from featx.files import say_failures
+from featx.heads import find_head
+from featx.results import FINE_TUNED, FROZEN, Comparison, Standing
+from featx.specs import HeadSpec
+from featx.wording import format_bytes, format_count, format_seconds, shorten_name
+
+# A logarithmic axis has no 0.
+_LEAST_SECONDS = 1e-3
+
+
+def describe_choice(head: HeadSpec, asked: HeadSpec | None = None) -> str:
+    """Describe the parameters of a head that are chosen by folds or by the user, and its scaling."""
+    open_params = {*find_head(head.name).grid, *(asked or head).params}
+    parts = [
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in head.params.items()
+        if name in open_params
+    ]
+    return " ".join([*parts, *([head.scaling] if head.scaling not in {None, "none"} else [])])
+
+
+def describe_comparison(comparison: Comparison) -> list[str]:
+    """Say what the table shows, and what it does not, a sentence each."""
+    best, ties = comparison.best, comparison.ties
+    of = name_standings(comparison)
+    items = f"{comparison.n_test:,} {comparison.test_name} images"
+    others = sum(standing.test is not None for standing in comparison.standings) - 1
+    learnt = "" if best.run else f", and learnt from {comparison.n_train:,} images"
+    lines = [f"{of(best)} is best by validation ({comparison.validation_name}){learnt}; the test chose nothing"]
+    if ties:
+        which = "the other one" if others == 1 else f"{len(ties)} of {others} others"
+        lines.append(f"{which} cannot be told from the best by these {items}: {', '.join(map(of, ties))}")
+    elif others:
+        which = "the other one" if others == 1 else f"each of the {others} others"
+        lines.append(f"{which} can be told from the best by these {items}")
+    better = [of(standing) for standing in comparison.standings if standing.verdict == "better"]
+    if better:
+        lines.append(
+            f"{', '.join(better)} did better on the test than the best by validation; new images must tell whether to "
+            f"prefer it, as these have told"
+        )
+    lines += comparison.verdict
+    lines += [f"failed: {of(standing)}: {standing.error}" for standing in comparison.failed]
+    return lines
+
+
+def name_standings(comparison: Comparison) -> Callable[[Standing], str]:
+    """Give what names a standing: with its store where heads are on several, or a finished run is on another."""
+    stores = {standing.store for standing in comparison.standings if standing.run is None}
+
+    def name(standing: Standing) -> str:
+        plain = stores == {standing.store} or (not stores and len(comparison.standings) == 1)
+        return standing.title if plain else f"{standing.title} on {standing.store}"
+
+    return name
+
+
+def list_notes(comparison: Comparison, standings: Sequence[Standing]) -> list[str]:
+    """List the notes on the items, and those of some standings; one note of many heads is told once."""
+    of = name_standings(comparison)
+    told = dict[str, list[str]]()
+    for standing in standings:
+        for note in standing.notes:
+            told.setdefault(note.removeprefix(f"{standing.title} "), []).append(of(standing))
+    return [*comparison.notes, *(f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in told.items())]
+
+
+def name_folder(parent: Path) -> Path:
+    """Name a new folder for a comparison: `<date>-compare`, or with a number behind if that exists."""
+    stem = f"{dt.datetime.now(tz=dt.UTC).date()}-compare"
+    names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
+    return next(parent / name for name in names if not (parent / name).exists())
+
+
+def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
+    """Write the table as Markdown, CSV and JSON, and the plot of accuracy against cost.
+
+    Returns:
+        The comparison, with the folder.
+
+    Raises:
+        StoreError: If the folder cannot be written to.
+    """
+    from featx.evaluation.plots import plot_costs
+
+    written = replace(comparison, folder=folder)
+    able = [standing for standing in comparison.standings if standing.test is not None]
+    # Far below all others, the dummy would press them into one line.
+    able = [standing for standing in able if standing.head.name != "dummy"] or able
+    tests = [standing.test for standing in able if standing.test is not None]
+    with say_failures(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "comparison.md").write_text(to_markdown(comparison), encoding="utf-8")
+        _write_csv(folder / "comparison.csv", comparison)
+        text = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
+        plot_costs(
+            _name_points(able),
+            [_add_seconds(standing) for standing in able],
+            [test.accuracy for test in tests],
+            [test.accuracy_low for test in tests],
+            [test.accuracy_high for test in tests],
+            folder / "accuracy_against_cost.png",
+            chosen=able.index(comparison.best) if comparison.best in able else None,
+            tuned=[standing.kind == FINE_TUNED for standing in able],
+        )
+    return written
+
+
+def _add_seconds(standing: Standing) -> float:
+    """Add embedding to fitting, where it is known and not a part of it."""
+    embedding = 0.0 if standing.kind == FINE_TUNED else standing.embed_seconds
+    return max((standing.fit_seconds or 0.0) + (embedding or 0.0), _LEAST_SECONDS)
+
+
+def _name_points(standings: Sequence[Standing]) -> list[str]:
+    """Name the points of a plot, which has little room: with the store only where there is doubt, and that cut."""
+    titles = [standing.title for standing in standings]
+    return [
+        title
+        if titles.count(title) == 1
+        else f"{title} on {cut_middle(one.store, max(8, NAME_CELLS - 4 - len(title)))}"
+        for one, title in zip(standings, titles, strict=True)
+    ]
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """Make a page of the table, what it shows, and all notes."""
+    header, rows = tabulate(comparison)
+    marks = [":---" if name in LEFT else "---:" for name in header]
+    lines = ["# Comparison", "", *(f"- {line}" for line in describe_comparison(comparison)), ""]
+    lines += [_join(header), _join(marks), *(_join(row) for row in rows), ""]
+    notes = list_notes(comparison, comparison.standings)
+    lines += [*(f"- note: {note}" for note in notes), ""] if notes else []
+    counts = sorted({standing.threads for standing in comparison.standings if standing.threads})
+    threads = f"{' or '.join(map(str, counts))} thread{'s' if max(counts, default=0) > 1 else ''}"
+    lines.append(_EXPLANATION.format(threads=threads))
+    lines += [_RUNS] if any(standing.run for standing in comparison.standings) else []
+    return "\n".join(lines) + "\n"
+
+
+_EXPLANATION = """\
+`valid.` is the accuracy on items held out of the training items, with the choice of parameters repeated inside; it
+alone orders the table. `95 %` is the interval of the test accuracy. `to the best` is the difference in test accuracy
+on the same images, with its interval; `p` its p-value (McNemar's test with mid-p; whole groups, where there are any),
+adjusted for the number of differences (Holm). `bal.` is the mean accuracy of the classes. A `tie` is a
+difference that this test cannot show, not the proof that there is none. Seconds are those of tuning and fitting, with
+{threads}, and of predicting all test images; `embed s` those of embedding, which all heads of a store share. `memory`
+is the most that the fitting process held, libraries and the pages of the store that it had loaded included. `params`
+counts what was learnt: coefficients and intercepts, or the weights of networks."""
+
+_RUNS = """\
+
+A row of a finished run has the numbers of its bundle, and is tested here by its own predictions of the same images.
+If it was validated on other images than the heads, it is listed below them, whatever its validation says.
+Where it is fine-tuned, its `fit s` are of everything, embedding included, as if nothing had been cached; those of a
+head on cached features leave embedding out."""
+
+
+def _join(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _write_csv(path: Path, comparison: Comparison) -> None:
+    rows = [
+        {
+            name: json.dumps(value) if isinstance(value, dict | list) else value
+            for name, value in standing.to_dict().items()
+        }
+        for standing in comparison.standings
+    ]
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+#: Columns that are text, and so aligned to the left.
+LEFT = ("store", "head", "chosen", "verdict")
+
+#: What a terminal can be counted on to show.
+TERMINAL_CELLS = 120
+
+_UNDEFINED = "-"
+_LEAST_SHOWN = 0.001
+_GAP = 2
+
+#: Where the table is too wide: a column that is cut, to how few cells, or left out (0), one after the other.
+_SAVINGS = (("chosen", 8), ("chosen", 0), ("log-loss", 0), ("store", 14), ("head", 18), ("params", 0), ("memory", 0))
+
+
+def tabulate(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Make the header and the cells of the table, the best by validation first."""
+    return _arrange(comparison, [_format_standing(standing) for standing in comparison.standings])
+
+
+def tabulate_briefly(comparison: Comparison, cells: int = TERMINAL_CELLS) -> tuple[list[str], list[list[str]]]:
+    """Make the same table of fewer columns, no wider than a terminal.
+
+    Args:
+        comparison: What was found.
+        cells: Columns of the terminal.
+    """
+    header, rows = _arrange(comparison, [_format_briefly(standing) for standing in comparison.standings])
+    columns = {name: [row[at] for row in rows] for at, name in enumerate(header)}
+    for name, fewest in _SAVINGS:
+        excess = _measure(columns) - cells
+        if name not in columns or excess <= 0:
+            continue
+        texts = columns.pop(name) if not fewest else columns[name]
+        if fewest:
+            width = max(fewest, _measure({name: texts}) - excess)
+            cut = cut_middle if name == "store" else shorten_name
+            columns[name] = [cut(text, width) for text in texts]
+    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+
+
+def cut_middle(text: str, cells: int) -> str:
+    """Cut a text in its middle, as stores often differ at the end.
+
+    Args:
+        text: Any text.
+        cells: The most columns of a terminal that it may take.
+    """
+    if cell_len(text) <= cells:
+        return text
+    half = cells // 2
+    return shorten_name(text, cells - half) + text[-half:]
+
+
+def _measure(columns: Mapping[str, Sequence[str]]) -> int:
+    widths = [max(map(cell_len, (name, *texts))) for name, texts in columns.items()]
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _arrange(comparison: Comparison, rows: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
+    stores = {standing.store for standing in comparison.standings}
+    hidden = {"store"} if len(stores) == 1 else set()
+    header = [name for name in rows[0] if name not in hidden]
+    return header, [[row[name] for name in header] for row in rows]
+
+
+def _format_standing(standing: Standing) -> dict[str, str]:
+    test, paired, size = standing.test, standing.paired, standing.bytes_per_item
+    interval = f"{test.accuracy_low:.3f} to {test.accuracy_high:.3f}" if test else _UNDEFINED
+    difference = f"{paired.difference:+.3f} ({paired.low:+.3f} to {paired.high:+.3f})" if paired else _UNDEFINED
+    return {
+        "store": standing.store,
+        "head": standing.title,
+        "chosen": standing.chosen or _UNDEFINED,
+        "valid.": _format(standing.validation_accuracy),
+        "test": _format(test.accuracy if test else None),
+        "95 %": interval,
+        "bal.": _format(test.mean_per_class_accuracy if test else None),
+        "F1": _format(test.macro_f1 if test else None),
+        "log-loss": _format(test.log_loss if test else None),
+        "ECE": _format(test.expected_calibration_error if test else None),
+        "fit s": _format(standing.fit_seconds, 2),
+        "embed s": _format(standing.embed_seconds, 2),
+        "predict s": _format(standing.predict_seconds),
+        **_format_costs(standing),
+        "bytes/item": _UNDEFINED if size is None else f"{size:,}",
+        "to the best": difference,
+        "p": _format_p(standing.p_value),
+        "verdict": standing.verdict,
+    }
+
+
+def _format_briefly(standing: Standing) -> dict[str, str]:
+    test, paired, seconds = standing.test, standing.paired, standing.fit_seconds
+    points = [f"{100 * share:+.1f}" for share in (paired.difference, paired.low, paired.high)] if paired else []
+    return {
+        "store": standing.store,
+        "head": standing.title,
+        "chosen": standing.chosen or _UNDEFINED,
+        "valid.": _format(standing.validation_accuracy),
+        "test": _format(test.accuracy if test else None),
+        "95 %": f"{test.accuracy_low:.3f}-{test.accuracy_high:.3f}" if test else _UNDEFINED,
+        "log-loss": _format(test.log_loss if test else None),
+        "time": _UNDEFINED if seconds is None else format_seconds(seconds),
+        **_format_costs(standing),
+        "points to the best": f"{points[0]} ({points[1]} to {points[2]})" if points else _UNDEFINED,
+        "verdict": standing.verdict,
+    }
+
+
+def _format_costs(standing: Standing) -> dict[str, str]:
+    memory, parameters = standing.peak_memory_bytes, standing.trained_parameters
+    return {
+        "memory": _UNDEFINED if memory is None else format_bytes(memory),
+        "params": _UNDEFINED if parameters is None else format_count(parameters),
+    }
+
+
+def _format(value: float | None, digits: int = 3) -> str:
+    return _UNDEFINED if value is None else f"{value:.{digits}f}"
+
+
+def _format_p(value: float | None) -> str:
+    return "<0.001" if value is not None and value < _LEAST_SHOWN else _format(value)
+
+
+#: From here on, a digit behind the point says nothing.
+_WHOLE_RATIO = 10
+
+
+def describe_gains(standings: Sequence[Standing], test_name: str) -> tuple[str, ...]:
+    """Say of each fine-tuned run what it gains over the frozen head that validation ranks first, and for what time.
+
+    A gain is called one only if the paired test shows it, by the p-value that is adjusted for all
+    differences of the comparison.
+
+    Args:
+        standings: All of a comparison, in its order.
+        test_name: The split that was reported on.
+    """
+    frozen = [one for one in standings if one.kind == FROZEN and one.test is not None][:1]
+    several = len({one.store for one in standings if one.run is None}) > 1
+    return tuple(
+        _describe_gain(tuned, tuned.gain, best, f"{best.title} on {best.store}" if several else best.title, test_name)
+        for best in frozen
+        for tuned in standings
+        if tuned.gain is not None
+    )
+
+
+def _describe_gain(tuned: Standing, gain: Paired, frozen: Standing, against: str, test_name: str) -> str:
+    time, of = _describe_time(tuned, frozen), _name(tuned, frozen)
+    p_value = gain.p_value if tuned.gain_p_value is None else tuned.gain_p_value
+    if p_value >= SIGNIFICANCE:
+        point = f"{_sign(gain.difference)} points ({_sign(gain.low)} to {_sign(gain.high)}) to {against}"
+        # The interval is of this difference alone, and so may exclude 0 where the table as a whole shows nothing.
+        alone = "" if gain.low <= 0 <= gain.high else f", p {p_value:.2f} among all differences of the table"
+        return f"no difference that {_count(gain, test_name)} could show: {of} is at {point}{alone}, {time}"
+    if gain.difference > 0:
+        return f"{of} gains {_range(gain.difference, gain.low, gain.high)} over {against}, {time}"
+    return f"{of} loses {_range(-gain.difference, -gain.high, -gain.low)} against {against}, {time}"
+
+
+def _name(tuned: Standing, frozen: Standing) -> str:
+    """Name the plan, and the backbone where that is another one."""
+    plan = tuned.title.removeprefix("finetune ")
+    return f"fine-tuning ({plan}{'' if tuned.store == frozen.store else f' of {tuned.store}'})"
+
+
+def _describe_time(tuned: Standing, frozen: Standing) -> str:
+    """Tell both times: each of everything, where both the run and the store tell what embedding took."""
+    if tuned.fit_seconds is None or frozen.fit_seconds is None:
+        return "in a time that is not recorded"
+    whole, fitting = format_seconds(tuned.fit_seconds), format_seconds(frozen.fit_seconds)
+    if frozen.embed_seconds is None or tuned.embed_seconds is None:
+        which = "store" if frozen.embed_seconds is None else "run"
+        return f"in {whole} all told, beside {fitting} of fitting (the {which} does not tell how long embedding took)"
+    least = max(frozen.embed_seconds + frozen.fit_seconds, _LEAST_SECONDS)
+    times = tuned.fit_seconds / least
+    ratio = f"{times:,.0f}" if times >= _WHOLE_RATIO else f"{times:.1f}"
+    return f"for {ratio} times the time ({whole}, embedding included, against {format_seconds(least)})"
+
+
+def _count(gain: Paired, test_name: str) -> str:
+    groups = f" in {gain.n_units:,} groups" if gain.n_units < gain.n_items else ""
+    return f"{gain.n_items:,} {test_name} images{groups}"
+
+
+def _range(*shares: float) -> str:
+    point, low, high = (f"{100 * share:.1f}" for share in shares)
+    return f"{point} points ({low} to {high})"
+
+
+def _sign(share: float) -> str:
+    return f"{100 * share:+.1f}"

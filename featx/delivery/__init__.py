@@ -1,1 +1,0 @@
-"""What leaves the house: bundles, and predictions from them."""

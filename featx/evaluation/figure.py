@@ -1,0 +1,290 @@
+"""What all pictures share: fonts for any name, the same bytes every time, PNG and SVG."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featx.evaluation.intervals import FloatArray
+from featx.wording import shorten_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+
+
+#: The most columns of a terminal that a name in a picture takes.
+NAME_CELLS = 28
+
+#: Colours that colour-blind readers can tell apart (M. Okabe and K. Ito, "Color universal design", 2008).
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BLUE = COLORS[0]
+GREY = "0.55"
+
+#: Lines that a black and white print can tell apart.
+DASHES = ("-", "--", "-.", ":", "-", "--")
+
+# Over more than this, powers of ten are ticks enough.
+_DECADES = 2.5
+
+_DPI = 150
+_MARGIN_INCHES = 0.15
+
+# Beside matplotlib's own font, which has no Chinese, Japanese, Korean or Indian letters:
+# the first families that Linux, macOS and Windows bring for them.
+_FAMILY = "DejaVu Sans"
+_OTHER_FAMILIES = (
+    "Noto Sans CJK JP",
+    "Noto Sans Devanagari",
+    "Hiragino Sans",
+    "PingFang HK",
+    "Apple SD Gothic Neo",
+    "Arial Unicode MS",
+    "Yu Gothic",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "Nirmala UI",
+)
+
+
+@contextmanager
+def open_figure(names: Sequence[str], path: Path, *, noun: str = "class") -> Iterator[tuple["Figure", list[str]]]:
+    """Give a figure to draw on, and write it as PNG and, beside it, as SVG.
+
+    The same drawing and matplotlib give the same bytes. What lies outside of the
+    figure widens the picture. The settings of matplotlib are put back.
+
+    Args:
+        names: The names that the picture shall hold.
+        path: The PNG file; the SVG file has the same stem.
+        noun: What a name stands for, where its letters cannot be drawn: `class 4`.
+
+    Yields:
+        The figure, and the names as its fonts can draw them, at most 28 columns wide.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    families = _choose_families(names)
+    # Without a salt the ids in an SVG file are random. Only the settings can give one.
+    with mpl.rc_context(
+        {
+            "svg.hashsalt": "featx",
+            "text.usetex": False,
+            "text.parse_math": False,
+            "font.family": families,
+            "font.size": 10,
+        }
+    ):
+        figure = Figure(dpi=100)
+        FigureCanvasAgg(figure)
+        yield figure, show_names(names, families, noun)
+        box = figure.get_tightbbox().padded(_MARGIN_INCHES)
+        figure.savefig(path, format="png", dpi=_DPI, bbox_inches=box)
+        figure.savefig(path.with_suffix(".svg"), format="svg", dpi=_DPI, bbox_inches=box, metadata={"Date": None})
+
+
+@contextmanager
+def open_chart(
+    names: Sequence[str], path: Path, *, noun: str = "class", inches: tuple[float, float] = (6.6, 4.2)
+) -> Iterator[tuple["Axes", list[str]]]:
+    """Give axes to draw on, as `open_figure` gives a figure.
+
+    Args:
+        names: As for `open_figure`.
+        path: As for `open_figure`.
+        noun: As for `open_figure`.
+        inches: Width and height of what the axes enclose.
+
+    Yields:
+        The axes, and the names as they can be drawn.
+    """
+    with open_figure(names, path, noun=noun) as (figure, shown):
+        figure.set_size_inches(*inches)
+        axes = figure.add_axes((0, 0, 1, 1))
+        clear_axes(axes)
+        yield axes, shown
+
+
+def clear_axes(axes: "Axes") -> None:
+    """Leave two sides of the frame, and a grid that is hardly seen."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92", lw=0.8)
+    axes.set_axisbelow(True)
+
+
+def scale_logarithmically(axes: "Axes", values: "NDArray[np.float64]") -> None:
+    """Make the x axis logarithmic, at least a decade wide, with ticks as numbers are read: `0.05`, `2,000`, `1e-05`.
+
+    Args:
+        axes: What values are drawn in.
+        values: What the axis shall show, above 0, any shape.
+    """
+    from matplotlib.ticker import LogLocator
+
+    low, high = np.log10(values.min()), np.log10(values.max())
+    margin = max(0.06 * (high - low), (1 - high + low) / 2)
+    axes.set_xscale("log")
+    axes.set_xlim(10 ** (low - margin), 10 ** (high + margin))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high - low < _DECADES else (1,), numticks=9))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.6g}" if 1e-4 < value < 1e6 else f"{value:.0e}")  # noqa: PLR2004 - as wide as other ticks
+    axes.xaxis.set_minor_formatter(lambda *_: "")
+
+
+def show_names(names: Sequence[str], families: list[str], noun: str) -> list[str]:
+    """Shorten the names; one with letters that no font has is numbered, and keeps the rest."""
+    glyphs = _find_glyphs(families)
+    shown = []
+    for number, name in enumerate(names, start=1):
+        drawn = "".join(char for char in name if char in glyphs or not char.isprintable()).strip()
+        label = drawn if drawn == name.strip() else f"{noun} {number} {drawn}"
+        shown.append(shorten_name(label.rstrip(), NAME_CELLS))
+    return shown
+
+
+def _choose_families(names: Sequence[str]) -> list[str]:
+    """Add the other families that are installed, if a name has letters that the first one lacks."""
+    from matplotlib.font_manager import fontManager
+
+    if not set("".join(names)) - _find_glyphs([_FAMILY]):
+        return [_FAMILY]
+    installed = {font.name for font in fontManager.ttflist}
+    return [_FAMILY, *(family for family in _OTHER_FAMILIES if family in installed)]
+
+
+def _find_glyphs(families: list[str]) -> set[str]:
+    """Find the characters that these fonts can draw."""
+    from matplotlib.font_manager import findfont, get_font
+
+    return {chr(code) for family in families for code in get_font(findfont(family)).get_charmap()}
+
+
+_FONT_SIZE = 9
+
+# Distances from the point in points (1/72 inch), and directions, right and left first; its bar is above and below.
+_DISTANCES = (8, 14, 22, 32, 44, 58, 74, 92, 112)
+_ANGLES = (0, 180, 30, -30, 150, -150, 60, -60, 120, -120)
+
+# The price of leaving the axes, of each label, marker and bar that is covered, and of each point of distance.
+_OUTSIDE, _COVERED, _MARKED, _BARRED, _FAR = 1000.0, 100.0, 60.0, 4.0, 0.15
+
+# The price of each label and marker that a line to a label crosses, and in how many points a line is looked at.
+_CROSSED, _SAMPLES = 10.0, 15
+
+# The price of a label without a line that is not that many times nearer to its own point than to any other.
+_MISTAKEN, _CLEARLY = 6.0, 1.4
+
+# Half the size of a marker, and how near other points make a crowd, in points.
+_RADIUS, _CROWDED = 5, 60
+
+# Beyond it a line shows to which point a label belongs.
+_NEAR = 12
+
+
+def place_labels(axes: "Axes", names: Sequence[str], x: FloatArray, y: FloatArray, bars: FloatArray) -> None:
+    """Write each name near its point, where it covers least.
+
+    Names are placed one after the other, from the most crowded point to the least; for
+    each, about a hundred places are tried, near ones first.
+
+    Args:
+        axes: What the points were drawn in; its limits are final.
+        names: (n_points,).
+        x: Places of the points, float64 (n_points,).
+        y: Places of the points, float64 (n_points,).
+        bars: The lower and upper ends of their vertical bars, float64 (n_points, 2).
+    """
+    scale = axes.figure.dpi / 72
+    axes.autoscale_view()
+    points = axes.transData.transform(np.stack([x, y], axis=1))
+    ends = np.stack([axes.transData.transform(np.stack([x, end], axis=1))[:, 1] for end in bars.T], axis=1)
+    frame = axes.get_window_extent()
+    sizes = _measure(axes, names)
+    placed = np.empty((0, 4))
+    crowd = (np.abs(points[:, np.newaxis] - points) < _CROWDED * scale).all(axis=2).sum(axis=1)
+    distances = np.repeat(_DISTANCES, len(_ANGLES)).astype(np.float64)
+    angles = np.radians(np.tile(_ANGLES, len(_DISTANCES)))
+    offsets = distances[:, np.newaxis] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    for index in np.argsort(-crowd, kind="stable").tolist():
+        boxes = np.array([_make_box(points[index], offset * scale, sizes[index]) for offset in offsets])
+        outside = (boxes[:, :2] < frame.min).any(axis=1) | (boxes[:, 2:] > frame.max).any(axis=1)
+        costs = _count_covered(boxes, placed, points, ends, _RADIUS * scale) + _FAR * distances + _OUTSIDE * outside
+        others = np.delete(points, index, axis=0)
+        costs += _CROSSED * _count_crossed(points[index], boxes, placed, others, _RADIUS * scale)
+        mistaken = _measure_gaps(boxes, others) < _CLEARLY * _measure_gaps(boxes, points[[index]])
+        costs += _MISTAKEN * (mistaken.any(axis=1) & (distances <= _NEAR))
+        best = int(costs.argmin())
+        placed = np.concatenate([placed, boxes[best : best + 1]])
+        _write(axes, names[index], points[index], boxes[best], far=distances[best] > _NEAR)
+
+
+def _measure(axes: "Axes", names: Sequence[str]) -> FloatArray:
+    """Measure the names as they will be written: float64 (n_names, 2) in pixels."""
+    sizes = []
+    for name in names:
+        text = axes.text(0, 0, name or " ", fontsize=_FONT_SIZE)
+        extent = text.get_window_extent()
+        text.remove()
+        sizes.append((extent.width, extent.height))
+    return np.array(sizes)
+
+
+def _make_box(point: FloatArray, offset: FloatArray, size: FloatArray) -> FloatArray:
+    """Return left, bottom, right and top of a label that the offset leads to the near side of."""
+    anchor = point + offset
+    side = np.sign(np.round(offset[0], 6))
+    left = anchor[0] - size[0] * (1 - side) / 2
+    bottom = anchor[1] - size[1] / 2
+    return np.array([left, bottom, left + size[0], bottom + size[1]])
+
+
+def _count_covered(
+    boxes: FloatArray, placed: FloatArray, points: FloatArray, ends: FloatArray, radius: float
+) -> FloatArray:
+    """Price what each box covers: float64 (n_boxes,)."""
+    left, bottom, right, top = boxes.T[:, :, np.newaxis]
+    labels = (left < placed[:, 2]) & (right > placed[:, 0]) & (bottom < placed[:, 3]) & (top > placed[:, 1])
+    markers = _measure_gaps(boxes, points) < radius
+    x = points[:, 0]
+    bars = (left < x) & (right > x) & (bottom < ends[:, 1]) & (top > ends[:, 0])
+    return np.asarray(_COVERED * labels.sum(axis=1) + _MARKED * markers.sum(axis=1) + _BARRED * bars.sum(axis=1))
+
+
+def _measure_gaps(boxes: FloatArray, points: FloatArray) -> FloatArray:
+    """Measure the distances between boxes and points: float64 (n_boxes, n_points)."""
+    places = points[np.newaxis]
+    nearest = np.clip(places, boxes[:, np.newaxis, :2], boxes[:, np.newaxis, 2:])
+    return np.asarray(np.hypot(*(places - nearest).transpose(2, 0, 1)))
+
+
+def _count_crossed(
+    point: FloatArray, boxes: FloatArray, placed: FloatArray, others: FloatArray, radius: float
+) -> FloatArray:
+    """Count the labels and markers that the lines from a point to the boxes would cross: float64 (n_boxes,)."""
+    ends = np.clip(point, boxes[:, :2], boxes[:, 2:])
+    line = point + np.linspace(0, 1, _SAMPLES)[:, np.newaxis, np.newaxis] * (ends - point)
+    markers = (np.hypot(*(line[:, :, np.newaxis] - others).transpose(3, 0, 1, 2)) < radius).any(axis=0)
+    inside = (line[:, :, np.newaxis] > placed[:, :2]) & (line[:, :, np.newaxis] < placed[:, 2:])
+    labels = inside.all(axis=3).any(axis=0)
+    return np.asarray(markers.sum(axis=1) + labels.sum(axis=1), np.float64)
+
+
+def _write(axes: "Axes", name: str, point: FloatArray, box: FloatArray, *, far: bool) -> None:
+    from matplotlib.patheffects import Stroke
+
+    to_data = axes.transData.inverted()
+    if far:
+        line = to_data.transform([point, np.clip(point, box[:2], box[2:])])
+        axes.plot(*line.T, color=GREY, lw=0.7, zorder=1)
+    x, y = to_data.transform((box[:2] + box[2:]) / 2).tolist()
+    # A rim around the letters, and no box: what is behind, such as an interval, can still be followed. It is
+    # drawn by itself, as letters with path effects are no text in an SVG file.
+    for effects in ([Stroke(linewidth=2.5, foreground="white")], None):
+        axes.text(x, y, name, fontsize=_FONT_SIZE, ha="center", va="center", zorder=6, path_effects=effects)

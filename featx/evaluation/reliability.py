@@ -1,0 +1,143 @@
+"""How far probabilities can be believed: confidence against accuracy, bin by bin."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from featx.errors import UsageError
+from featx.evaluation.intervals import FloatArray, IntArray, compute_wilson_interval
+from featx.evaluation.metrics import N_BINS, check_labels, check_probabilities
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reliability:
+    """Confidence against accuracy; values of a bin without items are NaN.
+
+    Attributes:
+        edges: The bins' ends, float64 (n_bins + 1,); a bin holds its upper end.
+        confidences: Mean confidence in each bin, float64 (n_bins,).
+        accuracies: Part of each bin's items that were right, float64 (n_bins,).
+        lows: Lower end of its 95 % interval (Wilson), float64 (n_bins,).
+        highs: Upper end of it, float64 (n_bins,).
+        counts: Items in each bin, int64 (n_bins,); pairs of an item and a class if classwise.
+        histogram: Part of all whose confidence is in each fifteenth from 0 to 1, float64 (15,).
+        calibration_error: Mean distance between confidence and accuracy, over the bins by their items.
+        brier_score: Mean over the items of the squared distance between the probabilities
+            and 1 for the true class, 0 for the others: 0 to 2 (G. W. Brier, Monthly
+            Weather Review 78 (1950), 1-3).
+        n_items: Number of items.
+        classwise: Whether every class was held against the rest, instead of the predicted one.
+    """
+
+    edges: FloatArray
+    confidences: FloatArray
+    accuracies: FloatArray
+    lows: FloatArray
+    highs: FloatArray
+    counts: IntArray
+    histogram: FloatArray
+    calibration_error: float
+    brier_score: float
+    n_items: int
+    classwise: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, ready for JSON; what is NaN becomes None."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: _make_plain(value) for name, value in values.items()}
+
+
+def measure_reliability(
+    probabilities: ArrayLike,
+    targets: ArrayLike,
+    bins: int = N_BINS,
+    *,
+    predictions: ArrayLike | None = None,
+    equal_mass: bool = False,
+    classwise: bool = False,
+) -> Reliability:
+    """Measure how often a classifier is right when it says that it is so sure.
+
+    With the defaults the error is the expected calibration error of `evaluate`. Bins
+    of equal numbers of items follow K. Nguyen and B. O'Connor, "Posterior calibration
+    and exploratory analysis for natural language processing models", EMNLP 2015; equal
+    confidences stay in one bin. The classwise error is the mean over the classes of
+    each one's error against the rest (M. Kull et al., "Beyond temperature scaling",
+    NeurIPS 2019, eq. 3); its bins are those of all the classes together.
+
+    Args:
+        probabilities: Class probabilities, float (n_items, n_classes); rows sum to 1.
+        targets: True classes as positions, int (n_items,).
+        bins: Number of bins; of equal mass there may be fewer.
+        predictions: Predicted classes, int (n_items,); by default the most probable ones.
+        equal_mass: Whether the bins hold equal numbers of items instead of having equal widths.
+        classwise: Whether to judge all probabilities instead of the predicted class's.
+
+    Raises:
+        DataError: If an array does not have the shape or the values above.
+        UsageError: If there is no bin.
+    """
+    if bins < 1:
+        msg = f"bins is {bins}; at least 1 is needed, and {N_BINS} are usual"
+        raise UsageError(msg)
+    chances, _ = check_probabilities(probabilities, np.shape(probabilities)[-1])
+    truth = check_labels("targets", targets, chances.shape)
+    outcomes = np.arange(chances.shape[1]) == truth[:, np.newaxis]
+    if classwise:
+        confidences, right = chances.T, outcomes.T
+    else:
+        chosen = (
+            chances.argmax(axis=1) if predictions is None else check_labels("predictions", predictions, chances.shape)
+        )
+        items = np.arange(truth.size)
+        confidences, right = chances[items, chosen][np.newaxis], (chosen == truth)[np.newaxis]
+    edges = _place_edges(confidences, bins, equal_mass=equal_mass)
+    counts, sums, hits = _count_bins(confidences, right, edges)
+    gaps = np.abs(sums - hits).sum(axis=1) / truth.size
+    total, won = counts.sum(axis=0), hits.sum(axis=0)
+    divisor = np.where(total > 0, total, np.nan)
+    low, high = compute_wilson_interval(won, total)
+    return Reliability(
+        edges=edges,
+        confidences=sums.sum(axis=0) / divisor,
+        accuracies=won / divisor,
+        lows=np.where(total > 0, low, np.nan),
+        highs=np.where(total > 0, high, np.nan),
+        counts=total.astype(np.int64),
+        histogram=_count_bins(confidences, right, np.linspace(0, 1, N_BINS + 1))[0].sum(axis=0) / confidences.size,
+        calibration_error=float(gaps.mean()),
+        brier_score=float(((chances - outcomes) ** 2).sum(axis=1).mean()),
+        n_items=truth.size,
+        classwise=classwise,
+    )
+
+
+def _place_edges(confidences: FloatArray, bins: int, *, equal_mass: bool) -> FloatArray:
+    if not equal_mass:
+        return np.linspace(0, 1, bins + 1)
+    # Quantiles that are values themselves, so that equal ones are on one side of every edge.
+    inner = np.quantile(confidences, np.arange(1, bins) / bins, method="inverted_cdf")
+    return np.unique([0.0, *inner, 1.0])
+
+
+def _count_bins(
+    confidences: FloatArray, right: NDArray[np.bool_], edges: FloatArray
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Count items, add confidences and count hits by row and bin, each float64 (n_rows, n_bins)."""
+    n_rows, n_bins = len(confidences), len(edges) - 1
+    bins = np.searchsorted(edges[1:-1], confidences, side="left")
+    cells = (bins + n_bins * np.arange(n_rows)[:, np.newaxis]).ravel()
+
+    def add(values: FloatArray | NDArray[np.bool_]) -> FloatArray:
+        sums = np.bincount(cells, weights=values.ravel().astype(np.float64), minlength=n_rows * n_bins)
+        return np.asarray(sums, np.float64).reshape(n_rows, n_bins)
+
+    return add(np.ones_like(confidences)), add(confidences), add(right)
+
+
+def _make_plain(value: Any) -> Any:  # noqa: ANN401 - arrays, numbers and truth values
+    if not isinstance(value, np.ndarray):
+        return value
+    return [None if np.isnan(number) else number for number in value.tolist()]

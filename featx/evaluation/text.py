@@ -1,0 +1,114 @@
+"""An evaluation as plain text, aligned in any terminal."""
+
+import numpy as np
+
+from featx.evaluation.metrics import METRICS, ClassMetrics, Evaluation
+from featx.wording import measure_names, pad_name
+
+_TITLES = {
+    "accuracy": "accuracy",
+    "mean_per_class_accuracy": "mean per-class accuracy",
+    "macro_f1": "macro-F1",
+    "log_loss": "log-loss (nats)",
+    "expected_calibration_error": "expected calibration error",
+    "roc_auc": "ROC-AUC",
+}
+_NAME_CELLS = 32
+_MOST_ROWS = 30
+_MOST_CLASSES = 15
+_MOST_PAIRS = 10
+_LINE_CELLS = 100
+_UNDEFINED = "-"
+
+
+def format_metrics(evaluation: Evaluation) -> str:
+    """Format the metrics, each with its 95 % interval; `-` is a value that is not defined."""
+    width = max(map(len, _TITLES.values()))
+    lines = [f"{'':{width}}   value   95 % interval"]
+    for metric in METRICS:
+        point, low, high = evaluation.get_interval(metric)
+        interval = "none: all resamples agree" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+        interval = _UNDEFINED if point is None else interval
+        lines.append(f"{_TITLES[metric]:{width}}  {_format_value(point, 4):>6}   {interval}")
+    lines.append(f"{'items':{width}}  {evaluation.n_items:>6}")
+    return "\n".join(lines)
+
+
+def format_per_class(evaluation: Evaluation) -> str:
+    """Format precision, recall, F1 and support of every class; of more than 30, the 30 with the worst F1."""
+    rows = list(evaluation.per_class)
+    if len(rows) > _MOST_ROWS:
+        rows.sort(key=_rank_class)
+    shown, hidden = rows[:_MOST_ROWS], rows[_MOST_ROWS:]
+    width = measure_names(["class", *(row.name for row in shown)], _NAME_CELLS)
+    lines = [f"{'class':{width}}  precision  recall      F1  support"]
+    lines += [
+        f"{pad_name(row.name, width)}  {_format_value(row.precision):>9}  {_format_value(row.recall):>6}"
+        f"  {_format_value(row.f1):>6}  {row.support:>7}"
+        for row in shown
+    ]
+    if hidden:
+        lines.append(f"... and {len(hidden)} more, with {_describe_rest(hidden)}")
+    return "\n".join(lines)
+
+
+def format_confusion(evaluation: Evaluation) -> str:
+    """Format the confusion matrix, true classes down and predicted ones across.
+
+    Of more than 15 classes, the ten pairs that are confused most are listed instead.
+    """
+    if len(evaluation.classes) > _MOST_CLASSES:
+        return _format_pairs(evaluation)
+    return _format_matrix(evaluation)
+
+
+def _format_value(value: float | None, digits: int = 3) -> str:
+    return _UNDEFINED if value is None else f"{value:.{digits}f}"
+
+
+def _rank_class(row: ClassMetrics) -> tuple[float, int]:
+    """Order by F1; of equal ones the class with more items first; undefined ones last."""
+    return (np.inf if row.f1 is None else row.f1, -row.support)
+
+
+def _describe_rest(hidden: list[ClassMetrics]) -> str:
+    if hidden[0].f1 is None:
+        return "no items"
+    return f"an F1 of {hidden[0].f1:.3f} or more"
+
+
+def _format_matrix(evaluation: Evaluation) -> str:
+    """Name the columns where a line has room for the names, and number them where it has not."""
+    names = list(evaluation.classes)
+    digits = len(str(evaluation.confusion.max()))
+    width = measure_names(names, _NAME_CELLS)
+    cell = max(digits, width)
+    heads = names
+    if width + len(names) * (cell + 2) > _LINE_CELLS:
+        heads = [str(number) for number in range(1, len(names) + 1)]
+        names = [f"{head:>{len(heads[-1])}} {name}" for head, name in zip(heads, names, strict=True)]
+        width = measure_names(names, _NAME_CELLS)
+        cell = max(digits, len(heads[-1]))
+    corner = "true \\ predicted"
+    width = max(width, len(corner))
+    lines = ["  ".join([pad_name(corner, width), *(pad_name(head, cell, right=True) for head in heads)])]
+    for name, row in zip(names, evaluation.confusion.tolist(), strict=True):
+        lines.append("  ".join([pad_name(name, width), *(f"{count:>{cell}}" for count in row)]))
+    return "\n".join(lines)
+
+
+def _format_pairs(evaluation: Evaluation) -> str:
+    counts = evaluation.confusion.copy()
+    np.fill_diagonal(counts, 0)
+    largest = np.argsort(-counts, axis=None, kind="stable")[:_MOST_PAIRS]
+    pairs = [(*divmod(int(cell), len(counts)), int(counts.flat[cell])) for cell in largest if counts.flat[cell]]
+    if not pairs:
+        return "no class is confused with another"
+    names = evaluation.classes
+    width = measure_names(["true class", *(names[true] for true, _, _ in pairs)], _NAME_CELLS)
+    other = measure_names(["predicted as", *(names[wrong] for _, wrong, _ in pairs)], _NAME_CELLS)
+    lines = [f"{'true class':{width}}  {'predicted as':{other}}  items  of the class"]
+    for true, wrong, count in pairs:
+        part = count / evaluation.per_class[true].support
+        lines.append(f"{pad_name(names[true], width)}  {pad_name(names[wrong], other)}  {count:>5}  {part:>12.1%}")
+    return "\n".join(lines)

@@ -1,0 +1,295 @@
+"""Supply: from a source to the labelled items of a fine-tuning, and to the feed that shows them to the network.
+
+Items, quarantine and splits are those of a feature store, as for `fit`: of the frozen features, or, where feature
+maps are cached, of these.
+"""
+
+import contextlib
+import hashlib
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.backbones import Backbone
+from featx.embedding import Embedding, embed, make_spec, name_files, name_store
+from featx.errors import DataError, StoreError, UsageError
+from featx.finetuning.feeds import Feed, MapFeed, PixelFeed
+from featx.fitting.dataset import Dataset, load_dataset
+from featx.items import Manifest
+from featx.items.augmentation import parse_augmentation, plan_views
+from featx.ledger import describe_source
+from featx.options import EmbedOptions, FineTuneOptions
+from featx.specs import DTYPES, FineTuneSpec, ImageSpec
+from featx.store import FeatureStore
+from featx.wording import format_bytes, to_printable
+
+#: Feature maps are cached unasked if they take no more than one part in so many of the free disk.
+_FREE_PARTS = 2
+
+_MAPS = "maps"
+
+_NAMED_IMAGES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Supply:
+    """What a network is tuned on.
+
+    Attributes:
+        dataset: The labelled items.
+        feed: What the network is shown of them.
+        pixels: The same from pixels, for a look at them.
+        cached: Whether it is shown feature maps from stores.
+        stores: The stores.
+        embed_seconds: What embedding them took, whenever that was; None where they do not tell.
+        own_embed_seconds: What it took in this run: next to nothing for what was there.
+    """
+
+    dataset: Dataset
+    feed: Feed
+    pixels: PixelFeed
+    cached: bool
+    stores: tuple[FeatureStore, ...]
+    embed_seconds: float | None
+    own_embed_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The layers at which a network is cut.
+
+    Attributes:
+        layers: Their names; none if learning begins at the pixels.
+        shapes: Shape of the feature map of each, for one image.
+        has_weights: Whether anything that has weights is before them.
+        obstacle: Why the network cannot be cut, if that is not because learning begins at the pixels.
+    """
+
+    layers: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    has_weights: bool = True
+    obstacle: str = ""
+
+    @property
+    def map_bytes(self) -> int:
+        """Bytes of all maps of one image, as float32."""
+        return 4 * sum(map(math.prod, self.shapes))
+
+
+def supply_items(
+    manifest: Manifest,
+    network: Backbone,
+    load: Callable[..., Backbone],
+    cut: Cut,
+    spec: FineTuneSpec,
+    options: FineTuneOptions,
+    image: Mapping[str, Any],
+) -> Supply:
+    """Embed what is frozen, and supply items.
+
+    Args:
+        manifest: The items.
+        network: The backbone, not yet trained.
+        load: Builds another one like it; takes `layers` and `pooling`.
+        cut: Where learning begins.
+        spec: What is trained.
+        options: Whether to cache, and where.
+        image: Fields of `ImageSpec` but for the size, as `featx.embed` takes them.
+
+    Raises:
+        DataError: If nothing can be learnt from the labels, or the stores hold different items.
+        UsageError: If maps are to be cached that cannot be.
+    """
+    maps = None
+    obstacle = _find_obstacle(cut, spec)
+    if not obstacle and options.cache != "no":
+        maps = _plan_maps(manifest, load(layers=cut.layers, pooling="none"), cut, spec, options, image)
+    cached, reason = _decide(maps, cut, len(manifest), spec, options, obstacle)
+    options.say(reason)
+    found = (
+        _embed_maps(manifest, maps, spec, options, image)
+        if maps and cached
+        else _embed(manifest, network, options, image)
+    )
+    _report_quarantine(found, options)
+    for embedding in found:
+        embedding.check()
+    dataset = load_dataset(found[0].store, group=options.group, views=None)
+    stores = tuple(embedding.store for embedding in found)
+    ids = stores[0].ids[dataset.rows]
+    image_spec = stores[0].spec.image
+    augmentation = parse_augmentation(spec.augmentation)
+    workers = _plan_embedding(options).count_workers()
+    pixels = PixelFeed(manifest, ids.tolist(), dataset.keys.tolist(), image_spec, augmentation, spec.seed, workers)
+    return Supply(
+        dataset=dataset,
+        feed=MapFeed(stores, [_find_rows(store, ids) for store in stores], cut.shapes, spec.views)
+        if cached
+        else pixels,
+        pixels=pixels,
+        cached=cached,
+        stores=stores,
+        embed_seconds=_find_longest(stores),
+        own_embed_seconds=found[0].seconds + found[0].start_seconds,
+    )
+
+
+def _find_longest(stores: Sequence[FeatureStore]) -> float | None:
+    """Find what embedding took, of which each store of one run tells the whole."""
+    times = [store.embed_seconds for store in stores]
+    return None if None in times else max(one for one in times if one is not None)
+
+
+def _plan_embedding(options: FineTuneOptions) -> EmbedOptions:
+    return EmbedOptions(workers=options.workers, runtime=options.runtime, progress=options.progress)
+
+
+def _embed(
+    manifest: Manifest, network: Backbone, options: FineTuneOptions, image: Mapping[str, Any]
+) -> list[Embedding]:
+    """Embed frozen features, into the store that `featx embed` would make, unless that holds others."""
+    name = _name_frozen(Path(options.features), manifest, network, image)
+    return embed(manifest, network, image=image, name=name, folder=options.features, options=_plan_embedding(options))
+
+
+@dataclass(frozen=True, slots=True)
+class _Maps:
+    """Stores of feature maps, which may be there already.
+
+    Attributes:
+        network: Gives the maps.
+        name: What the stores are called; those of several layers have these behind.
+        paths: The stores.
+    """
+
+    network: Backbone
+    name: str
+    paths: tuple[Path, ...]
+
+
+def _plan_maps(
+    manifest: Manifest,
+    network: Backbone,
+    cut: Cut,
+    spec: FineTuneSpec,
+    options: FineTuneOptions,
+    image: Mapping[str, Any],
+) -> _Maps:
+    """Name the stores of feature maps: by source, network, and all that decides their numbers."""
+    sized = {**image, "height": network.height, "width": network.width}
+    planned = plan_views(spec.views, spec.augmentation, spec.seed) if spec.views else None
+    specs = [make_spec(network, output, ImageSpec(**sized), DTYPES[0], planned) for output in network.outputs]
+    digest = hashlib.sha256("".join(one.digest for one in specs).encode()).hexdigest()[:8]
+    stem = f"{_name_source(manifest)}-{name_store(network, 'none', sized, DTYPES[0], planned)}-{digest}"
+    folder, several = Path(options.features) / _MAPS, len(cut.layers) > 1
+    paths = name_files(folder, stem, list(cut.layers) if several else [""])
+    return _Maps(network, stem, tuple(paths))
+
+
+def _embed_maps(
+    manifest: Manifest, maps: _Maps, spec: FineTuneSpec, options: FineTuneOptions, image: Mapping[str, Any]
+) -> list[Embedding]:
+    """Embed the feature maps at a cut, each layer's into a store of its own."""
+    varied: dict[str, Any] = {"views": spec.views, "augmentation": spec.augmentation} if spec.views else {}
+    return embed(
+        manifest,
+        maps.network,
+        image=image,
+        name=maps.name,
+        folder=Path(options.features) / _MAPS,
+        options=_plan_embedding(options),
+        view_seed=spec.seed,
+        **varied,
+    )
+
+
+def _report_quarantine(found: Sequence[Embedding], options: FineTuneOptions) -> None:
+    """Name images that cannot be used, and why."""
+    bad = {name: reason for embedding in found for name, _, reason in embedding.store.quarantine}
+    for name, reason in list(bad.items())[:_NAMED_IMAGES]:
+        options.say(f"quarantined {to_printable(name)}: {to_printable(reason)}")
+    if len(bad) > _NAMED_IMAGES:
+        options.say(f"quarantined: {len(bad) - _NAMED_IMAGES:,} more; `featx info {found[0].store.path}` lists them")
+
+
+def _name_source(manifest: Manifest) -> str:
+    """Name what maps are of, so that those of another source with the same names of files have another store."""
+    source = describe_source(manifest)
+    return f"{Path(source).stem}-{hashlib.sha256(source.encode()).hexdigest()[:6]}"
+
+
+def _name_frozen(folder: Path, manifest: Manifest, network: Backbone, image: Mapping[str, Any]) -> str:
+    """Name the store of frozen features: one of this source that is there, under whatever name, or a new one."""
+    output, size = network.outputs[0], {"height": network.height, "width": network.width}
+    spec = make_spec(network, output, ImageSpec(**{**image, **size}))
+    taken = set[str]()
+    for path in sorted(folder.glob("[!.]*.h5")):
+        taken.add(path.stem)
+        with contextlib.suppress(StoreError):
+            store = FeatureStore(path)
+            if store.spec.digest == spec.digest and store.source == describe_source(manifest):
+                return path.stem
+    usual = name_store(network, None, image, DTYPES[0])
+    of_source = f"{_name_source(manifest)}-{usual}"
+    names = (usual, of_source, f"{of_source}-{spec.digest[:8]}")
+    return next((name for name in names if name not in taken), names[-1])
+
+
+def _decide(
+    maps: _Maps | None, cut: Cut, n_items: int, spec: FineTuneSpec, options: FineTuneOptions, obstacle: str
+) -> tuple[bool, str]:
+    """Decide whether feature maps are cached, and say what that means in one line."""
+    if obstacle and options.cache == "yes":
+        msg = f"feature maps cannot be cached: {obstacle}; or leave out --cache yes"
+        raise UsageError(msg)
+    views = f" x {1 + spec.views} views" if spec.views else ""
+    needed = n_items * (1 + spec.views) * cut.map_bytes
+    size = f"{n_items:,} images{views} x {format_bytes(cut.map_bytes)} = {format_bytes(needed)} of disk"
+    folder, layers = Path(options.features), ", ".join(cut.layers)
+    if maps and all(path.is_file() for path in maps.paths):
+        return True, f"what is frozen runs once: the maps of {layers} are in {folder / _MAPS} ({size})"
+    reason = obstacle
+    if not reason and options.cache == "no":
+        reason = f"without the cache, which would take {size}"
+    if not reason and options.cache == "auto" and not cut.has_weights:
+        reason = f"nothing before {layers} has weights, so its maps would spare decoding alone"
+    if not reason and options.cache == "auto" and needed > _find_free(folder) / _FREE_PARTS:
+        reason = f"the maps would take {size}, more than half of what is free; --cache yes does it all the same"
+    if reason:
+        return False, f"the whole network runs in every epoch: {reason}"
+    kept = f"embedded into {folder / _MAPS}, {size}, which may be deleted when no run needs them any more"
+    return True, f"what is frozen runs once: the maps of {layers} are {kept}"
+
+
+def _find_obstacle(cut: Cut, spec: FineTuneSpec) -> str:
+    if not cut.layers:
+        return cut.obstacle or "its first layer learns too"
+    if spec.augmentation and not spec.views:
+        return "images are varied anew in each; give each some views that can be kept, such as --views 4"
+    return ""
+
+
+def _find_free(folder: Path) -> int:
+    """Find the free bytes of the disk that a folder is on, or will be."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def _find_rows(store: FeatureStore, ids: NDArray[np.str_]) -> NDArray[np.intp]:
+    """Find the row of each item in a store.
+
+    Raises:
+        DataError: If it lacks one.
+    """
+    rows = {name: row for row, name in enumerate(store.ids.tolist())}
+    missing = [name for name in ids.tolist() if name not in rows]
+    if missing:
+        msg = f"{store.path} lacks {len(missing)} images that other maps have, such as {missing[0]}; use --cache no"
+        raise DataError(msg)
+    return np.array([rows[name] for name in ids.tolist()], np.intp)

@@ -1,0 +1,326 @@
+"""A dataset: the labelled rows of a store, and which of them are trained on.
+
+The test targets can be taken once. A second look, whatever for, is an error.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import DataError, UsageError
+from featx.heads.rows import FeatureRows
+from featx.items.splits import assign_folds, describe_ungrouped, find_groups, find_leaks, find_units, hold_out
+from featx.options import VIEWS
+from featx.store import FeatureStore
+
+MIN_CLASSES = 2
+
+#: So many different numbers may still be names of classes.
+_MOST_NUMBERS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Labelled features.
+
+    Attributes:
+        store: Where they come from.
+        rows: int `(n_items,)`: the rows of the store that have a label.
+        classes: The distinct labels, sorted.
+        targets: int `(n_items,)`: the position of each label in `classes`.
+        splits, groups, keys: Text `(n_items,)`: split of the source, group, sha256.
+        notes: What the user should know.
+        views: What is learnt from a store with views; see `FitOptions`.
+    """
+
+    store: FeatureStore
+    rows: NDArray[np.intp]
+    classes: tuple[str, ...]
+    targets: NDArray[np.intp]
+    splits: NDArray[np.str_]
+    groups: NDArray[np.str_]
+    keys: NDArray[np.str_]
+    notes: tuple[str, ...]
+    views: str = VIEWS[0]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> NDArray[np.str_]:
+        """The label of each item."""
+        return np.asarray(self.classes)[self.targets]
+
+    def take_features(self, members: NDArray[np.bool_] | None = None) -> FeatureRows:
+        """Take the features of some items, or of all, `(n, dim)`; they are read when they are needed.
+
+        Of a store with views, they are the mean over the views of each item, or of the image itself.
+        """
+        rows = self.rows if members is None else self.rows[members]
+        return open_rows(self.store, None if len(rows) == len(self.store) else rows, self.views)
+
+    @property
+    def n_copies(self) -> int:
+        """Rows that are learnt from each item."""
+        return self.store.spec.n_views if self.views == "augment" else 1
+
+    def take_lessons(self, members: NDArray[np.bool_]) -> "Lessons":
+        """Take what is learnt from some items: a row for each, or for each of its views."""
+        copies, targets, units = self.n_copies, self.targets[members], self.find_units(members)
+        if copies == 1:
+            return Lessons(self.take_features(members), targets, units)
+        rows = (self.rows[members][:, None] * copies + np.arange(copies)).ravel()
+        features = self.store.features.reshape(len(self.store) * copies, -1)  # a view of the file, as it is mapped
+        return Lessons(FeatureRows(features, rows), np.repeat(targets, copies), np.repeat(units, copies))
+
+    def assign_folds(self, members: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.intp]:
+        """Deal some items to folds that keep classes balanced, and groups and duplicates whole."""
+        labels, keys, groups = (values[members].tolist() for values in (self.labels, self.keys, self.groups))
+        return assign_folds(keys, labels, groups, folds=folds, seed=seed)
+
+    def find_units(self, members: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Find which of some items stay together, by group or by equal bytes: int `(n,)`."""
+        return find_units(self.keys[members].tolist(), self.groups[members].tolist())[0]
+
+    def count_units(self, members: NDArray[np.bool_]) -> int:
+        """Count the parts that can be dealt to folds, groups or images, of the class that has most of them."""
+        units = self.find_units(members).tolist()
+        pairs = {(unit, target) for unit, target in zip(units, self.targets[members].tolist(), strict=True)}
+        return max(Counter(target for _, target in pairs).values(), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Lessons:
+    """What a head learns from: rows that stand together for the items they are views of, the plain one first.
+
+    Attributes:
+        features: `(n_rows, dim)`.
+        targets: int `(n_rows,)`.
+        units: int `(n_rows,)`: which rows stay together, by item, group or equal bytes.
+    """
+
+    features: FeatureRows
+    targets: NDArray[np.intp]
+    units: NDArray[np.intp]
+
+
+def open_rows(store: FeatureStore, rows: NDArray[np.intp] | None, views: str = VIEWS[0]) -> FeatureRows:
+    """Open rows of a store as one vector each, `(n, dim)`: the mean over their views, or the image itself.
+
+    Args:
+        store: The store.
+        rows: int `(n,)`; all if None.
+        views: `average`; anything else takes the image itself.
+    """
+    n_views = store.spec.n_views
+    if views == "average" or n_views == 1:
+        return FeatureRows(store.features, rows, n_views)
+    return FeatureRows(store.features[:, : store.dim // n_views], rows)
+
+
+class HeldOut:
+    """Items that are kept from training, and whose targets can be taken once."""
+
+    def __init__(self, dataset: Dataset, members: NDArray[np.bool_]) -> None:
+        self._dataset = dataset
+        self.members = members
+        self._opened = False
+
+    def __len__(self) -> int:
+        return int(self.members.sum())
+
+    def open_targets(self) -> NDArray[np.intp]:
+        """Take the targets, the first time.
+
+        Raises:
+            RuntimeError: The second time: the test split is for one final evaluation.
+        """
+        if self._opened:
+            msg = "the test targets were taken before; the test split is for one final evaluation"
+            raise RuntimeError(msg)
+        self._opened = True
+        return self._dataset.targets[self.members]
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """Which items train, validate and test.
+
+    Attributes:
+        train: bool `(n_items,)`.
+        validation: bool `(n_items,)`; none where the folds of `train` validate.
+        test: The held-out items.
+        origin: `source` or `hold-out`: who drew the line.
+        test_name: Name of the split that is reported on.
+        notes: What the user should know.
+    """
+
+    train: NDArray[np.bool_]
+    validation: NDArray[np.bool_]
+    test: HeldOut
+    origin: str
+    test_name: str
+    notes: tuple[str, ...]
+
+
+def load_dataset(store: FeatureStore, *, group: str = "", views: str | None = VIEWS[0]) -> Dataset:
+    """Take the labelled rows of a store.
+
+    Args:
+        store: The store.
+        group: What keeps items together: empty for the groups in the store, `folder`
+            for the folder of each image, a column of the table that was embedded, or a
+            regular expression with one group, searched in each item's id.
+        views: What is learnt from a store with views; see `FitOptions`. None where no head learns from its rows.
+
+    Raises:
+        DataError: If there are no labels, or one class only; if the labels are measurements, or several
+            classes each.
+        UsageError: If `group` is none of these, or views are to be learnt and there are none.
+    """
+    labelled = store.labels != ""
+    if not labelled.any():
+        msg = f"{store.path} has no labels: embed a folder of class folders, or a table with a label column"
+        raise DataError(msg)
+    notes = [] if labelled.all() else [f"{int((~labelled).sum())} of {len(store)} items have no label and are left out"]
+    rows = np.flatnonzero(labelled)
+    classes, targets = np.unique(store.labels[rows], return_inverse=True)
+    if len(classes) < MIN_CLASSES:
+        msg = f"{store.path} has one class only ({classes[0]}); a classifier needs at least two"
+        raise DataError(msg)
+    _refuse_other_targets(store, classes.tolist(), len(rows))
+    found = find_groups(store.ids.tolist(), group, store.source, store.reading) if group else store.groups
+    groups = np.asarray(found)[rows]
+    notes += describe_ungrouped(groups.tolist(), group)
+    notes += _note_views(store, views) if views else []
+    columns = (store.splits[rows], groups, store.sha256[rows])
+    return Dataset(store, rows, tuple(classes.tolist()), targets, *columns, tuple(notes), views or VIEWS[-1])
+
+
+def _note_views(store: FeatureStore, views: str) -> list[str]:
+    """Say what is done with the views of a store."""
+    n_views = store.spec.n_views
+    if n_views == 1:
+        if views == "augment":
+            msg = f"{store.path} has no views to augment by; embed again with --views 4 --augment light"
+            raise UsageError(msg)
+        return []
+    meaning = {
+        "average": f"the mean over its {n_views} views stands for each item, also when a bundle predicts",
+        "augment": f"each of the {n_views} views of an item is learnt as a row; tests and predictions take the image",
+        "plain": f"of the {n_views} views of an item only the image itself is taken",
+    }
+    return [f"{store.path}: {meaning[views]}"]
+
+
+def _refuse_other_targets(store: FeatureStore, classes: Sequence[str], n_items: int) -> None:
+    """Refuse what is no choice of one class: measurements, and several labels of one image."""
+    numbers = len(classes) > max(_MOST_NUMBERS, n_items // 10) and all(map(_is_number, classes))
+    if numbers and not all(float(name).is_integer() for name in classes):
+        msg = (
+            f"{store.path} has {len(classes)} different numbers for labels, such as {classes[0]}: regression is "
+            "not supported; give classes, such as ranges of them, as labels"
+        )
+        raise DataError(msg)
+    for mark in "|;":
+        several = [name for name in classes if mark in name]
+        parts = {part.strip() for name in classes for part in name.split(mark)}
+        if several and len(parts) < len(classes):
+            msg = (
+                f"{store.path} has labels of several classes, such as {several[0]!r}: multi-label targets are "
+                "not supported; give each image one label"
+            )
+            raise DataError(msg)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def split_dataset(dataset: Dataset, *, test_size: float, seed: int) -> Partition:
+    """Split as the source does, else by a stable hash of each item's content.
+
+    A source with test items is tested on them and validated on its val items, if any;
+    one with val items alone is tested on these. It trains on its train items, or, if it
+    names none, on those in no split; one that names train items alone is tested on the
+    others. Training items with the bytes of a held-out one are left out.
+
+    Raises:
+        DataError: If training lacks a class that the test has, or either is empty.
+    """
+    names = set(dataset.splits.tolist()) - {""}
+    if names & {"val", "test"} or (names and (dataset.splits == "").any()):
+        partition = _split_by_source(dataset, names)
+    else:
+        labels, groups = dataset.labels.tolist(), dataset.groups.tolist()
+        held = hold_out(dataset.keys.tolist(), labels, groups, test_size=test_size, seed=seed)
+        nobody = np.zeros(len(dataset), bool)
+        partition = Partition(~held.test, nobody, HeldOut(dataset, held.test), "hold-out", "test", held.notes)
+    _check_classes(dataset, partition.train, partition.test.members, partition.test_name)
+    return partition
+
+
+def _split_by_source(dataset: Dataset, names: set[str]) -> Partition:
+    test_name = "val" if "val" in names and "test" not in names else "test"
+    test = dataset.splits == (test_name if test_name in names else "")
+    validation = (dataset.splits == "val") & ~test
+    train = dataset.splits == ("train" if "train" in names else "")
+    unused = ~(train | validation | test)
+    notes = []
+    if unused.any():
+        notes.append(f"{int(unused.sum())} items are in no split while others are in train, and are left out")
+    leaks = find_leaks(dataset.keys.tolist(), np.where(train, "train", dataset.splits).tolist())
+    if leaks.any():
+        first = dataset.store.ids[dataset.rows[leaks]][0]
+        notes.append(
+            f"{int(leaks.sum())} training or validation images have the same bytes as one of a later split "
+            f"(such as {first}) and are left out"
+        )
+    sources = "train or val" if validation.any() else "train"
+    for learnt, held, words in (
+        (train | validation, test, f"in {sources} and in {test_name}"),
+        (train, validation, "in train and in val"),
+    ):
+        straddling = (set(dataset.groups[learnt].tolist()) & set(dataset.groups[held].tolist())) - {""}
+        if straddling:
+            notes.append(
+                f"{len(straddling)} groups of the source are {words} (such as {min(straddling)}), "
+                f"so the numbers flatter"
+            )
+    untested = set(dataset.targets[train].tolist()) - set(dataset.targets[test].tolist())
+    if untested:
+        notes.append(
+            f"{test_name} has no item of {_name_classes(dataset, untested)}; means over classes are of the others"
+        )
+    untrained = set(dataset.targets[validation].tolist()) - set(dataset.targets[train].tolist())
+    if untrained:
+        notes.append(f"val has classes that train lacks: {_name_classes(dataset, untrained)}; they count as wrong")
+    test_items = HeldOut(dataset, test)
+    return Partition(train & ~leaks, validation & ~leaks, test_items, "source", test_name, tuple(notes))
+
+
+def _check_classes(dataset: Dataset, train: NDArray[np.bool_], test: NDArray[np.bool_], test_name: str) -> None:
+    for members, name in ((train, "train"), (test, test_name)):
+        if not members.any():
+            msg = f"the {name} split is empty; give more images or another --test-size"
+            raise DataError(msg)
+    lacking = _name_classes(dataset, set(dataset.targets[test].tolist()) - set(dataset.targets[train].tolist()))
+    if lacking:
+        trained = _name_classes(dataset, set(dataset.targets[train].tolist()))
+        msg = f"{test_name} has classes that train lacks: {lacking}; train has {trained}. Are the folders named alike?"
+        raise DataError(msg)
+    if len(set(dataset.targets[train].tolist())) < MIN_CLASSES:
+        msg = "the train split has one class only; a classifier needs at least two"
+        raise DataError(msg)
+
+
+def _name_classes(dataset: Dataset, targets: Sequence[int] | set[int], most: int = 8) -> str:
+    names = [dataset.classes[target] for target in sorted(targets)]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

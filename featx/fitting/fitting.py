@@ -1,0 +1,354 @@
+"""Training a head on frozen features: choose on folds, refit, test once, bundle."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.bundle import Draft, align_probabilities, write_bundle
+from featx.errors import UsageError
+from featx.evaluation import Evaluation
+from featx.fitting.dataset import Dataset, Partition, load_dataset, split_dataset
+from featx.fitting.illustrations import list_illustrations
+from featx.fitting.learning_curve import Curve, measure_curve, measure_shots
+from featx.fitting.procedure import (
+    deal_folds,
+    evaluate_items,
+    explain_failure,
+    name_classes,
+    read_versions,
+    tabulate_predictions,
+)
+from featx.fitting.protocols import find_protocol, plan_head
+from featx.heads import Candidate, FittedHead, Head, Tuned, fit_head, tune
+from featx.heads.fitting import predict_rows
+from featx.options import FIT_DEFAULTS, FitOptions, Progress
+from featx.specs import HeadSpec
+from featx.store import FeatureStore
+from featx.store.checking import refuse_damage
+from featx.wording import to_text
+
+Probabilities = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One fit and its outcome.
+
+    Attributes:
+        bundle: The folder that was written; None if none was asked for.
+        head: The head, with the params and scaling that were chosen.
+        validation: What the chosen head did on validation items, before it saw the test.
+        test: The final evaluation; with cross-validation, over all its folds.
+        n_train: Items that the shipped head learnt from.
+        test_name: The split that was reported on: `test`, `val` or `5-fold cross-validation`.
+        notes: What the user should know.
+        seconds: Time of everything after loading the store.
+        candidates: What was tried, and how each did on held-out items.
+        protocol: The protocol, if there was one.
+        curve: The learning curve, if it was asked for.
+        shots: Accuracy by items of each class, of a protocol that measures it.
+        finetuned: Of a backbone that was trained too: what learnt, how long, and what it took.
+    """
+
+    bundle: Path | None
+    head: HeadSpec
+    validation: Evaluation
+    test: Evaluation
+    n_train: int
+    test_name: str
+    notes: tuple[str, ...]
+    seconds: float
+    candidates: tuple[Candidate, ...] = ()
+    protocol: str = ""
+    curve: Curve | None = None
+    shots: Curve | None = None
+    finetuned: Mapping[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `featx fit --json` prints and `metrics.json` holds."""
+        return {
+            "bundle": str(self.bundle) if self.bundle else None,
+            "head": self.head.to_dict(),
+            "test_name": self.test_name,
+            "train_items": self.n_train,
+            "validation": self.validation.to_dict(),
+            "test": self.test.to_dict(),
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+            "protocol": self.protocol,
+            "candidates": [candidate.to_dict() for candidate in self.candidates],
+            "curve": self.curve.to_dict() if self.curve else None,
+            "shots": self.shots.to_dict() if self.shots else None,
+            "finetuned": dict(self.finetuned) if self.finetuned else None,
+        }
+
+
+def fit(
+    store: FeatureStore | str | os.PathLike[str],
+    clf: str | None = None,
+    *,
+    params: Mapping[str, Any] | None = None,
+    scaling: str | None = None,
+    calibration: str | None = None,
+    protocol: str | None = None,
+    options: FitOptions = FIT_DEFAULTS,
+) -> Run:
+    """Train a head on a store's features and report on items that it never saw.
+
+    Hyper-parameters and scaling are chosen on folds inside the training split, the
+    head is refitted on train and validation items, and the test is evaluated once.
+
+    Args:
+        store: A store, or its path.
+        clf: Name of a head (see `featx.registry.HEADS`); None for the protocol's, or `logreg`.
+        params: Hyper-parameters that are fixed; the others are chosen.
+        scaling: `none`, `standard` or `l2`; None chooses.
+        calibration: One of `featx.specs.CALIBRATIONS`; None for what the head needs.
+        protocol: One of `featx.fitting.protocols.PROTOCOLS`; None for none.
+        options: How to split and what to write.
+
+    Returns:
+        The run; its bundle is on disk.
+
+    Raises:
+        UnknownNameError: If no head or parameter has that name.
+        DataError: If the items cannot be split or learnt from.
+        StoreFormatError: If the store is damaged.
+    """
+    chosen = find_protocol(protocol) if protocol else None
+    name = clf or (chosen.head if chosen else "logreg")
+    head, spec = plan_head(HeadSpec(name, params or {}, scaling, options.seed, calibration), chosen)
+    if chosen is not None and chosen.shots and options.cv:
+        msg = f"the protocol {chosen.name} needs items that are held out for a test; leave out --cv"
+        raise UsageError(msg)
+    opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
+    started = time.perf_counter()
+    refuse_damage([opened])  # a second for a gigabyte, and a head learns from noise without a word
+    dataset = load_dataset(opened, group=options.group, views=options.views)
+    outcome = (
+        _cross_validate(head, spec, dataset, options)
+        if options.cv
+        else _hold_out(head, spec, dataset, options, chosen.shots if chosen else ())
+    )
+    if options.curve:
+        outcome = replace(outcome, curve=measure_curve(head, spec, dataset, outcome.tuned_on, options.progress))
+    return _conclude(opened, dataset, outcome, options, chosen.name if chosen else "", time.perf_counter() - started)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    fitted: FittedHead
+    tuned: Tuned
+    notes: tuple[str, ...]
+    validation: Evaluation
+    test: Evaluation
+    tested: NDArray[np.intp]
+    probabilities: Probabilities
+    trained: NDArray[np.bool_]
+    tuned_on: NDArray[np.bool_]
+    test_name: str
+    origin: str
+    shots: Curve | None = None
+    curve: Curve | None = None
+
+
+def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions, shots: tuple[int, ...]) -> _Outcome:
+    partition = split_dataset(dataset, test_size=options.test_size, seed=options.seed)
+    train, test = partition.train, partition.test
+    trained = train | partition.validation
+    tuned = _tune(head, spec, dataset, train, options.progress)
+    validation = _validate(head, spec, dataset, partition, tuned)
+    fitted = _fit(head, dataset, trained, tuned, train)
+    probabilities = _predict(fitted, dataset, test.members)
+    targets = test.open_targets()
+    few = measure_shots(head, spec, dataset, trained, (test.members, targets), shots) if shots else None
+    return _Outcome(
+        fitted=fitted,
+        tuned=tuned,
+        notes=(*partition.notes, *(few.notes if few else ())),
+        validation=validation,
+        test=evaluate_items(dataset, test.members, probabilities, targets, options.seed),
+        tested=np.flatnonzero(test.members),
+        probabilities=probabilities,
+        trained=trained,
+        tuned_on=train,
+        test_name=partition.test_name,
+        origin=partition.origin,
+        shots=few,
+    )
+
+
+def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions) -> _Outcome:
+    """Tune, fit and test inside each fold, so that no item is tested by a head that saw it; then ship one of all."""
+    everything = np.ones(len(dataset), bool)
+    outer = dataset.assign_folds(everything, options.cv, options.seed)
+    probabilities = np.zeros((len(dataset), len(dataset.classes)))
+    for fold in range(options.cv):
+        tuned = _tune(head, spec, dataset, outer != fold, _shift(options.progress, fold, options.cv + 1))
+        fitted = _fit(head, dataset, outer != fold, tuned, outer != fold)
+        probabilities[outer == fold] = _predict(fitted, dataset, outer == fold)
+    held = outer >= 0
+    alone = int((~held).sum())
+    notes = [f"{alone} items are alone in their class: trained on in every fold, and not tested"] if alone else []
+    if (dataset.splits != "").any():
+        notes.append("cross-validation takes all items together, whatever split the source puts them in")
+    tuned = _tune(head, spec, dataset, everything, _shift(options.progress, options.cv, options.cv + 1))
+    folded = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
+    return _Outcome(
+        fitted=_fit(head, dataset, everything, tuned, everything),
+        tuned=tuned,
+        notes=tuple(notes),
+        validation=evaluate_items(dataset, everything, folded, dataset.targets, spec.seed),
+        test=evaluate_items(dataset, held, probabilities[held], dataset.targets[held], options.seed),
+        tested=np.flatnonzero(held),
+        probabilities=probabilities[held],
+        trained=everything,
+        tuned_on=everything,
+        test_name=f"{options.cv}-fold cross-validation",
+        origin="cross-validation",
+    )
+
+
+def _tune(head: Head, spec: HeadSpec, dataset: Dataset, train: NDArray[np.bool_], progress: Progress | None) -> Tuned:
+    """Tune on all rows of some items; what is kept of each item is how it fared itself, without its views."""
+    copies, lessons = dataset.n_copies, dataset.take_lessons(train)
+    folds = np.repeat(deal_folds(dataset, train, spec.seed), copies)
+    with explain_failure(spec):
+        tuned = tune(head, lessons.features, lessons.targets, folds, spec=spec, units=lessons.units, progress=progress)
+    kept = slice(None, None, copies)
+    return replace(
+        tuned,
+        scores=tuned.scores[kept],
+        positions=tuned.positions[kept],
+        probabilities=tuned.probabilities[kept],
+    )
+
+
+def _fit(
+    head: Head, dataset: Dataset, members: NDArray[np.bool_], tuned: Tuned, tuned_on: NDArray[np.bool_]
+) -> FittedHead:
+    """Fit what was chosen to some items: those that it was chosen on, or more."""
+    lessons = dataset.take_lessons(members)
+    folds = np.repeat(deal_folds(dataset, members, tuned.spec.seed), dataset.n_copies)
+    # Scores of other classes than these cannot calibrate; then the head makes its own.
+    held_out = (tuned.scores, tuned.classes[tuned.positions]) if set(lessons.targets) == set(tuned.classes) else None
+    fitted = tuned.fitted if np.array_equal(members, tuned_on) else None
+    return fit_head(
+        head,
+        lessons.features,
+        lessons.targets,
+        tuned.spec,
+        folds,
+        units=lessons.units,
+        held_out=held_out,
+        fitted=fitted,
+    )
+
+
+def _validate(head: Head, spec: HeadSpec, dataset: Dataset, partition: Partition, tuned: Tuned) -> Evaluation:
+    """Evaluate on the source's validation split, or on the folds that chose the parameters."""
+    members = partition.validation
+    if not members.any():
+        probabilities = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
+        return evaluate_items(dataset, partition.train, probabilities, dataset.targets[partition.train], spec.seed)
+    fitted = _fit(head, dataset, partition.train, tuned, partition.train)
+    return evaluate_items(dataset, members, _predict(fitted, dataset, members), dataset.targets[members], spec.seed)
+
+
+def _predict(fitted: FittedHead, dataset: Dataset, members: NDArray[np.bool_]) -> Probabilities:
+    probabilities = predict_rows(fitted.estimator, dataset.take_features(members))
+    return align_probabilities(probabilities, fitted.estimator.classes_, len(dataset.classes))
+
+
+def _shift(progress: Progress | None, part: int, parts: int) -> Progress | None:
+    """Show one of several equal parts of the work as that share of the whole."""
+    return None if progress is None else lambda done, total: progress(part * total + done, parts * total)
+
+
+def _conclude(
+    store: FeatureStore,
+    dataset: Dataset,
+    outcome: _Outcome,
+    options: FitOptions,
+    protocol: str,
+    seconds: float,
+) -> Run:
+    tuned, fitted = outcome.tuned, outcome.fitted
+    of_heads = [name_classes(note, dataset.classes) for note in (*tuned.notes, *fitted.notes)]
+    run = Run(
+        bundle=None,
+        head=replace(tuned.spec, params=dict(tuned.params)),
+        validation=outcome.validation,
+        test=outcome.test,
+        n_train=int(outcome.trained.sum()),
+        test_name=outcome.test_name,
+        notes=tuple(dict.fromkeys([*dataset.notes, *outcome.notes, *of_heads, *_note_protocol(protocol, tuned)])),
+        seconds=seconds,
+        candidates=tuned.candidates,
+        protocol=protocol,
+        curve=outcome.curve,
+        shots=outcome.shots,
+    )
+    if options.folder is None:
+        return run
+    draft = _draft_bundle(run, store, dataset, outcome, options)
+    return replace(run, bundle=write_bundle(draft, options.folder, f"{run.head.name}-{to_text(store.path.stem)}"))
+
+
+def _note_protocol(name: str, tuned: Tuned) -> list[str]:
+    """Note values of a protocol that these items are too few for."""
+    notes = []
+    for parameter, values in find_protocol(name).grid.items() if name else ():
+        left = sorted(set(values) - {candidate.params[parameter] for candidate in tuned.candidates})
+        if left:
+            shown = ", ".join(f"{value:g}" for value in left)
+            notes.append(
+                f"the protocol {name} asks for {parameter} {shown} too, for which the folds have too few items"
+            )
+    return notes
+
+
+def _draft_bundle(run: Run, store: FeatureStore, dataset: Dataset, outcome: _Outcome, options: FitOptions) -> Draft:
+    record: dict[str, Any] = {
+        "candidates": [candidate.to_dict() for candidate in run.candidates],
+        "protocol": run.protocol,
+        "created_with": {**store.created_with, **read_versions()},
+        "split": {"origin": outcome.origin, "test_size": options.test_size, "cv": options.cv, "group": options.group},
+        "store": {
+            "path": to_text(str(store.path)),
+            "source": store.source,
+            "items": len(store),
+            "embed_seconds": store.embed_seconds,
+        },
+    }
+    if store.spec.views:
+        record["views"] = {"learnt": options.views, **store.spec.views.to_dict()}
+    ids, labels = store.ids[dataset.rows], dataset.labels
+    truth = dataset.targets[outcome.tested]
+    return Draft(
+        # What is learnt from the mean over views needs them of new images too; the others take the image itself.
+        embed_spec=store.spec if options.views == "average" else replace(store.spec, views=None),
+        head_spec=run.head,
+        classes=dataset.classes,
+        golden=store.golden,
+        head=outcome.fitted.estimator,
+        backbone_file=store.backbone_file,
+        record=record,
+        test=outcome.test,
+        metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
+        items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
+        predictions=tabulate_predictions(ids, labels, outcome.tested, outcome.probabilities, dataset.classes),
+        extras=list_illustrations(run, outcome.tuned, outcome.fitted, outcome.probabilities, truth),
+    )
+
+
+def _name_roles(outcome: _Outcome) -> NDArray[np.str_]:
+    tested = np.zeros(len(outcome.trained), bool)
+    tested[outcome.tested] = True
+    return np.select([outcome.trained, tested], ["trained", "tested"], "unused")

@@ -1,0 +1,133 @@
+"""What a bundle shows beside its numbers: each picture as PNG and SVG, with the numbers as CSV beside it."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from featx.bundle import write_table
+from featx.evaluation.plots import plot_history, plot_learning, plot_path, plot_reliability, write_history
+from featx.evaluation.reliability import Reliability, measure_reliability
+from featx.fitting.learning_curve import Curve
+from featx.heads import Candidate, FittedHead, Tuned
+from featx.heads.networks import NetworkClassifier
+
+if TYPE_CHECKING:
+    from featx.fitting.fitting import Run
+
+Writer = Callable[[Path], object]
+Floats = NDArray[np.floating[Any]]
+
+
+def list_illustrations(
+    run: "Run", tuned: Tuned, fitted: FittedHead, probabilities: Floats, targets: NDArray[np.intp]
+) -> dict[str, Writer]:
+    """List what a bundle has beyond the head and its metrics.
+
+    Args:
+        run: The run.
+        tuned: How the head was chosen.
+        fitted: The head.
+        probabilities: float `(n_tested, n_classes)`, of the tested items.
+        targets: int `(n_tested,)`, their classes.
+
+    Returns:
+        By name of the file, what writes it.
+    """
+    curves = compare_reliability(run, tuned, probabilities, targets)
+    files: dict[str, Writer] = {
+        "reliability.csv": functools.partial(write_table, tabulate_reliability(curves)),
+        "reliability.png": functools.partial(plot_reliability, curves),
+    }
+    files |= _list_path(run, tuned.candidates)
+    step = fitted.estimator[-1]
+    network = getattr(step, "classifier_", step)  # without its calibration, if it has one
+    if isinstance(network, NetworkClassifier):
+        files |= {
+            "curves.csv": functools.partial(write_history, network.history_),
+            "curves.png": functools.partial(plot_history, network.history_),
+            "head.keras": lambda path: network.to_keras().save(path),
+        }
+    grown = (
+        ("learning_curve", run.curve, "training items"),
+        ("few_shots", run.shots, "items of each class (interval over draws)"),
+    )
+    for name, curve, label in grown:
+        if curve is not None:
+            files[f"{name}.csv"] = functools.partial(write_table, curve.tabulate())
+            files[f"{name}.png"] = functools.partial(_draw_curve, curve, label)
+    return files
+
+
+def compare_reliability(
+    run: "Run", tuned: Tuned, probabilities: Floats, targets: NDArray[np.intp]
+) -> dict[str, Reliability]:
+    """Measure the reliability of the test, and before and after calibration that of what was held out in tuning."""
+    before = special.softmax(tuned.scores.astype(np.float64), axis=1)
+    curves = {"held out": measure_reliability(tuned.probabilities, tuned.positions)}
+    if not np.allclose(before, tuned.probabilities, atol=1e-6):
+        curves = {
+            "held out, not calibrated": measure_reliability(before, tuned.positions),
+            "held out, calibrated": curves["held out"],
+        }
+    return curves | {run.test_name: measure_reliability(probabilities, targets)}
+
+
+def tabulate_reliability(curves: Mapping[str, Reliability]) -> dict[str, list[Any]]:
+    """Return the bins of all curves as the columns of one table."""
+    columns: dict[str, list[Any]] = {name: [] for name in ("items", "confidence", "accuracy", "low", "high", "count")}
+    for name, curve in curves.items():
+        filled = curve.counts > 0
+        values = (curve.confidences, curve.accuracies, curve.lows, curve.highs, curve.counts)
+        for column, cells in zip(
+            columns, ([name] * int(filled.sum()), *(v[filled].tolist() for v in values)), strict=True
+        ):
+            columns[column] += cells
+    return columns
+
+
+def find_swept(candidates: Sequence[Candidate]) -> str:
+    """Name the number of which candidates have several values; nothing if there is none."""
+    for name, value in candidates[0].params.items():
+        if (
+            isinstance(value, int | float)
+            and len({c.params[name] for c in candidates if c.scaling == candidates[0].scaling}) > 1
+        ):
+            return name
+    return ""
+
+
+def _list_path(run: "Run", candidates: Sequence[Candidate]) -> dict[str, Writer]:
+    """List the table and the picture of accuracy against what was tuned."""
+    swept = find_swept(candidates)
+    if not swept:
+        return {}
+    curves = {}
+    for scaling in dict.fromkeys(candidate.scaling for candidate in candidates):
+        tried = [candidate for candidate in candidates if candidate.scaling == scaling]
+        curves[f"scaling {scaling}"] = (
+            [candidate.params[swept] for candidate in tried],
+            [candidate.accuracy for candidate in tried],
+            [candidate.accuracy_std for candidate in tried],
+        )
+    table = {
+        "scaling": [candidate.scaling for candidate in candidates],
+        swept: [candidate.params[swept] for candidate in candidates],
+        "accuracy": [candidate.accuracy for candidate in candidates],
+        "accuracy_std": [candidate.accuracy_std for candidate in candidates],
+        "log_loss": [candidate.log_loss for candidate in candidates],
+    }
+    title = f"{run.head.name}, protocol {run.protocol}" if run.protocol else run.head.name
+    chosen = (f"scaling {run.head.scaling}", run.head.params[swept])
+    return {
+        "path.csv": functools.partial(write_table, table),
+        "path.png": lambda path: plot_path(title, curves, chosen, path, label=swept),
+    }
+
+
+def _draw_curve(curve: Curve, label: str, path: Path) -> None:
+    plot_learning(curve.sizes, curve.means, curve.lows, curve.highs, path, forecast=curve.forecast, label=label)

@@ -1,0 +1,245 @@
+"""How accuracy grows with the items that a head learns from: the learning curve, and few shots."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from featx.errors import DataError
+from featx.evaluation import compute_wilson_interval
+from featx.evaluation.forecast import Forecast, forecast_accuracy
+from featx.evaluation.intervals import encode_groups, estimate_effective_items
+from featx.fitting.dataset import Dataset
+from featx.fitting.procedure import deal_folds, learn
+from featx.heads import Head, make_head
+from featx.heads.fitting import predict_rows
+from featx.heads.tuning import plan_candidates
+from featx.options import Progress
+from featx.specs import HeadSpec
+
+Members = NDArray[np.bool_]
+
+#: Parts of the training items that the curve is measured at, and how often.
+_SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+_REPEATS = 5
+_FOLDS = 5
+_FEWEST_SIZES = 3
+
+#: Draws of each number of shots.
+_DRAWS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Accuracy by the number of items that were learnt from.
+
+    Attributes:
+        sizes: Items, or items of each class for few shots.
+        accuracies: float64 (n_sizes, n_repeats).
+        lows: float64 (n_sizes,), lower ends of 95 % intervals of the means.
+        highs: float64 (n_sizes,), upper ends.
+        forecast: What twice the items would bring; None for few shots.
+        notes: What the user should know.
+    """
+
+    sizes: tuple[int, ...]
+    accuracies: NDArray[np.float64]
+    lows: NDArray[np.float64]
+    highs: NDArray[np.float64]
+    forecast: Forecast | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """The mean accuracy at each size, float64 (n_sizes,)."""
+        return np.asarray(self.accuracies.mean(axis=1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        values = {
+            "sizes": list(self.sizes),
+            "accuracy": self.means.tolist(),
+            "accuracy_low": self.lows.tolist(),
+            "accuracy_high": self.highs.tolist(),
+            "accuracies": self.accuracies.tolist(),
+        }
+        return (
+            values
+            if self.forecast is None
+            else values | {"forecast": {**self.forecast.to_dict(), "words": str(self.forecast)}}
+        )
+
+    def tabulate(self) -> Mapping[str, list[Any]]:
+        """Return the columns of a table."""
+        return {
+            "size": list(self.sizes),
+            "accuracy": self.means.tolist(),
+            "accuracy_low": self.lows.tolist(),
+            "accuracy_high": self.highs.tolist(),
+            **{f"accuracy_{at + 1}": column.tolist() for at, column in enumerate(self.accuracies.T)},
+        }
+
+
+def measure_curve(
+    head: Head, spec: HeadSpec, dataset: Dataset, members: Members, progress: Progress | None = None
+) -> Curve:
+    """Measure the learning curve of a head inside some items; the test is not touched.
+
+    In each of five rounds another fifth of the items, whole groups and duplicates, is held out.
+    Growing parts of the others, whole groups again, each part within the next and with about the
+    same shares of the classes, are learnt from, parameters tuned anew for each, and the held-out
+    fifth is predicted. Intervals are Wilson's, at what grouped items are worth.
+
+    Args:
+        head: What is tuned and fitted.
+        spec: What is fixed.
+        dataset: Where the items are.
+        members: bool `(n_items,)`, the training items.
+        progress: Called with fits done and in all.
+
+    Raises:
+        DataError: If there are too few items for three sizes.
+    """
+    folds = max(2, min(_FOLDS, dataset.count_units(members)))
+    folds = max(2, min(_FOLDS, dataset.count_units(members)))
+    dealt = np.full(len(dataset), -1)
+    dealt[members] = dataset.assign_folds(members, folds, spec.seed)
+    plans = [_plan_parts(dataset, members, dealt == fold, spec.seed) for fold in range(min(_REPEATS, folds))]
+    _check_plans(plans, int(members.sum()))
+    accuracies = np.empty((len(_SHARES), len(plans)))
+    correct = np.zeros((len(_SHARES), len(dataset)))
+    for repeat, parts in enumerate(plans):
+        held = dealt == repeat
+        for at, part in enumerate(parts):
+            correct[at, held] = _answer(head, spec, dataset, part, (held, dataset.targets[held]))
+            accuracies[at, repeat] = correct[at, held].mean()
+            if progress is not None:
+                progress(repeat * len(_SHARES) + at + 1, len(plans) * len(_SHARES))
+    counts = np.round(np.mean([[len(part) for part in parts] for parts in plans], axis=0)).astype(int)
+    _, kept = np.unique(counts, return_index=True)
+    tested = (dealt >= 0) & (dealt < len(plans))
+    ends = np.array([_find_interval(correct[at, tested], dataset.groups[tested]) for at in kept])
+    sizes = tuple(counts[kept].tolist())
+    forecast = forecast_accuracy(sizes, accuracies[kept], seed=spec.seed)
+    return Curve(sizes, accuracies[kept], ends[:, 0], ends[:, 1], forecast)
+
+
+def measure_shots(
+    head: Head,
+    spec: HeadSpec,
+    dataset: Dataset,
+    members: Members,
+    test: tuple[Members, NDArray[np.intp]],
+    shots: tuple[int, ...],
+) -> Curve:
+    """Measure a head that learns from few items of each class, over several draws.
+
+    Args:
+        head: What is tuned and fitted.
+        spec: What is fixed.
+        dataset: Where the items are.
+        members: bool `(n_items,)`, the training items to draw from.
+        test: bool `(n_items,)` and the targets of these items.
+        shots: Items of each class.
+
+    Returns:
+        The curve; its intervals are of the mean over draws (Student's t), the test items given.
+    """
+    held, targets = test
+    accuracies = np.empty((len(shots), _DRAWS))
+    for draw in range(_DRAWS):
+        for at, count in enumerate(shots):
+            part = _take_shots(dataset, members, count, spec.seed + draw)
+            accuracies[at, draw] = _answer(head, spec, dataset, part, (held, targets)).mean()
+    reach = stats.t.ppf(0.975, _DRAWS - 1) * accuracies.std(axis=1, ddof=1) / np.sqrt(_DRAWS)
+    means = accuracies.mean(axis=1)
+    distinct = [
+        len(set(dataset.keys[members & (dataset.targets == target)].tolist()))
+        for target in np.unique(dataset.targets[members])
+    ]
+    notes = [f"a class has {min(distinct)} different training items only, and gave all of them to more shots than that"]
+    few = tuple(notes) if min(distinct) < max(shots) else ()
+    return Curve(shots, accuracies, np.maximum(means - reach, 0), np.minimum(means + reach, 1), None, few)
+
+
+def _plan_parts(dataset: Dataset, members: Members, held: Members, seed: int) -> list[NDArray[np.intp]]:
+    """List growing parts of the items that are not held out: whole units, two of each class at least."""
+    rows = np.flatnonzero(members & ~held)
+    units = dataset.find_units(members & ~held)
+    order = np.argsort(np.random.default_rng(seed).permutation(units.max() + 1)[units], kind="stable")
+    rows, units, targets = rows[order], units[order], dataset.targets[rows[order]]
+    parts = []
+    for share in _SHARES:
+        chosen = set[int]()
+        for target in np.unique(targets):
+            own = units[targets == target]
+            firsts = np.flatnonzero(np.diff(own, prepend=-1))  # where each unit of the class begins
+            chosen.update(own[: max(round(share * len(own)), 1 + firsts[min(1, len(firsts) - 1)])].tolist())
+        parts.append(np.sort(rows[np.isin(units, list(chosen))]))
+    return parts
+
+
+def _check_plans(plans: list[list[NDArray[np.intp]]], n_items: int) -> None:
+    """Refuse parts that are not of different sizes.
+
+    Raises:
+        DataError: If there are too few items, or groups of them.
+    """
+    if min(len({len(part) for part in parts}) for parts in plans) < _FEWEST_SIZES:
+        msg = f"{n_items} training items, or their groups, are too few for a learning curve; leave out --curve"
+        raise DataError(msg)
+
+
+def _find_interval(correct: NDArray[np.float64], groups: NDArray[np.str_]) -> tuple[float, float]:
+    right, worth = correct > 0, float(len(correct))
+    if (groups != "").any():
+        worth = estimate_effective_items(right, encode_groups(groups.tolist()))
+    low, high = compute_wilson_interval(right.mean() * worth, worth)
+    return float(low), float(high)
+
+
+def _take_shots(dataset: Dataset, members: Members, count: int, seed: int) -> NDArray[np.intp]:
+    """Draw items of each class, one of each group in turn until there are enough, none with the bytes of another."""
+    rows = np.flatnonzero(members)
+    _, firsts = np.unique(dataset.keys[rows], return_index=True)
+    rows = rows[np.sort(firsts)]
+    rows = rows[np.random.default_rng(seed).permutation(len(rows))]
+    kept = np.zeros(len(dataset), bool)
+    kept[rows] = True
+    units = np.empty(len(dataset), np.intp)
+    units[np.flatnonzero(kept)] = dataset.find_units(kept)
+    drawn = []
+    for target in np.unique(dataset.targets[rows]):
+        own = rows[dataset.targets[rows] == target]
+        turns = np.empty(len(own), np.intp)
+        seen = Counter[int]()
+        for at, unit in enumerate(units[own].tolist()):
+            turns[at] = seen[unit]
+            seen[unit] += 1
+        drawn.append(own[np.argsort(turns, kind="stable")][:count])
+    return np.sort(np.concatenate(drawn))
+
+
+def _answer(
+    head: Head, spec: HeadSpec, dataset: Dataset, part: NDArray[np.intp], test: tuple[Members, NDArray[np.intp]]
+) -> NDArray[np.bool_]:
+    """Learn from some items, and return which of others are then right."""
+    members = np.zeros(len(dataset), bool)
+    members[part] = True
+    plain = spec if spec.calibration else replace(spec, calibration="none")  # a temperature changes no choice
+    lessons = dataset.take_lessons(members)
+    X, own = lessons.features, lessons.targets
+    if dataset.count_units(members) == 1:  # nothing can be held out to choose by
+        scaling, grid = next(iter(plan_candidates(head, X, plain, len(X)).items()))
+        middle = replace(plain, scaling=scaling, params=grid[len(grid) // 2], calibration="none")
+        estimator = make_head(middle).fit(np.asarray(X), own)
+    else:
+        folds = np.repeat(deal_folds(dataset, members, spec.seed), dataset.n_copies)
+        estimator = learn(head, plain, X, own, folds, lessons.units).fitted.estimator
+    held, truth = test
+    predicted = estimator.classes_[predict_rows(estimator, dataset.take_features(held)).argmax(axis=1)]
+    return np.asarray(predicted == truth)

@@ -1,0 +1,129 @@
+"""Where the time of a run goes, so that a user knows what would make it faster."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from featx.options import count_cores
+
+READ, DECODE, INFER, WRITE = "read+hash", "decode", "infer", "write"
+
+# In any run some cores are idle for some of the time, which is nobody's disk.
+_USUALLY_IDLE = 0.15
+
+#: The stages of an embedding run, in the order of the data.
+STAGES = (READ, DECODE, INFER, WRITE)
+
+
+class Timing:
+    """Adds up the seconds of each stage over all threads, from when it is made.
+
+    A thread that waits for a core or for Python's lock is in no stage, so that stages count their own processor
+    time. To that, reading and writing add what they waited for disks and drives, as far as more cores
+    than usual were idle meanwhile. The network has what is left of the process's time, because it runs in
+    threads that no clock of Python sees; on a device, it has the time that its calls take.
+
+    Attributes:
+        is_on_device: Whether the network runs on a GPU.
+    """
+
+    def __init__(self) -> None:
+        self.is_on_device = False
+        self._wall = dict.fromkeys(STAGES, 0.0)
+        self._cpu = dict.fromkeys(STAGES, 0.0)
+        self._lock = threading.Lock()
+        self._owner = threading.get_ident()
+        self._others_cpu = 0.0  # of threads that neither own this nor run the network
+        self._own_infer_cpu = 0.0
+        self._started = _read_clocks()
+
+    @contextmanager
+    def measure(self, stage: str) -> Iterator[None]:
+        """Count what happens inside towards a stage."""
+        wall, cpu = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
+            with self._lock:
+                self._wall[stage] += wall
+                self._cpu[stage] += cpu
+                is_own = threading.get_ident() == self._owner
+                if is_own and stage == INFER:
+                    self._own_infer_cpu += cpu
+                elif not is_own and stage != INFER:
+                    self._others_cpu += cpu
+
+    def conclude(self) -> dict[str, float]:
+        """Return the seconds of each stage; called in the thread that made it."""
+        elapsed, process, own = (now - then for now, then in zip(_read_clocks(), self._started, strict=True))
+        idle = max(0.0, (1 - _USUALLY_IDLE) * elapsed * count_cores() - process)
+        with self._lock:
+            seconds = dict(self._cpu)
+            for stage in (READ, WRITE):
+                seconds[stage] += min(idle, max(0.0, self._wall[stage] - self._cpu[stage]))
+            rest = max(0.0, process - own - self._others_cpu + self._own_infer_cpu)
+            seconds[INFER] = self._wall[INFER] if self.is_on_device else rest
+        return seconds
+
+
+def _read_clocks() -> tuple[float, float, float]:
+    return time.perf_counter(), time.process_time(), time.thread_time()
+
+
+_SELF = Path("/proc/self")
+
+#: What resets the peak, by proc(5).
+_RESET_PEAK = "5"
+
+
+def watch_memory() -> Callable[[], int | None]:
+    """Begin to watch this process.
+
+    What is measured is the memory of the whole process that is resident (code, imports, what an earlier task
+    left, and pages of mapped files such as a store's features), as that is what a machine must have.
+
+    Returns:
+        What gives the peak in bytes since then; None where the system does not tell it, as where
+        an earlier peak was higher and cannot be reset.
+    """
+    if _reset_peak():
+        return _read_peak
+    before = _read_highest()
+
+    def read_risen() -> int | None:
+        now = _read_highest()
+        return now if before is not None and now is not None and now > before else None
+
+    return read_risen
+
+
+def _reset_peak() -> bool:
+    """Make the peak of this process what it takes now; Linux can, where it is allowed."""
+    try:
+        (_SELF / "clear_refs").write_text(_RESET_PEAK, encoding="ascii")
+    except OSError:
+        return False
+    return _read_peak() is not None
+
+
+def _read_peak() -> int | None:
+    try:
+        lines = (_SELF / "status").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    values = [line.split()[1] for line in lines if line.startswith("VmHWM:")]
+    return 1024 * int(values[0]) if values else None
+
+
+def _read_highest() -> int | None:
+    """Read the peak since the process began, which cannot be reset."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return highest if sys.platform == "darwin" else 1024 * highest

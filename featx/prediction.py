@@ -1,0 +1,315 @@
+"""From pixels to labels: a bundle's decoder, backbone and head, as in training."""
+
+import contextlib
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.backbones import Backbone, load_backbone, locate_backbone
+from featx.backbones.running import Runner
+from featx.bundle import Bundle, align_probabilities
+from featx.embedding import embed_golden
+from featx.errors import (
+    BackboneError,
+    BundleError,
+    DataError,
+    DriftError,
+    ImageError,
+    SourceError,
+    UnknownNameError,
+    UsageError,
+)
+from featx.evaluation import Evaluation, evaluate
+from featx.golden import MAX_DRIFT, measure_drift
+from featx.heads.rows import FeatureRows
+from featx.items import Item, Manifest, read_source
+from featx.items.folders import FolderReader, list_folder
+from featx.items.probing import MAX_PIXELS
+from featx.items.reading import Examined, count_views, examine, expand_views
+from featx.measuring import Timing
+from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.specs import BackboneSpec, ImageSpec, ViewSpec
+
+#: With fewer images than that, converting the network takes longer than it saves.
+FEW_IMAGES = 256
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a bundle says about one image.
+
+    Attributes:
+        path: The image, as it was named.
+        label: The most probable class; empty if the image cannot be read.
+        probability: Of that class.
+        probabilities: `(n_classes,)`, in the order of the bundle's classes; None if
+            the image cannot be read.
+        error: Why it cannot be read; empty if it can.
+    """
+
+    path: str
+    label: str = ""
+    probability: float = float("nan")
+    probabilities: NDArray[np.float64] | None = None
+    error: str = ""
+
+
+class Predictor:
+    """A loaded bundle; see `Predictor.load`.
+
+    Attributes:
+        bundle: Where it came from.
+        classes: The classes, in the order of the probabilities.
+    """
+
+    def __init__(self, bundle: Bundle, backbone: Backbone, head: Any) -> None:  # noqa: ANN401 - a scikit-learn classifier
+        self.bundle = bundle
+        self.classes = bundle.classes
+        self._backbone = backbone
+        self._head = head
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Load a bundle and check that this machine gives the numbers it was trained on.
+
+        Raises:
+            BundleError: If files are missing, damaged or foreign, the weights differ, or the backbone is not
+                to be had here.
+            DriftError: If the golden pictures come out otherwise than in training.
+        """
+        bundle = Bundle.open(path)
+        head = bundle.load_head()
+        try:
+            backbone = rebuild_backbone(bundle.embed_spec.backbone, bundle.embed_spec.image, bundle.backbone_file)
+            (found,) = embed_golden(backbone, bundle.embed_spec.image, bundle.golden.files)
+        except (BackboneError, ImageError, UnknownNameError, UsageError) as error:
+            msg = f"{bundle.path} cannot be used here: {error}"
+            raise BundleError(msg) from error
+        drift = measure_drift(bundle.golden, found)
+        if not drift <= MAX_DRIFT:
+            msg = (
+                f"{bundle.path} was trained on other numbers than this machine computes: features differ by "
+                f"{drift:.1e} of their range (limit {MAX_DRIFT:.0e}); install the versions that it was made with"
+            )
+            raise DriftError(msg)
+        return cls(bundle, backbone, head)
+
+    def embed(self, images: NDArray[np.uint8], sha256s: Sequence[str] | None = None) -> NDArray[np.float32]:
+        """Embed decoded images.
+
+        Args:
+            images: uint8 RGB `(n, height, width, 3)`.
+            sha256s: Of each image's file, hexadecimal; only a head that learnt from the mean over views asks for
+                them, and then sees the views that it would see of the file. If None, those of the pixels.
+
+        Returns:
+            float32 `(n, dim)`.
+        """
+        views = self.bundle.embed_spec.views
+        if views is None or not len(images):
+            (features,) = self._backbone.embed(images)
+            return self._take_means(features) if views is None else features
+        keys = [hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in images] if sha256s is None else sha256s
+        rows = [
+            self._backbone.embed(expand_views(pixels, [views], key))[0].reshape(1, -1)
+            for pixels, key in zip(images, keys, strict=True)
+        ]
+        return self._take_means(np.concatenate(rows))
+
+    def predict_proba(self, images: NDArray[np.uint8], sha256s: Sequence[str] | None = None) -> NDArray[np.float64]:
+        """Return class probabilities `(n, n_classes)` of decoded images; see `embed`."""
+        return self._classify(self.embed(images, sha256s))
+
+    def _take_means(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Round features as those in training were, and take the mean over the views that they were of, if any.
+
+        Args:
+            features: float32 `(n, n_views * dim)`.
+
+        Returns:
+            float32 `(n, dim)`.
+        """
+        spec = self.bundle.embed_spec
+        return FeatureRows(features.astype(np.dtype(spec.dtype)), views=spec.n_views)[:]
+
+    def _classify(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
+        probabilities = self._head.predict_proba(features)
+        return align_probabilities(probabilities, self._head.classes_, len(self.classes))
+
+    def _answer(self, features: NDArray[np.float32], n_views: int) -> NDArray[np.float64]:
+        """Take the mean of the probabilities `(n, n_classes)` over the views that are predicted of each image."""
+        answers = self._classify(self._take_means(features.reshape(len(features) * n_views, -1)))
+        return np.asarray(answers.reshape(len(features), n_views, -1).mean(axis=1)) if n_views > 1 else answers
+
+    def predict(
+        self,
+        sources: Manifest | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        options: EmbedOptions = EMBED_DEFAULTS,
+        *,
+        views: ViewSpec | None = None,
+    ) -> Iterator[Prediction]:
+        """Predict images, in order; one that cannot be read gives an error and ends nothing.
+
+        Args:
+            sources: Paths of images and of folders of images, or a manifest.
+            options: How to run.
+            views: Predict these views of each image as well, and take the mean of the probabilities.
+        """
+        for examined, probabilities in self._run(list_images(sources), options, views):
+            if probabilities is None:
+                yield Prediction(examined.item.id, error=examined.reason)
+            else:
+                best = int(probabilities.argmax())
+                yield Prediction(examined.item.id, self.classes[best], float(probabilities[best]), probabilities)
+
+    def evaluate(
+        self,
+        source: Manifest | str | os.PathLike[str],
+        *,
+        split: str = "",
+        options: EmbedOptions = EMBED_DEFAULTS,
+        views: ViewSpec | None = None,
+    ) -> Evaluation:
+        """Evaluate on labelled images.
+
+        Args:
+            source: What `featx.read_source` reads.
+            split: Only items of this split; all if empty.
+            options: How to run.
+            views: As in `predict`.
+
+        Raises:
+            DataError: If no item has a label, or one has a label that the bundle does not know.
+        """
+        manifest = source if isinstance(source, Manifest) else read_source(source)
+        items = tuple(item for item in manifest.items if item.label and split in {"", item.split})
+        self._check_labels(items, manifest)
+        trained = self.bundle.read_trained()
+        targets, rows, groups, seen, failed = [], [], [], 0, 0
+        chosen = Manifest(items, manifest.reader, manifest.source)
+        for examined, probabilities in self._run(chosen, options, views):
+            if probabilities is None:
+                failed += 1
+                logger.warning("%s is left out: %s", examined.item.id, examined.reason)
+                continue
+            targets.append(self.classes.index(examined.item.label))
+            rows.append(probabilities)
+            groups.append(examined.item.group)
+            seen += examined.stamp is not None and examined.stamp.sha256 in trained
+        if not rows:
+            msg = f"none of the {failed} labelled images of {manifest.source} can be read"
+            raise DataError(msg)
+        if seen:
+            logger.warning("%d of %d images were trained on, so these numbers flatter", seen, len(rows))
+        return evaluate(np.stack(rows), np.array(targets), self.classes, groups=groups if any(groups) else None)
+
+    def _check_labels(self, items: Sequence[Item], manifest: Manifest) -> None:
+        if not items:
+            msg = f"{manifest.source} has no labelled images to evaluate on; use predict, or name another split"
+            raise DataError(msg)
+        unknown = sorted({item.label for item in items} - set(self.classes))
+        if unknown:
+            msg = (
+                f"{manifest.source} has classes that the bundle was not trained on: {', '.join(unknown[:8])}; "
+                f"it knows {', '.join(self.classes[:20])}"
+            )
+            raise DataError(msg)
+
+    def _run(
+        self, manifest: Manifest, options: EmbedOptions, views: ViewSpec | None
+    ) -> Iterator[tuple[Examined, NDArray[np.float64] | None]]:
+        timing, done = Timing(), 0
+        spec, workers = self.bundle.embed_spec, options.count_workers()
+        # A head that learnt from means over views is shown the mean over its own views of each of these.
+        wanted = [each for each in (views, spec.views) if each is not None]
+        n_views = _count_images(wanted, spec.image)
+        examined_items = examine(
+            manifest, spec.image, known=None, stamps={}, workers=workers, timing=timing, views=wanted
+        )
+        runner = Runner(self._backbone, options, expected=len(manifest), few=FEW_IMAGES, views=n_views)
+        images = ((examined, examined.image.pixels if examined.image else None) for examined in examined_items)
+        with contextlib.closing(examined_items), contextlib.closing(runner.stream(images, timing)) as embedded:
+            for batch, (features,) in embedded:
+                rows = iter(self._answer(features, n_views // spec.n_views) if len(features) else ())
+                for examined in batch:
+                    yield examined, next(rows) if examined.image is not None else None
+                done += len(batch)
+                if options.progress:
+                    options.progress(done, len(manifest))
+
+
+def _count_images(wanted: Sequence[ViewSpec], image: ImageSpec) -> int:
+    """Count the images that are made of one; views of views multiply, and all are in memory together.
+
+    Raises:
+        UsageError: If they have more pixels than one image may have.
+    """
+    n_views = count_views(wanted)
+    if n_views * image.height * image.width > MAX_PIXELS:
+        product = " times ".join(f"{1 + spec.count:,}" for spec in wanted)
+        msg = (
+            f"the views of each image would be {product} images of {image.height}x{image.width} px, more than the "
+            f"{MAX_PIXELS:,} px that may be in memory of one; ask for fewer --views"
+        )
+        raise UsageError(msg)
+    return n_views
+
+
+def rebuild_backbone(spec: BackboneSpec, image: ImageSpec, backbone_file: Path | None) -> Backbone:
+    """Build the backbone that a spec describes, and check that its weights are the same.
+
+    Args:
+        spec: The backbone.
+        image: The size of its images.
+        backbone_file: The user's own network or weights, where the spec needs one.
+
+    Raises:
+        BundleError: If the weights differ from those in the spec.
+    """
+    uri, weights = locate_backbone(spec, backbone_file)
+    size = (image.height, image.width)
+    backbone = load_backbone(uri, layers=(spec.layer,), pooling=spec.pooling, weights=weights, image_size=size)
+    if backbone.weights_digest != spec.weights_digest:
+        msg = (
+            f"{spec.uri} has other weights here (sha256 {backbone.weights_digest[:12]}) than in training "
+            f"({spec.weights_digest[:12]}), so its features would mean something else"
+        )
+        raise BundleError(msg)
+    return backbone
+
+
+def list_images(sources: Manifest | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Manifest:
+    """List images to predict: files as they are named, folders with all images in them.
+
+    Raises:
+        SourceError: If nothing is named.
+    """
+    if isinstance(sources, Manifest):
+        return sources
+    named = [sources] if isinstance(sources, str | os.PathLike) else sources
+    paths = [os.fspath(path) for path in named]
+    if not paths:
+        msg = "there is nothing to predict; name images or folders of images"
+        raise SourceError(msg)
+    items: list[Item] = []
+    for path in paths:
+        if (Path(path) / "bundle.json").is_file():
+            msg = f"{path} is a bundle, not a folder of images; name one bundle, then the images"
+            raise SourceError(msg)
+        if Path(path).is_dir():
+            found = list_folder(path)
+            if not found:
+                logger.warning("%s holds no images", path)
+            items += [Item(os.path.join(path, name)) for name in found]  # noqa: PTH118 - keeps the user's spelling
+        else:
+            items.append(Item(path))
+    return Manifest(tuple(items), FolderReader(""), ", ".join(paths))

@@ -1,0 +1,298 @@
+"""A sealed feature store, opened for reading."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import StoreError, StoreFormatError
+from featx.golden import Golden
+from featx.options import Progress
+from featx.specs import EmbedSpec
+from featx.store.layout import (
+    ATTRIBUTES_SHA256,
+    FORMAT,
+    FORMAT_VERSION,
+    ITEM_COLUMNS,
+    QUARANTINE_COLUMNS,
+    ROWS_PER_BLOCK,
+    TEXT,
+    decode_text,
+    digest_attributes,
+    digest_block,
+    digest_columns,
+    map_dataset,
+    open_dataset,
+    open_group,
+    read_column,
+    read_numbers,
+    read_seconds,
+    read_text,
+)
+from featx.store.sealing import digest_golden, read_golden
+
+#: What h5py, NumPy and Python raise on files whose bytes were changed at random.
+_DAMAGES = (
+    *(ArithmeticError, AttributeError, LookupError, MemoryError),
+    *(OSError, RuntimeError, TypeError, ValueError),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Bytes of a store that differ from their checksum.
+
+    Attributes:
+        part: `features`, `items`, `quarantine` or `golden`.
+        first, past: The rows that one checksum covers: first, and past the last; all rows of the
+            part where it has one checksum.
+    """
+
+    part: str
+    first: int
+    past: int
+
+    def __str__(self) -> str:
+        """Say where it is, such as `rows 128 to 255 of /features`."""
+        return f"rows {self.first} to {self.past - 1} of /{self.part}"
+
+
+class FeatureStore:
+    """The features of one spec and the items they belong to, read-only.
+
+    Everything but the features is read at once; they are mapped into memory, so
+    that opening costs nothing and workers share one copy. The file may be replaced
+    meanwhile: what was opened stays as it was.
+
+    Attributes:
+        path: The file.
+        spec: What the features are.
+        features: `(n_items, dim)` float32 or float16, mapped from the file.
+        feature_shape: Shape of one item's features before they became a row.
+        ids, sha256, labels, splits, groups: Text `(n_items,)`; empty where there is none.
+        sizes_px: int `(n_items, 2)`: width and height of each image.
+        quarantine: `(id, sha256, reason)` of every item that could not be embedded.
+        source: Absolute path of the folder, table or archive.
+        created_with: Versions of what computed the features.
+        runtime: What ran the network.
+        drift: Largest relative difference of that runtime from Keras.
+        backbone_file: The user's file that the backbone's parameters came from, if any.
+        golden: Pictures that any later stack must give the same features for.
+        reading: How the source was read beyond its defaults: arguments of `featx.read_source`.
+        started_ns: When the run began that read the files, in nanoseconds since 1970.
+        embed_seconds: Time of the runs that computed the rows; None where it is not known, as in older stores.
+
+    Args:
+        path: The file.
+        allow_damage: Open it also if items, quarantine or golden pictures differ from their
+            checksums, so that the rest can be saved; `find_damage` lists them.
+
+    Raises:
+        StoreError: If there is no such file.
+        StoreFormatError: If it is no feature store, of a newer format, or damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, allow_damage: bool = False) -> None:
+        self.path = Path(path)
+        if not self.path.exists():
+            msg = f"there is no store {self.path}; `featx embed SOURCE` makes one"
+            raise StoreError(msg)
+        if not self.path.is_file() or not h5py.is_hdf5(self.path):
+            msg = f"{self.path} is no feature store (no HDF5 file); name another one"
+            raise StoreFormatError(msg)
+        try:
+            with h5py.File(self.path, "r", locking=False) as file:
+                self._read(file)
+        except _DAMAGES as error:
+            if isinstance(error, StoreError):
+                raise
+            reason = " ".join(str(error).split())
+            msg = (
+                f"{self.path} is damaged or no feature store of featx: {reason}; embed again, after deleting it or "
+                f"with another --name"
+            )
+            raise StoreFormatError(msg) from error
+        if self._damage and not allow_damage:
+            msg = f"{self.path} is damaged: {self._damage[0]} differ from their checksum; `featx repair {self.path}`"
+            raise StoreFormatError(msg)
+
+    def _read(self, file: h5py.File) -> None:
+        attributes = file.attrs
+        if "format" not in attributes or read_text(attributes, "format") != FORMAT:
+            msg = f"{self.path} is an HDF5 file, but no feature store of featx; name another one"
+            raise StoreFormatError(msg)
+        version = int(read_numbers(attributes, "format_version"))
+        if not 1 <= version <= FORMAT_VERSION:
+            msg = f"{self.path} has format version {version}, this featx reads up to {FORMAT_VERSION}; upgrade featx"
+            raise StoreFormatError(msg)
+        if digest_attributes(attributes) != read_text(attributes, ATTRIBUTES_SHA256):
+            msg = "its attributes differ from their checksum"
+            raise ValueError(msg)
+        self.format_version = version
+        self._read_attributes(attributes)
+        self._damage: list[Damage] = []
+        self.golden = self._read_golden(file, read_text(attributes, "golden_sha256"))
+        quarantine = self._read_quarantine(file, read_text(attributes, "quarantine_sha256"))
+        self.quarantine = list(zip(*(quarantine[name].tolist() for name in QUARANTINE_COLUMNS), strict=True))
+        items = self._read_items(file)
+        self._items = items
+        self.ids, self.sha256 = items["id"], items["sha256"]
+        self.labels, self.splits, self.groups = items["label"], items["split"], items["group"]
+        self.sizes_px = np.stack([items["width"], items["height"]], axis=1)
+        self._read_features(file)
+
+    def _read_attributes(self, attributes: h5py.AttributeManager) -> None:
+        self.spec = EmbedSpec.from_dict(_read_json(attributes, "spec"))
+        if self.spec.digest != read_text(attributes, "spec_digest"):
+            msg = "the spec differs from its digest"
+            raise ValueError(msg)
+        self.created_with: Mapping[str, str] = _read_json(attributes, "created_with")
+        self.source = read_text(attributes, "source")
+        self.reading: Mapping[str, Any] = _read_json(attributes, "reading")
+        self.backbone_file = read_text(attributes, "backbone_file")
+        self.runtime = read_text(attributes, "runtime")
+        self.drift = float(read_numbers(attributes, "drift"))
+        self.started_ns = int(read_numbers(attributes, "started_ns"))
+        self.embed_seconds = read_seconds(attributes, "embed_seconds")
+        self.feature_shape = tuple(int(side) for side in read_numbers(attributes, "feature_shape").tolist())
+        self._block_rows = int(read_numbers(attributes, ROWS_PER_BLOCK))
+
+    def _read_golden(self, file: h5py.File, checksum: str) -> Golden:
+        golden = read_golden(open_group(file, "golden"))
+        if digest_golden(golden) != checksum:
+            self._damage.append(Damage("golden", 0, len(golden.files)))
+        return golden
+
+    def _read_quarantine(self, file: h5py.File, checksum: str) -> dict[str, NDArray[Any]]:
+        columns = _read_columns(open_group(file, "quarantine"), QUARANTINE_COLUMNS)
+        if digest_columns(columns) != [checksum]:
+            self._damage.append(Damage("quarantine", 0, len(columns["id"])))
+        return _decode_columns(columns, QUARANTINE_COLUMNS)
+
+    def _read_items(self, file: h5py.File) -> dict[str, NDArray[Any]]:
+        columns = _read_columns(open_group(file, "items"), ITEM_COLUMNS)
+        n_items = len(columns["id"])
+        blocks = open_group(file, "blocks")
+        checksums = {name: decode_text(read_column(blocks, name, TEXT)).tolist() for name in ("features", "items")}
+        n_blocks = -(-n_items // self._block_rows) if self._block_rows > 0 else -1
+        if any(len(values) != n_blocks for values in checksums.values()):
+            msg = f"the checksums of blocks of {self._block_rows} rows do not fit {n_items} rows"
+            raise ValueError(msg)
+        self._blocks = checksums["features"]
+        found = digest_columns(columns, self._block_rows)
+        self._damage += [
+            Damage("items", first, past)
+            for (first, past), *both in zip(self._list_blocks(n_items), found, checksums["items"], strict=True)
+            if both[0] != both[1]
+        ]
+        return _decode_columns(columns, ITEM_COLUMNS)
+
+    def _list_blocks(self, n_items: int) -> list[tuple[int, int]]:
+        step = self._block_rows
+        return [(first, min(first + step, n_items)) for first in range(0, n_items, step)]
+
+    def _read_features(self, file: h5py.File) -> None:
+        features = open_dataset(file, "features")
+        expected = (len(self), math.prod(self.feature_shape))
+        if features.shape != expected or features.dtype != np.dtype(self.spec.dtype):
+            msg = f"features are {features.dtype} {features.shape}, and must be {self.spec.dtype} {expected}"
+            raise ValueError(msg)
+        self.features = map_dataset(features)
+
+    @classmethod
+    def find_newest(cls, folder: str | os.PathLike[str] = "features", *, allow_damage: bool = False) -> Self:
+        """Open the store that was written last in a folder.
+
+        Raises:
+            StoreError: If there is none.
+        """
+        there = [path for path in Path(folder).glob("[!.]*.h5") if path.exists()]  # a link may lead nowhere
+        stores = sorted(there, key=lambda path: (path.stat().st_mtime_ns, path.name))
+        if not stores:
+            msg = f"there is no feature store in {Path(folder)}/; make one with `featx embed SOURCE`, or name one"
+            raise StoreError(msg)
+        return cls(stores[-1], allow_damage=allow_damage)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"FeatureStore({str(self.path)!r}, items={len(self)}, dim={self.dim}, dtype={self.spec.dtype!r})"
+
+    @property
+    def dim(self) -> int:
+        """Width of one row."""
+        return int(self.features.shape[1])
+
+    @property
+    def classes(self) -> list[str]:
+        """The distinct labels, sorted."""
+        return sorted(set(self.labels.tolist()) - {""})
+
+    @property
+    def columns(self) -> Mapping[str, NDArray[Any]]:
+        """The columns of `/items`, as they are on disk."""
+        return self._items
+
+    def find_damage(self, progress: Progress | None = None) -> list[Damage]:
+        """Read everything and list what differs from its checksum, features in blocks of rows.
+
+        Args:
+            progress: Called with rows read and in all.
+        """
+        damage = self._damage.copy()
+        for (first, past), checksum in zip(self._list_blocks(len(self)), self._blocks, strict=True):
+            if digest_block(self.features[first:past]) != checksum:
+                damage.append(Damage("features", first, past))
+            if progress:
+                progress(past, len(self))
+        return damage
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `featx info --json` prints."""
+        labels, counts = np.unique(self.labels[self.labels != ""], return_counts=True)
+        splits, sizes = np.unique(self.splits[self.splits != ""], return_counts=True)
+        return {
+            "store": str(self.path),
+            "format_version": self.format_version,
+            "spec": self.spec.to_dict(),
+            "spec_digest": self.spec.digest,
+            "items": len(self),
+            "dim": self.dim,
+            "feature_shape": list(self.feature_shape),
+            "dtype": self.spec.dtype,
+            "classes": dict(zip(labels.tolist(), counts.tolist(), strict=True)),
+            "splits": dict(zip(splits.tolist(), sizes.tolist(), strict=True)),
+            "groups": len(set(self.groups.tolist()) - {""}),
+            "quarantined": [{"id": name, "reason": reason} for name, _, reason in self.quarantine],
+            "source": self.source,
+            "reading": dict(self.reading),
+            "runtime": self.runtime,
+            "drift": self.drift,
+            "embed_seconds": self.embed_seconds,
+            "created_with": dict(self.created_with),
+            "file_bytes": self.path.stat().st_size,
+        }
+
+
+def _read_json(attributes: h5py.AttributeManager, name: str) -> dict[str, Any]:
+    return dict(json.loads(read_text(attributes, name)))
+
+
+def _read_columns(group: h5py.Group, kinds: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    columns = {name: read_column(group, name, kind) for name, kind in kinds.items()}
+    if len({values.shape for values in columns.values()}) > 1:
+        msg = f"the columns of {group.name} differ in length"
+        raise ValueError(msg)
+    return columns
+
+
+def _decode_columns(columns: Mapping[str, NDArray[Any]], kinds: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    return {name: decode_text(values) if kinds[name] == TEXT else values for name, values in columns.items()}

@@ -1,0 +1,92 @@
+"""Writing HDF5 files so that a full disk or a power cut leaves the old file, whole."""
+
+import contextlib
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import h5py
+
+from featx.files import name_temporary, publish_file, say_failures, sync_file
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+
+class _Stream(io.FileIO):
+    """A new file that keeps its first error for later.
+
+    HDF5 does not outlive a failed write: with its own driver, a full disk makes closing fail
+    as well, and ends the process in a segmentation fault (h5py 3.14). So it writes through
+    this, at the same speed, and is told of nothing.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "x+")
+        self.error: OSError | None = None
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while rest and self.error is None:
+                rest = rest[super().write(rest) :]  # the last bytes before the disk is full, or 2 GiB at most
+        except OSError as error:
+            self.error = error
+        return size
+
+    def truncate(self, size: int | None = None, /) -> int:
+        try:
+            return super().truncate(size)
+        except OSError as error:
+            self.error = self.error or error
+            return size or 0
+
+
+@contextlib.contextmanager
+def write_file(path: Path, confirm: Callable[[], None]) -> Iterator[h5py.File]:
+    """Write a new HDF5 file under a temporary name; it gets its own when the block ends without an error.
+
+    Args:
+        path: The file; an older one is replaced at the very end.
+        confirm: Is called when all is written, and raises if the file may not get its name any more.
+
+    Raises:
+        StoreError: If it cannot be written; a file that had the name is left as it was.
+    """
+    temporary = name_temporary(path)
+    with say_failures(path):
+        try:
+            with _Stream(temporary) as stream:
+                with _create(stream) as file:
+                    yield file
+                if stream.error:
+                    raise stream.error
+            sync_file(temporary)
+            confirm()
+            publish_file(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):  # the next writer removes it
+                temporary.unlink(missing_ok=True)
+
+
+def _create(stream: _Stream) -> h5py.File:
+    """Start an HDF5 file of the oldest form whose own records carry checksums, and without the time of day.
+
+    Damage to those records is then refused and not followed; every HDF5 since 1.8 (2008) reads it.
+    Without times, the same content gives the same bytes.
+    """
+    access, creation = h5py.h5p.create(h5py.h5p.FILE_ACCESS), h5py.h5p.create(h5py.h5p.FILE_CREATE)
+    access.set_fileobj_driver(h5py.h5fd.fileobj_driver, stream)
+    access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V18)
+    access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
+    creation.set_obj_track_times(False)
+    return h5py.File(h5py.h5f.create(b"featx", h5py.h5f.ACC_TRUNC, creation, access))
+
+
+def create_group(file: h5py.File, name: str) -> h5py.Group:
+    """Create a group without the time of day."""
+    creation = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
+    creation.set_obj_track_times(False)
+    return h5py.Group(h5py.h5g.create(file.id, name.encode(), gcpl=creation))

@@ -1,1 +1,0 @@
-"""From features or images to a run: a fitted head and its numbers."""

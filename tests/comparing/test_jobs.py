@@ -1,0 +1,179 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import chores
+import numpy as np
+import pytest
+
+from featx.comparing.jobs import Task, _is_whole, forget_results, run_tasks
+from featx.errors import StoreError
+from featx.files import Result, read_result, write_result
+
+kills = pytest.mark.skipif(os.name == "nt", reason="SIGKILL and process groups are POSIX")
+
+
+def make(tmp_path, *calls):
+    return [Task(f"{number:04x}", call, (str(tmp_path), number)) for number, call in enumerate(calls)]
+
+
+def count_begun(tmp_path, name):
+    path = tmp_path / name
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def test_results_are_kept_and_not_computed_again(tmp_path):
+    tasks, seen = make(tmp_path, chores.add, chores.add, chores.add), []
+    found = run_tasks(tasks, tmp_path / "work", jobs=2, progress=lambda *counts: seen.append(counts))
+    assert [read_result(found[task.key]).record for task in tasks] == [{"sum": 1}, {"sum": 2}, {"sum": 3}]
+    assert read_result(found["0002"]).arrays["numbers"].tolist() == [0, 1]
+    assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert run_tasks(tasks[1:], tmp_path / "work", jobs=2) == {key: found[key] for key in ("0001", "0002")}
+    assert [count_begun(tmp_path, f"add-{number}") for number in range(3)] == [1, 1, 1]
+    forget_results(tasks[:1], tmp_path / "work")
+    run_tasks(tasks, tmp_path / "work", jobs=1)
+    assert [count_begun(tmp_path, f"add-{number}") for number in range(3)] == [2, 1, 1]
+
+
+def test_tasks_of_one_key_are_one(tmp_path):
+    tasks = make(tmp_path, chores.add) * 2
+    assert len(run_tasks(tasks, tmp_path / "work", jobs=2)) == 1
+    assert count_begun(tmp_path, "add-0") == 1
+
+
+def test_a_damaged_result_is_computed_again(tmp_path):
+    tasks = make(tmp_path, chores.add)
+    (path,) = run_tasks(tasks, tmp_path, jobs=1).values()
+    whole = path.read_bytes()
+    for damaged in (b"", whole[:100], whole[:-30], b"x" * 500):
+        path.write_bytes(damaged)
+        assert run_tasks(tasks, tmp_path, jobs=1) == {"0000": path}
+        assert read_result(path).record == {"sum": 1}
+
+
+def test_a_failure_costs_its_own_task(tmp_path):
+    tasks = make(tmp_path, chores.fail, chores.add, chores.add)
+    found = run_tasks(tasks, tmp_path / "work", jobs=1)
+    assert found["0000"] == f"LinAlgError: no number like ('{tmp_path}', 0)"
+    assert read_result(found["0001"]).record == {"sum": 2}
+    assert len(list((tmp_path / "work").iterdir())) == 2
+
+
+@kills
+def test_a_killed_process_costs_its_own_task(tmp_path):
+    tasks = make(tmp_path, chores.rest, chores.die_once, chores.add, chores.die, chores.rest)
+    found = run_tasks(tasks, tmp_path / "work", jobs=2)
+    assert read_result(found["0001"]).record == {"survived": 1}
+    assert "killed twice, the second time alone (SIGKILL)" in found["0003"]
+    assert [count_begun(tmp_path, name) for name in ("rest-0", "add-2", "rest-4")] == [1, 1, 1]
+    assert not [path for path in (tmp_path / "work").iterdir() if path.suffix != ".npz"]
+
+
+@kills
+def test_a_process_killed_from_outside(tmp_path):
+    code = f"""
+import os, signal, threading, time
+from pathlib import Path
+import chores
+from featx.comparing.jobs import Task, run_tasks
+
+folder = Path({str(tmp_path)!r})
+
+def kill():
+    while not (folder / "rest-1").exists() or not (folder / "rest-1").read_text():
+        time.sleep(0.01)
+    os.kill(int((folder / "rest-1").read_text()), signal.SIGKILL)
+
+threading.Thread(target=kill).start()
+found = run_tasks([Task(f"{{n}}", chores.rest, (str(folder), n)) for n in range(3)], folder / "work", jobs=2)
+print(sorted(path.name for path in found.values()))
+"""
+    result = subprocess.run([sys.executable, "-c", code], env=find_chores(), capture_output=True, text=True, check=True)
+    assert result.stdout == "['0.npz', '1.npz', '2.npz']\n"
+    assert result.stderr == ""
+    assert [count_begun(tmp_path, f"rest-{number}") for number in range(3)] == [1, 2, 1]
+
+
+def find_chores():
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+ENDLESS = """
+import sys
+from pathlib import Path
+import chores
+from featx.comparing.jobs import Task, run_tasks
+
+folder = sys.argv[1]
+tasks = [Task(f"{n:02x}", chores.rest, (folder, n)) for n in range(60)]
+run_tasks(tasks, Path(folder) / "work", jobs=2)
+"""
+
+
+@kills
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_an_end_in_the_middle_keeps_what_is_done_and_leaves_no_process(tmp_path, number):
+    command = [sys.executable, "-c", ENDLESS, str(tmp_path)]
+    with subprocess.Popen(
+        command, env=find_chores(), stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while len(list(tmp_path.glob("work/*.npz"))) < 3 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does, to the workers too
+        else:
+            process.send_signal(number)
+        process.wait(30)
+        if number == signal.SIGINT:
+            assert process.stderr.read().splitlines()[-1] == "KeyboardInterrupt"
+    workers = {int(pid) for path in tmp_path.glob("rest-*") for pid in path.read_text().split()}
+    assert len(workers) == 2
+    while any(map(is_running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_running, workers))
+    done = len(list(tmp_path.glob("work/*.npz")))
+    assert 3 <= done <= 6
+    assert all(read_result(path).record for path in tmp_path.glob("work/*.npz"))
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_threads_of_a_process(tmp_path):
+    (path,) = run_tasks([Task("aa", chores.tell_threads, None)], tmp_path, jobs=1, threads=1).values()
+    assert read_result(path).record == {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def test_a_result_is_written_as_a_whole_or_not_at_all(tmp_path):
+    result = Result({"a": [1, None, "ü"]}, {"b": np.eye(3)})
+    write_result(tmp_path / "x.npz", result)
+    again = read_result(tmp_path / "x.npz")
+    assert again.record == result.record
+    assert again.arrays["b"].tobytes() == result.arrays["b"].tobytes()
+    with pytest.raises(TypeError):
+        write_result(tmp_path / "y.npz", Result({"a": object()}))
+    with pytest.raises(StoreError, match="cannot be written"):
+        write_result(tmp_path / "gone" / "x.npz", result)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.npz"]
+
+
+def test_whatever_one_flipped_bit_does_a_result_is_read_or_computed_again(tmp_path):
+    (path,) = run_tasks(make(tmp_path, chores.add), tmp_path / "work", jobs=1).values()
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    for bit in random.integers(0, 8 * len(whole), 400).tolist():
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(damaged))
+        (again,) = run_tasks(make(tmp_path, chores.add), tmp_path / "work", jobs=1).values() if bit < 80 else (path,)
+        _is_whole(again)  # no error, whatever it says

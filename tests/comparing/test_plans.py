@@ -1,0 +1,279 @@
+"""Plans of a comparison: which run is taken for one, what is checked first, and what is trained."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from pictures import write_digits
+from PIL import Image
+from tuned import mark_finetuned
+
+import featx
+from featx.backbones import LayerInfo, load_backbone, locate_backbone
+from featx.comparing import plans
+from featx.errors import BackboneError, BundleError, DataError, SourceError, UnknownNameError, UsageError
+from featx.finetuning.feature_maps import _name_frozen
+from featx.finetuning.finetuning import plan_first_head
+from featx.options import CompareOptions, FitOptions
+from featx.specs import BackboneSpec, FineTuneSpec
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of digits with its store, and a run of them."""
+    folder = tmp_path_factory.mktemp("made")
+    write_digits(folder / "digits", per_class=20, classes=4)
+    store = featx.embed(folder / "digits", "colour", folder=folder / "features")[0].store
+    return store, featx.fit(store, "lda", options=FitOptions(folder=folder / "runs"))
+
+
+@pytest.fixture
+def store(made):
+    return made[0]
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def options(tmp_path, said):
+    return CompareOptions(folder=tmp_path / "runs", jobs=1, report=said.append)
+
+
+def record_plan(bundle, store, plan="last:3", changes=()):
+    """Let a bundle say that it is what a plan was fine-tuned into."""
+    about = json.loads((bundle / "bundle.json").read_text())
+    about["record"] |= {
+        "finetune": plan_first_head(FineTuneSpec(unfreeze=plan)).to_dict(),
+        "backbone": store.spec.backbone.to_dict(),
+        "split": {"origin": "hold-out", "test_size": 0.2, "cv": 0, "group": "", "seed": 0},
+    } | dict(changes)
+    (bundle / "bundle.json").write_text(json.dumps(about))
+    return mark_finetuned(bundle, unfreeze=plan)
+
+
+@pytest.fixture
+def finished(made, options):
+    return record_plan(shutil.copytree(made[1].bundle, options.folder / "a-run"), made[0])
+
+
+class Network:
+    """Three layers that could learn, and the weights of the store."""
+
+    def __init__(self, digest):
+        self.weights_digest = digest
+        self.outputs = [SimpleNamespace(layer="last")]
+        names = ["a", "b", "last"]
+        self.layers = [LayerInfo(at, name, "Dense", (4,), 20, 16, 16) for at, name in enumerate(names)]
+        own = {name: object() for name in names}
+        self.parts = SimpleNamespace(layers=own, trunk=SimpleNamespace(layers=list(own.values())))
+        self.weights = "file"
+
+
+@pytest.fixture
+def trained(monkeypatch, made):
+    """What is asked of `finetune`, which gives a bundle without training one."""
+    calls = []
+
+    def finetune(manifest, backbone, **asked):
+        calls.append((manifest, backbone, asked))
+        at = asked["options"].folder / f"new-{len(calls)}"
+        bundle = record_plan(shutil.copytree(made[1].bundle, at), made[0], asked["spec"].unfreeze)
+        return replace(made[1], bundle=bundle, notes=("some images are small",))
+
+    monkeypatch.setattr(plans, "finetune", finetune)
+    monkeypatch.setattr(plans, "load_backbone", lambda *_, **__: Network(made[0].spec.backbone.weights_digest))
+    return calls
+
+
+def compare(store, runs, options, heads="centroid"):
+    return featx.compare(store, heads, runs=runs, options=options)
+
+
+def test_a_plan_is_fine_tuned_once_and_found_again(store, options, trained, said):
+    first = compare(store, ["last:3", "last:3"], options)
+    ((manifest, uri, asked),) = trained
+    assert (len(manifest), uri) == (80, "colour")
+    assert asked["spec"] == FineTuneSpec(unfreeze="last:3")
+    assert (asked["layer"], asked["pooling"], asked["weights"]) == ("colour", "none", None)
+    assert asked["image"] == store.spec.image.to_dict()
+    own = asked["options"]
+    assert (own.test_size, own.group, own.folder, own.fresh) == (0.2, "", options.folder, False)
+    assert own.features == store.path.parent
+    assert said[0] == f"last:3: fine-tuning colour on {store.source}"
+    assert said[1] == "note: last:3: some images are small"
+    assert said[2].endswith(f"s -> {options.folder / 'new-1'}")
+    assert [one.title for one in first.standings if one.run] == ["finetune last:3"]
+    del said[:]
+    again = compare(store, "last:3", options, "dummy")
+    assert len(trained) == 1
+    (found,) = said
+    assert found.startswith(f"last:3: {options.folder / 'new-1'} is a finished run of it on these images, and is used")
+    assert next(one.run for one in again.standings if one.run) == options.folder / "new-1"
+    compare(store, "last:3", replace(options, fresh=True))
+    assert len(trained) == 2
+    assert trained[1][2]["options"].fresh
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"finetune": plan_first_head(FineTuneSpec(unfreeze="last:3", epochs=2)).to_dict()},
+        {"backbone": {"uri": "colour"}},
+        {"split": {"origin": "hold-out", "test_size": 0.3, "cv": 0, "group": "", "seed": 0}},
+        {"store": {"source": "/elsewhere"}},
+        {"store": None},
+    ],
+)
+def test_another_run_is_not_taken_for_a_plan(store, options, finished, trained, changes):
+    record_plan(finished, store, changes=changes)
+    compare(store, "last:3", options)
+    assert len(trained) == 1
+
+
+def test_a_damaged_run_is_not_taken(store, options, finished, trained):
+    compare(store, "last:3", options)
+    assert not trained
+    rows = (finished / "items.csv").read_text().replace(",tested", ",unused", 1)
+    (finished / "items.csv").write_text(rows)  # damaged, and so passed over
+    compare(store, "last:3", options)
+    assert len(trained) == 1
+
+
+def test_what_lies_beside_is_passed_over(store, options, finished, trained):
+    for name, text in (("b", "{"), ("c", "[]"), ("d", '{"record": 3}')):
+        (options.folder / name).mkdir()
+        (options.folder / name / "bundle.json").write_text(text)
+    compare(store, "last:3", options)
+    assert not trained
+
+
+@pytest.mark.parametrize(
+    ("plan", "error", "pattern"),
+    [
+        ("lsat:3", UsageError, "there is no plan 'lsat:3'"),
+        ("last:none", UsageError, "lacks how many"),
+        ("from:lsat", UnknownNameError, "no layer called 'lsat' to learn from; did you mean last"),
+        ("everything", BundleError, "there is no such folder.* and no plan"),
+    ],
+)
+def test_a_plan_that_is_none_fails_first(store, options, trained, monkeypatch, plan, error, pattern):
+    monkeypatch.setattr("featx.comparing.comparison._run_rounds", lambda *_: pytest.fail("a head was fitted"))
+    with pytest.raises(error, match=pattern):
+        compare(store, ["last:2", plan], options)
+    assert not trained
+
+
+def test_other_weights_are_refused(store, options, trained, monkeypatch):
+    monkeypatch.setattr(plans, "load_backbone", lambda *_, **__: Network("f" * 64))
+    with pytest.raises(BackboneError, match="colour has other weights by now"):
+        compare(store, "last:3", options)
+
+
+def test_a_backbone_without_weights(store, options):
+    with pytest.raises(UsageError, match="colour has no weights that could learn"):
+        compare(store, "all", options)
+
+
+def test_nowhere_to_write(store, options, trained):
+    with pytest.raises(UsageError, match=re.escape("name one (folder='runs')")):
+        compare(store, "last:3", replace(options, folder=None))
+
+
+def test_images_that_have_changed_are_refused(tmp_path, options, trained):
+    folder = write_digits(tmp_path / "d", per_class=10, classes=3)
+    store = featx.embed(folder, "colour", folder=tmp_path / "f")[0].store
+    first = min((folder / "0").iterdir())
+    first.rename(folder / "1" / first.name)
+    with pytest.raises(SourceError, match=r"has changed since it was embedded: 2 images .* such as 0/digit-"):
+        compare(store, "last:3", options)
+    shutil.rmtree(folder)
+    with pytest.raises(SourceError, match=r"cannot be read again to be trained on: there is no .*; or name the folder"):
+        compare(store, "last:3", options)
+    assert not trained
+
+
+@pytest.mark.keras  # `scattering` is a network of Keras
+def test_stores_that_share_a_part_are_refused(store, tmp_path, options, trained):
+    digits = write_digits(tmp_path / "digits", per_class=15, classes=4)
+    other = featx.embed(digits, "scattering", image={"height": 8, "width": 8}, folder=tmp_path)[0].store
+    with pytest.raises(DataError, match=r"20 labelled images of .* are not in all stores"):
+        compare([store, other], "last:3", options)
+    assert not trained
+
+
+def test_folders_and_runs(made, options, tmp_path):
+    store, run = made
+    assert plans.find_folder(run) == plans.find_folder(str(run.bundle)) == plans.find_folder(run.bundle) == run.bundle
+    assert all(map(plans.is_plan, ("last:23", "blocks:1", "all", "gradual", "gradual:2", "from:conv_1", "lsat:3")))
+    assert not any(map(plans.is_plan, ("runs", "c:run", "C:\\all", "a/b:c", run, run.bundle, str(run.bundle))))
+    unwritten = featx.fit(store, "centroid", options=FitOptions(folder=None))
+    with pytest.raises(UsageError, match="a run without a bundle"):
+        compare(store, unwritten, options)
+    with pytest.raises(BundleError, match="is no bundle"):
+        compare(store, tmp_path / "gone", options)
+    with pytest.raises(UsageError, match="no head is named"):
+        compare(store, run, options, heads=",")
+
+
+def test_a_folder_of_that_name_wins(made, options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(made[1].bundle, tmp_path / "all")
+    assert [one.title for one in compare(made[0], "all", options).standings if one.run] == ["lda (run)"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "weights", "expected"),
+    [
+        ("mobilenet?alpha=0.25", "imagenet", ("mobilenet?alpha=0.25", "imagenet")),
+        ("mobilenet", "none", ("mobilenet", "none")),
+        ("mobilenet", "file", ("mobilenet", "/own/net.h5")),
+        ("file:0123?preprocess=tf", "file", ("file:/own/net.h5?preprocess=tf", None)),
+        ("FILE:0123", "file", ("file:/own/net.h5", None)),
+        ("scattering", "computed", ("scattering", None)),
+    ],
+)
+def test_what_to_load_for_a_spec(uri, weights, expected, tmp_path):
+    file = type(tmp_path)("/own/net.h5")
+    assert locate_backbone(BackboneSpec(uri, "top", "avg", weights, "0" * 64), file) == expected
+
+
+def test_frozen_features_are_taken_from_the_store_that_has_them(tmp_path):
+    manifest = featx.read_source(write_digits(tmp_path / "d", per_class=2, classes=2))
+    network = load_backbone("colour", image_size=(8, 8))
+    assert _name_frozen(tmp_path / "f", manifest, network, {}) == "colour"
+    other = featx.embed(manifest, "colour", folder=tmp_path / "f")[0].store
+    assert other.path.stem == "colour"
+    assert re.fullmatch(r"d-[0-9a-f]{6}-colour", _name_frozen(tmp_path / "f", manifest, network, {}))
+    (tmp_path / "f" / "broken.h5").write_bytes(b"")
+    featx.embed(manifest, network, name="mine", folder=tmp_path / "f")
+    assert _name_frozen(tmp_path / "f", manifest, network, {}) == "mine"
+
+
+@pytest.mark.keras
+def test_the_whole_way_with_a_network(tmp_path, said):
+    """Random weights and tiny images: what counts is that the run is of this store and test, and is found again."""
+    for name, shade in (("dark", 40), ("light", 200)):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for number in range(16):
+            noise = np.random.default_rng([shade, number]).integers(-30, 30, (32, 32, 3))
+            Image.fromarray((shade + noise).astype(np.uint8)).save(tmp_path / "d" / name / f"{number}.png")
+    uri, size = "mobilenet?alpha=0.25", {"height": 32, "width": 32}
+    store = featx.embed(tmp_path / "d", uri, weights="none", image=size, folder=tmp_path / "f")[0].store
+    options = CompareOptions(folder=tmp_path / "runs", jobs=1, report=said.append)
+    (standing,) = [one for one in compare(store, "last:3", options, "dummy").standings if one.run]
+    assert (standing.kind, standing.store) == ("fine-tuned", store.path.stem)
+    assert standing.fit_seconds > standing.embed_seconds > 0
+    told = json.loads((standing.run / "metrics.json").read_text())["finetuned"]
+    (maps,) = [featx.FeatureStore(path) for path in (tmp_path / "f" / "maps").iterdir()]
+    assert told["embed_seconds"] == maps.embed_seconds
+    again = compare(store, "last:3", options, "dummy")
+    assert [one.run for one in again.standings if one.run] == [standing.run]
+    assert "is a finished run of it" in said[-1]
+    assert "embedding included, against" in again.verdict[0]

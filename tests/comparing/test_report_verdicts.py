@@ -1,0 +1,120 @@
+"""Whether to fine-tune, in plain words, for each outcome of the paired test."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from featx.comparing.report import describe_gains
+from featx.evaluation import evaluate
+from featx.evaluation.paired import compare_pair
+from featx.results import FINE_TUNED, Standing
+from featx.specs import HeadSpec
+
+N = 150
+TIME = "in 2.1 min all told, beside 3.0 s of fitting (the store does not tell how long embedding took)"
+
+
+def evaluate_few():
+    return evaluate(np.full((4, 2), 0.5), np.arange(4) % 2, ("a", "b"), resamples=10)
+
+
+def make_frozen(store="photos", title="logreg", seconds=3.0, embedding=None):
+    test = evaluate_few()
+    return Standing(store, HeadSpec(title), "", 4, test=test, fit_seconds=seconds, embed_seconds=embedding)
+
+
+def make_tuned(only_tuned, only_frozen, groups=None, p_value=None, store="photos", **options):
+    """A run that alone was right on some items, while the frozen head alone was right on others."""
+    tuned, frozen = np.ones(N, bool), np.ones(N, bool)
+    frozen[:only_tuned] = False
+    tuned[only_tuned : only_tuned + only_frozen] = False
+    pair = compare_pair(tuned, frozen, groups=groups)
+    return Standing(
+        store,
+        HeadSpec("network"),
+        "",
+        None,
+        test=evaluate_few(),
+        **{"fit_seconds": 125.0, "embed_seconds": 9.5, **options},
+        kind=FINE_TUNED,
+        name="finetune last:23",
+        run=Path("run"),
+        gain=pair,
+        gain_p_value=pair.p_value if p_value is None else p_value,
+    )
+
+
+@pytest.mark.parametrize(
+    ("tuned", "expected"),
+    [
+        (make_tuned(12, 0), f"fine-tuning (last:23) gains 8.0 points (4.6 to 13.5) over logreg, {TIME}"),
+        (make_tuned(0, 12), f"fine-tuning (last:23) loses 8.0 points (4.6 to 13.5) against logreg, {TIME}"),
+        (
+            make_tuned(3, 2),
+            (
+                "no difference that 150 test images could show: fine-tuning (last:23) is at +0.7 points (-3.0 to +4.6) "
+                f"to logreg, {TIME}"
+            ),
+        ),
+        (
+            make_tuned(0, 0),
+            (
+                "no difference that 150 test images could show: fine-tuning (last:23) is at +0.0 points (-2.5 to +2.5) "
+                f"to logreg, {TIME}"
+            ),
+        ),
+        (
+            make_tuned(3, 2, groups=[str(item // 5) for item in range(N)]),
+            "no difference that 150 test images in 30 groups could show: fine-tuning (last:23) is at +0.7 points ",
+        ),
+        (
+            make_tuned(12, 0, p_value=0.06),
+            (
+                "no difference that 150 test images could show: fine-tuning (last:23) is at +8.0 points "
+                f"(+4.6 to +13.5) to logreg, p 0.06 among all differences of the table, {TIME}"
+            ),
+        ),
+    ],
+)
+def test_each_outcome(tuned, expected):
+    (said,) = describe_gains([make_frozen(), tuned], "test")
+    assert said.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "frozen", "expected"),
+    [
+        (125.0, (0.1, 3.0), "for 40 times the time (2.1 min, embedding included, against 3.1 s)"),
+        (125.0, (5.0, 15.0), "for 6.2 times the time (2.1 min, embedding included, against 20.0 s)"),
+        (9.0, (5.0, 7.0), "for 0.8 times the time (9.0 s, embedding included, against 12.0 s)"),
+        (9.0, (0.0, 0.0), "for 9,000 times the time (9.0 s, embedding included, against 0.00 s)"),
+    ],
+)
+def test_the_times_of_both_are_of_everything(seconds, frozen, expected):
+    head = make_frozen(seconds=frozen[0], embedding=frozen[1])
+    (said,) = describe_gains([head, make_tuned(12, 0, fit_seconds=seconds)], "test")
+    assert said == f"fine-tuning (last:23) gains 8.0 points (4.6 to 13.5) over logreg, {expected}"
+
+
+def test_a_run_that_does_not_tell_what_embedding_took():
+    (said,) = describe_gains([make_frozen(embedding=4.0), make_tuned(12, 0, embed_seconds=None)], "test")
+    assert said.endswith("beside 3.0 s of fitting (the run does not tell how long embedding took)")
+
+
+def test_what_is_named():
+    """The first frozen head of the order, stores where there are several, and another backbone."""
+    heads = [make_frozen(title="svm"), make_frozen("scans", "knn")]
+    said = describe_gains([make_tuned(12, 0, store="big?alpha=2"), make_tuned(0, 12), *heads], "val")
+    assert said[0].startswith(
+        "fine-tuning (last:23 of big?alpha=2) gains 8.0 points (4.6 to 13.5) over svm on photos, "
+    )
+    assert said[1].startswith("fine-tuning (last:23) loses 8.0 points")
+    assert "150 val images" in describe_gains([make_tuned(1, 1), *heads], "val")[0]
+    unknown = describe_gains([make_tuned(12, 0), make_frozen(seconds=None)], "test")
+    assert unknown[0].endswith("over logreg, in a time that is not recorded")
+
+
+def test_nothing_is_said_without_both():
+    assert describe_gains([make_frozen()], "test") == ()
+    assert describe_gains([make_tuned(1, 0)], "test") == ()

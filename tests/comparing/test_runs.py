@@ -1,0 +1,366 @@
+"""Finished runs beside heads: which are taken, which are refused, and that their numbers stay the same."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from pictures import write_digits
+from tuned import FINETUNED, mark_finetuned, read_rows, rewrite, write_rows
+
+import featx
+from featx.comparing.report import describe_comparison, tabulate
+from featx.comparing.runs import read_run
+from featx.errors import BundleError, DataError
+from featx.evaluation import METRICS
+from featx.fitting.dataset import HeldOut
+from featx.options import CompareOptions, FitOptions
+from featx.specs import HeadSpec
+
+OPTIONS = CompareOptions(folder=None, jobs=1)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory):
+    digits = write_digits(tmp_path_factory.mktemp("few"), per_class=20, classes=4)
+    return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("f"))[0].store
+
+
+@pytest.fixture(scope="module")
+def fitted(few, tmp_path_factory):
+    return featx.fit(few, "lda", options=FitOptions(folder=tmp_path_factory.mktemp("fitted")))
+
+
+@pytest.fixture
+def bundle(fitted, tmp_path):
+    return shutil.copytree(fitted.bundle, tmp_path / "run")
+
+
+def compare(few, *runs, heads="centroid,ridge", options=OPTIONS):
+    return featx.compare(few, heads, runs=runs, options=options)
+
+
+def find(comparison, title):
+    (standing,) = [one for one in comparison.standings if one.title == title]
+    return standing
+
+
+def test_a_run_has_the_numbers_of_its_bundle(few, fitted):
+    """Its predictions have all digits, so that what is measured on them is what `fit` has measured."""
+    found = find(compare(few, fitted), "lda (run)")
+    metrics = json.loads((fitted.bundle / "metrics.json").read_text())
+    for metric in METRICS:
+        assert list(found.test.get_interval(metric)) == [
+            metrics["test"][f"{metric}{end}"] for end in ("", "_low", "_high")
+        ]
+    assert found.test.confusion.tolist() == metrics["test"]["confusion"]
+    assert found.embed_seconds == few.embed_seconds > 0
+    assert (found.validation_accuracy, found.fit_seconds) == (fitted.validation.accuracy, fitted.seconds)
+    assert (found.kind, found.run, found.trained_parameters) == ("frozen", fitted.bundle, 4 * (240 + 1))
+    assert found.notes[0].startswith(f"validated on {fitted.n_train} images of its own training items, so it is ")
+
+
+def test_a_fine_tuned_run_is_compared_with_the_best_frozen_head(few, fitted, bundle, monkeypatch):
+    openings, take = [], HeldOut.open_targets
+    monkeypatch.setattr(HeldOut, "open_targets", lambda held: (openings.append(1), take(held))[1])
+    mark_finetuned(bundle)
+    comparison = compare(few, fitted.bundle, bundle, bundle)
+    assert len(openings) == 1
+    assert len(comparison.standings) == 4  # a run that is named twice is one
+    tuned = find(comparison, "finetune last:23")
+    frozen = next(one for one in comparison.standings if one.kind == "frozen")
+    assert tuned.gain.difference == pytest.approx(tuned.test.accuracy - frozen.test.accuracy)
+    assert (tuned.kind, tuned.store, tuned.chosen) == ("fine-tuned", "colour", "epoch 12 of 20")
+    assert (tuned.fit_seconds, tuned.peak_memory_bytes) == (125, FINETUNED["peak_memory_bytes"])
+    assert (tuned.embed_seconds, frozen.embed_seconds) == (FINETUNED["embed_seconds"], few.embed_seconds)
+    assert tuned.trained_parameters == FINETUNED["trainable_parameters"] + FINETUNED["head_parameters"]
+    assert tuned.bytes_per_item is None
+    values = comparison.to_dict()
+    assert values["verdict"] == list(comparison.verdict)
+    assert len(comparison.verdict) == 1
+    assert "fine-tuning (last:23)" in comparison.verdict[0]
+    row = next(row for row in values["rows"] if row["head"] == "finetune last:23")
+    assert (row["kind"], row["run"], row["gain"]) == ("fine-tuned", str(bundle), tuned.gain.difference)
+
+
+def test_what_an_older_run_does_not_tell(few, bundle):
+    """It told what embedding took in its own run, which is nothing where an earlier one had done it."""
+    mark_finetuned(bundle)
+    metrics = json.loads((bundle / "metrics.json").read_text())
+    del metrics["finetuned"]["elapsed_seconds"]
+    rewrite(bundle, "metrics.json", json.dumps(metrics))
+    assert read_run(bundle).embed_seconds is None
+    assert "the run does not tell how long embedding took" in compare(few, bundle).verdict[0]
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory):
+    """A store whose source has a val split."""
+    folder = tmp_path_factory.mktemp("split")
+    for name, skip in (("train", 0), ("val", 12), ("test", 18)):
+        write_digits(folder / "d" / name, per_class=12 if name == "train" else 6, classes=3, skip=skip)
+    return featx.embed(folder / "d", "colour", folder=folder)[0].store
+
+
+@pytest.fixture
+def split_run(split, tmp_path):
+    return featx.fit(split, "ridge", options=FitOptions(folder=tmp_path / "runs")).bundle
+
+
+def set_validation(bundle, **values):
+    metrics = json.loads((bundle / "metrics.json").read_text())
+    metrics["validation"] |= values
+    rewrite(bundle, "metrics.json", json.dumps(metrics))
+
+
+def test_all_differences_are_adjusted_together(split, split_run, tmp_path):
+    """Where a fine-tuned run is the best, another one's difference from the frozen heads is one question more."""
+    others = [shutil.copytree(split_run, tmp_path / name) for name in ("first", "second")]
+    for at, other in enumerate(others):
+        set_validation(mark_finetuned(other, "val"), accuracy=1, log_loss=at / 1e6)  # before all others
+    comparison = compare(split, *others, heads="dummy")
+    titles = [one.title for one in comparison.standings[:2]]
+    assert titles == ["finetune last:23 (first)", "finetune last:23 (second)"]
+    assert comparison.best.verdict == "best"
+    line = describe_comparison(comparison)[0]
+    assert "(first) is best by validation (the val split of the source); the test chose nothing" in line
+    frozen = comparison.standings[2]
+    assert frozen.paired.difference == -comparison.best.gain.difference
+    assert frozen.p_value == comparison.best.gain_p_value
+    second = comparison.standings[1]
+    assert second.p_value == 1
+    assert second.gain.difference == comparison.best.gain.difference
+    assert len(comparison.verdict) == 2
+
+
+def test_what_was_validated_on_other_items_is_listed_below_the_heads(few, bundle, tmp_path):
+    """Not even with the best validation of all is it put among them; of several, each by its own."""
+    good, less = (shutil.copytree(bundle, tmp_path / name) for name in ("good", "less"))
+    set_validation(mark_finetuned(less), accuracy=0.9)
+    set_validation(mark_finetuned(good), accuracy=1)
+    heads = ["dummy", HeadSpec("knn", {"n_neighbors": 70})]
+    comparison = compare(few, less, good, heads=heads)
+    titles = [one.title for one in comparison.standings]
+    assert titles == ["dummy", "finetune last:23 (good)", "finetune last:23 (less)", "knn"]
+    assert comparison.best.verdict == "best"
+    assert [one.validation_accuracy for one in comparison.standings[1:3]] == [1, 0.9]
+    n_held = [row["role"] for row in read_rows(good, "items.csv")].count("validated")
+    told = (
+        f"validated on {n_held} images of its own training items, so it is listed below the heads, whatever its "
+        "validation says; its test and its verdict are on the same images as theirs"
+    )
+    assert [one.notes for one in comparison.standings[1:3]] == [(told,)] * 2
+    assert comparison.standings[1].paired.difference == comparison.standings[1].gain.difference > 0
+    assert len(comparison.verdict) == 2
+
+
+@pytest.mark.parametrize("told", [{"validated_on": "training"}, {}])
+def test_images_that_it_learnt_from_are_no_validation(few, bundle, told):
+    mark_finetuned(bundle, "no such item", **told)
+    comparison = compare(few, bundle)
+    last = comparison.standings[-1]
+    assert (last.title, last.validation_accuracy, last.validation_log_loss) == ("finetune last:23", None, None)
+    assert "the accuracy on those that it learnt from is none; it is listed below the heads" in last.notes[0]
+    header, rows = tabulate(comparison)
+    assert rows[-1][header.index("valid.")] == "-"
+    assert last.verdict != "best"
+    assert last.gain is not None
+
+
+def test_items_may_be_in_any_order(few, fitted, bundle):
+    for name in ("items.csv", "predictions.csv"):
+        header, *rows = (bundle / name).read_text(encoding="utf-8").splitlines()
+        rewrite(bundle, name, "\n".join([header, *rows[::-1]]) + "\n")
+    ours, theirs = (compare(few, run, heads="centroid").to_dict()["rows"] for run in (bundle, fitted))
+    for one in (*ours, *theirs):
+        one |= {"run": "", "fit_seconds": 0, "predict_seconds": 0, "peak_memory_bytes": 0}
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    ("options", "pattern"),
+    [
+        ({"seed": 1}, r"--seed 1 --test-size 0\.2, this is with --seed 0 --test-size 0\.2: use the same"),
+        ({"test_size": 0.4}, r"\d+ of its \d+ are not in this test, such as .*--test-size 0\.4"),
+        ({"cv": 3}, "cross-validated and so has no test of its own"),
+    ],
+)
+def test_a_run_that_was_tested_on_other_items(few, tmp_path, options, pattern):
+    run = featx.fit(few, "centroid", options=FitOptions(folder=tmp_path, **options))
+    with pytest.raises(DataError, match=pattern):
+        compare(few, run)
+
+
+def test_what_a_run_says_of_its_split_is_told_in_few_plain_letters(few, bundle):
+    change_record(split={"seed": "\x1b[31m\n" + "9" * 5000, "test_size": "\x07"})(bundle)
+    with pytest.raises(DataError, match="was tested on other images") as caught:
+        compare(few, bundle, options=CompareOptions(folder=None, jobs=1, seed=1))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+def edit(name, change):
+    def spoil(bundle):
+        rows = read_rows(bundle, name)
+        kept = [row for row in rows if change(row) is not False]
+        write_rows(bundle, name, kept)
+
+    return spoil
+
+
+def once(role, **values):
+    """Change the first item of a role."""
+    left = [1]
+
+    def change(row):
+        if row["role"] == role and left:
+            left.pop()
+            row.update(values)
+
+    return change
+
+
+def take_test_bytes(bundle):
+    """Let a training item have the bytes of a tested one."""
+    rows = read_rows(bundle, "items.csv")
+    tested, trained = (next(row for row in rows if row["role"] == role) for role in ("tested", "trained"))
+    trained |= {"sha256": tested["sha256"], "role": "validated"}
+    write_rows(bundle, "items.csv", rows)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "pattern"),
+    [
+        (take_test_bytes, "trained or validated on 1 of the test images, such as "),
+        (edit("items.csv", once("tested", sha256="0" * 64)), "1 of these have other bytes under the same name"),
+    ],
+)
+def test_a_run_that_cannot_be_compared(few, bundle, spoil, pattern):
+    spoil(bundle)
+    with pytest.raises(DataError, match=pattern):
+        compare(few, bundle)
+
+
+def test_other_labels_are_an_error(few, bundle):
+    """The labels of two classes are exchanged, in the bundle as a whole."""
+    rows = read_rows(bundle, "predictions.csv")
+    names = sorted({row["label"] for row in rows})[:2]
+    swap = dict(zip(names, names[::-1], strict=True))
+    for row in rows:
+        for column in ("label", "predicted"):
+            row[column] = swap.get(row[column], row[column])
+        first, second = (f"probability_{name}" for name in names)
+        row[first], row[second] = row[second], row[first]
+    write_rows(bundle, "predictions.csv", rows)
+    with pytest.raises(DataError, match=r"tested with other labels for \d+ of the test images"):
+        compare(few, bundle)
+
+
+def set_probability(text):
+    return edit("predictions.csv", lambda row: row.update({next(n for n in row if n.startswith("probability_")): text}))
+
+
+def change_metrics(**values):
+    return lambda bundle: rewrite(
+        bundle, "metrics.json", json.dumps(json.loads((bundle / "metrics.json").read_text()) | values)
+    )
+
+
+def change_deep(name, **values):
+    return lambda bundle: change_metrics(**{name: json.loads((bundle / "metrics.json").read_text())[name] | values})(
+        bundle
+    )
+
+
+def change_record(**values):
+    def spoil(bundle):
+        about = json.loads((bundle / "bundle.json").read_text())
+        about["record"] |= values
+        (bundle / "bundle.json").write_text(json.dumps(about))
+
+    return spoil
+
+
+def unlist_predictions(bundle):
+    values = json.loads((bundle / "bundle.json").read_text())
+    del values["files"]["predictions.csv"]
+    (bundle / "bundle.json").write_text(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "pattern"),
+    [
+        (set_probability("nan"), "probabilities of item 0"),
+        (set_probability("inf"), "probabilities of item 0"),
+        (set_probability("-0.1"), "probabilities of item 0"),
+        (set_probability("7"), "probabilities of item 0"),
+        (set_probability("a"), "could not convert string to float"),
+        (edit("predictions.csv", lambda row: row.update(label="other")), "metrics.json tells an accuracy of"),
+        (edit("predictions.csv", lambda row: row["label"].endswith("0")), "is of other items than those"),
+        (lambda b: rewrite(b, "predictions.csv", ""), "has other columns than id, label and probability_CLASS"),
+        (lambda b: rewrite(b, "predictions.csv", (b / "predictions.csv").read_text() + "a,b\n"), "a row of 2 cells"),
+        (edit("items.csv", lambda row: row.update(role="tasted")), "no 'tasted'"),
+        (unlist_predictions, "has no predictions.csv of its own"),
+        (change_metrics(seconds=-1), "no record, or metrics.json no time"),
+        (change_metrics(seconds="long"), "is damaged"),
+        (change_metrics(validation={}), "not the metrics of an evaluation"),
+        (change_metrics(finetuned={"unfreeze": "all"}), "no 'trainable_parameters'"),
+        (change_metrics(finetuned=FINETUNED | {"seconds": float("1e400")}), "below 0 or without end"),
+        (change_metrics(finetuned=FINETUNED | {"embed_seconds": -1}), "embed_seconds is no number of seconds"),
+        (change_metrics(finetuned=FINETUNED | {"embed_seconds": True}), "embed_seconds is no number of seconds"),
+        (change_record(store={"embed_seconds": "long"}), "embed_seconds is no number of seconds"),
+        (change_record(store=[1]), "is damaged"),
+        (change_metrics(finetuned=FINETUNED | {"epochs": 1.5}), "counts that are no whole numbers"),
+        (change_metrics(finetuned=[1]), "is damaged"),
+        (change_metrics(seconds=10**400), "no record, or metrics.json no time"),
+        (change_metrics(finetuned=FINETUNED | {"seconds": 10**400}), "below 0 or without end"),
+        (change_metrics(finetuned=FINETUNED | {"epochs": 10**400}), "below 0 or without end"),
+        (change_metrics(finetuned=FINETUNED | {"embed_seconds": 10**400}), "embed_seconds is no number of seconds"),
+        (change_record(store={"embed_seconds": 10**400}), "embed_seconds is no number of seconds"),
+        (change_deep("test", accuracy=10**400), "is damaged"),
+        (change_deep("validation", log_loss=10**400), "no proper validation"),
+        (lambda b: rewrite(b, "predictions.csv", "\0" * 2**24), "a line of 16,777,216 characters or more"),
+        (lambda b: rewrite(b, "items.csv", "\0" * 2**24), "a line of 16,777,216 characters or more"),
+    ],
+)
+def test_a_damaged_run_is_refused(bundle, spoil, pattern):
+    spoil(bundle)
+    with pytest.raises(BundleError, match=pattern) as caught:
+        read_run(bundle)
+    assert "\n" not in str(caught.value)
+
+
+def test_groups_are_those_of_the_comparison(store, tmp_path):
+    group = r"digit-(\d{3})"
+    run = featx.fit(store, "lda", options=FitOptions(folder=tmp_path, group=group))
+    mark_finetuned(run.bundle)
+    options = CompareOptions(folder=None, jobs=1, group=group)
+    comparison = compare(store, run, heads="ridge", options=options)
+    tuned = find(comparison, "finetune last:23")
+    assert tuned.gain.n_units < tuned.gain.n_items
+    interval = json.loads((run.bundle / "metrics.json").read_text())["test"]
+    assert [tuned.test.accuracy_low, tuned.test.accuracy_high] == [interval["accuracy_low"], interval["accuracy_high"]]
+    with pytest.raises(DataError, match="--group"):
+        compare(store, run, heads="ridge")
+
+
+def test_a_validation_split_of_the_source_is_shared(split, split_run):
+    comparison = compare(split, split_run, heads="centroid,ridge")
+    ours, theirs = find(comparison, "ridge"), find(comparison, "ridge (run)")
+    assert theirs.notes == ours.notes == ()
+    assert theirs.validation_accuracy == ours.validation_accuracy
+    np.testing.assert_array_equal(theirs.test.confusion, ours.test.confusion)
+    mark_finetuned(split_run, "val")
+    assert find(compare(split, split_run, heads="centroid"), "finetune last:23").notes == ()
+    rows = read_rows(split_run, "items.csv")
+    next(row for row in rows if row["role"] == "validated")["role"] = "trained"
+    write_rows(split_run, "items.csv", rows)
+    almost = find(compare(split, split_run, heads="centroid"), "finetune last:23")
+    assert almost.notes[0].startswith("validated on 17 images that are not all and only those that rank the heads, so ")
+
+
+def test_a_run_that_was_validated_on_its_own_tenth_beside_a_val_split(split, split_run):
+    mark_finetuned(split_run, "train/0/digit-000")
+    comparison = compare(split, split_run, heads="dummy")
+    assert "images of its own training items, so" in comparison.standings[-1].notes[0]
+    assert comparison.best.title == "dummy"

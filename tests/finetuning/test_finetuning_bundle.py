@@ -1,0 +1,44 @@
+"""What a fine-tuning tells of its time, whatever was there before it."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from featx.files import Result, write_result
+from featx.finetuning.finetuning import Tuning
+from featx.finetuning.loop import STATE, Course, Progressed, Roles
+from featx.options import FineTuneOptions
+from featx.specs import FineTuneSpec
+
+
+@pytest.mark.parametrize(
+    ("stores", "own", "earlier", "expected"),
+    [
+        (30.0, 30.2, 0.0, 99.8),  # embedded in this run
+        (30.0, 0.5, 0.0, 129.5),  # embedded before
+        (30.0, 0.5, 50.0, 179.5),  # and interrupted in the middle
+        (None, 0.5, 50.0, 150.0),  # by an older featx, which did not tell
+    ],
+)
+def test_seconds_are_of_everything(stores, own, earlier, expected):
+    supply = SimpleNamespace(embed_seconds=stores, own_embed_seconds=own, cached=True)
+    tuner = SimpleNamespace(count_parameters=lambda: {"head_parameters": 3}, frontier=("cut",))
+    progressed = Progressed(seconds=80.0, earlier_seconds=earlier)
+    nobody = np.array([], np.intp)
+    roles = Roles(nobody, nobody, nobody, ())
+    tuning = Tuning(tuner, None, FineTuneSpec(), supply, None, roles, progressed, lambda: None)
+    told = tuning.describe("mobilenet", 100.0)
+    assert told["seconds"] == pytest.approx(expected)
+    assert (told["elapsed_seconds"], told["embed_seconds"], told["train_seconds"]) == (100.0, stores, 80.0)
+
+
+def test_epochs_before_an_interruption_are_known(tmp_path):
+    weights = {"w": np.zeros(2)}
+    network = SimpleNamespace(dump=lambda: weights, restore=lambda _: None)
+    record = {name: getattr(Progressed(seconds=12.5), name) for name in Progressed.__dataclass_fields__}
+    del record["earlier_seconds"]  # as an older featx left it
+    write_result(tmp_path / STATE, Result(record, weights | {"best_w": weights["w"]}))
+    course = Course(network, None, None, (), FineTuneSpec(), tmp_path, FineTuneOptions())
+    state = course._resume()
+    assert (state.seconds, state.earlier_seconds) == (12.5, 12.5)

@@ -1,0 +1,161 @@
+import json
+
+import numpy as np
+import pytest
+import skops.io
+from bundle_files import rewrite, sign
+from pictures import write_digits
+
+import featx
+from featx.bundle import Bundle
+from featx.errors import BundleError, DriftError
+from featx.options import FitOptions
+from featx.prediction import Predictor
+
+
+@pytest.fixture
+def bundle(store, tmp_path):
+    """A bundle of its own for each test, which may break it."""
+    return featx.fit(store, "centroid", options=FitOptions(folder=tmp_path / "runs")).bundle
+
+
+def test_a_bundle_opens_with_what_was_written(bundle, store):
+    opened = Bundle.open(bundle)
+    assert opened.embed_spec == store.spec
+    assert opened.classes == tuple(store.classes)
+    assert opened.head_spec.name == "centroid"
+    assert opened.backbone_file is None
+    assert np.array_equal(opened.golden.features, store.golden.features)
+    assert opened.golden.files == store.golden.files
+    assert opened.read_trained() < set(store.sha256.tolist())
+
+
+def test_bundles_of_one_day_get_numbers(store, tmp_path):
+    options = FitOptions(folder=tmp_path)
+    names = [featx.fit(store, "dummy", options=options).bundle.name for _ in range(3)]
+    assert names[0].endswith("-dummy-colour")
+    assert [name.removeprefix(names[0]) for name in names] == ["", "-2", "-3"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_a_bundle_may_move(bundle, tmp_path, digits):
+    moved = bundle.rename(tmp_path / "elsewhere")
+    (prediction,) = Predictor.load(moved).predict([min((digits / "3").iterdir())])
+    assert prediction.label in "0123456789"
+
+
+@pytest.mark.parametrize("name", ["head.skops", "golden.npz", "metrics.json", "items.csv"])
+def test_a_missing_file_is_named(bundle, name):
+    (bundle / name).unlink()
+    with pytest.raises(BundleError, match=f"lacks {name}"):
+        Bundle.open(bundle)
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", "no JSON"])
+def test_a_broken_description_is_refused(bundle, text):
+    (bundle / "bundle.json").write_text(text)
+    with pytest.raises(BundleError, match=r" is damaged \("):
+        Bundle.open(bundle)
+
+
+def test_a_foreign_description_is_refused(bundle):
+    (bundle / "bundle.json").write_text('{"format": "other", "format_version": 1}')
+    with pytest.raises(BundleError, match="a bundle of 'other', not of featx"):
+        Bundle.open(bundle)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"no zip"])
+def test_broken_golden_pictures_are_refused(bundle, content):
+    (bundle / "golden.npz").write_bytes(content)
+    sign(bundle)
+    with pytest.raises(BundleError, match=r" is damaged \("):
+        Bundle.open(bundle)
+
+
+def test_a_broken_list_of_items_is_refused(bundle):
+    (bundle / "items.csv").write_text("id\n1\n")
+    sign(bundle)
+    with pytest.raises(BundleError, match=r"items\.csv is damaged"):
+        Bundle.open(bundle).read_trained()
+
+
+def test_a_newer_format_is_refused(bundle):
+    rewrite(bundle, format_version=99)
+    with pytest.raises(BundleError, match="upgrade featx"):
+        Bundle.open(bundle)
+
+
+@pytest.mark.parametrize("name", ["head.skops", "golden.npz", "metrics.json", "items.csv", "confusion_matrix.png"])
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data[:50] + b"?" + data[51:]])
+def test_a_damaged_or_exchanged_file_is_named(bundle, name, change):
+    (bundle / name).write_bytes(change((bundle / name).read_bytes()))
+    with pytest.raises(BundleError, match=rf"{name} is not the file that the bundle was made with; copy the bundle"):
+        Bundle.open(bundle)
+
+
+def test_every_file_is_described_but_the_description_itself(bundle):
+    files = json.loads((bundle / "bundle.json").read_text())["files"]
+    assert set(files) | {"bundle.json"} == {path.name for path in bundle.iterdir()}
+    assert files["items.csv"]["bytes"] == (bundle / "items.csv").stat().st_size
+
+
+def test_foreign_types_in_the_head_are_listed_and_refused(bundle):
+    class Foreign:
+        pass
+
+    (bundle / "head.skops").write_bytes(skops.io.dumps({"head": Foreign()}))
+    sign(bundle)
+    with pytest.raises(BundleError, match="Foreign"):
+        Predictor.load(bundle)
+
+
+def test_a_pickle_is_never_loaded(bundle):
+    (bundle / "head.skops").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
+    sign(bundle)
+    with pytest.raises(BundleError, match=r"head\.skops is damaged"):
+        Predictor.load(bundle)
+
+
+def test_golden_pictures_that_come_out_otherwise_are_refused(bundle):
+    with np.load(bundle / "golden.npz") as arrays:
+        changed = {**arrays, "features": arrays["features"] + np.float32(0.01)}
+    np.savez(bundle / "golden.npz", **changed)
+    sign(bundle)
+    with pytest.raises(DriftError, match="trained on other numbers"):
+        Predictor.load(bundle)
+
+
+def test_other_weights_are_refused(bundle):
+    rewrite(bundle, embed__backbone__weights_digest="0" * 64)
+    with pytest.raises(BundleError, match="other weights"):
+        Predictor.load(bundle)
+
+
+def test_a_failed_write_leaves_nothing(store, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("featx.bundle._write_json", fail)
+    with pytest.raises(OSError, match="No space"):
+        featx.fit(store, "dummy", options=FitOptions(folder=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.keras
+def test_a_network_of_the_user_travels_with_the_bundle(tmp_path):
+    import keras
+
+    keras.utils.set_random_seed(1)
+    network = keras.Sequential(
+        [keras.Input((24, 24, 3)), keras.layers.Rescaling(1 / 255), keras.layers.Conv2D(8, 3, activation="relu")]
+    )
+    network.save(tmp_path / "mine.keras")
+    photos = write_digits(tmp_path / "photos", per_class=8, classes=3)
+    store = featx.embed(photos, f"file:{tmp_path / 'mine.keras'}", folder=tmp_path / "f")[0].store
+    run = featx.fit(store, "centroid", options=FitOptions(folder=tmp_path / "runs"))
+    (tmp_path / "mine.keras").unlink()
+    predictions = list(Predictor.load(run.bundle).predict([photos]))
+    assert len(predictions) == 24
+    assert not any(prediction.error for prediction in predictions)
+    with pytest.raises(BundleError, match=r"mine\.keras is gone"):
+        featx.fit(store, "centroid", options=FitOptions(folder=tmp_path / "runs"))

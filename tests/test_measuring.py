@@ -1,0 +1,79 @@
+import hashlib
+import threading
+import time
+
+import pytest
+
+from featx.measuring import DECODE, INFER, READ, STAGES, WRITE, Timing
+
+
+def burn(seconds):
+    """Use a processor for so long, in native code that leaves other threads alone."""
+    started = time.thread_time()
+    while time.thread_time() - started < seconds:
+        hashlib.sha256(bytes(1 << 20)).digest()
+
+
+def in_thread(function, *arguments):
+    thread = threading.Thread(target=function, args=arguments)
+    thread.start()
+    return thread
+
+
+def test_a_run_that_did_nothing_has_all_stages_and_no_time():
+    seconds = Timing().conclude()
+    assert tuple(seconds) == STAGES
+    assert max(seconds.values()) < 0.05
+
+
+def test_each_stage_has_the_processor_time_of_its_own_threads():
+    timing = Timing()
+
+    def decode():
+        with timing.measure(DECODE):
+            burn(0.2)
+
+    for thread in [in_thread(decode), in_thread(decode)]:
+        thread.join()
+    with timing.measure(WRITE):
+        burn(0.1)
+    seconds = timing.conclude()
+    assert seconds[DECODE] == pytest.approx(0.4, abs=0.1)
+    assert seconds[WRITE] > 0.09  # more where other programs take the cores, which looks like a slow disk
+    assert seconds[INFER] < 0.1
+
+
+def test_the_network_has_the_time_of_threads_that_nobody_measured():
+    timing = Timing()
+    hidden = in_thread(burn, 0.3)  # as a runtime computes in threads of its own
+    with timing.measure(INFER):
+        hidden.join()
+    assert timing.conclude()[INFER] == pytest.approx(0.3, abs=0.1)
+
+
+def test_waiting_for_a_disk_counts_where_cores_are_idle():
+    timing = Timing()
+    with timing.measure(READ):
+        time.sleep(0.2)
+    assert timing.conclude()[READ] > 0.15
+
+
+def test_on_a_device_the_network_has_the_time_of_its_calls():
+    timing = Timing()
+    timing.is_on_device = True
+    with timing.measure(INFER):
+        time.sleep(0.2)
+    assert timing.conclude()[INFER] > 0.19
+
+
+def test_a_stage_counts_also_what_ended_in_an_error():
+    timing = Timing()
+
+    def fail():
+        with timing.measure(WRITE):
+            burn(0.1)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert timing.conclude()[WRITE] > 0.05

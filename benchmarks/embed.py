@@ -331,7 +331,7 @@ def measure_cached(folder, options):
 _PEAK = """
 import featx
 from pathlib import Path
-(result,) = featx.embed({source!r}, featx.load_backbone({name!r}, weights="none"), folder={target!r})
+result = featx.embed({source!r}, featx.load_backbone({name!r}, weights="none"), folder={target!r})
 (peak,) = [line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
 print(peak, result.new)
 """

@@ -291,7 +291,7 @@ def measure_worth(folder, options):
     import featx
     from featx.comparing.report import to_markdown
 
-    (embedding,) = featx.embed(options.data, options.backbone, folder=folder / "features")
+    embedding = featx.embed(options.data, options.backbone, folder=folder / "features")
     runs = []
     for plan in options.plans.split(","):
         spec = featx.FineTuneSpec(unfreeze=plan, epochs=options.epochs, augmentation=options.augment)

@@ -233,7 +233,7 @@ def embed_digits(folder):
         path = folder / "digits" / str(target) / f"{number:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray((image * 15.9375).astype(np.uint8)).resize((32, 32)).save(path)
-    return featx.embed(folder / "digits", "scattering", folder=folder / "features")[0].store
+    return featx.embed(folder / "digits", "scattering", folder=folder / "features").store
 
 
 def describe_machine():

@@ -91,7 +91,7 @@ def measure_writing(folder, n_images, rounds):
             watches = Stopwatch(commit), Stopwatch(seal)
             journal.Journal.commit = lambda own, watch=watches[0]: watch(own)
             writing.seal = watches[1]
-            (result,) = featx.embed(folder / "pictures", backbone, folder=folder / f"{number}")
+            result = featx.embed(folder / "pictures", backbone, folder=folder / f"{number}")
             journal.Journal.commit, writing.seal = commit, seal
             found[name].append((result.seconds, sum(watch.seconds for watch in watches), result.store.dim))
     for name, runs in found.items():

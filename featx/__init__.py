@@ -1,7 +1,7 @@
 """featx: embed images once with a frozen backbone; after that, a classifier takes seconds.
 
-    results = featx.embed("photos/", "mobilenetv2")
-    run = featx.fit(results[0].store, "logreg")
+    result = featx.embed("photos/", "mobilenetv2")
+    run = featx.fit(result.store, "logreg")
     predictor = featx.Predictor.load(run.bundle)
 
 Importing this package imports nothing heavy: each name below is loaded at its first use.
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from featx.backbones import Backbone, describe_layers, list_backbones, load_backbone
     from featx.bundle import Bundle
     from featx.comparing.comparison import compare
-    from featx.embedding import Embedding, embed
+    from featx.embedding import EmbedResult, embed, embed_layers
     from featx.errors import FeatxError
     from featx.evaluation import Evaluation
     from featx.finetuning.finetuning import finetune
-    from featx.fitting.fitting import Run, fit
+    from featx.fitting.fitting import fit
     from featx.image_embedder import ImageEmbedder
     from featx.items import Columns, Item, Manifest, read_archive, read_folder, read_source, read_table
     from featx.items.decoding import Decoded, decode
     from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions, SplitOptions
     from featx.prediction import Prediction, Predictor
     from featx.restoration import Repair, repair_store
-    from featx.results import Comparison, Standing
+    from featx.results import Comparison, ComparisonRow, Run
     from featx.specs import BackboneSpec, EmbedSpec, FineTuneSpec, HeadSpec, ImageSpec, ViewSpec
     from featx.splitting import SplitTable, split_source
     from featx.store import FeatureStore
-    from featx.store.checking import Checkup, check_store
+    from featx.store.checking import Verification, verify_store
     from featx.store.exchange import export_store, read_export
     from featx.store.merging import merge_stores
 
@@ -37,7 +37,7 @@ _MODULES = {
     "featx.backbones": ("Backbone", "describe_layers", "list_backbones", "load_backbone"),
     "featx.bundle": ("Bundle",),
     "featx.prediction": ("Prediction", "Predictor"),
-    "featx.embedding": ("Embedding", "embed"),
+    "featx.embedding": ("EmbedResult", "embed", "embed_layers"),
     "featx.errors": ("FeatxError",),
     "featx.evaluation": ("Evaluation",),
     "featx.image_embedder": ("ImageEmbedder",),
@@ -49,12 +49,12 @@ _MODULES = {
     "featx.specs": ("BackboneSpec", "EmbedSpec", "FineTuneSpec", "HeadSpec", "ImageSpec", "ViewSpec"),
     "featx.splitting": ("SplitTable", "split_source"),
     "featx.store": ("FeatureStore",),
-    "featx.store.checking": ("Checkup", "check_store"),
+    "featx.store.checking": ("Verification", "verify_store"),
     "featx.store.exchange": ("export_store", "read_export"),
     "featx.comparing.comparison": ("compare",),
     "featx.finetuning.finetuning": ("finetune",),
-    "featx.fitting.fitting": ("Run", "fit"),
-    "featx.results": ("Comparison", "Standing"),
+    "featx.fitting.fitting": ("fit",),
+    "featx.results": ("Comparison", "ComparisonRow", "Run"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -62,14 +62,14 @@ __all__ = [
     "Backbone",
     "BackboneSpec",
     "Bundle",
-    "Checkup",
     "Columns",
     "CompareOptions",
     "Comparison",
+    "ComparisonRow",
     "Decoded",
     "EmbedOptions",
+    "EmbedResult",
     "EmbedSpec",
-    "Embedding",
     "Evaluation",
     "FeatureStore",
     "FeatxError",
@@ -87,13 +87,13 @@ __all__ = [
     "Run",
     "SplitOptions",
     "SplitTable",
-    "Standing",
+    "Verification",
     "ViewSpec",
-    "check_store",
     "compare",
     "decode",
     "describe_layers",
     "embed",
+    "embed_layers",
     "export_store",
     "finetune",
     "fit",
@@ -107,6 +107,7 @@ __all__ = [
     "read_table",
     "repair_store",
     "split_source",
+    "verify_store",
 ]
 
 

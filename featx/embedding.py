@@ -1,6 +1,6 @@
 """The loop: manifest, decoding ahead, backbone, store.
 
-`embed` is the whole algorithm; the rest of the module is what its lines mean.
+`embed_layers` is the whole algorithm; the rest of the module is what its lines mean.
 """
 
 import contextlib
@@ -40,7 +40,7 @@ _STACK = ("featx", "numpy", "pillow", "h5py", "keras", "tensorflow", "openvino")
 
 
 @dataclass(frozen=True, slots=True)
-class Embedding:
+class EmbedResult:
     """What one run of `embed` did to one store; `new + cached + quarantined` is the manifest.
 
     Attributes:
@@ -105,6 +105,70 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
     source: str | os.PathLike[str] | Manifest,
     backbone: str | Backbone,
     *,
+    layer: str | int | None = None,
+    pooling: str | None = None,
+    weights: str | None = None,
+    image: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    views: int = 0,
+    augmentation: str = "",
+    view_seed: int = 0,
+    name: str | None = None,
+    folder: str | os.PathLike[str] = "features",
+    options: EmbedOptions = EMBED_DEFAULTS,
+) -> EmbedResult:
+    """Embed every image of a source, once, into a store.
+
+    Args:
+        source: A folder, table or archive (see `featx.read_source`), or a manifest.
+        backbone: A uri (see `featx.load_backbone`), or a backbone that is built already.
+        layer: Name or index of the layer where the backbone is cut; None for the last.
+        pooling: How a feature map becomes a vector; None for the layer's default.
+        weights: `imagenet`, `none` or a path; None for the backbone's default.
+        image: Fields of `ImageSpec` that differ from its defaults and the backbone's size.
+        dtype: `float32` or `float16`, of the stored features.
+        views: Augmented views of each image that are embedded beside it, into the same row.
+        augmentation: How far they may go: `light`, or `flip,rotate:15,zoom:0.2`; see
+            `featx.items.augmentation.parse_augmentation`.
+        view_seed: Seed of the views.
+        name: Name of the store without `.h5`; None for one made from the spec.
+        folder: Where stores live.
+        options: How to run.
+
+    Returns:
+        The store and the counts, however many items went to quarantine; `EmbedResult.check`
+        refuses a result with too many, as the command line does.
+
+    Raises:
+        UsageError: If a backbone that is built already has several outputs; see `embed_layers`.
+        FeatxError: One of its kinds, for a source, backbone or store that cannot be used.
+    """
+    if not isinstance(backbone, str) and len(backbone.outputs) > 1:
+        layers = ", ".join(output.layer for output in backbone.outputs)
+        msg = f"{backbone.uri} was built with several layers ({layers}), each for a store of its own; use embed_layers"
+        raise UsageError(msg)
+    (result,) = embed_layers(
+        source,
+        backbone,
+        layers=() if layer is None else (layer,),
+        pooling=pooling,
+        weights=weights,
+        image=image,
+        dtype=dtype,
+        views=views,
+        augmentation=augmentation,
+        view_seed=view_seed,
+        name=name,
+        folder=folder,
+        options=options,
+    )
+    return result
+
+
+def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
+    source: str | os.PathLike[str] | Manifest,
+    backbone: str | Backbone,
+    *,
     layers: Sequence[str | int] = (),
     pooling: str | None = None,
     weights: str | None = None,
@@ -117,29 +181,27 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
     folder: str | os.PathLike[str] = "features",
     salvage: bool = False,
     options: EmbedOptions = EMBED_DEFAULTS,
-) -> list[Embedding]:
-    """Embed every image of a source, once, into one store per layer.
+) -> list[EmbedResult]:
+    """Embed every image of a source, once, at several layers in one pass: a store for each.
 
     Args:
-        source: A folder, table or archive (see `featx.read_source`), or a manifest.
-        backbone: A uri (see `featx.load_backbone`), or a backbone that is built already.
-        layers: Where to cut; the last layer if empty.
-        pooling: How a feature map becomes a vector; None for the layer's default.
-        weights: `imagenet`, `none` or a path; None for the backbone's default.
-        image: Fields of `ImageSpec` that differ from its defaults and the backbone's size.
-        dtype: `float32` or `float16`, of the stored features.
-        views: Augmented views of each image that are embedded beside it, into the same row.
-        augmentation: How far they may go: `light`, or `flip,rotate:15,zoom:0.2`; see
-            `featx.items.augmentation.parse_augmentation`.
-        view_seed: Seed of what is drawn for them.
-        name: Name of the store without `.h5`; None for one made from the spec.
-        folder: Where stores live.
-        salvage: Embed what is damaged in an older store again, in place of refusing it; see `repair_store`.
-        options: How to run.
+        source: As in `embed`.
+        backbone: As in `embed`; one that is built already may have several outputs.
+        layers: Names or indices of the layers where it is cut; the last layer if empty.
+        pooling: As in `embed`.
+        weights: As in `embed`.
+        image: As in `embed`.
+        dtype: As in `embed`.
+        views: As in `embed`.
+        augmentation: As in `embed`.
+        view_seed: As in `embed`.
+        name: Name of the stores without `.h5`, followed by the layer; None for one made from the spec.
+        folder: As in `embed`.
+        salvage: Embed what is damaged in an older store again, instead of refusing it; see `repair_store`.
+        options: As in `embed`.
 
     Returns:
-        One `Embedding` per layer, in their order, however many items went to quarantine; `Embedding.check`
-        refuses one with too many, as the command line does.
+        One `EmbedResult` per layer, in their order.
 
     Raises:
         FeatxError: One of its kinds, for a source, backbone or store that cannot be used.
@@ -179,7 +241,7 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
             stores = [writer.seal(*rows) for writer, rows in zip(writers, ledger.conclude(), strict=True)]
     seconds, stages = time.perf_counter() - started, timing.conclude()
     return [
-        Embedding(store, *counts, seconds, started - begun, stages, runner.name if counts[0] else "", options.max_bad)
+        EmbedResult(store, *counts, seconds, started - begun, stages, runner.name if counts[0] else "", options.max_bad)
         for counts, store in zip(map(ledger.count, writers), stores, strict=True)
     ]
 

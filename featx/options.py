@@ -44,7 +44,7 @@ class EmbedOptions:
         progress: Called with items done and in all, whenever a batch is in its store or an item needs nothing.
         on_bad: What an image that cannot be embedded does: `quarantine` leaves it out, with its reason in
             the store; `fail` ends the run before anything is sealed.
-        max_bad: Largest share of items in quarantine, 0 to 1, that `Embedding.check` and the command line
+        max_bad: Largest share of items in quarantine, 0 to 1, that `EmbedResult.check` and the command line
             accept; the store is sealed in any case.
         runtime: What runs the network: `keras`; `openvino`, several times as fast on a CPU; or `auto`: Keras
             on a GPU, else OpenVINO where it is installed and gives the same numbers, else Keras.

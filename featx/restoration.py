@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from featx.embedding import Embedding, embed
+from featx.embedding import EmbedResult, embed_layers
 from featx.errors import FeatxError, SourceError, StoreError
 from featx.items import Manifest
 from featx.items.sources import read_source_again
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prediction import rebuild_backbone
 from featx.specs import ViewSpec
-from featx.store.checking import Checkup, check_store, drop_damage
+from featx.store.checking import Verification, drop_damage, verify_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Repair:
         embedding: The run that embedded the lost items again; None if there were none, or they were only dropped.
     """
 
-    checkup: Checkup
-    embedding: Embedding | None
+    checkup: Verification
+    embedding: EmbedResult | None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `featx repair --json` prints."""
@@ -54,7 +54,7 @@ def repair_store(path: str | os.PathLike[str], *, drop: bool = False, options: E
         BackboneError: If the backbone cannot be built.
         BundleError: If the backbone has other weights now.
     """
-    found = check_store(path, options.progress)
+    found = verify_store(path, options.progress)
     if not found.damage:
         return Repair(found, None)
     if drop:
@@ -62,13 +62,13 @@ def repair_store(path: str | os.PathLike[str], *, drop: bool = False, options: E
     return Repair(found, _embed_again(found, options))
 
 
-def _embed_again(found: Checkup, options: EmbedOptions) -> Embedding:
+def _embed_again(found: Verification, options: EmbedOptions) -> EmbedResult:
     store = found.store
     manifest = _read_items(found)
     file = Path(store.backbone_file) if store.backbone_file else None
     network = rebuild_backbone(store.spec.backbone, store.spec.image, file)
     image = {name: value for name, value in store.spec.image.to_dict().items() if name not in {"height", "width"}}
-    (embedding,) = embed(
+    (embedding,) = embed_layers(
         manifest,
         network,
         image=image,
@@ -89,7 +89,7 @@ def _list_views(views: ViewSpec | None) -> dict[str, Any]:
     return {"views": views.count, "augmentation": views.augmentation, "view_seed": views.seed}
 
 
-def _read_items(found: Checkup) -> Manifest:
+def _read_items(found: Verification) -> Manifest:
     """Read the items of a store from its source, and no others as far as their names are known."""
     store = found.store
     if store.path.suffix != ".h5":

@@ -1,20 +1,25 @@
-"""What a comparison found: a standing for each store and head, and the whole of them."""
+"""What comes out: a run of `fit` or `finetune`, its learning curve, and a comparison with its rows."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from featx.evaluation import METRICS, Evaluation
+from featx.evaluation.forecast import Forecast
 from featx.evaluation.paired import Paired
 from featx.specs import HeadSpec
 from featx.wording import to_text
 
-#: What `Standing.kind` may be.
+#: What `ComparisonRow.kind` may be.
 FROZEN, FINE_TUNED = "frozen", "fine-tuned"
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class ComparisonRow:
     """How a head did on the features of a store.
 
     Attributes:
@@ -132,7 +137,7 @@ class Comparison:
         verdict: Whether fine-tuning was worth it, a sentence for each fine-tuned run.
     """
 
-    standings: tuple[Standing, ...]
+    standings: tuple[ComparisonRow, ...]
     folder: Path | None
     test_name: str
     validation_name: str
@@ -144,17 +149,17 @@ class Comparison:
     verdict: tuple[str, ...] = ()
 
     @property
-    def best(self) -> Standing:
+    def best(self) -> ComparisonRow:
         """The one that was chosen by validation."""
         return self.standings[0]
 
     @property
-    def ties(self) -> tuple[Standing, ...]:
+    def ties(self) -> tuple[ComparisonRow, ...]:
         """Those that these test items cannot tell from the best."""
         return tuple(standing for standing in self.standings if standing.verdict == "tie")
 
     @property
-    def failed(self) -> tuple[Standing, ...]:
+    def failed(self) -> tuple[ComparisonRow, ...]:
         """Those without numbers."""
         return tuple(standing for standing in self.standings if standing.verdict == "failed")
 
@@ -170,4 +175,145 @@ class Comparison:
             "versions": self.versions,
             "notes": list(self.notes),
             "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Parameters and a scaling that were tried, and how well they did.
+
+    Attributes:
+        params: The parameters that are not left to the head's settings.
+        scaling: The scaling.
+        strength: Place among the parameters tried, 0 for the strongest regularisation.
+        accuracy: Share of all items that were right while held out.
+        accuracy_std: Standard deviation of the folds' accuracies.
+        balanced_accuracy: Mean over the classes of the share of their items that were right; it
+            decides where classes are weighted to count the same.
+        log_loss: Mean over the held-out items; None for a head that is calibrated,
+            as that happens after tuning.
+    """
+
+    params: Mapping[str, Any]
+    scaling: str
+    strength: int
+    accuracy: float
+    accuracy_std: float
+    log_loss: float | None
+    balanced_accuracy: float = 0.0
+
+    def __str__(self) -> str:
+        return name_candidate(self.params, self.scaling)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, ready for JSON."""
+        return asdict(self) | {"params": dict(self.params)}
+
+
+def name_candidate(params: Mapping[str, Any], scaling: str) -> str:
+    """Name a candidate by its parameters and scaling, such as `C=1 scaling=l2`."""
+    return " ".join([*(f"{name}={value}" for name, value in params.items()), f"scaling={scaling}"])
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """Accuracy by the number of items that were learnt from.
+
+    Attributes:
+        sizes: Items, or items of each class for few shots.
+        accuracies: float64 (n_sizes, n_repeats).
+        lows: float64 (n_sizes,), lower ends of 95 % intervals of the means.
+        highs: float64 (n_sizes,), upper ends.
+        forecast: What twice the items would bring; None for few shots.
+        notes: What the user should know.
+    """
+
+    sizes: tuple[int, ...]
+    accuracies: NDArray[np.float64]
+    lows: NDArray[np.float64]
+    highs: NDArray[np.float64]
+    forecast: Forecast | None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def means(self) -> NDArray[np.float64]:
+        """The mean accuracy at each size, float64 (n_sizes,)."""
+        return np.asarray(self.accuracies.mean(axis=1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON."""
+        values = {
+            "sizes": list(self.sizes),
+            "accuracy": self.means.tolist(),
+            "accuracy_low": self.lows.tolist(),
+            "accuracy_high": self.highs.tolist(),
+            "accuracies": self.accuracies.tolist(),
+        }
+        return (
+            values
+            if self.forecast is None
+            else values | {"forecast": {**self.forecast.to_dict(), "words": str(self.forecast)}}
+        )
+
+    def tabulate(self) -> Mapping[str, list[Any]]:
+        """Return the columns of a table."""
+        return {
+            "size": list(self.sizes),
+            "accuracy": self.means.tolist(),
+            "accuracy_low": self.lows.tolist(),
+            "accuracy_high": self.highs.tolist(),
+            **{f"accuracy_{at + 1}": column.tolist() for at, column in enumerate(self.accuracies.T)},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One fit and its outcome.
+
+    Attributes:
+        bundle: The folder that was written; None if none was asked for.
+        head: The head, with the params and scaling that were chosen.
+        validation: What the chosen head did on validation items, before it saw the test.
+        test: The final evaluation; with cross-validation, over all its folds.
+        n_train: Items that the shipped head learnt from.
+        test_name: The split that was reported on: `test`, `val` or `5-fold cross-validation`.
+        notes: What the user should know.
+        seconds: Time of everything after loading the store.
+        candidates: What was tried, and how each did on held-out items.
+        protocol: The protocol, if there was one.
+        curve: The learning curve, if it was asked for.
+        shots: Accuracy by items of each class, of a protocol that measures it.
+        finetuned: Of a backbone that was trained too: what learnt, how long, and what it took.
+    """
+
+    bundle: Path | None
+    head: HeadSpec
+    validation: Evaluation
+    test: Evaluation
+    n_train: int
+    test_name: str
+    notes: tuple[str, ...]
+    seconds: float
+    candidates: tuple[Candidate, ...] = ()
+    protocol: str = ""
+    curve: Curve | None = None
+    shots: Curve | None = None
+    finetuned: Mapping[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `featx fit --json` prints and `metrics.json` holds."""
+        return {
+            "bundle": str(self.bundle) if self.bundle else None,
+            "head": self.head.to_dict(),
+            "test_name": self.test_name,
+            "train_items": self.n_train,
+            "validation": self.validation.to_dict(),
+            "test": self.test.to_dict(),
+            "notes": list(self.notes),
+            "seconds": self.seconds,
+            "protocol": self.protocol,
+            "candidates": [candidate.to_dict() for candidate in self.candidates],
+            "curve": self.curve.to_dict() if self.curve else None,
+            "shots": self.shots.to_dict() if self.shots else None,
+            "finetuned": dict(self.finetuned) if self.finetuned else None,
         }

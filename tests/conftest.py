@@ -30,7 +30,7 @@ def digits(tmp_path_factory):
 @pytest.fixture(scope="session")
 def store(digits, tmp_path_factory):
     """The 400 digits, embedded by the backbone that needs no TensorFlow."""
-    return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("features"))[0].store
+    return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("features")).store
 
 
 @pytest.fixture

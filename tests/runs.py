@@ -6,7 +6,7 @@ import time
 import numpy as np
 from PIL import Image
 
-from featx import embed, load_backbone
+from featx import embed_layers, load_backbone
 from featx.backbones import LayerInfo, Output
 from featx.backbones.protocol import check_images
 
@@ -90,7 +90,7 @@ class Patches:
 
 
 def run(source, folder, backbone=None, **options):
-    (result,) = embed(source, backbone or load_counter(), folder=folder, **options)
+    (result,) = embed_layers(source, backbone or load_counter(), folder=folder, **options)
     return result
 
 

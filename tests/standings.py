@@ -4,7 +4,7 @@ import numpy as np
 
 from featx.evaluation import evaluate
 from featx.evaluation.paired import compare_pair
-from featx.results import Comparison, Standing
+from featx.results import Comparison, ComparisonRow
 from featx.specs import HeadSpec
 
 TARGETS = np.arange(60) % 3
@@ -16,7 +16,7 @@ def make_standing(name, verdict, wrong=0, store="photos", **options):
     probabilities[np.arange(60), predicted] = 0.8
     test = evaluate(probabilities, TARGETS, ("a", "b", "c"), resamples=50)
     paired = None if verdict == "best" else compare_pair(predicted == TARGETS, np.ones(60, bool))
-    return Standing(
+    return ComparisonRow(
         store=store,
         head=HeadSpec(name, options.pop("params", {}), "l2"),
         chosen="l2",
@@ -39,4 +39,4 @@ def make_comparison(*standings):
     return Comparison(standings, None, *how)
 
 
-FAILED = Standing("photos", HeadSpec("svm"), "", 3072, error="no memory")
+FAILED = ComparisonRow("photos", HeadSpec("svm"), "", 3072, error="no memory")

@@ -151,7 +151,7 @@ def test_a_network_of_the_user_travels_with_the_bundle(tmp_path):
     )
     network.save(tmp_path / "mine.keras")
     photos = write_digits(tmp_path / "photos", per_class=8, classes=3)
-    store = featx.embed(photos, f"file:{tmp_path / 'mine.keras'}", folder=tmp_path / "f")[0].store
+    store = featx.embed(photos, f"file:{tmp_path / 'mine.keras'}", folder=tmp_path / "f").store
     run = featx.fit(store, "centroid", options=FitOptions(folder=tmp_path / "runs"))
     (tmp_path / "mine.keras").unlink()
     predictions = list(Predictor.load(run.bundle).predict([photos]))

@@ -26,7 +26,17 @@ from runs import (
     run,
 )
 
-from featx import EmbedOptions, FeatureStore, Item, Manifest, embed, load_backbone, read_folder, read_table
+from featx import (
+    EmbedOptions,
+    FeatureStore,
+    Item,
+    Manifest,
+    embed,
+    embed_layers,
+    load_backbone,
+    read_folder,
+    read_table,
+)
 from featx.errors import (
     SourceError,
     SpecMismatchError,
@@ -568,7 +578,7 @@ def test_a_run_beside_another_is_refused(pictures, features):
 
 def test_several_layers_take_one_forward_pass_and_get_a_store_each(pictures, features):
     network = Patches("pixels", "means")
-    pixels, means = embed(pictures, network, folder=features, options=EmbedOptions(batch_size=4))
+    pixels, means = embed_layers(pictures, network, folder=features, options=EmbedOptions(batch_size=4))
     assert network.calls == 1 + 3
     assert [count(pixels), count(means)] == [(10, 0, 0), (10, 0, 0)]
     assert [result.store.path.name for result in (pixels, means)] == ["patches-pixels.h5", "patches-means.h5"]
@@ -579,27 +589,27 @@ def test_several_layers_take_one_forward_pass_and_get_a_store_each(pictures, fea
 
 
 def test_a_second_layer_joins_a_store_that_has_one(pictures, features):
-    (first,) = embed(pictures, Patches("means"), name="patches-means", folder=features)
+    first = embed(pictures, Patches("means"), name="patches-means", folder=features)
     before = identify(first.store)
     network = Patches("means", "pixels")
-    means, pixels = embed(pictures, network, folder=features)
+    means, pixels = embed_layers(pictures, network, folder=features)
     assert [count(means), count(pixels)] == [(0, 10, 0), (10, 0, 0)]
     assert identify(means.store) == before
     assert len(pixels.store) == 10
-    again = embed(pictures, Patches("means", "pixels"), folder=features)
+    again = embed_layers(pictures, Patches("means", "pixels"), folder=features)
     assert [count(result) for result in again] == [(0, 10, 0), (0, 10, 0)]
 
 
 def test_two_layers_that_would_share_a_store_are_refused(pictures, features):
     with pytest.raises(UsageError, match="the layers means, means would be written to the same store"):
-        embed(pictures, Patches("means", "means"), folder=features)
+        embed_layers(pictures, Patches("means", "means"), folder=features)
 
 
 def test_one_locked_store_stops_the_run_and_frees_the_other(pictures, features):
     lock = make_folder(features) / "patches-pixels.h5.lock"
     lock.write_text('{"pid": 1, "host": "elsewhere", "started": 1, "nonce": "0"}')
     with pytest.raises(StoreLockedError, match="process 1 on elsewhere"):
-        embed(pictures, Patches("means", "pixels"), folder=features)
+        embed_layers(pictures, Patches("means", "pixels"), folder=features)
     assert list_names(features) == ["patches-pixels.h5.lock"]
 
 
@@ -635,7 +645,7 @@ def test_files_of_another_source_with_the_same_names_sizes_and_times_are_hashed(
     assert count(run(tmp_path / "one", features)) == (1, 0, 0)
     result = run(tmp_path / "two", features)
     assert count(result) == (1, 0, 0)
-    (other,) = embed(tmp_path / "two", Patches("means"), folder=features, name="other")
+    other = embed(tmp_path / "two", Patches("means"), folder=features, name="other")
     assert result.store.sha256.tolist() == other.store.sha256.tolist()
 
 
@@ -655,7 +665,7 @@ def test_fields_of_images_that_do_not_exist_are_refused(pictures, features):
 
 def test_stores_are_named_after_what_departs_from_the_defaults(pictures, features):
     def name(**options):
-        return embed(pictures, "colour", folder=features, **options)[0].store.path.name
+        return embed(pictures, "colour", folder=features, **options).store.path.name
 
     assert name() == name(image={"resize": "stretch"}) == name(image={"height": 64, "width": 64}) == "colour.h5"
     assert name(image={"height": 32, "width": 64}) == "colour-32x64.h5"
@@ -688,11 +698,11 @@ def test_unfinished_rows_of_a_stack_that_computes_other_numbers_are_not_used(pic
 
 
 def test_each_store_of_a_run_tells_the_time_of_the_run(pictures, features):
-    results = embed(pictures, Patches("pixels", "means"), folder=features)
+    results = embed_layers(pictures, Patches("pixels", "means"), folder=features)
     for result in results:
         assert 0 < result.store.embed_seconds <= result.start_seconds + result.seconds + 0.001
     draw(pictures / "cat" / "new.png", 99)
-    again = embed(pictures, Patches("pixels", "means"), folder=features)
+    again = embed_layers(pictures, Patches("pixels", "means"), folder=features)
     assert [result.new for result in again] == [1, 1]
     for before, after in zip(results, again, strict=True):
         took = after.start_seconds + after.seconds

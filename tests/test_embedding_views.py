@@ -10,7 +10,16 @@ from photos import check_rows
 from runs import SIDE, Counter, count, draw, load_counter, read_rows
 
 import featx
-from featx import EmbedOptions, FeatureStore, check_store, embed, load_backbone, merge_stores, repair_store
+from featx import (
+    EmbedOptions,
+    FeatureStore,
+    embed,
+    embed_layers,
+    load_backbone,
+    merge_stores,
+    repair_store,
+    verify_store,
+)
 from featx.errors import SpecMismatchError, StoreError, UnknownNameError, UsageError
 from featx.items.augmentation import parse_augmentation, view_image
 from featx.specs import EmbedSpec, ViewSpec
@@ -21,7 +30,7 @@ PIXELS = {"height": SIDE, "width": SIDE}
 
 def run(pictures, features, backbone=None, **arguments):
     arguments = {"views": 3, "augmentation": TEXT, "view_seed": 7, **arguments}
-    return embed(pictures, backbone or load_counter(), folder=features, **arguments)[0]
+    return embed(pictures, backbone or load_counter(), folder=features, **arguments)
 
 
 def embed_by_hand(store, pictures, backbone):
@@ -41,7 +50,7 @@ def embed_by_hand(store, pictures, backbone):
 def test_a_row_is_the_image_and_then_its_views(pictures, features):
     result = run(pictures, features)
     store = result.store
-    plain = embed(pictures, load_counter(), folder=features)[0].store
+    plain = embed(pictures, load_counter(), folder=features).store
     assert count(result) == (10, 0, 0)
     assert store.spec.views == ViewSpec(3, TEXT, 7)
     assert store.feature_shape == (4, *plain.feature_shape)
@@ -99,7 +108,8 @@ def test_several_layers_and_whole_maps_have_views(pictures, features):
     from runs import Patches
 
     stores = [
-        one.store for one in embed(pictures, Patches("pixels", "means"), folder=features, views=2, augmentation="flip")
+        one.store
+        for one in embed_layers(pictures, Patches("pixels", "means"), folder=features, views=2, augmentation="flip")
     ]
     assert [store.feature_shape for store in stores] == [(3, SIDE, SIDE, 3), (3, 3)]
     maps = stores[0].features.reshape(-1, 3, SIDE, SIDE, 3)
@@ -174,10 +184,10 @@ def test_stores_with_views_are_verified_and_repaired(pictures, features):
         at = file.read().find(before[3].tobytes())
         file.seek(at)
         file.write(b"\xff\xff")
-    assert [damage.part for damage in check_store(store.path).damage] == ["features"]
+    assert [damage.part for damage in verify_store(store.path).damage] == ["features"]
     assert repair_store(store.path).embedding.new == 10  # a block is all ten rows
     again = FeatureStore(store.path)
-    assert not check_store(store.path).damage
+    assert not verify_store(store.path).damage
     assert np.array_equal(again.features, before)
     assert again.spec == store.spec
 

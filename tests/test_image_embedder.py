@@ -66,7 +66,7 @@ def test_files_have_the_vectors_that_the_store_has(paths, digits, store):
 @pytest.mark.keras
 def test_photos_have_the_vectors_that_the_loop_gives_them(photos, tmp_path):
     uri = "scattering?J=2&L=4"
-    (result,) = featx.embed(photos, uri, folder=tmp_path)
+    result = featx.embed(photos, uri, folder=tmp_path)
     features = ImageEmbedder(uri).fit_transform([photos / item for item in result.store.ids])
     assert features.shape == (4, 8 * 8 * (1 + 8 + 16))
     assert np.allclose(features, result.store.features, rtol=1e-4, atol=1e-4 * np.abs(features).max())

@@ -18,7 +18,7 @@ HEAVY = ("tensorflow", "keras", "sklearn", "scipy", "matplotlib", "pandas", "pya
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
     digits = write_digits(tmp_path_factory.mktemp("digits"), per_class=15, classes=2)
-    return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("features"))[0].store
+    return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("features")).store
 
 
 def poison(folder, names):

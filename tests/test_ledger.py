@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from runs import AN_HOUR_AGO, SIDE, Patches, age, count, draw, list_names, load_counter, make_folder, read_rows, run
 
-from featx import EmbedOptions, FeatureStore, Item, Manifest, embed, read_folder, read_table
+from featx import EmbedOptions, FeatureStore, Item, Manifest, embed, embed_layers, read_folder, read_table
 from featx.errors import SourceError, UsageError
 
 FAIL = EmbedOptions(on_bad="fail")
@@ -66,7 +66,7 @@ def test_features_that_are_no_numbers_count_as_bad(tmp_path, features):
     with pytest.raises(
         SourceError, match=r"1 of the 2 images .*'dark.png': the backbone gave values that are not finite"
     ):
-        embed(tmp_path / "p", Patches("means", "ratios"), folder=features, options=FAIL)
+        embed_layers(tmp_path / "p", Patches("means", "ratios"), folder=features, options=FAIL)
 
 
 @pytest.mark.parametrize(("n_bad", "refused"), [(0, False), (9, False), (10, False), (11, True)])
@@ -119,7 +119,7 @@ def test_a_file_that_could_not_be_read_at_first_is_quarantined_until_it_can(pict
 def test_a_file_is_kept_in_the_stores_that_have_it_and_missing_in_the_others(pictures, features):
     embed(pictures, Patches("means"), name="patches-means", folder=features)
     make_unreadable(pictures / "dog" / "0.png")
-    means, pixels = embed(pictures, Patches("means", "pixels"), folder=features)
+    means, pixels = embed_layers(pictures, Patches("means", "pixels"), folder=features)
     assert [count(means), count(pixels)] == [(0, 10, 0), (9, 0, 1)]
 
 
@@ -173,20 +173,20 @@ def shade(folder, **greys):
 
 def test_an_item_that_is_bad_in_one_layer_is_missing_in_that_store_alone(tmp_path, features):
     shade(tmp_path / "p", bright=200, dark=9)
-    means, ratios = embed(tmp_path / "p", Patches("means", "ratios"), folder=features)
+    means, ratios = embed_layers(tmp_path / "p", Patches("means", "ratios"), folder=features)
     assert [count(means), count(ratios)] == [(2, 0, 0), (1, 0, 1)]
     assert means.store.ids.tolist() == ["bright.png", "dark.png"]
     assert ratios.store.ids.tolist() == ["bright.png"]
     assert [row[0] for row in ratios.store.quarantine] == ["dark.png"]
-    again = embed(tmp_path / "p", Patches("means", "ratios"), folder=features)
+    again = embed_layers(tmp_path / "p", Patches("means", "ratios"), folder=features)
     assert [count(result) for result in again] == [(0, 2, 0), (0, 1, 1)]
 
 
 def test_a_new_layer_in_which_an_item_is_bad_takes_no_row_from_the_old_store(tmp_path, features):
     shade(tmp_path / "p", bright=200, dark=9)
-    (first,) = embed(tmp_path / "p", Patches("means"), name="patches-means", folder=features)
+    first = embed(tmp_path / "p", Patches("means"), name="patches-means", folder=features)
     before = first.store.path.read_bytes()
-    means, ratios = embed(tmp_path / "p", Patches("means", "ratios"), folder=features)
+    means, ratios = embed_layers(tmp_path / "p", Patches("means", "ratios"), folder=features)
     assert [count(means), count(ratios)] == [(0, 2, 0), (1, 0, 1)]
     assert first.store.path.read_bytes() == before
 
@@ -194,9 +194,9 @@ def test_a_new_layer_in_which_an_item_is_bad_takes_no_row_from_the_old_store(tmp
 def test_a_layer_that_holds_nothing_good_is_named_and_the_others_keep_their_rows(tmp_path, features):
     shade(tmp_path / "p", dark=9, darker=3)
     with pytest.raises(SourceError, match=r"none of the 2 images .* into .*patches-ratios.h5; the first, 'dark.png'"):
-        embed(tmp_path / "p", Patches("means", "ratios"), folder=features)
+        embed_layers(tmp_path / "p", Patches("means", "ratios"), folder=features)
     network = Patches("means")
-    (means,) = embed(tmp_path / "p", network, name="patches-means", folder=features)
+    means = embed(tmp_path / "p", network, name="patches-means", folder=features)
     assert count(means) == (0, 2, 0)
     assert network.calls == 1
 
@@ -222,7 +222,7 @@ def test_the_same_bytes_under_several_labels_are_reported_once(pictures, feature
         (pictures / "dog" / f"copy of {number}.png").write_bytes(data)
     (pictures / "cat" / "page.jpg").write_text("<html>")
     (pictures / "dog" / "page.jpg").write_text("<html>")
-    embed(pictures, Patches("means", "pixels"), folder=features)
+    embed_layers(pictures, Patches("means", "pixels"), folder=features)
     (note,) = notes()
     assert note.startswith("the same bytes stand under several labels (2 such), as in 'cat/copy of 0.png' (cat)")
     assert note.endswith("and 'dog/0.png' (dog); keep one of each")

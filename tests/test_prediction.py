@@ -26,7 +26,7 @@ def test_an_image_alone_gives_the_vector_that_it_has_in_the_store(predictor, sto
 
 
 def test_features_are_rounded_as_those_in_training_were(digits, tmp_path):
-    store = featx.embed(digits, "colour", dtype="float16", folder=tmp_path)[0].store
+    store = featx.embed(digits, "colour", dtype="float16", folder=tmp_path).store
     run = featx.fit(store, "centroid", options=FitOptions(folder=tmp_path / "runs"))
     image = featx.decode((digits / store.ids[0]).read_bytes(), store.spec.image)
     assert np.array_equal(featx.Predictor.load(run.bundle).embed(image.pixels[None])[0], store.features[0])
@@ -102,7 +102,7 @@ def test_a_class_that_only_unused_items_have_keeps_its_name(tmp_path, digits):
     images = sorted(digits.rglob("*.png"))[::4]
     rows = [(p, p.parent.name, "" if p.parent.name == "0" else ("train", "test")[n % 2]) for n, p in enumerate(images)]
     (tmp_path / "t.csv").write_text("path,label,split\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
-    store = featx.embed(tmp_path / "t.csv", "colour", folder=tmp_path / "f")[0].store
+    store = featx.embed(tmp_path / "t.csv", "colour", folder=tmp_path / "f").store
     run = featx.fit(store, "knn", params={"n_neighbors": 1}, options=FitOptions(folder=tmp_path / "runs"))
     predictor = featx.Predictor.load(run.bundle)
     trained = [row for row in rows if row[2] == "train"]
@@ -113,7 +113,7 @@ def test_a_class_that_only_unused_items_have_keeps_its_name(tmp_path, digits):
 def test_held_out_images_are_not_called_trained_on(tmp_path, caplog):
     for split, skip in (("train", 0), ("val", 8)):
         write_digits(tmp_path / "d" / split, per_class=8, classes=3, skip=skip)
-    store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f")[0].store
+    store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f").store
     predictor = featx.Predictor.load(featx.fit(store, "ridge", options=FitOptions(folder=tmp_path / "runs")).bundle)
     predictor.evaluate(tmp_path / "d", split="val")
     assert "trained on" not in caplog.text

@@ -29,7 +29,7 @@ def plain(store, runs):
 @pytest.fixture(scope="module")
 def averaging(digits, runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("viewed")
-    store = featx.embed(digits, "colour", views=3, augmentation="shift:0.1", folder=folder)[0].store
+    store = featx.embed(digits, "colour", views=3, augmentation="shift:0.1", folder=folder).store
     return featx.Predictor.load(featx.fit(store, "logreg", params={"C": 1}, options=FitOptions(folder=runs)).bundle)
 
 

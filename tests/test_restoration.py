@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featx import Columns, FeatureStore, check_store, embed, read_table, repair_store
+from featx import Columns, FeatureStore, embed, read_table, repair_store, verify_store
 from featx.errors import SourceError, StoreError, StoreFormatError, StoreLockedError
 from featx.store.lock import StoreLock
 
@@ -29,9 +29,7 @@ def pictures(tmp_path):
 
 @pytest.fixture
 def store(pictures, tmp_path):
-    (result,) = embed(
-        pictures, "colour", folder=tmp_path / "features", image={"height": 8, "width": 8, "resize": "crop"}
-    )
+    result = embed(pictures, "colour", folder=tmp_path / "features", image={"height": 8, "width": 8, "resize": "crop"})
     return result.store
 
 
@@ -115,7 +113,7 @@ def test_a_table_is_read_as_it_was(pictures, tmp_path):
     rows = [f"{path.parent.name}/{path.name},{path.parent.name}!" for path in sorted(pictures.rglob("*.png"))]
     table.write_text("\n".join(["where,what", *rows]))
     manifest = read_table(table, root=pictures, columns=Columns(path="where", label="what"))
-    (result,) = embed(manifest, "colour", folder=tmp_path / "features")
+    result = embed(manifest, "colour", folder=tmp_path / "features")
     assert result.store.labels[0] == "cat!"
     damage_row(result.store, 2)
     assert repair_store(result.store.path).embedding.new == 3
@@ -178,4 +176,4 @@ def test_what_cannot_be_opened_cannot_be_repaired(store):
     with pytest.raises(StoreFormatError, match=r"colour.*h5 is damaged or no feature store"):
         repair_store(store.path)
     with pytest.raises(StoreError, match="there is no store"):
-        check_store(store.path.with_name("gone.h5"))
+        verify_store(store.path.with_name("gone.h5"))

@@ -60,10 +60,10 @@ def test_files_stay_and_a_table_appears_beside_the_source(tmp_path):
 def test_the_test_is_that_of_fit(tmp_path, digits, seed, group):
     """`embed` + `fit` and `split` + `embed` + `fit` report on the same items."""
     options = FitOptions(test_size=0.3, seed=seed, group=group, folder=None)
-    plain = featx.embed(digits, "colour", folder=tmp_path / "plain")[0].store
+    plain = featx.embed(digits, "colour", folder=tmp_path / "plain").store
     split = SplitOptions(test_size=0.3, seed=seed, group=group)
     table = featx.split_source(digits, out=tmp_path / "t.csv", options=split)
-    listed = featx.embed(table.path, "colour", folder=tmp_path / "listed")[0].store
+    listed = featx.embed(table.path, "colour", folder=tmp_path / "listed").store
     runs = [featx.fit(plain, "centroid", options=options), featx.fit(listed, "centroid", options=options)]
     assert runs[0].test_name == runs[1].test_name
     assert runs[0].test.n_items == runs[1].test.n_items == table.count_splits()["test"]
@@ -156,7 +156,7 @@ def test_paths_resolve_from_wherever_the_table_is(tmp_path):
     moved.mkdir()
     for name in ("data", "tables"):
         (tmp_path / name).rename(moved / name)
-    assert featx.embed(moved / "tables/new/t.csv", "colour", folder=tmp_path / "features")[0].new == 16
+    assert featx.embed(moved / "tables/new/t.csv", "colour", folder=tmp_path / "features").new == 16
 
 
 def test_the_folder_one_is_in_has_a_name(tmp_path, monkeypatch):
@@ -233,7 +233,7 @@ def test_what_cannot_be_read_is_listed_and_in_no_split(tmp_path):
     table = featx.split_source(root)
     assert set(table.unread) == {"a/page.jpg", "b/empty.png"}
     assert {item.split for item in table.items if item.id in table.unread} == {""}
-    result = featx.embed(table.path, "colour", folder=tmp_path / "features")[0]
+    result = featx.embed(table.path, "colour", folder=tmp_path / "features")
     assert (result.new, result.quarantined) == (20, 2)
     assert {Path(name).name for name, *_ in result.store.quarantine} == {"page.jpg", "empty.png"}
 

@@ -27,7 +27,7 @@ def verify(
 
     path = store or featx.FeatureStore.find_newest(allow_damage=True).path
     with show_progress("reading") as progress:
-        found = featx.check_store(path, progress)
+        found = featx.verify_store(path, progress)
     if as_json:
         print_json(found.to_dict())
     elif not found.damage:
@@ -70,7 +70,7 @@ def repair(
         done.embedding.check()
 
 
-def _show_damage(found: Any) -> None:  # noqa: ANN401 - a Checkup, whose module loads numpy
+def _show_damage(found: Any) -> None:  # noqa: ANN401 - a Verification, whose module loads numpy
     rows = []
     for damage in found.damage:
         names = found.list_items(damage)

@@ -127,7 +127,7 @@ def embed(
     options = EmbedOptions(batch_size, workers, rehash, None, on_bad, max_bad, runtime)
     manifest = read_and_describe(source, root, path_column, label_column, split_column, group)
     with end_at_second_interrupt(), show_progress("embedding") as progress:
-        results = featx.embed(
+        results = featx.embed_layers(
             manifest,
             backbone,
             layers=[parse_layer(value) for value in layer or ()],
@@ -211,7 +211,7 @@ def show_quarantine(results: list[Any]) -> None:
         )
 
 
-def _describe(result: Any, *, with_stages: bool) -> str:  # noqa: ANN401 - an Embedding, whose module loads numpy
+def _describe(result: Any, *, with_stages: bool) -> str:  # noqa: ANN401 - an EmbedResult, whose module loads numpy
     removed = f", {result.removed:,} removed" if result.removed else ""
     counts = f"{result.new:,} new, {result.cached:,} cached, {result.quarantined:,} quarantined{removed}"
     rate = ""

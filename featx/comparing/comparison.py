@@ -21,12 +21,11 @@ from featx.comparing.runs import enter_runs
 from featx.errors import DataError, UsageError
 from featx.files import read_result
 from featx.fitting.dataset import MIN_CLASSES, Dataset, Partition, load_dataset, split_dataset
-from featx.fitting.fitting import Run
 from featx.fitting.procedure import deal_folds, name_classes, read_versions
 from featx.heads import Head, find_head
 from featx.options import COMPARE_DEFAULTS, CompareOptions
 from featx.registry import list_heads
-from featx.results import Comparison, Standing
+from featx.results import Comparison, ComparisonRow, Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 from featx.store.checking import refuse_damage
@@ -231,7 +230,7 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
     """Score a candidate by the items that were held out of the training items."""
     size = candidate.store.dim * candidate.store.features.dtype.itemsize
     if isinstance(outcome, str):
-        standing = Standing(candidate.name, candidate.spec, describe_choice(candidate.spec), size, error=outcome)
+        standing = ComparisonRow(candidate.name, candidate.spec, describe_choice(candidate.spec), size, error=outcome)
         return Contender(standing, None)
     right, losses = [], []
     for path, part in zip(outcome[:-1], rounds.validating, strict=True):
@@ -242,7 +241,7 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
     record = read_result(outcome[-1]).record
     notes = dict.fromkeys(name_classes(note, dataset.classes) for note in record["notes"])
     head = replace(candidate.spec, params=record["params"], scaling=record["scaling"])
-    standing = Standing(
+    standing = ComparisonRow(
         store=candidate.name,
         head=head,
         chosen=describe_choice(head, candidate.spec),

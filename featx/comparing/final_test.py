@@ -10,7 +10,7 @@ from featx.errors import DataError
 from featx.evaluation.paired import SIGNIFICANCE, Paired, adjust_holm, compare_pair
 from featx.fitting.dataset import Dataset, Partition
 from featx.fitting.procedure import evaluate_items, list_groups
-from featx.results import FINE_TUNED, FROZEN, Standing
+from featx.results import FINE_TUNED, FROZEN, ComparisonRow
 from featx.wording import to_text
 
 
@@ -25,7 +25,7 @@ class Contender:
         ranked: Whether it was validated on the items that rank all others.
     """
 
-    standing: Standing
+    standing: ComparisonRow
     recall: Callable[[], NDArray[np.float64]] | None
     labels: tuple[str, ...] = ()
     ranked: bool = True
@@ -37,7 +37,7 @@ class Contender:
         return (self.recall is None, not self.ranked, -(accuracy or 0.0), log_loss or 0.0)
 
 
-def judge(ranked: Sequence[Contender], dataset: Dataset, partition: Partition, seed: int) -> tuple[Standing, ...]:
+def judge(ranked: Sequence[Contender], dataset: Dataset, partition: Partition, seed: int) -> tuple[ComparisonRow, ...]:
     """Evaluate all on the test, and compare each with the first, and fine-tuned ones with the first frozen one.
 
     Args:
@@ -78,7 +78,7 @@ def judge(ranked: Sequence[Contender], dataset: Dataset, partition: Partition, s
     return (*standings, *failed)
 
 
-def _ask_gains(standings: Sequence[Standing]) -> list[tuple[int, int]]:
+def _ask_gains(standings: Sequence[ComparisonRow]) -> list[tuple[int, int]]:
     """Pair each fine-tuned run with the frozen head that validation ranks first."""
     frozen = [at for at, standing in enumerate(standings) if standing.kind == FROZEN][:1]
     tuned = [at for at, standing in enumerate(standings) if standing.kind == FINE_TUNED]
@@ -92,7 +92,7 @@ def _adjust(pairs: Mapping[tuple[int, int], Paired]) -> dict[tuple[int, int], fl
     return {ends: adjusted[min(ends), max(ends)] for ends in pairs}
 
 
-def _describe(standing: Standing, pair: Paired | None, p_value: float | None) -> Standing:
+def _describe(standing: ComparisonRow, pair: Paired | None, p_value: float | None) -> ComparisonRow:
     if pair is None or p_value is None:
         return standing
     verdict = "tie" if p_value >= SIGNIFICANCE else "better" if pair.difference > 0 else "worse"

@@ -19,10 +19,10 @@ from featx.errors import BackboneError, BundleError, DataError, FeatxError, Sour
 from featx.finetuning.finetuning import describe_split, finetune, list_own_layers, load_tunable, plan_first_head
 from featx.finetuning.unfreezing import plan_stages
 from featx.fitting.dataset import Dataset, Partition
-from featx.fitting.fitting import Run
 from featx.items import Manifest
 from featx.items.sources import read_source_again
 from featx.options import CompareOptions, FineTuneOptions
+from featx.results import Run
 from featx.specs import FineTuneSpec
 from featx.store import FeatureStore
 from featx.wording import to_text

@@ -14,7 +14,7 @@ from featx.evaluation.figure import NAME_CELLS
 from featx.evaluation.paired import SIGNIFICANCE, Paired
 from featx.files import say_failures
 from featx.heads import find_head
-from featx.results import FINE_TUNED, FROZEN, Comparison, Standing
+from featx.results import FINE_TUNED, FROZEN, Comparison, ComparisonRow
 from featx.specs import HeadSpec
 from featx.wording import format_bytes, format_count, format_seconds, shorten_name
 
@@ -58,18 +58,18 @@ def describe_comparison(comparison: Comparison) -> list[str]:
     return lines
 
 
-def name_standings(comparison: Comparison) -> Callable[[Standing], str]:
+def name_standings(comparison: Comparison) -> Callable[[ComparisonRow], str]:
     """Give what names a standing: with its store where heads are on several, or a finished run is on another."""
     stores = {standing.store for standing in comparison.standings if standing.run is None}
 
-    def name(standing: Standing) -> str:
+    def name(standing: ComparisonRow) -> str:
         plain = stores == {standing.store} or (not stores and len(comparison.standings) == 1)
         return standing.title if plain else f"{standing.title} on {standing.store}"
 
     return name
 
 
-def list_notes(comparison: Comparison, standings: Sequence[Standing]) -> list[str]:
+def list_notes(comparison: Comparison, standings: Sequence[ComparisonRow]) -> list[str]:
     """List the notes on the items, and those of some standings; one note of many heads is told once."""
     of = name_standings(comparison)
     told = dict[str, list[str]]()
@@ -121,13 +121,13 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
     return written
 
 
-def _add_seconds(standing: Standing) -> float:
+def _add_seconds(standing: ComparisonRow) -> float:
     """Add embedding to fitting, where it is known and not a part of it."""
     embedding = 0.0 if standing.kind == FINE_TUNED else standing.embed_seconds
     return max((standing.fit_seconds or 0.0) + (embedding or 0.0), _LEAST_SECONDS)
 
 
-def _name_points(standings: Sequence[Standing]) -> list[str]:
+def _name_points(standings: Sequence[ComparisonRow]) -> list[str]:
     """Name the points of a plot, which has little room: with the store only where there is doubt, and that cut."""
     titles = [standing.title for standing in standings]
     return [
@@ -254,7 +254,7 @@ def _arrange(comparison: Comparison, rows: Sequence[Mapping[str, str]]) -> tuple
     return header, [[row[name] for name in header] for row in rows]
 
 
-def _format_standing(standing: Standing) -> dict[str, str]:
+def _format_standing(standing: ComparisonRow) -> dict[str, str]:
     test, paired, size = standing.test, standing.paired, standing.bytes_per_item
     interval = f"{test.accuracy_low:.3f} to {test.accuracy_high:.3f}" if test else _UNDEFINED
     difference = f"{paired.difference:+.3f} ({paired.low:+.3f} to {paired.high:+.3f})" if paired else _UNDEFINED
@@ -280,7 +280,7 @@ def _format_standing(standing: Standing) -> dict[str, str]:
     }
 
 
-def _format_briefly(standing: Standing) -> dict[str, str]:
+def _format_briefly(standing: ComparisonRow) -> dict[str, str]:
     test, paired, seconds = standing.test, standing.paired, standing.fit_seconds
     points = [f"{100 * share:+.1f}" for share in (paired.difference, paired.low, paired.high)] if paired else []
     return {
@@ -298,7 +298,7 @@ def _format_briefly(standing: Standing) -> dict[str, str]:
     }
 
 
-def _format_costs(standing: Standing) -> dict[str, str]:
+def _format_costs(standing: ComparisonRow) -> dict[str, str]:
     memory, parameters = standing.peak_memory_bytes, standing.trained_parameters
     return {
         "memory": _UNDEFINED if memory is None else format_bytes(memory),
@@ -318,7 +318,7 @@ def _format_p(value: float | None) -> str:
 _WHOLE_RATIO = 10
 
 
-def describe_gains(standings: Sequence[Standing], test_name: str) -> tuple[str, ...]:
+def describe_gains(standings: Sequence[ComparisonRow], test_name: str) -> tuple[str, ...]:
     """Say of each fine-tuned run what it gains over the frozen head that validation ranks first, and for what time.
 
     A gain is called one only if the paired test shows it, by the p-value that is adjusted for all
@@ -338,7 +338,7 @@ def describe_gains(standings: Sequence[Standing], test_name: str) -> tuple[str, 
     )
 
 
-def _describe_gain(tuned: Standing, gain: Paired, frozen: Standing, against: str, test_name: str) -> str:
+def _describe_gain(tuned: ComparisonRow, gain: Paired, frozen: ComparisonRow, against: str, test_name: str) -> str:
     time, of = _describe_time(tuned, frozen), _name(tuned, frozen)
     p_value = gain.p_value if tuned.gain_p_value is None else tuned.gain_p_value
     if p_value >= SIGNIFICANCE:
@@ -351,13 +351,13 @@ def _describe_gain(tuned: Standing, gain: Paired, frozen: Standing, against: str
     return f"{of} loses {_range(-gain.difference, -gain.high, -gain.low)} against {against}, {time}"
 
 
-def _name(tuned: Standing, frozen: Standing) -> str:
+def _name(tuned: ComparisonRow, frozen: ComparisonRow) -> str:
     """Name the plan, and the backbone where that is another one."""
     plan = tuned.title.removeprefix("finetune ")
     return f"fine-tuning ({plan}{'' if tuned.store == frozen.store else f' of {tuned.store}'})"
 
 
-def _describe_time(tuned: Standing, frozen: Standing) -> str:
+def _describe_time(tuned: ComparisonRow, frozen: ComparisonRow) -> str:
     """Tell both times: each of everything, where both the run and the store tell what embedding took."""
     if tuned.fit_seconds is None or frozen.fit_seconds is None:
         return "in a time that is not recorded"

@@ -22,7 +22,7 @@ from featx.evaluation.metrics import check_probabilities
 from featx.fitting.dataset import Dataset, Partition
 from featx.heads.sizes import count_parameters
 from featx.options import CompareOptions
-from featx.results import FINE_TUNED, FROZEN, Standing
+from featx.results import FINE_TUNED, FROZEN, ComparisonRow
 from featx.wording import to_printable, to_text
 
 _PREDICTIONS, _ITEMS = "predictions.csv", "items.csv"
@@ -383,10 +383,10 @@ def _learnt_all(run: FinishedRun) -> bool:
     return run.finetuning is not None and (not run.roles["validated"] or run.finetuning.validated_on == "training")
 
 
-def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> Standing:
+def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> ComparisonRow:
     bundle, tuning = run.bundle, run.finetuning
     uri = tuning.backbone if tuning else bundle.embed_spec.backbone.uri
-    shared = Standing(
+    shared = ComparisonRow(
         store=stores.get(uri, to_printable(uri)),
         head=bundle.head_spec,
         chosen="",

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones import Backbone
-from featx.embedding import Embedding, embed, make_spec, name_files, name_store
+from featx.embedding import EmbedResult, embed_layers, make_spec, name_files, name_store
 from featx.errors import DataError, StoreError, UsageError
 from featx.finetuning.feeds import Feed, MapFeed, PixelFeed
 from featx.fitting.dataset import Dataset, load_dataset
@@ -152,10 +152,12 @@ def _plan_embedding(options: FineTuneOptions) -> EmbedOptions:
 
 def _embed(
     manifest: Manifest, network: Backbone, options: FineTuneOptions, image: Mapping[str, Any]
-) -> list[Embedding]:
+) -> list[EmbedResult]:
     """Embed frozen features, into the store that `featx embed` would make, unless that holds others."""
     name = _name_frozen(Path(options.features), manifest, network, image)
-    return embed(manifest, network, image=image, name=name, folder=options.features, options=_plan_embedding(options))
+    return embed_layers(
+        manifest, network, image=image, name=name, folder=options.features, options=_plan_embedding(options)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +196,10 @@ def _plan_maps(
 
 def _embed_maps(
     manifest: Manifest, maps: _Maps, spec: FineTuneSpec, options: FineTuneOptions, image: Mapping[str, Any]
-) -> list[Embedding]:
+) -> list[EmbedResult]:
     """Embed the feature maps at a cut, each layer's into a store of its own."""
     varied: dict[str, Any] = {"views": spec.views, "augmentation": spec.augmentation} if spec.views else {}
-    return embed(
+    return embed_layers(
         manifest,
         maps.network,
         image=image,
@@ -209,7 +211,7 @@ def _embed_maps(
     )
 
 
-def _report_quarantine(found: Sequence[Embedding], options: FineTuneOptions) -> None:
+def _report_quarantine(found: Sequence[EmbedResult], options: FineTuneOptions) -> None:
     """Name images that cannot be used, and why."""
     bad = {name: reason for embedding in found for name, _, reason in embedding.store.quarantine}
     for name, reason in list(bad.items())[:_NAMED_IMAGES]:

@@ -31,7 +31,6 @@ from featx.finetuning.feature_maps import Cut, Supply, supply_items
 from featx.finetuning.loop import CURVES, Course, Lesson, Progressed, Roles, embed_items, stream_features
 from featx.finetuning.unfreezing import Stage, normalize_plan, plan_stages
 from featx.fitting.dataset import Dataset, Partition, split_dataset
-from featx.fitting.fitting import Run
 from featx.fitting.illustrations import tabulate_reliability
 from featx.fitting.procedure import deal_folds, evaluate_items, explain_failure, read_versions, tabulate_predictions
 from featx.golden import MAX_DRIFT, Golden, make_golden_files, measure_drift
@@ -47,6 +46,7 @@ from featx.items.decoding import decode
 from featx.measuring import watch_memory
 from featx.options import FINETUNE_DEFAULTS, FineTuneOptions
 from featx.registry import TUNERS, resolve
+from featx.results import Run
 from featx.specs import FineTuneSpec, HeadSpec, ImageSpec
 from featx.store.lock import StoreLock
 from featx.wording import to_text

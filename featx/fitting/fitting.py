@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from featx.errors import UsageError
 from featx.evaluation import Evaluation
 from featx.fitting.dataset import Dataset, Partition, load_dataset, split_dataset
 from featx.fitting.illustrations import list_illustrations
-from featx.fitting.learning_curve import Curve, measure_curve, measure_shots
+from featx.fitting.learning_curve import measure_curve, measure_shots
 from featx.fitting.procedure import (
     deal_folds,
     evaluate_items,
@@ -25,68 +24,16 @@ from featx.fitting.procedure import (
     tabulate_predictions,
 )
 from featx.fitting.protocols import find_protocol, plan_head
-from featx.heads import Candidate, FittedHead, Head, Tuned, fit_head, tune
+from featx.heads import FittedHead, Head, Tuned, fit_head, tune
 from featx.heads.fitting import predict_rows
 from featx.options import FIT_DEFAULTS, FitOptions, Progress
+from featx.results import Curve, Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 from featx.store.checking import refuse_damage
 from featx.wording import to_text
 
 Probabilities = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One fit and its outcome.
-
-    Attributes:
-        bundle: The folder that was written; None if none was asked for.
-        head: The head, with the params and scaling that were chosen.
-        validation: What the chosen head did on validation items, before it saw the test.
-        test: The final evaluation; with cross-validation, over all its folds.
-        n_train: Items that the shipped head learnt from.
-        test_name: The split that was reported on: `test`, `val` or `5-fold cross-validation`.
-        notes: What the user should know.
-        seconds: Time of everything after loading the store.
-        candidates: What was tried, and how each did on held-out items.
-        protocol: The protocol, if there was one.
-        curve: The learning curve, if it was asked for.
-        shots: Accuracy by items of each class, of a protocol that measures it.
-        finetuned: Of a backbone that was trained too: what learnt, how long, and what it took.
-    """
-
-    bundle: Path | None
-    head: HeadSpec
-    validation: Evaluation
-    test: Evaluation
-    n_train: int
-    test_name: str
-    notes: tuple[str, ...]
-    seconds: float
-    candidates: tuple[Candidate, ...] = ()
-    protocol: str = ""
-    curve: Curve | None = None
-    shots: Curve | None = None
-    finetuned: Mapping[str, Any] | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `featx fit --json` prints and `metrics.json` holds."""
-        return {
-            "bundle": str(self.bundle) if self.bundle else None,
-            "head": self.head.to_dict(),
-            "test_name": self.test_name,
-            "train_items": self.n_train,
-            "validation": self.validation.to_dict(),
-            "test": self.test.to_dict(),
-            "notes": list(self.notes),
-            "seconds": self.seconds,
-            "protocol": self.protocol,
-            "candidates": [candidate.to_dict() for candidate in self.candidates],
-            "curve": self.curve.to_dict() if self.curve else None,
-            "shots": self.shots.to_dict() if self.shots else None,
-            "finetuned": dict(self.finetuned) if self.finetuned else None,
-        }
 
 
 def fit(

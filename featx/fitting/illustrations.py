@@ -12,12 +12,12 @@ from scipy import special
 from featx.bundle import write_table
 from featx.evaluation.plots import plot_history, plot_learning, plot_path, plot_reliability, write_history
 from featx.evaluation.reliability import Reliability, measure_reliability
-from featx.fitting.learning_curve import Curve
 from featx.heads import Candidate, FittedHead, Tuned
 from featx.heads.networks import NetworkClassifier
+from featx.results import Curve
 
 if TYPE_CHECKING:
-    from featx.fitting.fitting import Run
+    from featx.results import Run
 
 Writer = Callable[[Path], object]
 Floats = NDArray[np.floating[Any]]

@@ -1,9 +1,7 @@
 """How accuracy grows with the items that a head learns from: the learning curve, and few shots."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +9,7 @@ from scipy import stats
 
 from featx.errors import DataError
 from featx.evaluation import compute_wilson_interval
-from featx.evaluation.forecast import Forecast, forecast_accuracy
+from featx.evaluation.forecast import forecast_accuracy
 from featx.evaluation.intervals import encode_groups, estimate_effective_items
 from featx.fitting.dataset import Dataset
 from featx.fitting.procedure import deal_folds, learn
@@ -19,6 +17,7 @@ from featx.heads import Head, make_head
 from featx.heads.fitting import predict_rows
 from featx.heads.tuning import plan_candidates
 from featx.options import Progress
+from featx.results import Curve
 from featx.specs import HeadSpec
 
 Members = NDArray[np.bool_]
@@ -31,57 +30,6 @@ _FEWEST_SIZES = 3
 
 #: Draws of each number of shots.
 _DRAWS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Curve:
-    """Accuracy by the number of items that were learnt from.
-
-    Attributes:
-        sizes: Items, or items of each class for few shots.
-        accuracies: float64 (n_sizes, n_repeats).
-        lows: float64 (n_sizes,), lower ends of 95 % intervals of the means.
-        highs: float64 (n_sizes,), upper ends.
-        forecast: What twice the items would bring; None for few shots.
-        notes: What the user should know.
-    """
-
-    sizes: tuple[int, ...]
-    accuracies: NDArray[np.float64]
-    lows: NDArray[np.float64]
-    highs: NDArray[np.float64]
-    forecast: Forecast | None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def means(self) -> NDArray[np.float64]:
-        """The mean accuracy at each size, float64 (n_sizes,)."""
-        return np.asarray(self.accuracies.mean(axis=1))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        values = {
-            "sizes": list(self.sizes),
-            "accuracy": self.means.tolist(),
-            "accuracy_low": self.lows.tolist(),
-            "accuracy_high": self.highs.tolist(),
-            "accuracies": self.accuracies.tolist(),
-        }
-        return (
-            values
-            if self.forecast is None
-            else values | {"forecast": {**self.forecast.to_dict(), "words": str(self.forecast)}}
-        )
-
-    def tabulate(self) -> Mapping[str, list[Any]]:
-        """Return the columns of a table."""
-        return {
-            "size": list(self.sizes),
-            "accuracy": self.means.tolist(),
-            "accuracy_low": self.lows.tolist(),
-            "accuracy_high": self.highs.tolist(),
-            **{f"accuracy_{at + 1}": column.tolist() for at, column in enumerate(self.accuracies.T)},
-        }
 
 
 def measure_curve(

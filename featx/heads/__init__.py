@@ -3,7 +3,8 @@
 from featx.heads.fitting import FittedHead, fit_head, make_head
 from featx.heads.persistence import dump_head, load_head
 from featx.heads.table import Head, find_head, split_params
-from featx.heads.tuning import Candidate, Tuned, tune
+from featx.heads.tuning import Tuned, tune
+from featx.results import Candidate
 
 __all__ = [
     "Candidate",

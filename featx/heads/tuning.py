@@ -5,7 +5,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,42 +21,11 @@ from featx.heads.scaling import check_scaling, measure_spread
 from featx.heads.sweeps import Problem
 from featx.heads.table import Head
 from featx.options import Progress
+from featx.results import Candidate, name_candidate
 from featx.specs import HeadSpec
 
 #: Logarithm of the least probability in a log-loss, which is that of the scores themselves.
 _LOWEST = math.log(1e-12)
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """Parameters and a scaling that were tried, and how well they did.
-
-    Attributes:
-        params: The parameters that are not left to the head's settings.
-        scaling: The scaling.
-        strength: Place among the parameters tried, 0 for the strongest regularisation.
-        accuracy: Share of all items that were right while held out.
-        accuracy_std: Standard deviation of the folds' accuracies.
-        balanced_accuracy: Mean over the classes of the share of their items that were right; it
-            decides where classes are weighted to count the same.
-        log_loss: Mean over the held-out items; None for a head that is calibrated,
-            as that happens after tuning.
-    """
-
-    params: Mapping[str, Any]
-    scaling: str
-    strength: int
-    accuracy: float
-    accuracy_std: float
-    log_loss: float | None
-    balanced_accuracy: float = 0.0
-
-    def __str__(self) -> str:
-        return _name(self.params, self.scaling)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values, ready for JSON."""
-        return asdict(self) | {"params": dict(self.params)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,10 +242,6 @@ def _multiply(value: float, factor: float) -> float:
     return value if factor == 1 else float(f"{value * factor:.6g}")
 
 
-def _name(params: Mapping[str, Any], scaling: str) -> str:
-    return " ".join([*(f"{name}={value}" for name, value in params.items()), f"scaling={scaling}"])
-
-
 def _note_lonely(problem: Problem, classes: NDArray[np.int64]) -> list[str]:
     lonely = [
         int(k)
@@ -300,7 +265,7 @@ class _Troubles:
     def add(
         self, grid: Sequence[Mapping[str, Any]], scaling: str, number: int, warning: warnings.WarningMessage
     ) -> None:
-        self._found.append((_name(grid[number], scaling), describe_warning(warning, self._head, grid[number])))
+        self._found.append((name_candidate(grid[number], scaling), describe_warning(warning, self._head, grid[number])))
 
     def describe(self, best: Candidate, n_candidates: int) -> list[str]:
         notes = []

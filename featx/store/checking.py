@@ -18,7 +18,7 @@ from featx.store.sealing import Provenance, Row, seal
 
 
 @dataclass(frozen=True, slots=True)
-class Checkup:
+class Verification:
     """What reading every byte of a store found.
 
     Attributes:
@@ -57,7 +57,7 @@ class Checkup:
         }
 
 
-def check_store(path: str | os.PathLike[str], progress: Progress | None = None) -> Checkup:
+def verify_store(path: str | os.PathLike[str], progress: Progress | None = None) -> Verification:
     """Read every byte of a store and compare it with its checksums.
 
     Args:
@@ -74,10 +74,10 @@ def check_store(path: str | os.PathLike[str], progress: Progress | None = None) 
     for found in damage:
         if found.part in {"features", "items"}:
             lost[found.first : found.past] = True
-    return Checkup(store, damage, lost)
+    return Verification(store, damage, lost)
 
 
-def drop_damage(path: str | os.PathLike[str], progress: Progress | None = None) -> Checkup:
+def drop_damage(path: str | os.PathLike[str], progress: Progress | None = None) -> Verification:
     """Write a store anew without the rows that cannot be trusted.
 
     The quarantine is emptied if it is damaged: what was in it is tried again by the next `embed`.
@@ -97,7 +97,7 @@ def drop_damage(path: str | os.PathLike[str], progress: Progress | None = None) 
     target = FeatureStore(path, allow_damage=True).path
     with StoreLock(target) as lock:
         remove_leftovers(target.parent, f"{target.name}.")
-        found = check_store(target, progress)
+        found = verify_store(target, progress)
         if found.damage:
             if found.hopeless:
                 msg = f"{target} cannot be repaired: {found.hopeless}; delete it and embed again"
@@ -106,7 +106,7 @@ def drop_damage(path: str | os.PathLike[str], progress: Progress | None = None) 
     return found
 
 
-def _seal_rest(found: Checkup, lock: StoreLock) -> None:
+def _seal_rest(found: Verification, lock: StoreLock) -> None:
     store = found.store
     kept = np.flatnonzero(~found.lost)
     items = {name: store.columns[name][kept].tolist() for name in ITEM_COLUMNS}

@@ -15,7 +15,7 @@ from featx.errors import SpecMismatchError, StoreError
 from featx.files import remove_leftovers, say_failures, sync_folder
 from featx.golden import Golden
 from featx.specs import EmbedSpec, find_differences
-from featx.store.checking import check_store, refuse_damage
+from featx.store.checking import refuse_damage, verify_store
 from featx.store.feature_store import FeatureStore
 from featx.store.journal import Journal
 from featx.store.layout import ITEM_COLUMNS, Columns, add_seconds
@@ -102,7 +102,7 @@ class StoreWriter:
         check_spec(old, self.spec)
         self.lost = np.zeros(len(old), np.bool_)
         if self._salvage:
-            found = check_store(self.path)
+            found = verify_store(self.path)
             self._damaged, self.lost = bool(found.damage), found.lost
             if found.hopeless:
                 return

@@ -226,8 +226,8 @@ def test_a_model_that_serves_as_a_layer_can_be_cut_at(images):
 
 
 def test_pixels_are_scaled_inside(network, images):
-    plain = embed(network, images)[0]
-    scaled = embed(network, images, scale=lambda pixels: pixels / 127.5 - 1)[0]
+    plain = embed(network, images)
+    scaled = embed(network, images, scale=lambda pixels: pixels / 127.5 - 1)
     expected = network.predict(images.astype(np.float32) / 127.5 - 1, verbose=0)
     assert np.allclose(scaled, expected, rtol=1e-4, atol=1e-4)
     assert not np.allclose(scaled, plain, rtol=1e-2)

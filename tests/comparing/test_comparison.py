@@ -25,9 +25,7 @@ HEADS = "lda,ridge,centroid,dummy,knn"
 @pytest.fixture(scope="module")
 def small(digits, tmp_path_factory):
     """The same digits, of fewer pixels."""
-    return featx.embed(digits, "colour", image={"height": 8, "width": 8}, folder=tmp_path_factory.mktemp("small"))[
-        0
-    ].store
+    return featx.embed(digits, "colour", image={"height": 8, "width": 8}, folder=tmp_path_factory.mktemp("small")).store
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +153,7 @@ def test_files(compared):
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
     digits = write_digits(tmp_path_factory.mktemp("few"), per_class=20, classes=4)
-    return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("f"))[0].store
+    return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("f")).store
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
@@ -196,7 +194,7 @@ def test_a_head_that_cannot_learn_is_a_row_with_its_reason(few):
 def test_a_validation_split_of_the_source_ranks(tmp_path):
     for split, skip in (("train", 0), ("val", 12), ("test", 18)):
         write_digits(tmp_path / "d" / split, per_class=12 if split == "train" else 6, classes=3, skip=skip)
-    split = featx.embed(tmp_path / "d", "colour", folder=tmp_path)[0].store
+    split = featx.embed(tmp_path / "d", "colour", folder=tmp_path).store
     found = featx.compare(
         split, "centroid,ridge", options=CompareOptions(folder=tmp_path / "runs", out=tmp_path / "out")
     )

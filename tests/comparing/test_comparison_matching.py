@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 
 
 def embed(pictures, folder, name, size):
-    return featx.embed(pictures, "colour", image={"height": size, "width": size}, name=name, folder=folder)[0].store
+    return featx.embed(pictures, "colour", image={"height": size, "width": size}, name=name, folder=folder).store
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def embed_table(pictures, folder, name, group):
     table = folder / f"{name}.csv"
     table.write_text("\n".join(["path,label,group", *rows]))
     image = {"height": 8, "width": 8}
-    return featx.embed(table, "colour", image=image, name=name, folder=folder)[0].store
+    return featx.embed(table, "colour", image=image, name=name, folder=folder).store
 
 
 def test_groups_count_whichever_store_has_them(pictures, tmp_path):

@@ -27,7 +27,7 @@ def made(tmp_path_factory):
     """A folder of digits with its store, and a run of them."""
     folder = tmp_path_factory.mktemp("made")
     write_digits(folder / "digits", per_class=20, classes=4)
-    store = featx.embed(folder / "digits", "colour", folder=folder / "features")[0].store
+    store = featx.embed(folder / "digits", "colour", folder=folder / "features").store
     return store, featx.fit(store, "lda", options=FitOptions(folder=folder / "runs"))
 
 
@@ -188,7 +188,7 @@ def test_nowhere_to_write(store, options, trained):
 
 def test_images_that_have_changed_are_refused(tmp_path, options, trained):
     folder = write_digits(tmp_path / "d", per_class=10, classes=3)
-    store = featx.embed(folder, "colour", folder=tmp_path / "f")[0].store
+    store = featx.embed(folder, "colour", folder=tmp_path / "f").store
     first = min((folder / "0").iterdir())
     first.rename(folder / "1" / first.name)
     with pytest.raises(SourceError, match=r"has changed since it was embedded: 2 images .* such as 0/digit-"):
@@ -202,7 +202,7 @@ def test_images_that_have_changed_are_refused(tmp_path, options, trained):
 @pytest.mark.keras  # `scattering` is a network of Keras
 def test_stores_that_share_a_part_are_refused(store, tmp_path, options, trained):
     digits = write_digits(tmp_path / "digits", per_class=15, classes=4)
-    other = featx.embed(digits, "scattering", image={"height": 8, "width": 8}, folder=tmp_path)[0].store
+    other = featx.embed(digits, "scattering", image={"height": 8, "width": 8}, folder=tmp_path).store
     with pytest.raises(DataError, match=r"20 labelled images of .* are not in all stores"):
         compare([store, other], "last:3", options)
     assert not trained
@@ -248,7 +248,7 @@ def test_frozen_features_are_taken_from_the_store_that_has_them(tmp_path):
     manifest = featx.read_source(write_digits(tmp_path / "d", per_class=2, classes=2))
     network = load_backbone("colour", image_size=(8, 8))
     assert _name_frozen(tmp_path / "f", manifest, network, {}) == "colour"
-    other = featx.embed(manifest, "colour", folder=tmp_path / "f")[0].store
+    other = featx.embed(manifest, "colour", folder=tmp_path / "f").store
     assert other.path.stem == "colour"
     assert re.fullmatch(r"d-[0-9a-f]{6}-colour", _name_frozen(tmp_path / "f", manifest, network, {}))
     (tmp_path / "f" / "broken.h5").write_bytes(b"")
@@ -265,7 +265,7 @@ def test_the_whole_way_with_a_network(tmp_path, said):
             noise = np.random.default_rng([shade, number]).integers(-30, 30, (32, 32, 3))
             Image.fromarray((shade + noise).astype(np.uint8)).save(tmp_path / "d" / name / f"{number}.png")
     uri, size = "mobilenet?alpha=0.25", {"height": 32, "width": 32}
-    store = featx.embed(tmp_path / "d", uri, weights="none", image=size, folder=tmp_path / "f")[0].store
+    store = featx.embed(tmp_path / "d", uri, weights="none", image=size, folder=tmp_path / "f").store
     options = CompareOptions(folder=tmp_path / "runs", jobs=1, report=said.append)
     (standing,) = [one for one in compare(store, "last:3", options, "dummy").standings if one.run]
     assert (standing.kind, standing.store) == ("fine-tuned", store.path.stem)

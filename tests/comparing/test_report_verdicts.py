@@ -8,7 +8,7 @@ import pytest
 from featx.comparing.report import describe_gains
 from featx.evaluation import evaluate
 from featx.evaluation.paired import compare_pair
-from featx.results import FINE_TUNED, Standing
+from featx.results import FINE_TUNED, ComparisonRow
 from featx.specs import HeadSpec
 
 N = 150
@@ -21,7 +21,7 @@ def evaluate_few():
 
 def make_frozen(store="photos", title="logreg", seconds=3.0, embedding=None):
     test = evaluate_few()
-    return Standing(store, HeadSpec(title), "", 4, test=test, fit_seconds=seconds, embed_seconds=embedding)
+    return ComparisonRow(store, HeadSpec(title), "", 4, test=test, fit_seconds=seconds, embed_seconds=embedding)
 
 
 def make_tuned(only_tuned, only_frozen, groups=None, p_value=None, store="photos", **options):
@@ -30,7 +30,7 @@ def make_tuned(only_tuned, only_frozen, groups=None, p_value=None, store="photos
     frozen[:only_tuned] = False
     tuned[only_tuned : only_tuned + only_frozen] = False
     pair = compare_pair(tuned, frozen, groups=groups)
-    return Standing(
+    return ComparisonRow(
         store,
         HeadSpec("network"),
         "",

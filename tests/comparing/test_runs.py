@@ -23,7 +23,7 @@ OPTIONS = CompareOptions(folder=None, jobs=1)
 @pytest.fixture(scope="module")
 def few(tmp_path_factory):
     digits = write_digits(tmp_path_factory.mktemp("few"), per_class=20, classes=4)
-    return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("f"))[0].store
+    return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("f")).store
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def split(tmp_path_factory):
     folder = tmp_path_factory.mktemp("split")
     for name, skip in (("train", 0), ("val", 12), ("test", 18)):
         write_digits(folder / "d" / name, per_class=12 if name == "train" else 6, classes=3, skip=skip)
-    return featx.embed(folder / "d", "colour", folder=folder)[0].store
+    return featx.embed(folder / "d", "colour", folder=folder).store
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from featx.errors import StoreFormatError
-from featx.store.checking import check_store
+from featx.store.checking import verify_store
 
 _MOST_SECONDS = 10
 
@@ -32,7 +32,7 @@ def main():
 
 def describe(path):
     try:
-        found = check_store(path)
+        found = verify_store(path)
     except StoreFormatError as error:
         return {"refused": str(error)}
     damage = [[part.part, part.first, part.past] for part in found.damage]

@@ -117,7 +117,7 @@ def embed(command, notes):
     shim.install(*_list_files())
     options = EmbedOptions(batch_size=command.batch_size, workers=1)
     try:
-        result = embed(command.source, "colour", name="s", folder=command.root / "features", options=options)[0]
+        result = embed(command.source, "colour", name="s", folder=command.root / "features", options=options)
     except Exception as error:  # noqa: BLE001 - whatever it is, the test judges it
         kinds = [kind.__name__ for kind in type(error).__mro__]
         note("error", {"kinds": kinds, "text": str(error)})

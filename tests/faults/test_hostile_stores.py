@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featx import FeatureStore, check_store, embed, fit
+from featx import FeatureStore, embed, fit, verify_store
 from featx.errors import StoreError, StoreFormatError
 from featx.store.layout import ATTRIBUTES_SHA256, digest_attributes, write_text
 from featx.store.sealing import write_golden
@@ -24,7 +24,7 @@ def store(tmp_path):
         path = folder / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8), (number * 40, 0, 0)).save(path)
-    return embed(folder, "colour", folder=tmp_path / "features")[0].store
+    return embed(folder, "colour", folder=tmp_path / "features").store
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_a_hostile_store_is_refused_and_nothing_of_elsewhere_is_read(store, secr
     with h5py.File(store.path, "r+") as file:
         attack(file, secret)
         sign(file)
-    for opening in (FeatureStore, check_store, fit):
+    for opening in (FeatureStore, verify_store, fit):
         with pytest.raises(StoreFormatError, match=rf"colour.h5 is damaged or no feature store .*{reason}") as caught:
             opening(store.path)
         assert b"not for the eyes".decode() not in str(caught.value)
@@ -219,13 +219,13 @@ def test_no_attack_takes_memory(store, secret):
     code = """
 import resource, sys
 import numpy, h5py
-from featx.store.checking import check_store
+from featx.store.checking import verify_store
 from featx.errors import StoreFormatError
 limit = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + (256 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 for path in sys.argv[1:]:
     try:
-        check_store(path)
+        verify_store(path)
     except StoreFormatError as error:
         assert "allocate" not in str(error), error
     else:

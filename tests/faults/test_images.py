@@ -70,7 +70,7 @@ def manifest(folder, unmade):
 
 @pytest.fixture(scope="module")
 def store(manifest, tmp_path_factory):
-    (result,) = embed(manifest, "colour", image=SIZE, folder=tmp_path_factory.mktemp("features"))
+    result = embed(manifest, "colour", image=SIZE, folder=tmp_path_factory.mktemp("features"))
     assert (result.new + result.quarantined, result.cached) == (len(manifest), 0)
     return result.store
 

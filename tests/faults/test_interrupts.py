@@ -35,7 +35,7 @@ def pictures(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(pictures, tmp_path_factory):
-    return read_content(embed(pictures, "colour", folder=tmp_path_factory.mktemp("undisturbed"))[0].store.path)
+    return read_content(embed(pictures, "colour", folder=tmp_path_factory.mktemp("undisturbed")).store.path)
 
 
 def make_command(pictures, features, *more):

@@ -17,7 +17,7 @@ from operations import Fault
 from PIL import Image
 from processes import Command, run_embedding
 
-from featx import FeatureStore, check_store, load_backbone, repair_store
+from featx import FeatureStore, load_backbone, repair_store, verify_store
 from featx.items.decoding import decode
 from featx.specs import ImageSpec
 from featx.store.journal import Journal
@@ -126,7 +126,7 @@ class StoreMachine(RuleBasedStateMachine):
         content[content.index(row) + 5] ^= 16
         self.path.unlink()
         self.path.write_bytes(content)
-        assert check_store(self.path).lost.any()
+        assert verify_store(self.path).lost.any()
         repair_store(self.path)
         self.sealed = self.list_good()
         self.committed = set()
@@ -153,7 +153,7 @@ class StoreMachine(RuleBasedStateMachine):
     def holds_what_the_dict_says(self):
         if not self.sealed:
             return
-        found = check_store(self.path)
+        found = verify_store(self.path)
         assert found.damage == ()
         assert self.read_store() == self.sealed
         rows = zip(found.store.ids.tolist(), found.store.features, strict=True)

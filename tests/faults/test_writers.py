@@ -34,7 +34,7 @@ def stand_still(*arguments, **options):
 
 setattr(place, name, stand_still)
 try:
-    (result,) = embed(source, "colour", folder=folder)
+    result = embed(source, "colour", folder=folder)
     print("done", len(result.store), flush=True)
 except FeatxError as error:
     print(type(error).__name__, error, flush=True)
@@ -60,7 +60,7 @@ def stand_still(folders, module, name):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, digits):
-    return embed(digits, "colour", folder=tmp_path_factory.mktemp("whole"))[0].store
+    return embed(digits, "colour", folder=tmp_path_factory.mktemp("whole")).store
 
 
 def assert_whole(folder, whole):
@@ -83,7 +83,7 @@ def test_the_second_is_refused_with_the_first_ones_number_host_and_age(folders, 
 
 
 #: Where the first writer stands still: before it writes a shard, before that gets its name, and before the seal.
-MOMENTS = [("journal", "write_file"), ("durability", "publish_file"), ("sealing", "write_file")]
+MOMENTS = [("journal", "write_file"), ("hdf5", "publish_file"), ("sealing", "write_file")]
 
 
 @pytest.mark.parametrize(("module", "name"), MOMENTS)
@@ -135,7 +135,7 @@ for _ in range(int(number)):
 def test_readers_see_one_store_or_the_other_whole_while_it_is_written_again_and_again(folders, tmp_path):
     source, folder = tmp_path / "few", folders[1]
     shutil.copytree(folders[0] / "0", source / "0")
-    (first,) = embed(source, "colour", folder=folder)
+    first = embed(source, "colour", folder=folder)
     expected = dict(zip(first.store.ids.tolist(), map(bytes, first.store.features), strict=True))
     sizes = []
     with subprocess.Popen([sys.executable, "-c", RESTLESS, source, folder, "15"]) as process:

@@ -71,7 +71,7 @@ def run(pictures, network, features, tmp_path_factory):
 
 
 def test_it_is_tested_on_the_items_that_fit_is_tested_on(run, pictures, network, tmp_path):
-    store = featx.embed(pictures, network, folder=tmp_path)[0].store
+    store = featx.embed(pictures, network, folder=tmp_path).store
     fitted = featx.fit(store, "logreg", options=FitOptions(folder=tmp_path / "runs"))
     assert read_predictions(run.bundle).keys() == read_predictions(fitted.bundle).keys()
     assert len(store.quarantine) == 1
@@ -121,7 +121,7 @@ def test_its_record_tells_what_was_done(run):
 
 
 def test_the_tuned_backbone_is_a_backbone(run, pictures, tmp_path):
-    store = featx.embed(pictures, f"file:{run.bundle / 'backbone.keras'}", folder=tmp_path)[0].store
+    store = featx.embed(pictures, f"file:{run.bundle / 'backbone.keras'}", folder=tmp_path).store
     assert store.dim == 16
     assert featx.fit(store, "logreg", options=FitOptions(folder=None)).test.accuracy > 0.7
 

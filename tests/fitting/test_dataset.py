@@ -8,7 +8,7 @@ from featx.fitting.dataset import load_dataset, split_dataset
 
 
 def embed(source, folder, **options):
-    return featx.embed(source, "colour", folder=folder, **options)[0].store
+    return featx.embed(source, "colour", folder=folder, **options).store
 
 
 def arrange(root, **splits):

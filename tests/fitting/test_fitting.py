@@ -125,7 +125,7 @@ def few_digits(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def small_store(few_digits, tmp_path_factory):
-    return featx.embed(few_digits, "colour", folder=tmp_path_factory.mktemp("f"))[0].store
+    return featx.embed(few_digits, "colour", folder=tmp_path_factory.mktemp("f")).store
 
 
 @pytest.mark.parametrize("clf", ALL_HEADS)
@@ -206,7 +206,7 @@ def test_a_class_of_one_image_is_trained_on_and_said(tmp_path):
     write_digits(tmp_path / "d", per_class=12, classes=3)
     for path in sorted((tmp_path / "d" / "2").iterdir())[1:]:
         path.unlink()
-    store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f")[0].store
+    store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f").store
     run = featx.fit(store, "logreg", options=FitOptions(folder=None))
     assert run.test.per_class[2].support == 0
     assert any("single image" in note for note in run.notes)
@@ -231,7 +231,7 @@ def test_wrong_names_and_values_are_clear(store):
 
 
 def test_damaged_features_are_not_learnt_from(digits, tmp_path):
-    store = featx.embed(digits, "colour", folder=tmp_path)[0].store
+    store = featx.embed(digits, "colour", folder=tmp_path).store
     content = bytearray(store.path.read_bytes())
     content[content.index(store.features[7].tobytes()) + 3] ^= 1
     store.path.unlink()

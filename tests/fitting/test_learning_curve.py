@@ -63,7 +63,7 @@ def grouped(tmp_path_factory):
     """240 pictures of three classes, each class in eight groups of ten."""
     folder = tmp_path_factory.mktemp("grouped")
     write_digits(folder / "d", per_class=80, classes=3)
-    store = featx.embed(folder / "d", "colour", folder=folder / "f")[0].store
+    store = featx.embed(folder / "d", "colour", folder=folder / "f").store
     dataset = load_dataset(store)
     groups = np.array([f"{target}-{at % 8}" for at, target in enumerate(dataset.targets.tolist())])
     return dataclasses.replace(dataset, groups=groups)
@@ -112,13 +112,13 @@ def test_few_shots_of_groups_can_be_measured(grouped):
 
 def test_too_few_items_for_a_curve_are_said(tmp_path):
     write_digits(tmp_path / "d", per_class=8, classes=2)
-    store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f")[0].store
+    store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f").store
     with pytest.raises(DataError, match="too few for a learning curve"):
         featx.fit(store, "ridge", options=FitOptions(folder=None, curve=True, test_size=0.3))
 
 
 def test_classes_with_fewer_items_than_shots_are_said(tmp_path):
     write_digits(tmp_path / "d", per_class=12, classes=3)
-    store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f")[0].store
+    store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f").store
     run = featx.fit(store, protocol="fewshot", options=FitOptions(folder=None, test_size=0.3))
     assert any("gave all of them to more shots" in note for note in run.notes)

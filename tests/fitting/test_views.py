@@ -20,7 +20,7 @@ AUGMENTATION = "rotate:15,shift:0.1"
 def viewed(digits, tmp_path_factory):
     """The 400 digits with three views each."""
     folder = tmp_path_factory.mktemp("viewed")
-    return featx.embed(digits, "colour", views=3, augmentation=AUGMENTATION, folder=folder, name="viewed")[0].store
+    return featx.embed(digits, "colour", views=3, augmentation=AUGMENTATION, folder=folder, name="viewed").store
 
 
 def fit(store, clf="logreg", **options):
@@ -122,7 +122,7 @@ def test_ridge_leaves_an_item_out_with_all_its_views(tmp_path):
         draw(tmp_path / "noise" / ("cat" if number % 2 else "dog") / f"{number}.png", number)
     noise = featx.embed(
         tmp_path / "noise", "colour", views=4, augmentation="contrast:0.05", folder=tmp_path, name="noise"
-    )[0].store
+    ).store
     for clf in ("ridge", "knn", "logreg"):
         assert fit(noise, clf, views="augment").validation.accuracy < 0.75
 
@@ -141,7 +141,7 @@ def test_augmenting_with_folds_and_a_learning_curve(viewed):
 
 
 def test_half_precision_is_averaged_in_single(digits, tmp_path):
-    result = featx.embed(digits, "colour", views=2, augmentation="flip", dtype="float16", folder=tmp_path)[0]
+    result = featx.embed(digits, "colour", views=2, augmentation="flip", dtype="float16", folder=tmp_path)
     run = fit(result.store, folder=tmp_path / "runs")
     tested = read_probabilities(run.bundle)
     name = next(iter(tested))

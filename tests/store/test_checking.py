@@ -3,7 +3,7 @@ import pytest
 
 from featx.errors import StoreError, StoreFormatError, StoreLockedError
 from featx.store import FeatureStore
-from featx.store.checking import check_store, drop_damage
+from featx.store.checking import drop_damage, verify_store
 from featx.store.feature_store import Damage
 from featx.store.lock import StoreLock
 
@@ -24,7 +24,7 @@ def flip(path, pattern):
 
 
 def test_a_sound_store_is_found_sound(store):
-    found = check_store(store.path)
+    found = verify_store(store.path)
     assert found.damage == ()
     assert not found.lost.any()
     assert found.to_dict() == {"store": str(store.path), "items": 10, "sound": True, "lost": 0, "damage": []}
@@ -32,7 +32,7 @@ def test_a_sound_store_is_found_sound(store):
 
 def test_progress_counts_the_rows(store):
     seen = []
-    check_store(store.path, lambda done, total: seen.append((done, total)))
+    verify_store(store.path, lambda done, total: seen.append((done, total)))
     assert seen == [(3, 10), (6, 10), (9, 10), (10, 10)]
 
 
@@ -40,7 +40,7 @@ def test_each_damaged_block_is_named_with_its_items(store, maker):
     flip(store.path, maker.make_row(4).tobytes())
     flip(store.path, maker.make_row(9).tobytes())
     flip(store.path, b"1.png")
-    found = check_store(store.path)
+    found = verify_store(store.path)
     assert found.damage == (Damage("items", 0, 3), Damage("features", 3, 6), Damage("features", 9, 10))
     assert [found.list_items(damage)[-1] for damage in found.damage[1:]] == ["5.png", "9.png"]
     assert found.lost.tolist() == [True] * 6 + [False] * 3 + [True]
@@ -49,7 +49,7 @@ def test_each_damaged_block_is_named_with_its_items(store, maker):
 
 def test_damage_outside_the_rows_costs_none(store):
     flip(store.path, b"cannot be read")
-    found = check_store(store.path)
+    found = verify_store(store.path)
     assert found.damage == (Damage("quarantine", 0, 1),)
     assert found.list_items(found.damage[0]) == []
     assert not found.lost.any()
@@ -106,7 +106,7 @@ def test_a_store_that_is_being_written_is_not_repaired(store):
 
 
 def test_there_is_no_such_store(tmp_path):
-    for function in (check_store, drop_damage):
+    for function in (verify_store, drop_damage):
         with pytest.raises(StoreError, match=r"there is no store .*a.h5"):
             function(tmp_path / "gone" / "a.h5")
     assert list(tmp_path.iterdir()) == []

@@ -281,7 +281,7 @@ def draw(folder, numbers):
 def run(tmp_path):
     """Embed a folder into a store by name."""
     backbone = load_backbone("colour", image_size=(8, 8))
-    return lambda source, name: embed(source, backbone, name=name, folder=tmp_path / "features")[0]
+    return lambda source, name: embed(source, backbone, name=name, folder=tmp_path / "features")
 
 
 def test_embedding_one_source_into_the_merged_store_drops_nothing_of_the_other(run, tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from featx import FeatureStore, check_store
+from featx import FeatureStore, verify_store
 from featx.specs import BackboneSpec, EmbedSpec, ImageSpec
 from featx.store.checking import describe_provenance
 from featx.store.journal import name_journal
@@ -31,7 +31,7 @@ def make_sha256(number):
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_version_1(dtype):
-    found = check_store(DATA / f"store-v1-{dtype}.h5")
+    found = verify_store(DATA / f"store-v1-{dtype}.h5")
     store = found.store
     assert found.damage == ()
     assert store.format_version == 1

@@ -1,4 +1,4 @@
-"""Supply: from a source to the labelled items of a fine-tuning, and to the feed that shows them to the network.
+"""FineTuneData: from a source to the labelled items of a fine-trained, and to the feed that shows them to the network.
 
 Items, quarantine and splits are those of a feature store, as for `fit`: of the frozen features, or, where feature
 maps are cached, of these.
@@ -38,7 +38,7 @@ _NAMED_IMAGES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Supply:
+class FineTuneData:
     """What a network is tuned on.
 
     Attributes:
@@ -82,7 +82,7 @@ class Cut:
         return 4 * sum(map(math.prod, self.shapes))
 
 
-def supply_items(
+def prepare_data(
     manifest: Manifest,
     network: Backbone,
     load: Callable[..., Backbone],
@@ -90,8 +90,8 @@ def supply_items(
     spec: FineTuneSpec,
     options: FineTuneOptions,
     image: Mapping[str, Any],
-) -> Supply:
-    """Embed what is frozen, and supply items.
+) -> FineTuneData:
+    """Embed what is frozen, and data items.
 
     Args:
         manifest: The items.
@@ -127,7 +127,7 @@ def supply_items(
     augmentation = parse_augmentation(spec.augmentation)
     workers = _plan_embedding(options).count_workers()
     pixels = PixelFeed(manifest, ids.tolist(), dataset.keys.tolist(), image_spec, augmentation, spec.seed, workers)
-    return Supply(
+    return FineTuneData(
         dataset=dataset,
         feed=MapFeed(stores, [_find_rows(store, ids) for store in stores], cut.shapes, spec.views)
         if cached

@@ -25,7 +25,7 @@ from featx.specs import FineTuneSpec
 Inputs = Sequence[NDArray[Any]]
 
 
-class TunableNetwork:
+class TrainableNetwork:
     """A backbone and a head that learn together.
 
     Args:
@@ -52,9 +52,9 @@ class TunableNetwork:
         self._trunk = backbone.parts.trunk
         names = {id(one): name for name, one in {**self._parts.operations, **self._parts.layers}.items()}
         learning = frozenset().union(*(stage.layers for stage in stages))
-        self._learning = _find_learning(self._parts, learning)
+        self._trainable_layers = _find_trainable_layers(self._parts, learning)
         self.obstacle = find_obstacle(self._parts)
-        variables = {id(v) for layer in self._learning.values() for v in _list_trainable(layer)}
+        variables = {id(v) for layer in self._trainable_layers.values() for v in _list_trainable(layer)}
         found = [] if self.obstacle else find_frontier(self._trunk, variables)
         self.frontier = tuple(names[id(operation)] for operation in found)
         tensors = [find_output(operation) for operation in found] or list(self._trunk.inputs)
@@ -96,13 +96,18 @@ class TunableNetwork:
         for variable in self._list_changing():
             self._frozen.pop(id(variable), None)
         self._digests = self._digest(self._frozen.values())
-        self._first = [np.array(v.numpy()) for v in self._list_learning()]
+        self._first = [np.array(v.numpy()) for v in self._list_trained_variables()]
 
     def start(self, stage: Stage) -> None:
         """Begin a stage: its layers learn, with new optimizers."""
-        for name, layer in self._learning.items():
+        for name, layer in self._trainable_layers.items():
             layer.trainable = name in stage.layers
-        own = [v for name, layer in self._learning.items() if name in stage.layers for v in layer.trainable_variables]
+        own = [
+            v
+            for name, layer in self._trainable_layers.items()
+            if name in stage.layers
+            for v in layer.trainable_variables
+        ]
         self._rates = (self._spec.learning_rate * stage.rate, self._spec.head_learning_rate * stage.rate)
         self._groups = (own, self._head.trainable_variables)
         self._optimizers = tuple(make_optimizer(self._spec.optimizer, rate) for rate in self._rates)
@@ -118,7 +123,7 @@ class TunableNetwork:
             optimizer.learning_rate = rate * factor
         return self._rates[0] * factor
 
-    def learn(
+    def train_batch(
         self, inputs: Inputs, targets: NDArray[np.int32], weights: NDArray[np.float32], parts: int = 1
     ) -> tuple[float, NDArray[np.float32]]:
         """Learn from a batch.
@@ -218,7 +223,7 @@ class TunableNetwork:
 
     def count_parameters(self) -> dict[str, int]:
         """Count the parameters of the backbone that learn and that do not, and those of the head."""
-        own = {id(v): v for layer in self._learning.values() for v in _list_trainable(layer)}
+        own = {id(v): v for layer in self._trainable_layers.values() for v in _list_trainable(layer)}
         learning = sum(int(np.prod(v.shape)) for v in own.values())
         whole = sum(int(np.prod(v.shape)) for v in self._trunk.weights)
         head = sum(int(np.prod(v.shape)) for v in self._head.trainable_variables)
@@ -236,21 +241,21 @@ class TunableNetwork:
         if changed:
             msg = f"{len(changed)} frozen weights have changed, such as {changed[0]}; please report this as a bug"
             raise BackboneError(msg)
-        pairs = zip(self._list_learning(), self._first, strict=True)
+        pairs = zip(self._list_trained_variables(), self._first, strict=True)
         return [variable.path for variable, first in pairs if np.array_equal(np.array(variable.numpy()), first)]
 
     def save(self, path: Path) -> None:
         """Save the backbone, from pixels to its feature map, as a `.keras` file."""
         flatten(self._parts).save(path)
 
-    def _list_learning(self) -> list[Any]:
-        own = [v for layer in self._learning.values() for v in _list_trainable(layer)]
+    def _list_trained_variables(self) -> list[Any]:
+        own = [v for layer in self._trainable_layers.values() for v in _list_trainable(layer)]
         return [*own, *self._head.trainable_variables]
 
     def _list_changing(self) -> list[Any]:
-        kept = [*self._list_learning(), *self._head.non_trainable_variables]
+        kept = [*self._list_trained_variables(), *self._head.non_trainable_variables]
         if self._spec.batch_norm == "train":
-            kept += [v for layer in self._learning.values() for v in layer.variables] + self._list_seeds()
+            kept += [v for layer in self._trainable_layers.values() for v in layer.variables] + self._list_seeds()
         return list({id(variable): variable for variable in kept}.values())
 
     def _list_seeds(self) -> list[Any]:
@@ -347,7 +352,7 @@ def _check_precision(backbone: KerasBackbone) -> None:
         raise UsageError(msg)
 
 
-def _find_learning(parts: Parts, names: Collection[str]) -> dict[str, Any]:
+def _find_trainable_layers(parts: Parts, names: Collection[str]) -> dict[str, Any]:
     """Find the layers that learn: those that the network runs, and that have something to learn.
 
     Raises:

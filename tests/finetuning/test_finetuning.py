@@ -253,14 +253,14 @@ def test_quarantine_is_told(tune):
 
 
 def test_two_processes_do_not_share_a_state(tune, monkeypatch):
-    original = loop.Course.run
+    original = loop.TrainingLoop.run
 
     def run_twice(self):
         with pytest.raises(StoreLockedError):
             tune(epochs=1)
         original(self)
 
-    monkeypatch.setattr(loop.Course, "run", run_twice)
+    monkeypatch.setattr(loop.TrainingLoop, "run", run_twice)
     tune(epochs=1)
 
 
@@ -293,17 +293,17 @@ def test_no_epoch_better_than_the_start_keeps_the_start(tune, network):
 
 
 def test_out_of_memory_divides_the_batch(tune, monkeypatch):
-    from featx.finetuning.network import TunableNetwork
+    from featx.finetuning.network import TrainableNetwork
 
-    original = TunableNetwork.learn
+    original = TrainableNetwork.train_batch
 
-    def learn(self, inputs, targets, weights, parts=1):
+    def train_batch(self, inputs, targets, weights, parts=1):
         if len(targets) / parts > 4:
             msg = "as a full device says"
             raise MemoryError(msg)
         return original(self, inputs, targets, weights, parts)
 
-    monkeypatch.setattr(TunableNetwork, "learn", learn)
+    monkeypatch.setattr(TrainableNetwork, "train_batch", train_batch)
     said = []
     run = tune(epochs=1, said=said)
     assert run.finetuned["batch_parts"] == 4
@@ -312,7 +312,7 @@ def test_out_of_memory_divides_the_batch(tune, monkeypatch):
 
 def test_an_epoch_that_was_interrupted_is_begun_again(tune, monkeypatch):
     whole = tune(batch_norm="train", head=HeadSpec("keras:8", {"epochs": 3}), options={"fresh": True})
-    original, calls = loop.Course._learn_batch, []
+    original, calls = loop.TrainingLoop._train_batch, []
 
     def stop(self, items, inputs):
         calls.append(1)
@@ -320,7 +320,7 @@ def test_an_epoch_that_was_interrupted_is_begun_again(tune, monkeypatch):
             raise KeyboardInterrupt
         return original(self, items, inputs)
 
-    monkeypatch.setattr(loop.Course, "_learn_batch", stop)
+    monkeypatch.setattr(loop.TrainingLoop, "_train_batch", stop)
     with pytest.raises(KeyboardInterrupt):
         tune(batch_norm="train", head=HeadSpec("keras:8", {"epochs": 3}))
     monkeypatch.undo()
@@ -333,7 +333,7 @@ def test_an_epoch_that_was_interrupted_is_begun_again(tune, monkeypatch):
 
 
 def test_a_damaged_state_is_told(tune, monkeypatch, tmp_path):
-    monkeypatch.setattr(loop.Course, "_take_head", None)  # ends the run before its first epoch
+    monkeypatch.setattr(loop.TrainingLoop, "_take_head", None)  # ends the run before its first epoch
     with pytest.raises(TypeError):
         tune(epochs=1)
     (folder,) = (path for path in (tmp_path / "runs" / ".finetune").iterdir() if path.is_dir())
@@ -402,14 +402,14 @@ def test_what_cannot_be_tuned_is_refused(pictures, tune, tmp_path):
 
 
 def test_a_loss_without_end_is_told(tune, monkeypatch):
-    from featx.finetuning.network import TunableNetwork
+    from featx.finetuning.network import TrainableNetwork
 
-    original = TunableNetwork.learn
+    original = TrainableNetwork.train_batch
 
-    def learn(self, *arguments):
+    def train_batch(self, *arguments):
         return np.nan, original(self, *arguments)[1]
 
-    monkeypatch.setattr(TunableNetwork, "learn", learn)
+    monkeypatch.setattr(TrainableNetwork, "train_batch", train_batch)
     with pytest.raises(DataError, match=r"the loss is not finite at a learning rate of 0.001; choose a smaller one"):
         tune(epochs=1)
 

@@ -16,7 +16,8 @@ from featx.backbones import load_backbone, locate_backbone
 from featx.bundle import read_json
 from featx.comparing.runs import FinishedRun, read_run
 from featx.errors import BackboneError, BundleError, DataError, FeatxError, SourceError, UsageError
-from featx.finetuning.finetuning import describe_split, finetune, list_own_layers, load_trainable, plan_first_head
+from featx.finetuning.finetuning import describe_split, finetune, list_own_layers, load_trainable
+from featx.finetuning.first_head import plan_first_head
 from featx.finetuning.unfreezing import plan_stages
 from featx.fitting.dataset import Dataset, Partition
 from featx.items import Manifest

@@ -383,7 +383,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(pictures, network, features, t
 
 
 def test_what_cannot_be_tuned_is_refused(pictures, tune, tmp_path):
-    with pytest.raises(UsageError, match="colour has no weights that could learn"):
+    with pytest.raises(UsageError, match="colour has no trainable weights"):
         featx.finetune(pictures, "colour", options=FineTuneOptions(features=tmp_path, folder=tmp_path))
     with pytest.raises(UsageError, match="ridge cannot be trained together"):
         tune(head=HeadSpec("ridge"))
@@ -391,11 +391,11 @@ def test_what_cannot_be_tuned_is_refused(pictures, tune, tmp_path):
         tune(head=HeadSpec("logreg", calibration="temperature"))
     with pytest.raises(UnknownNameError, match="no layer called 'topp'"):
         tune(unfreeze="from:topp")
-    with pytest.raises(UsageError, match="scattering has no weights that could learn"):
+    with pytest.raises(UsageError, match="scattering has no trainable weights"):
         featx.finetune(pictures, "scattering", options=FineTuneOptions(features=tmp_path, folder=tmp_path))
     with pytest.raises(UnknownNameError, match="flp"):
         tune(augmentation="flp")
-    with pytest.raises(UsageError, match="varied anew"):
+    with pytest.raises(UsageError, match="each epoch augments the images differently"):
         tune(augmentation="light", options={"cache": "yes"})
     with pytest.raises(UsageError, match="1000 at most"):
         tune(head_learning_rate=1e30)

@@ -93,7 +93,7 @@ def test_each_step_is_that_of_a_loop_by_hand(make, plan, parts, tmp_path):
 def test_a_layer_that_is_used_twice_is_an_obstacle_to_a_cut(tmp_path):
     network, _, _ = open_network(make_shared, tmp_path, "last:1")
     assert network.frontier == ()
-    assert network.obstacle == "a layer of it (shared) is used more than once"
+    assert network.obstacle == "its layer shared is used more than once"
     assert open_network(make_regular, tmp_path, "last:1")[0].obstacle == ""
 
 

@@ -114,7 +114,7 @@ def test_a_plan_is_fine_tuned_once_and_found_again(store, options, trained, said
     again = compare(store, "last:3", options, "dummy")
     assert len(trained) == 1
     (found,) = said
-    assert found.startswith(f"last:3: {options.folder / 'new-1'} is a finished run of it on these images, and is used")
+    assert found.startswith(f"last:3: using {options.folder / 'new-1'}, a finished run of this plan on these images")
     assert next(one.run for one in again.standings if one.run) == options.folder / "new-1"
     compare(store, "last:3", replace(options, fresh=True))
     assert len(trained) == 2
@@ -160,7 +160,7 @@ def test_what_lies_beside_is_passed_over(store, options, finished, trained):
         ("lsat:3", UsageError, "'lsat:3' does not say which layers to unfreeze"),
         ("last:none", UsageError, "does not say how many"),
         ("from:lsat", UnknownNameError, "no layer called 'lsat'; did you mean last"),
-        ("everything", BundleError, "there is no such folder.* and no plan"),
+        ("everything", BundleError, "does not exist, and is not a plan either"),
     ],
 )
 def test_a_plan_that_is_none_fails_first(store, options, trained, monkeypatch, plan, error, pattern):
@@ -172,7 +172,7 @@ def test_a_plan_that_is_none_fails_first(store, options, trained, monkeypatch, p
 
 def test_other_weights_are_refused(store, options, trained, monkeypatch):
     monkeypatch.setattr(plans, "load_backbone", lambda *_, **__: Network("f" * 64))
-    with pytest.raises(BackboneError, match="colour has other weights by now"):
+    with pytest.raises(BackboneError, match=r"the weights of colour \(sha256 .* are not those"):
         compare(store, "last:3", options)
 
 
@@ -194,7 +194,10 @@ def test_images_that_have_changed_are_refused(tmp_path, options, trained):
     with pytest.raises(SourceError, match=r"has changed since it was embedded: 2 images .* such as 0/digit-"):
         compare(store, "last:3", options)
     shutil.rmtree(folder)
-    with pytest.raises(SourceError, match=r"cannot be read again to be trained on: there is no .*; or name the folder"):
+    with pytest.raises(
+        SourceError,
+        match=r"fine-tuning needs the images again, and they cannot be read: there is no .*; or name a finished run",
+    ):
         compare(store, "last:3", options)
     assert not trained
 
@@ -216,7 +219,7 @@ def test_folders_and_runs(made, options, tmp_path):
     unwritten = featx.fit(store, "centroid", options=FitOptions(folder=None))
     with pytest.raises(UsageError, match="a run without a bundle"):
         compare(store, unwritten, options)
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match="does not exist, and is not a plan either"):
         compare(store, tmp_path / "gone", options)
     with pytest.raises(UsageError, match="no head is named"):
         compare(store, run, options, heads=",")
@@ -275,5 +278,5 @@ def test_the_whole_way_with_a_network(tmp_path, said):
     assert told["embed_seconds"] == maps.embed_seconds
     again = compare(store, "last:3", options, "dummy")
     assert [one.run for one in again.standings if one.run] == [standing.run]
-    assert "is a finished run of it" in said[-1]
+    assert "a finished run of this plan" in said[-1]
     assert "embedding included, against" in again.verdict[0]

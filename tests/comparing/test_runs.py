@@ -146,8 +146,8 @@ def test_what_was_validated_on_other_items_is_listed_below_the_heads(few, bundle
     assert [one.validation_accuracy for one in comparison.standings[1:3]] == [1, 0.9]
     n_held = [row["role"] for row in read_rows(good, "items.csv")].count("validated")
     told = (
-        f"validated on {n_held} images of its own training items, so it is listed below the heads, whatever its "
-        "validation says; its test and its verdict are on the same images as theirs"
+        f"validated on {n_held} images of its own training items, so its validation cannot be ranked with the heads "
+        "and it is listed below them; its test and its verdict use the same images as theirs"
     )
     assert [one.notes for one in comparison.standings[1:3]] == [(told,)] * 2
     assert comparison.standings[1].paired.difference == comparison.standings[1].gain.difference > 0
@@ -160,7 +160,7 @@ def test_images_that_it_learnt_from_are_no_validation(few, bundle, told):
     comparison = compare(few, bundle)
     last = comparison.standings[-1]
     assert (last.title, last.validation_accuracy, last.validation_log_loss) == ("finetune last:23", None, None)
-    assert "the accuracy on those that it learnt from is none; it is listed below the heads" in last.notes[0]
+    assert "no validation images were held out of its training, so it is listed below the heads" in last.notes[0]
     header, rows = tabulate(comparison)
     assert rows[-1][header.index("valid.")] == "-"
     assert last.verdict != "best"
@@ -180,9 +180,9 @@ def test_items_may_be_in_any_order(few, fitted, bundle):
 @pytest.mark.parametrize(
     ("options", "pattern"),
     [
-        ({"seed": 1}, r"--seed 1 --test-size 0\.2, this is with --seed 0 --test-size 0\.2: use the same"),
+        ({"seed": 1}, r"--seed 1 --test-size 0\.2, and this comparison with --seed 0 --test-size 0\.2: use the same"),
         ({"test_size": 0.4}, r"\d+ of its \d+ are not in this test, such as .*--test-size 0\.4"),
-        ({"cv": 3}, "cross-validated and so has no test of its own"),
+        ({"cv": 3}, "was cross-validated, so it has no test split"),
     ],
 )
 def test_a_run_that_was_tested_on_other_items(few, tmp_path, options, pattern):
@@ -231,7 +231,7 @@ def take_test_bytes(bundle):
 @pytest.mark.parametrize(
     ("spoil", "pattern"),
     [
-        (take_test_bytes, "trained or validated on 1 of the test images, such as "),
+        (take_test_bytes, "trained or validated on 1 files with the bytes of test images, such as "),
         (edit("items.csv", once("tested", sha256="0" * 64)), "1 of these have other bytes under the same name"),
     ],
 )
@@ -295,30 +295,30 @@ def unlist_predictions(bundle):
         (set_probability("-0.1"), "probabilities of item 0"),
         (set_probability("7"), "probabilities of item 0"),
         (set_probability("a"), "could not convert string to float"),
-        (edit("predictions.csv", lambda row: row.update(label="other")), "metrics.json tells an accuracy of"),
-        (edit("predictions.csv", lambda row: row["label"].endswith("0")), "is of other items than those"),
+        (edit("predictions.csv", lambda row: row.update(label="other")), "metrics.json has an accuracy of"),
+        (edit("predictions.csv", lambda row: row["label"].endswith("0")), "lists other items than those"),
         (lambda b: rewrite(b, "predictions.csv", ""), "has other columns than id, label and probability_CLASS"),
         (lambda b: rewrite(b, "predictions.csv", (b / "predictions.csv").read_text() + "a,b\n"), "a row of 2 cells"),
         (edit("items.csv", lambda row: row.update(role="tasted")), "no 'tasted'"),
-        (unlist_predictions, "has no predictions.csv of its own"),
-        (change_metrics(seconds=-1), "no record, or metrics.json no time"),
+        (unlist_predictions, "has no predictions.csv; repeat the run"),
+        (change_metrics(seconds=-1), "no record, or metrics.json has no valid time"),
         (change_metrics(seconds="long"), "is damaged"),
         (change_metrics(validation={}), "not the metrics of an evaluation"),
         (change_metrics(finetuned={"unfreeze": "all"}), "no 'trainable_parameters'"),
         (change_metrics(finetuned=FINETUNED | {"seconds": float("1e400")}), "below 0 or without end"),
-        (change_metrics(finetuned=FINETUNED | {"embed_seconds": -1}), "embed_seconds is no number of seconds"),
-        (change_metrics(finetuned=FINETUNED | {"embed_seconds": True}), "embed_seconds is no number of seconds"),
-        (change_record(store={"embed_seconds": "long"}), "embed_seconds is no number of seconds"),
+        (change_metrics(finetuned=FINETUNED | {"embed_seconds": -1}), "embed_seconds is not a number of seconds"),
+        (change_metrics(finetuned=FINETUNED | {"embed_seconds": True}), "embed_seconds is not a number of seconds"),
+        (change_record(store={"embed_seconds": "long"}), "embed_seconds is not a number of seconds"),
         (change_record(store=[1]), "is damaged"),
         (change_metrics(finetuned=FINETUNED | {"epochs": 1.5}), "counts that are no whole numbers"),
         (change_metrics(finetuned=[1]), "is damaged"),
-        (change_metrics(seconds=10**400), "no record, or metrics.json no time"),
+        (change_metrics(seconds=10**400), "no record, or metrics.json has no valid time"),
         (change_metrics(finetuned=FINETUNED | {"seconds": 10**400}), "below 0 or without end"),
         (change_metrics(finetuned=FINETUNED | {"epochs": 10**400}), "below 0 or without end"),
-        (change_metrics(finetuned=FINETUNED | {"embed_seconds": 10**400}), "embed_seconds is no number of seconds"),
-        (change_record(store={"embed_seconds": 10**400}), "embed_seconds is no number of seconds"),
+        (change_metrics(finetuned=FINETUNED | {"embed_seconds": 10**400}), "embed_seconds is not a number of seconds"),
+        (change_record(store={"embed_seconds": 10**400}), "embed_seconds is not a number of seconds"),
         (change_deep("test", accuracy=10**400), "is damaged"),
-        (change_deep("validation", log_loss=10**400), "no proper validation"),
+        (change_deep("validation", log_loss=10**400), "no valid validation metrics"),
         (lambda b: rewrite(b, "predictions.csv", "\0" * 2**24), "a line of 16,777,216 characters or more"),
         (lambda b: rewrite(b, "items.csv", "\0" * 2**24), "a line of 16,777,216 characters or more"),
     ],
@@ -356,7 +356,7 @@ def test_a_validation_split_of_the_source_is_shared(split, split_run):
     next(row for row in rows if row["role"] == "validated")["role"] = "trained"
     write_rows(split_run, "items.csv", rows)
     almost = find(compare(split, split_run, heads="centroid"), "finetune last:23")
-    assert almost.notes[0].startswith("validated on 17 images that are not all and only those that rank the heads, so ")
+    assert almost.notes[0].startswith("validated on 17 images that are not exactly those that rank the heads, so ")
 
 
 def test_a_run_that_was_validated_on_its_own_tenth_beside_a_val_split(split, split_run):

@@ -143,7 +143,7 @@ def find_finished(plan: str, dataset: Dataset, partition: Partition, options: Co
                 continue
             run = read_run(folder)
             if run.finetuning is not None and run.roles["tested"] == tested:
-                options.say(
+                options.reporter.say(
                     f"{plan}: {folder} is a finished run of it on these images, and is used; --fresh trains again"
                 )
                 return run
@@ -239,7 +239,7 @@ def check_plans(plans: Sequence[str], ground: Ground) -> None:
 def finetune_store(plan: str, ground: Ground) -> Path:
     """Fine-tune the backbone of a store on its source, split as the comparison is, and return the bundle."""
     store, options = ground.store, ground.options
-    options.say(f"{plan}: fine-tuning {store.spec.backbone.uri} on {store.source}")
+    options.reporter.say(f"{plan}: fine-tuning {store.spec.backbone.uri} on {store.source}")
     run = finetune(
         ground.manifest,
         ground.uri,
@@ -254,14 +254,13 @@ def finetune_store(plan: str, ground: Ground) -> Path:
             features=store.path.parent,
             folder=options.folder or "",
             fresh=options.fresh,
-            progress=options.progress,
-            report=options.report,
+            reporter=options.reporter,
         ),
     )
     for note in run.notes:
-        options.say(f"note: {plan}: {note}")
+        options.reporter.say(f"note: {plan}: {note}")
     folder = find_folder(run)
-    options.say(f"{plan}: {run.seconds:.1f} s -> {folder}")
+    options.reporter.say(f"{plan}: {run.seconds:.1f} s -> {folder}")
     return folder
 
 

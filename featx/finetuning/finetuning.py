@@ -376,7 +376,7 @@ def finetune(
     tuner = resolve("tuner", "keras", TUNERS, "featx.tuners")(network, stages, spec)
     cut = Cut(tuner.frontier, tuner.map_shapes, tuner.has_frozen, tuner.obstacle)
     fields = {name: value for name, value in image.items() if name not in {"height", "width"}}
-    options.enter("embedding")
+    options.reporter.begin("embedding")
     supply = supply_items(manifest, network, load, cut, spec, options, fields)
     tuner.takes_maps = supply.cached
     partition = split_dataset(supply.dataset, test_size=options.test_size, seed=spec.seed)
@@ -384,15 +384,15 @@ def finetune(
     folder = _open_folder(spec, supply, network, roles, options)
     with StoreLock(folder):  # the same command, twice at a time, would write one state
         _show_views(supply, roles, spec, folder, options)
-        options.enter("fitting the head")
+        options.reporter.begin("fitting the head")
         first = _fit_head(tuner, supply, roles, spec, folder)
         tuner.attach(first.network)
         _describe_parameters(tuner.count_parameters(), stages, options)
         lesson = _plan_lesson(supply, first.network, roles, spec)
         course = Course(tuner, first.network, lesson, stages, spec, folder, options)
-        options.enter("training")
+        options.reporter.begin("training")
         course.run()
-        options.enter("testing and writing")
+        options.reporter.begin("testing and writing")
         tuning = Tuning(tuner, first, spec, supply, partition, roles, course.progressed, read_peak)
         return _conclude(tuning, network, folder, options, started)
 
@@ -417,7 +417,7 @@ def _load_network(
     load = functools.partial(load_backbone, weights=weights, image_size=size, pooling=pooling, layers=layers)
     network = load_tunable(functools.partial(load, uri), uri)
     if options.mixed_precision and not network.is_on_gpu:
-        options.say("note: mixed precision is for GPUs, and there is none; training goes on in float32")
+        options.reporter.say("note: mixed precision is for GPUs, and there is none; training goes on in float32")
     elif options.mixed_precision and network.precision == "float32":
         if uri.startswith("file:"):
             msg = f"{uri} computes in the precision that it was saved with; leave out mixed precision"
@@ -483,7 +483,7 @@ def _open_folder(spec: FineTuneSpec, supply: Supply, network: Backbone, roles: R
         make_folder(folder)
     others = [path for path in folder.parent.iterdir() if path.is_dir() and path != folder]
     also = f" ({len(others)} of other settings, unfinished, beside it)" if others else ""
-    options.say(f"curves and state: {folder}{also}")
+    options.reporter.say(f"curves and state: {folder}{also}")
     return folder
 
 
@@ -496,7 +496,7 @@ def _show_views(supply: Supply, roles: Roles, spec: FineTuneSpec, folder: Path, 
     keys = [supply.pixels.sha256s[item] for item in shown]
     with say_failures(folder):
         draw_contact_sheet(images, supply.pixels.augmentation, seed=spec.seed, sha256s=keys, path=folder / SHEET)
-    options.say(f"what the network will see: {folder / SHEET}")
+    options.reporter.say(f"what the network will see: {folder / SHEET}")
 
 
 def _fit_head(
@@ -541,7 +541,7 @@ def _embed_frozen(
 
 
 def _describe_parameters(counts: Mapping[str, int], stages: Sequence[Stage], options: FineTuneOptions) -> None:
-    options.say(
+    options.reporter.say(
         f"{stages[-1].name if len(stages) == 1 else 'gradual'}: {counts['trainable_parameters']:,} parameters of the "
         f"backbone learn, {counts['frozen_parameters']:,} stay frozen; the head has {counts['head_parameters']:,}"
     )
@@ -563,7 +563,7 @@ def _conclude(tuning: Tuning, network: Backbone, folder: Path, options: FineTune
     """Test once, write the bundle, and clear up."""
     unchanged = tuning.tuner.check_freezing()
     notes = (tuning.supply.dataset.notes, tuning.partition.notes, tuning.roles.notes, tuning.first.notes)
-    options.say(describe_freezing(tuning, unchanged))
+    options.reporter.say(describe_freezing(tuning, unchanged))
     tested = tuning.partition.test.members
     probabilities = tuning.predict(np.flatnonzero(tested))
     targets = tuning.partition.test.open_targets()

@@ -28,7 +28,7 @@ RUNTIMES: dict[str, str] = {"openvino": "featx.backbones.openvino:OpenVino"}
 TRAINERS: dict[str, str] = {"keras": "featx.heads.network_training:KerasNetwork"}
 
 #: What trains backbones together with heads.
-TUNERS: dict[str, str] = {"keras": "featx.finetuning.network:TunableNetwork"}
+TUNERS: dict[str, str] = {"keras": "featx.finetuning.network:TrainableNetwork"}
 
 #: Heads by their name on the command line.
 HEADS: dict[str, str] = {

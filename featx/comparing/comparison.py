@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.comparing.final_test import Contender, judge
-from featx.comparing.jobs import Lesson, Task, digest_items, forget_results, learn_and_predict, run_tasks
+from featx.comparing.final_test import Entry, run_final_test
+from featx.comparing.jobs import HeadTask, Task, digest_items, fit_and_predict, remove_results, run_tasks
 from featx.comparing.plans import read_runs
 from featx.comparing.report import describe_choice, describe_gains, name_folder, write_comparison
-from featx.comparing.runs import enter_runs
+from featx.comparing.runs import make_entries
 from featx.errors import DataError, UsageError
 from featx.files import read_result
 from featx.fitting.dataset import MIN_CLASSES, Dataset, Partition, load_dataset, split_dataset
@@ -86,7 +86,7 @@ def compare(
     names = _name_stores(opened)
     found = read_runs(runs, match.dataset, partition, options)
     by_backbone = {store.spec.backbone.uri: name for store, name in zip(opened[::-1], names[::-1], strict=True)}
-    rivals = enter_runs(found, match.dataset, partition, options, by_backbone)
+    run_entries = make_entries(found, match.dataset, partition, options, by_backbone)
     candidates = [
         _Candidate(name, store, rows, spec)
         for name, store, rows in zip(names, opened, match.rows, strict=True)
@@ -95,9 +95,9 @@ def compare(
     with _find_work(options) as work:
         outcomes = _run_rounds(candidates, rounds, match.dataset, work, options)
         validated = [_validate(*each, rounds, match.dataset) for each in zip(candidates, outcomes, strict=True)]
-        ranked = sorted([*validated, *rivals], key=lambda contender: contender.rank)
+        ranked = sorted([*validated, *run_entries], key=lambda entry: entry.rank)
         # Nothing is chosen below this line.
-        standings = judge(ranked, match.dataset, partition, options.seed)
+        standings = run_final_test(ranked, match.dataset, partition, options.seed)
     comparison = Comparison(
         standings=standings,
         folder=None,
@@ -190,7 +190,7 @@ def _run_rounds(
     # The final round, which takes longest, begins, so that no process is left alone with one at the end.
     queue = [task for column in reversed(list(zip(*tasks, strict=True))) for task in column]
     if options.fresh:
-        forget_results(queue, work)
+        remove_results(queue, work)
     jobs = options.count_jobs()
     options.reporter.begin("comparing")
     found = run_tasks(queue, work, jobs=jobs, threads=1 if jobs > 1 else None, progress=options.reporter.advance)
@@ -204,7 +204,7 @@ def _run_rounds(
 
 def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDArray[np.intp]) -> Task:
     learnt, predicted = candidate.rows[part.learnt], candidate.rows[part.predicted]
-    lesson = Lesson(
+    head_task = HeadTask(
         store=candidate.store.path.resolve(),
         head=candidate.spec,
         learnt=learnt,
@@ -215,7 +215,7 @@ def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDA
         n_classes=len(dataset.classes),
         items_digest=digest_items(candidate.store, learnt, predicted),
     )
-    return Task(lesson.digest, learn_and_predict, lesson)
+    return Task(head_task.digest, fit_and_predict, head_task)
 
 
 @contextmanager
@@ -227,12 +227,12 @@ def _find_work(options: CompareOptions) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds, dataset: Dataset) -> Contender:
+def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds, dataset: Dataset) -> Entry:
     """Score a candidate by the items that were held out of the training items."""
     size = candidate.store.dim * candidate.store.features.dtype.itemsize
     if isinstance(outcome, str):
         standing = ComparisonRow(candidate.name, candidate.spec, describe_choice(candidate.spec), size, error=outcome)
-        return Contender(standing, None)
+        return Entry(standing, None)
     right, losses = [], []
     for path, part in zip(outcome[:-1], rounds.validating, strict=True):
         probabilities, targets = read_result(path).arrays["probabilities"], dataset.targets[part.predicted]
@@ -258,7 +258,7 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         trained_parameters=record.get("trained_parameters"),
         notes=tuple(notes),
     )
-    return Contender(standing, functools.partial(_recall, outcome[-1]))
+    return Entry(standing, functools.partial(_recall, outcome[-1]))
 
 
 def _recall(path: Path) -> NDArray[np.float64]:

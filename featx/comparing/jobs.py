@@ -121,7 +121,7 @@ def run_tasks(
     return results
 
 
-def forget_results(tasks: Sequence[Task], folder: Path) -> None:
+def remove_results(tasks: Sequence[Task], folder: Path) -> None:
     """Remove the results of tasks, so that they are run again."""
     for task in tasks:
         _place(folder, task.key).unlink(missing_ok=True)
@@ -234,7 +234,7 @@ def _name_signal(error: BaseException | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class HeadTask:
     """What a head learns from and what it predicts, told in rows of a store.
 
     It is all that another process is given: no features, and no labels but those to learn from.
@@ -281,7 +281,7 @@ def digest_items(store: FeatureStore, learnt: NDArray[np.intp], predicted: NDArr
     return state.hexdigest()
 
 
-def learn_and_predict(lesson: Lesson) -> Result:
+def fit_and_predict(task: HeadTask) -> Result:
     """Tune and fit a head, and predict.
 
     Returns:
@@ -293,21 +293,21 @@ def learn_and_predict(lesson: Lesson) -> Result:
         StoreError: If the store is another one by now.
         DataError: If the head cannot learn from these items, or gives no probabilities.
     """
-    store = _open_store(lesson.store)
-    if digest_items(store, lesson.learnt, lesson.predicted) != lesson.items_digest:
+    store = _open_store(task.store)
+    if digest_items(store, task.learnt, task.predicted) != task.items_digest:
         msg = f"{store.path} was replaced while it was read; run the same command again"
         raise StoreError(msg)
-    X = open_rows(store, lesson.learnt)
+    X = open_rows(store, task.learnt)
     with record_warnings():  # those of fits are notes by now; of predictions there is nothing to tell
         read_peak, started = watch_memory(), time.perf_counter()
-        learned = learn(find_head(lesson.head.name), lesson.head, X, lesson.targets, lesson.folds, lesson.units)
+        learned = learn(find_head(task.head.name), task.head, X, task.targets, task.folds, task.units)
         fit_seconds, peak = time.perf_counter() - started, read_peak()
         estimator = learned.fitted.estimator
         started = time.perf_counter()
-        predicted = predict_rows(estimator, open_rows(store, lesson.predicted))
+        predicted = predict_rows(estimator, open_rows(store, task.predicted))
         predict_seconds = time.perf_counter() - started
     if not np.isfinite(predicted).all():
-        msg = f"{lesson.head.name} gives no probabilities for {int((~np.isfinite(predicted)).any(axis=1).sum())} items"
+        msg = f"{task.head.name} gives no probabilities for {int((~np.isfinite(predicted)).any(axis=1).sum())} items"
         raise DataError(msg)
     record = {
         "params": dict(learned.spec.params),
@@ -319,7 +319,7 @@ def learn_and_predict(lesson: Lesson) -> Result:
         "trained_parameters": count_parameters(estimator),
         "notes": list(learned.notes),
     }
-    probabilities = align_probabilities(predicted, estimator.classes_, lesson.n_classes)
+    probabilities = align_probabilities(predicted, estimator.classes_, task.n_classes)
     return Result(record, {"probabilities": probabilities})
 
 

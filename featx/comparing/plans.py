@@ -16,7 +16,8 @@ from featx.backbones import load_backbone, locate_backbone
 from featx.bundle import read_json
 from featx.comparing.runs import FinishedRun, read_run
 from featx.errors import BackboneError, BundleError, DataError, FeatxError, SourceError, UsageError
-from featx.finetuning.finetuning import describe_split, finetune, list_own_layers, load_tunable, plan_first_head
+from featx.finetuning.finetuning import describe_split, finetune, list_own_layers, load_trainable
+from featx.finetuning.first_head import plan_first_head
 from featx.finetuning.unfreezing import plan_stages
 from featx.fitting.dataset import Dataset, Partition
 from featx.items import Manifest
@@ -37,7 +38,7 @@ Named = Run | str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class FineTuneSource:
     """What a plan is carried out on.
 
     Attributes:
@@ -81,9 +82,9 @@ def read_runs(
     planned = {plan: None if options.fresh else find_finished(plan, dataset, partition, options) for plan in plans}
     lacking = [plan for plan, run in planned.items() if run is None]
     if lacking:
-        ground = survey_ground(dataset, options)
-        check_plans(lacking, ground)
-        planned |= {plan: read_run(finetune_store(plan, ground)) for plan in lacking}
+        origin = reopen_source(dataset, options)
+        check_plans(lacking, origin)
+        planned |= {plan: read_run(finetune_store(plan, origin)) for plan in lacking}
     both = [planned[one] if is_plan(one) else found[at] for at, one in enumerate(named)]
     return [run for run in both if run is not None]
 
@@ -163,7 +164,7 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return dict(json.loads(json.dumps(values)))
 
 
-def survey_ground(dataset: Dataset, options: CompareOptions) -> Ground:
+def reopen_source(dataset: Dataset, options: CompareOptions) -> FineTuneSource:
     """Read the images of a comparison's first store again, and see that they are those of the comparison.
 
     Raises:
@@ -189,7 +190,7 @@ def survey_ground(dataset: Dataset, options: CompareOptions) -> Ground:
         raise SourceError(msg) from error
     _refuse_change(store, manifest)
     uri, weights = locate_backbone(store.spec.backbone, Path(store.backbone_file) if store.backbone_file else None)
-    return Ground(store, manifest, uri, weights, options)
+    return FineTuneSource(store, manifest, uri, weights, options)
 
 
 def _refuse_change(store: FeatureStore, manifest: Manifest) -> None:
@@ -208,7 +209,7 @@ def _refuse_change(store: FeatureStore, manifest: Manifest) -> None:
         raise SourceError(msg)
 
 
-def check_plans(plans: Sequence[str], ground: Ground) -> None:
+def check_plans(plans: Sequence[str], origin: FineTuneSource) -> None:
     """See that plans can be carried out, which needs the network.
 
     Raises:
@@ -216,37 +217,37 @@ def check_plans(plans: Sequence[str], ground: Ground) -> None:
         UnknownNameError: If it names a layer that is not there.
         BackboneError: If the backbone has other weights than when it embedded.
     """
-    known, image = ground.store.spec.backbone, ground.store.spec.image
+    known, image = origin.store.spec.backbone, origin.store.spec.image
     load = functools.partial(
         load_backbone,
-        ground.uri,
+        origin.uri,
         layers=(known.layer,),
         pooling=known.pooling,
-        weights=ground.weights,
+        weights=origin.weights,
         image_size=(image.height, image.width),
     )
-    network = load_tunable(load, ground.uri)
+    network = load_trainable(load, origin.uri)
     if network.weights_digest != known.weights_digest:
         msg = (
-            f"{ground.uri} has other weights by now (sha256 {network.weights_digest[:12]}) than those that "
-            f"{ground.store.path} was embedded with ({known.weights_digest[:12]}); embed again under another --name"
+            f"{origin.uri} has other weights by now (sha256 {network.weights_digest[:12]}) than those that "
+            f"{origin.store.path} was embedded with ({known.weights_digest[:12]}); embed again under another --name"
         )
         raise BackboneError(msg)
     for plan in plans:
-        plan_stages(plan, list_own_layers(network), ground.uri)
+        plan_stages(plan, list_own_layers(network), origin.uri)
 
 
-def finetune_store(plan: str, ground: Ground) -> Path:
+def finetune_store(plan: str, origin: FineTuneSource) -> Path:
     """Fine-tune the backbone of a store on its source, split as the comparison is, and return the bundle."""
-    store, options = ground.store, ground.options
+    store, options = origin.store, origin.options
     options.reporter.say(f"{plan}: fine-tuning {store.spec.backbone.uri} on {store.source}")
     run = finetune(
-        ground.manifest,
-        ground.uri,
+        origin.manifest,
+        origin.uri,
         spec=_make_spec(plan, options),
         layer=store.spec.backbone.layer,
         pooling=store.spec.backbone.pooling,
-        weights=ground.weights,
+        weights=origin.weights,
         image=store.spec.image.to_dict(),
         options=FineTuneOptions(
             test_size=options.test_size,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.bundle import Bundle, check_own, read_json
-from featx.comparing.final_test import Contender
+from featx.comparing.final_test import Entry
 from featx.comparing.report import describe_choice
 from featx.errors import BundleError, DataError
 from featx.evaluation import Evaluation
@@ -328,14 +328,14 @@ _LEARNT = (
 )
 
 
-def enter_runs(
+def make_entries(
     runs: Sequence[FinishedRun],
     dataset: Dataset,
     partition: Partition,
     options: CompareOptions,
     stores: Mapping[str, str],
-) -> list[Contender]:
-    """Make a contender of each finished run.
+) -> list[Entry]:
+    """Make a entry of each finished run.
 
     Args:
         runs: The runs.
@@ -347,21 +347,21 @@ def enter_runs(
     Raises:
         DataError: If a run was tested on other items than these, or learnt from one of them.
     """
-    contenders = []
+    entries = []
     for run in {run.bundle.path.resolve(): run for run in runs}.values():
         probabilities, labels = align_run(run, dataset, partition.test.members, options)
-        standing, note = _describe_run(run, stores), _doubt_validation(run, dataset, partition)
+        standing, note = _describe_run(run, stores), _explain_unranked(run, dataset, partition)
         standing = replace(standing, notes=(note,) if note else ())
-        contenders.append(Contender(standing, functools.partial(np.copy, probabilities), labels, ranked=not note))
-    titles = [(one.standing.store, one.standing.title) for one in contenders]
+        entries.append(Entry(standing, functools.partial(np.copy, probabilities), labels, ranked=not note))
+    titles = [(one.standing.store, one.standing.title) for one in entries]
     return [
-        _name_by_folder(one) if titles.count(title) > 1 else one for one, title in zip(contenders, titles, strict=True)
+        _name_by_folder(one) if titles.count(title) > 1 else one for one, title in zip(entries, titles, strict=True)
     ]
 
 
-def _doubt_validation(run: FinishedRun, dataset: Dataset, partition: Partition) -> str:
+def _explain_unranked(run: FinishedRun, dataset: Dataset, partition: Partition) -> str:
     """Say why its validation cannot rank a run among the heads; empty if it was on the items that rank these."""
-    if _learnt_all(run):
+    if _trained_on_all(run):
         return _LEARNT
     members = partition.validation
     ids = map(to_text, dataset.store.ids[dataset.rows[members]].tolist())
@@ -378,7 +378,7 @@ def _doubt_validation(run: FinishedRun, dataset: Dataset, partition: Partition) 
     return (_OTHERS if ranking and shared else _OWN).format(f"{own:,}")
 
 
-def _learnt_all(run: FinishedRun) -> bool:
+def _trained_on_all(run: FinishedRun) -> bool:
     """Tell whether a fine-tuned run had nothing held out, and so was validated on images that it learnt from."""
     return run.finetuning is not None and (not run.roles["validated"] or run.finetuning.validated_on == "training")
 
@@ -410,13 +410,13 @@ def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> ComparisonRow:
         fit_seconds=tuning.seconds,
         peak_memory_bytes=tuning.peak_memory_bytes,
         trained_parameters=tuning.trained_parameters,
-        validation_accuracy=None if _learnt_all(run) else shared.validation_accuracy,
-        validation_log_loss=None if _learnt_all(run) else shared.validation_log_loss,
+        validation_accuracy=None if _trained_on_all(run) else shared.validation_accuracy,
+        validation_log_loss=None if _trained_on_all(run) else shared.validation_log_loss,
     )
 
 
-def _name_by_folder(contender: Contender) -> Contender:
-    standing = contender.standing
+def _name_by_folder(entry: Entry) -> Entry:
+    standing = entry.standing
     folder = to_printable(standing.run.name) if standing.run else ""
     name = f"{standing.title.removesuffix(' (run)')} ({folder})"
-    return replace(contender, standing=replace(standing, name=name))
+    return replace(entry, standing=replace(standing, name=name))

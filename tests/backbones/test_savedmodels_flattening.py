@@ -19,16 +19,16 @@ TARGETS = np.arange(6, dtype=np.int32) % 3
 
 
 def tune(backbone, plan, steps=1):
-    from featx.finetuning.network import TunableNetwork
+    from featx.finetuning.network import TrainableNetwork
 
     stages = plan_stages(plan, backbone.layers, "net")
-    network = TunableNetwork(backbone, stages, FineTuneSpec(unfreeze=plan, learning_rate=1e-3))
+    network = TrainableNetwork(backbone, stages, FineTuneSpec(unfreeze=plan, learning_rate=1e-3))
     head = NetworkClassifier(hidden="", dropout=0.0, scaling="none", epochs=1, random_state=0)
     head.fit(np.random.default_rng(1).normal(size=(30, network.dim)).astype(np.float32), np.arange(30) % 3)
     network.attach(head)
     network.start(stages[0])
     for _ in range(steps):
-        network.learn([IMAGES[:, : backbone.height, : backbone.width]], TARGETS, np.ones(6, np.float32))
+        network.train_batch([IMAGES[:, : backbone.height, : backbone.width]], TARGETS, np.ones(6, np.float32))
     return network
 
 

@@ -92,7 +92,7 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
         (["--clf", "knn", "--class-weight", "balanced"], 2, "none of knn has a parameter class_weight"),
         (["--calibration", "magic"], 2, "must be one of none, temperature"),
         (["--finetune", "gone"], 1, "gone is no bundle"),
-        (["--finetune", "last:23"], 2, "colour has no weights that could learn"),
+        (["--finetune", "last:23"], 2, "colour has no trainable weights"),
         (["features/colour.h5", "--group", "nothing"], 2, "'nothing' is no group"),
     ],
 )

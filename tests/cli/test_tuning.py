@@ -133,9 +133,9 @@ OPTIONS = {
 @pytest.mark.parametrize(
     ("arguments", "code", "pattern"),
     [
-        (["--unfreeze", "lsat:3"], 2, "there is no plan 'lsat:3'"),
-        (["--unfreeze", "last:none"], 2, "lacks how many"),
-        (["--unfreeze", "from:tpo"], 1, "no layer called 'tpo' to learn from; did you mean top"),
+        (["--unfreeze", "lsat:3"], 2, "'lsat:3' does not say which layers to unfreeze"),
+        (["--unfreeze", "last:none"], 2, "does not say how many"),
+        (["--unfreeze", "from:tpo"], 1, "no layer called 'tpo'; did you mean top"),
         (["--layer", "jonied"], 1, "did you mean joined"),
         (["--clf", "logrge"], 1, "did you mean logreg"),
         (["--clf", "svm"], 2, "svm cannot be trained together with a backbone; choose logreg or keras"),
@@ -164,7 +164,7 @@ def expect(result, code, pattern):
 
 def test_what_is_not_there_or_cannot_learn(finetune):
     expect(finetune(source="gone"), 1, "there is no 'gone'")
-    expect(finetune(backbone="colour"), 2, "colour has no weights that could learn")
+    expect(finetune(backbone="colour"), 2, "colour has no trainable weights")
     expect(finetune(backbone="file:gone.keras"), 1, "gone.keras")
 
 

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score
 
 import featx
 from featx.comparing import comparison as module
-from featx.comparing.jobs import Lesson, digest_items, learn_and_predict
+from featx.comparing.jobs import HeadTask, digest_items, fit_and_predict
 from featx.errors import DataError, StoreError, UnknownNameError, UsageError
 from featx.evaluation import METRICS
 from featx.evaluation.paired import adjust_holm, compare_pair
@@ -92,7 +92,7 @@ def test_the_comparisons_are_those_of_the_predictions(store, compared):
     folds = np.arange(int(partition.train.sum())) % 3
     assert own[0].verdict == "best"
     best, worst = (
-        learn_and_predict(_make_lesson(store, dataset, partition, standing.head, folds)).arrays["probabilities"]
+        fit_and_predict(_make_lesson(store, dataset, partition, standing.head, folds)).arrays["probabilities"]
         for standing in (own[0], own[-1])
     )
     correct = [probabilities.argmax(axis=1) == truth for probabilities in (worst, best)]
@@ -108,7 +108,7 @@ def _make_lesson(store, dataset, partition, head, folds):
     targets = dataset.targets[partition.train]
     digest = digest_items(store, learnt, predicted)
     units = dataset.find_units(partition.train)
-    return Lesson(store.path, head, learnt, targets, folds, units, predicted, len(dataset.classes), digest)
+    return HeadTask(store.path, head, learnt, targets, folds, units, predicted, len(dataset.classes), digest)
 
 
 def test_shuffled_test_labels_change_nothing_but_the_test(compared, store, small, tmp_path, monkeypatch):
@@ -128,7 +128,7 @@ def _forget_test(standing):
 
 
 def test_the_same_comparison_computes_nothing(compared, store, small, runs, monkeypatch):
-    monkeypatch.setattr(module, "learn_and_predict", chores.die)
+    monkeypatch.setattr(module, "fit_and_predict", chores.die)
     reporter = Recorder()
     options = CompareOptions(folder=runs, reporter=reporter)
     again = featx.compare([store, small], HEADS, options=options)
@@ -160,7 +160,7 @@ def few(tmp_path_factory):
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 @pytest.mark.parametrize("deaths", [1, 9])
 def test_a_killed_worker_costs_its_own_task(few, tmp_path, monkeypatch, deaths):
-    monkeypatch.setattr(module, "learn_and_predict", chores.learn_or_die)
+    monkeypatch.setattr(module, "fit_and_predict", chores.learn_or_die)
     for name, value in {"FOLDER": tmp_path, "VICTIM": "ridge", "DEATHS": deaths}.items():
         monkeypatch.setenv(f"FEATX_TEST_{name}", str(value))
     found = featx.compare(few, "centroid,ridge,dummy", options=CompareOptions(folder=tmp_path / "runs", jobs=2))
@@ -218,42 +218,42 @@ def test_a_fixed_head_is_not_tuned(store, monkeypatch):
     folds = np.arange(int(partition.train.sum())) % 3
     monkeypatch.setattr("featx.fitting.procedure.tune", None)  # calling it would be an error
     fixed = HeadSpec("logreg", {"C": 10.0, "tol": 1e-5}, "l2")
-    record = learn_and_predict(_make_lesson(store, dataset, partition, fixed, folds)).record
+    record = fit_and_predict(_make_lesson(store, dataset, partition, fixed, folds)).record
     assert (record["params"], record["scaling"]) == ({"C": 10.0, "tol": 1e-5}, "l2")
     with pytest.raises(TypeError):
-        learn_and_predict(_make_lesson(store, dataset, partition, HeadSpec("ridge"), folds))
+        fit_and_predict(_make_lesson(store, dataset, partition, HeadSpec("ridge"), folds))
 
 
 def test_a_lesson_is_known_by_what_decides_it(store):
     dataset = load_dataset(store)
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     folds = np.arange(int(partition.train.sum())) % 3
-    lesson = _make_lesson(store, dataset, partition, HeadSpec("ridge"), folds)
+    head_task = _make_lesson(store, dataset, partition, HeadSpec("ridge"), folds)
     others = [
-        replace(lesson, head=HeadSpec("ridge", seed=1)),
-        replace(lesson, head=HeadSpec("lda")),
-        replace(lesson, targets=lesson.targets[::-1]),
-        replace(lesson, folds=folds[::-1]),
-        replace(lesson, units=lesson.units[::-1] // 2),
-        replace(lesson, n_classes=11),
-        replace(lesson, items_digest=digest_items(store, lesson.learnt[1:], lesson.predicted)),
+        replace(head_task, head=HeadSpec("ridge", seed=1)),
+        replace(head_task, head=HeadSpec("lda")),
+        replace(head_task, targets=head_task.targets[::-1]),
+        replace(head_task, folds=folds[::-1]),
+        replace(head_task, units=head_task.units[::-1] // 2),
+        replace(head_task, n_classes=11),
+        replace(head_task, items_digest=digest_items(store, head_task.learnt[1:], head_task.predicted)),
     ]
-    assert len({lesson.digest, *(other.digest for other in others)}) == 8
-    moved = replace(lesson, store=store.path.with_name("moved.h5"), learnt=lesson.learnt + 1)
-    assert moved.digest == lesson.digest
+    assert len({head_task.digest, *(other.digest for other in others)}) == 8
+    moved = replace(head_task, store=store.path.with_name("moved.h5"), learnt=head_task.learnt + 1)
+    assert moved.digest == head_task.digest
 
 
 def test_a_store_that_is_replaced_meanwhile_is_said(store):
     dataset = load_dataset(store)
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     folds = np.arange(int(partition.train.sum())) % 3
-    lesson = replace(_make_lesson(store, dataset, partition, HeadSpec("dummy"), folds), items_digest="0" * 64)
+    head_task = replace(_make_lesson(store, dataset, partition, HeadSpec("dummy"), folds), items_digest="0" * 64)
     with pytest.raises(StoreError, match="was replaced while it was read"):
-        learn_and_predict(lesson)
+        fit_and_predict(head_task)
 
 
 def test_fresh_computes_again(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "learn_and_predict", chores.learn_or_die)
+    monkeypatch.setattr(module, "fit_and_predict", chores.learn_or_die)
     for name, value in {"FOLDER": tmp_path, "VICTIM": "", "DEATHS": 0}.items():
         monkeypatch.setenv(f"FEATX_TEST_{name}", str(value))
     for fresh in (False, False, True):

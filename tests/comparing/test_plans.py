@@ -18,7 +18,7 @@ from featx.backbones import LayerInfo, load_backbone, locate_backbone
 from featx.comparing import plans
 from featx.errors import BackboneError, BundleError, DataError, SourceError, UnknownNameError, UsageError
 from featx.finetuning.feature_maps import _name_frozen
-from featx.finetuning.finetuning import plan_first_head
+from featx.finetuning.first_head import plan_first_head
 from featx.options import CompareOptions, FitOptions
 from featx.specs import BackboneSpec, FineTuneSpec
 
@@ -158,9 +158,9 @@ def test_what_lies_beside_is_passed_over(store, options, finished, trained):
 @pytest.mark.parametrize(
     ("plan", "error", "pattern"),
     [
-        ("lsat:3", UsageError, "there is no plan 'lsat:3'"),
-        ("last:none", UsageError, "lacks how many"),
-        ("from:lsat", UnknownNameError, "no layer called 'lsat' to learn from; did you mean last"),
+        ("lsat:3", UsageError, "'lsat:3' does not say which layers to unfreeze"),
+        ("last:none", UsageError, "does not say how many"),
+        ("from:lsat", UnknownNameError, "no layer called 'lsat'; did you mean last"),
         ("everything", BundleError, "there is no such folder.* and no plan"),
     ],
 )
@@ -178,7 +178,7 @@ def test_other_weights_are_refused(store, options, trained, monkeypatch):
 
 
 def test_a_backbone_without_weights(store, options):
-    with pytest.raises(UsageError, match="colour has no weights that could learn"):
+    with pytest.raises(UsageError, match="colour has no trainable weights"):
         compare(store, "all", options)
 
 

@@ -257,14 +257,14 @@ def test_quarantine_is_told(tune):
 
 
 def test_two_processes_do_not_share_a_state(tune, monkeypatch):
-    original = loop.Course.run
+    original = loop.TrainingLoop.run
 
     def run_twice(self):
         with pytest.raises(StoreLockedError):
             tune(epochs=1)
         original(self)
 
-    monkeypatch.setattr(loop.Course, "run", run_twice)
+    monkeypatch.setattr(loop.TrainingLoop, "run", run_twice)
     tune(epochs=1)
 
 
@@ -297,17 +297,17 @@ def test_no_epoch_better_than_the_start_keeps_the_start(tune, network):
 
 
 def test_out_of_memory_divides_the_batch(tune, monkeypatch):
-    from featx.finetuning.network import TunableNetwork
+    from featx.finetuning.network import TrainableNetwork
 
-    original = TunableNetwork.learn
+    original = TrainableNetwork.train_batch
 
-    def learn(self, inputs, targets, weights, parts=1):
+    def train_batch(self, inputs, targets, weights, parts=1):
         if len(targets) / parts > 4:
             msg = "as a full device says"
             raise MemoryError(msg)
         return original(self, inputs, targets, weights, parts)
 
-    monkeypatch.setattr(TunableNetwork, "learn", learn)
+    monkeypatch.setattr(TrainableNetwork, "train_batch", train_batch)
     reporter = Recorder()
     run = tune(epochs=1, reporter=reporter)
     assert run.finetuned["batch_parts"] == 4
@@ -316,7 +316,7 @@ def test_out_of_memory_divides_the_batch(tune, monkeypatch):
 
 def test_an_epoch_that_was_interrupted_is_begun_again(tune, monkeypatch):
     whole = tune(batch_norm="train", head=HeadSpec("keras:8", {"epochs": 3}), options={"fresh": True})
-    original, calls = loop.Course._learn_batch, []
+    original, calls = loop.TrainingLoop._train_batch, []
 
     def stop(self, items, inputs):
         calls.append(1)
@@ -324,7 +324,7 @@ def test_an_epoch_that_was_interrupted_is_begun_again(tune, monkeypatch):
             raise KeyboardInterrupt
         return original(self, items, inputs)
 
-    monkeypatch.setattr(loop.Course, "_learn_batch", stop)
+    monkeypatch.setattr(loop.TrainingLoop, "_train_batch", stop)
     with pytest.raises(KeyboardInterrupt):
         tune(batch_norm="train", head=HeadSpec("keras:8", {"epochs": 3}))
     monkeypatch.undo()
@@ -337,7 +337,7 @@ def test_an_epoch_that_was_interrupted_is_begun_again(tune, monkeypatch):
 
 
 def test_a_damaged_state_is_told(tune, monkeypatch, tmp_path):
-    monkeypatch.setattr(loop.Course, "_take_head", None)  # ends the run before its first epoch
+    monkeypatch.setattr(loop.TrainingLoop, "_take_head", None)  # ends the run before its first epoch
     with pytest.raises(TypeError):
         tune(epochs=1)
     (folder,) = (path for path in (tmp_path / "runs" / ".finetune").iterdir() if path.is_dir())
@@ -387,7 +387,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(pictures, network, features, t
 
 
 def test_what_cannot_be_tuned_is_refused(pictures, tune, tmp_path):
-    with pytest.raises(UsageError, match="colour has no weights that could learn"):
+    with pytest.raises(UsageError, match="colour has no trainable weights"):
         featx.finetune(pictures, "colour", options=FineTuneOptions(features=tmp_path, folder=tmp_path))
     with pytest.raises(UsageError, match="ridge cannot be trained together"):
         tune(head=HeadSpec("ridge"))
@@ -395,25 +395,25 @@ def test_what_cannot_be_tuned_is_refused(pictures, tune, tmp_path):
         tune(head=HeadSpec("logreg", calibration="temperature"))
     with pytest.raises(UnknownNameError, match="no layer called 'topp'"):
         tune(unfreeze="from:topp")
-    with pytest.raises(UsageError, match="scattering has no weights that could learn"):
+    with pytest.raises(UsageError, match="scattering has no trainable weights"):
         featx.finetune(pictures, "scattering", options=FineTuneOptions(features=tmp_path, folder=tmp_path))
     with pytest.raises(UnknownNameError, match="flp"):
         tune(augmentation="flp")
-    with pytest.raises(UsageError, match="varied anew"):
+    with pytest.raises(UsageError, match="each epoch augments the images differently"):
         tune(augmentation="light", options={"cache": "yes"})
     with pytest.raises(UsageError, match="1000 at most"):
         tune(head_learning_rate=1e30)
 
 
 def test_a_loss_without_end_is_told(tune, monkeypatch):
-    from featx.finetuning.network import TunableNetwork
+    from featx.finetuning.network import TrainableNetwork
 
-    original = TunableNetwork.learn
+    original = TrainableNetwork.train_batch
 
-    def learn(self, *arguments):
+    def train_batch(self, *arguments):
         return np.nan, original(self, *arguments)[1]
 
-    monkeypatch.setattr(TunableNetwork, "learn", learn)
+    monkeypatch.setattr(TrainableNetwork, "train_batch", train_batch)
     with pytest.raises(DataError, match=r"the loss is not finite at a learning rate of 0.001; choose a smaller one"):
         tune(epochs=1)
 
@@ -436,4 +436,4 @@ def test_a_changed_file_is_noticed(tune, pictures, tmp_path):
 def test_mixed_precision_without_a_gpu_is_told_and_left(tune):
     reporter = Recorder()
     tune(epochs=1, options={"mixed_precision": True}, reporter=reporter)
-    assert any("there is none" in line for line in reporter.lines)
+    assert any("none was found" in line for line in reporter.lines)

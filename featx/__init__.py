@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from featx.items.decoding import Decoded, decode
     from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions, SplitOptions
     from featx.prediction import Prediction, Predictor
+    from featx.reporting import ProgressReporter, Reporter
     from featx.restoration import Repair, repair_store
     from featx.results import Comparison, ComparisonRow, Run
     from featx.specs import BackboneSpec, EmbedSpec, FineTuneSpec, HeadSpec, ImageSpec, ViewSpec
@@ -45,6 +46,7 @@ _MODULES = {
     "featx.items.decoding": ("Decoded", "decode"),
     "featx.store.merging": ("merge_stores",),
     "featx.options": ("CompareOptions", "EmbedOptions", "FineTuneOptions", "FitOptions", "SplitOptions"),
+    "featx.reporting": ("ProgressReporter", "Reporter"),
     "featx.restoration": ("Repair", "repair_store"),
     "featx.specs": ("BackboneSpec", "EmbedSpec", "FineTuneSpec", "HeadSpec", "ImageSpec", "ViewSpec"),
     "featx.splitting": ("SplitTable", "split_source"),
@@ -83,7 +85,9 @@ __all__ = [
     "Manifest",
     "Prediction",
     "Predictor",
+    "ProgressReporter",
     "Repair",
+    "Reporter",
     "Run",
     "SplitOptions",
     "SplitTable",

@@ -223,6 +223,7 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
             writer = StoreWriter(path, spec, provenance, salvage=salvage, begun=begun)
             writers.append(stack.enter_context(writer))
         _refuse_drift(writers, goldens, network, image_spec)
+        options.reporter.begin("embedding")
         ledger = Ledger(writers, manifest, options)
         check_space(writers, len(manifest), ledger.expected)
         runner = Runner(network, options, expected=ledger.expected, views=1 + views)

@@ -98,7 +98,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         """
         check_is_fitted(self)
         _check_collection(X)
-        options = EmbedOptions(self.batch_size, runtime=self.runtime)
+        options = EmbedOptions(batch_size=self.batch_size, runtime=self.runtime)
         backbone = self._load()
         spec, workers = ImageSpec(backbone.height, backbone.width), options.count_workers()
         numbered = list(enumerate(X))

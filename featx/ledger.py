@@ -121,8 +121,7 @@ class Ledger:
         self._report(batch[-1].done)
 
     def _report(self, done: int) -> None:
-        if self._options.progress:
-            self._options.progress(done, len(self._manifest))
+        self._options.reporter.advance(done, len(self._manifest))
 
     def _note(self, examined: Examined) -> None:
         self._examined.append(replace(examined, image=None) if examined.image else examined)

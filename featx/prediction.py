@@ -227,6 +227,7 @@ class Predictor:
     def _run(
         self, manifest: Manifest, options: EmbedOptions, views: ViewSpec | None
     ) -> Iterator[tuple[Examined, NDArray[np.float64] | None]]:
+        options.reporter.begin("predicting")
         timing, done = Timing(), 0
         spec, workers = self.bundle.embed_spec, options.count_workers()
         # A head that learnt from means over views is shown the mean over its own views of each of these.
@@ -243,8 +244,7 @@ class Predictor:
                 for examined in batch:
                     yield examined, next(rows) if examined.image is not None else None
                 done += len(batch)
-                if options.progress:
-                    options.progress(done, len(manifest))
+                options.reporter.advance(done, len(manifest))
 
 
 def _count_images(wanted: Sequence[ViewSpec], image: ImageSpec) -> int:

@@ -54,7 +54,8 @@ def repair_store(path: str | os.PathLike[str], *, drop: bool = False, options: E
         BackboneError: If the backbone cannot be built.
         BundleError: If the backbone has other weights now.
     """
-    found = verify_store(path, options.progress)
+    options.reporter.begin("checking")
+    found = verify_store(path, options.reporter.advance)
     if not found.damage:
         return Repair(found, None)
     if drop:

@@ -235,7 +235,7 @@ class HeadSpec(Spec):
         return super(HeadSpec, cls).from_dict({"calibration": None, **values})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuneSpec(Spec):
     """How a backbone and its head are trained end to end.
 

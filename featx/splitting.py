@@ -204,14 +204,14 @@ def _hash_items(manifest: Manifest, options: SplitOptions) -> tuple[dict[str, st
             return "", str(error)
         return stamp.sha256, ""
 
+    options.reporter.begin("reading")
     keys: dict[str, str] = {}
     unread: dict[str, str] = {}
     workers = options.count_workers()
     with contextlib.closing(prefetch(hash_item, manifest.items, workers=workers, ahead=4 * workers)) as found:
         for item, (key, reason) in zip(manifest.items, found, strict=True):
             (keys if key else unread)[item.id] = key or reason
-            if options.progress:
-                options.progress(len(keys) + len(unread), len(manifest))
+            options.reporter.advance(len(keys) + len(unread), len(manifest))
     if not keys:
         name, reason = next(iter(unread.items()))
         msg = f"none of the {len(manifest):,} images of {manifest.source!r} can be read; the first, {name!r}: {reason}"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from contracts.backbone import BackboneContract
 from PIL import Image
+from reporters import Recorder
 from runs import (
     AN_HOUR_AGO,
     SIDE,
@@ -363,24 +364,24 @@ def test_names_that_are_no_utf_8_or_span_lines(tmp_path, features):
 # Options change no number
 
 
-@pytest.mark.parametrize("options", [EmbedOptions(1, 1), EmbedOptions(7, 4), EmbedOptions(32, 1), EmbedOptions(32, 4)])
-def test_batches_and_workers_change_no_bit(pictures, tmp_path, options):
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (7, 4), (32, 1), (32, 4)])
+def test_batches_and_workers_change_no_bit(pictures, tmp_path, batch_size, workers):
     for number in range(40):
         draw(pictures / "cat" / f"more {number}.png", 100 + number)
-    reference = run(pictures, tmp_path / "reference", options=EmbedOptions(5, 2))
-    result = run(pictures, tmp_path / "other", options=options)
+    reference = run(pictures, tmp_path / "reference", options=EmbedOptions(batch_size=5, workers=2))
+    result = run(pictures, tmp_path / "other", options=EmbedOptions(batch_size=batch_size, workers=workers))
     assert list(read_rows(result.store).items()) == list(read_rows(reference.store).items())
     assert count(result) == (50, 0, 0)
 
 
 def test_progress_is_told_of_every_item(mixed, features):
-    calls = []
-    run(mixed, features, options=EmbedOptions(4, 2, progress=lambda done, total: calls.append((done, total))))
-    assert calls == sorted(calls)
-    assert calls[-1] == (16, 16)
-    calls.clear()
-    run(mixed, features, options=EmbedOptions(4, 2, progress=lambda done, total: calls.append((done, total))))
-    assert {done for done, _ in calls} >= set(range(1, 17))
+    first, second = Recorder(), Recorder()
+    run(mixed, features, options=EmbedOptions(batch_size=4, workers=2, reporter=first))
+    assert first.counts == sorted(first.counts)
+    assert first.counts[-1] == (16, 16)
+    assert first.phases == ["embedding"]
+    run(mixed, features, options=EmbedOptions(batch_size=4, workers=2, reporter=second))
+    assert {done for done, _ in second.counts} >= set(range(1, 17))
 
 
 def test_what_is_decoded_and_not_embedded_is_not_yet_done(pictures, features):
@@ -389,7 +390,7 @@ def test_what_is_decoded_and_not_embedded_is_not_yet_done(pictures, features):
     def note(done, _):
         calls.append((done, backbone.images - 2))
 
-    run(pictures, features, backbone, options=EmbedOptions(batch_size=3, progress=note))
+    run(pictures, features, backbone, options=EmbedOptions(batch_size=3, reporter=Recorder(note)))
     assert [done for done, _ in calls] == [3, 6, 9, 10, 10]
     assert all(done <= embedded for done, embedded in calls)
 
@@ -458,7 +459,7 @@ def test_a_run_that_fails_on_the_way_frees_its_lock_and_keeps_its_rows(pictures,
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run(pictures, features, options=EmbedOptions(batch_size=3, progress=stumble))
+        run(pictures, features, options=EmbedOptions(batch_size=3, reporter=Recorder(stumble)))
     assert list_names(features) == ["colour.h5.parts"]
     assert count(run(pictures, features)) == (4, 6, 0)
 
@@ -570,7 +571,7 @@ def test_a_file_in_the_way_is_not_overwritten(pictures, features):
 
 def test_a_run_beside_another_is_refused(pictures, features):
     with pytest.raises(StoreLockedError, match=f"is being written by process {os.getpid()} on .* since 0 s"):
-        run(pictures, features, options=EmbedOptions(progress=lambda *_: run(pictures, features)))
+        run(pictures, features, options=EmbedOptions(reporter=Recorder(lambda *_: run(pictures, features))))
 
 
 # Several layers

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import write_digits
 from PIL import Image
+from reporters import Recorder
 
 import featx
 from featx.errors import DataError, SourceError, UsageError
@@ -283,7 +284,7 @@ def test_a_file_that_appears_meanwhile_stays(tmp_path, force):
             mine.write_text("precious work")
 
     with pytest.raises(UsageError, match="was not written by `featx split`"):
-        featx.split_source(root, options=SplitOptions(force=force, progress=take_place))
+        featx.split_source(root, options=SplitOptions(force=force, reporter=Recorder(take_place)))
     assert mine.read_text() == "precious work"
     assert not list(tmp_path.glob(".*.tmp"))
 
@@ -317,9 +318,9 @@ def test_a_table_that_cannot_be_written_is_an_error(tmp_path):
 
 def test_progress_counts_files(tmp_path):
     root = write_images(tmp_path / "photos", name_images(5))
-    calls = []
-    featx.split_source(root, options=SplitOptions(progress=lambda *values: calls.append(values)))
-    assert calls == [(at, 10) for at in range(1, 11)]
+    reporter = Recorder()
+    featx.split_source(root, options=SplitOptions(reporter=reporter))
+    assert reporter.counts == [(at, 10) for at in range(1, 11)]
     assert json.dumps(read_folder(root).reading) == "{}"
 
 

@@ -7,9 +7,10 @@ import typer
 
 from featx.cli.fitting import TestSize, Together
 from featx.cli.interruption import end_at_second_interrupt
-from featx.cli.output import format_table, print_json, show_progress, tell
+from featx.cli.output import format_table, print_json
 from featx.options import COMPARE_DEFAULTS, CompareOptions
 from featx.registry import HEAD_SETS, HEADS
+from featx.reporting import ProgressReporter
 from featx.specs import CALIBRATIONS
 from featx.wording import to_printable
 
@@ -63,8 +64,18 @@ def compare(
     import featx
 
     opened = [featx.FeatureStore(store) for store in stores or ()] or [featx.FeatureStore.find_newest()]
-    with end_at_second_interrupt(), show_progress("comparing") as progress:
-        options = CompareOptions(test_size, folds, group, seed, jobs, runs, out, fresh, progress, tell)
+    with end_at_second_interrupt(), ProgressReporter("comparing") as reporter:
+        options = CompareOptions(
+            test_size=test_size,
+            folds=folds,
+            group=group,
+            seed=seed,
+            jobs=jobs,
+            folder=runs,
+            out=out,
+            fresh=fresh,
+            reporter=reporter,
+        )
         params = {"class_weight": class_weight} if class_weight else {}
         comparison = featx.compare(
             opened, clf, runs=finetune or (), params=params, calibration=calibration, options=options

@@ -5,9 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from featx.cli.output import format_table, print_json, show_progress
+from featx.cli.output import format_table, print_json
 from featx.options import FIT_DEFAULTS, VIEWS, FitOptions
 from featx.registry import HEADS
+from featx.reporting import ProgressReporter
 from featx.specs import CALIBRATIONS, SCALINGS
 
 TestSize = Annotated[float, typer.Option(help="Fraction held out where the source has no test split.")]
@@ -58,8 +59,10 @@ def fit(
 
     opened = featx.FeatureStore(store) if store else featx.FeatureStore.find_newest()
     params = split_params([*(param or ()), *([f"class_weight={class_weight}"] if class_weight else ())])
-    with show_progress("fitting") as progress:
-        options = FitOptions(test_size, cv, group, seed, runs, progress, curve, views)
+    with ProgressReporter("fitting") as reporter:
+        options = FitOptions(
+            test_size=test_size, cv=cv, group=group, seed=seed, folder=runs, curve=curve, views=views, reporter=reporter
+        )
         run = featx.fit(
             opened,
             clf,

@@ -28,8 +28,9 @@ from featx.cli.embedding import (
 )
 from featx.cli.fitting import ClassWeight, Runs, TestSize, Together
 from featx.cli.interruption import end_at_second_interrupt
-from featx.cli.output import format_table, print_json, show_progress, tell
+from featx.cli.output import format_table, print_json
 from featx.options import CACHES, FINETUNE_DEFAULTS, FineTuneOptions
+from featx.reporting import ProgressReporter
 from featx.specs import (
     BATCH_NORMS,
     MONITORS,
@@ -128,13 +129,38 @@ def finetune(
 
     image = parse_image_options(image_size, resize, interpolation, decoder)
     head = HeadSpec(clf, split_params(param or ()), scaling, seed)
-    how = (batch_norm, augment, views, optimizer, learning_rate, head_learning_rate, schedule, epochs, batch_size)
-    spec = FineTuneSpec(head, unfreeze, *how, patience, monitor, class_weight, label_smoothing, seed)
+    spec = FineTuneSpec(
+        head=head,
+        unfreeze=unfreeze,
+        batch_norm=batch_norm,
+        augmentation=augment,
+        views=views,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        head_learning_rate=head_learning_rate,
+        schedule=schedule,
+        epochs=epochs,
+        batch_size=batch_size,
+        patience=patience,
+        monitor=monitor,
+        class_weight=class_weight,
+        label_smoothing=label_smoothing,
+        seed=seed,
+    )
     manifest = read_and_describe(source, root, path_column, label_column, split_column, None)
-    with end_at_second_interrupt(), show_progress("fine-tuning") as progress:
-        where = (features, runs, fresh, workers, runtime, mixed_precision)
-        begin = None if progress is None else progress.begin
-        options = FineTuneOptions(test_size, group, cache, *where, progress, tell, begin)
+    with end_at_second_interrupt(), ProgressReporter("fine-tuning") as reporter:
+        options = FineTuneOptions(
+            test_size=test_size,
+            group=group,
+            cache=cache,
+            features=features,
+            folder=runs,
+            fresh=fresh,
+            workers=workers,
+            runtime=runtime,
+            mixed_precision=mixed_precision,
+            reporter=reporter,
+        )
         run = featx.finetune(
             manifest,
             backbone,

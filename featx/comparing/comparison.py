@@ -192,7 +192,8 @@ def _run_rounds(
     if options.fresh:
         remove_results(queue, work)
     jobs = options.count_jobs()
-    found = run_tasks(queue, work, jobs=jobs, threads=1 if jobs > 1 else None, progress=options.progress)
+    options.reporter.begin("comparing")
+    found = run_tasks(queue, work, jobs=jobs, threads=1 if jobs > 1 else None, progress=options.reporter.advance)
     outcomes: list[list[Path] | str] = []
     for own in tasks:
         results = [found[task.key] for task in own]

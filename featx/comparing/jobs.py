@@ -41,7 +41,7 @@ from featx.heads.fitting import predict_rows
 from featx.heads.sizes import count_parameters
 from featx.heads.sweeps import record_warnings
 from featx.measuring import watch_memory
-from featx.options import Progress
+from featx.reporting import Progress
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 

@@ -145,7 +145,7 @@ def find_finished(plan: str, dataset: Dataset, partition: Partition, options: Co
                 continue
             run = read_run(folder)
             if run.finetuning is not None and run.roles["tested"] == tested:
-                options.say(
+                options.reporter.say(
                     f"{plan}: using {folder}, a finished run of this plan on these images; --fresh trains again"
                 )
                 return run
@@ -241,7 +241,7 @@ def check_plans(plans: Sequence[str], origin: FineTuneSource) -> None:
 def finetune_store(plan: str, origin: FineTuneSource) -> Path:
     """Fine-tune the backbone of a store on its source, split as the comparison is, and return the bundle."""
     store, options = origin.store, origin.options
-    options.say(f"{plan}: fine-tuning {store.spec.backbone.uri} on {store.source}")
+    options.reporter.say(f"{plan}: fine-tuning {store.spec.backbone.uri} on {store.source}")
     run = finetune(
         origin.manifest,
         origin.uri,
@@ -256,14 +256,13 @@ def finetune_store(plan: str, origin: FineTuneSource) -> Path:
             features=store.path.parent,
             folder=options.folder or "",
             fresh=options.fresh,
-            progress=options.progress,
-            report=options.report,
+            reporter=options.reporter,
         ),
     )
     for note in run.notes:
-        options.say(f"note: {plan}: {note}")
+        options.reporter.say(f"note: {plan}: {note}")
     folder = find_folder(run)
-    options.say(f"{plan}: {run.seconds:.1f} s -> {folder}")
+    options.reporter.say(f"{plan}: {run.seconds:.1f} s -> {folder}")
     return folder
 
 

@@ -111,7 +111,7 @@ def prepare_data(
     if not obstacle and options.cache != "no":
         maps = _plan_maps(manifest, load(layers=cut.layers, pooling="none"), cut, spec, options, image)
     cached, reason = _decide(maps, cut, len(manifest), spec, options, obstacle)
-    options.say(reason)
+    options.reporter.say(reason)
     found = (
         _embed_maps(manifest, maps, spec, options, image)
         if maps and cached
@@ -147,7 +147,7 @@ def _find_longest(stores: Sequence[FeatureStore]) -> float | None:
 
 
 def _plan_embedding(options: FineTuneOptions) -> EmbedOptions:
-    return EmbedOptions(workers=options.workers, runtime=options.runtime, progress=options.progress)
+    return EmbedOptions(workers=options.workers, runtime=options.runtime, reporter=options.reporter)
 
 
 def _embed(
@@ -215,9 +215,11 @@ def _report_quarantine(found: Sequence[EmbedResult], options: FineTuneOptions) -
     """Report the images that cannot be used, with the reasons."""
     bad = {name: reason for embedding in found for name, _, reason in embedding.store.quarantine}
     for name, reason in list(bad.items())[:_NAMED_IMAGES]:
-        options.say(f"quarantined {to_printable(name)}: {to_printable(reason)}")
+        options.reporter.say(f"quarantined {to_printable(name)}: {to_printable(reason)}")
     if len(bad) > _NAMED_IMAGES:
-        options.say(f"quarantined: {len(bad) - _NAMED_IMAGES:,} more; `featx info {found[0].store.path}` lists them")
+        options.reporter.say(
+            f"quarantined: {len(bad) - _NAMED_IMAGES:,} more; `featx info {found[0].store.path}` lists them"
+        )
 
 
 def _name_source(manifest: Manifest) -> str:

@@ -275,7 +275,7 @@ def finetune(
     trainable = resolve("trainable", "keras", TUNERS, "featx.tuners")(network, stages, spec)
     cut = Cut(trainable.frontier, trainable.map_shapes, trainable.has_frozen, trainable.obstacle)
     fields = {name: value for name, value in image.items() if name not in {"height", "width"}}
-    options.enter("embedding")
+    options.reporter.begin("embedding")
     data = prepare_data(manifest, network, load, cut, spec, options, fields)
     trainable.takes_maps = data.cached
     partition = split_dataset(data.dataset, test_size=options.test_size, seed=spec.seed)
@@ -283,15 +283,15 @@ def finetune(
     folder = _open_folder(spec, data, network, roles, options)
     with StoreLock(folder):  # two runs of the same command at once would write the same state
         _show_views(data, roles, spec, folder, options)
-        options.enter("fitting the head")
+        options.reporter.begin("fitting the head")
         first = _fit_head(trainable, data, roles, spec, folder)
         trainable.attach(first.network)
         _describe_parameters(trainable.count_parameters(), stages, options)
         training_set = _make_training_set(data, first.network, roles, spec)
         loop = TrainingLoop(trainable, first.network, training_set, stages, spec, folder, options)
-        options.enter("training")
+        options.reporter.begin("training")
         loop.run()
-        options.enter("testing and writing")
+        options.reporter.begin("testing and writing")
         trained = TrainedNetwork(trainable, first, spec, data, partition, roles, loop.state, read_peak)
         return _conclude(trained, network, folder, options, started)
 
@@ -316,7 +316,7 @@ def _load_network(
     load = functools.partial(load_backbone, weights=weights, image_size=size, pooling=pooling, layers=layers)
     network = load_trainable(functools.partial(load, uri), uri)
     if options.mixed_precision and not network.is_on_gpu:
-        options.say("note: mixed precision needs a GPU and none was found; training continues in float32")
+        options.reporter.say("note: mixed precision needs a GPU and none was found; training continues in float32")
     elif options.mixed_precision and network.precision == "float32":
         if uri.startswith("file:"):
             msg = f"{uri} computes in the precision that it was saved with; leave out mixed precision"
@@ -386,7 +386,7 @@ def _open_folder(
         make_folder(folder)
     others = [path for path in folder.parent.iterdir() if path.is_dir() and path != folder]
     also = f" ({len(others)} unfinished runs with other settings are next to it)" if others else ""
-    options.say(f"curves and state: {folder}{also}")
+    options.reporter.say(f"curves and state: {folder}{also}")
     return folder
 
 
@@ -399,7 +399,7 @@ def _show_views(data: FineTuneData, roles: Roles, spec: FineTuneSpec, folder: Pa
     keys = [data.pixels.sha256s[item] for item in shown]
     with say_failures(folder):
         draw_contact_sheet(images, data.pixels.augmentation, seed=spec.seed, sha256s=keys, path=folder / SHEET)
-    options.say(f"augmented images, as the network will see them: {folder / SHEET}")
+    options.reporter.say(f"augmented images, as the network will see them: {folder / SHEET}")
 
 
 def _fit_head(
@@ -444,7 +444,7 @@ def _embed_frozen(
 
 
 def _describe_parameters(counts: Mapping[str, int], stages: Sequence[Stage], options: FineTuneOptions) -> None:
-    options.say(
+    options.reporter.say(
         f"{stages[-1].name if len(stages) == 1 else 'gradual'}: {counts['trainable_parameters']:,} parameters of the "
         f"backbone are trained, {counts['frozen_parameters']:,} stay frozen; the head has {counts['head_parameters']:,}"
     )
@@ -468,7 +468,7 @@ def _conclude(
     """Test once, write the bundle, and remove the state."""
     unchanged = trained.trainable.check_freezing()
     notes = (trained.data.dataset.notes, trained.partition.notes, trained.roles.notes, trained.first.notes)
-    options.say(describe_freezing(trained, unchanged))
+    options.reporter.say(describe_freezing(trained, unchanged))
     tested = trained.partition.test.members
     probabilities = trained.predict(np.flatnonzero(tested))
     targets = trained.partition.test.open_targets()

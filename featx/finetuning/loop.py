@@ -154,7 +154,7 @@ class TrainingLoop:
             if not state.epoch:
                 self._network.start(stage)
             if len(self._stages) > 1 and not state.epoch:
-                self._options.say(f"stage {state.stage + 1}/{len(self._stages)}: {stage.name}")
+                self._options.reporter.say(f"stage {state.stage + 1}/{len(self._stages)}: {stage.name}")
             while state.epoch < self._spec.epochs and state.waited < self._spec.patience:
                 self._run_epoch()
             # What comes next begins with the best so far.
@@ -206,8 +206,7 @@ class TrainingLoop:
                 loss, answer = self._train_batch(items, inputs)
                 total, done = total + loss * len(items), done + len(items)
                 logits.append(answer)
-                if self._options.progress is not None:
-                    self._options.progress(state.epoch * len(train) + done, spec.epochs * len(train))
+                self._options.reporter.advance(state.epoch * len(train) + done, spec.epochs * len(train))
         if not math.isfinite(total):
             msg = f"the loss is not finite at a learning rate of {spec.learning_rate:g}; choose a smaller one"
             raise DataError(msg)
@@ -236,7 +235,7 @@ class TrainingLoop:
             msg = f"one image does not fit into the memory ({error}); unfreeze less, or choose a smaller --image-size"
             raise BackboneError(msg) from error
         self.state.parts = parts
-        self._options.say(
+        self._options.reporter.say(
             f"note: {-(-2 * self._spec.batch_size // parts)} images do not fit into the memory at a time; each batch "
             f"of {self._spec.batch_size} is learnt in {parts} parts, whose gradients are added up"
         )
@@ -279,7 +278,7 @@ class TrainingLoop:
         area = f", AUC {record[f'{prefix}_auc']:.4f}" if self._spec.monitor == "auc" else ""
         best = f"best so far: epoch {state.best_epoch}" if state.best_epoch else "no better than the start"
         width = len(str(self._spec.epochs))
-        self._options.say(
+        self._options.reporter.say(
             f"epoch {state.epoch:{width}}/{self._spec.epochs}: {learnt}; {watched}{area} ({best}); {seconds:.1f} s"
         )
 
@@ -303,7 +302,7 @@ class TrainingLoop:
     def _resume(self) -> LoopState:
         path = self._folder / STATE
         if self._options.fresh or not path.is_file():
-            self._options.say(self._describe_start())
+            self._options.reporter.say(self._describe_start())
             return self.state
         try:
             found = read_result(path)
@@ -317,7 +316,9 @@ class TrainingLoop:
         if state.stage < len(self._stages) and state.epoch:
             self._network.start(self._stages[state.stage])
             self._network.restore_optimizers(found.arrays)
-        self._options.say(f"going on from epoch {state.n_epochs}, which an interrupted run left; --fresh begins anew")
+        self._options.reporter.say(
+            f"going on from epoch {state.n_epochs}, which an interrupted run left; --fresh begins anew"
+        )
         return state
 
     def _describe_start(self) -> str:

@@ -26,7 +26,8 @@ from featx.fitting.procedure import (
 from featx.fitting.protocols import find_protocol, plan_head
 from featx.heads import FittedHead, Head, Tuned, fit_head, tune
 from featx.heads.fitting import predict_rows
-from featx.options import FIT_DEFAULTS, FitOptions, Progress
+from featx.options import FIT_DEFAULTS, FitOptions
+from featx.reporting import Progress
 from featx.results import Curve, Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
@@ -76,6 +77,7 @@ def fit(
         raise UsageError(msg)
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
     started = time.perf_counter()
+    options.reporter.begin("fitting")
     refuse_damage([opened])  # a second for a gigabyte, and a head learns from noise without a word
     dataset = load_dataset(opened, group=options.group, views=options.views)
     outcome = (
@@ -84,7 +86,7 @@ def fit(
         else _hold_out(head, spec, dataset, options, chosen.shots if chosen else ())
     )
     if options.curve:
-        outcome = replace(outcome, curve=measure_curve(head, spec, dataset, outcome.tuned_on, options.progress))
+        outcome = replace(outcome, curve=measure_curve(head, spec, dataset, outcome.tuned_on, options.reporter.advance))
     return _conclude(opened, dataset, outcome, options, chosen.name if chosen else "", time.perf_counter() - started)
 
 
@@ -109,7 +111,7 @@ def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions,
     partition = split_dataset(dataset, test_size=options.test_size, seed=options.seed)
     train, test = partition.train, partition.test
     trained = train | partition.validation
-    tuned = _tune(head, spec, dataset, train, options.progress)
+    tuned = _tune(head, spec, dataset, train, options.reporter.advance)
     validation = _validate(head, spec, dataset, partition, tuned)
     fitted = _fit(head, dataset, trained, tuned, train)
     probabilities = _predict(fitted, dataset, test.members)
@@ -137,7 +139,7 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     outer = dataset.assign_folds(everything, options.cv, options.seed)
     probabilities = np.zeros((len(dataset), len(dataset.classes)))
     for fold in range(options.cv):
-        tuned = _tune(head, spec, dataset, outer != fold, _shift(options.progress, fold, options.cv + 1))
+        tuned = _tune(head, spec, dataset, outer != fold, _shift(options.reporter.advance, fold, options.cv + 1))
         fitted = _fit(head, dataset, outer != fold, tuned, outer != fold)
         probabilities[outer == fold] = _predict(fitted, dataset, outer == fold)
     held = outer >= 0
@@ -145,7 +147,7 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     notes = [f"{alone} items are alone in their class: trained on in every fold, and not tested"] if alone else []
     if (dataset.splits != "").any():
         notes.append("cross-validation takes all items together, whatever split the source puts them in")
-    tuned = _tune(head, spec, dataset, everything, _shift(options.progress, options.cv, options.cv + 1))
+    tuned = _tune(head, spec, dataset, everything, _shift(options.reporter.advance, options.cv, options.cv + 1))
     folded = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
     return _Outcome(
         fitted=_fit(head, dataset, everything, tuned, everything),
@@ -162,7 +164,7 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     )
 
 
-def _tune(head: Head, spec: HeadSpec, dataset: Dataset, train: NDArray[np.bool_], progress: Progress | None) -> Tuned:
+def _tune(head: Head, spec: HeadSpec, dataset: Dataset, train: NDArray[np.bool_], progress: Progress) -> Tuned:
     """Tune on all rows of some items; what is kept of each item is how it fared itself, without its views."""
     copies, lessons = dataset.n_copies, dataset.take_lessons(train)
     folds = np.repeat(deal_folds(dataset, train, spec.seed), copies)
@@ -213,9 +215,9 @@ def _predict(fitted: FittedHead, dataset: Dataset, members: NDArray[np.bool_]) -
     return align_probabilities(probabilities, fitted.estimator.classes_, len(dataset.classes))
 
 
-def _shift(progress: Progress | None, part: int, parts: int) -> Progress | None:
+def _shift(progress: Progress, part: int, parts: int) -> Progress:
     """Show one of several equal parts of the work as that share of the whole."""
-    return None if progress is None else lambda done, total: progress(part * total + done, parts * total)
+    return lambda done, total: progress(part * total + done, parts * total)
 
 
 def _conclude(

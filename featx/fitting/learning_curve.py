@@ -16,7 +16,7 @@ from featx.fitting.procedure import deal_folds, learn
 from featx.heads import Head, make_head
 from featx.heads.fitting import predict_rows
 from featx.heads.tuning import plan_candidates
-from featx.options import Progress
+from featx.reporting import Progress
 from featx.results import Curve
 from featx.specs import HeadSpec
 

@@ -20,7 +20,7 @@ from featx.heads.rows import FeatureRows
 from featx.heads.scaling import check_scaling, measure_spread
 from featx.heads.sweeps import Problem
 from featx.heads.table import Head
-from featx.options import Progress
+from featx.reporting import Progress
 from featx.results import Candidate, name_candidate
 from featx.specs import HeadSpec
 

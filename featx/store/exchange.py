@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from featx.errors import StoreError, StoreFormatError, UsageError
 from featx.files import name_temporary, publish_file, sync_file
-from featx.options import Progress
+from featx.reporting import Progress
 from featx.specs import DTYPES, EmbedSpec
 from featx.store.checking import count_on, refuse_damage
 from featx.store.feature_store import FeatureStore

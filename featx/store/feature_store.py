@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from featx.errors import StoreError, StoreFormatError
 from featx.golden import Golden
-from featx.options import Progress
+from featx.reporting import Progress
 from featx.specs import EmbedSpec
 from featx.store.layout import (
     ATTRIBUTES_SHA256,

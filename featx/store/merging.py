@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featx.errors import SpecMismatchError, StoreError, UsageError
 from featx.files import remove_leftovers
 from featx.golden import MAX_DRIFT, measure_drift
-from featx.options import Progress
+from featx.reporting import Progress
 from featx.specs import find_differences
 from featx.store import FeatureStore
 from featx.store.checking import describe_provenance, refuse_damage

@@ -9,8 +9,8 @@ from pictures import write_digits
 from tiny import save_network
 
 import featx
-from featx.cli import tuning
 from featx.options import FineTuneOptions
+from featx.reporting import ProgressReporter
 from featx.specs import FineTuneSpec, HeadSpec
 
 pytestmark = pytest.mark.keras
@@ -86,7 +86,9 @@ def test_flags_reach_the_library(finetune, monkeypatch):
         finetune(*FLAGS.split())
     (asked,) = calls
     assert asked["spec"] == SPEC
-    assert asked["options"] == FineTuneOptions(0.3, "folder", "no", *WHERE, None, tuning.tell, None)
+    reporter = asked["options"].reporter
+    assert isinstance(reporter, ProgressReporter)
+    assert asked["options"] == FineTuneOptions(**OPTIONS, reporter=reporter)
     assert (asked["n"], asked["backbone"], asked["layer"], asked["pooling"]) == (135, "file:tiny.keras", -2, "max")
     assert (asked["weights"], asked["image"]) == ("none", {"height": 40, "width": 48, "resize": "crop"})
 
@@ -115,7 +117,17 @@ SPEC = FineTuneSpec(
     label_smoothing=0.1,
     seed=5,
 )
-WHERE = (Path("f"), Path("r"), True, 2, "keras", True)
+OPTIONS = {
+    "test_size": 0.3,
+    "group": "folder",
+    "cache": "no",
+    "features": Path("f"),
+    "folder": Path("r"),
+    "fresh": True,
+    "workers": 2,
+    "runtime": "keras",
+    "mixed_precision": True,
+}
 
 
 @pytest.mark.parametrize(

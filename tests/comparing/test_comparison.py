@@ -7,6 +7,7 @@ import chores
 import numpy as np
 import pytest
 from pictures import write_digits
+from reporters import Recorder
 from sklearn.metrics import accuracy_score
 
 import featx
@@ -128,10 +129,10 @@ def _forget_test(standing):
 
 def test_the_same_comparison_computes_nothing(compared, store, small, runs, monkeypatch):
     monkeypatch.setattr(module, "fit_and_predict", chores.die)
-    counts = []
-    options = CompareOptions(folder=runs, progress=lambda *count: counts.append(count))
+    reporter = Recorder()
+    options = CompareOptions(folder=runs, reporter=reporter)
     again = featx.compare([store, small], HEADS, options=options)
-    assert counts == [(40, 40)]
+    assert reporter.counts == [(40, 40)]
     assert [s.to_dict() for s in again.standings] == [s.to_dict() for s in compared.standings]
     assert again.folder != compared.folder
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pictures import write_digits
 from PIL import Image
+from reporters import Recorder
 from tuned import mark_finetuned
 
 import featx
@@ -37,13 +38,13 @@ def store(made):
 
 
 @pytest.fixture
-def said():
-    return []
+def reporter():
+    return Recorder()
 
 
 @pytest.fixture
-def options(tmp_path, said):
-    return CompareOptions(folder=tmp_path / "runs", jobs=1, report=said.append)
+def options(tmp_path, reporter):
+    return CompareOptions(folder=tmp_path / "runs", jobs=1, reporter=reporter)
 
 
 def record_plan(bundle, store, plan="last:3", changes=()):
@@ -96,7 +97,7 @@ def compare(store, runs, options, heads="centroid"):
     return featx.compare(store, heads, runs=runs, options=options)
 
 
-def test_a_plan_is_fine_tuned_once_and_found_again(store, options, trained, said):
+def test_a_plan_is_fine_tuned_once_and_found_again(store, options, trained, reporter):
     first = compare(store, ["last:3", "last:3"], options)
     ((manifest, uri, asked),) = trained
     assert (len(manifest), uri) == (80, "colour")
@@ -106,14 +107,14 @@ def test_a_plan_is_fine_tuned_once_and_found_again(store, options, trained, said
     own = asked["options"]
     assert (own.test_size, own.group, own.folder, own.fresh) == (0.2, "", options.folder, False)
     assert own.features == store.path.parent
-    assert said[0] == f"last:3: fine-tuning colour on {store.source}"
-    assert said[1] == "note: last:3: some images are small"
-    assert said[2].endswith(f"s -> {options.folder / 'new-1'}")
+    assert reporter.lines[0] == f"last:3: fine-tuning colour on {store.source}"
+    assert reporter.lines[1] == "note: last:3: some images are small"
+    assert reporter.lines[2].endswith(f"s -> {options.folder / 'new-1'}")
     assert [one.title for one in first.standings if one.run] == ["finetune last:3"]
-    del said[:]
+    del reporter.lines[:]
     again = compare(store, "last:3", options, "dummy")
     assert len(trained) == 1
-    (found,) = said
+    (found,) = reporter.lines
     assert found.startswith(f"last:3: using {options.folder / 'new-1'}, a finished run of this plan on these images")
     assert next(one.run for one in again.standings if one.run) == options.folder / "new-1"
     compare(store, "last:3", replace(options, fresh=True))
@@ -260,7 +261,7 @@ def test_frozen_features_are_taken_from_the_store_that_has_them(tmp_path):
 
 
 @pytest.mark.keras
-def test_the_whole_way_with_a_network(tmp_path, said):
+def test_the_whole_way_with_a_network(tmp_path, reporter):
     """Random weights and tiny images: what counts is that the run is of this store and test, and is found again."""
     for name, shade in (("dark", 40), ("light", 200)):
         (tmp_path / "d" / name).mkdir(parents=True)
@@ -269,7 +270,7 @@ def test_the_whole_way_with_a_network(tmp_path, said):
             Image.fromarray((shade + noise).astype(np.uint8)).save(tmp_path / "d" / name / f"{number}.png")
     uri, size = "mobilenet?alpha=0.25", {"height": 32, "width": 32}
     store = featx.embed(tmp_path / "d", uri, weights="none", image=size, folder=tmp_path / "f").store
-    options = CompareOptions(folder=tmp_path / "runs", jobs=1, report=said.append)
+    options = CompareOptions(folder=tmp_path / "runs", jobs=1, reporter=reporter)
     (standing,) = [one for one in compare(store, "last:3", options, "dummy").standings if one.run]
     assert (standing.kind, standing.store) == ("fine-tuned", store.path.stem)
     assert standing.fit_seconds > standing.embed_seconds > 0
@@ -278,5 +279,5 @@ def test_the_whole_way_with_a_network(tmp_path, said):
     assert told["embed_seconds"] == maps.embed_seconds
     again = compare(store, "last:3", options, "dummy")
     assert [one.run for one in again.standings if one.run] == [standing.run]
-    assert "a finished run of this plan" in said[-1]
+    assert "a finished run of this plan" in reporter.lines[-1]
     assert "embedding included, against" in again.verdict[0]

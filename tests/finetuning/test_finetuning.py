@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import write_digits
+from reporters import Recorder
 from tiny import save_network
 
 import featx
 from featx.errors import DataError, StoreError, StoreLockedError, UnknownNameError, UsageError
 from featx.finetuning import finetuning, loop
 from featx.options import FineTuneOptions, FitOptions
+from featx.reporting import SILENT
 from featx.specs import FineTuneSpec, HeadSpec
 
 pytestmark = pytest.mark.keras
@@ -43,10 +45,9 @@ def features(tmp_path_factory):
 
 @pytest.fixture
 def tune(pictures, network, features, tmp_path):
-    def run(source=pictures, *, said=None, options=None, **settings):
+    def run(source=pictures, *, reporter=SILENT, options=None, **settings):
         spec = FineTuneSpec(**{"unfreeze": "last:3", **FEW, **settings})
-        told = None if said is None else said.append
-        where = FineTuneOptions(features=features, folder=tmp_path / "runs", report=told, **(options or {}))
+        where = FineTuneOptions(features=features, folder=tmp_path / "runs", reporter=reporter, **(options or {}))
         return featx.finetune(source, network, spec=spec, options=where)
 
     return run
@@ -155,12 +156,12 @@ def read_curve(bundle):
 
 
 def test_fresh_views_are_drawn_in_every_epoch_and_shown_before(tune):
-    said = []
-    run = tune(augmentation="light", said=said)
+    reporter = Recorder()
+    run = tune(augmentation="light", reporter=reporter)
     assert not run.finetuned["cached"]
-    assert any("--views" in line for line in said)
-    sheet = next(at for at, line in enumerate(said) if "augmentation.png" in line)
-    assert sheet < next(at for at, line in enumerate(said) if line.startswith("epoch"))
+    assert any("--views" in line for line in reporter.lines)
+    sheet = next(at for at, line in enumerate(reporter.lines) if "augmentation.png" in line)
+    assert sheet < next(at for at, line in enumerate(reporter.lines) if line.startswith("epoch"))
     assert (run.bundle / "augmentation.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -172,10 +173,13 @@ def test_keras_heads_are_trained_first(tune, clf):
 
 
 def test_blocks_thaw_one_after_the_other(tune):
-    said = []
-    run = tune(unfreeze="gradual:2", epochs=2, said=said)
+    reporter = Recorder()
+    run = tune(unfreeze="gradual:2", epochs=2, reporter=reporter)
     assert run.finetuned["epochs"] == 4
-    assert [line for line in said if line.startswith("stage")] == ["stage 1/2: blocks:1", "stage 2/2: blocks:2"]
+    assert [line for line in reporter.lines if line.startswith("stage")] == [
+        "stage 1/2: blocks:1",
+        "stage 2/2: blocks:2",
+    ]
     with (run.bundle / "curves.csv").open(newline="") as file:
         rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
     assert rates[-1] < rates[1]
@@ -247,9 +251,9 @@ def test_other_settings_have_other_stores(tune, network, pictures, features, tmp
 
 
 def test_quarantine_is_told(tune):
-    said = []
-    tune(epochs=1, said=said)
-    assert any("broken.png" in line and "quarantined" in line for line in said)
+    reporter = Recorder()
+    tune(epochs=1, reporter=reporter)
+    assert any("broken.png" in line and "quarantined" in line for line in reporter.lines)
 
 
 def test_two_processes_do_not_share_a_state(tune, monkeypatch):
@@ -275,7 +279,7 @@ def test_the_test_is_opened_once(tune, monkeypatch):
 
 
 def test_no_epoch_better_than_the_start_keeps_the_start(tune, network):
-    said = []
+    reporter = Recorder()
     run = tune(
         learning_rate=10.0,
         head_learning_rate=10.0,
@@ -283,10 +287,10 @@ def test_no_epoch_better_than_the_start_keeps_the_start(tune, network):
         optimizer="sgd",
         label_smoothing=0.1,
         epochs=1,
-        said=said,
+        reporter=reporter,
     )
     assert run.finetuned["best_epoch"] == 0
-    assert any("no epoch was better than the start" in line for line in said)
+    assert any("no epoch was better than the start" in line for line in reporter.lines)
     first = featx.load_backbone(network).parts.trunk.weights
     for variable, array in zip(first, read_weights(run.bundle), strict=False):
         assert np.array_equal(variable.numpy(), array)
@@ -304,10 +308,10 @@ def test_out_of_memory_divides_the_batch(tune, monkeypatch):
         return original(self, inputs, targets, weights, parts)
 
     monkeypatch.setattr(TrainableNetwork, "train_batch", train_batch)
-    said = []
-    run = tune(epochs=1, said=said)
+    reporter = Recorder()
+    run = tune(epochs=1, reporter=reporter)
     assert run.finetuned["batch_parts"] == 4
-    assert sum("gradients are added up" in line for line in said) == 2
+    assert sum("gradients are added up" in line for line in reporter.lines) == 2
 
 
 def test_an_epoch_that_was_interrupted_is_begun_again(tune, monkeypatch):
@@ -324,9 +328,9 @@ def test_an_epoch_that_was_interrupted_is_begun_again(tune, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         tune(batch_norm="train", head=HeadSpec("keras:8", {"epochs": 3}))
     monkeypatch.undo()
-    said = []
-    resumed = tune(batch_norm="train", head=HeadSpec("keras:8", {"epochs": 3}), said=said)
-    assert any(line.startswith("going on from epoch 1") for line in said)
+    reporter = Recorder()
+    resumed = tune(batch_norm="train", head=HeadSpec("keras:8", {"epochs": 3}), reporter=reporter)
+    assert any(line.startswith("going on from epoch 1") for line in reporter.lines)
     for a, b in zip(read_weights(whole.bundle), read_weights(resumed.bundle), strict=True):
         assert np.array_equal(a, b)
     assert read_curve(whole.bundle) == read_curve(resumed.bundle)
@@ -430,6 +434,6 @@ def test_a_changed_file_is_noticed(tune, pictures, tmp_path):
 
 
 def test_mixed_precision_without_a_gpu_is_told_and_left(tune):
-    said = []
-    tune(epochs=1, options={"mixed_precision": True}, said=said)
-    assert any("there is none" in line for line in said)
+    reporter = Recorder()
+    tune(epochs=1, options={"mixed_precision": True}, reporter=reporter)
+    assert any("none was found" in line for line in reporter.lines)

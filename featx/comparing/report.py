@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from rich.cells import cell_len
 
 from featx.evaluation.figure import NAME_CELLS
@@ -101,7 +102,8 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
     able = [standing for standing in comparison.standings if standing.test is not None]
     # Far below all others, the dummy would press them into one line.
     able = [standing for standing in able if standing.head.name != "dummy"] or able
-    tests = [standing.test for standing in able if standing.test is not None]
+    intervals = [standing.test.get_interval("accuracy") for standing in able if standing.test is not None]
+    accuracies, lows, highs = np.array(intervals, np.float64).T
     with say_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "comparison.md").write_text(to_markdown(comparison), encoding="utf-8")
@@ -111,9 +113,9 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
         plot_costs(
             _name_points(able),
             [_add_seconds(standing) for standing in able],
-            [test.accuracy for test in tests],
-            [test.accuracy_low for test in tests],
-            [test.accuracy_high for test in tests],
+            accuracies,
+            lows,
+            highs,
             folder / "accuracy_against_cost.png",
             chosen=able.index(comparison.best) if comparison.best in able else None,
             tuned=[standing.kind == FINE_TUNED for standing in able],

@@ -163,7 +163,8 @@ def _read_run(folder: Path, bundle: Bundle) -> FinishedRun:
             raise ValueError(msg)
     _check_metrics(metrics["test"], bundle.classes, labels, probabilities)
     validation = Evaluation.from_dict(metrics["validation"])
-    if not (0 <= validation.accuracy <= 1 and 0 <= validation.log_loss < _MOST):
+    accuracy, log_loss = validation.accuracy, validation.log_loss
+    if not (accuracy is None or 0 <= accuracy <= 1) or not (log_loss is None or 0 <= log_loss < _MOST):
         msg = "metrics.json has no proper validation"
         raise ValueError(msg)
     finetuning = None if tuned is None else Finetuning.from_dict(tuned)
@@ -237,9 +238,10 @@ def _check_metrics(
     """Check that the predictions are those that the bundle's own test was measured with."""
     predicted = np.array([to_text(name) for name in classes])[probabilities.argmax(axis=1)]
     accuracy = float((predicted == np.array(labels)).mean())
-    if test["items"] != len(labels) or not abs(test["accuracy"] - accuracy) <= _SAME:
+    recorded = accuracy if test.get("accuracy") is None else test["accuracy"]
+    if test["items"] != len(labels) or not abs(recorded - accuracy) <= _SAME:
         msg = (
-            f"metrics.json tells an accuracy of {test['accuracy']} on {test['items']} items, {_PREDICTIONS} one of "
+            f"metrics.json tells an accuracy of {recorded} on {test['items']} items, {_PREDICTIONS} one of "
             f"{accuracy} on {len(labels)}"
         )
         raise ValueError(msg)
@@ -326,6 +328,7 @@ _LEARNT = (
     "no validation images were held out of its training, and the accuracy on those that it learnt from is none; it is "
     f"listed below the heads; {_SAME_TEST}"
 )
+_UNKNOWN = f"its bundle records no validation accuracy, so it is listed below the heads; {_SAME_TEST}"
 
 
 def enter_runs(
@@ -363,6 +366,8 @@ def _doubt_validation(run: FinishedRun, dataset: Dataset, partition: Partition) 
     """Say why its validation cannot rank a run among the heads; empty if it was on the items that rank these."""
     if _learnt_all(run):
         return _LEARNT
+    if run.validation.accuracy is None:
+        return _UNKNOWN
     members = partition.validation
     ids = map(to_text, dataset.store.ids[dataset.rows[members]].tolist())
     ranking = frozenset(zip(ids, dataset.keys[members].tolist(), strict=True))
@@ -391,8 +396,8 @@ def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> ComparisonRow:
         head=bundle.head_spec,
         chosen="",
         bytes_per_item=bundle.golden.features.shape[1] * np.dtype(bundle.embed_spec.dtype).itemsize,
-        validation_accuracy=float(run.validation.accuracy),
-        validation_log_loss=float(run.validation.log_loss),
+        validation_accuracy=run.validation.accuracy,
+        validation_log_loss=run.validation.log_loss,
         fit_seconds=run.seconds,
         embed_seconds=run.embed_seconds,
         run=bundle.path,

@@ -93,6 +93,18 @@ def test_what_an_older_run_does_not_tell(few, bundle):
     assert "the run does not tell how long embedding took" in compare(few, bundle).verdict[0]
 
 
+def test_a_metric_that_an_older_version_did_not_write_is_no_damage(few, bundle):
+    metrics = json.loads((bundle / "metrics.json").read_text())
+    for evaluation in (metrics["validation"], metrics["test"]):
+        for name in [name for name in evaluation if name.startswith(("roc_auc", "log_loss", "accuracy"))]:
+            del evaluation[name]
+    rewrite(bundle, "metrics.json", json.dumps(metrics))
+    found = find(compare(few, bundle), "lda (run)")
+    assert (found.validation_accuracy, found.validation_log_loss) == (None, None)
+    assert found.test.accuracy > 0.5
+    assert found.notes[0].startswith("its bundle records no validation accuracy, so it is listed below the heads")
+
+
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
     """A store whose source has a val split."""

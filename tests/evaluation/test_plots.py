@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featx.evaluation import evaluate, plot_confusion
+from featx.evaluation import Evaluation, evaluate, plot_confusion
 from featx.evaluation.figure import show_names
 
 NASTY = ["$\\alpha_1$", "$", "_private", "日本語", "cat 日", "Äpfel", "line\nbreak", "bad\udcff", "long " * 40, ""]
@@ -63,6 +63,15 @@ def test_the_title_states_accuracy_interval_and_items(tmp_path):
     assert f"accuracy {evaluation.accuracy:.3f}" in text
     assert f"95 % interval {evaluation.accuracy_low:.3f} to {evaluation.accuracy_high:.3f}" in text
     assert "200 items" in text
+
+
+def test_the_title_of_an_evaluation_without_accuracy_states_the_items(tmp_path):
+    values = make_evaluation(["ants", "bees"]).to_dict()
+    known = Evaluation.from_dict({name: value for name, value in values.items() if not name.startswith("accuracy")})
+    plot_confusion(known, tmp_path / "matrix.png")
+    text = read_svg(tmp_path / "matrix.svg")
+    assert "200 items" in text
+    assert "accuracy" not in text
 
 
 def test_every_second_name_is_written_where_there_is_no_room_for_all(tmp_path):

@@ -46,7 +46,7 @@ from featx.items.decoding import decode
 from featx.measuring import watch_memory
 from featx.options import FINETUNE_DEFAULTS, FineTuneOptions
 from featx.registry import TUNERS, resolve
-from featx.results import Run
+from featx.results import FineTuned, Run
 from featx.specs import FineTuneSpec, HeadSpec, ImageSpec
 from featx.store.lock import StoreLock
 from featx.wording import to_text
@@ -199,38 +199,35 @@ class Tuning:
         probabilities = self.predict(np.flatnonzero(members))
         return evaluate_items(dataset, members, probabilities, dataset.targets[members], self.spec.seed)
 
-    def describe(self, backbone: str, elapsed: float) -> dict[str, Any]:
-        """Return what `metrics.json` says of it under `finetuned`.
-
-        Its `seconds` are what everything takes where nothing is there yet: epochs of an interrupted run count, and
-        so does embedding that an earlier run did. `elapsed_seconds` are those of this run.
+    def describe(self, backbone: str, elapsed: float) -> FineTuned:
+        """Describe how the backbone was trained.
 
         Args:
-            backbone: What the backbone is called.
+            backbone: The uri of the backbone.
             elapsed: Seconds since this run began.
         """
         supply, seconds = self.supply, elapsed + self.progressed.earlier_seconds
         if supply.embed_seconds is not None:
             seconds += supply.embed_seconds - supply.own_embed_seconds
-        return {
-            "backbone": backbone,
-            "unfreeze": self.spec.unfreeze,
+        return FineTuned(
+            backbone=backbone,
+            unfreeze=self.spec.unfreeze,
             **self.tuner.count_parameters(),
-            "epochs": self.progressed.n_epochs,
-            "best_epoch": self.progressed.best_epoch,
-            "seconds": seconds,
-            "elapsed_seconds": elapsed,
-            "embed_seconds": supply.embed_seconds,
-            "train_seconds": self.progressed.seconds,
-            "validated_on": self.roles.validated_on,
-            "batch_parts": self.progressed.parts,
-            "peak_memory_bytes": self.read_peak(),
-            "cached": supply.cached,
-            "cut": list(self.tuner.frontier),
-            "views": self.spec.views,
-            "augmentation": self.spec.augmentation,
-            "spec": self.spec.to_dict(),
-        }
+            epochs=self.progressed.n_epochs,
+            best_epoch=self.progressed.best_epoch,
+            seconds=seconds,
+            elapsed_seconds=elapsed,
+            embed_seconds=supply.embed_seconds,
+            train_seconds=self.progressed.seconds,
+            validated_on=self.roles.validated_on,
+            batch_parts=self.progressed.parts,
+            peak_memory_bytes=self.read_peak(),
+            cached=supply.cached,
+            cut=tuple(self.tuner.frontier),
+            views=self.spec.views,
+            augmentation=self.spec.augmentation,
+            spec=self.spec,
+        )
 
 
 def describe_freezing(tuning: Tuning, unchanged: list[str]) -> str:

@@ -99,7 +99,7 @@ def test_it_learns(run):
     assert rows[0]["loss"] == ""  # the start: nothing has been learnt
     assert float(rows[-1]["loss"]) < float(rows[1]["loss"])
     losses = [float(row["val_loss"]) for row in rows]
-    assert run.finetuned["best_epoch"] == int(np.argmin(losses))
+    assert run.finetuned.best_epoch == int(np.argmin(losses))
     assert run.validation.log_loss == pytest.approx(min(losses), rel=1e-3)
     assert run.test.accuracy > 0.7  # chance is a third
 
@@ -138,8 +138,8 @@ def test_the_cache_changes_nothing_but_the_time(tune, varied):
     head = HeadSpec("logreg", {"C": 1.0})
     cached = tune(head=head, options={"cache": "yes"}, **varied)
     whole = tune(head=head, options={"cache": "no"}, **varied)
-    assert cached.finetuned["cached"]
-    assert not whole.finetuned["cached"]
+    assert cached.finetuned.cached
+    assert not whole.finetuned.cached
     curves = [read_curve(one.bundle) for one in (cached, whole)]
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-3, atol=1e-4)
     for a, b in zip(read_weights(cached.bundle), read_weights(whole.bundle), strict=True):
@@ -157,7 +157,7 @@ def read_curve(bundle):
 def test_fresh_views_are_drawn_in_every_epoch_and_shown_before(tune):
     said = []
     run = tune(augmentation="light", said=said)
-    assert not run.finetuned["cached"]
+    assert not run.finetuned.cached
     assert any("--views" in line for line in said)
     sheet = next(at for at, line in enumerate(said) if "augmentation.png" in line)
     assert sheet < next(at for at, line in enumerate(said) if line.startswith("epoch"))
@@ -174,7 +174,7 @@ def test_keras_heads_are_trained_first(tune, clf):
 def test_blocks_thaw_one_after_the_other(tune):
     said = []
     run = tune(unfreeze="gradual:2", epochs=2, said=said)
-    assert run.finetuned["epochs"] == 4
+    assert run.finetuned.epochs == 4
     assert [line for line in said if line.startswith("stage")] == ["stage 1/2: blocks:1", "stage 2/2: blocks:2"]
     with (run.bundle / "curves.csv").open(newline="") as file:
         rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
@@ -184,8 +184,8 @@ def test_blocks_thaw_one_after_the_other(tune):
 @pytest.mark.parametrize("unfreeze", ["all", "from:stem", "blocks:1"])
 def test_every_plan_trains(tune, unfreeze):
     run = tune(unfreeze=unfreeze, epochs=1)
-    assert run.finetuned["unfreeze"] == unfreeze
-    assert run.finetuned["cached"] == (unfreeze == "blocks:1")  # the maps of pixels alone would spare nothing
+    assert run.finetuned.unfreeze == unfreeze
+    assert run.finetuned.cached == (unfreeze == "blocks:1")  # the maps of pixels alone would spare nothing
 
 
 def test_two_classes_and_their_auc(tune, tmp_path):
@@ -204,7 +204,7 @@ def test_the_val_split_of_the_source_is_watched(tune, tmp_path):
 def test_of_few_items_a_fifth_is_held_out(tune, tmp_path):
     run = tune(write_digits(tmp_path / "few", per_class=12, classes=2), epochs=1)
     assert 2 <= run.validation.n_items < 10
-    assert run.finetuned["validated_on"] == "validation"
+    assert run.finetuned.validated_on == "validation"
 
 
 def test_where_nothing_can_be_held_out_the_training_images_are_watched(tune, tmp_path):
@@ -213,7 +213,7 @@ def test_where_nothing_can_be_held_out_the_training_images_are_watched(tune, tmp
         write_digits(source / split, per_class=count, classes=2, skip=skip)
     head = HeadSpec("keras", {"epochs": 2})
     run = tune(source, head=head, epochs=1, options={"group": r"(\d)/digit"})
-    assert run.finetuned["validated_on"] == "training"
+    assert run.finetuned.validated_on == "training"
     assert run.validation.n_items == run.n_train == 16
     assert any("no image can be held out" in note for note in run.notes)
 
@@ -233,8 +233,8 @@ def test_a_branch_is_tuned_without_the_other(tune, network, pictures, features, 
     spec = FineTuneSpec(unfreeze="all", **{**FEW, "epochs": 1})
     run = featx.finetune(pictures, network, layer="right", spec=spec, options=options)
     counts = run.finetuned
-    assert counts["trainable_parameters"] == (3 * 9 * 8 + 8 + 16) + (8 * 8 + 8)
-    assert counts["frozen_parameters"] == 16  # the statistics
+    assert counts.trainable_parameters == (3 * 9 * 8 + 8 + 16) + (8 * 8 + 8)
+    assert counts.frozen_parameters == 16  # the statistics
     assert featx.Predictor.load(run.bundle).classes == ("0", "1", "2")
 
 
@@ -285,7 +285,7 @@ def test_no_epoch_better_than_the_start_keeps_the_start(tune, network):
         epochs=1,
         said=said,
     )
-    assert run.finetuned["best_epoch"] == 0
+    assert run.finetuned.best_epoch == 0
     assert any("no epoch was better than the start" in line for line in said)
     first = featx.load_backbone(network).parts.trunk.weights
     for variable, array in zip(first, read_weights(run.bundle), strict=False):
@@ -306,7 +306,7 @@ def test_out_of_memory_divides_the_batch(tune, monkeypatch):
     monkeypatch.setattr(TunableNetwork, "learn", learn)
     said = []
     run = tune(epochs=1, said=said)
-    assert run.finetuned["batch_parts"] == 4
+    assert run.finetuned.batch_parts == 4
     assert sum("gradients are added up" in line for line in said) == 2
 
 
@@ -341,7 +341,7 @@ def test_a_damaged_state_is_told(tune, monkeypatch, tmp_path):
     monkeypatch.undo()
     with pytest.raises(StoreError, match=r"is damaged .* --fresh"):
         tune(epochs=1)
-    assert tune(epochs=1, options={"fresh": True}).finetuned["epochs"] == 1
+    assert tune(epochs=1, options={"fresh": True}).finetuned.epochs == 1
 
 
 def start(pictures, network, runs, features, n_epochs):

@@ -82,18 +82,18 @@ def compare(
         )
     from featx.comparing.report import LEFT, describe_comparison, list_notes, tabulate_briefly
 
-    finished = [standing for standing in comparison.standings[1:] if standing.run]
+    finished = [standing for standing in comparison.rows[1:] if standing.run]
     for note in list_notes(comparison, [comparison.best, *finished]):
         typer.echo(f"note: {note}", err=True)
     if as_json:
-        print_json([standing.to_dict() for standing in comparison.standings])
+        print_json([standing.to_dict() for standing in comparison.rows])
         return
     header, rows = tabulate_briefly(comparison)
     left = [at for at, name in enumerate(header) if name in LEFT]
     typer.echo(format_table(header, rows, left=left) + "\n")
     for line in describe_comparison(comparison):
         typer.echo(line)
-    for standing in comparison.standings:
+    for standing in comparison.rows:
         if standing.run:
             typer.echo(f"{standing.title}: {to_printable(str(standing.run))}")
     typer.echo(f"{comparison.seconds:.1f} s -> {comparison.folder}")

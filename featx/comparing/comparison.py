@@ -99,7 +99,7 @@ def compare(
         # Nothing is chosen below this line.
         standings = run_final_test(ranked, match.dataset, partition, options.seed)
     comparison = Comparison(
-        standings=standings,
+        rows=standings,
         folder=None,
         test_name=partition.test_name,
         validation_name=rounds.name,

@@ -22,81 +22,28 @@ from featx.evaluation.metrics import check_probabilities
 from featx.fitting.dataset import Dataset, Partition
 from featx.heads.sizes import count_parameters
 from featx.options import CompareOptions
-from featx.results import FINE_TUNED, FROZEN, ComparisonRow
+from featx.results import (
+    FINE_TUNED,
+    FROZEN,
+    LARGEST,
+    MOST_CHARACTERS,
+    ComparisonRow,
+    FineTuned,
+    read_seconds_or_none,
+)
 from featx.wording import to_printable, to_text
 
 _PREDICTIONS, _ITEMS = "predictions.csv", "items.csv"
 _PREFIX = "probability_"
 _ROLES = ("trained", "validated", "tested", "unused")
 
-#: Longest name that a table can show.
-_MOST_CHARACTERS = 80
-
 #: Metrics that differ by less are the same: both are computed from the same numbers.
 _SAME = 1e-9
-
-#: No count and no time is this large. Python's integers are unbounded and do not all fit into a float.
-_MOST = 2.0**63
 
 #: Longest line of a table: a sparse file, which takes no disk space, can be one line of gigabytes.
 _MOST_LINE_CHARACTERS = 16 << 20
 
 _DAMAGES = (ArithmeticError, AttributeError, OSError, KeyError, IndexError, TypeError, ValueError, csv.Error)
-
-
-@dataclass(frozen=True, slots=True)
-class Finetuning:
-    """What `metrics.json` says of a backbone that was fine-tuned.
-
-    Attributes:
-        backbone: The uri of the backbone that it began with.
-        unfreeze: Which of its layers were trained, such as `last:23`.
-        trained_parameters: Those of the backbone that were trained, and those of its head.
-        peak_memory_bytes: The most memory that it took; None if it is not known.
-        seconds: Time of everything, embedding of frozen layers included.
-        embed_seconds: What of it that was, whichever run did it; None if it is not known.
-        best_epoch: The epoch whose weights were kept.
-        epochs: Epochs that it was trained for.
-        validated_on: `training` if its validation was on items that it learnt from; empty where nothing tells.
-    """
-
-    backbone: str
-    unfreeze: str
-    trained_parameters: int
-    peak_memory_bytes: int | None
-    seconds: float
-    embed_seconds: float | None
-    best_epoch: int
-    epochs: int
-    validated_on: str = ""
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Finetuning":
-        """Read the key `finetuned`.
-
-        Raises:
-            KeyError: If a value is missing.
-            TypeError: If a value is of another type.
-            ValueError: If a number is negative or not finite.
-        """
-        counts = [values[name] for name in ("trainable_parameters", "head_parameters", "best_epoch", "epochs")]
-        peak, seconds = values.get("peak_memory_bytes"), values["seconds"]
-        texts = [values["backbone"], values["unfreeze"]]
-        if not all(isinstance(text, str) for text in texts) or not all(
-            type(one) is int for one in [*counts, peak or 0]
-        ):
-            msg = "finetuned holds no backbone or plan, or counts that are no whole numbers"
-            raise TypeError(msg)
-        if not all(0 <= number < _MOST for number in (*counts, peak or 0, seconds)):
-            msg = "finetuned holds a number below 0 or without end"
-            raise ValueError(msg)
-        # Without the other key, an older featx told only what its own run took.
-        embedding = _read_seconds(values["embed_seconds"]) if "elapsed_seconds" in values else None
-        backbone, plan = (text[:_MOST_CHARACTERS] for text in texts)
-        learnt = counts[0] + counts[1]
-        validated_on = str(values.get("validated_on") or "")[:_MOST_CHARACTERS]
-        best, epochs = counts[2:]
-        return cls(backbone, plan, learnt, peak or None, float(seconds), embedding, best, epochs, validated_on)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +72,7 @@ class FinishedRun:
     validation: Evaluation
     seconds: float
     embed_seconds: float | None
-    finetuning: Finetuning | None
+    finetuning: FineTuned | None
 
 
 def read_run(folder: Path) -> FinishedRun:
@@ -152,7 +99,7 @@ def _read_run(folder: Path, bundle: Bundle) -> FinishedRun:
         raise BundleError(msg)
     metrics = bundle.metrics
     record, tuned, seconds = about["record"], metrics.get("finetuned"), metrics["seconds"]
-    if not isinstance(record, dict) or not 0 <= seconds < _MOST:
+    if not isinstance(record, dict) or not 0 <= seconds < LARGEST:
         msg = "bundle.json has no record, or metrics.json has no valid time"
         raise ValueError(msg)
     roles = _read_roles(folder / _ITEMS)
@@ -163,24 +110,16 @@ def _read_run(folder: Path, bundle: Bundle) -> FinishedRun:
             raise ValueError(msg)
     _check_metrics(metrics["test"], bundle.classes, labels, probabilities)
     validation = Evaluation.from_dict(metrics["validation"])
-    if not (0 <= validation.accuracy <= 1 and 0 <= validation.log_loss < _MOST):
+    accuracy, log_loss = validation.accuracy, validation.log_loss
+    if not (accuracy is None or 0 <= accuracy <= 1) or not (log_loss is None or 0 <= log_loss < LARGEST):
         msg = "metrics.json has no valid validation metrics"
         raise ValueError(msg)
-    finetuning = None if tuned is None else Finetuning.from_dict(tuned)
-    frozen = _read_seconds((record.get("store") or {}).get("embed_seconds"))
+    finetuning = None if tuned is None else FineTuned.from_dict(tuned)
+    frozen = read_seconds_or_none(record.get("store") or {}, "embed_seconds")
     embedding = finetuning.embed_seconds if finetuning else frozen
     return FinishedRun(
         bundle, record, roles, ids, labels, probabilities, validation, float(seconds), embedding, finetuning
     )
-
-
-def _read_seconds(value: object) -> float | None:
-    if value is None:
-        return None
-    if type(value) not in {int, float} or not 0 <= value < _MOST:  # type: ignore[operator]
-        msg = "embed_seconds is not a number of seconds"
-        raise ValueError(msg)
-    return float(value)  # type: ignore[arg-type]
 
 
 def _read_roles(path: Path) -> dict[str, frozenset[tuple[str, str]]]:
@@ -237,9 +176,10 @@ def _check_metrics(
     """Check that the predictions agree with the metrics of the bundle's own test."""
     predicted = np.array([to_text(name) for name in classes])[probabilities.argmax(axis=1)]
     accuracy = float((predicted == np.array(labels)).mean())
-    if test["items"] != len(labels) or not abs(test["accuracy"] - accuracy) <= _SAME:
+    recorded = accuracy if test.get("accuracy") is None else test["accuracy"]
+    if test["items"] != len(labels) or not abs(recorded - accuracy) <= _SAME:
         msg = (
-            f"metrics.json has an accuracy of {test['accuracy']} on {test['items']} items, but {_PREDICTIONS} gives "
+            f"metrics.json has an accuracy of {recorded} on {test['items']} items, but {_PREDICTIONS} gives "
             f"{accuracy} on {len(labels)}"
         )
         raise ValueError(msg)
@@ -314,7 +254,7 @@ def _check_tested(run: FinishedRun, wanted: Sequence[tuple[str, str]], options: 
 
 def _describe_split(seed: object, test_size: object, group: object) -> str:
     """Describe how a test was split; the values of a bundle are not trusted."""
-    own, size = (to_printable(str(value)[:_MOST_CHARACTERS]) for value in (seed, test_size))
+    own, size = (to_printable(str(value)[:MOST_CHARACTERS]) for value in (seed, test_size))
     return f"--seed {own} --test-size {size}" + (f" --group {str(group)[:60]!r}" if group else "")
 
 
@@ -322,6 +262,7 @@ _SAME_TEST = "its test and its verdict use the same images as theirs"
 _BELOW = f"so its validation cannot be ranked with the heads and it is listed below them; {_SAME_TEST}"
 _OWN = f"validated on {{}} images of its own training items, {_BELOW}"
 _OTHERS = f"validated on {{}} images that are not exactly those that rank the heads, {_BELOW}"
+_UNKNOWN = f"its bundle records no validation accuracy, so it is listed below the heads; {_SAME_TEST}"
 _NOT_VALIDATED = f"no validation images were held out of its training, so it is listed below the heads; {_SAME_TEST}"
 
 
@@ -360,6 +301,8 @@ def _explain_unranked(run: FinishedRun, dataset: Dataset, partition: Partition) 
     """Explain why a run cannot be ranked among the heads; empty if it was validated on the items that rank them."""
     if _trained_on_all(run):
         return _NOT_VALIDATED
+    if run.validation.accuracy is None:
+        return _UNKNOWN
     members = partition.validation
     ids = map(to_text, dataset.store.ids[dataset.rows[members]].tolist())
     ranking = frozenset(zip(ids, dataset.keys[members].tolist(), strict=True))
@@ -388,8 +331,8 @@ def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> ComparisonRow:
         head=bundle.head_spec,
         chosen="",
         bytes_per_item=bundle.golden.features.shape[1] * np.dtype(bundle.embed_spec.dtype).itemsize,
-        validation_accuracy=float(run.validation.accuracy),
-        validation_log_loss=float(run.validation.log_loss),
+        validation_accuracy=run.validation.accuracy,
+        validation_log_loss=run.validation.log_loss,
         fit_seconds=run.seconds,
         embed_seconds=run.embed_seconds,
         run=bundle.path,

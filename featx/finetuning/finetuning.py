@@ -42,7 +42,7 @@ from featx.items.decoding import decode
 from featx.measuring import watch_memory
 from featx.options import FINETUNE_DEFAULTS, FineTuneOptions
 from featx.registry import TUNERS, resolve
-from featx.results import Run
+from featx.results import FineTuned, Run
 from featx.specs import FineTuneSpec, ImageSpec
 from featx.store.lock import StoreLock
 from featx.wording import to_text
@@ -93,11 +93,8 @@ class TrainedNetwork:
         probabilities = self.predict(np.flatnonzero(members))
         return evaluate_items(dataset, members, probabilities, dataset.targets[members], self.spec.seed)
 
-    def describe(self, backbone: str, elapsed: float) -> dict[str, Any]:
-        """Return the entry `finetuned` of `metrics.json`.
-
-        `seconds` is the time of everything from scratch: it includes the epochs of an interrupted run and embedding
-        that an earlier run did. `elapsed_seconds` is the time of this run alone.
+    def describe(self, backbone: str, elapsed: float) -> FineTuned:
+        """Describe how the backbone was trained.
 
         Args:
             backbone: The uri of the backbone.
@@ -106,25 +103,25 @@ class TrainedNetwork:
         data, seconds = self.data, elapsed + self.state.earlier_seconds
         if data.embed_seconds is not None:
             seconds += data.embed_seconds - data.own_embed_seconds
-        return {
-            "backbone": backbone,
-            "unfreeze": self.spec.unfreeze,
+        return FineTuned(
+            backbone=backbone,
+            unfreeze=self.spec.unfreeze,
             **self.trainable.count_parameters(),
-            "epochs": self.state.n_epochs,
-            "best_epoch": self.state.best_epoch,
-            "seconds": seconds,
-            "elapsed_seconds": elapsed,
-            "embed_seconds": data.embed_seconds,
-            "train_seconds": self.state.seconds,
-            "validated_on": self.roles.validated_on,
-            "batch_parts": self.state.parts,
-            "peak_memory_bytes": self.read_peak(),
-            "cached": data.cached,
-            "cut": list(self.trainable.frontier),
-            "views": self.spec.views,
-            "augmentation": self.spec.augmentation,
-            "spec": self.spec.to_dict(),
-        }
+            epochs=self.state.n_epochs,
+            best_epoch=self.state.best_epoch,
+            seconds=seconds,
+            elapsed_seconds=elapsed,
+            embed_seconds=data.embed_seconds,
+            train_seconds=self.state.seconds,
+            validated_on=self.roles.validated_on,
+            batch_parts=self.state.parts,
+            peak_memory_bytes=self.read_peak(),
+            cached=data.cached,
+            cut=tuple(self.trainable.frontier),
+            views=self.spec.views,
+            augmentation=self.spec.augmentation,
+            spec=self.spec,
+        )
 
 
 def describe_freezing(trained: TrainedNetwork, unchanged: list[str]) -> str:

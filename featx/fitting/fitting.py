@@ -244,9 +244,11 @@ def _conclude(
         curve=outcome.curve,
         shots=outcome.shots,
     )
+    ids = store.ids[dataset.rows]
+    tested = tabulate_predictions(ids, dataset.labels, outcome.tested, outcome.probabilities, dataset.classes)
     if options.folder is None:
-        return run
-    draft = _draft_bundle(run, store, dataset, outcome, options)
+        return replace(run, tested=tested)
+    draft = _draft_bundle(run, store, dataset, outcome, options, tested)
     return replace(run, bundle=write_bundle(draft, options.folder, f"{run.head.name}-{to_text(store.path.stem)}"))
 
 
@@ -263,7 +265,14 @@ def _note_protocol(name: str, tuned: Tuned) -> list[str]:
     return notes
 
 
-def _draft_bundle(run: Run, store: FeatureStore, dataset: Dataset, outcome: _Outcome, options: FitOptions) -> Draft:
+def _draft_bundle(
+    run: Run,
+    store: FeatureStore,
+    dataset: Dataset,
+    outcome: _Outcome,
+    options: FitOptions,
+    predictions: Mapping[str, Any],
+) -> Draft:
     record: dict[str, Any] = {
         "candidates": [candidate.to_dict() for candidate in run.candidates],
         "protocol": run.protocol,
@@ -292,7 +301,7 @@ def _draft_bundle(run: Run, store: FeatureStore, dataset: Dataset, outcome: _Out
         test=outcome.test,
         metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
         items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
-        predictions=tabulate_predictions(ids, labels, outcome.tested, outcome.probabilities, dataset.classes),
+        predictions=predictions,
         extras=list_illustrations(run, outcome.tuned, outcome.fitted, outcome.probabilities, truth),
     )
 

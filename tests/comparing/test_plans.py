@@ -110,13 +110,13 @@ def test_a_plan_is_fine_tuned_once_and_found_again(store, options, trained, repo
     assert reporter.lines[0] == f"last:3: fine-tuning colour on {store.source}"
     assert reporter.lines[1] == "note: last:3: some images are small"
     assert reporter.lines[2].endswith(f"s -> {options.folder / 'new-1'}")
-    assert [one.title for one in first.standings if one.run] == ["finetune last:3"]
+    assert [one.title for one in first.rows if one.run] == ["finetune last:3"]
     del reporter.lines[:]
     again = compare(store, "last:3", options, "dummy")
     assert len(trained) == 1
     (found,) = reporter.lines
     assert found.startswith(f"last:3: using {options.folder / 'new-1'}, a finished run of this plan on these images")
-    assert next(one.run for one in again.standings if one.run) == options.folder / "new-1"
+    assert next(one.run for one in again.rows if one.run) == options.folder / "new-1"
     compare(store, "last:3", replace(options, fresh=True))
     assert len(trained) == 2
     assert trained[1][2]["options"].fresh
@@ -229,7 +229,7 @@ def test_folders_and_runs(made, options, tmp_path):
 def test_a_folder_of_that_name_wins(made, options, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(made[1].bundle, tmp_path / "all")
-    assert [one.title for one in compare(made[0], "all", options).standings if one.run] == ["lda (run)"]
+    assert [one.title for one in compare(made[0], "all", options).rows if one.run] == ["lda (run)"]
 
 
 @pytest.mark.parametrize(
@@ -271,13 +271,13 @@ def test_the_whole_way_with_a_network(tmp_path, reporter):
     uri, size = "mobilenet?alpha=0.25", {"height": 32, "width": 32}
     store = featx.embed(tmp_path / "d", uri, weights="none", image=size, folder=tmp_path / "f").store
     options = CompareOptions(folder=tmp_path / "runs", jobs=1, reporter=reporter)
-    (standing,) = [one for one in compare(store, "last:3", options, "dummy").standings if one.run]
+    (standing,) = [one for one in compare(store, "last:3", options, "dummy").rows if one.run]
     assert (standing.kind, standing.store) == ("fine-tuned", store.path.stem)
     assert standing.fit_seconds > standing.embed_seconds > 0
     told = json.loads((standing.run / "metrics.json").read_text())["finetuned"]
     (maps,) = [featx.FeatureStore(path) for path in (tmp_path / "f" / "maps").iterdir()]
     assert told["embed_seconds"] == maps.embed_seconds
     again = compare(store, "last:3", options, "dummy")
-    assert [one.run for one in again.standings if one.run] == [standing.run]
+    assert [one.run for one in again.rows if one.run] == [standing.run]
     assert "a finished run of this plan" in reporter.lines[-1]
     assert "embedding included, against" in again.verdict[0]

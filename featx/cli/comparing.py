@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from featx.cli.fitting import TestSize, Together
+from featx.cli.fitting import TestSize, Together, Views
 from featx.cli.interruption import end_at_second_interrupt
 from featx.cli.output import format_table, print_json
 from featx.options import COMPARE_DEFAULTS, CompareOptions
@@ -45,6 +45,7 @@ def compare(
     ] = COMPARE_DEFAULTS.folds,
     test_size: TestSize = COMPARE_DEFAULTS.test_size,
     group: Together = COMPARE_DEFAULTS.group,
+    views: Views = COMPARE_DEFAULTS.views,
     seed: Annotated[int, typer.Option(help="Seed of split, folds and heads.")] = COMPARE_DEFAULTS.seed,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Processes; one per core if not given.")
@@ -74,6 +75,7 @@ def compare(
             folder=runs,
             out=out,
             fresh=fresh,
+            views=views,
             reporter=reporter,
         )
         params = {"class_weight": class_weight} if class_weight else {}

@@ -19,7 +19,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.protocol import LayerInfo
-from featx.bundle import Draft, align_probabilities, write_bundle, write_table
+from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle, write_table
 from featx.embedding import check_image, embed_golden, make_spec
 from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
@@ -30,9 +30,8 @@ from featx.finetuning.feature_maps import Cut, FineTuneData, prepare_data
 from featx.finetuning.first_head import FirstHead, FrozenFeatures, fit_first_head, plan_first_head
 from featx.finetuning.loop import CURVES, LoopState, Roles, TrainingLoop, TrainingSet, embed_items, stream_features
 from featx.finetuning.unfreezing import Stage, plan_stages
-from featx.fitting.dataset import Dataset, Partition, split_dataset
+from featx.fitting.dataset import Dataset, Partition, deal_folds, describe_split, evaluate_items, split_dataset
 from featx.fitting.illustrations import tabulate_reliability
-from featx.fitting.procedure import deal_folds, evaluate_items, read_versions, tabulate_predictions
 from featx.golden import MAX_DRIFT, Golden, make_golden_files, measure_drift
 from featx.heads.networks import NetworkClassifier, hold_out_units
 from featx.heads.rows import FeatureRows
@@ -161,7 +160,9 @@ def draft_bundle(
     ids = store.ids[dataset.rows]
     record = {
         "created_with": {**store.created_with, **read_versions()},
-        "split": describe_split(trained.partition, options.test_size, options.group, trained.spec.seed),
+        "split": describe_split(
+            trained.partition.origin, test_size=options.test_size, group=options.group, seed=trained.spec.seed
+        ),
         "store": {"path": str(store.path), "source": store.source, "items": len(store)},
         "finetune": trained.spec.to_dict(),
         "backbone": make_spec(network, output, image).backbone.to_dict(),
@@ -180,11 +181,6 @@ def draft_bundle(
         predictions=tabulate_predictions(ids, dataset.labels, tested, probabilities, dataset.classes),
         extras=_list_illustrations(run, trained, probabilities, folder),
     )
-
-
-def describe_split(partition: Partition, test_size: float, group: str, seed: int) -> dict[str, Any]:
-    """Describe a split as a bundle records it, so that another run on the same split can be recognised."""
-    return {"origin": partition.origin, "test_size": test_size, "cv": 0, "group": group, "seed": seed}
 
 
 def _compare(trained: TrainedNetwork, golden: Golden, image: ImageSpec) -> None:

@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -11,6 +12,7 @@ from reporters import Recorder
 from sklearn.metrics import accuracy_score
 
 import featx
+from featx.bundle import read_versions
 from featx.comparing import comparison as module
 from featx.comparing.jobs import HeadTask, digest_items, fit_and_predict
 from featx.errors import DataError, StoreError, UnknownNameError, UsageError
@@ -214,7 +216,7 @@ def test_a_fixed_head_is_not_tuned(store, monkeypatch):
     dataset = load_dataset(store)
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     folds = np.arange(int(partition.train.sum())) % 3
-    monkeypatch.setattr("featx.fitting.procedure.tune", None)  # calling it would be an error
+    monkeypatch.setattr("featx.heads.tuning.tune", None)  # calling it would be an error
     fixed = HeadSpec("logreg", {"C": 10.0, "tol": 1e-5}, "l2")
     record = fit_and_predict(_make_lesson(store, dataset, partition, fixed, folds)).record
     assert (record["params"], record["scaling"]) == ({"C": 10.0, "tol": 1e-5}, "l2")
@@ -235,10 +237,24 @@ def test_a_lesson_is_known_by_what_decides_it(store):
         replace(head_task, units=head_task.units[::-1] // 2),
         replace(head_task, n_classes=11),
         replace(head_task, items_digest=digest_items(store, head_task.learnt[1:], head_task.predicted)),
+        replace(head_task, views="augment"),
+        replace(head_task, views="plain"),
     ]
-    assert len({head_task.digest, *(other.digest for other in others)}) == 8
+    assert len({head_task.digest, *(other.digest for other in others)}) == 10
     moved = replace(head_task, store=store.path.with_name("moved.h5"), learnt=head_task.learnt + 1)
     assert moved.digest == head_task.digest
+
+
+def test_the_key_of_a_job_is_that_of_older_results(store):
+    """What an interrupted comparison of an older version left is found again."""
+    dataset = load_dataset(store)
+    partition = split_dataset(dataset, test_size=0.2, seed=0)
+    folds = np.arange(int(partition.train.sum())) % 3
+    head_task = _make_lesson(store, dataset, partition, HeadSpec("ridge"), folds)
+    text = f"{head_task.items_digest} {head_task.head.to_json()} 10 {sorted(read_versions().items())}"
+    arrays = (head_task.targets, head_task.folds, head_task.units)
+    content = text.encode() + b"".join(array.astype("<i8").tobytes() for array in arrays)
+    assert head_task.digest == hashlib.sha256(content).hexdigest()
 
 
 def test_a_store_that_is_replaced_meanwhile_is_said(store):

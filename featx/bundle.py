@@ -18,10 +18,13 @@ do not say who made a bundle, since whoever makes one makes its checksums too.
 import contextlib
 import csv
 import datetime as dt
+import functools
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import os
+import platform
 import re
 import shutil
 import stat
@@ -184,6 +187,39 @@ class Draft:
     items: Table
     predictions: Table
     extras: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
+
+
+@functools.cache
+def read_versions() -> dict[str, str]:
+    """Read the versions of the packages that compute a head."""
+    packages = ("featx", "numpy", "scikit-learn", "scipy", "skops", "keras", "tensorflow")
+    versions = {"python": platform.python_version()}
+    for name in packages:  # only Keras heads need the last two
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def tabulate_predictions(
+    ids: NDArray[np.str_],
+    labels: NDArray[np.str_],
+    tested: NDArray[np.intp],
+    probabilities: NDArray[np.float64],
+    classes: tuple[str, ...],
+) -> dict[str, Any]:
+    """Make the columns of a bundle's predictions.
+
+    Args:
+        ids: Text `(n_items,)`.
+        labels: Text `(n_items,)`.
+        tested: int `(n_tested,)`, positions of the tested items.
+        probabilities: float64 `(n_tested, n_classes)`.
+        classes: Names of the classes.
+    """
+    best = probabilities.argmax(axis=1)
+    shares = {f"probability_{name}": probabilities[:, at] for at, name in enumerate(classes)}
+    chosen = {"predicted": np.asarray(classes)[best], "probability": probabilities.max(axis=1)}
+    return {"id": ids[tested], "label": labels[tested], **chosen, **shares}
 
 
 def align_probabilities(

@@ -19,7 +19,7 @@ RUNTIMES = ("auto", "keras", "openvino")
 #: What `FineTuneOptions.cache` may be.
 CACHES = ("auto", "yes", "no")
 
-#: What `FitOptions.views` may be.
+#: What `FitOptions.views` and `CompareOptions.views` may be.
 VIEWS = ("average", "augment", "plain")
 
 #: What NumPy's and scikit-learn's generators take.
@@ -118,9 +118,7 @@ class FitOptions:
             UsageError: The message names the option and what it takes.
         """
         _check_split(self.test_size, self.seed)
-        if self.views not in VIEWS:
-            msg = f"views is {self.views!r}; it must be one of {', '.join(VIEWS)}"
-            raise UsageError(msg)
+        _check_views(self.views)
         if self.cv < 0 or self.cv == 1:
             msg = f"{self.cv} folds cannot be made; ask for 2 or more, or for 0 to hold one test out"
             raise UsageError(msg)
@@ -192,6 +190,7 @@ class CompareOptions:
         fresh: Whether to compute everything again, fine-tuned runs included.
         progress: Called with parts done, and in all; with images, while something is fine-tuned.
         report: Called with a line to tell the user, of what is fine-tuned or found.
+        views: What heads are fitted on in a store with views, as in `FitOptions`.
     """
 
     test_size: float = 0.2
@@ -204,6 +203,7 @@ class CompareOptions:
     fresh: bool = False
     progress: Progress | None = None
     report: Callable[[str], None] | None = None
+    views: str = VIEWS[0]
 
     def __post_init__(self) -> None:
         """Refuse values that nothing can be compared with.
@@ -212,6 +212,7 @@ class CompareOptions:
             UsageError: The message names the option and what it takes.
         """
         _check_split(self.test_size, self.seed)
+        _check_views(self.views)
         if self.folds < 2:  # noqa: PLR2004 - one to learn from, one held out
             msg = f"{self.folds} folds cannot rank anything; ask for 2 or more"
             raise UsageError(msg)
@@ -293,6 +294,12 @@ def _check_split(test_size: float, seed: int) -> None:
         msg = f"the test size is {test_size}; it must be a fraction above 0 and below 1, such as 0.2"
         raise UsageError(msg)
     _check_seed(seed)
+
+
+def _check_views(views: str) -> None:
+    if views not in VIEWS:
+        msg = f"views is {views!r}; it must be one of {', '.join(VIEWS)}"
+        raise UsageError(msg)
 
 
 def _check_seed(seed: int) -> None:

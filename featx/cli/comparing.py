@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from featx.cli.fitting import TestSize, Together
+from featx.cli.fitting import TestSize, Together, Views
 from featx.cli.interruption import end_at_second_interrupt
 from featx.cli.output import format_table, print_json, show_progress, tell
 from featx.options import COMPARE_DEFAULTS, CompareOptions
@@ -44,6 +44,7 @@ def compare(
     ] = COMPARE_DEFAULTS.folds,
     test_size: TestSize = COMPARE_DEFAULTS.test_size,
     group: Together = COMPARE_DEFAULTS.group,
+    views: Views = COMPARE_DEFAULTS.views,
     seed: Annotated[int, typer.Option(help="Seed of split, folds and heads.")] = COMPARE_DEFAULTS.seed,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Processes; one per core if not given.")
@@ -64,7 +65,7 @@ def compare(
 
     opened = [featx.FeatureStore(store) for store in stores or ()] or [featx.FeatureStore.find_newest()]
     with end_at_second_interrupt(), show_progress("comparing") as progress:
-        options = CompareOptions(test_size, folds, group, seed, jobs, runs, out, fresh, progress, tell)
+        options = CompareOptions(test_size, folds, group, seed, jobs, runs, out, fresh, progress, tell, views)
         params = {"class_weight": class_weight} if class_weight else {}
         comparison = featx.compare(
             opened, clf, runs=finetune or (), params=params, calibration=calibration, options=options

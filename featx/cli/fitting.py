@@ -15,6 +15,9 @@ Together = Annotated[str, typer.Option(help="What stays together: a table's colu
 ClassWeight = Annotated[
     str | None, typer.Option(help="balanced: classes count the same, however many items they have.")
 ]
+Views = Annotated[
+    str, typer.Option(help=f"What to fit on in a store with views: {', '.join(VIEWS)} (the image itself).")
+]
 Runs = Annotated[Path, typer.Option(help="Folder of the bundles.")]
 
 
@@ -45,9 +48,7 @@ def fit(
         int, typer.Option(help="Folds of a cross-validation over all items; 0 for one held-out test.")
     ] = FIT_DEFAULTS.cv,
     group: Together = FIT_DEFAULTS.group,
-    views: Annotated[
-        str, typer.Option(help=f"Of a store with views, learn from: {', '.join(VIEWS)} (the image itself).")
-    ] = FIT_DEFAULTS.views,
+    views: Views = FIT_DEFAULTS.views,
     seed: Annotated[int, typer.Option(help="Seed of split, folds and head.")] = FIT_DEFAULTS.seed,
     runs: Runs = Path(str(FIT_DEFAULTS.folder)),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.bundle import read_versions
 from featx.comparing.final_test import Contender, judge
 from featx.comparing.jobs import Lesson, Task, digest_items, forget_results, learn_and_predict, run_tasks
 from featx.comparing.plans import read_runs
@@ -20,10 +21,9 @@ from featx.comparing.report import describe_choice, describe_gains, name_folder,
 from featx.comparing.runs import enter_runs
 from featx.errors import DataError, UsageError
 from featx.files import read_result
-from featx.fitting.dataset import MIN_CLASSES, Dataset, Partition, load_dataset, split_dataset
-from featx.fitting.procedure import deal_folds, name_classes, read_versions
-from featx.heads import Head, find_head
-from featx.options import COMPARE_DEFAULTS, CompareOptions
+from featx.fitting.dataset import MIN_CLASSES, Dataset, Partition, deal_folds, load_dataset, split_dataset
+from featx.heads import Head, describe_lonely, find_head
+from featx.options import COMPARE_DEFAULTS, VIEWS, CompareOptions
 from featx.registry import list_heads
 from featx.results import Comparison, ComparisonRow, Run
 from featx.specs import HeadSpec
@@ -80,7 +80,7 @@ def compare(
     started = time.perf_counter()
     specs, lacking = choose_heads(heads, options.seed, params or {}, calibration)
     opened = _open_stores(stores)
-    match = match_stores(opened, group=options.group)
+    match = match_stores(opened, group=options.group, views=options.views)
     partition = split_dataset(match.dataset, test_size=options.test_size, seed=options.seed)
     rounds = _plan_rounds(match.dataset, partition, options)
     names = _name_stores(opened)
@@ -182,7 +182,7 @@ def _run_rounds(
     folds = {seed: [deal_folds(dataset, part.learnt, seed) for part in order] for seed in seeds}
     tasks = [
         [
-            _make_task(candidate, dataset, part, dealt)
+            _make_task(candidate, dataset, part, dealt, options.views)
             for part, dealt in zip(order, folds[candidate.spec.seed], strict=True)
         ]
         for candidate in candidates
@@ -201,7 +201,7 @@ def _run_rounds(
     return outcomes
 
 
-def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDArray[np.intp]) -> Task:
+def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDArray[np.intp], views: str) -> Task:
     learnt, predicted = candidate.rows[part.learnt], candidate.rows[part.predicted]
     lesson = Lesson(
         store=candidate.store.path.resolve(),
@@ -213,6 +213,7 @@ def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDA
         predicted=predicted,
         n_classes=len(dataset.classes),
         items_digest=digest_items(candidate.store, learnt, predicted),
+        views=views if candidate.store.spec.n_views > 1 else VIEWS[0],  # without views, all are one job
     )
     return Task(lesson.digest, learn_and_predict, lesson)
 
@@ -239,7 +240,8 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         own = probabilities[np.arange(len(targets)), targets]
         losses.append(-np.log(np.maximum(own, _LEAST_PROBABILITY)))
     record = read_result(outcome[-1]).record
-    notes = dict.fromkeys(name_classes(note, dataset.classes) for note in record["notes"])
+    # An older featx kept results without lonely targets, and had them in the notes.
+    notes = dict.fromkeys([*describe_lonely(record.get("lonely_targets", ()), dataset.classes), *record["notes"]])
     head = replace(candidate.spec, params=record["params"], scaling=record["scaling"])
     standing = ComparisonRow(
         store=candidate.name,
@@ -322,19 +324,22 @@ class Match:
     notes: tuple[str, ...]
 
 
-def match_stores(stores: Sequence[FeatureStore], *, group: str = "") -> Match:
+def match_stores(stores: Sequence[FeatureStore], *, group: str = "", views: str = VIEWS[0]) -> Match:
     """Find the labelled items that all stores have, by id and content.
 
     Args:
         stores: One or more stores.
         group: What keeps items together, as in `load_dataset`; read from the first store. If empty,
             the groups that any of the stores has.
+        views: What is taken of a store with views, as in `load_dataset`.
 
     Raises:
         DataError: If no item is in all of them, or they disagree about a label, split or group.
-        UsageError: If `group` is no such thing.
+        UsageError: If `group` is not one of these, or a store has no views to augment by.
     """
-    first, *others = [load_dataset(store, group=group if number == 0 else "") for number, store in enumerate(stores)]
+    first, *others = [
+        load_dataset(store, group=group if number == 0 else "", views=views) for number, store in enumerate(stores)
+    ]
     places = [_find_places(dataset) for dataset in (first, *others)]
     shared = [item for item in places[0] if all(item in place for place in places[1:])]
     if not shared:

@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from featx.errors import DataError
 from featx.evaluation.paired import SIGNIFICANCE, Paired, adjust_holm, compare_pair
-from featx.fitting.dataset import Dataset, Partition
-from featx.fitting.procedure import evaluate_items, list_groups
+from featx.fitting.dataset import Dataset, Partition, evaluate_items, list_groups
 from featx.results import FINE_TUNED, FROZEN, ComparisonRow
 from featx.wording import to_text
 

@@ -16,9 +16,9 @@ from featx.backbones import load_backbone, locate_backbone
 from featx.bundle import read_json
 from featx.comparing.runs import FinishedRun, read_run
 from featx.errors import BackboneError, BundleError, DataError, FeatxError, SourceError, UsageError
-from featx.finetuning.finetuning import describe_split, finetune, list_own_layers, load_tunable, plan_first_head
+from featx.finetuning.finetuning import finetune, list_own_layers, load_tunable, plan_first_head
 from featx.finetuning.unfreezing import plan_stages
-from featx.fitting.dataset import Dataset, Partition
+from featx.fitting.dataset import Dataset, Partition, describe_split
 from featx.items import Manifest
 from featx.items.sources import read_source_again
 from featx.options import CompareOptions, FineTuneOptions
@@ -127,7 +127,9 @@ def find_finished(plan: str, dataset: Dataset, partition: Partition, options: Co
     wanted = _plain({
         "finetune": plan_first_head(_make_spec(plan, options)).to_dict(),
         "backbone": store.spec.backbone.to_dict(),
-        "split": describe_split(partition, options.test_size, options.group, options.seed),
+        "split": describe_split(
+            partition.origin, test_size=options.test_size, group=options.group, seed=options.seed
+        ),
     })  # fmt: skip
     names = [to_text(name) for name in store.ids[dataset.rows[members]].tolist()]
     tested = frozenset(zip(names, dataset.keys[members].tolist(), strict=True))

@@ -20,7 +20,7 @@ from featx.errors import BundleError, DataError
 from featx.evaluation import Evaluation
 from featx.evaluation.metrics import check_probabilities
 from featx.fitting.dataset import Dataset, Partition
-from featx.heads.sizes import count_parameters
+from featx.heads.fitting import count_parameters
 from featx.options import CompareOptions
 from featx.results import FINE_TUNED, FROZEN, ComparisonRow
 from featx.wording import to_printable, to_text
@@ -303,6 +303,7 @@ def _check_tested(run: FinishedRun, wanted: Sequence[tuple[str, str]], options: 
     ]
     changed = {name for name, _ in tested - own} & {name for name, _ in own - tested}
     parts += [f"{len(changed):,} of these have other bytes under the same name"] if changed else []
+    # Bundles that an older `fit` wrote do not record the seed of the split; it is that of the head.
     its = _describe_split(split.get("seed", run.bundle.head_spec.seed), split.get("test_size"), split.get("group"))
     this = _describe_split(options.seed, options.test_size, options.group)
     msg = (

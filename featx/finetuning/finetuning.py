@@ -20,7 +20,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.protocol import LayerInfo
-from featx.bundle import Draft, align_probabilities, write_bundle, write_table
+from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle, write_table
 from featx.embedding import check_image, embed_golden, make_spec
 from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
@@ -30,12 +30,11 @@ from featx.files import make_folder, say_failures
 from featx.finetuning.feature_maps import Cut, Supply, supply_items
 from featx.finetuning.loop import CURVES, Course, Lesson, Progressed, Roles, embed_items, stream_features
 from featx.finetuning.unfreezing import Stage, normalize_plan, plan_stages
-from featx.fitting.dataset import Dataset, Partition, split_dataset
+from featx.fitting.dataset import Dataset, Partition, deal_folds, describe_split, evaluate_items, split_dataset
 from featx.fitting.illustrations import tabulate_reliability
-from featx.fitting.procedure import deal_folds, evaluate_items, explain_failure, read_versions, tabulate_predictions
 from featx.golden import MAX_DRIFT, Golden, make_golden_files, measure_drift
 from featx.heads import Head, find_head, fit_head, tune
-from featx.heads.fitting import describe_warning
+from featx.heads.fitting import describe_warning, explain_failure
 from featx.heads.logistic import ScaledLogisticRegression
 from featx.heads.networks import NetworkClassifier, hold_out_units
 from featx.heads.rows import FeatureRows
@@ -267,7 +266,9 @@ def draft_bundle(
     ids = store.ids[dataset.rows]
     record = {
         "created_with": {**store.created_with, **read_versions()},
-        "split": describe_split(tuning.partition, options.test_size, options.group, tuning.spec.seed),
+        "split": describe_split(
+            tuning.partition.origin, test_size=options.test_size, group=options.group, seed=tuning.spec.seed
+        ),
         "store": {"path": str(store.path), "source": store.source, "items": len(store)},
         "finetune": tuning.spec.to_dict(),
         "backbone": make_spec(network, output, image).backbone.to_dict(),
@@ -286,11 +287,6 @@ def draft_bundle(
         predictions=tabulate_predictions(ids, dataset.labels, tested, probabilities, dataset.classes),
         extras=_list_illustrations(run, tuning, probabilities, folder),
     )
-
-
-def describe_split(partition: Partition, test_size: float, group: str, seed: int) -> dict[str, Any]:
-    """Describe a split as a bundle records it, so that a run on the same one can be found."""
-    return {"origin": partition.origin, "test_size": test_size, "cv": 0, "group": group, "seed": seed}
 
 
 def _compare(tuning: Tuning, golden: Golden, image: ImageSpec) -> None:

@@ -6,17 +6,22 @@ The test targets can be taken once. A second look, whatever for, is an error.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DataError, UsageError
-from featx.heads.rows import FeatureRows
+from featx.evaluation import Evaluation, evaluate
+from featx.heads.rows import FeatureRows, TrainingRows
 from featx.items.splits import assign_folds, describe_ungrouped, find_groups, find_leaks, find_units, hold_out
 from featx.options import VIEWS
 from featx.store import FeatureStore
 
 MIN_CLASSES = 2
+
+#: Folds inside the training items on which hyper-parameters are chosen.
+TUNING_FOLDS = 3
 
 #: So many different numbers may still be names of classes.
 _MOST_NUMBERS = 20
@@ -62,19 +67,15 @@ class Dataset:
         rows = self.rows if members is None else self.rows[members]
         return open_rows(self.store, None if len(rows) == len(self.store) else rows, self.views)
 
-    @property
-    def n_copies(self) -> int:
-        """Rows that are learnt from each item."""
-        return self.store.spec.n_views if self.views == "augment" else 1
+    def take_training_rows(self, members: NDArray[np.bool_], folds: NDArray[np.intp]) -> TrainingRows:
+        """Take the rows that a head is fitted on: one for each of some items, or one for each of its views.
 
-    def take_lessons(self, members: NDArray[np.bool_]) -> "Lessons":
-        """Take what is learnt from some items: a row for each, or for each of its views."""
-        copies, targets, units = self.n_copies, self.targets[members], self.find_units(members)
-        if copies == 1:
-            return Lessons(self.take_features(members), targets, units)
-        rows = (self.rows[members][:, None] * copies + np.arange(copies)).ravel()
-        features = self.store.features.reshape(len(self.store) * copies, -1)  # a view of the file, as it is mapped
-        return Lessons(FeatureRows(features, rows), np.repeat(targets, copies), np.repeat(units, copies))
+        Args:
+            members: bool `(n_items,)`.
+            folds: int `(n_members,)`, the tuning fold of each of these items, as `deal_folds` returns it.
+        """
+        rows, targets, units = self.rows[members], self.targets[members], self.find_units(members)
+        return open_training_rows(self.store, rows, targets, folds=folds, units=units, views=self.views)
 
     def assign_folds(self, members: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.intp]:
         """Deal some items to folds that keep classes balanced, and groups and duplicates whole."""
@@ -92,19 +93,10 @@ class Dataset:
         return max(Counter(target for _, target in pairs).values(), default=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Lessons:
-    """What a head learns from: rows that stand together for the items they are views of, the plain one first.
-
-    Attributes:
-        features: `(n_rows, dim)`.
-        targets: int `(n_rows,)`.
-        units: int `(n_rows,)`: which rows stay together, by item, group or equal bytes.
-    """
-
-    features: FeatureRows
-    targets: NDArray[np.intp]
-    units: NDArray[np.intp]
+def deal_folds(dataset: Dataset, members: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
+    """Deal some items to tuning folds; an item that cannot be held out without losing a class joins the first."""
+    folds = max(2, min(TUNING_FOLDS, dataset.count_units(members)))
+    return np.maximum(dataset.assign_folds(members, folds, seed), 0)
 
 
 def open_rows(store: FeatureStore, rows: NDArray[np.intp] | None, views: str = VIEWS[0]) -> FeatureRows:
@@ -113,12 +105,59 @@ def open_rows(store: FeatureStore, rows: NDArray[np.intp] | None, views: str = V
     Args:
         store: The store.
         rows: int `(n,)`; all if None.
-        views: `average`; anything else takes the image itself.
+        views: `average` takes the mean; any other value takes the image itself.
     """
     n_views = store.spec.n_views
     if views == "average" or n_views == 1:
         return FeatureRows(store.features, rows, n_views)
     return FeatureRows(store.features[:, : store.dim // n_views], rows)
+
+
+def open_training_rows(
+    store: FeatureStore,
+    rows: NDArray[np.intp],
+    targets: NDArray[np.intp],
+    *,
+    folds: NDArray[np.intp],
+    units: NDArray[np.intp],
+    views: str = VIEWS[0],
+) -> TrainingRows:
+    """Open rows of a store as what a head is fitted on.
+
+    Args:
+        store: The store.
+        rows: int `(n,)`, a row for each item.
+        targets: int `(n,)`.
+        folds: int `(n,)`, the fold in which each item is held out.
+        units: int `(n,)`, items with equal values stay together.
+        views: `augment` makes a row of each view; otherwise as in `open_rows`.
+    """
+    copies = store.spec.n_views if views == "augment" else 1
+    if copies == 1:
+        # All rows in order need no index, and so no copy.
+        every = len(rows) == len(store) and np.array_equal(rows, np.arange(len(store)))
+        return TrainingRows(open_rows(store, None if every else rows, views), targets, folds, units)
+    features = store.features.reshape(len(store) * copies, -1)  # a view of the file, as it is mapped
+    chosen = FeatureRows(features, (rows[:, None] * copies + np.arange(copies)).ravel())
+    targets, folds, units = (np.repeat(values, copies) for values in (targets, folds, units))
+    return TrainingRows(chosen, targets, folds, units, copies)
+
+
+def list_groups(dataset: Dataset, members: NDArray[np.bool_]) -> list[str] | None:
+    """List the group of each of some items; None if none of them is in one."""
+    groups = dataset.groups[members]
+    return groups.tolist() if (groups != "").any() else None
+
+
+def evaluate_items(
+    dataset: Dataset,
+    members: NDArray[np.bool_],
+    probabilities: NDArray[np.float64],
+    targets: NDArray[np.intp],
+    seed: int,
+) -> Evaluation:
+    """Evaluate the probabilities of some items, with their groups if they have any."""
+    return evaluate(probabilities, targets, dataset.classes, groups=list_groups(dataset, members), seed=seed)
 
 
 class HeldOut:
@@ -265,6 +304,19 @@ def split_dataset(dataset: Dataset, *, test_size: float, seed: int) -> Partition
         partition = Partition(~held.test, nobody, HeldOut(dataset, held.test), "hold-out", "test", held.notes)
     _check_classes(dataset, partition.train, partition.test.members, partition.test_name)
     return partition
+
+
+def describe_split(origin: str, *, test_size: float, group: str, seed: int, cv: int = 0) -> dict[str, Any]:
+    """Describe a split as a bundle records it, so that a run on the same one can be found.
+
+    Args:
+        origin: `source`, `hold-out` or `cross-validation`.
+        test_size: Fraction that was held out, if the source did not split.
+        group: What kept items together.
+        seed: Seed of the split.
+        cv: Folds of a cross-validation; 0 for none.
+    """
+    return {"origin": origin, "test_size": test_size, "cv": cv, "group": group, "seed": seed}
 
 
 def _split_by_source(dataset: Dataset, names: set[str]) -> Partition:

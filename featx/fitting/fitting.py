@@ -9,22 +9,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.bundle import Draft, align_probabilities, write_bundle
+from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.errors import UsageError
 from featx.evaluation import Evaluation
-from featx.fitting.dataset import Dataset, Partition, load_dataset, split_dataset
+from featx.fitting.dataset import (
+    Dataset,
+    Partition,
+    deal_folds,
+    describe_split,
+    evaluate_items,
+    load_dataset,
+    split_dataset,
+)
 from featx.fitting.illustrations import list_illustrations
 from featx.fitting.learning_curve import measure_curve, measure_shots
-from featx.fitting.procedure import (
-    deal_folds,
-    evaluate_items,
-    explain_failure,
-    name_classes,
-    read_versions,
-    tabulate_predictions,
-)
 from featx.fitting.protocols import find_protocol, plan_head
-from featx.heads import FittedHead, Head, Tuned, fit_head, tune
+from featx.heads import FittedHead, Head, Tuned, describe_lonely, fit_tuned, tune_and_fit
 from featx.heads.fitting import predict_rows
 from featx.options import FIT_DEFAULTS, FitOptions, Progress
 from featx.results import Curve, Run
@@ -109,9 +109,11 @@ def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions,
     partition = split_dataset(dataset, test_size=options.test_size, seed=options.seed)
     train, test = partition.train, partition.test
     trained = train | partition.validation
-    tuned = _tune(head, spec, dataset, train, options.progress)
-    validation = _validate(head, spec, dataset, partition, tuned)
-    fitted = _fit(head, dataset, trained, tuned, train)
+    fitted, tuned = _tune_and_fit(head, spec, dataset, train, options.progress)
+    validation = _validate(fitted, tuned, dataset, partition, spec.seed)
+    if partition.validation.any():
+        folds = deal_folds(dataset, trained, spec.seed)
+        fitted = fit_tuned(head, dataset.take_training_rows(trained, folds), tuned)
     probabilities = _predict(fitted, dataset, test.members)
     targets = test.open_targets()
     few = measure_shots(head, spec, dataset, trained, (test.members, targets), shots) if shots else None
@@ -137,18 +139,19 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     outer = dataset.assign_folds(everything, options.cv, options.seed)
     probabilities = np.zeros((len(dataset), len(dataset.classes)))
     for fold in range(options.cv):
-        tuned = _tune(head, spec, dataset, outer != fold, _shift(options.progress, fold, options.cv + 1))
-        fitted = _fit(head, dataset, outer != fold, tuned, outer != fold)
+        progress = _shift(options.progress, fold, options.cv + 1)
+        fitted, _ = _tune_and_fit(head, spec, dataset, outer != fold, progress)
         probabilities[outer == fold] = _predict(fitted, dataset, outer == fold)
     held = outer >= 0
     alone = int((~held).sum())
     notes = [f"{alone} items are alone in their class: trained on in every fold, and not tested"] if alone else []
     if (dataset.splits != "").any():
         notes.append("cross-validation takes all items together, whatever split the source puts them in")
-    tuned = _tune(head, spec, dataset, everything, _shift(options.progress, options.cv, options.cv + 1))
+    progress = _shift(options.progress, options.cv, options.cv + 1)
+    fitted, tuned = _tune_and_fit(head, spec, dataset, everything, progress)
     folded = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
     return _Outcome(
-        fitted=_fit(head, dataset, everything, tuned, everything),
+        fitted=fitted,
         tuned=tuned,
         notes=tuple(notes),
         validation=evaluate_items(dataset, everything, folded, dataset.targets, spec.seed),
@@ -162,50 +165,22 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     )
 
 
-def _tune(head: Head, spec: HeadSpec, dataset: Dataset, train: NDArray[np.bool_], progress: Progress | None) -> Tuned:
-    """Tune on all rows of some items; what is kept of each item is how it fared itself, without its views."""
-    copies, lessons = dataset.n_copies, dataset.take_lessons(train)
-    folds = np.repeat(deal_folds(dataset, train, spec.seed), copies)
-    with explain_failure(spec):
-        tuned = tune(head, lessons.features, lessons.targets, folds, spec=spec, units=lessons.units, progress=progress)
-    kept = slice(None, None, copies)
-    return replace(
-        tuned,
-        scores=tuned.scores[kept],
-        positions=tuned.positions[kept],
-        probabilities=tuned.probabilities[kept],
-    )
+def _tune_and_fit(
+    head: Head, spec: HeadSpec, dataset: Dataset, members: NDArray[np.bool_], progress: Progress | None
+) -> tuple[FittedHead, Tuned]:
+    rows = dataset.take_training_rows(members, deal_folds(dataset, members, spec.seed))
+    result = tune_and_fit(head, rows, spec, progress=progress)
+    assert result.tuned is not None  # noqa: S101 - it always tunes, unless asked not to
+    return result.fitted, result.tuned
 
 
-def _fit(
-    head: Head, dataset: Dataset, members: NDArray[np.bool_], tuned: Tuned, tuned_on: NDArray[np.bool_]
-) -> FittedHead:
-    """Fit what was chosen to some items: those that it was chosen on, or more."""
-    lessons = dataset.take_lessons(members)
-    folds = np.repeat(deal_folds(dataset, members, tuned.spec.seed), dataset.n_copies)
-    # Scores of other classes than these cannot calibrate; then the head makes its own.
-    held_out = (tuned.scores, tuned.classes[tuned.positions]) if set(lessons.targets) == set(tuned.classes) else None
-    fitted = tuned.fitted if np.array_equal(members, tuned_on) else None
-    return fit_head(
-        head,
-        lessons.features,
-        lessons.targets,
-        tuned.spec,
-        folds,
-        units=lessons.units,
-        held_out=held_out,
-        fitted=fitted,
-    )
-
-
-def _validate(head: Head, spec: HeadSpec, dataset: Dataset, partition: Partition, tuned: Tuned) -> Evaluation:
+def _validate(fitted: FittedHead, tuned: Tuned, dataset: Dataset, partition: Partition, seed: int) -> Evaluation:
     """Evaluate on the source's validation split, or on the folds that chose the parameters."""
     members = partition.validation
-    if not members.any():
-        probabilities = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
-        return evaluate_items(dataset, partition.train, probabilities, dataset.targets[partition.train], spec.seed)
-    fitted = _fit(head, dataset, partition.train, tuned, partition.train)
-    return evaluate_items(dataset, members, _predict(fitted, dataset, members), dataset.targets[members], spec.seed)
+    if members.any():
+        return evaluate_items(dataset, members, _predict(fitted, dataset, members), dataset.targets[members], seed)
+    probabilities = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
+    return evaluate_items(dataset, partition.train, probabilities, dataset.targets[partition.train], seed)
 
 
 def _predict(fitted: FittedHead, dataset: Dataset, members: NDArray[np.bool_]) -> Probabilities:
@@ -227,7 +202,7 @@ def _conclude(
     seconds: float,
 ) -> Run:
     tuned, fitted = outcome.tuned, outcome.fitted
-    of_heads = [name_classes(note, dataset.classes) for note in (*tuned.notes, *fitted.notes)]
+    of_heads = [*describe_lonely(tuned.lonely, dataset.classes), *tuned.notes, *fitted.notes]
     run = Run(
         bundle=None,
         head=replace(tuned.spec, params=dict(tuned.params)),
@@ -266,7 +241,9 @@ def _draft_bundle(run: Run, store: FeatureStore, dataset: Dataset, outcome: _Out
         "candidates": [candidate.to_dict() for candidate in run.candidates],
         "protocol": run.protocol,
         "created_with": {**store.created_with, **read_versions()},
-        "split": {"origin": outcome.origin, "test_size": options.test_size, "cv": options.cv, "group": options.group},
+        "split": describe_split(
+            outcome.origin, test_size=options.test_size, group=options.group, seed=options.seed, cv=options.cv
+        ),
         "store": {
             "path": to_text(str(store.path)),
             "source": store.source,

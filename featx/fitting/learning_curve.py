@@ -11,9 +11,8 @@ from featx.errors import DataError
 from featx.evaluation import compute_wilson_interval
 from featx.evaluation.forecast import forecast_accuracy
 from featx.evaluation.intervals import encode_groups, estimate_effective_items
-from featx.fitting.dataset import Dataset
-from featx.fitting.procedure import deal_folds, learn
-from featx.heads import Head, make_head
+from featx.fitting.dataset import Dataset, deal_folds
+from featx.heads import Head, make_head, tune_and_fit
 from featx.heads.fitting import predict_rows
 from featx.heads.tuning import plan_candidates
 from featx.options import Progress
@@ -52,7 +51,6 @@ def measure_curve(
     Raises:
         DataError: If there are too few items for three sizes.
     """
-    folds = max(2, min(_FOLDS, dataset.count_units(members)))
     folds = max(2, min(_FOLDS, dataset.count_units(members)))
     dealt = np.full(len(dataset), -1)
     dealt[members] = dataset.assign_folds(members, folds, spec.seed)
@@ -179,15 +177,15 @@ def _answer(
     members = np.zeros(len(dataset), bool)
     members[part] = True
     plain = spec if spec.calibration else replace(spec, calibration="none")  # a temperature changes no choice
-    lessons = dataset.take_lessons(members)
-    X, own = lessons.features, lessons.targets
-    if dataset.count_units(members) == 1:  # nothing can be held out to choose by
-        scaling, grid = next(iter(plan_candidates(head, X, plain, len(X)).items()))
+    alone = dataset.count_units(members) == 1  # nothing can be held out to choose by
+    folds = np.zeros(len(part), np.intp) if alone else deal_folds(dataset, members, spec.seed)
+    rows = dataset.take_training_rows(members, folds)
+    if alone:
+        scaling, grid = next(iter(plan_candidates(head, rows.features, plain, len(rows.features)).items()))
         middle = replace(plain, scaling=scaling, params=grid[len(grid) // 2], calibration="none")
-        estimator = make_head(middle).fit(np.asarray(X), own)
+        estimator = make_head(middle).fit(np.asarray(rows.features), rows.targets)
     else:
-        folds = np.repeat(deal_folds(dataset, members, spec.seed), dataset.n_copies)
-        estimator = learn(head, plain, X, own, folds, lessons.units).fitted.estimator
+        estimator = tune_and_fit(head, rows, plain, always_tune=False).fitted.estimator
     held, truth = test
     predicted = estimator.classes_[predict_rows(estimator, dataset.take_features(held)).argmax(axis=1)]
     return np.asarray(predicted == truth)

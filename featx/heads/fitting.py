@@ -1,8 +1,9 @@
 """Fitting: one head, with all its parameters given, on all items."""
 
+import contextlib
+import math
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
-from featx.errors import DataError
+from featx.errors import DataError, FeatxError
 from featx.heads.calibrated import CalibratedHead
 from featx.heads.networks import hold_out_units
 from featx.heads.rows import FeatureRows
@@ -23,6 +24,9 @@ from featx.specs import HeadSpec
 
 #: Below this many values one thread is enough for the products of any head.
 _FEW_VALUES = 10_000_000
+
+#: The attributes that hold trained parameters: of a linear head, of scikit-learn's network and of the Keras network.
+_TRAINED = (("coef_", "intercept_"), ("coefs_", "intercepts_"), ("weights_",))
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +184,7 @@ def split_folds(folds: ArrayLike, y: NDArray[np.int64]) -> list[Split]:
     return splits
 
 
-def limit_threads(head: Head, n_values: int) -> AbstractContextManager[Any]:
+def limit_threads(head: Head, n_values: int) -> contextlib.AbstractContextManager[Any]:
     """Keep a head whose matrix products are thin, or whose data are small, on one thread.
 
     Such a product is done before a second thread has woken up. On two busy cores an
@@ -192,7 +196,9 @@ def limit_threads(head: Head, n_values: int) -> AbstractContextManager[Any]:
         head: The row of the table.
         n_values: Items times features.
     """
-    limits: AbstractContextManager[Any] = threadpool_limits(1 if head.thin or n_values < _FEW_VALUES else None)
+    limits: contextlib.AbstractContextManager[Any] = threadpool_limits(
+        1 if head.thin or n_values < _FEW_VALUES else None
+    )
     return limits
 
 
@@ -205,10 +211,45 @@ def describe_warning(warning: warnings.WarningMessage, head: Head, params: Mappi
     return f"warned: {' '.join(str(warning.message).split())}"
 
 
-def name_targets(targets: Iterable[int]) -> str:
-    """Name targets in a sentence: `target 3`, `targets 3, 5`."""
-    names = [str(target) for target in sorted(set(targets))]
-    return f"target{'s' if len(names) > 1 else ''} {', '.join(names)}"
+@contextlib.contextmanager
+def explain_failure(spec: HeadSpec) -> Iterator[None]:
+    """Name the head and the user's parameters when scikit-learn or LAPACK fails.
+
+    Raises:
+        DataError: Instead of their errors.
+    """
+    try:
+        yield
+    except (ValueError, np.linalg.LinAlgError) as error:
+        if isinstance(error, FeatxError):
+            raise
+        params = ", ".join(f"{name}={value}" for name, value in spec.params.items())
+        msg = f"{spec.name} cannot be fitted{' with ' if params else ''}{params}: {' '.join(str(error).split())}"
+        raise DataError(msg) from error
+
+
+def count_parameters(estimator: Pipeline) -> int | None:
+    """Count the trained parameters: coefficients and intercepts of a linear head, or all weights of a network.
+
+    The few parameters of calibration and scaling are left out.
+
+    Args:
+        estimator: A fitted head.
+
+    Returns:
+        The number; None for a head that keeps items, trees or moments instead.
+    """
+    classifier = estimator[-1]
+    classifier = getattr(classifier, "classifier_", classifier)
+    for names in _TRAINED:
+        parts = [vars(classifier)[name] for name in names if name in vars(classifier)]
+        if len(parts) == len(names):
+            return sum(map(_count, parts))
+    return None
+
+
+def _count(part: Any) -> int:  # noqa: ANN401 - an array, or a list of arrays
+    return sum(map(_count, part)) if isinstance(part, list | tuple) else math.prod(np.shape(part))
 
 
 def _assemble(head: Head, spec: HeadSpec, cv: int | Sequence[Split]) -> Pipeline:

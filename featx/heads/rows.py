@@ -1,6 +1,7 @@
 """Rows of a feature matrix, read when they are needed: a store stays on disk while a head learns from part of it."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -82,3 +83,25 @@ class FeatureRows:
         for start in range(0, len(self), step):
             block = slice(start, min(start + step, len(self)))
             yield block, self[block]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRows:
+    """The rows that a head is fitted on.
+
+    An item has one row, or one row for each of its views. The rows of an item are adjacent, and the plain image
+    comes first.
+
+    Attributes:
+        features: `(n_rows, dim)`.
+        targets: int `(n_rows,)`.
+        folds: int `(n_rows,)`, the fold in which each row is held out while parameters are chosen.
+        units: int `(n_rows,)`, rows with equal values stay together: those of one item, group or equal bytes.
+        copies: Rows of each item.
+    """
+
+    features: FeatureRows
+    targets: NDArray[np.intp]
+    folds: NDArray[np.intp]
+    units: NDArray[np.intp]
+    copies: int = 1

@@ -15,8 +15,16 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from featx.errors import DataError
 from featx.heads.calibration import Calibrator
-from featx.heads.fitting import check_data, describe_warning, limit_threads, name_targets, split_folds
-from featx.heads.rows import FeatureRows
+from featx.heads.fitting import (
+    FittedHead,
+    check_data,
+    describe_warning,
+    explain_failure,
+    fit_head,
+    limit_threads,
+    split_folds,
+)
+from featx.heads.rows import FeatureRows, TrainingRows
 from featx.heads.scaling import check_scaling, measure_spread
 from featx.heads.sweeps import Problem
 from featx.heads.table import Head
@@ -43,6 +51,8 @@ class Tuned:
         probabilities: float64 (n_items, n_classes), from the scores; for a calibrated head,
             with a calibration fitted to the other folds.
         notes: What a user should know.
+        lonely: Targets whose items are all in one fold, and which are therefore wrong while that is held out;
+            `describe_lonely` words a note on them.
         fitted: The winner fitted to all of these items, with positions for classes, where that
             costs no more than it took to choose it; else None.
     """
@@ -55,6 +65,7 @@ class Tuned:
     positions: NDArray[np.intp]
     probabilities: NDArray[np.float64]
     notes: tuple[str, ...]
+    lonely: tuple[int, ...] = ()
     fitted: Any = None
 
     @property
@@ -135,13 +146,124 @@ def tune(
                 if best is None or _rank(candidate) < _rank(best):
                     best, best_scores, offered = candidate, scores.copy(), offers.get(strength)
     assert best is not None  # noqa: S101 - a head has at least one scaling
-    notes = [*_note_lonely(problem, classes), *troubles.describe(best, len(candidates))]
-    notes += _note_edge(head, best, plan[best.scaling], spec)
+    notes = (*troubles.describe(best, len(candidates)), *_note_edge(head, best, plan[best.scaling], spec))
     chosen = replace(spec, params=best.params, scaling=best.scaling)
     weights = compute_sample_weight(chosen.params.get("class_weight"), positions)
     probabilities = _make_probabilities(head.choose_calibration(spec.calibration), problem, best_scores, weights)
     fitted = offered() if offered is not None else None
-    return Tuned(chosen, best, tuple(candidates), classes, best_scores, positions, probabilities, tuple(notes), fitted)
+    lonely = _find_lonely(problem, classes)
+    return Tuned(chosen, best, tuple(candidates), classes, best_scores, positions, probabilities, notes, lonely, fitted)
+
+
+@dataclass(frozen=True, slots=True)
+class TunedHead:
+    """A head that was tuned and fitted on the same rows.
+
+    Attributes:
+        spec: What was chosen.
+        fitted: The head, fitted to all rows.
+        tuned: How it was chosen; None where there was nothing to choose.
+    """
+
+    spec: HeadSpec
+    fitted: FittedHead
+    tuned: Tuned | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, but for the lonely classes: of tuning, then of the fit."""
+        return (*(self.tuned.notes if self.tuned else ()), *self.fitted.notes)
+
+    @property
+    def lonely(self) -> tuple[int, ...]:
+        """See `Tuned.lonely`."""
+        return self.tuned.lonely if self.tuned else ()
+
+
+def tune_and_fit(
+    head: Head, rows: TrainingRows, spec: HeadSpec, *, always_tune: bool = True, progress: Progress | None = None
+) -> TunedHead:
+    """Tune a head on folds, and fit what was chosen to the same rows.
+
+    Args:
+        head: The row of the table.
+        rows: What it is tuned and fitted on.
+        spec: What is fixed.
+        always_tune: Whether to tune even where there is one candidate and nothing to calibrate, for the
+            held-out scores.
+        progress: Called after each fit of the tuning with how many are done, and how many there are.
+
+    Raises:
+        DataError: If the head cannot be fitted to these rows.
+    """
+    with explain_failure(spec):
+        only = None if always_tune else _find_only_choice(head, rows, spec)
+        if only is not None:
+            fitted = fit_head(head, rows.features, rows.targets, only, rows.folds, units=rows.units)
+            return TunedHead(only, fitted, None)
+        tuned = tune(head, rows.features, rows.targets, rows.folds, spec=spec, units=rows.units, progress=progress)
+    tuned = _keep_items(tuned, rows.copies)
+    return TunedHead(tuned.spec, fit_tuned(head, rows, tuned, fitted=tuned.fitted), tuned)
+
+
+def fit_tuned(head: Head, rows: TrainingRows, tuned: Tuned, *, fitted: Any = None) -> FittedHead:  # noqa: ANN401 - as `Tuned.fitted`
+    """Fit what was chosen to some rows: those that it was chosen on, or more.
+
+    Args:
+        head: The row of the table.
+        rows: What it is fitted on.
+        tuned: What was chosen.
+        fitted: `tuned.fitted`, if the rows are those that it was chosen on.
+
+    Raises:
+        DataError: If the head cannot be fitted to these rows.
+    """
+    # Scores of other classes than these cannot calibrate; then the head makes its own.
+    same = set(rows.targets.tolist()) == set(tuned.classes.tolist())
+    held_out = (tuned.scores, tuned.classes[tuned.positions]) if same else None
+    with explain_failure(tuned.spec):
+        return fit_head(
+            head,
+            rows.features,
+            rows.targets,
+            tuned.spec,
+            rows.folds,
+            units=rows.units,
+            held_out=held_out,
+            fitted=fitted,
+        )
+
+
+def describe_lonely(targets: Sequence[int], classes: Sequence[str]) -> list[str]:
+    """Word a note on the classes whose items are all in one fold; no note if there are none."""
+    if not targets:
+        return []
+    names = ", ".join(repr(classes[target]) for target in targets)
+    if len(targets) == 1:
+        return [f"class {names} is in one fold only, so tuning counts its items as wrong; add items or groups of it"]
+    return [f"classes {names} are each in one fold only, so tuning counts their items as wrong; add items or groups"]
+
+
+def _find_only_choice(head: Head, rows: TrainingRows, spec: HeadSpec) -> HeadSpec | None:
+    """Return the only candidate of a head without calibration; None where tuning is needed."""
+    check_data(rows.features, rows.targets)
+    plan = plan_candidates(head, rows.features, spec, len(rows.features))
+    choices = [(scaling, params) for scaling, grid in plan.items() for params in grid]
+    if len(choices) > 1 or head.choose_calibration(spec.calibration) != "none":
+        return None
+    [(scaling, params)] = choices
+    return replace(spec, scaling=scaling, params=params)
+
+
+def _keep_items(tuned: Tuned, copies: int) -> Tuned:
+    """Keep the scores of the plain image of each item, and leave out those of its other views."""
+    kept = slice(None, None, copies)
+    return replace(
+        tuned,
+        scores=tuned.scores[kept],
+        positions=tuned.positions[kept],
+        probabilities=tuned.probabilities[kept],
+    )
 
 
 def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) -> dict[str, list[dict[str, Any]]]:
@@ -242,17 +364,9 @@ def _multiply(value: float, factor: float) -> float:
     return value if factor == 1 else float(f"{value * factor:.6g}")
 
 
-def _note_lonely(problem: Problem, classes: NDArray[np.int64]) -> list[str]:
-    lonely = [
-        int(k)
-        for train, held in problem.splits
-        for k in np.setdiff1d(problem.positions[held], problem.positions[train])
-    ]
-    if not lonely:
-        return []
-    return [
-        f"{name_targets(classes[lonely])}: in one fold only, and so never right while held out; add items or groups"
-    ]
+def _find_lonely(problem: Problem, classes: NDArray[np.int64]) -> tuple[int, ...]:
+    lonely = [np.setdiff1d(problem.positions[held], problem.positions[train]) for train, held in problem.splits]
+    return tuple(classes[np.unique(np.concatenate(lonely))].tolist())
 
 
 class _Troubles:

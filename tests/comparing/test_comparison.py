@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pictures import write_digits
 from sklearn.metrics import accuracy_score
 
 import featx
+from featx.bundle import read_versions
 from featx.comparing import comparison as module
 from featx.comparing.jobs import Lesson, digest_items, learn_and_predict
 from featx.errors import DataError, StoreError, UnknownNameError, UsageError
@@ -215,7 +217,7 @@ def test_a_fixed_head_is_not_tuned(store, monkeypatch):
     dataset = load_dataset(store)
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     folds = np.arange(int(partition.train.sum())) % 3
-    monkeypatch.setattr("featx.fitting.procedure.tune", None)  # calling it would be an error
+    monkeypatch.setattr("featx.heads.tuning.tune", None)  # calling it would be an error
     fixed = HeadSpec("logreg", {"C": 10.0, "tol": 1e-5}, "l2")
     record = learn_and_predict(_make_lesson(store, dataset, partition, fixed, folds)).record
     assert (record["params"], record["scaling"]) == ({"C": 10.0, "tol": 1e-5}, "l2")
@@ -236,10 +238,24 @@ def test_a_lesson_is_known_by_what_decides_it(store):
         replace(lesson, units=lesson.units[::-1] // 2),
         replace(lesson, n_classes=11),
         replace(lesson, items_digest=digest_items(store, lesson.learnt[1:], lesson.predicted)),
+        replace(lesson, views="augment"),
+        replace(lesson, views="plain"),
     ]
-    assert len({lesson.digest, *(other.digest for other in others)}) == 8
+    assert len({lesson.digest, *(other.digest for other in others)}) == 10
     moved = replace(lesson, store=store.path.with_name("moved.h5"), learnt=lesson.learnt + 1)
     assert moved.digest == lesson.digest
+
+
+def test_the_key_of_a_job_is_that_of_older_results(store):
+    """What an interrupted comparison of an older version left is found again."""
+    dataset = load_dataset(store)
+    partition = split_dataset(dataset, test_size=0.2, seed=0)
+    folds = np.arange(int(partition.train.sum())) % 3
+    lesson = _make_lesson(store, dataset, partition, HeadSpec("ridge"), folds)
+    text = f"{lesson.items_digest} {lesson.head.to_json()} 10 {sorted(read_versions().items())}"
+    arrays = (lesson.targets, lesson.folds, lesson.units)
+    content = text.encode() + b"".join(array.astype("<i8").tobytes() for array in arrays)
+    assert lesson.digest == hashlib.sha256(content).hexdigest()
 
 
 def test_a_store_that_is_replaced_meanwhile_is_said(store):

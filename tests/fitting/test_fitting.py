@@ -11,7 +11,7 @@ import featx
 from featx.errors import BundleError, StoreError, StoreFormatError, UnknownNameError, UsageError
 from featx.fitting import fitting
 from featx.fitting.dataset import HeldOut
-from featx.fitting.procedure import name_classes
+from featx.heads import describe_lonely, tuning
 from featx.options import FitOptions
 
 
@@ -98,8 +98,8 @@ def test_the_test_targets_are_taken_once_and_last(store, monkeypatch):
         return take(held)
 
     def record(name):
-        function = getattr(fitting, name)
-        monkeypatch.setattr(fitting, name, lambda *args, **kwargs: (events.append(name), function(*args, **kwargs))[1])
+        function = getattr(tuning, name)
+        monkeypatch.setattr(tuning, name, lambda *args, **kwargs: (events.append(name), function(*args, **kwargs))[1])
 
     monkeypatch.setattr(HeldOut, "open_targets", spy)
     record("tune")
@@ -210,13 +210,16 @@ def test_a_class_of_one_image_is_trained_on_and_said(tmp_path):
     run = featx.fit(store, "logreg", options=FitOptions(folder=None))
     assert run.test.per_class[2].support == 0
     assert any("single image" in note for note in run.notes)
+    assert any("class '2' is in one fold only" in note for note in run.notes)
     folded = featx.fit(store, "logreg", options=FitOptions(folder=None, cv=3))
     assert any("alone in their class" in note for note in folded.notes)
 
 
 def test_notes_name_classes_and_not_their_numbers():
-    note = name_classes("targets 1, 3: in one fold only", ("cat", "dog", "eel", "fox"))
-    assert note == "class 'dog', 'fox': in one fold only"
+    classes = ("cat", "dog", "eel", "fox")
+    assert describe_lonely((), classes) == []
+    assert describe_lonely((3,), classes)[0].startswith("class 'fox' is in one fold only")
+    assert describe_lonely((1, 3), classes)[0].startswith("classes 'dog', 'fox' are each in one fold only")
 
 
 def test_wrong_names_and_values_are_clear(store):

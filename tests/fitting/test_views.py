@@ -10,6 +10,7 @@ from featx import Bundle, FitOptions, Predictor
 from featx.errors import UsageError
 from featx.fitting.dataset import load_dataset, open_rows, split_dataset
 from featx.fitting.learning_curve import measure_curve
+from featx.heads import tuning
 from featx.options import VIEWS
 from featx.specs import ViewSpec
 
@@ -61,11 +62,13 @@ def test_each_view_is_a_row_that_stays_with_its_item(viewed):
     dataset = load_dataset(viewed, views="augment")
     members = np.zeros(400, bool)
     members[[2, 5, 300]] = True
-    lessons = dataset.take_lessons(members)
-    assert np.shares_memory(lessons.features.features, viewed.features)
-    assert np.array_equal(lessons.features[:], np.asarray(viewed.features)[members].reshape(12, -1))
-    assert lessons.targets.tolist() == np.repeat(dataset.targets[members], 4).tolist()
-    assert lessons.units.tolist() == np.repeat(dataset.find_units(members), 4).tolist()
+    rows = dataset.take_training_rows(members, np.array([0, 1, 0]))
+    assert np.shares_memory(rows.features.features, viewed.features)
+    assert np.array_equal(rows.features[:], np.asarray(viewed.features)[members].reshape(12, -1))
+    assert rows.copies == 4
+    assert rows.folds.tolist() == [0] * 4 + [1] * 4 + [0] * 4
+    assert rows.targets.tolist() == np.repeat(dataset.targets[members], 4).tolist()
+    assert rows.units.tolist() == np.repeat(dataset.find_units(members), 4).tolist()
     assert np.array_equal(dataset.take_features(members)[:], np.asarray(viewed.features)[members][:, : viewed.dim // 4])
 
 
@@ -104,10 +107,8 @@ def test_views_of_an_item_are_never_on_both_sides_of_a_fold(viewed, monkeypatch)
         seen.append((np.asarray(folds).reshape(-1, 4), np.asarray(units).reshape(-1, 4)))
         return tune(head, X, y, folds, units=units, **others)
 
-    from featx.fitting import fitting
-
-    tune = fitting.tune
-    monkeypatch.setattr(fitting, "tune", spy)
+    tune = tuning.tune
+    monkeypatch.setattr(tuning, "tune", spy)
     fit(viewed, "ridge", views="augment")
     ((folds, units),) = seen
     assert (folds == folds[:, :1]).all()
@@ -185,6 +186,34 @@ def test_stores_are_compared_by_their_means(viewed, store, tmp_path):
     assert by_store["viewed"].test.accuracy == fit(viewed, "centroid").test.accuracy
     assert by_store["colour"].test.accuracy == fit(store, "centroid").test.accuracy
     assert any("mean over its 4 views" in note for note in comparison.notes)
+
+
+@pytest.mark.parametrize("views", VIEWS)
+@pytest.mark.parametrize("clf", ["ridge", "knn"])
+def test_fit_and_compare_give_the_same_test_for_any_views(viewed, clf, views):
+    options = featx.CompareOptions(folder=None, jobs=1, views=views)
+    best = featx.compare(viewed, clf, options=options).best
+    run = fit(viewed, clf, views=views)
+    assert best.test.accuracy == run.test.accuracy
+    assert best.test.log_loss == pytest.approx(run.test.log_loss, rel=1e-6)
+    assert best.head == run.head
+
+
+def test_other_views_are_other_jobs(viewed, store, tmp_path):
+    def count(stores, views):
+        featx.compare(stores, "centroid", options=featx.CompareOptions(folder=tmp_path, jobs=1, views=views))
+        return len(list((tmp_path / ".compare").iterdir()))
+
+    counts = [count(viewed, views) for views in VIEWS]
+    assert counts == [counts[0], 2 * counts[0], 3 * counts[0]]
+    assert count(store, "average") == count(store, "plain") == 4 * counts[0]
+
+
+def test_compare_refuses_views_like_fit(store):
+    with pytest.raises(UsageError, match="has no views to augment by; embed again with --views 4"):
+        featx.compare(store, "centroid", options=featx.CompareOptions(folder=None, views="augment"))
+    with pytest.raises(UsageError, match="views is 'mean'; it must be one of average, augment, plain"):
+        featx.CompareOptions(views="mean")
 
 
 def test_view_specs_are_public():

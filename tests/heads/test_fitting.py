@@ -6,7 +6,7 @@ from sklearn.metrics import log_loss
 
 from featx.errors import DataError, UnknownNameError
 from featx.heads import find_head, fit_head, make_head, tune
-from featx.heads.fitting import check_data, split_folds
+from featx.heads.fitting import check_data, count_parameters, split_folds
 from featx.registry import HEADS
 from featx.specs import HeadSpec
 
@@ -96,7 +96,7 @@ def test_a_class_of_one_item_is_learnt_and_said(name, wide):
     y = y.copy()
     y[7] = 9
     tuned, fitted = fit(name, X, y, folds)
-    assert any("target 9" in note and "in one fold only" in note for note in tuned.notes)
+    assert tuned.lonely == (9,)
     assert fitted.estimator.classes_.tolist() == [0, 1, 2, 3, 9]
     assert np.isfinite(fitted.estimator.predict_proba(X)).all()
     assert tuned.probabilities[7, 4] < 1e-6
@@ -157,3 +157,28 @@ def test_folds_that_cannot_be_used(folds, words):
 def test_an_unknown_scaling_is_refused(digits):
     with pytest.raises(UnknownNameError, match="no scaling is called 'minmax'"):
         fit_head(find_head("logreg"), *digits[:2], HeadSpec("logreg", scaling="minmax"), digits[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "expected"),
+    [
+        ("logreg", {"C": 1.0}, 3 * (6 + 1)),
+        ("ridge", {"alpha": 1.0}, 3 * (6 + 1)),
+        ("linear-svm", {"C": 1.0}, 3 * (6 + 1)),
+        ("lda", {"shrinkage": 0.1}, 3 * (6 + 1)),
+        ("centroid", {}, 3 * (6 + 1)),
+        ("mlp", {"hidden_layer_sizes": (4,), "max_iter": 500}, 4 * (6 + 1) + 3 * (4 + 1)),
+        ("knn", {"n_neighbors": 3}, None),
+        ("random-forest", {"n_estimators": 5}, None),
+        ("naive-bayes", {}, None),
+        ("svm", {}, None),
+        ("dummy", {}, None),
+    ],
+)
+def test_trained_parameters_are_counted(name, params, expected):
+    random = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    X = (random.normal(size=(60, 6)) + y[:, np.newaxis]).astype(np.float32)
+    head = find_head(name)
+    fitted = fit_head(head, X, y, HeadSpec(name, params, head.scalings[0]), np.arange(60) // 3 % 3)
+    assert count_parameters(fitted.estimator) == expected

@@ -11,6 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from featx.errors import DataError
 from featx.evaluation.metrics import make_roc_auc
 from featx.frameworks import keras, tf
+from featx.heads.early_stopping import EarlyStopping
 from featx.heads.networks import EPSILON, Architecture, TrainingPlan, Weights, compute_logits, take_probabilities
 from featx.heads.rows import BLOCK_BYTES
 
@@ -104,8 +105,8 @@ class KerasNetwork:
         n_watched = min(len(plan.train), max(len(plan.held), _FEWEST_WATCHED))
         watched = np.sort(plan.random.choice(plan.train, n_watched, replace=False))
         history: History = {}
-        best, lowest, waited = self._network.get_weights(), math.inf, 0
-        for _ in range(plan.epochs):
+        best, stopping = self._network.get_weights(), EarlyStopping()
+        for epoch in range(1, plan.epochs + 1):
             for features, chosen in _shuffle(plan, self._architecture.widths[0]):
                 learn(features, plan.targets[chosen], plan.weights[chosen])
             weights = self._network.get_weights()
@@ -114,16 +115,13 @@ class KerasNetwork:
                 record |= self._measure(plan, weights, plan.held, loss, "val_")
             _note(history, record | {"learning_rate": float(optimizer.learning_rate)})
             reached = record.get("val_loss", record["loss"])
-            if reached < lowest:
-                best, lowest, waited = weights, reached, 0
+            if stopping.watch(reached, epoch=epoch, patience=plan.patience):
+                best = weights
                 if plan.keep is not None:
                     plan.keep()
-            else:
-                waited += 1
-            if waited >= plan.patience:
+            if stopping.waited >= plan.patience:
                 break
-            if waited and waited % max(1, plan.patience // 2) == 0:
-                optimizer.learning_rate = float(optimizer.learning_rate) / 2
+            optimizer.learning_rate = plan.learning_rate * stopping.factor
         self._network.set_weights(best)
         return best, history
 

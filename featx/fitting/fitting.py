@@ -1,4 +1,4 @@
-"""Training a head on frozen features: choose on folds, refit, test once, bundle."""
+"""Fitting a head on frozen features: tune on folds, refit, test once, bundle."""
 
 import os
 import time
@@ -46,7 +46,7 @@ def fit(
     protocol: str | None = None,
     options: FitOptions = FIT_DEFAULTS,
 ) -> Run:
-    """Train a head on a store's features and report on items that it never saw.
+    """Fit a head on a store's features and report on held-out items.
 
     Hyper-parameters and scaling are chosen on folds inside the training split, the
     head is refitted on train and validation items, and the test is evaluated once.
@@ -54,8 +54,8 @@ def fit(
     Args:
         store: A store, or its path.
         clf: Name of a head (see `featx.registry.HEADS`); None for the protocol's, or `logreg`.
-        params: Hyper-parameters that are fixed; the others are chosen.
-        scaling: `none`, `standard` or `l2`; None chooses.
+        params: Hyper-parameters that are fixed; the others are tuned.
+        scaling: `none`, `standard` or `l2`; None tunes it.
         calibration: One of `featx.specs.CALIBRATIONS`; None for what the head needs.
         protocol: One of `featx.fitting.protocols.PROTOCOLS`; None for none.
         options: How to split and what to write.
@@ -65,18 +65,18 @@ def fit(
 
     Raises:
         UnknownNameError: If no head or parameter has that name.
-        DataError: If the items cannot be split or learnt from.
+        DataError: If the items cannot be split, or the head cannot be fitted to them.
         StoreFormatError: If the store is damaged.
     """
     chosen = find_protocol(protocol) if protocol else None
     name = clf or (chosen.head if chosen else "logreg")
     head, spec = plan_head(HeadSpec(name, params or {}, scaling, options.seed, calibration), chosen)
     if chosen is not None and chosen.shots and options.cv:
-        msg = f"the protocol {chosen.name} needs items that are held out for a test; leave out --cv"
+        msg = f"the protocol {chosen.name} needs a held-out test; leave out --cv"
         raise UsageError(msg)
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
     started = time.perf_counter()
-    refuse_damage([opened])  # a second for a gigabyte, and a head learns from noise without a word
+    refuse_damage([opened])  # a second per gigabyte; a head would be fitted on noise without a warning
     dataset = load_dataset(opened, group=options.group, views=options.views)
     outcome = (
         _cross_validate(head, spec, dataset, options)
@@ -134,7 +134,7 @@ def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions,
 
 
 def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions) -> _Outcome:
-    """Tune, fit and test inside each fold, so that no item is tested by a head that saw it; then ship one of all."""
+    """Tune, fit and test inside each fold, so that no item is tested by a head that was fitted on it; then fit all."""
     everything = np.ones(len(dataset), bool)
     outer = dataset.assign_folds(everything, options.cv, options.seed)
     probabilities = np.zeros((len(dataset), len(dataset.classes)))
@@ -144,9 +144,11 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
         probabilities[outer == fold] = _predict(fitted, dataset, outer == fold)
     held = outer >= 0
     alone = int((~held).sum())
-    notes = [f"{alone} items are alone in their class: trained on in every fold, and not tested"] if alone else []
+    notes = (
+        [f"{alone} items are alone in their class: they are trained on in every fold and never tested"] if alone else []
+    )
     if (dataset.splits != "").any():
-        notes.append("cross-validation takes all items together, whatever split the source puts them in")
+        notes.append("cross-validation uses all items and ignores the splits of the source")
     progress = _shift(options.progress, options.cv, options.cv + 1)
     fitted, tuned = _tune_and_fit(head, spec, dataset, everything, progress)
     folded = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
@@ -189,7 +191,7 @@ def _predict(fitted: FittedHead, dataset: Dataset, members: NDArray[np.bool_]) -
 
 
 def _shift(progress: Progress | None, part: int, parts: int) -> Progress | None:
-    """Show one of several equal parts of the work as that share of the whole."""
+    """Show the progress of one of several equal parts as that of the whole."""
     return None if progress is None else lambda done, total: progress(part * total + done, parts * total)
 
 
@@ -224,14 +226,14 @@ def _conclude(
 
 
 def _note_protocol(name: str, tuned: Tuned) -> list[str]:
-    """Note values of a protocol that these items are too few for."""
+    """Note values of a protocol that need more items."""
     notes = []
     for parameter, values in find_protocol(name).grid.items() if name else ():
         left = sorted(set(values) - {candidate.params[parameter] for candidate in tuned.candidates})
         if left:
             shown = ", ".join(f"{value:g}" for value in left)
             notes.append(
-                f"the protocol {name} asks for {parameter} {shown} too, for which the folds have too few items"
+                f"the protocol {name} also tries {parameter} {shown}, but the folds have too few items for that"
             )
     return notes
 
@@ -256,7 +258,7 @@ def _draft_bundle(run: Run, store: FeatureStore, dataset: Dataset, outcome: _Out
     ids, labels = store.ids[dataset.rows], dataset.labels
     truth = dataset.targets[outcome.tested]
     return Draft(
-        # What is learnt from the mean over views needs them of new images too; the others take the image itself.
+        # A head fitted on means over views needs the views of new images too; others take the image itself.
         embed_spec=store.spec if options.views == "average" else replace(store.spec, views=None),
         head_spec=run.head,
         classes=dataset.classes,

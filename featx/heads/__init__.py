@@ -1,4 +1,4 @@
-"""What learns: scikit-learn classifiers on features, their tuning, and the files that hold them."""
+"""Heads: scikit-learn classifiers on features, their tuning, and the files that hold them."""
 
 from featx.heads.fitting import FittedHead, fit_head, make_head
 from featx.heads.persistence import dump_head, load_head

@@ -32,19 +32,19 @@ from featx.options import Progress
 from featx.results import Candidate, name_candidate
 from featx.specs import HeadSpec
 
-#: Logarithm of the least probability in a log-loss, which is that of the scores themselves.
+#: Logarithm of the least probability in a log-loss, as in the scores themselves.
 _LOWEST = math.log(1e-12)
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What tuning chose, and how every item fared while it was held out.
+    """The choice of tuning, and the scores of every item while it was held out.
 
     Attributes:
-        spec: The winner, as what is fitted to all items.
-        best: The winner, and how well it did.
-        candidates: All that were tried, in the order tried.
-        classes: int (n_classes,), the targets that the columns of the probabilities stand for.
+        spec: The spec of the winner, to be fitted to all items.
+        best: The winner, and its accuracy.
+        candidates: All candidates, in the order tried.
+        classes: int (n_classes,), the target of each column of the probabilities.
         scores: float32 (n_items, n_classes), of the winner for each item while its fold (or
             itself, for a head that leaves out one item at a time) was held out.
         positions: int (n_items,), the true class of each item among `classes`.
@@ -53,8 +53,8 @@ class Tuned:
         notes: What a user should know.
         lonely: Targets whose items are all in one fold, and which are therefore wrong while that is held out;
             `describe_lonely` words a note on them.
-        fitted: The winner fitted to all of these items, with positions for classes, where that
-            costs no more than it took to choose it; else None.
+        fitted: The winner fitted to all of these items, with positions as classes, where tuning
+            has computed all that this takes; else None.
     """
 
     spec: HeadSpec
@@ -98,13 +98,13 @@ def tune(
     """Try the head's grid under its scalings on folds, and choose the best.
 
     The best has the highest accuracy on held-out items (balanced accuracy, where the user
-    asks for balanced classes); among equals the lowest
-    log-loss, if the head has probabilities before calibration; then the strongest
-    regularisation; then the scaling that comes first.
+    asks for balanced classes). Among equals, the lowest log-loss wins, if the head has
+    probabilities before calibration; then the strongest regularisation; then the scaling
+    that comes first.
 
-    No item's prediction comes from a model that learnt from it, but the best of many
-    is also the luckiest: the winner's accuracy is a little above what new items will
-    show, the more so the fewer the items (Cawley & Talbot 2010, section 5). A test
+    No item is predicted by a model that was trained on it, but the best of many is also the
+    luckiest: the winner's accuracy is a little above that on new items, and the more so the
+    fewer the items (Cawley & Talbot 2010, section 5). A test
     split that tuning has not seen has no such bias.
 
     Args:
@@ -113,8 +113,8 @@ def tune(
         y: int (n_items,), targets.
         folds: int (n_items,), the fold that holds each item out. Items that belong
             together, by group or by equal bytes, must be in one fold.
-        units: (n_items,), the group, or whatever else keeps items together, of each item: left
-            out as one by `ridge`, which leaves out items rather than folds. None for none.
+        units: (n_items,), items with equal values stay together: `ridge`, which leaves out
+            single items rather than folds, leaves them out together. None if each item is a unit.
         spec: Its `params` and `scaling`, where given, are not searched; its `seed` is used.
         progress: Called after each fit with how many are done, and how many there are.
 
@@ -122,7 +122,7 @@ def tune(
         The choice, the table of candidates and the held-out predictions.
 
     Raises:
-        DataError: If nothing can be learnt from these items and folds.
+        DataError: If the head cannot be fitted to these items and folds.
         UnknownNameError: If the spec names an unknown parameter or scaling.
         UsageError: If a parameter does not fit.
     """
@@ -273,20 +273,20 @@ def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) ->
         head: The row of the table.
         X: float32 (n_items, dim), features, not scaled; their spread sets the grid's unit.
         spec: What it fixes is not searched.
-        n_train: Items in the smallest part that a fold leaves to learn from.
+        n_train: The number of training items of the smallest fold.
 
     Raises:
-        DataError: If more neighbours are asked for than there are items.
+        DataError: If `n_neighbors` exceeds the number of items.
         UnknownNameError: If the spec names an unknown parameter or scaling.
         UsageError: If a parameter does not fit.
     """
     fixed = head.check_params(spec.params)
     plan = {}
     for scaling in head.scalings if spec.scaling is None else (spec.scaling,):
-        check_scaling(scaling)  # before anything is fitted
+        check_scaling(scaling)  # before any fit
         spread = measure_spread(X, scaling) if head.grid_unit or head.tol else 1.0
         if not 0 < spread < math.inf:
-            msg = f"the features' variance is {spread:g}, with which float32 cannot compute; scale them, or embed anew"
+            msg = f"the variance of the features is {spread:g}, out of the range of float32; scale them, or embed again"
             raise DataError(msg)
         unit = 10.0 ** round(math.log10(spread))
         rest = {}
@@ -302,9 +302,7 @@ def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) ->
         plan[scaling] = [params for params in grid if params.get("n_neighbors", 0) <= n_train]
         if not plan[scaling]:
             k = grid[-1]["n_neighbors"]
-            msg = (
-                f"{head.name} n_neighbors={k}, but a fold leaves {n_train} items to learn from; choose fewer neighbours"
-            )
+            msg = f"{head.name} n_neighbors={k}, but a fold leaves {n_train} items to train on; choose fewer neighbours"
             raise DataError(msg)
     return plan
 
@@ -337,13 +335,13 @@ def _rank(candidate: Candidate) -> tuple[float, float, int]:
 def _make_probabilities(
     method: str, problem: Problem, scores: NDArray[np.float32], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Turn scores into probabilities; what calibrates those of one fold is fitted to the others."""
+    """Turn scores into probabilities; the calibration of each fold is fitted to the other folds."""
     if method == "none":
         return special.softmax(scores.astype(np.float64), axis=1)
-    learnt = np.isfinite(scores[np.arange(len(scores)), problem.positions])
+    known = np.isfinite(scores[np.arange(len(scores)), problem.positions])
     probabilities = np.empty(scores.shape)
     for train, held in problem.splits:
-        rows = train[learnt[train]] if learnt[train].any() else np.flatnonzero(learnt)
+        rows = train[known[train]] if known[train].any() else np.flatnonzero(known)
         calibrator = Calibrator(method).fit(scores[rows], problem.positions[rows], weights[rows])
         probabilities[held] = calibrator.predict_proba(scores[held])
     return probabilities
@@ -370,7 +368,7 @@ def _find_lonely(problem: Problem, classes: NDArray[np.int64]) -> tuple[int, ...
 
 
 class _Troubles:
-    """The warnings of all candidates, told once each."""
+    """The warnings of all candidates, each reported once."""
 
     def __init__(self, head: Head) -> None:
         self._head = head
@@ -386,15 +384,15 @@ class _Troubles:
         for text in dict.fromkeys(text for _, text in self._found):
             names = list(dict.fromkeys(name for name, other in self._found if other == text))
             shown = "; ".join(names[:3]) + ("; ..." if len(names) > 3 else "")  # noqa: PLR2004 - a note is one line
-            chosen = "the best one among them" if str(best) in names else "not the best one"
+            chosen = "including the best" if str(best) in names else "not the best"
             notes.append(f"{self._head.name} {text} ({len(names)} of {n_candidates} candidates, {chosen}: {shown})")
         return notes
 
 
 def _note_edge(head: Head, best: Candidate, grid: Sequence[Mapping[str, Any]], spec: HeadSpec) -> list[str]:
-    """Note a best value at an end of a grid that has a unit, and so might go further."""
+    """Note a best value at the end of a grid that could be extended."""
     if not head.grid_unit or len(grid) < 2 or best.strength not in (0, len(grid) - 1):  # noqa: PLR2004 - no ends
         return []
     edge = next(name for name in head.grid if name not in spec.params)
     value = best.params[edge]
-    return [f"{head.name} {edge}={value} is best and at the end of what was tried; --param {edge}=... goes further"]
+    return [f"{head.name} {edge}={value} is best and at the end of the range tried; try more with --param {edge}=..."]

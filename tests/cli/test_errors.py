@@ -77,7 +77,7 @@ def test_wrong_heads_and_labels(featx_command, photos, tmp_path):
     expect(featx_command("fit", "features/flat.h5"), 1, "no labels")
     write_digits(tmp_path / "one", per_class=4, classes=1)
     featx_command("embed", "one", "--backbone", "colour", "--name", "one")
-    expect(featx_command("fit", "features/one.h5"), 1, "one class only")
+    expect(featx_command("fit", "features/one.h5"), 1, "only one class")
     write_digits(tmp_path / "s" / "train", per_class=4, classes=2)
     write_digits(tmp_path / "s" / "test", per_class=4, classes=3, skip=4)
     featx_command("embed", "s", "--backbone", "colour", "--name", "s")

@@ -73,7 +73,7 @@ def test_a_calibration_that_is_asked_for_is_used_and_recorded(store, tmp_path, c
 def test_balanced_classes_are_asked_of_heads_that_know_them(store):
     run = featx.fit(store, "ridge", params={"class_weight": "balanced"}, options=FitOptions(folder=None))
     assert run.head.params["class_weight"] == "balanced"
-    with pytest.raises(UsageError, match="knn cannot weight classes; of the heads, logreg, ridge"):
+    with pytest.raises(UsageError, match="knn cannot weight classes; choose one of logreg, ridge"):
         featx.fit(store, "knn", params={"class_weight": "balanced"}, options=FitOptions(folder=None))
 
 

@@ -125,7 +125,7 @@ def test_it_is_an_estimator():
         ([[-np.inf, -np.inf]], [0], "without any finite score"),
         ([[1.0, 2]], [0.5], "positions are float64"),
         ([[1.0, 2]], [0, 1], "positions are int64 of shape"),
-        ([[1.0, 2]], [2], "positions reach from 2 to 2"),
+        ([[1.0, 2]], [2], "positions range from 2 to 2"),
         ([[-np.inf, 2]], [0], "no item to calibrate with"),
     ],
 )

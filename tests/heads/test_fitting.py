@@ -106,7 +106,7 @@ def test_a_class_of_one_item_is_learnt_and_said(name, wide):
 def test_a_fit_that_does_not_converge_is_a_note_not_a_warning(digits):
     X, y, folds = digits
     fitted = fit_head(find_head("logreg"), X, y, HeadSpec("logreg", {"C": 1.0, "max_iter": 5}, "none"), folds)
-    assert fitted.notes == ("logreg did not converge in 5 iterations; --param max_iter=25 gives it more",)
+    assert fitted.notes == ("logreg did not converge in 5 iterations; allow more with --param max_iter=25",)
 
 
 def test_balanced_class_weights_help_the_rare_class(wide):
@@ -129,9 +129,9 @@ def test_balanced_class_weights_help_the_rare_class(wide):
 @pytest.mark.parametrize(
     ("X", "y", "words"),
     [
-        (np.zeros((3, 2)), [1, 1, 1], "one class only in 3 items"),
+        (np.zeros((3, 2)), [1, 1, 1], "only one class in 3 items"),
         (np.zeros((3, 2)), [0, 1, 1], "features of all 3 items are equal"),
-        ([[0, 1], [np.nan, 1], [1, 1]], [0, 1, 1], "1 items are not finite, first of item 1"),
+        ([[0, 1], [np.nan, 1], [1, 1]], [0, 1, 1], "1 items are not finite, the first is item 1"),
         (np.zeros((3, 2)), [0, 1], "shape"),
         (np.zeros(3), [0, 1, 1], "shape"),
     ],
@@ -145,7 +145,7 @@ def test_data_that_cannot_be_learnt(X, y, words):
     ("folds", "words"),
     [
         ([0, 0, 0, 0], "all 4 items are in one fold"),
-        ([0, 0, 1, 1], "leaves one class only"),
+        ([0, 0, 1, 1], "leaves only one class"),
         ([0, 1], "one fold each"),
     ],
 )

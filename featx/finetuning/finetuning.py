@@ -19,13 +19,13 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.protocol import LayerInfo
-from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle, write_table
+from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.embedding import check_image, embed_golden, make_spec
 from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.evaluation.plots import plot_reliability
 from featx.evaluation.reliability import measure_reliability
-from featx.files import make_folder, say_failures
+from featx.files import make_folder, say_failures, write_table
 from featx.finetuning.feature_maps import Cut, FineTuneData, prepare_data
 from featx.finetuning.first_head import FirstHead, FrozenFeatures, fit_first_head, plan_first_head
 from featx.finetuning.loop import CURVES, LoopState, Roles, TrainingLoop, TrainingSet, embed_items, stream_features
@@ -40,7 +40,6 @@ from featx.items.augmentation import draw_contact_sheet
 from featx.items.decoding import decode
 from featx.measuring import watch_memory
 from featx.options import FINETUNE_DEFAULTS, FineTuneOptions
-from featx.registry import TUNERS, resolve
 from featx.results import FineTuned, Run
 from featx.specs import FineTuneSpec, ImageSpec
 from featx.store.lock import StoreLock
@@ -265,7 +264,9 @@ def finetune(
     manifest = source if isinstance(source, Manifest) else read_source(source)
     load, network = _load_network(backbone, layer, pooling, weights, image, options)
     stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone)
-    trainable = resolve("trainable", "keras", TUNERS, "featx.tuners")(network, stages, spec)
+    from featx.finetuning.network import TrainableNetwork
+
+    trainable = TrainableNetwork(network, stages, spec)
     cut = Cut(trainable.frontier, trainable.map_shapes, trainable.has_frozen, trainable.obstacle)
     fields = {name: value for name, value in image.items() if name not in {"height", "width"}}
     options.reporter.begin("embedding")

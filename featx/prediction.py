@@ -12,7 +12,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.backbones import Backbone, load_backbone, locate_backbone
+from featx.backbones import Backbone
+from featx.backbones.loading import rebuild_backbone
 from featx.backbones.running import Runner
 from featx.bundle import Bundle, align_probabilities
 from featx.embedding import embed_golden
@@ -35,7 +36,7 @@ from featx.items.probing import MAX_PIXELS
 from featx.items.reading import Examined, count_views, examine, expand_views
 from featx.measuring import Timing
 from featx.options import EMBED_DEFAULTS, EmbedOptions
-from featx.specs import BackboneSpec, ImageSpec, ViewSpec
+from featx.specs import ImageSpec, ViewSpec
 
 #: With fewer images than that, converting the network takes longer than it saves.
 FEW_IMAGES = 256
@@ -262,29 +263,6 @@ def _count_images(wanted: Sequence[ViewSpec], image: ImageSpec) -> int:
         )
         raise UsageError(msg)
     return n_views
-
-
-def rebuild_backbone(spec: BackboneSpec, image: ImageSpec, backbone_file: Path | None) -> Backbone:
-    """Build the backbone that a spec describes, and check that its weights are the same.
-
-    Args:
-        spec: The backbone.
-        image: The size of its images.
-        backbone_file: The user's own network or weights, where the spec needs one.
-
-    Raises:
-        BundleError: If the weights differ from those in the spec.
-    """
-    uri, weights = locate_backbone(spec, backbone_file)
-    size = (image.height, image.width)
-    backbone = load_backbone(uri, layers=(spec.layer,), pooling=spec.pooling, weights=weights, image_size=size)
-    if backbone.weights_digest != spec.weights_digest:
-        msg = (
-            f"{spec.uri} has other weights here (sha256 {backbone.weights_digest[:12]}) than in training "
-            f"({spec.weights_digest[:12]}), so its features would mean something else"
-        )
-        raise BundleError(msg)
-    return backbone
 
 
 def list_images(sources: Manifest | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Manifest:

@@ -21,15 +21,6 @@ BACKBONES: dict[str, str] = {
     "colour": "featx.backbones.colour:load_colour",
 }
 
-#: What else than Keras can run a network.
-RUNTIMES: dict[str, str] = {"openvino": "featx.backbones.openvino:OpenVino"}
-
-#: What trains the networks of heads.
-TRAINERS: dict[str, str] = {"keras": "featx.heads.network_training:KerasNetwork"}
-
-#: What trains backbones together with heads.
-TUNERS: dict[str, str] = {"keras": "featx.finetuning.network:TunableNetwork"}
-
 #: Heads by their name on the command line.
 HEADS: dict[str, str] = {
     "logreg": "featx.heads.table:LOGREG",

@@ -127,7 +127,7 @@ def test_golden_pictures_that_come_out_otherwise_are_refused(bundle):
 
 def test_other_weights_are_refused(bundle):
     rewrite(bundle, embed__backbone__weights_digest="0" * 64)
-    with pytest.raises(BundleError, match="other weights"):
+    with pytest.raises(BundleError, match="the weights of colour differ from those that the features were made with"):
         Predictor.load(bundle)
 
 

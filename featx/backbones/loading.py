@@ -9,9 +9,9 @@ import numpy as np
 
 from featx.backbones.catalogue import APPLICATIONS
 from featx.backbones.protocol import Backbone, BackboneRequest, LayerInfo
-from featx.errors import BackboneError, UsageError
+from featx.errors import BackboneError, UsageError, WeightsError
 from featx.registry import BACKBONES, list_names, make_unknown_name_error, resolve
-from featx.specs import BackboneSpec
+from featx.specs import BackboneSpec, ImageSpec
 
 _GROUP = "featx.backbones"
 
@@ -70,6 +70,30 @@ def locate_backbone(spec: BackboneSpec, file: Path | None) -> tuple[str, str | N
     if spec.weights == "file":
         return spec.uri, str(file)
     return spec.uri, None if spec.weights == "computed" else spec.weights
+
+
+def rebuild_backbone(spec: BackboneSpec, image: ImageSpec, file: Path | None) -> Backbone:
+    """Build the backbone that a spec describes, and check that its weights are the same.
+
+    Args:
+        spec: The backbone.
+        image: The size of its images.
+        file: The user's own network or weights, where the spec needs one.
+
+    Raises:
+        WeightsError: If the weights differ from those in the spec.
+        BackboneError: If it cannot be built.
+    """
+    uri, weights = locate_backbone(spec, file)
+    size = (image.height, image.width)
+    backbone = load_backbone(uri, layers=(spec.layer,), pooling=spec.pooling, weights=weights, image_size=size)
+    if backbone.weights_digest != spec.weights_digest:
+        msg = (
+            f"the weights of {spec.uri} differ from those that the features were made with (sha256 "
+            f"{backbone.weights_digest[:12]} here, {spec.weights_digest[:12]} then); restore those weights"
+        )
+        raise WeightsError(msg)
+    return backbone
 
 
 def describe_layers(uri: str, *, image_size: tuple[int, int] | None = None) -> tuple[LayerInfo, ...]:

@@ -50,7 +50,7 @@ class OpenVino:
     is_on_gpu = False
     #: Measured on two cores: two images are within 5 % of the best for networks of all sizes, while of 8 on,
     #: feature maps may leave the cache. Where many cores share Python's lock, larger batches take it less often.
-    batch_sizes = (2, 8)
+    batch_sizes: tuple[int, ...] = (2, 8)
 
     def __init__(self, network: Any) -> None:  # noqa: ANN401 - a KerasBackbone, which this module cannot import
         self._shape = (network.height, network.width, 3)

@@ -17,13 +17,10 @@ from featx.errors import BackboneError, MissingExtraError, UsageError
 from featx.measuring import INFER, Timing
 from featx.options import EmbedOptions
 from featx.prefetching import prefetch
-from featx.registry import RUNTIMES, resolve
 
 # Each size is tried so often for so long; the best time counts, since a busy machine only adds to it.
 _TRIALS = 3
 _TRIAL_SECONDS = 0.15
-
-_GROUP = "featx.runtimes"
 
 #: What was converted in this process already; it takes 1 to 2 seconds.
 _converted: "weakref.WeakKeyDictionary[Backbone, Runtime]" = weakref.WeakKeyDictionary()
@@ -133,7 +130,9 @@ def _find_refusal(network: Backbone, native: Native) -> str:
 def _make_openvino(network: Backbone) -> Runtime:
     if network not in _converted:
         try:
-            _converted[network] = resolve("runtime", "openvino", RUNTIMES, _GROUP)(network)
+            from featx.backbones.openvino import OpenVino
+
+            _converted[network] = OpenVino(network)
         except MemoryError as error:
             msg = f"OpenVINO needs more memory for {network.uri} than there is ({error}); run it with --runtime keras"
             raise BackboneError(msg) from error

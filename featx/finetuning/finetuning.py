@@ -45,7 +45,6 @@ from featx.items.augmentation import draw_contact_sheet, parse_augmentation
 from featx.items.decoding import decode
 from featx.measuring import watch_memory
 from featx.options import FINETUNE_DEFAULTS, FineTuneOptions
-from featx.registry import TUNERS, resolve
 from featx.results import Run
 from featx.specs import FineTuneSpec, HeadSpec, ImageSpec
 from featx.store.lock import StoreLock
@@ -373,7 +372,9 @@ def finetune(
     manifest = source if isinstance(source, Manifest) else read_source(source)
     load, network = _load_network(backbone, layer, pooling, weights, image, options)
     stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone)
-    tuner = resolve("tuner", "keras", TUNERS, "featx.tuners")(network, stages, spec)
+    from featx.finetuning.network import TunableNetwork
+
+    tuner = TunableNetwork(network, stages, spec)
     cut = Cut(tuner.frontier, tuner.map_shapes, tuner.has_frozen, tuner.obstacle)
     fields = {name: value for name, value in image.items() if name not in {"height", "width"}}
     options.enter("embedding")

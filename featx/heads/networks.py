@@ -20,7 +20,6 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from featx.errors import UsageError
 from featx.heads.rows import FeatureRows
 from featx.heads.scaling import make_scaler
-from featx.registry import TRAINERS, resolve
 from featx.specs import OPTIMIZERS
 
 #: Added to a variance before its root is taken; Keras's own default.
@@ -476,7 +475,9 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         )
 
     def _make_trainer(self, seed: int) -> Any:  # noqa: ANN401 - a KerasNetwork, whose module imports TensorFlow
-        return resolve("trainer", "keras", TRAINERS, "featx.trainers")(self.plan_architecture(), seed)
+        from featx.heads.network_training import KerasNetwork
+
+        return KerasNetwork(self.plan_architecture(), seed)
 
     def _plan(
         self,

@@ -1,6 +1,8 @@
 """How a runtime is chosen, compared, and kept going; real runtimes are in test_openvino.py."""
 
+import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -68,15 +70,14 @@ class Other:
         return tuple(np.concatenate(parts) * np.float32(self.off_by) for parts in zip(*pieces, strict=True))
 
 
+def install(monkeypatch, make):
+    """Put a runtime in the place of OpenVINO."""
+    monkeypatch.setitem(sys.modules, "featx.backbones.openvino", SimpleNamespace(OpenVino=make))
+
+
 @pytest.fixture
 def other(monkeypatch):
-    monkeypatch.setitem(running.RUNTIMES, "openvino", f"{__name__}:Other")
-
-    def resolve(kind, name, table, group):
-        assert (kind, name, table) == ("runtime", "openvino", running.RUNTIMES)
-        return Other
-
-    monkeypatch.setattr(running, "resolve", resolve)  # this module cannot be imported by its name
+    install(monkeypatch, Other)
     return Other
 
 
@@ -119,12 +120,23 @@ def test_few_images_are_not_worth_a_conversion(other):
     assert make_runner(expected=9, few=10, runtime="openvino").prepare().name == "openvino"
 
 
-@pytest.mark.parametrize("error", [ModuleNotFoundError("No module named 'openvino'"), ImportError("libtbb.so")])
-def test_a_runtime_that_is_not_installed_is_said_and_done_without(monkeypatch, notes, error):
-    def resolve(*_):
-        raise error
+@pytest.fixture(params=["the package is missing", "a library of it is missing"])
+def broken(request, monkeypatch):
+    """OpenVINO that cannot be imported, or whose libraries cannot be loaded."""
+    if request.param == "the package is missing":
+        monkeypatch.delitem(sys.modules, "featx.backbones.openvino", raising=False)
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        return
 
-    monkeypatch.setattr(running, "resolve", resolve)
+    def fail(_):
+        msg = "libtbb.so"
+        raise ImportError(msg)
+
+    install(monkeypatch, fail)
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_runtime_that_is_not_installed_is_said_and_done_without(notes):
     assert choose_runtime(Network(), "auto").name == "keras"
     assert any("Keras runs the network, which takes longer: OpenVINO is not installed" in note for note in notes())
     with pytest.raises(MissingExtraError, match="pip install openvino") as caught:
@@ -137,7 +149,7 @@ def test_a_network_that_cannot_be_converted_is_said_and_run_by_keras(monkeypatch
         msg = "OpenVINO cannot run patches (no such operation)"
         raise BackboneError(msg)
 
-    monkeypatch.setattr(running, "resolve", lambda *_: refuse)
+    install(monkeypatch, refuse)
     assert choose_runtime(Network(), "auto").name == "keras"
     assert any("no such operation" in note for note in notes())
     assert len(notes()) == 1

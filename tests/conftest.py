@@ -8,8 +8,6 @@ from runs import draw
 
 import featx
 
-pytest.register_assert_rewrite("contracts.backbone")
-
 SHARED = Path(os.environ.get("FEATX_SHARED", Path(__file__).resolve().parents[2] / "shared")).resolve()
 
 

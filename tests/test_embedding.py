@@ -9,7 +9,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from contracts.backbone import BackboneContract
 from PIL import Image
 from runs import (
     AN_HOUR_AGO,
@@ -47,6 +46,7 @@ from featx.errors import (
 )
 from featx.golden import make_golden_files
 from featx.items.folders import FolderReader
+from featx.testing import BackboneContract
 
 PIXELS = {"height": SIDE, "width": SIDE}
 

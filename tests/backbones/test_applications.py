@@ -8,13 +8,13 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from contracts.backbone import BackboneContract
 from photos import check_rows, make_photos
 
 from featx.backbones import describe_layers, load_backbone
 from featx.backbones.applications import name_layers
 from featx.backbones.catalogue import APPLICATIONS
 from featx.errors import BackboneError, UnknownNameError
+from featx.testing import BackboneContract
 
 pytestmark = pytest.mark.keras
 

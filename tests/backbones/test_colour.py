@@ -4,13 +4,13 @@ import sys
 
 import numpy as np
 import pytest
-from contracts.backbone import BackboneContract
 from hypothesis import given
 from hypothesis import strategies as st
 
 from featx.backbones.colour import load_colour
 from featx.backbones.protocol import BackboneRequest
 from featx.errors import BackboneError, UnknownNameError
+from featx.testing import BackboneContract
 
 
 class TestColour(BackboneContract):

@@ -11,13 +11,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from contracts.backbone import BackboneContract
 from photos import make_photos
 
 from featx.backbones import load_backbone
 from featx.backbones.openvino import OpenVino
 from featx.backbones.running import choose_runtime, measure_runtime_drift
 from featx.errors import BackboneError
+from featx.testing import BackboneContract
 
 pytestmark = pytest.mark.keras
 

@@ -4,7 +4,6 @@ import sys
 import keras
 import numpy as np
 import pytest
-from contracts.backbone import BackboneContract
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.linear_model import LogisticRegression
@@ -14,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from featx.backbones.protocol import BackboneRequest
 from featx.backbones.scattering import LUMINANCE, build_scattering, load_scattering
 from featx.errors import BackboneError, WeightsError
+from featx.testing import BackboneContract
 
 pytestmark = pytest.mark.keras
 

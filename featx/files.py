@@ -6,6 +6,7 @@ one that declares more is damaged or a bomb.
 """
 
 import contextlib
+import csv
 import glob
 import io
 import math
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     pass
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -216,3 +217,29 @@ def write_result(path: Path, result: Result) -> None:
         finally:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+#: Columns of equal length, by name.
+Table = Mapping[str, Sequence[Any] | NDArray[Any]]
+
+
+def write_json(values: Mapping[str, Any], path: Path) -> None:
+    """Write values as indented JSON.
+
+    Raises:
+        OSError: If the file cannot be written.
+        ValueError: If a number is not finite.
+    """
+    path.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_table(columns: Table, path: Path) -> None:
+    """Write columns of equal length as CSV.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))

@@ -167,20 +167,20 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((8, 8, 3)), "its pixels are float64, and must be uint8 from 0 to 255, not scaled"),
+        (np.zeros((8, 8, 3)), "its pixels are float64; they must be uint8 from 0 to 255, not scaled"),
         (np.zeros((8, 8, 3), np.float32), "its pixels are float32"),
         (np.zeros((8, 8, 3), bool), "its pixels are bool"),
         (
             np.zeros((3, 8, 8), np.uint8),
-            r"its shape is \(3, 8, 8\), and must be \(height, width, 3\) or \(height, width\)",
+            r"its shape is \(3, 8, 8\); it must be \(height, width, 3\) or \(height, width\)",
         ),
         (np.zeros((8, 8, 4), np.uint8), r"its shape is \(8, 8, 4\)"),
         (np.zeros((8, 8, 3, 1), np.uint8), r"its shape is \(8, 8, 3, 1\)"),
         (np.zeros(8, np.uint8), r"its shape is \(8,\)"),
         (np.zeros((0, 8, 3), np.uint8), r"its shape is \(0, 8, 3\)"),
         (np.array(["a.png"]), "its pixels are <U5"),
-        (np.uint8(3), "it is a uint8, and must be a path or a uint8 array"),
-        (Image.new("P", (8, 8)), "it is a Image, and must be a path or a uint8 array"),
+        (np.uint8(3), "it is a uint8; it must be a path or a uint8 array"),
+        (Image.new("P", (8, 8)), "it is a Image; it must be a path or a uint8 array"),
         (None, "it is a NoneType"),
         (b"photo.png", "it is a bytes"),
         ([[0, 0]], "it is a list"),
@@ -194,10 +194,10 @@ def test_what_is_no_image_is_refused_with_its_position(paths, image, message):
 @pytest.mark.parametrize(
     ("X", "message"),
     [
-        ("photo.png", "X is one path, 'photo.png'; give a list of images"),
+        ("photo.png", "X is a single path, 'photo.png'; pass a list of images"),
         (Path("photo.png"), "X is one path"),
-        (np.zeros((64, 64, 3), np.uint8), r"X is one image, of shape \(64, 64, 3\); give a list of images"),
-        (pd.DataFrame({"path": ["photo.png"]}), r"X is a table; give one of its columns, such as X\['path'\]"),
+        (np.zeros((64, 64, 3), np.uint8), r"X is a single image of shape \(64, 64, 3\); pass a list of images"),
+        (pd.DataFrame({"path": ["photo.png"]}), r"X is a table; pass one of its columns, such as X\['path'\]"),
     ],
 )
 def test_what_is_no_collection_of_images_is_refused(X, message):
@@ -215,7 +215,7 @@ def test_what_is_no_collection_of_images_is_refused(X, message):
         ({"backbone": "colour", "weights": "imagenet"}, BackboneError, "are computed"),
         ({"backbone": "colour", "image_size": 0}, UsageError, "image size is 0x0 px"),
         ({"backbone": "colour", "image_size": 64.0}, UsageError, "image size is 64.0x64.0 px"),
-        ({"backbone": "colour", "image_size": (64, 64, 3)}, UsageError, "give height and width"),
+        ({"backbone": "colour", "image_size": (64, 64, 3)}, UsageError, "it must be height and width"),
         ({"backbone": "colour", "batch_size": 0}, UsageError, "batch_size is 0; it must be at least 1"),
     ],
 )

@@ -128,5 +128,7 @@ def test_a_strangers_views_are_checked(averaging, runs, views, tmp_path):
 
 def test_views_of_views_that_no_memory_holds_are_refused(averaging, others, monkeypatch):
     monkeypatch.setattr("featx.prediction.MAX_PIXELS", 10**7)
-    with pytest.raises(UsageError, match=r"1,001 times 4 images of \d+x\d+ px, more than .*; ask for fewer --views"):
+    with pytest.raises(
+        UsageError, match=r"1,001 times 4 images of \d+x\d+ px, more than the limit of .*; use fewer --views"
+    ):
         next(averaging.predict(others, views=ViewSpec(1000, "flip")))

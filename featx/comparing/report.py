@@ -12,7 +12,7 @@ from rich.cells import cell_len
 
 from featx.evaluation.figure import NAME_CELLS
 from featx.evaluation.paired import SIGNIFICANCE, Paired
-from featx.files import say_failures
+from featx.files import say_failures, write_json
 from featx.heads import find_head
 from featx.results import FINE_TUNED, FROZEN, Comparison, ComparisonRow
 from featx.specs import HeadSpec
@@ -106,8 +106,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "comparison.md").write_text(to_markdown(comparison), encoding="utf-8")
         _write_csv(folder / "comparison.csv", comparison)
-        text = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
+        write_json(comparison.to_dict(), folder / "comparison.json")
         plot_costs(
             _name_points(able),
             [_add_seconds(standing) for standing in able],

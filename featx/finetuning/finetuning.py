@@ -20,13 +20,13 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.protocol import LayerInfo
-from featx.bundle import Draft, align_probabilities, write_bundle, write_table
+from featx.bundle import Draft, align_probabilities, write_bundle
 from featx.embedding import check_image, embed_golden, make_spec
 from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.evaluation.plots import plot_reliability
 from featx.evaluation.reliability import measure_reliability
-from featx.files import make_folder, say_failures
+from featx.files import make_folder, say_failures, write_table
 from featx.finetuning.feature_maps import Cut, Supply, supply_items
 from featx.finetuning.loop import CURVES, Course, Lesson, Progressed, Roles, embed_items, stream_features
 from featx.finetuning.unfreezing import Stage, normalize_plan, plan_stages

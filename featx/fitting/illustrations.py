@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from featx.bundle import write_table
 from featx.evaluation.plots import plot_history, plot_learning, plot_path, plot_reliability, write_history
 from featx.evaluation.reliability import Reliability, measure_reliability
+from featx.files import write_table
 from featx.heads import Candidate, FittedHead, Tuned
 from featx.heads.networks import NetworkClassifier
 from featx.results import Curve

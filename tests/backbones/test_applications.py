@@ -244,14 +244,14 @@ def test_truth_values_are_read_as_such():
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("vgg16?alpha=1", "vgg16 takes the arguments precision, not alpha"),
+        ("vgg16?alpha=1", "vgg16 takes the arguments precision; leave out alpha"),
         (
             "vgg16?precision=int8",
             "precision of vgg16 is .int8.; it must be one of float32, mixed_bfloat16, mixed_float16",
         ),
         (
             "mobilenet?width=2&alpha=1",
-            "mobilenet takes the arguments alpha, depth_multiplier, dropout, precision, not width",
+            "mobilenet takes the arguments alpha, depth_multiplier, dropout, precision; leave out width",
         ),
         ("mobilenet?include_top=true&weights=none", "not include_top, weights"),
         ("mobilenet?alpha=wide", "alpha of mobilenet is 'wide'; it must be a number, such as 1.0"),

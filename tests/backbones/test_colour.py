@@ -50,7 +50,7 @@ def test_a_mean_belongs_to_its_cell():
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (BackboneRequest("colour", {"bins": "8"}), "takes no arguments, not bins"),
+        (BackboneRequest("colour", {"bins": "8"}), "takes no arguments; leave out bins"),
         (BackboneRequest("colour", weights="imagenet"), "are computed"),
         (BackboneRequest("colour", pooling="avg"), "use none"),
         (BackboneRequest("colour", height=60), "multiples of 8 px, not 60x64"),

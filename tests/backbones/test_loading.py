@@ -90,9 +90,9 @@ def test_what_is_no_backbone_is_unknown(uri):
         ({"image_size": (0, 64)}, "image size is 0x64 px; both must be whole numbers, at least 1"),
         ({"image_size": (64, -8)}, "image size is 64x-8 px"),
         ({"image_size": (64.0, 64.0)}, r"image size is 64\.0x64\.0 px"),
-        ({"image_size": 64}, r"image_size is 64; give height and width, such as \(224, 224\)"),
+        ({"image_size": 64}, r"image_size is 64; it must be height and width, such as \(224, 224\)"),
         ({"image_size": (64, 64, 3)}, r"image_size is \(64, 64, 3\)"),
-        ({"layers": "colour"}, r"layers is 'colour', and must be a list: layers=\['colour'\]"),
+        ({"layers": "colour"}, r"layers is 'colour'; it must be a list: layers=\['colour'\]"),
         ({"layers": -1}, r"must be a list: layers=\[-1\]"),
     ],
 )

@@ -89,7 +89,7 @@ def test_a_vector_is_kept(network, images, pooling):
 
 @pytest.mark.parametrize("pooling", ["avg", "max", "avgmax", "gem"])
 def test_a_vector_cannot_be_reduced(network, pooling):
-    with pytest.raises(BackboneError, match=f"layer 'head' gives vectors, which pooling '{pooling}' cannot reduce"):
+    with pytest.raises(BackboneError, match=f"layer 'head' returns vectors, which pooling '{pooling}' cannot reduce"):
         make_backbone(network, uri="test", weights="none", layers=["conv", "head"], pooling=pooling)
 
 

@@ -167,7 +167,7 @@ def test_a_batch_for_which_there_is_no_memory_is_halved():
     done = subprocess.run([sys.executable, "-c", _STARVED], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert 1 <= int(done.stdout) < 4096
-    assert "batches of 4096 do not fit into the memory; going on with 2048" in done.stderr
+    assert "batches of 4096 do not fit into the memory; continuing with 2048" in done.stderr
 
 
 def test_nothing_is_reported_to_the_makers_of_openvino():

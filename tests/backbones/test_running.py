@@ -102,7 +102,7 @@ def test_a_gpu_and_reduced_precision_are_left_to_keras(other):
     network = Network()
     network.precision = "bfloat16"
     assert choose_runtime(network, "auto").name == "keras"
-    with pytest.raises(UsageError, match="patches is computed in bfloat16, which only Keras does; leave out --runtime"):
+    with pytest.raises(UsageError, match="patches is computed in bfloat16, which only Keras supports; leave out"):
         choose_runtime(network, "openvino")
 
 
@@ -346,7 +346,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(other, monkeypatch, notes):
     check(list(runner.stream(draw(103))), draw(103))
     assert runner.batch_size == 4
     assert notes() == [
-        f"batches of {size} do not fit into the memory; going on with {size // 2}" for size in (32, 16, 8)
+        f"batches of {size} do not fit into the memory; continuing with {size // 2}" for size in (32, 16, 8)
     ]
 
 
@@ -379,7 +379,7 @@ def test_memory_that_runs_out_later_halves_the_batch_too(other, monkeypatch):
 
 def test_one_image_that_does_not_fit_is_an_error(other, monkeypatch):
     monkeypatch.setattr(Other, "most", 0)
-    with pytest.raises(BackboneError, match="one image does not fit into the memory for patches: it is too much"):
+    with pytest.raises(BackboneError, match="not enough memory to run patches on one image: it is too much"):
         list(make_runner(runtime="openvino").stream(draw(4)))
 
 

@@ -80,7 +80,8 @@ def check_refused(path):
     with pytest.raises(WeightsError) as caught:
         load_backbone(SMALL, weights=str(path), image_size=(32, 32))
     message = str(caught.value)
-    assert message.startswith(f"{path} does not fit MobileNet without its classifier, for which ")
+    assert message.startswith(f"{path} does not match MobileNet without its classifier (")
+    assert message.endswith("); use another file, such as those of Keras that end in notop.h5 or no_top.h5")
     assert "\n" not in message
     assert len(message) < len(str(path)) + 400
 

@@ -190,7 +190,7 @@ def test_a_head_without_what_it_learnt_is_refused(bundle):
         broken = copy.deepcopy(head)
         delattr(broken[-1], name)
         write_head(bundle, broken)
-        check_refused(bundle, "holds a Pipeline, which is no fitted head|its parts do not fit")
+        check_refused(bundle, "holds a Pipeline, which is no fitted head|its parts do not match")
     write_head(bundle, Pipeline([("classifier", "passthrough")]))
     with pytest.raises(BundleError, match="no fitted head"):
         load_head(bundle / "head.skops")

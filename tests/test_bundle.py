@@ -15,11 +15,11 @@ from featx.prediction import Predictor
 
 @pytest.fixture
 def bundle(store, tmp_path):
-    """A bundle of its own for each test, which may break it."""
+    """A new bundle for each test, which may damage it."""
     return featx.fit(store, "centroid", options=FitOptions(folder=tmp_path / "runs")).bundle
 
 
-def test_a_bundle_opens_with_what_was_written(bundle, store):
+def test_a_bundle_opens_with_its_content(bundle, store):
     opened = Bundle.open(bundle)
     assert opened.embed_spec == store.spec
     assert opened.classes == tuple(store.classes)
@@ -118,7 +118,7 @@ def test_a_pickle_is_never_loaded(bundle):
         Predictor.load(bundle)
 
 
-def test_golden_pictures_that_come_out_otherwise_are_refused(bundle):
+def test_golden_pictures_with_other_features_are_refused(bundle):
     with np.load(bundle / "golden.npz") as arrays:
         changed = {**arrays, "features": arrays["features"] + np.float32(0.01)}
     np.savez(bundle / "golden.npz", **changed)

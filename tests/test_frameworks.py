@@ -37,7 +37,7 @@ def test_other_settings_of_keras_are_an_error():
         "    except BackboneError as error:\n"
         "        print(error)\n"
         "from featx.errors import BackboneError\n"
-        # What KERAS_BACKEND=jax and a keras.json do to a process that imports Keras before featx.
+        # This has the effect of KERAS_BACKEND=jax and a keras.json in a process that imports Keras before featx.
         "config._BACKEND = 'jax'\n"
         "load()\n"
         "config._BACKEND = 'tensorflow'\n"

@@ -56,7 +56,7 @@ def test_a_mean_belongs_to_its_cell():
         (BackboneRequest("colour", height=60), "multiples of 8 px, not 60x64"),
     ],
 )
-def test_what_it_does_not_have_is_refused(request_, message):
+def test_unsupported_requests_are_refused(request_, message):
     with pytest.raises(BackboneError, match=message):
         load_colour(request_)
 

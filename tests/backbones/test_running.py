@@ -1,4 +1,4 @@
-"""How a runtime is chosen, compared, and kept going; real runtimes are in test_openvino.py."""
+"""Choosing, comparing and running a runtime; the real one is tested in test_openvino.py."""
 
 import sys
 import threading
@@ -17,13 +17,13 @@ SIDE = 8
 
 
 def draw(count, missing=()):
-    """Numbered images, of which some are not there."""
+    """Numbered images, some of them missing."""
     images = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
     return [(number, None if number in missing else image) for number, image in enumerate(images)]
 
 
 def check(found, images):
-    """Check that each image has the features that the network gives it, in order."""
+    """Check that each image has the features of the network, in order."""
     assert [key for keys, _ in found for key in keys] == [key for key, _ in images]
     expected = Network().embed(np.stack([image for _, image in images if image is not None]))
     for ours, theirs in zip(zip(*(features for _, features in found), strict=True), expected, strict=True):
@@ -31,7 +31,7 @@ def check(found, images):
 
 
 class Network(Patches):
-    """A backbone that says that Keras runs it, as far as `Runner` can tell."""
+    """A backbone that `Runner` takes for a Keras network."""
 
     model = None
     precision = "float32"
@@ -41,7 +41,7 @@ class Network(Patches):
 
 
 class Other:
-    """A runtime beside Keras, off by a factor; it can hold so many images at one time."""
+    """A runtime other than Keras whose results are off by a factor, and that holds a limited number of images."""
 
     name = "openvino"
     is_on_gpu = False
@@ -71,7 +71,7 @@ class Other:
 
 
 def install(monkeypatch, make):
-    """Put a runtime in the place of OpenVINO."""
+    """Replace OpenVINO by another runtime."""
     monkeypatch.setitem(sys.modules, "featx.backbones.openvino", SimpleNamespace(OpenVino=make))
 
 
@@ -94,7 +94,7 @@ def test_openvino_runs_keras_networks_by_default(other):
     assert make_runner(runtime="keras").prepare().name == "keras"
 
 
-def test_a_gpu_and_reduced_precision_are_left_to_keras(other):
+def test_keras_runs_on_a_gpu_and_in_reduced_precision(other):
     network = Network()
     network.is_on_gpu = True
     assert choose_runtime(network, "auto").name == "keras"
@@ -106,7 +106,7 @@ def test_a_gpu_and_reduced_precision_are_left_to_keras(other):
         choose_runtime(network, "openvino")
 
 
-def test_what_numpy_computes_needs_no_runtime():
+def test_a_numpy_backbone_needs_no_runtime():
     colour = load_backbone("colour")
     assert choose_runtime(colour, "auto").name == "numpy"
     for name in ("keras", "openvino"):
@@ -136,7 +136,7 @@ def broken(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("broken")
-def test_a_runtime_that_is_not_installed_is_said_and_done_without(notes):
+def test_a_runtime_that_is_not_installed_is_reported_and_not_used(notes):
     assert choose_runtime(Network(), "auto").name == "keras"
     assert any("Keras runs the network, which takes longer: OpenVINO is not installed" in note for note in notes())
     with pytest.raises(MissingExtraError, match="pip install openvino") as caught:
@@ -144,7 +144,7 @@ def test_a_runtime_that_is_not_installed_is_said_and_done_without(notes):
     assert caught.value.exit_code == 3
 
 
-def test_a_network_that_cannot_be_converted_is_said_and_run_by_keras(monkeypatch, notes):
+def test_a_network_that_cannot_be_converted_is_reported_and_run_by_keras(monkeypatch, notes):
     def refuse(_):
         msg = "OpenVINO cannot run patches (no such operation)"
         raise BackboneError(msg)
@@ -163,7 +163,7 @@ def test_a_network_is_converted_once_in_a_process(other):
     assert choose_runtime(Network(), "auto") is not choose_runtime(network, "auto")
 
 
-def test_nothing_is_converted_where_there_is_nothing_to_embed(other):
+def test_nothing_is_converted_if_there_is_nothing_to_embed(other):
     runner = make_runner()
     assert list(runner.stream([])) == []
     ((keys, (pixels, _)),) = runner.stream([("none", None), ("nor here", None)])
@@ -188,7 +188,7 @@ def test_batches_come_in_order_with_their_features(other, count, missing, name):
     assert (runner.name, runner.drift) == ({"auto": "openvino"}.get(name, name), 0.0)
 
 
-def test_images_are_taken_a_few_batches_ahead_and_no_more(other):
+def test_images_are_read_only_a_few_batches_ahead(other):
     taken = []
 
     def take():
@@ -218,7 +218,7 @@ def test_an_error_of_the_images_ends_the_stream_and_its_threads(other):
 # Comparing
 
 
-def test_a_runtime_that_differs_is_said_once_recorded_and_not_used(other, monkeypatch, notes):
+def test_a_runtime_that_differs_is_reported_once_recorded_and_not_used(other, monkeypatch, notes):
     monkeypatch.setattr(Other, "off_by", 1.001)
     network = Network()
     for _ in range(2):
@@ -233,7 +233,7 @@ def test_a_runtime_that_differs_is_said_once_recorded_and_not_used(other, monkey
     )
 
 
-def test_a_runtime_that_was_asked_for_and_differs_is_an_error(other, monkeypatch):
+def test_a_named_runtime_that_differs_is_an_error(other, monkeypatch):
     monkeypatch.setattr(Other, "off_by", 1.001)
     with pytest.raises(BackboneError, match=r"openvino cannot run patches: it differs .* run it with --runtime keras"):
         list(make_runner(runtime="openvino").stream(draw(4)))
@@ -253,7 +253,7 @@ def test_a_runtime_that_fails_on_the_first_batch_is_not_used(other, monkeypatch,
         list(make_runner(runtime="openvino").stream(draw(4)))
 
 
-def test_a_runtime_that_gives_no_numbers_is_refused_with_an_infinite_drift(other, monkeypatch):
+def test_a_runtime_that_returns_nan_is_refused_with_an_infinite_drift(other, monkeypatch):
     monkeypatch.setattr(Other, "off_by", np.nan)
     runner = make_runner()
     check(list(runner.stream(draw(8))), draw(8))
@@ -268,7 +268,7 @@ def test_a_difference_within_the_limit_is_recorded(other, monkeypatch):
     assert 0 < runner.drift <= MAX_RUNTIME_DRIFT
 
 
-def test_keras_compares_as_many_images_as_it_can_hold(other, monkeypatch):
+def test_keras_compares_as_many_images_as_fit_into_the_memory(other, monkeypatch):
     class Narrow(Network):
         compared = ()
 
@@ -312,13 +312,13 @@ def test_features_that_are_all_zero_do_not_differ():
 # Batch sizes and memory
 
 
-def test_the_batch_size_that_is_asked_for_is_taken(other):
+def test_the_batch_size_of_the_options_is_used(other):
     runner = make_runner(batch_size=7, expected=10**6)
     assert runner.batch_size == 7
     assert runner.prepare().sizes == [7]
 
 
-def test_sizes_are_tried_out_where_there_are_many_images(other, monkeypatch):
+def test_sizes_are_tried_if_there_are_many_images(other, monkeypatch):
     rates = {4: 100.0, 1: 109.0, 16: 50.0}
     monkeypatch.setattr(running, "measure_rate", lambda _runtime, size, _shape: rates[size])
     assert make_runner(expected=4999).batch_size == 4
@@ -327,7 +327,7 @@ def test_sizes_are_tried_out_where_there_are_many_images(other, monkeypatch):
     assert make_runner(expected=5000).batch_size == 1
 
 
-def test_a_trial_measures_what_runs(other):
+def test_a_trial_measures_a_rate(other):
     runtime = Other(Network())
     assert running.measure_rate(runtime, 5, (SIDE, SIDE, 3)) > 0
     assert runtime.sizes == [5]
@@ -340,7 +340,7 @@ def test_a_size_that_does_not_fit_is_not_chosen(other, monkeypatch):
     assert make_runner(expected=10**6).batch_size <= 4
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(other, monkeypatch, notes):
+def test_out_of_memory_halves_the_batch_and_continues(other, monkeypatch, notes):
     monkeypatch.setattr(Other, "most", 5)
     runner = make_runner(batch_size=32)
     check(list(runner.stream(draw(103))), draw(103))
@@ -363,7 +363,7 @@ def test_a_size_that_cannot_be_prepared_is_halved(other, monkeypatch):
     check(list(runner.stream(draw(20))), draw(20))
 
 
-def test_memory_that_runs_out_later_halves_the_batch_too(other, monkeypatch):
+def test_running_out_of_memory_later_halves_the_batch_too(other, monkeypatch):
     embed = Other.embed
     runner = make_runner(batch_size=16)
 
@@ -377,13 +377,13 @@ def test_memory_that_runs_out_later_halves_the_batch_too(other, monkeypatch):
     assert runner.batch_size == 4
 
 
-def test_one_image_that_does_not_fit_is_an_error(other, monkeypatch):
+def test_one_image_that_does_not_fit_into_the_memory_is_an_error(other, monkeypatch):
     monkeypatch.setattr(Other, "most", 0)
     with pytest.raises(BackboneError, match="not enough memory to run patches on one image: it is too much"):
         list(make_runner(runtime="openvino").stream(draw(4)))
 
 
-def test_a_backbone_by_itself_takes_batches_of_the_size_that_fits():
+def test_a_backbone_without_a_runtime_gets_batches_of_the_size_that_fits():
     class Small(Network):
         sizes = ()
 

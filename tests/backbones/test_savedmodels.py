@@ -22,7 +22,7 @@ SIDE = 16
 
 
 def build(*parts, side=SIDE, dtype="float32", channels=3):
-    """Build a functional model of parts that ends in two probabilities."""
+    """Build a functional model of some layers that ends in two probabilities."""
     pixels = keras.Input((side, side, channels), dtype=dtype)
     x = pixels
     for part in parts:
@@ -57,7 +57,7 @@ def predict(model, images, layer):
     return keras.Model(model.input, model.get_layer(layer).output)(images.astype(np.float32), training=False).numpy()
 
 
-def test_a_saved_model_gives_what_keras_predicts(saved, trained, images, capfd):
+def test_a_saved_model_returns_what_keras_predicts(saved, trained, images, capfd):
     backbone = load_backbone(f"file:{saved}")
     (found,) = backbone.embed(images)
     assert np.allclose(found, trained.predict(images.astype(np.float32), verbose=0), rtol=1e-4)
@@ -76,7 +76,7 @@ def test_a_saved_model_is_cut_where_its_layers_are_called_as_the_user_called_the
     assert [row.name for row in describe_layers(f"file:{saved}")] == [layer.name for layer in trained.layers]
 
 
-def test_its_uri_names_the_content_wherever_it_lies(saved, tmp_path):
+def test_its_uri_depends_on_the_content_of_the_file_only(saved, tmp_path):
     before = load_backbone(f"file:{saved}")
     moved = tmp_path / "elsewhere" / "other.keras"
     moved.parent.mkdir()
@@ -222,7 +222,7 @@ def test_the_uri_can_say_how_pixels_are_scaled(tmp_path, images, caplog, mode):
     assert caplog.records == []
 
 
-def test_a_model_that_does_not_say_so_gets_a_note(tmp_path, images, caplog):
+def test_a_model_without_declared_scaling_gets_a_note(tmp_path, images, caplog):
     model = build()
     model.save(tmp_path / "bare.keras")
     backbone = load_backbone(f"file:{tmp_path / 'bare.keras'}", layers=["conv"])
@@ -254,7 +254,7 @@ def test_a_model_that_scales_its_pixels_gets_no_note(tmp_path, caplog, part):
     assert caplog.records == []
 
 
-def test_scaling_after_the_first_trained_layer_is_no_scaling_of_pixels(tmp_path, caplog):
+def test_scaling_after_the_first_trained_layer_does_not_scale_pixels(tmp_path, caplog):
     build(layers.Conv2D(3, 1), layers.Rescaling(1 / 255)).save(tmp_path / "model.keras")
     load_backbone(f"file:{tmp_path / 'model.keras'}")
     assert len(caplog.records) == 1
@@ -286,7 +286,7 @@ def test_a_missing_file_is_named(tmp_path):
     check_refused("", "there is no file")
 
 
-def test_another_format_is_refused_with_the_way_out(tmp_path):
+def test_another_format_is_refused_with_a_way_to_convert_it(tmp_path):
     build().save(tmp_path / "old.h5")
     check_refused(tmp_path / "old.h5", r"is not a \.keras file; load it in Keras and save it with model\.save")
     (tmp_path / "text.keras").write_text("no model")
@@ -341,23 +341,23 @@ def test_a_model_of_anything_but_rgb_images_is_refused(tmp_path, make, message):
     check_refused(tmp_path / "model.keras", message)
 
 
-def test_a_model_that_has_never_seen_an_image_is_refused(tmp_path):
+def test_a_model_that_was_not_built_is_refused(tmp_path):
     with pytest.warns(UserWarning, match="not yet been built"):
         keras.Sequential([layers.Conv2D(4, 3)]).save(tmp_path / "model.keras")
     check_refused(tmp_path / "model.keras", "was saved before it was built")
 
 
-def test_a_model_brings_its_own_weights(saved):
+def test_a_model_has_its_own_weights(saved):
     check_refused(saved, "has its own weights; leave out --weights imagenet", WeightsError, weights="imagenet")
     assert load_backbone(f"file:{saved}", weights="file").weights == "file"
 
 
-def test_arguments_that_it_does_not_take_are_refused(saved):
+def test_unknown_arguments_are_refused(saved):
     check_refused(f"{saved}?alpha=1", "takes the argument preprocess; leave out alpha")
     check_refused(f"{saved}?preprocess=keras", "no preprocessing called 'keras'; known: none, tf, torch, caffe")
 
 
-# What is saved of a fine-tuned network: one flat model with the names of the original, in whatever process
+# --- a fine-tuned network is saved as one flat model with the names of the original, in every process
 
 LARGE_SIDE = 32
 LARGE_IMAGES = np.random.default_rng(3).integers(0, 256, (6, LARGE_SIDE, LARGE_SIDE, 3), dtype=np.uint8)
@@ -402,7 +402,7 @@ def test_the_saved_network_has_the_layers_of_the_original(uri, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["tiny", "mobilenet"])
-def test_a_second_generation_learns_and_freezes_as_the_first(kind, tmp_path):
+def test_a_second_generation_trains_and_freezes_like_the_first(kind, tmp_path):
     if kind == "tiny":
         backbone = load_backbone(f"file:{save_network(tmp_path / 'tiny.keras')}")
         below, learning = "joined_relu", {"top/kernel", "top/bias", "top_bn/gamma", "top_bn/beta"}
@@ -465,7 +465,7 @@ def make_bytes():
 
 @pytest.mark.parametrize("make", [make_normalizing, make_adapted, make_nested, make_shared, make_bytes])
 @pytest.mark.parametrize("preprocess", ["", "?preprocess=caffe"])
-def test_networks_of_ones_own_are_saved_flat(make, preprocess, tmp_path):
+def test_networks_of_users_are_saved_flat(make, preprocess, tmp_path):
     if preprocess and make is make_bytes:
         pytest.skip("bytes are not scaled")
     plain = make()
@@ -484,7 +484,7 @@ def test_networks_of_ones_own_are_saved_flat(make, preprocess, tmp_path):
     assert read_structure(saved) == read_structure(backbone)
 
 
-def test_a_network_is_cut_at_an_operation_that_is_no_layer():
+def test_a_network_is_cut_at_an_operation_that_is_not_a_layer():
     backbone = load_backbone("convnexttiny", weights="none", image_size=(64, 64))
     images = LARGE_IMAGES.repeat(2, axis=1).repeat(2, axis=2)
     network = tune(backbone, "blocks:1", 0)

@@ -95,7 +95,7 @@ def transform_wavelet(frequencies, scale, angle, angles):
 
 
 def scatter_in_fourier_domain(image, scales, angles):
-    """Scatter one grey image `(side, side)` that is mirrored for ever; one map stack per order."""
+    """Scatter one grey image `(side, side)` that is mirrored without limit; one stack of maps per order."""
     side, cell, sigma = len(image), 2**scales, 0.8 * 2 ** (scales - 1)
     mirrored = np.block([[image, image[:, ::-1]], [image[::-1], image[::-1, ::-1]]])
     frequencies = 2 * np.pi * np.fft.fftfreq(2 * side)
@@ -126,7 +126,7 @@ def test_it_agrees_with_the_formulas_up_to_the_border(network, photos):
             assert np.linalg.norm(ours - theirs) < 0.02 * np.linalg.norm(theirs)
 
 
-# --- what the theory promises
+# --- properties that the theory predicts
 
 
 def test_a_plain_image_has_its_brightness_and_nothing_else(network):
@@ -185,7 +185,7 @@ def test_handwritten_digits_are_easier_to_tell_apart_than_from_pixels():
         head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
         return head.fit(X[:600], digits.target[:600]).score(X[600:], digits.target[600:900])
 
-    # The last 300 are by other writers than the first 600.
+    # The writers of the last 300 are not those of the first 600.
     assert 1 - score(features) < (1 - score(digits.data[:900])) / 2
 
 
@@ -222,7 +222,7 @@ def test_a_single_scale_has_no_second_order():
     assert network.output.shape == (None, 4, 3, 6)
 
 
-def test_an_image_smaller_than_the_kernels_is_mirrored_over_and_over():
+def test_an_image_smaller_than_the_kernels_is_mirrored_repeatedly():
     photo = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     found = build_scattering(8, 8)(photo[None]).numpy()[0]
     expected = np.concatenate(scatter_in_fourier_domain(photo / 255 @ LUMINANCE, 3, 8), axis=-1)
@@ -239,7 +239,7 @@ def test_an_image_smaller_than_the_kernels_is_mirrored_over_and_over():
         (BackboneRequest("scattering", height=36, width=32), "multiples of 8 px, not 36x32"),
     ],
 )
-def test_what_it_cannot_build_is_refused(request_, message):
+def test_requests_that_it_cannot_build_are_refused(request_, message):
     with pytest.raises(BackboneError, match=message):
         load_scattering(request_)
 
@@ -250,11 +250,11 @@ def test_weights_cannot_be_loaded(weights):
         load_scattering(BackboneRequest("scattering", weights=weights))
 
 
-# The filters
+# --- the filters
 
 
 def respond(kernel, omega_row, omega_column):
-    """Fourier transform of a kernel at one angular frequency (radians per px), about its middle."""
+    """Fourier transform of a kernel at one angular frequency (radians per px), about its centre."""
     offsets = np.arange(len(kernel)) - (len(kernel) - 1) / 2
     return np.exp(-1j * omega_row * offsets) @ kernel @ np.exp(-1j * omega_column * offsets)
 
@@ -283,7 +283,7 @@ def test_a_wavelet_answers_most_to_its_own_frequency_and_angle(d):
         row, column = XI / 2**d * np.sin(theta), XI / 2**d * np.cos(theta)
         answers = np.abs([[respond(kernel, row, column) for kernel in scale] for scale in wavelets])
         assert np.unravel_index(answers.argmax(), answers.shape) == (d, angle)
-        # The Gaussian at its top, less the share that makes the mean zero.
+        # The maximum of the Gaussian, less the part that makes the mean zero.
         assert answers.max() == pytest.approx(1 - np.exp(-((SIGMA_PX * XI) ** 2)), abs=0.005)
 
 
@@ -305,8 +305,8 @@ def test_a_lowpass_has_the_width_of_the_coarsest_wavelet():
     assert deviation == pytest.approx(SIGMA_PX * 2**3, rel=0.03)
 
 
-def test_the_filters_create_no_energy_and_miss_no_frequency():
-    # Littlewood-Paley sum, Bruna & Mallat 2013, eq. 5; 1 wherever the transform keeps all energy.
+def test_the_filters_add_no_energy_and_cover_every_frequency():
+    # Littlewood-Paley sum, Bruna & Mallat 2013, eq. 5; it is 1 where the transform keeps all energy.
     filters = make_filters(3, 8)
     sums = {
         (row, column): np.abs(respond(filters.lowpasses[-1], row, column)) ** 2

@@ -53,7 +53,7 @@ from featx.files import (
 )
 from featx.golden import Golden
 from featx.items.augmentation import is_canonical
-from featx.items.probing import MAX_PIXELS
+from featx.items.decoding import MAX_PIXELS
 from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec
 
 FORMAT = "featx-bundle"

@@ -40,7 +40,7 @@ from featx.evaluation import Evaluation
 from featx.files import DAMAGES, is_plain_name, list_members, read_array, sync_file, sync_folder
 from featx.golden import Golden
 from featx.items.augmentation import is_canonical
-from featx.items.probing import MAX_PIXELS
+from featx.items.decoding import MAX_PIXELS
 from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec
 
 FORMAT = "featx-bundle"

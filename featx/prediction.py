@@ -30,8 +30,8 @@ from featx.evaluation import Evaluation, evaluate
 from featx.golden import MAX_DRIFT, measure_drift
 from featx.heads.rows import FeatureRows
 from featx.items import Item, Manifest, read_source
+from featx.items.decoding import MAX_PIXELS
 from featx.items.folders import FolderReader, list_folder
-from featx.items.probing import MAX_PIXELS
 from featx.items.reading import Examined, count_views, examine, expand_views
 from featx.measuring import Timing
 from featx.options import EMBED_DEFAULTS, EmbedOptions

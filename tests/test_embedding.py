@@ -254,8 +254,8 @@ def test_bad_items_are_quarantined_with_their_reasons_and_the_others_unharmed(mi
     assert len(mixed) == 16
     reasons = {name: reason for name, _, reason in result.store.quarantine}
     for name, pattern in {
-        "dog/page.jpg": "no image: it starts with b'<html>'",
-        "cat/same page.jpg": "no image: it starts with b'<html>'",
+        "dog/page.jpg": "not an image: it starts with b'<html>'",
+        "cat/same page.jpg": "not an image: it starts with b'<html>'",
         "dog/cut.jpg": "truncated or damaged JPEG",
         "dog/empty.png": "the file is empty",
         "dog/gone.png": "cannot be read: No such file",
@@ -301,7 +301,7 @@ def test_a_good_item_that_turns_bad_leaves_for_the_quarantine(pictures, features
 def test_without_a_single_good_item_there_is_no_store(tmp_path, features):
     (tmp_path / "bad" / "dog").mkdir(parents=True)
     (tmp_path / "bad" / "dog" / "two\nlines.jpg").write_text("<html>")
-    with pytest.raises(SourceError, match=r"none of the 1 images of .*bad could .*'dog/two\\nlines.jpg': no image"):
+    with pytest.raises(SourceError, match=r"none of the 1 images of .*bad could .*'dog/two\\nlines.jpg': not an image"):
         run(tmp_path / "bad", features)
     assert list_names(features) == []
 

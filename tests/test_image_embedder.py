@@ -151,7 +151,7 @@ def test_an_undecodable_file_is_named(paths, tmp_path):
     with pytest.raises(DataError) as caught:
         embed_colour([*paths[:3], broken, *paths[3:]])
     message = str(caught.value)
-    assert message.startswith(f"image 3 ({broken}) cannot be embedded: no image: it starts with b'<html>")
+    assert message.startswith(f"image 3 ({broken}) cannot be embedded: not an image: it starts with b'<html>")
     assert message.endswith("; leave it out")
 
 

@@ -37,9 +37,9 @@ def test_a_run_that_may_not_fail_lists_what_did_and_keeps_what_was_finished(pict
         run(pictures, features, options=FAIL)
     message = str(caught.value)
     assert message.startswith(f"12 of the 22 images of {pictures} could not be embedded")
-    assert [f"page {number:02}.jpg': no image: it starts with" in message for number in range(12)] == [True] * 10 + [
-        False
-    ] * 2
+    assert [f"page {number:02}.jpg': not an image: it starts with" in message for number in range(12)] == [
+        True
+    ] * 10 + [False] * 2
     assert "; and 2 more; mend or remove them" in message
     assert "--on-bad quarantine" in message
     assert "\n" not in message
@@ -56,7 +56,7 @@ def test_a_run_that_may_not_fail_and_does_not_is_sealed(pictures, features):
 def test_an_old_store_survives_a_run_that_may_not_fail(pictures, features):
     before = run(pictures, features).store.path.read_bytes()
     spoil(pictures, 1)
-    with pytest.raises(SourceError, match=r"1 of the 11 images .*'dog/page 00.jpg': no image"):
+    with pytest.raises(SourceError, match=r"1 of the 11 images .*'dog/page 00.jpg': not an image"):
         run(pictures, features, options=FAIL)
     assert (features / "colour.h5").read_bytes() == before
 

@@ -28,15 +28,8 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from featx.errors import SourceError
-from featx.items.layouts import (
-    HEAD_BYTES,
-    NO_IMAGES,
-    arrange_items,
-    find_junk_reason,
-    find_wrapper,
-    has_image_suffix,
-    looks_like_image,
-)
+from featx.items.formats import HEAD_BYTES, has_image_suffix, looks_like_image
+from featx.items.layouts import NO_IMAGES, arrange_items, find_junk_reason, find_wrapper
 from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
 
 #: The largest sets of pictures in one archive have two million; listing that many takes 1.8 GB.

@@ -13,7 +13,6 @@ is our own, and the short list keeps out formats that start other programs (EPS)
 or that tell truncated files from whole ones badly.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,20 +23,12 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from PIL.AvifImagePlugin import AvifImageFile
-from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ExifTags import Base
-from PIL.GifImagePlugin import GifImageFile
 from PIL.Image import Resampling, Transpose
 from PIL.ImageFile import ImageFile
-from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
-from PIL.JpegImagePlugin import JpegImageFile
-from PIL.PngImagePlugin import PngImageFile
-from PIL.PpmImagePlugin import PpmImageFile
-from PIL.TiffImagePlugin import TiffImageFile
-from PIL.WebPImagePlugin import WebPImageFile
 
 from featx.errors import ImageError
+from featx.items.formats import FORMATS, Format, recognise
 from featx.specs import ImageSpec
 
 #: Images with more pixels are refused. It is where Pillow's own `Image.open` gives up, and
@@ -61,35 +52,6 @@ _TILE_SIZE = (322, 323)
 
 #: Values of the EXIF orientation that swap width and height (EXIF 2.32, section 4.6.5.1, tag 274).
 SWAPPING = frozenset({5, 6, 7, 8})
-
-_PLUGINS: dict[str, type[ImageFile]] = {
-    "JPEG": JpegImageFile,
-    "PNG": PngImageFile,
-    "GIF": GifImageFile,
-    "WebP": WebPImageFile,
-    "BMP": BmpImageFile,
-    "TIFF": TiffImageFile,
-    "JPEG 2000": Jpeg2KImageFile,
-    "AVIF": AvifImageFile,
-    "PNM": PpmImageFile,
-}
-
-# AVIF and HEIC share a container and, at times, its major brand: the list of compatible brands decides.
-_SIGNATURES = tuple(
-    (name, re.compile(pattern, re.DOTALL))
-    for name, pattern in (
-        ("JPEG", rb"\xff\xd8\xff"),
-        ("PNG", rb"\x89PNG\r\n\x1a\n"),
-        ("GIF", rb"GIF8[79]a"),
-        ("WebP", rb"RIFF.{4}WEBP"),
-        ("BMP", rb"BM"),
-        ("TIFF", rb"II[*+]\0|MM\0[*+]"),
-        ("JPEG 2000", rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  \r\n\x87\n"),
-        ("AVIF", rb".{4}ftyp(.{4}){0,12}?avi[fs]"),
-        ("HEIC", rb".{4}ftyp(.{4}){0,12}?(he[iv][cmsx]|mif1|msf1)"),
-        ("PNM", rb"P[1-6f]\s"),
-    )
-)
 
 _FILTERS = {
     "bilinear": Resampling.BILINEAR,
@@ -165,8 +127,8 @@ def open_image(data: bytes) -> tuple[ImageFile, Probe]:
     Raises:
         ImageError: If this is no image of a known format, or it is too large.
     """
-    name = _recognise(data)
-    plugin = _find_plugin(name)
+    row = _recognise(data)
+    name, plugin = row.name, _load_plugin(row)
     with _translate_errors(name):
         image = plugin(BytesIO(data), "")
         width, height = image.size
@@ -182,7 +144,7 @@ def open_image(data: bytes) -> tuple[ImageFile, Probe]:
         )
         raise ImageError(msg)
     # Pillow turns a TIFF while it loads, and gives its displayed size from the start.
-    orientation = 1 if name == "TIFF" else _read_orientation(image, data)
+    orientation = 1 if name == "TIFF" else _read_orientation(image, name, data)
     if orientation in SWAPPING:
         width, height = height, width
     return image, Probe(name, image.mode, width, height, orientation)
@@ -200,7 +162,7 @@ def _estimate_bytes(image: ImageFile, name: str) -> float:
 
 def _count_tile_pixels(image: ImageFile) -> int:
     """Count the pixels of one tile of a TIFF, which is decoded whole, however small the image is."""
-    tags = image.tag_v2 if isinstance(image, TiffImageFile) else {}
+    tags = getattr(image, "tag_v2", {})
     width, height = (tags.get(tag) for tag in _TILE_SIZE)
     return width * height if isinstance(width, int) and isinstance(height, int) else 0
 
@@ -228,29 +190,28 @@ def _translate_errors(name: str) -> Iterator[None]:
         raise ImageError(msg) from error
 
 
-def _recognise(data: bytes) -> str:
+def _recognise(data: bytes) -> Format:
     if not data:
         msg = "the file is empty; download or copy it again"
         raise ImageError(msg)
-    for name, pattern in _SIGNATURES:
-        if pattern.match(data):
-            return name
-    msg = f"no image: it starts with {data[:16]!r}; known are {', '.join(_PLUGINS)} and, with pillow-heif, HEIC"
+    if found := recognise(data):
+        return found
+    known = ", ".join(row.name + (f" (with {row.package})" if row.package else "") for row in FORMATS)
+    msg = f"not an image: it starts with {data[:16]!r}; known formats are {known}"
     raise ImageError(msg)
 
 
-def _find_plugin(name: str) -> type[ImageFile]:
-    if name != "HEIC":
-        return _PLUGINS[name]
+def _load_plugin(row: Format) -> type[ImageFile]:
+    module, _, name = row.plugin.partition(":")
     try:
-        return cast("type[ImageFile]", import_module("pillow_heif").HeifImageFile)
+        return cast("type[ImageFile]", getattr(import_module(module), name))
     except ImportError as error:
-        msg = "HEIC images need another package: pip install pillow-heif"
+        msg = f"{row.name} images need another package: pip install {row.package or 'pillow'}"
         raise ImageError(msg) from error
 
 
-def _read_orientation(image: ImageFile, data: bytes) -> int:
-    if isinstance(image, PngImageFile) and "exif" not in image.info and (exif := _find_exif_chunk(data)):
+def _read_orientation(image: ImageFile, name: str, data: bytes) -> int:
+    if name == "PNG" and "exif" not in image.info and (exif := _find_exif_chunk(data)):
         image.info["exif"] = exif
     try:
         # The base class's method: the one of PngImageFile decodes all pixels to reach the end of the file.

@@ -7,14 +7,8 @@ from collections import Counter
 from pathlib import Path
 
 from featx.errors import SourceError
-from featx.items.layouts import (
-    HEAD_BYTES,
-    NO_IMAGES,
-    arrange_items,
-    find_junk_reason,
-    has_image_suffix,
-    looks_like_image,
-)
+from featx.items.formats import HEAD_BYTES, has_image_suffix, looks_like_image
+from featx.items.layouts import NO_IMAGES, arrange_items, find_junk_reason
 from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
 
 #: To open a pipe so waits for nobody; Windows would otherwise change line ends.

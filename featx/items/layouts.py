@@ -4,7 +4,6 @@ Folders and archives share this, so that an archive gives the items of the folde
 that it was made from.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 
 from featx.errors import SourceError
@@ -39,27 +38,7 @@ SYSTEM_NAMES = frozenset(
     }
 )
 
-# Files called so are items whatever they hold: a broken one shall be quarantined, not overlooked.
-_IMAGE_NAME = re.compile(
-    r".*\.(jpe?g|jpe|jfif|png|gif|bmp|tiff?|webp|avif|jp2|j2k|hei[cf]|ppm|pgm|pbm|pnm|ico)", re.IGNORECASE | re.DOTALL
-)
-
-#: How many bytes `looks_like_image` needs.
-HEAD_BYTES = 16
-
-NO_IMAGES = "files that are no images"
-
-_SIGNATURES = (
-    b"\xff\xd8\xff",  # JPEG
-    b"\x89PNG\r\n\x1a\n",
-    b"GIF87a",
-    b"GIF89a",
-    b"II*\0",  # TIFF, little endian
-    b"MM\0*",  # TIFF, big endian
-    b"\0\0\0\x0cjP  \r\n\x87\n",  # JPEG 2000 file
-    b"\xff\x4f\xff\x51",  # JPEG 2000 codestream
-)
-_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+NO_IMAGES = "files that are not images"
 
 
 def find_junk_reason(name: str, *, is_folder: bool) -> str:
@@ -76,24 +55,6 @@ def find_junk_reason(name: str, *, is_folder: bool) -> str:
     if name.casefold() in SYSTEM_NAMES:
         return f"system {kind}"
     return f"hidden {kind}" if name.startswith(".") else ""
-
-
-def has_image_suffix(name: str) -> bool:
-    """Tell whether a file's name ends as an image's does, in any case."""
-    return _IMAGE_NAME.fullmatch(name) is not None
-
-
-def looks_like_image(head: bytes) -> bool:
-    """Tell an image by its first `HEAD_BYTES` bytes, for files whose name does not say."""
-    return (
-        head.startswith(_SIGNATURES)
-        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or (head[4:8] == b"ftyp" and head[8:12] in _BRANDS)
-        # Two letters are a weak sign; a bitmap has four zero bytes further on.
-        or (head[:2] == b"BM" and head[6:10] == b"\0\0\0\0")
-        # Likewise a netpbm file: a digit or a comment follows.
-        or (head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace() and head[3:4] in b"#0123456789")
-    )
 
 
 def arrange_items(ids: Iterable[str], source: str) -> tuple[Item, ...]:

@@ -8,7 +8,7 @@ from typing import Any
 from featx.errors import SourceError, UsageError
 from featx.items.archives import read_archive
 from featx.items.folders import read_folder
-from featx.items.layouts import has_image_suffix
+from featx.items.formats import has_image_suffix
 from featx.items.manifest import Manifest
 from featx.items.tables import Columns, read_table
 

@@ -221,14 +221,14 @@ DAMAGED = [
         "page.jpg",
         "web page called .jpg",
         lambda: b"<!DOCTYPE html><html>404</html>",
-        "no image: it starts with b'<!DOCTYPE html><'",
+        "not an image: it starts with b'<!DOCTYPE html><'",
     ),
-    refuse("report.png", "PDF called .png", lambda: b"%PDF-1.7\n" + bytes(99), "no image"),
-    refuse("drawing.png", "SVG called .png", lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image"),
-    refuse("program.jpg", "PostScript called .jpg", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n(file) run\n", "no image"),
-    refuse("icon.ico", "Windows icon", lambda: encode(PICTURE, "ICO"), "no image"),
-    refuse("zeros.jpg", "file full of zeros", lambda: bytes(2**20), "no image"),
-    refuse("noise.png", "random bytes called .png", lambda: np.random.default_rng(1).bytes(5000), "no image"),
+    refuse("report.png", "PDF called .png", lambda: b"%PDF-1.7\n" + bytes(99), "not an image"),
+    refuse("drawing.png", "SVG called .png", lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
+    refuse("program.jpg", "PostScript called .jpg", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n(file) run\n", "not an image"),
+    refuse("icon.ico", "Windows icon", lambda: encode(PICTURE, "ICO"), "not an image"),
+    refuse("zeros.jpg", "file full of zeros", lambda: bytes(2**20), "not an image"),
+    refuse("noise.png", "random bytes called .png", lambda: np.random.default_rng(1).bytes(5000), "not an image"),
     refuse("cut.jpg", "JPEG cut in the middle", lambda: cut(make_noise("JPEG")), "truncated or damaged JPEG"),
     refuse(
         "cut-progressive.jpg",
@@ -321,7 +321,7 @@ JUNK = [
         "._photo.jpg", "hidden file, as macOS leaves them", lambda path: path.write_bytes(b"\0\5\26\7"), "hidden files"
     ),
     skip("Thumbs.db", "thumbnails of Windows", lambda path: path.write_bytes(b"\xd0\xcf\x11\xe0"), "system files"),
-    skip("notes.txt", "text", lambda path: path.write_text("not a picture"), "files that are no images"),
+    skip("notes.txt", "text", lambda path: path.write_text("not a picture"), "files that are not images"),
 ]
 
 CORPUS = [*PICTURES, *DAMAGED, *JUNK]

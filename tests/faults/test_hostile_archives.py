@@ -59,7 +59,7 @@ def test_archives_within_archives_are_no_images(tmp_path, name):
     inner = write_zip(tmp_path / "inner.zip", {"dog/1.jpg": JPEG, "../../evil.jpg": JPEG}).read_bytes()
     manifest = read_archive(write_zip(tmp_path / "outer.zip", {"cat/1.jpg": JPEG, name: inner}))
     assert [item.id for item in manifest.items] in (["cat/1.jpg"], ["1.jpg"])
-    assert manifest.junk == {"files that are no images": 1}
+    assert manifest.junk == {"files that are not images": 1}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inner.zip", "outer.zip"]
 
 

@@ -305,7 +305,7 @@ def test_what_is_no_archive_is_refused(tmp_path, content):
 
 @pytest.mark.parametrize("kind", [".zip", ".tar"])
 def test_an_archive_without_images_says_what_it_has(make, kind):
-    with pytest.raises(SourceError, match=r"holds no images \(left out: files that are no images \(1\)\)"):
+    with pytest.raises(SourceError, match=r"holds no images \(left out: files that are not images \(1\)\)"):
         read_archive(make([("a.txt", b"text")], kind))
     with pytest.raises(SourceError, match="holds no images"):
         read_archive(make([], kind))

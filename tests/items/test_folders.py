@@ -84,7 +84,7 @@ def test_junk_is_left_out_and_counted_by_reason(make):
         "system folders": 2,
         "hidden files": 1,
         "hidden folders": 1,
-        "files that are no images": 2,
+        "files that are not images": 2,
     }
 
 
@@ -239,7 +239,7 @@ def test_a_file_that_holds_more_than_its_size_is_read_to_its_end():
 def test_a_folder_without_images_says_what_it_has(make):
     make(".hidden.jpg")
     with pytest.raises(
-        SourceError, match=r"no images \(left out: files that are no images \(1\), hidden files \(1\)\)"
+        SourceError, match=r"no images \(left out: files that are not images \(1\), hidden files \(1\)\)"
     ):
         read_folder(make("a.txt", content=b"text"))
 

@@ -67,7 +67,7 @@ def test_every_item_comes_in_order_with_its_content_or_a_reason(shelf):
 
 def test_reasons_say_what_is_wrong(shelf):
     reasons = {examined.item.id: examined.reason for examined in run(shelf) if examined.reason}
-    assert reasons["page.jpg"].startswith("no image: it starts with b'<html>'")
+    assert reasons["page.jpg"].startswith("not an image: it starts with b'<html>'")
     assert reasons["gone.png"] == "cannot be read: No such file or directory"
     assert reasons["damaged.png"] == "cannot be read: damaged in the archive"
     assert len(reasons) == 3  # the copy of the page has that of the page

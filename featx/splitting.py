@@ -17,15 +17,13 @@ from featx.errors import DataError, ImageError, SourceError, UsageError
 from featx.files import name_temporary, publish_file, sync_file
 from featx.items import FolderReader, Manifest, read_source, read_table
 from featx.items.decoding import probe
-from featx.items.manifest import SPLITS, Item
+from featx.items.manifest import COLUMNS, SPLITS, Item
 from featx.items.reading import describe_failure, read_stamped
 from featx.items.splits import describe_ungrouped, draw_splits, find_groups
 from featx.options import SPLIT_DEFAULTS, SplitOptions
 from featx.prefetching import prefetch
 
-HEADER = ("path", "label", "split", "group")
-
-_HEADER_LINE = ",".join(HEADER) + "\n"
+_HEADER_LINE = ",".join(COLUMNS) + "\n"
 
 
 @dataclass(frozen=True, slots=True)

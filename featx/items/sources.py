@@ -69,6 +69,9 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
     Raises:
         SourceError: If the source is gone, or can no longer be read as it was.
     """
+    if reading.get("frame"):
+        msg = "the items came from a DataFrame, which is not kept; write it with to_csv, and embed that table"
+        raise SourceError(msg)
     try:
         named = Columns(**{**reading.get("columns", {}), **columns})
     except TypeError as error:

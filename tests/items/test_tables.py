@@ -163,7 +163,7 @@ def test_identical_rows_count_once_and_different_ones_are_refused(make):
     [
         ("", "no column for the path"),
         ("path,label\n", "has no rows"),
-        ("path,label\na.jpg,x\n,y\n", "line 3 of .* names no file"),
+        ("path,label\na.jpg,x\n,y\n", "line 3 of .* has no path"),
         ("path,label\na.jpg,x\nb.jpg, one, two\n", "line 3 of .* has 3 fields and the header has 2"),
         (b"\xff\xfep", "cannot be read"),
         ("path\n" + "x" * 200_000, "cannot be read: field larger"),

@@ -31,10 +31,6 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
 _WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
 
 
-#: `Manifest.source` of items that came from a DataFrame.
-FRAME_SOURCE = "DataFrame"
-
-
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Names of a table's columns; None looks for the usual spellings.
@@ -101,7 +97,8 @@ def read_frame(
         return ["" if is_missing else str(cell) for cell, is_missing in zip(cells, cells.isna(), strict=True)]
 
     table = _Table(title, list(positions), read, [f"row {label!r}" for label in frame.index.tolist()])
-    return _make_manifest(table, base, columns or Columns(), FRAME_SOURCE, {"frame": True})
+    # Stores tell their sources apart by this name: frames with different roots are different sources.
+    return _make_manifest(table, base, columns or Columns(), str(Path(base, "DataFrame")), {"frame": True})
 
 
 def _find_base(root: str | os.PathLike[str], title: str) -> str:

@@ -42,6 +42,7 @@ def test_a_manifest_comes_back_from_its_frame(root):
     assert manifest.items == ITEMS
     assert manifest.reader.read("sub/c.jpg") == b"sub/c.jpg"
     assert manifest.to_frame().equals(frame)
+    assert manifest.source == str(root / "DataFrame")
 
 
 def test_a_frame_and_the_table_that_it_writes_give_the_same_items(root):

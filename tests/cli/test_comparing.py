@@ -93,7 +93,7 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
         (["--calibration", "magic"], 2, "must be one of none, temperature"),
         (["--finetune", "gone"], 1, "gone is no bundle"),
         (["--finetune", "last:23"], 2, "colour has no weights that could learn"),
-        (["features/colour.h5", "--group", "nothing"], 2, "'nothing' is no group"),
+        (["features/colour.h5", "--group", "nothing"], 2, "'nothing' is not a group"),
     ],
 )
 def test_what_a_user_can_do_wrong(featx_command, embedded, arguments, code, pattern):

@@ -25,7 +25,7 @@ def expect(result, code, pattern):
 @pytest.mark.parametrize(
     ("arguments", "code", "pattern"),
     [
-        (["embed", "missing/", "--backbone", "colour"], 1, "there is no 'missing/'"),
+        (["embed", "missing/", "--backbone", "colour"], 1, "'missing/' does not exist"),
         (["embed", "photos"], 2, "--backbone"),
         (["embed", "photos", "--backbone", "incepton3"], 1, "did you mean inceptionv3"),
         (["embed", "photos", "--backbone", "colour", "--layer", "color"], 1, "Known: colour"),

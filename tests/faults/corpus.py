@@ -197,16 +197,22 @@ PICTURES = [
     show("grey-16.tif", "16-bit grey TIFF", lambda: make_deep("TIFF"), DEEP_GREY, note="rescaled to 8 bits"),
     show("cmyk.tif", "CMYK TIFF", lambda: encode(PICTURE.convert("CMYK"), "TIFF"), CHART),
     show("fax.tif", "black and white TIFF (fax)", lambda: make_bilevel("TIFF", compression="group4"), BILEVEL),
+    show(
+        "big-tiff",
+        "BigTIFF without a suffix",
+        lambda: encode(PICTURE, "TIFF", big_tiff=True),
+        note="recognised by its content",
+    ),
     show("pages.tif", "TIFF of several pages", lambda: animate("TIFF"), note="its first page"),
     show("plain.bmp", "BMP", lambda: encode(PICTURE, "BMP")),
     show("plain.jp2", "JPEG 2000", lambda: encode(PICTURE, "JPEG2000")),
     show("deep.pgm", "16-bit PGM", lambda: make_deep("PPM"), DEEP_GREY, note="rescaled to 8 bits"),
-    show("png-called.jpg", "PNG called .jpg", lambda: encode(PICTURE, "PNG"), note="known by its content"),
+    show("png-called.jpg", "PNG called .jpg", lambda: encode(PICTURE, "PNG"), note="recognised by its content"),
     show("UPPER.JPG", "suffix in capitals", make_jpeg, tolerance=3),
-    show("no suffix", "picture without a suffix", lambda: encode(PICTURE, "PNG"), note="known by its content"),
+    show("no suffix", "picture without a suffix", lambda: encode(PICTURE, "PNG"), note="recognised by its content"),
     show(
         os.fsdecode(b"caf\xe9.png"),
-        "name that is no UTF-8",
+        "name that is not UTF-8",
         lambda: encode(PICTURE, "PNG"),
         note="the name is kept as it is",
     ),
@@ -317,9 +323,7 @@ JUNK = [
     ),
     skip("pipe.jpg", "pipe", make_pipe, "pipes, sockets and devices"),
     skip("device.jpg", "link to a device", lambda path: path.symlink_to("/dev/zero"), "pipes, sockets and devices"),
-    skip(
-        "._photo.jpg", "hidden file, as macOS leaves them", lambda path: path.write_bytes(b"\0\5\26\7"), "hidden files"
-    ),
+    skip("._photo.jpg", "hidden file of macOS", lambda path: path.write_bytes(b"\0\5\26\7"), "hidden files"),
     skip("Thumbs.db", "thumbnails of Windows", lambda path: path.write_bytes(b"\xd0\xcf\x11\xe0"), "system files"),
     skip("notes.txt", "text", lambda path: path.write_text("not a picture"), "files that are not images"),
 ]

@@ -44,7 +44,7 @@ def decode_plain(data, **fields):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_format_is_known_by_content(name):
+def test_every_format_is_recognised_by_content(name):
     header = probe(make_file(name))
     assert (header.format, header.width_px, header.height_px) == (FORMATS[name.split()[0]], 320, 214)
 
@@ -52,7 +52,7 @@ def test_every_format_is_known_by_content(name):
 @pytest.mark.parametrize("name", ["jpeg", "png", "gif", "bmp", "tiff", "jp2", "ppm"])
 def test_probing_decodes_no_pixel(name):
     image, _ = open_image(make_file(name))
-    assert image.tile  # Pillow's list of what is still to be decoded
+    assert image.tile  # Pillow's list of the parts that are still to be decoded
 
 
 @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ def test_probing_decodes_no_pixel(name):
         (b"MM\0*" + bytes(20), "truncated or damaged TIFF"),
     ],
 )
-def test_what_is_no_image_is_refused(data, message):
+def test_a_file_that_is_not_an_image_is_refused(data, message):
     with pytest.raises(ImageError, match=message) as caught:
         decode(data, SPEC)
     assert "\n" not in str(caught.value)
@@ -117,12 +117,12 @@ def test_the_memory_that_an_image_takes_is_limited_before_it_is_decoded(name, by
         decode(data, SPEC)
 
 
-def test_tags_of_tiles_that_are_no_numbers_harm_nothing():
+def test_tags_of_tiles_that_are_not_numbers_do_no_harm():
     tiff = encode(load_photo(), "TIFF", tiffinfo={322: "wide", 323: 10**9})
     assert probe(tiff).width_px == 320
 
 
-def test_exif_behind_the_pixels_of_a_png_counts():
+def test_exif_after_the_pixels_of_a_png_counts():
     exif = make_chunk(b"eXIf", make_exif(6).tobytes()[6:])
     rows = [bytes([0, 50, 100]), bytes([150, 200, 250])]
     for data in (make_png(3, 2, 8, 0, rows, before=exif), make_png(3, 2, 8, 0, rows, after=exif)):
@@ -132,7 +132,7 @@ def test_exif_behind_the_pixels_of_a_png_counts():
 
 
 def test_exif_in_the_text_of_a_png_counts():
-    # Older writers have no chunk for it and put it in hexadecimal.
+    # Older writers store it as hexadecimal text instead of a chunk.
     exif = make_exif(8).tobytes()
     text = PngInfo()
     text.add_text("Raw profile type exif", f"\nexif\n{len(exif):8}\n{exif.hex()}\n", zip=True)
@@ -182,11 +182,13 @@ def test_every_format_shows_the_same_photo(name):
 
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.filterwarnings("ignore")  # by default warnings are no errors, and must not be what refuses the file
+@pytest.mark.filterwarnings(
+    "ignore"
+)  # by default warnings are not errors, and must not be the reason for refusing the file
 def test_a_truncated_file_is_refused(name, part):
     whole = make_file(name)
     cut = whole[: int(len(whole) * part)]
-    if (name, part) == ("tiff fax", 0.9):  # only metadata follow here: every pixel is there
+    if (name, part) == ("tiff fax", 0.9):  # only metadata is missing: every pixel is there
         assert np.array_equal(decode(cut, SPEC).pixels, decode(whole, SPEC).pixels)
         return
     with pytest.raises(ImageError, match=r"truncated or damaged|not an image"):
@@ -194,7 +196,7 @@ def test_a_truncated_file_is_refused(name, part):
 
 
 def test_a_jpeg_that_ends_in_zeros_is_refused():
-    # An interrupted copy into a preallocated file: right size, nothing behind the middle.
+    # An interrupted copy into a preallocated file: the right size, but zeros from the middle on.
     data = make_file("jpeg")
     with pytest.raises(ImageError, match="its end is missing"):
         decode(data[: len(data) // 2] + bytes(len(data) - len(data) // 2), SPEC)
@@ -282,7 +284,7 @@ def test_lab_photo_keeps_its_colours():
     assert np.abs(pixels.astype(int) - np.asarray(photo)).mean() < 3
 
 
-def test_inverted_cmyk_of_adobe_is_read_the_right_way():
+def test_inverted_cmyk_of_adobe_is_read_correctly():
     photo = load_photo()
     data = encode(photo.convert("CMYK"), "JPEG", quality=95)
     assert b"Adobe" in data[:100]
@@ -309,7 +311,7 @@ def test_a_colour_key_is_transparent():
     assert decode_plain(make_png(2, 1, 8, 2, [bytes([7, 8, 9, 9, 8, 7])], before=key)).tolist() == [[WHITE, [9, 8, 7]]]
 
 
-def test_colour_of_16_bits_is_within_one_level():
+def test_colours_of_16_bits_are_within_one_level():
     rows = [struct.pack(">3H", 0x1200, 0x12FF, 0xFFFF) + struct.pack(">3H", 0, 0x8080, 0x0101)]
     assert decode_plain(make_png(2, 1, 16, 2, rows)).tolist() == [[[18, 18, 255], [0, 128, 1]]]
 
@@ -329,8 +331,8 @@ def test_tiff_of_12_bits_and_of_16_counted_from_white():
     assert decode_plain(make_grey_tiff(3, 16, values, photometric=0)).tolist() == [[WHITE, BLACK, GREY]]
 
 
-def test_premultiplied_grey_is_laid_on_white():
-    # Pillow reads this mode and does not write it; its files are those of LA but for the kind of extra sample.
+def test_premultiplied_grey_is_put_on_white():
+    # Pillow reads this mode but does not write it. Its files differ from those of LA only in the kind of extra sample.
     straight = encode(Image.new("LA", (7, 5), (64, 128)), "TIFF")
     tag = struct.pack("<HHI", 338, 3, 1)
     assert straight.count(tag + b"\2") == 1

@@ -25,8 +25,43 @@ def root(tmp_path):
     return tmp_path
 
 
+def make_manifest(items, junk=None):
+    return Manifest(tuple(items), reader=None, source="data", junk=junk or {})
+
+
 def make_frame(**columns):
     return pd.DataFrame({"path": [item.id for item in ITEMS], **columns})
+
+
+def test_a_manifest_describes_itself():
+    items = [Item(f"{n}.jpg", f"c{n % 2}", "train", f"p{n % 3}") for n in range(1200)]
+    items += [Item("x.jpg", "c0", "val"), Item("y.jpg", "odd", "test"), Item("z.jpg")]
+    assert make_manifest(items, {"hidden files": 3, "broken links": 1}).describe() == [
+        "data: 1,203 images",
+        "classes: 3 (c0 601, c1 600, odd 1)",
+        "without a class: 1",
+        "splits: train 1,200, val 1, test 1, none 1",
+        "test has classes that train lacks: odd",
+        "groups: 3",
+        "left out: broken links (1), hidden files (3)",
+    ]
+
+
+def test_many_classes_are_counted_and_twelve_named():
+    lines = make_manifest(Item(f"{n}.jpg", f"c{n:03}") for n in range(100)).describe()
+    assert lines[1].startswith("classes: 100 (c000 1, c001 1, ")
+    assert lines[1].endswith("c011 1 and 88 more)")
+    assert len(lines) == 2
+
+
+def test_a_manifest_without_classes_can_only_be_embedded():
+    assert make_manifest([Item("1.jpg")]).describe() == ["data: 1 image", "classes: 0, so this can only be embedded"]
+
+
+def test_classes_are_counted_by_split():
+    manifest = make_manifest([Item("1", "b", "train"), Item("2", "a", "val"), Item("3", "a", "train"), Item("4")])
+    assert manifest.count_classes() == {"a": 2, "b": 1}
+    assert manifest.count_classes("val") == {"a": 1}
 
 
 def test_a_frame_has_a_row_for_each_item(root):

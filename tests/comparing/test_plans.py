@@ -197,7 +197,7 @@ def test_images_that_have_changed_are_refused(tmp_path, options, trained):
     shutil.rmtree(folder)
     with pytest.raises(
         SourceError,
-        match=r"fine-tuning needs the images again, and they cannot be read: .* does not exist.*; or name a finished run",
+        match=r"fine-tuning needs the images again, and they cannot be read: .* does not exist.*; or name a",
     ):
         compare(store, "last:3", options)
     assert not trained

@@ -31,8 +31,7 @@ from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.specs import DTYPES, BackboneSpec, EmbedSpec, ImageSpec, ViewSpec
 from featx.store import FeatureStore
 from featx.store.sealing import Provenance
-from featx.store.space import check_space
-from featx.store.writing import StoreWriter
+from featx.store.writing import StoreWriter, check_space
 from featx.wording import to_text
 
 #: What can change a feature's last bits; their versions are kept in every store.

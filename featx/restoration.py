@@ -12,7 +12,7 @@ from featx.items.sources import read_source_again
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prediction import rebuild_backbone
 from featx.specs import ViewSpec
-from featx.store.checking import Verification, drop_damage, verify_store
+from featx.store.verification import Verification, drop_damage, verify_store
 
 
 @dataclass(frozen=True, slots=True)

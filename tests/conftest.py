@@ -1,5 +1,7 @@
+import contextlib
 import logging
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,22 @@ def pictures(tmp_path):
 @pytest.fixture
 def features(tmp_path):
     return tmp_path / "features"
+
+
+@pytest.fixture
+def full_disk():
+    """Stop files from growing beyond a size, as if the disk were full."""
+
+    @contextlib.contextmanager
+    def fill(limit_bytes=4096):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return fill
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from featx.registry import list_heads
 from featx.results import Comparison, ComparisonRow, Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
-from featx.store.checking import refuse_damage
+from featx.store.verification import refuse_damage
 from featx.wording import to_printable
 
 #: As in the log-loss of the test.

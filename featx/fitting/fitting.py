@@ -30,7 +30,7 @@ from featx.options import FIT_DEFAULTS, FitOptions, Progress
 from featx.results import Curve, Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
-from featx.store.checking import refuse_damage
+from featx.store.verification import refuse_damage
 from featx.wording import to_text
 
 Probabilities = NDArray[np.float64]

@@ -84,7 +84,7 @@ def test_learning_from_views_that_are_not_there(featx_command, digits):
 def test_a_disk_that_is_too_small(featx_command, digits, monkeypatch):
     from types import SimpleNamespace
 
-    monkeypatch.setattr("featx.store.space.shutil.disk_usage", lambda _: SimpleNamespace(free=5_000))
+    monkeypatch.setattr("featx.store.writing.shutil.disk_usage", lambda _: SimpleNamespace(free=5_000))
     result = featx_command("embed", digits, "--backbone", "colour", *FLAGS)
     assert result.code == 1
     assert "only 5.0 kB are free there: make room" in result.err

@@ -89,10 +89,10 @@ def check_refused(path, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("../../evil.txt", "is no file inside of it"),
-        ("/etc/evil.txt", "is no file inside of it"),
-        ("assets/../../evil.txt", "is no file inside of it"),
-        ("assets\\evil.txt", "is no file inside of it"),
+        ("../../evil.txt", "is not a file inside it"),
+        ("/etc/evil.txt", "is not a file inside it"),
+        ("assets/../../evil.txt", "is not a file inside it"),
+        ("assets\\evil.txt", "is not a file inside it"),
         ("assets/vocabulary.txt", "it has or lacks assets/vocabulary.txt"),
         ("model.weights.npz", "it has or lacks model.weights.npz"),
     ],
@@ -105,7 +105,7 @@ def test_members_that_no_network_needs_are_refused_and_never_unpacked(saved, tmp
 
 def test_a_bomb_is_refused_by_what_it_declares(saved):
     write_members(saved, read_members(saved) | {"model.weights.h5": bytes(10**8)}, zipfile.ZIP_DEFLATED)
-    check_refused(saved, "is compressed or encrypted, which what wrote it never does")
+    check_refused(saved, "is compressed or encrypted, which its writers never do")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")

@@ -501,7 +501,7 @@ def test_another_source_that_lacks_items_is_refused(pictures, features, tmp_path
     draw(tmp_path / "others" / "dog" / "0.png", 0)
     pattern = (
         r"colour.h5 holds 10 items of .*pictures; embedding .*others into it would drop 9 of them "
-        r"\(such as 'cat/1.png'\): write another store with --name NAME, or delete that one"
+        r"\(such as 'cat/1.png'\): write another store with --name NAME, or delete this one"
     )
     with pytest.raises(StoreError, match=pattern):
         run(tmp_path / "others", features)
@@ -692,7 +692,7 @@ def test_unfinished_rows_of_a_stack_that_computes_other_numbers_are_not_used(pic
     options = EmbedOptions(batch_size=3)
     with pytest.raises(KeyboardInterrupt):
         run(pictures, features, Stopped("means", scale=1.05), options=options)
-    with pytest.raises(SpecMismatchError, match=r"patches.h5 holds other numbers .* sealed or unfinished"):
+    with pytest.raises(SpecMismatchError, match=r"patches.h5 holds other numbers \(sealed or unfinished\) than this machine computes"):
         run(pictures, features, Patches("means"), options=options)
     assert count(run(pictures, features, Patches("means", scale=1.05), options=options))[1] == 6
 

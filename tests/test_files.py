@@ -19,13 +19,18 @@ def test_publishing_replaces_the_old_file_by_the_whole_new_one(tmp_path):
     assert list_names(tmp_path) == ["store"]
 
 
+def write_and_fail(path, error):
+    with write_atomically(path) as temporary:
+        temporary.write_text("new")
+        raise error
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ValueError])
 def test_an_error_in_the_block_leaves_the_old_file_and_nothing_else(tmp_path, error):
     path = tmp_path / "a.csv"
     path.write_text("old")
-    with pytest.raises(error), write_atomically(path) as temporary:
-        temporary.write_text("new")
-        raise error
+    with pytest.raises(error):
+        write_and_fail(path, error)
     assert list_names(tmp_path) == ["a.csv"]
     assert path.read_text() == "old"
 

@@ -1,7 +1,7 @@
 import contextlib
 import logging
 import os
-import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -50,6 +50,7 @@ def features(tmp_path):
 @pytest.fixture
 def full_disk():
     """Stop files from growing beyond a size, as if the disk were full."""
+    import resource  # POSIX alone has it
 
     @contextlib.contextmanager
     def fill(limit_bytes=4096):
@@ -61,6 +62,18 @@ def full_disk():
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     return fill
+
+
+@pytest.fixture
+def interruptible():
+    """Handle SIGINT as in a terminal.
+
+    A script starts its background jobs with SIGINT ignored, which processes inherit: without this fixture, neither
+    this process nor its children would notice an interrupt.
+    """
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_a_network_that_cannot_be_converted_is_reported_and_run_by_keras(unconve
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="only POSIX can send a signal to one thread")
-def test_ctrl_c_during_a_conversion_is_not_taken_for_its_failure():
+def test_ctrl_c_during_a_conversion_is_not_taken_for_its_failure(interruptible):
     network = load_backbone("efficientnetb0", weights="none", image_size=(64, 64))
     assert network.graph
     signals = threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))

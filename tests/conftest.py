@@ -1,5 +1,6 @@
 import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,18 @@ def pictures(tmp_path):
 @pytest.fixture
 def features(tmp_path):
     return tmp_path / "features"
+
+
+@pytest.fixture
+def interruptible():
+    """Handle SIGINT as in a terminal.
+
+    A script starts its background jobs with SIGINT ignored, which processes inherit: without this fixture, neither
+    this process nor its children would notice an interrupt.
+    """
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.fixture

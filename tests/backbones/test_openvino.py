@@ -133,7 +133,7 @@ def test_what_cannot_be_converted_is_said_and_run_by_keras(unconvertible, notes)
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="only POSIX can send a signal to one thread")
-def test_ctrl_c_during_a_conversion_is_no_failure_of_it():
+def test_ctrl_c_during_a_conversion_is_no_failure_of_it(interruptible):
     network = load_backbone("efficientnetb0", weights="none", image_size=(64, 64))
     assert network.graph
     signals = threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))

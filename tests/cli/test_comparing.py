@@ -108,7 +108,7 @@ def test_sets_are_of_known_heads():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="process groups are POSIX")
-def test_ctrl_c_is_clean_and_goes_on(featx_command, embedded, tmp_path):
+def test_ctrl_c_is_clean_and_goes_on(interruptible, featx_command, embedded, tmp_path):
     """The trees take long enough to be interrupted; the folds of the other head are there by then."""
     command = [sys.executable, "-m", "featx", "compare", embedded, "--clf", "hist-gb,random-forest,dummy"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

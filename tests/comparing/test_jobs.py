@@ -115,7 +115,7 @@ run_tasks(tasks, Path(folder) / "work", jobs=2)
 
 @kills
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_end_in_the_middle_keeps_what_is_done_and_leaves_no_process(tmp_path, number):
+def test_an_end_in_the_middle_keeps_what_is_done_and_leaves_no_process(interruptible, tmp_path, number):
     command = [sys.executable, "-c", ENDLESS, str(tmp_path)]
     with subprocess.Popen(
         command, env=find_chores(), stderr=subprocess.PIPE, text=True, start_new_session=True

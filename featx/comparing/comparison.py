@@ -22,7 +22,7 @@ from featx.comparing.runs import enter_runs
 from featx.errors import DataError, UsageError
 from featx.files import read_result
 from featx.fitting.dataset import MIN_CLASSES, Dataset, Partition, deal_folds, load_dataset, split_dataset
-from featx.heads import Head, describe_lonely, find_head
+from featx.heads import Head, describe_single_fold, find_head
 from featx.options import COMPARE_DEFAULTS, VIEWS, CompareOptions
 from featx.registry import list_heads
 from featx.results import Comparison, ComparisonRow, Run
@@ -240,8 +240,10 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         own = probabilities[np.arange(len(targets)), targets]
         losses.append(-np.log(np.maximum(own, _LEAST_PROBABILITY)))
     record = read_result(outcome[-1]).record
-    # An older featx kept results without lonely targets, and had them in the notes.
-    notes = dict.fromkeys([*describe_lonely(record.get("lonely_targets", ()), dataset.classes), *record["notes"]])
+    # An older featx kept results without `single_fold_targets`, which its notes name by number.
+    notes = dict.fromkeys(
+        [*describe_single_fold(record.get("single_fold_targets", ()), dataset.classes), *record["notes"]]
+    )
     head = replace(candidate.spec, params=record["params"], scaling=record["scaling"])
     standing = ComparisonRow(
         store=candidate.name,

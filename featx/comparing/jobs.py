@@ -289,7 +289,8 @@ def learn_and_predict(lesson: Lesson) -> Result:
     Returns:
         The record has `params`, `scaling`, `fit_seconds` (tuning included), `predict_seconds`, `threads` (that were
         allowed), `peak_memory_bytes` (of this process while it tuned and fitted), `trained_parameters`, `notes` and
-        `lonely_targets` (see `featx.heads.Tuned`); the array `probabilities` is float64 `(n_predicted, n_classes)`.
+        `single_fold_targets` (see `featx.heads.Tuned`); the array
+        `probabilities` is float64 `(n_predicted, n_classes)`.
 
     Raises:
         StoreError: If the store is another one by now.
@@ -322,7 +323,7 @@ def learn_and_predict(lesson: Lesson) -> Result:
         "peak_memory_bytes": peak,
         "trained_parameters": count_parameters(estimator),
         "notes": list(tuned.notes),
-        "lonely_targets": list(tuned.lonely),
+        "single_fold_targets": list(tuned.single_fold),
     }
     probabilities = align_probabilities(predicted, estimator.classes_, lesson.n_classes)
     return Result(record, {"probabilities": probabilities})

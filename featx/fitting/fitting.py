@@ -24,7 +24,7 @@ from featx.fitting.dataset import (
 from featx.fitting.illustrations import list_illustrations
 from featx.fitting.learning_curve import measure_curve, measure_shots
 from featx.fitting.protocols import find_protocol, plan_head
-from featx.heads import FittedHead, Head, Tuned, describe_lonely, fit_tuned, tune_and_fit
+from featx.heads import FittedHead, Head, Tuned, describe_single_fold, fit_tuned, tune_and_fit
 from featx.heads.fitting import predict_rows
 from featx.options import FIT_DEFAULTS, FitOptions, Progress
 from featx.results import Curve, Run
@@ -204,7 +204,7 @@ def _conclude(
     seconds: float,
 ) -> Run:
     tuned, fitted = outcome.tuned, outcome.fitted
-    of_heads = [*describe_lonely(tuned.lonely, dataset.classes), *tuned.notes, *fitted.notes]
+    of_heads = [*describe_single_fold(tuned.single_fold, dataset.classes), *tuned.notes, *fitted.notes]
     run = Run(
         bundle=None,
         head=replace(tuned.spec, params=dict(tuned.params)),

@@ -3,7 +3,7 @@
 from featx.heads.fitting import FittedHead, fit_head, make_head
 from featx.heads.persistence import dump_head, load_head
 from featx.heads.table import Head, find_head, split_params
-from featx.heads.tuning import Tuned, TunedHead, describe_lonely, fit_tuned, tune, tune_and_fit
+from featx.heads.tuning import Tuned, TunedHead, describe_single_fold, fit_tuned, tune, tune_and_fit
 from featx.results import Candidate
 
 __all__ = [
@@ -12,7 +12,7 @@ __all__ = [
     "Head",
     "Tuned",
     "TunedHead",
-    "describe_lonely",
+    "describe_single_fold",
     "dump_head",
     "find_head",
     "fit_head",

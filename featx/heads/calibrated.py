@@ -71,7 +71,9 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
         weights = compute_sample_weight(getattr(self.classifier, "class_weight", None), targets)[known]
         self.calibrator_ = Calibrator(self.method).fit(scores[known], targets[known], weights)
         stopping = {} if validation is None else {"validation": validation}
-        self.classifier_ = fitted or clone(self.classifier).fit(_give(self.classifier, rows), positions, **stopping)
+        self.classifier_ = fitted or clone(self.classifier).fit(
+            _adapt_rows(self.classifier, rows), positions, **stopping
+        )
         return self
 
     def predict_proba(self, X: ArrayLike | FeatureRows) -> NDArray[np.float64]:
@@ -80,7 +82,7 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
         if not isinstance(X, FeatureRows):
             X = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
         rows = FeatureRows.wrap(X)
-        scores = score_items(self.classifier_, _give(self.classifier_, rows), len(self.classes_))
+        scores = score_items(self.classifier_, _adapt_rows(self.classifier_, rows), len(self.classes_))
         probabilities: NDArray[np.float64] = self.calibrator_.predict_proba(scores)
         return probabilities
 
@@ -94,11 +96,11 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
         scores = np.full((len(rows), len(self.classes_)), -np.inf)
         splits = check_cv(self.cv, positions, classifier=True).split(np.zeros(len(rows)), positions)
         for train, held in splits:
-            model = clone(self.classifier).fit(_give(self.classifier, rows.take(train)), positions[train])
-            scores[held] = score_items(model, _give(model, rows.take(held)), len(self.classes_))
+            model = clone(self.classifier).fit(_adapt_rows(self.classifier, rows.take(train)), positions[train])
+            scores[held] = score_items(model, _adapt_rows(model, rows.take(held)), len(self.classes_))
         return scores
 
 
-def _give(classifier: Any, rows: FeatureRows) -> FeatureRows | NDArray[np.float32]:  # noqa: ANN401 - a scikit-learn classifier
+def _adapt_rows(classifier: Any, rows: FeatureRows) -> FeatureRows | NDArray[np.float32]:  # noqa: ANN401 - a scikit-learn classifier
     """Return rows for a classifier of this package, which does not copy them, and an array for any other."""
     return rows if hasattr(classifier, "scaling") else np.asarray(rows)

@@ -114,8 +114,8 @@ def fit_head(
         model.fit(features, y, **arguments)
     if isinstance(model[-1], CalibratedHead):
         model[-1].set_params(cv=len(splits))  # neither a clone nor a bundle may hold these items
-    troubles = dict.fromkeys(describe_warning(warning, head, spec.params) for warning in caught)
-    return FittedHead(model, tuple(f"{head.name} {trouble}" for trouble in troubles))
+    noted = dict.fromkeys(describe_warning(warning, head, spec.params) for warning in caught)
+    return FittedHead(model, tuple(f"{head.name} {text}" for text in noted))
 
 
 def predict_rows(estimator: Pipeline, X: ArrayLike | FeatureRows) -> NDArray[np.float64]:

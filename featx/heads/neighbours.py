@@ -63,7 +63,7 @@ class CosineNeighbours(ClassifierMixin, BaseEstimator):
         self.classes_, self.positions_ = np.unique(y, return_inverse=True)
         frame = Frame.make(self.scaling, Moments.measure(rows, np.ones((len(rows), 1))))
         self.shift_, self.scale_ = frame.shift, frame.scale
-        self.keys_ = point_all(rows, frame)
+        self.keys_ = normalise_all(rows, frame)
         return self
 
     def predict_proba(self, X: ArrayLike | FeatureRows) -> NDArray[np.float64]:
@@ -103,7 +103,7 @@ class Neighbourhood:
         return count_votes(votes, self.positions[:, :n_neighbors], n_classes)
 
 
-def point(block: Floats, frame: Frame) -> Floats:
+def normalise(block: Floats, frame: Frame) -> Floats:
     """Scale items (n, dim) and divide them by their lengths, in new memory; 0 stays 0."""
     scaled = (block - frame.shift) / frame.scale
     lengths = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
@@ -111,12 +111,12 @@ def point(block: Floats, frame: Frame) -> Floats:
     return scaled
 
 
-def point_all(rows: FeatureRows, frame: Frame) -> Floats:
-    """Scale all rows and divide them by their lengths, a block at a time; see `point`."""
-    pointed = np.empty(rows.shape, np.float32)
+def normalise_all(rows: FeatureRows, frame: Frame) -> Floats:
+    """Scale all rows and divide them by their lengths, a block at a time; see `normalise`."""
+    normalised = np.empty(rows.shape, np.float32)
     for part, block in rows.iterate_blocks():
-        pointed[part] = point(block, frame)
-    return pointed
+        normalised[part] = normalise(block, frame)
+    return normalised
 
 
 def find_neighbourhoods(
@@ -133,9 +133,9 @@ def find_neighbourhoods(
     Yields:
         Which queries, and their nearest keys.
     """
-    pointed = point_all(keys, frame) if isinstance(keys, FeatureRows) else keys
+    normalised = normalise_all(keys, frame) if isinstance(keys, FeatureRows) else keys
     for part in _cut(len(queries), _QUERIES):
-        yield part, find_nearest(point(queries[part], frame), pointed, count)
+        yield part, find_nearest(normalise(queries[part], frame), normalised, count)
 
 
 def find_nearest(queries: Floats, keys: Floats, count: int) -> Neighbourhood:

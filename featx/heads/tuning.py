@@ -51,8 +51,8 @@ class Tuned:
         probabilities: float64 (n_items, n_classes), from the scores; for a calibrated head,
             with a calibration fitted to the other folds.
         notes: What a user should know.
-        lonely: Targets whose items are all in one fold, and which are therefore wrong while that is held out;
-            `describe_lonely` words a note on them.
+        single_fold: Targets whose items are all in one fold, and which are therefore wrong while that is held out;
+            `describe_single_fold` words a note on them.
         fitted: The winner fitted to all of these items, with positions as classes, where tuning
             has computed all that this takes; else None.
     """
@@ -65,7 +65,7 @@ class Tuned:
     positions: NDArray[np.intp]
     probabilities: NDArray[np.float64]
     notes: tuple[str, ...]
-    lonely: tuple[int, ...] = ()
+    single_fold: tuple[int, ...] = ()
     fitted: Any = None
 
     @property
@@ -130,29 +130,31 @@ def tune(
     classes, positions = np.unique(y, return_inverse=True)
     splits = split_folds(folds, positions)
     plan = plan_candidates(head, rows, spec, min(len(train) for train, _ in splits))
-    troubles = _Troubles(head)
+    warned = _Warnings(head)
     alone = np.arange(len(positions)) if units is None else np.unique(units, return_inverse=True)[1]
     advance = _count_fits(progress, len(splits) * sum(map(len, plan.values())))
     candidates: list[Candidate] = []
     best: Candidate | None = None
     for scaling, grid in plan.items():
-        report = functools.partial(troubles.add, grid, scaling)
+        report = functools.partial(warned.add, grid, scaling)
         offers: dict[int, Callable[[], Any]] = {}
         problem = Problem(rows, positions, splits, alone, len(classes), spec.seed, advance, report, offers.__setitem__)
         with limit_threads(head, len(rows) * rows.shape[1]):
             for strength, scores in enumerate(head.sweep(head.build, grid, scaling, problem)):
-                candidate = _judge(head, problem, Candidate(grid[strength], scaling, strength, 0, 0, None), scores)
+                candidate = _measure(head, problem, Candidate(grid[strength], scaling, strength, 0, 0, None), scores)
                 candidates.append(candidate)
                 if best is None or _rank(candidate) < _rank(best):
                     best, best_scores, offered = candidate, scores.copy(), offers.get(strength)
     assert best is not None  # noqa: S101 - a head has at least one scaling
-    notes = (*troubles.describe(best, len(candidates)), *_note_edge(head, best, plan[best.scaling], spec))
+    notes = (*warned.describe(best, len(candidates)), *_note_edge(head, best, plan[best.scaling], spec))
     chosen = replace(spec, params=best.params, scaling=best.scaling)
     weights = compute_sample_weight(chosen.params.get("class_weight"), positions)
     probabilities = _make_probabilities(head.choose_calibration(spec.calibration), problem, best_scores, weights)
     fitted = offered() if offered is not None else None
-    lonely = _find_lonely(problem, classes)
-    return Tuned(chosen, best, tuple(candidates), classes, best_scores, positions, probabilities, notes, lonely, fitted)
+    single_fold = _find_single_fold(problem, classes)
+    return Tuned(
+        chosen, best, tuple(candidates), classes, best_scores, positions, probabilities, notes, single_fold, fitted
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,13 +173,13 @@ class TunedHead:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know, but for the lonely classes: of tuning, then of the fit."""
+        """What the user should know, except on `single_fold`: notes of tuning, then of the fit."""
         return (*(self.tuned.notes if self.tuned else ()), *self.fitted.notes)
 
     @property
-    def lonely(self) -> tuple[int, ...]:
-        """See `Tuned.lonely`."""
-        return self.tuned.lonely if self.tuned else ()
+    def single_fold(self) -> tuple[int, ...]:
+        """See `Tuned.single_fold`."""
+        return self.tuned.single_fold if self.tuned else ()
 
 
 def tune_and_fit(
@@ -234,7 +236,7 @@ def fit_tuned(head: Head, rows: TrainingRows, tuned: Tuned, *, fitted: Any = Non
         )
 
 
-def describe_lonely(targets: Sequence[int], classes: Sequence[str]) -> list[str]:
+def describe_single_fold(targets: Sequence[int], classes: Sequence[str]) -> list[str]:
     """Word a note on the classes whose items are all in one fold; no note if there are none."""
     if not targets:
         return []
@@ -307,7 +309,7 @@ def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) ->
     return plan
 
 
-def _judge(head: Head, problem: Problem, candidate: Candidate, scores: NDArray[np.float32]) -> Candidate:
+def _measure(head: Head, problem: Problem, candidate: Candidate, scores: NDArray[np.float32]) -> Candidate:
     right = scores.argmax(axis=1) == problem.positions
     by_fold = [right[held].mean() for _, held in problem.splits]
     log_loss = None
@@ -362,12 +364,12 @@ def _multiply(value: float, factor: float) -> float:
     return value if factor == 1 else float(f"{value * factor:.6g}")
 
 
-def _find_lonely(problem: Problem, classes: NDArray[np.int64]) -> tuple[int, ...]:
-    lonely = [np.setdiff1d(problem.positions[held], problem.positions[train]) for train, held in problem.splits]
-    return tuple(classes[np.unique(np.concatenate(lonely))].tolist())
+def _find_single_fold(problem: Problem, classes: NDArray[np.int64]) -> tuple[int, ...]:
+    single_fold = [np.setdiff1d(problem.positions[held], problem.positions[train]) for train, held in problem.splits]
+    return tuple(classes[np.unique(np.concatenate(single_fold))].tolist())
 
 
-class _Troubles:
+class _Warnings:
     """The warnings of all candidates, each reported once."""
 
     def __init__(self, head: Head) -> None:

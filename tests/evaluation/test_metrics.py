@@ -247,7 +247,7 @@ GOOD = np.array([[0.5, 0.5], [0.1, 0.9]])
         ({"groups": ["a"]}, "1 groups for 2 items"),
     ],
 )
-def test_wrong_input_is_told_in_one_line(change, message):
+def test_wrong_input_is_refused_in_one_line(change, message):
     arguments = {"probabilities": GOOD, "targets": [0, 1], "classes": ["a", "b"]} | change
     with pytest.raises(DataError, match=message) as caught:
         evaluate(**arguments)

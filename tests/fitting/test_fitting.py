@@ -11,7 +11,7 @@ import featx
 from featx.errors import BundleError, StoreError, StoreFormatError, UnknownNameError, UsageError
 from featx.fitting import fitting
 from featx.fitting.dataset import HeldOut
-from featx.heads import describe_lonely, tuning
+from featx.heads import describe_single_fold, tuning
 from featx.options import FitOptions
 
 
@@ -202,7 +202,7 @@ def test_groups_stay_together_in_cross_validation(store, monkeypatch):
     assert all(not held & train for held, train in seen)
 
 
-def test_a_class_of_one_image_is_trained_on_and_said(tmp_path):
+def test_a_class_of_one_image_is_trained_on_and_reported(tmp_path):
     write_digits(tmp_path / "d", per_class=12, classes=3)
     for path in sorted((tmp_path / "d" / "2").iterdir())[1:]:
         path.unlink()
@@ -217,9 +217,9 @@ def test_a_class_of_one_image_is_trained_on_and_said(tmp_path):
 
 def test_notes_name_classes_and_not_their_numbers():
     classes = ("cat", "dog", "eel", "fox")
-    assert describe_lonely((), classes) == []
-    assert describe_lonely((3,), classes)[0].startswith("class 'fox' is in one fold only")
-    assert describe_lonely((1, 3), classes)[0].startswith("classes 'dog', 'fox' are each in one fold only")
+    assert describe_single_fold((), classes) == []
+    assert describe_single_fold((3,), classes)[0].startswith("class 'fox' is in one fold only")
+    assert describe_single_fold((1, 3), classes)[0].startswith("classes 'dog', 'fox' are each in one fold only")
 
 
 def test_wrong_names_and_values_are_clear(store):
@@ -233,7 +233,7 @@ def test_wrong_names_and_values_are_clear(store):
         featx.fit("nowhere.h5")
 
 
-def test_damaged_features_are_not_learnt_from(digits, tmp_path):
+def test_heads_are_not_fitted_on_damaged_features(digits, tmp_path):
     store = featx.embed(digits, "colour", folder=tmp_path).store
     content = bytearray(store.path.read_bytes())
     content[content.index(store.features[7].tobytes()) + 3] ^= 1

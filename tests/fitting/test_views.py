@@ -1,4 +1,4 @@
-"""Learning from stores with views: their mean, each of them, or the image itself."""
+"""Fits on stores with views: their mean, each of them, or the image itself."""
 
 import csv
 
@@ -77,7 +77,7 @@ def test_each_view_is_a_row_that_stays_with_its_item(viewed):
 
 @pytest.mark.parametrize("views", VIEWS)
 @pytest.mark.parametrize("clf", ["logreg", "ridge", "knn", "lda", "svm", "random-forest"])
-def test_every_head_learns_from_views(viewed, clf, views):
+def test_every_head_is_fitted_on_views(viewed, clf, views):
     run = fit(viewed, clf, views=views)
     assert run.n_train + run.test.n_items == 400
     assert run.validation.n_items == run.n_train
@@ -116,7 +116,7 @@ def test_views_of_an_item_are_never_on_both_sides_of_a_fold(viewed, monkeypatch)
 
 
 def test_ridge_leaves_an_item_out_with_all_its_views(tmp_path):
-    """Labels that say nothing about the pictures: what is seen of an item in another view must not help."""
+    """The labels are random, so seeing another view of a held-out item must not help."""
     from runs import draw
 
     for number in range(80):
@@ -156,20 +156,20 @@ def test_half_precision_is_averaged_in_single(digits, tmp_path):
 @pytest.mark.parametrize(
     ("views", "words"), [("average", "mean over its 4"), ("augment", "each of the 4"), ("plain", "only the image")]
 )
-def test_it_is_said_what_is_done_with_views(viewed, store, views, words):
+def test_a_note_describes_how_views_are_used(viewed, store, views, words):
     assert any(words in note for note in fit(viewed, views=views).notes)
     if views != "augment":
         assert not any("view" in note for note in fit(store, views=views).notes)
 
 
-def test_what_cannot_be_learnt_is_refused(store):
+def test_views_that_do_not_fit_are_refused(store):
     with pytest.raises(UsageError, match="has no views to augment by; embed again with --views 4"):
         fit(store, views="augment")
     with pytest.raises(UsageError, match="average, augment, plain"):
         FitOptions(views="mean")
 
 
-def test_a_bundle_records_what_was_learnt(viewed, tmp_path):
+def test_a_bundle_records_the_views(viewed, tmp_path):
     import json
 
     about = json.loads((fit(viewed, views="augment", folder=tmp_path).bundle / "bundle.json").read_text())

@@ -78,7 +78,7 @@ def test_calibrated_probabilities_are_good_on_new_items(name, limit, digits):
 
 
 @pytest.mark.parametrize("name", ["ridge", "lda", "logreg"])
-def test_as_many_items_as_features_is_no_collapse(name):
+def test_accuracy_does_not_collapse_with_as_many_items_as_features(name):
     """Untuned, least squares fails where items and features are equally many (double descent)."""
     random = np.random.default_rng(0)
     y = np.arange(1000) % 10
@@ -91,12 +91,12 @@ def test_as_many_items_as_features_is_no_collapse(name):
 
 
 @pytest.mark.parametrize("name", ["ridge", "linear-svm", "svm", "lda", "centroid", "naive-bayes"])
-def test_a_class_of_one_item_is_learnt_and_said(name, wide):
+def test_a_class_of_one_item_is_fitted_and_reported(name, wide):
     X, y, folds = wide
     y = y.copy()
     y[7] = 9
     tuned, fitted = fit(name, X, y, folds)
-    assert tuned.lonely == (9,)
+    assert tuned.single_fold == (9,)
     assert fitted.estimator.classes_.tolist() == [0, 1, 2, 3, 9]
     assert np.isfinite(fitted.estimator.predict_proba(X)).all()
     assert tuned.probabilities[7, 4] < 1e-6
@@ -136,7 +136,7 @@ def test_balanced_class_weights_help_the_rare_class(wide):
         (np.zeros(3), [0, 1, 1], "shape"),
     ],
 )
-def test_data_that_cannot_be_learnt(X, y, words):
+def test_data_that_cannot_be_fitted_are_refused(X, y, words):
     with pytest.raises(DataError, match=words):
         check_data(X, y)
 
@@ -149,7 +149,7 @@ def test_data_that_cannot_be_learnt(X, y, words):
         ([0, 1], "one fold each"),
     ],
 )
-def test_folds_that_cannot_be_used(folds, words):
+def test_folds_that_cannot_be_used_are_refused(folds, words):
     with pytest.raises(DataError, match=words):
         split_folds(folds, np.array([0, 0, 1, 1]))
 

@@ -93,7 +93,7 @@ def test_a_start_at_the_minimum_takes_no_step():
     assert (found.steps, found.converged) == (0, True)
 
 
-def test_too_few_steps_are_said():
+def test_too_few_steps_are_reported():
     scales = np.geomspace(1, 1e4, 50)
     found = minimise(np.ones(50, np.float32), lambda x: (scales @ x**2 / 2, scales * x), steps=3)
     assert (found.steps, found.converged) == (3, False)

@@ -56,7 +56,7 @@ def test_every_trusted_type_is_needed_by_some_head(digits, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["ridge", "lda", "centroid", "knn", "logreg"])
-def test_heads_of_earlier_versions_say_what_they_said(name):
+def test_heads_of_earlier_versions_predict_as_before(name):
     """Written by the first version, whose heads held other classes; never to be made again."""
     folder = Path(__file__).parents[1] / "data" / "heads-v1"
     expected = np.load(folder / "expected.npz")
@@ -116,7 +116,7 @@ def test_a_damaged_or_missing_file_is_one_clear_line(digits, tmp_path):
             load_head(path)
 
 
-def test_what_is_no_classifier_is_refused(digits, tmp_path):
+def test_a_file_without_a_classifier_is_refused(digits, tmp_path):
     path = tmp_path / "head.skops"
     skops.io.dump(KMeans(2, n_init=1).fit(digits[0]), path)
     with pytest.raises(BundleError, match=r"types that heads do not use: sklearn\.cluster\._kmeans\.KMeans"):

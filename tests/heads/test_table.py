@@ -58,7 +58,7 @@ def test_variants_of_a_head_are_heads(name, settings):
 
 
 @pytest.mark.parametrize("name", ["keras:", "keras:abc", "keras:0", "keras:512-", "keras:99999999"])
-def test_a_wrong_variant_is_told_how_to_spell_it(name):
+def test_a_wrong_variant_is_refused_with_the_right_spelling(name):
     with pytest.raises(UsageError, match=rf"called '{name}'; write keras, keras:bn, or .* keras:1024, keras:512-512"):
         find_head(name)
 

@@ -35,6 +35,9 @@ from featx.specs import HeadSpec
 #: Logarithm of the least probability in a log-loss, as in the scores themselves.
 _LOWEST = math.log(1e-12)
 
+#: A note is one line: it names no more classes than this.
+_MOST_NAMES = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
@@ -104,8 +107,8 @@ def tune(
 
     No item is predicted by a model that was trained on it, but the best of many is also the
     luckiest: the winner's accuracy is a little above that on new items, and the more so the
-    fewer the items (Cawley & Talbot 2010, section 5). A test
-    split that tuning has not seen has no such bias.
+    fewer the items (Cawley & Talbot 2010, section 5). A test split that tuning has not seen
+    has no such bias.
 
     Args:
         head: The row of the table.
@@ -240,7 +243,9 @@ def describe_single_fold(targets: Sequence[int], classes: Sequence[str]) -> list
     """Word a note on the classes whose items are all in one fold; no note if there are none."""
     if not targets:
         return []
-    names = ", ".join(repr(classes[target]) for target in targets)
+    names = ", ".join(repr(classes[target]) for target in targets[:_MOST_NAMES])
+    if len(targets) > _MOST_NAMES:
+        names += f" and {len(targets) - _MOST_NAMES} more"
     if len(targets) == 1:
         return [f"class {names} is in one fold only, so tuning counts its items as wrong; add items or groups of it"]
     return [f"classes {names} are each in one fold only, so tuning counts their items as wrong; add items or groups"]

@@ -220,6 +220,8 @@ def test_notes_name_classes_and_not_their_numbers():
     assert describe_single_fold((), classes) == []
     assert describe_single_fold((3,), classes)[0].startswith("class 'fox' is in one fold only")
     assert describe_single_fold((1, 3), classes)[0].startswith("classes 'dog', 'fox' are each in one fold only")
+    (many,) = describe_single_fold(range(20), "abcdefghijklmnopqrst")
+    assert "'g', 'h' and 12 more are each in one fold only" in many
 
 
 def test_wrong_names_and_values_are_clear(store):

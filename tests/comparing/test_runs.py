@@ -90,7 +90,7 @@ def test_what_an_older_run_does_not_tell(few, bundle):
     del metrics["finetuned"]["elapsed_seconds"]
     rewrite(bundle, "metrics.json", json.dumps(metrics))
     assert read_run(bundle).embed_seconds is None
-    assert "the run does not tell how long embedding took" in compare(few, bundle).verdict[0]
+    assert "the run does not record the time of embedding" in compare(few, bundle).verdict[0]
 
 
 def test_a_metric_that_an_older_version_did_not_write_is_no_damage(few, bundle):

@@ -36,6 +36,8 @@ def test_the_whole_way_with_views(featx_command, embedded, digits):
     assert "views" not in json.loads((other / "bundle.json").read_text())["embed"]
     compared = featx_command("compare", "--clf", "centroid", "--jobs", "1")
     assert "mean over its 3 views" in compared.err
+    every = featx_command("compare", "--clf", "centroid", "--jobs", "1", "--views", "augment")
+    assert "each of the 3 views" in every.err
 
 
 def test_predict_and_evaluate_take_views(featx_command, digits):

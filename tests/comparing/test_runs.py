@@ -191,6 +191,13 @@ def test_a_run_that_was_tested_on_other_items(few, tmp_path, options, pattern):
         compare(few, run)
 
 
+def test_an_older_bundle_without_the_seed_of_its_split_has_that_of_its_head(few, tmp_path):
+    run = featx.fit(few, "centroid", options=FitOptions(folder=tmp_path, seed=1))
+    change_record(split={"origin": "hold-out", "test_size": 0.2, "cv": 0, "group": ""})(run.bundle)
+    with pytest.raises(DataError, match=r"It was made with --seed 1 --test-size 0\.2, this is with --seed 0"):
+        compare(few, run.bundle)
+
+
 def test_what_a_run_says_of_its_split_is_told_in_few_plain_letters(few, bundle):
     change_record(split={"seed": "\x1b[31m\n" + "9" * 5000, "test_size": "\x07"})(bundle)
     with pytest.raises(DataError, match="was tested on other images") as caught:

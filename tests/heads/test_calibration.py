@@ -135,7 +135,7 @@ def test_wrong_input_is_refused_in_one_line(scores, positions, message):
 
 
 def test_other_wrong_input():
-    with pytest.raises(UnknownNameError, match="'platt' is not known"):
+    with pytest.raises(UnknownNameError, match="calibration 'platt' is unknown"):
         Calibrator("platt").fit([[1.0, 2]], [0])
     with pytest.raises(DataError, match="scores have 3 columns"):
         Calibrator().fit([[1.0, 2]], [0]).predict_proba([[1.0, 2, 3]])

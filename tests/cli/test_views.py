@@ -61,7 +61,7 @@ def test_predict_and_evaluate_take_views(featx_command, digits):
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (("--views", "2"), 2, "name one, such as --augment light"),
+        (("--views", "2"), 2, "add one, such as --augment light"),
         (("--augment", "flip"), 2, "add their number, such as --views 4"),
         (("--views", "2", "--augment", "flop"), 1, "did you mean flip"),
         (("--views", "-1"), 2, "greater than or equal to 0"),

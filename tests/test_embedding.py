@@ -74,7 +74,7 @@ def test_every_item_is_new_once_and_cached_afterwards(pictures, features):
     assert list_names(features) == ["colour.h5"]
 
 
-def test_the_result_is_what_the_command_prints(pictures, features):
+def test_the_result_matches_the_output_of_the_command(pictures, features):
     result = run(pictures, features)
     about = result.to_dict()
     assert {name: about[name] for name in ("items", "new", "cached", "quarantined", "dim")} == {
@@ -88,7 +88,7 @@ def test_the_result_is_what_the_command_prints(pictures, features):
     assert about["images_per_second"] == pytest.approx(10 / about["seconds"])
 
 
-def test_rows_are_what_the_backbone_gives_for_each_image(pictures, features):
+def test_rows_are_the_features_of_each_image(pictures, features):
     store = run(pictures, features).store
     backbone = load_backbone("colour", image_size=(SIDE, SIDE))
     for name, row in zip(store.ids.tolist(), store.features, strict=True):
@@ -168,7 +168,7 @@ def test_the_same_bytes_under_five_names_are_embedded_once(pictures, features):
 
 
 def pad(path, size_bytes):
-    """Make a file so long; what follows the end of a PNG is not read."""
+    """Pad a file to a length; bytes after the end of a PNG are not read."""
     path.write_bytes(path.read_bytes().ljust(size_bytes, b"\0"))
 
 
@@ -200,7 +200,7 @@ def test_a_file_that_changes_during_a_long_run_is_seen_although_its_size_and_tim
     assert count(run(pictures, features)) == (1, 9, 0)
 
 
-def test_rehash_finds_what_was_changed_behind_the_back_of_the_clock(pictures, features):
+def test_rehash_finds_changes_that_kept_size_and_time(pictures, features):
     path = pictures / "dog" / "0.png"
     pad(path, 600)
     age(path)
@@ -315,13 +315,13 @@ def test_a_store_survives_a_run_without_a_single_good_item(pictures, features):
     assert identify(FeatureStore(features / "colour.h5")) == before
 
 
-def test_an_item_with_features_that_are_no_numbers_is_quarantined(tmp_path, features):
+def test_an_item_with_non_finite_features_is_quarantined(tmp_path, features):
     Image.new("RGB", (SIDE, SIDE), (200, 200, 200)).save(make_folder(tmp_path / "p") / "bright.png")
     Image.new("RGB", (SIDE, SIDE), (9, 9, 9)).save(tmp_path / "p" / "dark.png")
     result = run(tmp_path / "p", features, Patches("ratios"))
     assert count(result) == (1, 0, 1)
     assert [(name, reason) for name, _, reason in result.store.quarantine] == [
-        ("dark.png", "the backbone gave values that are not finite")
+        ("dark.png", "the backbone returned non-finite values")
     ]
     assert result.store.features.tolist() == [[1.0, 1.0, 1.0]]
 
@@ -339,7 +339,7 @@ def test_float16_rounds_and_refuses_what_does_not_fit(tmp_path, features):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")
-def test_names_that_are_no_utf_8_or_span_lines(tmp_path, features):
+def test_names_that_are_not_utf_8_or_span_lines(tmp_path, features):
     source = tmp_path / os.fsdecode(b"so\xffurce")
     names = ["dog/" + os.fsdecode(name) for name in (b"caf\xe9.png", b"two\nlines.png", "\u4e2d.png".encode())]
     for number, name in enumerate(names):
@@ -373,7 +373,7 @@ def test_batches_and_workers_change_no_bit(pictures, tmp_path, options):
     assert count(result) == (50, 0, 0)
 
 
-def test_progress_is_told_of_every_item(mixed, features):
+def test_progress_counts_every_item(mixed, features):
     calls = []
     run(mixed, features, options=EmbedOptions(4, 2, progress=lambda done, total: calls.append((done, total))))
     assert calls == sorted(calls)
@@ -383,7 +383,7 @@ def test_progress_is_told_of_every_item(mixed, features):
     assert {done for done, _ in calls} >= set(range(1, 17))
 
 
-def test_what_is_decoded_and_not_embedded_is_not_yet_done(pictures, features):
+def test_an_item_that_is_only_decoded_is_not_done(pictures, features):
     backbone, calls = load_counter(), []
 
     def note(done, _):
@@ -405,7 +405,7 @@ def test_options_that_cannot_be_are_refused(options):
 
 
 @pytest.mark.parametrize("stop_at", [3, 4])  # the first call of all is for the golden pictures
-def test_an_interrupted_run_is_finished_by_the_next_and_gives_the_same_store(pictures, tmp_path, stop_at):
+def test_an_interrupted_run_is_finished_by_the_next_with_the_same_store(pictures, tmp_path, stop_at):
     whole = run(pictures, tmp_path / "whole").store
     options = EmbedOptions(batch_size=3)
     with pytest.raises(KeyboardInterrupt):
@@ -433,7 +433,7 @@ def test_an_interruption_while_adding_leaves_the_old_store(pictures, features):
     assert count(run(pictures, features)) == (3, 13, 0)
 
 
-def test_no_thread_goes_on_after_an_interruption(pictures, features):
+def test_no_thread_keeps_running_after_an_interruption(pictures, features):
     reads = []
 
     class Slow(FolderReader):
@@ -563,13 +563,15 @@ def test_a_dtype_that_no_store_holds_is_refused(pictures, features):
 def test_a_file_in_the_way_is_not_overwritten(pictures, features):
     make_folder(features)
     (features / "colour.h5").write_text("my notes")
-    with pytest.raises(StoreFormatError, match=r"colour.h5 is no feature store \(no HDF5 file\); name another one"):
+    with pytest.raises(
+        StoreFormatError, match=r"colour.h5 is not a feature store \(not an HDF5 file\); name another one"
+    ):
         run(pictures, features)
     assert (features / "colour.h5").read_text() == "my notes"
 
 
-def test_a_run_beside_another_is_refused(pictures, features):
-    with pytest.raises(StoreLockedError, match=f"is being written by process {os.getpid()} on .* since 0 s"):
+def test_a_run_during_another_is_refused(pictures, features):
+    with pytest.raises(StoreLockedError, match=f"is being written by process {os.getpid()} on .* for 0 s"):
         run(pictures, features, options=EmbedOptions(progress=lambda *_: run(pictures, features)))
 
 
@@ -663,7 +665,7 @@ def test_fields_of_images_that_do_not_exist_are_refused(pictures, features):
         embed(pictures, "colour", image={"width": 96}, folder=features)
 
 
-def test_stores_are_named_after_what_departs_from_the_defaults(pictures, features):
+def test_stores_are_named_after_settings_that_differ_from_the_defaults(pictures, features):
     def name(**options):
         return embed(pictures, "colour", folder=features, **options).store.path.name
 
@@ -692,12 +694,14 @@ def test_unfinished_rows_of_a_stack_that_computes_other_numbers_are_not_used(pic
     options = EmbedOptions(batch_size=3)
     with pytest.raises(KeyboardInterrupt):
         run(pictures, features, Stopped("means", scale=1.05), options=options)
-    with pytest.raises(SpecMismatchError, match=r"patches.h5 holds other numbers \(sealed or unfinished\) than this machine computes"):
+    with pytest.raises(
+        SpecMismatchError, match=r"patches.h5 holds other numbers \(sealed or unfinished\) than this machine computes"
+    ):
         run(pictures, features, Patches("means"), options=options)
     assert count(run(pictures, features, Patches("means", scale=1.05), options=options))[1] == 6
 
 
-def test_each_store_of_a_run_tells_the_time_of_the_run(pictures, features):
+def test_each_store_of_a_run_records_the_time_of_the_run(pictures, features):
     results = embed_layers(pictures, Patches("pixels", "means"), folder=features)
     for result in results:
         assert 0 < result.store.embed_seconds <= result.start_seconds + result.seconds + 0.001

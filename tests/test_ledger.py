@@ -1,4 +1,4 @@
-"""What becomes of items that cannot be embedded, or not now, and what a run says of them."""
+"""Items that cannot be embedded, or not at the moment, and how a run reports them."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ def make_unreadable(path):
 # When bad images end a run
 
 
-def test_a_run_that_may_not_fail_lists_what_did_and_keeps_what_was_finished(pictures, features):
+def test_a_run_that_allows_no_failures_lists_them_and_keeps_finished_work(pictures, features):
     spoil(pictures, 12)
     with pytest.raises(SourceError) as caught:
         run(pictures, features, options=FAIL)
@@ -61,11 +61,9 @@ def test_an_old_store_survives_a_run_that_may_not_fail(pictures, features):
     assert (features / "colour.h5").read_bytes() == before
 
 
-def test_features_that_are_no_numbers_count_as_bad(tmp_path, features):
+def test_non_finite_features_count_as_bad(tmp_path, features):
     shade(tmp_path / "p", bright=200, dark=9)
-    with pytest.raises(
-        SourceError, match=r"1 of the 2 images .*'dark.png': the backbone gave values that are not finite"
-    ):
+    with pytest.raises(SourceError, match=r"1 of the 2 images .*'dark.png': the backbone returned non-finite values"):
         embed_layers(tmp_path / "p", Patches("means", "ratios"), folder=features, options=FAIL)
 
 
@@ -201,7 +199,7 @@ def test_a_layer_that_holds_nothing_good_is_named_and_the_others_keep_their_rows
     assert network.calls == 1
 
 
-# What a run says
+# What a run reports
 
 
 def test_removed_items_are_counted(pictures, features):
@@ -228,7 +226,7 @@ def test_the_same_bytes_under_several_labels_are_reported_once(pictures, feature
     assert note.endswith("and 'dog/0.png' (dog); keep one file of each")
 
 
-def test_copies_with_one_label_or_none_are_no_contradiction(pictures, features, notes):
+def test_copies_with_one_label_or_none_do_not_contradict(pictures, features, notes):
     manifest = read_folder(pictures)
     (pictures / "copy.png").write_bytes((pictures / "dog" / "0.png").read_bytes())
     (pictures / "dog" / "copy.png").write_bytes((pictures / "dog" / "0.png").read_bytes())

@@ -87,4 +87,4 @@ def test_a_disk_that_is_too_small(featx_command, digits, monkeypatch):
     monkeypatch.setattr("featx.store.writing.shutil.disk_usage", lambda _: SimpleNamespace(free=5_000))
     result = featx_command("embed", digits, "--backbone", "colour", *FLAGS)
     assert result.code == 1
-    assert "only 5.0 kB are free there: make room" in result.err
+    assert "only 5.0 kB is free: make room" in result.err

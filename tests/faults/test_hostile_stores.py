@@ -159,9 +159,9 @@ HOSTILE = [
     (hold_references, "/items/label is object"),
     (hold_pickles, r"/items/label is \|V"),
     (go_round, "items is a link to elsewhere"),
-    (go_round_by_hard_links, "id is no dataset"),
+    (go_round_by_hard_links, "id is not a dataset"),
     (nest_the_spec, "recursion"),
-    (name_a_spec_of_variable_width, "the attribute spec is of another kind"),
+    (name_a_spec_of_variable_width, "the attribute spec has the wrong type"),
     (lengthen_one_column, "the columns of /items differ in length"),
     (multiply_the_golden_pictures, "/golden declares 9,9"),
     (name_no_rows, "checksums of blocks of 0 rows"),
@@ -181,7 +181,9 @@ def test_a_hostile_store_is_refused_and_nothing_of_elsewhere_is_read(store, secr
         attack(file, secret)
         sign(file)
     for opening in (FeatureStore, verify_store, fit):
-        with pytest.raises(StoreFormatError, match=rf"colour.h5 is damaged or no feature store .*{reason}") as caught:
+        with pytest.raises(
+            StoreFormatError, match=rf"colour.h5 is damaged or not a feature store .*{reason}"
+        ) as caught:
             opening(store.path)
         assert b"not for the eyes".decode() not in str(caught.value)
         assert "\n" not in str(caught.value)

@@ -236,7 +236,7 @@ def test_damaged_features_are_not_learnt_from(digits, tmp_path):
     content[content.index(store.features[7].tobytes()) + 3] ^= 1
     store.path.unlink()
     store.path.write_bytes(content)
-    with pytest.raises(StoreFormatError, match=r"rows 0 to \d+ of /features of .* are damaged; `featx repair"):
+    with pytest.raises(StoreFormatError, match=r"rows 0 to \d+ of /features of .* are damaged; run `featx repair"):
         featx.fit(store.path, "ridge")
 
 

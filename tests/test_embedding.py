@@ -1,4 +1,4 @@
-"""The loop, on small pictures and backbones that need no framework."""
+"""Embedding, on small pictures and backbones that need no framework."""
 
 import os
 import re
@@ -188,7 +188,7 @@ def test_a_file_that_changes_right_after_the_run_is_seen_although_its_size_and_t
 def test_a_file_that_changes_during_a_long_run_is_seen_although_its_size_and_time_are_the_same(
     pictures, features, monkeypatch
 ):
-    """What counts is when the files were read, not when the store was written, perhaps hours later."""
+    """The time that counts is when the files were read, not when the store was written, perhaps hours later."""
     path, now = pictures / "dog" / "0.png", time.time()
     pad(path, 600)
     age(path, now)
@@ -236,7 +236,7 @@ def test_a_time_that_no_store_can_hold_does_not_end_the_run(pictures, features):
 
 @pytest.fixture
 def mixed(pictures):
-    """Ten good pictures and six bad items, two of them with the same bytes; folders list no pipes and no gone files."""
+    """Ten good pictures and six bad items, two of them with the same bytes; folders list no pipes or missing files."""
     (pictures / "dog" / "page.jpg").write_text("<html>")
     (pictures / "cat" / "same page.jpg").write_text("<html>")
     Image.new("RGB", (400, 400), "teal").save(pictures / "dog" / "cut.jpg")
@@ -543,7 +543,7 @@ def test_the_golden_pictures_of_the_first_run_stay(pictures, features):
     second = run(pictures, features, Patches("means", scale=1.0009)).store
     assert np.array_equal(second.golden.features, first.golden.features)
     draw(pictures / "dog" / "newer.png", 98)
-    with pytest.raises(SpecMismatchError, match="other numbers"):  # else small steps would add up
+    with pytest.raises(SpecMismatchError, match="other numbers"):  # otherwise small steps would add up
         run(pictures, features, Patches("means", scale=1.0018))
 
 

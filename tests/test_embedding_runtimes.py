@@ -112,7 +112,7 @@ def test_shards_remember_their_runtime(photos, reference, tmp_path, monkeypatch)
 
 
 class Wrong(openvino.OpenVino):
-    """OpenVINO with one operation done otherwise, as a broken kernel would."""
+    """OpenVINO with one operation changed, as by a broken kernel."""
 
     def embed(self, images):
         return tuple(matrix + np.float32(0.01) * matrix.max() for matrix in super().embed(images))

@@ -34,7 +34,7 @@ def run(pictures, features, backbone=None, **arguments):
 
 
 def embed_by_hand(store, pictures, backbone):
-    """What the rows must be, computed image by image from the public parts."""
+    """Compute the expected rows, image by image, from public functions."""
     views, augmentation = store.spec.views, parse_augmentation(store.spec.views.augmentation)
     rows = []
     for name, sha256 in zip(store.ids, store.sha256, strict=True):
@@ -174,7 +174,7 @@ def test_a_spec_with_views_goes_through_json(pictures, features):
     assert hash(spec) == hash(EmbedSpec.from_dict(spec.to_dict()))
 
 
-# What else is done to stores
+# Other uses of stores
 
 
 def test_stores_with_views_are_verified_and_repaired(pictures, features):
@@ -185,7 +185,7 @@ def test_stores_with_views_are_verified_and_repaired(pictures, features):
         file.seek(at)
         file.write(b"\xff\xff")
     assert [damage.part for damage in verify_store(store.path).damage] == ["features"]
-    assert repair_store(store.path).embedding.new == 10  # a block is all ten rows
+    assert repair_store(store.path).result.new == 10  # a block is all ten rows
     again = FeatureStore(store.path)
     assert not verify_store(store.path).damage
     assert np.array_equal(again.features, before)

@@ -21,7 +21,7 @@ def spoil(pictures, how_many):
 
 
 def make_unreadable(path):
-    """Put a file in its place whose every read is an input/output error."""
+    """Replace a file by one whose every read is an input/output error."""
     if sys.platform != "linux":
         pytest.skip("only Linux has a file of which every read fails, its own memory's first page")
     path.unlink()
@@ -122,7 +122,7 @@ def test_a_file_is_kept_in_the_stores_that_have_it_and_missing_in_the_others(pic
 
 
 def test_a_file_that_may_have_changed_is_read_as_soon_as_it_can_be_again(pictures, features, monkeypatch):
-    """It was modified just before the first run, so that its size and time alone never prove it the same."""
+    """It was modified just before the first run, so size and time alone never prove that it is unchanged."""
     path, now = pictures / "dog" / "0.bmp", time.time()
     Image.new("RGB", (SIDE, SIDE), "teal").save(path)
     age(path, now)
@@ -162,7 +162,7 @@ def test_a_file_that_has_become_something_else_leaves(pictures, features):
 
 
 def shade(folder, **greys):
-    """Plain pictures; the ratios of dark ones are no numbers."""
+    """Plain pictures; the ratios of dark ones are not finite."""
     make_folder(folder)
     for name, grey in greys.items():
         Image.new("RGB", (SIDE, SIDE), (grey,) * 3).save(folder / f"{name}.png")
@@ -244,7 +244,7 @@ def test_a_file_that_changes_during_the_run_is_known_by_the_bytes_that_were_embe
     path = pictures / "dog" / "0.png"
 
     class Busy:
-        """Lets a picture change between the look at its time and its reading, and again right after."""
+        """Change a picture between reading its time and its content, and again right after."""
 
         def stat(self, item_id):
             found = reader.stat(item_id)

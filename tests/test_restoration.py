@@ -95,7 +95,7 @@ def test_dropping_needs_no_images(store, pictures):
         repair_store(store.path)
     assert store.path.read_bytes() == before
     repair = repair_store(store.path, drop=True)
-    assert repair.embedding is None
+    assert repair.result is None
     assert repair.verification.lost.sum() == 1
     assert np.array_equal(FeatureStore(store.path).features, store.features[:9])
 

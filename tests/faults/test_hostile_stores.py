@@ -1,4 +1,4 @@
-"""A store from elsewhere cannot read other files, run code, eat the memory or stall its reader."""
+"""An untrusted store cannot read other files, run code, exhaust the memory or stall its reader."""
 
 import os
 import subprocess
@@ -176,7 +176,7 @@ def sign(file):
 
 
 @pytest.mark.parametrize(("attack", "reason"), HOSTILE, ids=[attack.__name__ for attack, _ in HOSTILE])
-def test_a_hostile_store_is_refused_and_nothing_of_elsewhere_is_read(store, secret, attack, reason):
+def test_a_hostile_store_is_refused_and_no_other_file_is_read(store, secret, attack, reason):
     with h5py.File(store.path, "r+") as file:
         attack(file, secret)
         sign(file)
@@ -207,7 +207,7 @@ def test_a_hostile_shard_is_refused(store, secret, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the platform has no FIFOs")
-def test_a_store_that_is_no_file_does_not_stall_its_reader(tmp_path):
+def test_a_store_that_is_not_a_file_does_not_stall_its_reader(tmp_path):
     os.mkfifo(tmp_path / "fifo.h5")
     (tmp_path / "round.h5").symlink_to(tmp_path / "round.h5")
     (tmp_path / "folder.h5").mkdir()
@@ -217,7 +217,7 @@ def test_a_store_that_is_no_file_does_not_stall_its_reader(tmp_path):
 
 
 def test_no_attack_takes_memory(store, secret):
-    """All of them, each in the memory that a sound store takes and 256 MiB more."""
+    """Each attack, in the memory that a sound store takes plus 256 MiB."""
     code = """
 import resource, sys
 import numpy, h5py

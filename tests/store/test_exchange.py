@@ -25,7 +25,7 @@ NAMES = ('a "quoted".png', "one,\ntwo\r\n.png", "return\r.png", " blank ", "caf√
 
 @pytest.fixture
 def write(maker, tmp_path):
-    """Write a store of given features, with ids and labels of a user who has seen everything."""
+    """Write a store of given features, with ids and labels that are hard to write."""
 
     def write(features, names=None):
         n_items, dim = features.shape
@@ -44,7 +44,7 @@ def write(maker, tmp_path):
 
 
 def make_features(dtype, n_items=7, dim=5):
-    """Any finite bit pattern, with the ones that are hard to spell among them."""
+    """Any finite bit pattern, including those that are hard to write."""
     kind = {"float32": np.uint32, "float16": np.uint16}[dtype]
     bits = np.random.default_rng(3).integers(0, np.iinfo(kind).max, (n_items, dim), dtype=kind, endpoint=True)
     features = bits.view(dtype)

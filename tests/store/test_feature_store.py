@@ -137,7 +137,7 @@ def test_a_file_that_is_not_hdf5_is_refused(tmp_path, content):
 
 
 def test_a_folder_is_not_a_store(tmp_path):
-    with pytest.raises(StoreFormatError, match="no HDF5 file"):
+    with pytest.raises(StoreFormatError, match="not an HDF5 file"):
         FeatureStore(tmp_path)
 
 

@@ -38,7 +38,7 @@ def test_a_refused_confirmation_gives_the_file_no_name(tmp_path):
     path.write_text("old")
 
     def refuse():
-        assert len(list_names(tmp_path)) == 2  # all is written by then
+        assert len(list_names(tmp_path)) == 2  # everything is written
         msg = "not any more"
         raise StoreLockedError(msg)
 

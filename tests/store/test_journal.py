@@ -144,7 +144,7 @@ def test_other_files_in_the_folder_are_not_read_as_shards(open_journal, maker, l
 
 
 def test_only_shards_that_were_read_are_discarded(open_journal, maker):
-    """A writer that stood still meanwhile may not remove the shards of the next one."""
+    """A writer that was stopped must not remove the shards of the next one."""
     opened, other = open_journal(), open_journal()
     maker.append(opened, [1])
     opened.commit()

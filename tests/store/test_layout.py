@@ -143,14 +143,14 @@ def test_a_column_of_another_kind_is_refused(file):
 
 
 class TestWhatIsNotStoredHere:
-    """Foreign files, each a way to read another file, to take all memory or to stall; see also tests/faults."""
+    """Untrusted files that try to read another file, exhaust the memory or stall; see also tests/faults."""
 
     def test_chunks(self, file):
         file.create_dataset("huge", shape=(2**42,), dtype="<i8", chunks=(1024,))
         self.refuse(file, "huge", "not stored contiguously")
 
     def test_more_than_the_file_holds(self, file):
-        """HDF5 sets room aside when the first byte is written, and declares it before."""
+        """HDF5 allocates space when the first byte is written, but declares it before."""
         layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         layout.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
         space = h5py.h5s.create_simple((2**42,))
@@ -181,7 +181,7 @@ class TestWhatIsNotStoredHere:
         self.refuse(file, "round", "a link to elsewhere")
         group = file.create_group("group")
         group["itself"] = group
-        self.refuse(file, "group", "no dataset", TypeError)
+        self.refuse(file, "group", "group is not a dataset", TypeError)
         assert open_group(file, "group") == group
         file["rows"] = np.arange(3)
         with pytest.raises(TypeError, match="rows is not a group"):

@@ -165,7 +165,7 @@ def test_an_empty_lock_is_taken_over_unless_its_maker_lives(store, path):
 
 def test_a_folder_that_cannot_be_written_is_reported_in_one_line(store):
     store.parent.write_text("a file")
-    with pytest.raises(StoreError, match=r"a.h5.lock cannot be written: .*; a store lives in"), StoreLock(store):
+    with pytest.raises(StoreError, match=r"a.h5.lock cannot be written: .*; a store needs a folder"), StoreLock(store):
         pytest.fail("locked nothing")
 
 

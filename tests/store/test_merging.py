@@ -32,7 +32,7 @@ PROVENANCE = Provenance("/pictures", {"numpy": "1.0"}, "numpy", 0.0, (2, 3), "",
 
 
 def make_store(path, numbers, *, quarantine=(), spec=SPEC, times=None, drift=0.0, items=(), **provenance):
-    """Write a store in which row `n` belongs to the item `n.png`, and other stacks move it by `drift`."""
+    """Write a store in which row `n` belongs to the item `n.png`, shifted by `drift` as by another stack."""
     numbers = list(numbers)
     columns = {
         "id": [f"{number}.png" for number in numbers],
@@ -57,7 +57,7 @@ def make_store(path, numbers, *, quarantine=(), spec=SPEC, times=None, drift=0.0
 
 
 def read_all(path):
-    """By id, all that a store knows of an item, its features as bytes."""
+    """Return everything that a store holds about each item, by id, with the features as bytes."""
     store = FeatureStore(path)
     assert store.find_damage() == []
     columns = zip(*(store.columns[name].tolist() for name in ITEM_COLUMNS), strict=True)
@@ -73,7 +73,7 @@ def merge(folder, *paths, **options):
 
 
 def describe(path):
-    """Where a store's numbers came from."""
+    """Return the origin of a store's numbers."""
     provenance = describe_provenance(FeatureStore(path))
     return replace(provenance, golden=replace(provenance.golden, features=provenance.golden.features.tobytes()))
 

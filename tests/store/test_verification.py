@@ -67,7 +67,7 @@ def test_dropping_leaves_the_sound_rows_as_they_were(store, maker, list_files):
     assert left.spec == store.spec
     assert (left.source, left.started_ns, left.golden.files) == (store.source, store.started_ns, store.golden.files)
     assert list_files() == ["made.h5"]
-    whole = maker.seal(range(10), new=range(6), quarantine=BAD)  # what an embed does afterwards
+    whole = maker.seal(range(10), new=range(6), quarantine=BAD)  # as the next embed does
     assert np.array_equal(whole.features, maker.make_rows(range(10)))
 
 

@@ -176,7 +176,7 @@ def test_a_store_names_every_runtime_that_computed_rows_and_the_largest_drift(ma
 
 
 def ago(seconds):
-    """A moment of a run that began so long before."""
+    """Return the start of a run that began this long ago."""
     return time.perf_counter() - seconds
 
 

@@ -225,7 +225,7 @@ def disk(monkeypatch):
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_decoded(pictures, features, disk):
     disk.free = 1_000_000
     backbone = load_counter()
-    with pytest.raises(StoreError, match=r"10 items of .* only 1\.0 MB is free .* --dtype float16"):
+    with pytest.raises(StoreError, match=r"10 items of .* only 1\.0 MB is free: .* --dtype float16"):
         run(pictures, features, backbone)
     assert backbone.images == 2
     assert not list(features.glob("*.h5"))

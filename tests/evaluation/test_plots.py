@@ -123,7 +123,7 @@ with tempfile.TemporaryDirectory() as folder:
     evaluation.plot_confusion(result, pathlib.Path(folder, "matrix.png"))
 assert "matplotlib.pyplot" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=500)
 
 
 NAMES = ["logreg", "ridge", "lda", "centroid", "knn", "svm-linear", "svm-rbf", "mlp", "forest", "$\\alpha$", "日本", ""]

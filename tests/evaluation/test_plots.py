@@ -108,4 +108,4 @@ with tempfile.TemporaryDirectory() as folder:
     evaluation.plot_confusion(result, pathlib.Path(folder, "matrix.png"))
 assert "matplotlib.pyplot" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=500)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pictures import write_digits
 
+from featx.cli.app import main
 from featx.heads import find_head
 from featx.registry import HEADS
 
@@ -41,7 +42,8 @@ def test_the_readme_begins_with_the_two_commands_that_make_has():
     assert {"demo", "test", "check"} <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-def test_the_commands_of_the_readme_run(folder):
+def test_the_commands_of_the_readme_run(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
     (block,) = find_blocks("README.md", "console")
     commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
     assert len(commands) >= 10
@@ -49,7 +51,12 @@ def test_the_commands_of_the_readme_run(folder):
         program, *arguments = shlex.split(command)
         assert program == "featx"
         expanded = [name for word in arguments for name in sorted(glob.glob(word, root_dir=folder)) or [word]]  # noqa: PTH207 - as a shell does
-        assert run([sys.executable, "-m", "featx", *expanded], folder)
+        monkeypatch.setattr(sys, "argv", ["featx", *expanded])
+        with pytest.raises(SystemExit) as ended:  # in this process, which starts TensorFlow once for all of them
+            main()
+        printed = capsys.readouterr()
+        assert not ended.value.code, f"{command}: {printed.err}"
+        assert printed.out, command
 
 
 def test_the_python_of_the_readme_runs(folder):

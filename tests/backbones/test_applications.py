@@ -14,6 +14,8 @@ from photos import check_rows, make_photos
 from featx.backbones import describe_layers, load_backbone
 from featx.backbones.applications import name_layers
 from featx.backbones.catalogue import APPLICATIONS
+from featx.backbones.openvino import OpenVino
+from featx.backbones.running import measure_runtime_drift
 from featx.errors import BackboneError, UnknownNameError
 
 pytestmark = pytest.mark.keras
@@ -140,6 +142,13 @@ def test_a_family_describes_itself(family):
     backbone = family.backbone
     assert (backbone.uri, backbone.weights, backbone.source_file) == (family.name, "none", "")
     assert (backbone.height, backbone.width) == family.images.shape[1:3]
+
+
+def test_openvino_gives_the_features_of_keras(family):
+    runtime = OpenVino(family.backbone)
+    assert measure_runtime_drift(family.features, runtime.embed(family.images)) < 1e-5
+    runtime.fix_batch_size(3)
+    assert measure_runtime_drift(family.features, runtime.embed(family.images)) < 1e-5
 
 
 # --- the contract

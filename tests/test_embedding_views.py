@@ -143,7 +143,7 @@ def test_the_name_shows_the_views(pictures, features, arguments, name):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"augmentation": ""}, UsageError, "name one, such as --augment light"),
+        ({"augmentation": ""}, UsageError, "add one, such as --augment light"),
         ({"views": 0}, UsageError, "such as --views 4"),
         ({"views": -1}, UsageError, "1 to 1,000"),
         ({"views": 1001}, UsageError, "1 to 1,000"),

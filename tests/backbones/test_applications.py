@@ -253,7 +253,7 @@ def test_booleans_are_read():
             "mobilenet?width=2&alpha=1",
             "mobilenet takes the arguments alpha, depth_multiplier, dropout, precision; leave out width",
         ),
-        ("mobilenet?include_top=true&weights=none", "not include_top, weights"),
+        ("mobilenet?include_top=true&weights=none", "leave out include_top, weights"),
         ("mobilenet?alpha=wide", "alpha of mobilenet is 'wide'; it must be a number, such as 1.0"),
         ("mobilenet?alpha=", "alpha of mobilenet is ''; it must be a number"),
         (

@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -38,7 +37,7 @@ from featx.store.layout import (
     read_text,
 )
 from featx.store.sealing import digest_golden, read_golden
-from featx.wording import to_printable
+from featx.wording import format_html_table, to_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -301,10 +300,8 @@ class FeatureStore:
             "splits": _list_counts(self.splits),
             "quarantined": f"{len(self.quarantine):,}",
         }
-        body = "".join(
-            f"<tr><th>{name}</th><td>{escape(to_printable(text))}</td></tr>" for name, text in rows.items() if text
-        )
-        return f"<table><caption>{escape(to_printable(str(self.path)))}</caption><tbody>{body}</tbody></table>"
+        shown = [[name, text] for name, text in rows.items() if text]
+        return f"<p>{to_html(str(self.path))}</p>{format_html_table(['', ''], shown, n_text=2)}"
 
     def find_damage(self, progress: Progress | None = None) -> list[Damage]:
         """Read everything and list the parts that differ from their checksums, features in blocks of rows.

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from featx.specs import BackboneSpec, EmbedSpec, FineTuneSpec, HeadSpec, ImageSpec, ViewSpec
     from featx.splitting import SplitTable, split_source
     from featx.store import FeatureStore
-    from featx.store.checking import Verification, verify_store
     from featx.store.exchange import export_store, read_export
     from featx.store.merging import merge_stores
+    from featx.store.verification import Verification, verify_store
 
 _MODULES = {
     "featx.backbones": ("Backbone", "describe_layers", "list_backbones", "load_backbone"),
@@ -51,7 +51,7 @@ _MODULES = {
     "featx.specs": ("BackboneSpec", "EmbedSpec", "FineTuneSpec", "HeadSpec", "ImageSpec", "ViewSpec"),
     "featx.splitting": ("SplitTable", "split_source"),
     "featx.store": ("FeatureStore",),
-    "featx.store.checking": ("Verification", "verify_store"),
+    "featx.store.verification": ("Verification", "verify_store"),
     "featx.store.exchange": ("export_store", "read_export"),
     "featx.comparing.comparison": ("compare",),
     "featx.finetuning.finetuning": ("finetune",),

@@ -15,7 +15,7 @@ RUNTIMES = ("auto", "keras", "openvino")
 #: What `FineTuneOptions.cache` may be.
 CACHES = ("auto", "yes", "no")
 
-#: What `FitOptions.views` may be.
+#: What `FitOptions.views` and `CompareOptions.views` may be.
 VIEWS = ("average", "augment", "plain")
 
 #: What NumPy's and scikit-learn's generators take.
@@ -114,9 +114,7 @@ class FitOptions:
             UsageError: The message names the option and what it takes.
         """
         _check_split(self.test_size, self.seed)
-        if self.views not in VIEWS:
-            msg = f"views is {self.views!r}; it must be one of {', '.join(VIEWS)}"
-            raise UsageError(msg)
+        _check_views(self.views)
         if self.cv < 0 or self.cv == 1:
             msg = f"{self.cv} folds cannot be made; ask for 2 or more, or for 0 to hold one test out"
             raise UsageError(msg)
@@ -187,6 +185,7 @@ class CompareOptions:
         out: The folder to write the comparison into, in place of that with the date.
         fresh: Whether to compute everything again, fine-tuned runs included.
         reporter: Receives the progress in fits (in images during fine-tuning) and lines on finished and new runs.
+        views: What heads are fitted on in a store with views, as in `FitOptions`.
     """
 
     test_size: float = 0.2
@@ -198,6 +197,7 @@ class CompareOptions:
     out: str | os.PathLike[str] | None = None
     fresh: bool = False
     reporter: Reporter = SILENT
+    views: str = VIEWS[0]
 
     def __post_init__(self) -> None:
         """Refuse values that nothing can be compared with.
@@ -206,6 +206,7 @@ class CompareOptions:
             UsageError: The message names the option and what it takes.
         """
         _check_split(self.test_size, self.seed)
+        _check_views(self.views)
         if self.folds < 2:  # noqa: PLR2004 - one to learn from, one held out
             msg = f"{self.folds} folds cannot rank anything; ask for 2 or more"
             raise UsageError(msg)
@@ -268,6 +269,12 @@ def _check_split(test_size: float, seed: int) -> None:
         msg = f"the test size is {test_size}; it must be a fraction above 0 and below 1, such as 0.2"
         raise UsageError(msg)
     _check_seed(seed)
+
+
+def _check_views(views: str) -> None:
+    if views not in VIEWS:
+        msg = f"views is {views!r}; it must be one of {', '.join(VIEWS)}"
+        raise UsageError(msg)
 
 
 def _check_seed(seed: int) -> None:

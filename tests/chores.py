@@ -57,7 +57,7 @@ def learn_or_die(head_task):
     from featx.comparing.jobs import fit_and_predict  # the other chores have no use for scikit-learn
 
     folder = Path(os.environ["FEATX_TEST_FOLDER"])
-    _sign(folder, f"{head_task.head.name}-{len(head_task.learnt)}")
+    _sign(folder, f"{head_task.head.name}-{len(head_task.trained_on)}")
     deaths = folder / "deaths"
     if head_task.head.name == os.environ["FEATX_TEST_VICTIM"]:
         count = len(deaths.read_text().splitlines()) if deaths.exists() else 0

@@ -9,7 +9,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from contracts.backbone import BackboneContract
 from PIL import Image
 from reporters import Recorder
 from runs import (
@@ -48,6 +47,7 @@ from featx.errors import (
 )
 from featx.golden import make_golden_files
 from featx.items.folders import FolderReader
+from featx.testing import BackboneContract
 
 PIXELS = {"height": SIDE, "width": SIDE}
 
@@ -255,8 +255,8 @@ def test_bad_items_are_quarantined_with_their_reasons_and_the_others_unharmed(mi
     assert len(mixed) == 16
     reasons = {name: reason for name, _, reason in result.store.quarantine}
     for name, pattern in {
-        "dog/page.jpg": "no image: it starts with b'<html>'",
-        "cat/same page.jpg": "no image: it starts with b'<html>'",
+        "dog/page.jpg": "not an image: it starts with b'<html>'",
+        "cat/same page.jpg": "not an image: it starts with b'<html>'",
         "dog/cut.jpg": "truncated or damaged JPEG",
         "dog/empty.png": "the file is empty",
         "dog/gone.png": "cannot be read: No such file",
@@ -302,7 +302,7 @@ def test_a_good_item_that_turns_bad_leaves_for_the_quarantine(pictures, features
 def test_without_a_single_good_item_there_is_no_store(tmp_path, features):
     (tmp_path / "bad" / "dog").mkdir(parents=True)
     (tmp_path / "bad" / "dog" / "two\nlines.jpg").write_text("<html>")
-    with pytest.raises(SourceError, match=r"none of the 1 images of .*bad could .*'dog/two\\nlines.jpg': no image"):
+    with pytest.raises(SourceError, match=r"none of the 1 images of .*bad could .*'dog/two\\nlines.jpg': not an image"):
         run(tmp_path / "bad", features)
     assert list_names(features) == []
 
@@ -502,7 +502,7 @@ def test_another_source_that_lacks_items_is_refused(pictures, features, tmp_path
     draw(tmp_path / "others" / "dog" / "0.png", 0)
     pattern = (
         r"colour.h5 holds 10 items of .*pictures; embedding .*others into it would drop 9 of them "
-        r"\(such as 'cat/1.png'\): write another store with --name NAME, or delete that one"
+        r"\(such as 'cat/1.png'\): write another store with --name NAME, or delete this one"
     )
     with pytest.raises(StoreError, match=pattern):
         run(tmp_path / "others", features)
@@ -693,7 +693,9 @@ def test_unfinished_rows_of_a_stack_that_computes_other_numbers_are_not_used(pic
     options = EmbedOptions(batch_size=3)
     with pytest.raises(KeyboardInterrupt):
         run(pictures, features, Stopped("means", scale=1.05), options=options)
-    with pytest.raises(SpecMismatchError, match=r"patches.h5 holds other numbers .* sealed or unfinished"):
+    with pytest.raises(
+        SpecMismatchError, match=r"patches.h5 holds other numbers \(sealed or unfinished\) than this machine computes"
+    ):
         run(pictures, features, Patches("means"), options=options)
     assert count(run(pictures, features, Patches("means", scale=1.05), options=options))[1] == 6
 

@@ -1,5 +1,6 @@
 """`featx compare`."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,16 @@ from featx.reporting import ProgressReporter
 from featx.wording import to_printable
 
 EXAMPLE = "featx compare --clf fast --finetune blocks:1"
+
+
+class Format(StrEnum):
+    """Formats of a comparison."""
+
+    TABLE = "table"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+    CSV = "csv"
+    JSON = "json"
 
 
 def compare(
@@ -58,6 +69,7 @@ def compare(
     ] = COMPARE_DEFAULTS.folds,
     test_size: flags.TestSize = COMPARE_DEFAULTS.test_size,
     group: flags.Group = COMPARE_DEFAULTS.group,
+    views: flags.FitViews = COMPARE_DEFAULTS.views,
     seed: flags.Seed = COMPARE_DEFAULTS.seed,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="Processes. By default, one per core.")
@@ -75,7 +87,14 @@ def compare(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Compute and train everything again; reuse no earlier results.")
     ] = COMPARE_DEFAULTS.fresh,
-    as_json: flags.Json = False,
+    output: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="Output format; markdown and latex are tables with intervals for a report, csv has every number.",
+        ),
+    ] = Format.TABLE,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Compare classifiers on one or more feature stores.
 
@@ -103,17 +122,34 @@ def compare(
                 folder=runs,
                 out=out,
                 fresh=fresh,
+                views=views,
                 reporter=reporter,
             ),
         )
     from featx.comparing.report import list_notes
 
-    finished = [row for row in comparison.standings[1:] if row.run]
+    finished = [row for row in comparison.rows[1:] if row.run]
     print_notes(list_notes(comparison, [comparison.best, *finished]))
-    if as_json:
-        print_json([row.to_dict() for row in comparison.standings])
-    else:
+    _print(comparison, Format.JSON if as_json else output)
+
+
+def _print(comparison: Any, output: Format) -> None:  # noqa: ANN401 - a Comparison, whose module loads numpy
+    if output is Format.JSON:
+        print_json([row.to_dict() for row in comparison.rows])
+        return
+    if output is Format.TABLE:
         typer.echo(_describe(comparison))
+        return
+    if output is Format.CSV:
+        text = (comparison.folder / "comparison.csv").read_text("utf-8")
+    else:
+        text = comparison.to_markdown() if output is Format.MARKDOWN else comparison.to_latex()
+    typer.echo(text.rstrip("\n"))
+    typer.echo(_describe_end(comparison), err=True)
+
+
+def _describe_end(comparison: Any) -> str:  # noqa: ANN401 - as above
+    return f"{comparison.seconds:.1f} s -> {comparison.folder}"
 
 
 def _describe(comparison: Any) -> str:  # noqa: ANN401 - a Comparison, whose module loads numpy
@@ -122,6 +158,7 @@ def _describe(comparison: Any) -> str:  # noqa: ANN401 - a Comparison, whose mod
 
     header, rows = tabulate_briefly(comparison)
     left = [at for at, name in enumerate(header) if name in LEFT]
-    paths = [f"{row.title}: {to_printable(str(row.run))}" for row in comparison.standings if row.run]
-    last = f"{comparison.seconds:.1f} s -> {comparison.folder}"
-    return "\n".join([format_table(header, rows, left=left), "", *describe_comparison(comparison), *paths, last])
+    paths = [f"{row.title}: {to_printable(str(row.run))}" for row in comparison.rows if row.run]
+    return "\n".join(
+        [format_table(header, rows, left=left), "", *describe_comparison(comparison), *paths, _describe_end(comparison)]
+    )

@@ -1,6 +1,5 @@
 """`featx finetune`."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -198,29 +197,29 @@ def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads nump
     from featx.evaluation import format_confusion, format_metrics, format_per_class
 
     tuned = run.finetuned
-    chosen = describe_choice(run.head, HeadSpec.from_dict(tuned["spec"]["head"]))
+    chosen = describe_choice(run.head, tuned.spec.head)
     head = f"{run.head.name} ({chosen})" if chosen else run.head.name
     first = (
-        f"{tuned['backbone']}, {tuned['unfreeze']} and {head}: trained on {run.n_train:,} items, evaluated on "
+        f"{tuned.backbone}, {tuned.unfreeze} and {head}: trained on {run.n_train:,} items, evaluated on "
         f"{run.test.n_items:,} ({run.test_name} split)"
     )
     took = format_table(
         ["", "parameters"],
         [
-            ("backbone, trained", f"{tuned['trainable_parameters']:,}"),
-            ("backbone, frozen", f"{tuned['frozen_parameters']:,}"),
-            ("head", f"{tuned['head_parameters']:,}"),
+            ("backbone, trained", f"{tuned.trainable_parameters:,}"),
+            ("backbone, frozen", f"{tuned.frozen_parameters:,}"),
+            ("head", f"{tuned.head_parameters:,}"),
         ],
     )
-    kept = f"epoch {tuned['best_epoch']} of {tuned['epochs']}" if tuned["best_epoch"] else "the start"
+    kept = f"epoch {tuned.best_epoch} of {tuned.epochs}" if tuned.best_epoch else "the start"
     last = f"kept {kept}, validation accuracy {run.validation.accuracy:.4f}, {_describe_time(tuned)} -> {run.bundle}"
     parts = [first, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test), took, last]
     return "\n\n".join(parts)
 
 
-def _describe_time(tuned: Mapping[str, Any]) -> str:
+def _describe_time(tuned: Any) -> str:  # noqa: ANN401 - a FineTuned, as above
     """Describe the time from scratch, and the time of this run if that is notably shorter."""
-    seconds, elapsed, embedding = (tuned[name] for name in ("seconds", "elapsed_seconds", "embed_seconds"))
+    seconds, elapsed, embedding = tuned.seconds, tuned.elapsed_seconds, tuned.embed_seconds
     part = "" if embedding is None else f", of which {embedding:.1f} s embedding"
     now = f" ({elapsed:.1f} s now)" if seconds > _NOTABLY * elapsed else ""
     return f"{seconds:.1f} s{part}{now}"

@@ -7,7 +7,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.output import format_table, print_json, print_notes
-from featx.options import FIT_DEFAULTS, VIEWS, FitOptions
+from featx.options import FIT_DEFAULTS, FitOptions
 from featx.registry import HEADS
 from featx.reporting import ProgressReporter
 from featx.specs import SCALINGS
@@ -48,14 +48,7 @@ def fit(
         ),
     ] = FIT_DEFAULTS.cv,
     group: flags.Group = FIT_DEFAULTS.group,
-    views: Annotated[
-        str,
-        typer.Option(
-            metavar="VIEWS",
-            help=f"For a store with views: {VIEWS[0]} them, {VIEWS[1]} the training items with them, or use the "
-            f"{VIEWS[2]} images only.",
-        ),
-    ] = FIT_DEFAULTS.views,
+    views: flags.FitViews = FIT_DEFAULTS.views,
     seed: flags.Seed = FIT_DEFAULTS.seed,
     runs: flags.Runs = Path(str(FIT_DEFAULTS.folder)),
     as_json: flags.Json = False,

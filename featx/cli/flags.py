@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from featx.errors import UsageError
-from featx.options import RUNTIMES
+from featx.options import RUNTIMES, VIEWS
 from featx.specs import CALIBRATIONS, DECODERS, INTERPOLATIONS, POOLINGS, RESIZES
 
 
@@ -157,6 +157,14 @@ Group = Annotated[
         metavar="GROUP",
         help="What must stay in one split: a column of the table, `folder`, or a regular expression with one group "
         "that is searched in each id.",
+    ),
+]
+FitViews = Annotated[
+    str,
+    typer.Option(
+        metavar="VIEWS",
+        help=f"For a store with views: {VIEWS[0]} them, {VIEWS[1]} the training items with them, or use the {VIEWS[2]} "
+        "images only.",
     ),
 ]
 Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")]

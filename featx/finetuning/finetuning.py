@@ -19,20 +19,19 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.protocol import LayerInfo
-from featx.bundle import Draft, align_probabilities, write_bundle, write_table
+from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.embedding import check_image, embed_golden, make_spec
 from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.evaluation.plots import plot_reliability
 from featx.evaluation.reliability import measure_reliability
-from featx.files import make_folder, say_failures
+from featx.files import make_folder, say_failures, write_table
 from featx.finetuning.feature_maps import Cut, FineTuneData, prepare_data
 from featx.finetuning.first_head import FirstHead, FrozenFeatures, fit_first_head, plan_first_head
 from featx.finetuning.loop import CURVES, LoopState, Roles, TrainingLoop, TrainingSet, embed_items, stream_features
 from featx.finetuning.unfreezing import Stage, plan_stages
-from featx.fitting.dataset import Dataset, Partition, split_dataset
+from featx.fitting.dataset import Dataset, Partition, deal_folds, describe_split, evaluate_items, split_dataset
 from featx.fitting.illustrations import tabulate_reliability
-from featx.fitting.procedure import deal_folds, evaluate_items, read_versions, tabulate_predictions
 from featx.golden import MAX_DRIFT, Golden, make_golden_files, measure_drift
 from featx.heads.networks import NetworkClassifier, hold_out_units
 from featx.heads.rows import FeatureRows
@@ -41,8 +40,7 @@ from featx.items.augmentation import draw_contact_sheet
 from featx.items.decoding import decode
 from featx.measuring import watch_memory
 from featx.options import FINETUNE_DEFAULTS, FineTuneOptions
-from featx.registry import TUNERS, resolve
-from featx.results import Run
+from featx.results import FineTuned, Run
 from featx.specs import FineTuneSpec, ImageSpec
 from featx.store.lock import StoreLock
 from featx.wording import to_text
@@ -93,11 +91,8 @@ class TrainedNetwork:
         probabilities = self.predict(np.flatnonzero(members))
         return evaluate_items(dataset, members, probabilities, dataset.targets[members], self.spec.seed)
 
-    def describe(self, backbone: str, elapsed: float) -> dict[str, Any]:
-        """Return the entry `finetuned` of `metrics.json`.
-
-        `seconds` is the time of everything from scratch: it includes the epochs of an interrupted run and embedding
-        that an earlier run did. `elapsed_seconds` is the time of this run alone.
+    def describe(self, backbone: str, elapsed: float) -> FineTuned:
+        """Describe how the backbone was trained.
 
         Args:
             backbone: The uri of the backbone.
@@ -106,25 +101,25 @@ class TrainedNetwork:
         data, seconds = self.data, elapsed + self.state.earlier_seconds
         if data.embed_seconds is not None:
             seconds += data.embed_seconds - data.own_embed_seconds
-        return {
-            "backbone": backbone,
-            "unfreeze": self.spec.unfreeze,
+        return FineTuned(
+            backbone=backbone,
+            unfreeze=self.spec.unfreeze,
             **self.trainable.count_parameters(),
-            "epochs": self.state.n_epochs,
-            "best_epoch": self.state.best_epoch,
-            "seconds": seconds,
-            "elapsed_seconds": elapsed,
-            "embed_seconds": data.embed_seconds,
-            "train_seconds": self.state.seconds,
-            "validated_on": self.roles.validated_on,
-            "batch_parts": self.state.parts,
-            "peak_memory_bytes": self.read_peak(),
-            "cached": data.cached,
-            "cut": list(self.trainable.frontier),
-            "views": self.spec.views,
-            "augmentation": self.spec.augmentation,
-            "spec": self.spec.to_dict(),
-        }
+            epochs=self.state.n_epochs,
+            best_epoch=self.state.best_epoch,
+            seconds=seconds,
+            elapsed_seconds=elapsed,
+            embed_seconds=data.embed_seconds,
+            train_seconds=self.state.seconds,
+            validated_on=self.roles.validated_on,
+            batch_parts=self.state.parts,
+            peak_memory_bytes=self.read_peak(),
+            cached=data.cached,
+            cut=tuple(self.trainable.frontier),
+            views=self.spec.views,
+            augmentation=self.spec.augmentation,
+            spec=self.spec,
+        )
 
 
 def describe_freezing(trained: TrainedNetwork, unchanged: list[str]) -> str:
@@ -164,7 +159,9 @@ def draft_bundle(
     ids = store.ids[dataset.rows]
     record = {
         "created_with": {**store.created_with, **read_versions()},
-        "split": describe_split(trained.partition, options.test_size, options.group, trained.spec.seed),
+        "split": describe_split(
+            trained.partition.origin, test_size=options.test_size, group=options.group, seed=trained.spec.seed
+        ),
         "store": {"path": str(store.path), "source": store.source, "items": len(store)},
         "finetune": trained.spec.to_dict(),
         "backbone": make_spec(network, output, image).backbone.to_dict(),
@@ -183,11 +180,6 @@ def draft_bundle(
         predictions=tabulate_predictions(ids, dataset.labels, tested, probabilities, dataset.classes),
         extras=_list_illustrations(run, trained, probabilities, folder),
     )
-
-
-def describe_split(partition: Partition, test_size: float, group: str, seed: int) -> dict[str, Any]:
-    """Describe a split as a bundle records it, so that another run on the same split can be recognised."""
-    return {"origin": partition.origin, "test_size": test_size, "cv": 0, "group": group, "seed": seed}
 
 
 def _compare(trained: TrainedNetwork, golden: Golden, image: ImageSpec) -> None:
@@ -272,7 +264,9 @@ def finetune(
     manifest = source if isinstance(source, Manifest) else read_source(source)
     load, network = _load_network(backbone, layer, pooling, weights, image, options)
     stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone)
-    trainable = resolve("trainable", "keras", TUNERS, "featx.tuners")(network, stages, spec)
+    from featx.finetuning.network import TrainableNetwork
+
+    trainable = TrainableNetwork(network, stages, spec)
     cut = Cut(trainable.frontier, trainable.map_shapes, trainable.has_frozen, trainable.obstacle)
     fields = {name: value for name, value in image.items() if name not in {"height", "width"}}
     options.reporter.begin("embedding")

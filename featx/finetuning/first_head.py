@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from featx.errors import UsageError
 from featx.finetuning.unfreezing import normalize_plan
-from featx.fitting.procedure import explain_failure
 from featx.heads import Head, find_head, fit_head, tune
-from featx.heads.fitting import describe_warning
+from featx.heads.fitting import describe_warning, explain_failure
 from featx.heads.logistic import ScaledLogisticRegression
 from featx.heads.networks import NetworkClassifier
 from featx.heads.rows import FeatureRows

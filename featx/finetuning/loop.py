@@ -17,6 +17,7 @@ from featx.evaluation.plots import plot_history, write_history
 from featx.files import DAMAGES, Result, read_result, say_failures, write_result
 from featx.finetuning.feeds import Feed, choose_views
 from featx.finetuning.unfreezing import Stage
+from featx.heads.early_stopping import EarlyStopping
 from featx.heads.networks import NetworkClassifier, take_probabilities
 from featx.options import FineTuneOptions
 from featx.specs import FineTuneSpec
@@ -76,16 +77,14 @@ class Roles:
 
 
 @dataclass(slots=True)
-class LoopState:
+class LoopState(EarlyStopping):
     """How far training has come; all of it is on disk.
+
+    The best epoch is counted over all stages, and the epochs waited since then in this stage.
 
     Attributes:
         stage: Number of the stage.
         epoch: Epochs of this stage that are done.
-        best: Value of what is monitored, the lower the better, of the weights that are kept.
-        best_epoch: Number of the epoch, over all stages, that they are from; 0 for the start.
-        waited: Epochs of this stage since then.
-        factor: What the learning rates are multiplied by.
         parts: Into how many parts a batch is divided, for it to fit into the memory.
         seconds: Time of all epochs.
         earlier_seconds: What of this was in runs that were interrupted, before this one.
@@ -94,10 +93,6 @@ class LoopState:
 
     stage: int = 0
     epoch: int = 0
-    best: float = math.inf
-    best_epoch: int = 0
-    waited: int = 0
-    factor: float = 1.0
     parts: int = 1
     seconds: float = 0.0
     earlier_seconds: float = 0.0
@@ -173,15 +168,10 @@ class TrainingLoop:
         rate = self._network.set_rate(state.factor)
         self._record({**record, "learning_rate": rate}, time.perf_counter() - started)
         state.epoch += 1
-        value = self._read_monitored(record)
-        improved = value < state.best
-        if improved:
-            state.best, state.best_epoch, state.waited = value, state.n_epochs, 0
+        halves = self._spec.schedule == "plateau"
+        value, patience = self._read_monitored(record), self._spec.patience
+        if state.watch(value, epoch=state.n_epochs, patience=patience, halves=halves):
             self._best = self._network.dump()
-        else:
-            state.waited += 1
-            if self._spec.schedule == "plateau" and state.waited % max(1, self._spec.patience // 2) == 0:
-                state.factor /= 2
         self._save(optimizers=True)
         self._report(record, time.perf_counter() - started)
         if time.perf_counter() - self._drawn > _DRAWN_PART * self._draw_seconds:

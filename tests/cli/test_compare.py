@@ -1,5 +1,6 @@
 """`featx compare`, as a user types it."""
 
+import csv
 import json
 import os
 import re
@@ -46,6 +47,21 @@ def test_json_is_a_list_of_rows(featx_command, embedded, tmp_path):
     assert rows[0]["store"] == "colour"
     assert rows[0]["accuracy_low"] <= rows[0]["accuracy"] <= rows[0]["accuracy_high"]
     assert json.loads((tmp_path / "there" / "comparison.json").read_text())["rows"][1]["head"] == "dummy"
+
+
+def test_formats_for_a_report(featx_command, embedded, tmp_path):
+    arguments = ("compare", embedded, "--clf", "centroid,dummy", "--jobs", "1", "--out")
+    markdown = featx_command(*arguments, "a", "--format", "markdown")
+    assert markdown.out.startswith("| head | validation | accuracy |")
+    assert re.search(r"^\| centroid .*\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", markdown.out, re.MULTILINE)
+    assert re.fullmatch(r"[\d.]+ s -> a\n", markdown.err)
+    latex = featx_command(*arguments, "b", "--format", "latex").out
+    assert r"\begin{table}" in latex
+    assert latex.endswith("\\end{table}\n")
+    printed = featx_command(*arguments, "c", "--format", "csv").out
+    assert printed == (tmp_path / "c" / "comparison.csv").read_text()
+    assert [row["head"] for row in csv.DictReader(printed.splitlines())] == ["centroid", "dummy"]
+    assert json.loads(featx_command(*arguments, "d", "--format", "json").out)[0]["head"] == "centroid"
 
 
 def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
@@ -95,7 +111,7 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
         (["--run", "last:23"], 1, "there is no run last:23; an unfreeze plan goes to --finetune"),
         (["--finetune", "runs/a"], 2, "runs/a is not an unfreeze plan, such as last:23, blocks:1 or all; to compare"),
         (["--finetune", "last:23"], 2, "colour has no trainable weights"),
-        (["features/colour.h5", "--group", "nothing"], 2, "'nothing' is no group"),
+        (["features/colour.h5", "--group", "nothing"], 2, "'nothing' is not a group"),
     ],
 )
 def test_what_a_user_can_do_wrong(featx_command, embedded, arguments, code, pattern):
@@ -110,7 +126,7 @@ def test_sets_are_of_known_heads():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="process groups are POSIX")
-def test_ctrl_c_is_clean_and_goes_on(featx_command, embedded, tmp_path):
+def test_ctrl_c_is_clean_and_goes_on(interruptible, featx_command, embedded, tmp_path):
     """The trees take long enough to be interrupted; the folds of the other head are there by then."""
     command = [sys.executable, "-m", "featx", "compare", embedded, "--clf", "hist-gb,random-forest,dummy"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

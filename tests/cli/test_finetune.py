@@ -163,7 +163,7 @@ def expect(result, code, pattern):
 
 
 def test_what_is_not_there_or_cannot_learn(finetune):
-    expect(finetune(source="gone"), 1, "there is no 'gone'")
+    expect(finetune(source="gone"), 1, "'gone' does not exist")
     expect(finetune(backbone="colour"), 2, "colour has no trainable weights")
     expect(finetune(backbone="file:gone.keras"), 1, "gone.keras")
 

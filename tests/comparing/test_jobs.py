@@ -67,7 +67,7 @@ def test_a_killed_process_costs_its_own_task(tmp_path):
     tasks = make(tmp_path, chores.rest, chores.die_once, chores.add, chores.die, chores.rest)
     found = run_tasks(tasks, tmp_path / "work", jobs=2)
     assert read_result(found["0001"]).record == {"survived": 1}
-    assert "killed twice, the second time alone (SIGKILL)" in found["0003"]
+    assert "killed twice, the second time while it ran alone (SIGKILL)" in found["0003"]
     assert [count_begun(tmp_path, name) for name in ("rest-0", "add-2", "rest-4")] == [1, 1, 1]
     assert not [path for path in (tmp_path / "work").iterdir() if path.suffix != ".npz"]
 
@@ -115,7 +115,7 @@ run_tasks(tasks, Path(folder) / "work", jobs=2)
 
 @kills
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_end_in_the_middle_keeps_what_is_done_and_leaves_no_process(tmp_path, number):
+def test_an_end_in_the_middle_keeps_what_is_done_and_leaves_no_process(interruptible, tmp_path, number):
     command = [sys.executable, "-c", ENDLESS, str(tmp_path)]
     with subprocess.Popen(
         command, env=find_chores(), stderr=subprocess.PIPE, text=True, start_new_session=True

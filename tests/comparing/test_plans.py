@@ -110,13 +110,13 @@ def test_a_plan_is_fine_tuned_once_and_found_again(store, options, trained, repo
     assert reporter.lines[0] == f"last:3: fine-tuning colour on {store.source}"
     assert reporter.lines[1] == "note: last:3: some images are small"
     assert reporter.lines[2].endswith(f"s -> {options.folder / 'new-1'}")
-    assert [one.title for one in first.standings if one.run] == ["finetune last:3"]
+    assert [one.title for one in first.rows if one.run] == ["finetune last:3"]
     del reporter.lines[:]
     again = compare(store, "last:3", options, "dummy")
     assert len(trained) == 1
     (found,) = reporter.lines
-    assert found.startswith(f"last:3: {options.folder / 'new-1'} is a finished run of it on these images, and is used")
-    assert next(one.run for one in again.standings if one.run) == options.folder / "new-1"
+    assert found.startswith(f"last:3: using {options.folder / 'new-1'}, a finished run of this plan on these images")
+    assert next(one.run for one in again.rows if one.run) == options.folder / "new-1"
     compare(store, "last:3", replace(options, fresh=True))
     assert len(trained) == 2
     assert trained[1][2]["options"].fresh
@@ -173,7 +173,7 @@ def test_a_plan_that_is_none_fails_first(store, options, trained, monkeypatch, p
 
 def test_other_weights_are_refused(store, options, trained, monkeypatch):
     monkeypatch.setattr(plans, "load_backbone", lambda *_, **__: Network("f" * 64))
-    with pytest.raises(BackboneError, match="colour has other weights by now"):
+    with pytest.raises(BackboneError, match=r"the weights of colour \(sha256 .* are not those"):
         compare(store, "last:3", options)
 
 
@@ -195,7 +195,10 @@ def test_images_that_have_changed_are_refused(tmp_path, options, trained):
     with pytest.raises(SourceError, match=r"has changed since it was embedded: 2 images .* such as 0/digit-"):
         compare(store, "last:3", options)
     shutil.rmtree(folder)
-    with pytest.raises(SourceError, match=r"cannot be read again to be trained on: there is no .*; or name the folder"):
+    with pytest.raises(
+        SourceError,
+        match=r"fine-tuning needs the images again, and they cannot be read: .* does not exist.*; or name a",
+    ):
         compare(store, "last:3", options)
     assert not trained
 
@@ -237,10 +240,10 @@ def test_a_plan_does_not_stand_for_a_folder_of_its_name(made, options, trained, 
     monkeypatch.chdir(tmp_path)
     shutil.copytree(made[1].bundle, tmp_path / "all")
     run = featx.compare(made[0], "centroid", runs="all", options=options)
-    assert [row.title for row in run.standings if row.run] == ["lda (run)"]
+    assert [row.title for row in run.rows if row.run] == ["lda (run)"]
     assert not trained
     both = featx.compare(made[0], "centroid", finetune="all", runs=["all"], options=options)
-    assert sorted(row.title for row in both.standings if row.run) == ["finetune all", "lda (run)"]
+    assert sorted(row.title for row in both.rows if row.run) == ["finetune all", "lda (run)"]
     assert len(trained) == 1
 
 
@@ -283,13 +286,13 @@ def test_the_whole_way_with_a_network(tmp_path, reporter):
     uri, size = "mobilenet?alpha=0.25", {"height": 32, "width": 32}
     store = featx.embed(tmp_path / "d", uri, weights="none", image=size, folder=tmp_path / "f").store
     options = CompareOptions(folder=tmp_path / "runs", jobs=1, reporter=reporter)
-    (standing,) = [one for one in compare(store, "last:3", options, "dummy").standings if one.run]
+    (standing,) = [one for one in compare(store, "last:3", options, "dummy").rows if one.run]
     assert (standing.kind, standing.store) == ("fine-tuned", store.path.stem)
     assert standing.fit_seconds > standing.embed_seconds > 0
     told = json.loads((standing.run / "metrics.json").read_text())["finetuned"]
     (maps,) = [featx.FeatureStore(path) for path in (tmp_path / "f" / "maps").iterdir()]
     assert told["embed_seconds"] == maps.embed_seconds
     again = compare(store, "last:3", options, "dummy")
-    assert [one.run for one in again.standings if one.run] == [standing.run]
-    assert "is a finished run of it" in reporter.lines[-1]
+    assert [one.run for one in again.rows if one.run] == [standing.run]
+    assert "a finished run of this plan" in reporter.lines[-1]
     assert "embedding included, against" in again.verdict[0]

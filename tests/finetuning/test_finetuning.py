@@ -100,7 +100,7 @@ def test_it_learns(run):
     assert rows[0]["loss"] == ""  # the start: nothing has been learnt
     assert float(rows[-1]["loss"]) < float(rows[1]["loss"])
     losses = [float(row["val_loss"]) for row in rows]
-    assert run.finetuned["best_epoch"] == int(np.argmin(losses))
+    assert run.finetuned.best_epoch == int(np.argmin(losses))
     assert run.validation.log_loss == pytest.approx(min(losses), rel=1e-3)
     assert run.test.accuracy > 0.7  # chance is a third
 
@@ -139,8 +139,8 @@ def test_the_cache_changes_nothing_but_the_time(tune, varied):
     head = HeadSpec("logreg", {"C": 1.0})
     cached = tune(head=head, options={"cache": "yes"}, **varied)
     whole = tune(head=head, options={"cache": "no"}, **varied)
-    assert cached.finetuned["cached"]
-    assert not whole.finetuned["cached"]
+    assert cached.finetuned.cached
+    assert not whole.finetuned.cached
     curves = [read_curve(one.bundle) for one in (cached, whole)]
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-3, atol=1e-4)
     for a, b in zip(read_weights(cached.bundle), read_weights(whole.bundle), strict=True):
@@ -188,8 +188,8 @@ def test_blocks_thaw_one_after_the_other(tune):
 @pytest.mark.parametrize("unfreeze", ["all", "from:stem", "blocks:1"])
 def test_every_plan_trains(tune, unfreeze):
     run = tune(unfreeze=unfreeze, epochs=1)
-    assert run.finetuned["unfreeze"] == unfreeze
-    assert run.finetuned["cached"] == (unfreeze == "blocks:1")  # the maps of pixels alone would spare nothing
+    assert run.finetuned.unfreeze == unfreeze
+    assert run.finetuned.cached == (unfreeze == "blocks:1")  # the maps of pixels alone would spare nothing
 
 
 def test_two_classes_and_their_auc(tune, tmp_path):
@@ -208,7 +208,7 @@ def test_the_val_split_of_the_source_is_watched(tune, tmp_path):
 def test_of_few_items_a_fifth_is_held_out(tune, tmp_path):
     run = tune(write_digits(tmp_path / "few", per_class=12, classes=2), epochs=1)
     assert 2 <= run.validation.n_items < 10
-    assert run.finetuned["validated_on"] == "validation"
+    assert run.finetuned.validated_on == "validation"
 
 
 def test_where_nothing_can_be_held_out_the_training_images_are_watched(tune, tmp_path):
@@ -217,7 +217,7 @@ def test_where_nothing_can_be_held_out_the_training_images_are_watched(tune, tmp
         write_digits(source / split, per_class=count, classes=2, skip=skip)
     head = HeadSpec("keras", {"epochs": 2})
     run = tune(source, head=head, epochs=1, options={"group": r"(\d)/digit"})
-    assert run.finetuned["validated_on"] == "training"
+    assert run.finetuned.validated_on == "training"
     assert run.validation.n_items == run.n_train == 16
     assert any("no image can be held out" in note for note in run.notes)
 
@@ -237,8 +237,8 @@ def test_a_branch_is_tuned_without_the_other(tune, network, pictures, features, 
     spec = FineTuneSpec(unfreeze="all", **{**FEW, "epochs": 1})
     run = featx.finetune(pictures, network, layer="right", spec=spec, options=options)
     counts = run.finetuned
-    assert counts["trainable_parameters"] == (3 * 9 * 8 + 8 + 16) + (8 * 8 + 8)
-    assert counts["frozen_parameters"] == 16  # the statistics
+    assert counts.trainable_parameters == (3 * 9 * 8 + 8 + 16) + (8 * 8 + 8)
+    assert counts.frozen_parameters == 16  # the statistics
     assert featx.Predictor.load(run.bundle).classes == ("0", "1", "2")
 
 
@@ -345,7 +345,7 @@ def test_a_damaged_state_is_told(tune, monkeypatch, tmp_path):
     monkeypatch.undo()
     with pytest.raises(StoreError, match=r"is damaged .* --fresh"):
         tune(epochs=1)
-    assert tune(epochs=1, options={"fresh": True}).finetuned["epochs"] == 1
+    assert tune(epochs=1, options={"fresh": True}).finetuned.epochs == 1
 
 
 def start(pictures, network, runs, features, n_epochs):

@@ -39,6 +39,7 @@ def compare(
     stores: FeatureStore | str | os.PathLike[str] | Sequence[FeatureStore | str | os.PathLike[str]],
     heads: str | Sequence[str | HeadSpec] = "fast",
     *,
+    finetune: Sequence[str] | str = (),
     runs: Sequence[Run | str | os.PathLike[str]] | Run | str | os.PathLike[str] = (),
     params: Mapping[str, Any] | None = None,
     calibration: str | None = None,
@@ -60,8 +61,8 @@ def compare(
         stores: One or more stores, or their paths.
         heads: Names of heads or of sets of heads (`featx.registry.HEAD_SETS`), also several in one text, separated by
             commas; a spec fixes parameters.
-        runs: What `featx.fit` or `featx.finetune` gave, folders of their bundles, or what to unfreeze (`last:N`,
-            `from:LAYER`, `blocks:N`, `gradual`, `gradual:N` or `all`); one or more.
+        finetune: What to unfreeze: `last:N`, `from:LAYER`, `blocks:N`, `gradual`, `gradual:N` or `all`; one or more.
+        runs: What `featx.fit` or `featx.finetune` returned, or folders of their bundles; one or more.
         params: Hyper-parameters that are fixed for each named head that has them, such as `class_weight`.
         calibration: One of `featx.specs.CALIBRATIONS` for all named heads; None for the default of each.
         options: How to split, how many processes, and where to write.
@@ -84,7 +85,7 @@ def compare(
     partition = split_dataset(match.dataset, test_size=options.test_size, seed=options.seed)
     rounds = _plan_rounds(match.dataset, partition, options)
     names = _name_stores(opened)
-    found = read_runs(runs, match.dataset, partition, options)
+    found = read_runs(finetune, runs, match.dataset, partition, options)
     by_backbone = {store.spec.backbone.uri: name for store, name in zip(opened[::-1], names[::-1], strict=True)}
     run_entries = make_entries(found, match.dataset, partition, options, by_backbone)
     candidates = [

@@ -1,5 +1,6 @@
 """`featx compare`, as a user types it."""
 
+import csv
 import json
 import os
 import re
@@ -50,11 +51,26 @@ def test_json_is_a_list_of_rows(featx_command, embedded, tmp_path):
     assert json.loads((tmp_path / "there" / "comparison.json").read_text())["rows"][1]["head"] == "dummy"
 
 
+def test_formats_for_a_report(featx_command, embedded, tmp_path):
+    arguments = ("compare", embedded, "--clf", "centroid,dummy", "--jobs", "1", "--out")
+    markdown = featx_command(*arguments, "a", "--format", "markdown")
+    assert markdown.out.startswith("| head | validation | accuracy |")
+    assert re.search(r"^\| centroid .*\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", markdown.out, re.MULTILINE)
+    assert re.fullmatch(r"[\d.]+ s -> a\n", markdown.err)
+    latex = featx_command(*arguments, "b", "--format", "latex").out
+    assert r"\begin{table}" in latex
+    assert latex.endswith("\\end{table}\n")
+    printed = featx_command(*arguments, "c", "--format", "csv").out
+    assert printed == (tmp_path / "c" / "comparison.csv").read_text()
+    assert [row["head"] for row in csv.DictReader(printed.splitlines())] == ["centroid", "dummy"]
+    assert json.loads(featx_command(*arguments, "d", "--format", "json").out)[0]["head"] == "centroid"
+
+
 def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
     assert featx_command("fit", embedded, "--clf", "lda").code == 0
     (run,) = (tmp_path / "runs").glob("*-lda-colour")
     mark_finetuned(run)
-    arguments = ("compare", embedded, "--clf", "centroid,dummy", "--finetune", run.relative_to(tmp_path))
+    arguments = ("compare", embedded, "--clf", "centroid,dummy", "--run", run.relative_to(tmp_path))
     result = featx_command(*arguments)
     assert result.code == 0, result
     assert re.search(r"\nfinetune last:23 .* 2\.1 min  1\.5 GB   1\.2 M ", result.out)
@@ -93,7 +109,9 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
         (["features/gone.h5"], 1, "there is no store features/gone.h5"),
         (["--clf", "knn", "--class-weight", "balanced"], 2, "none of knn has a parameter class_weight"),
         (["--calibration", "magic"], 2, "must be one of none, temperature"),
-        (["--finetune", "gone"], 1, "gone does not exist, and is not a plan either"),
+        (["--run", "gone"], 1, "there is no run gone; name the folder of a bundle"),
+        (["--run", "last:23"], 1, "there is no run last:23; an unfreeze plan goes to --finetune"),
+        (["--finetune", "runs/a"], 2, "runs/a is not an unfreeze plan, such as last:23, blocks:1 or all; to compare"),
         (["--finetune", "last:23"], 2, "colour has no trainable weights"),
         (["features/colour.h5", "--group", "nothing"], 2, "'nothing' is not a group"),
     ],
@@ -123,7 +141,7 @@ def test_ctrl_c_is_clean_and_goes_on(interruptible, featx_command, embedded, tmp
         os.killpg(process.pid, signal.SIGINT)
         said = process.stderr.read()
         assert process.wait(30) == 130
-    assert said == "error: stopped; what was finished is kept, and the same command goes on from there\n"
+    assert said == "error: stopped; finished work is kept, and the same command continues from there\n"
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/.compare/*.npz")}
     assert 1 <= len(done) < 12
     assert featx_command("compare", embedded, "--clf", "hist-gb,random-forest,dummy").code == 0

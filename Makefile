@@ -4,44 +4,56 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 NEWEST_BIN := .venv-newest/bin
 NEWEST := .venv-newest/.installed
+FAST := not keras and not shared and not faults
+CORE = $(shell $(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
-.PHONY: demo test fast faults newest check format wheel clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test fast faults newest check docs format wheel clean
 
-demo: $(INSTALLED)
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## run the whole loop on real images; nothing is downloaded
 	$(BIN)/featx demo
 
-test: $(INSTALLED)
-	$(BIN)/python -m pytest
+# The fast part measures coverage. The rest does not: without sys.monitoring (Python 3.11), coverage doubles the time
+# of tests that run mostly Python.
+test: $(INSTALLED) ## run all tests but the long fault suite, and report coverage of the fast ones
+	COVERAGE_CORE=$(CORE) $(BIN)/python -m pytest -m "$(FAST)" --cov --cov-report=term
+	$(BIN)/python -m pytest -m "(keras or shared) and not faults"
 
-# Everything that needs no TensorFlow: under a minute.
-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not keras and not shared and not faults"
+fast: $(INSTALLED) ## run the tests that need no TensorFlow, in under a minute
+	$(BIN)/python -m pytest -m "$(FAST)"
 
-# Hundreds of killed processes, full disks and power cuts; `make test` has a sample of them.
-faults: $(INSTALLED)
+# `make test` has a sample of them.
+faults: $(INSTALLED) ## kill processes, fill disks and cut power, by the hundred
 	$(BIN)/python -m pytest -m faults -rP tests/faults
 
-# The same without TensorFlow, which holds h5py back, and with the newest h5py.
-newest: $(NEWEST)
+# TensorFlow holds h5py back, so it is left out here.
+newest: $(NEWEST) ## run the fast tests with the newest h5py
 	$(NEWEST_BIN)/python -c 'import h5py; print("h5py", h5py.version.version, "on HDF5", h5py.version.hdf5_version)'
-	$(NEWEST_BIN)/python -m pytest -q -m "not keras and not shared and not faults"
+	$(NEWEST_BIN)/python -m pytest -q -m "$(FAST)"
 
-check: $(INSTALLED)
+check: $(INSTALLED) ## check format, lint, types, layers, sizes, and build the documentation site
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest -q tests/test_project.py
+	$(BIN)/python -m pytest -q tests/test_project.py tests/test_site.py
 
-format: $(INSTALLED)
+docs: $(INSTALLED) ## regenerate docs/cli.md and build the site into build/site
+	$(BIN)/python tests/cli_page.py
+	$(BIN)/zensical build --strict --clean
+
+format: $(INSTALLED) ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-wheel: $(INSTALLED)
+wheel: $(INSTALLED) ## build a wheel into dist/
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
-clean:
-	rm -rf .venv .venv-newest dist build featx-demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## remove environments, builds and caches
+	rm -rf .venv .venv-newest dist build featx-demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache .coverage
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

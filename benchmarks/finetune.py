@@ -181,7 +181,7 @@ class Case:
         self.classes = featx.Bundle.open(run.bundle).classes
         with (run.bundle / "curves.csv").open(newline="") as file:
             losses = [float(row["val_loss"]) for row in csv.DictReader(file)][1:]
-        return seconds, run.finetuned["train_seconds"], losses
+        return seconds, run.finetuned.train_seconds, losses
 
     def fit(self):
         """Train by `Model.fit`."""
@@ -297,7 +297,7 @@ def measure_worth(folder, options):
         spec = featx.FineTuneSpec(unfreeze=plan, epochs=options.epochs, augmentation=options.augment)
         where = featx.FineTuneOptions(features=folder / "features", folder=folder / "runs")
         run = featx.finetune(options.data, options.backbone, spec=spec, options=where)
-        show("run", plan=plan, **{k: v for k, v in run.finetuned.items() if k not in {"spec", "cut"}})
+        show("run", plan=plan, **{k: v for k, v in run.finetuned.to_dict().items() if k not in {"spec", "cut"}})
         runs.append(run)
     compared = featx.compare(
         embedding.store, options.clf, runs=runs, options=featx.CompareOptions(folder=folder / "runs")

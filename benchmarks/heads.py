@@ -208,7 +208,7 @@ def format_comparison(name, compared):
         "| head | chosen | validation | test | 95 % interval | log-loss | ECE | fit s | to the best | |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in compared.standings:
+    for row in compared.rows:
         test, paired = row.test, row.paired
         difference = (
             f"{100 * paired.difference:+.1f} ({100 * paired.low:+.1f} to {100 * paired.high:+.1f})" if paired else ""

@@ -24,14 +24,15 @@ if TYPE_CHECKING:
     from featx.items.decoding import Decoded, decode
     from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions, SplitOptions
     from featx.prediction import Prediction, Predictor
+    from featx.reporting import ProgressReporter, Reporter
     from featx.restoration import Repair, repair_store
     from featx.results import Comparison, ComparisonRow, Run
     from featx.specs import BackboneSpec, EmbedSpec, FineTuneSpec, HeadSpec, ImageSpec, ViewSpec
     from featx.splitting import SplitTable, split_source
     from featx.store import FeatureStore
-    from featx.store.checking import Verification, verify_store
     from featx.store.exchange import export_store, read_export
     from featx.store.merging import merge_stores
+    from featx.store.verification import Verification, verify_store
 
 _MODULES = {
     "featx.backbones": ("Backbone", "describe_layers", "list_backbones", "load_backbone"),
@@ -45,11 +46,12 @@ _MODULES = {
     "featx.items.decoding": ("Decoded", "decode"),
     "featx.store.merging": ("merge_stores",),
     "featx.options": ("CompareOptions", "EmbedOptions", "FineTuneOptions", "FitOptions", "SplitOptions"),
+    "featx.reporting": ("ProgressReporter", "Reporter"),
     "featx.restoration": ("Repair", "repair_store"),
     "featx.specs": ("BackboneSpec", "EmbedSpec", "FineTuneSpec", "HeadSpec", "ImageSpec", "ViewSpec"),
     "featx.splitting": ("SplitTable", "split_source"),
     "featx.store": ("FeatureStore",),
-    "featx.store.checking": ("Verification", "verify_store"),
+    "featx.store.verification": ("Verification", "verify_store"),
     "featx.store.exchange": ("export_store", "read_export"),
     "featx.comparing.comparison": ("compare",),
     "featx.finetuning.finetuning": ("finetune",),
@@ -83,7 +85,9 @@ __all__ = [
     "Manifest",
     "Prediction",
     "Predictor",
+    "ProgressReporter",
     "Repair",
+    "Reporter",
     "Run",
     "SplitOptions",
     "SplitTable",

@@ -1,33 +1,36 @@
 """The bundle: the folder that turns pixels into labels anywhere.
 
 bundle.json        specs, classes, versions, split, how the head was chosen; size and sha256 of each other file
-head.skops         the fitted head; never a pickle
-golden.npz         made-up pictures and the features they must give
+head.skops         the fitted head, not a pickle
+golden.npz         synthetic pictures and their expected features
 backbone.keras     only for a user's own network (or its weights, as backbone.h5)
 metrics.json       what was measured
-predictions.csv    what the head said about each held-out item
+predictions.csv    the prediction for each held-out item
 items.csv          the sha256 of every item, and whether it was trained on or tested
 confusion_matrix.png, .svg
-curves.csv, .png, .svg, and head.keras for use in Keras    only of a head that Keras trained; featx reads neither
+curves.csv, .png, .svg, head.keras    only for a head that Keras trained; for people and for Keras, not read by featx
 
-A bundle may come from a stranger. Opening one reads no file but its own, runs nothing, and
-takes memory in proportion to its files. The checksums find damage and exchanged files; they
-do not say who made a bundle, since whoever makes one makes its checksums too.
+A bundle may be untrusted. Opening one reads only its own files, runs no code from them, and takes
+memory in proportion to their size. The checksums detect damaged and exchanged files. They do not
+prove who made a bundle, because its maker also writes the checksums.
 """
 
 import contextlib
 import csv
 import datetime as dt
+import functools
 import hashlib
+import importlib.metadata
 import itertools
 import json
 import os
+import platform
 import re
 import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -37,17 +40,24 @@ from numpy.typing import NDArray
 
 from featx.errors import BundleError
 from featx.evaluation import Evaluation
-from featx.files import DAMAGES, is_plain_name, list_members, read_array, sync_file, sync_folder
+from featx.files import (
+    DAMAGES,
+    Table,
+    is_plain_name,
+    list_members,
+    read_array,
+    sync_file,
+    sync_folder,
+    write_json,
+    write_table,
+)
 from featx.golden import Golden
 from featx.items.augmentation import is_canonical
-from featx.items.probing import MAX_PIXELS
+from featx.items.decoding import MAX_PIXELS
 from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec
 
 FORMAT = "featx-bundle"
 FORMAT_VERSION = 1
-
-#: Columns of equal length, by name.
-Table = Mapping[str, Sequence[Any] | NDArray[Any]]
 
 _MOST_BUNDLES = 10_000
 
@@ -58,7 +68,7 @@ _ITEMS = "items.csv"
 _METRICS = "metrics.json"
 _BACKBONE = "backbone"
 
-#: Ten thousand classes take 3 MB of either; Python makes up to 30 times as much of JSON.
+#: Ten thousand classes take 3 MB in each file; parsed, JSON takes up to 30 times its size.
 _MOST_JSON_BYTES = 16 * 2**20
 _WEIGHTS = ("imagenet", "none", "computed", "file")
 
@@ -72,9 +82,9 @@ class Bundle:
         embed_spec: How pixels become features.
         head_spec: How the head was made; its params are those that were chosen.
         classes: The classes, in the order of the head's probabilities.
-        golden: What the backbone must give for the golden pictures.
+        golden: The golden pictures and their expected features.
         backbone_file: The copy of the user's own network or weights; None if there is none.
-        metrics: What `metrics.json` holds.
+        metrics: The content of `metrics.json`.
     """
 
     path: Path
@@ -87,14 +97,14 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what a bundle is, without running anything in it.
+        """Read a bundle without running anything in it.
 
         Raises:
-            BundleError: If the folder is no bundle, or files are missing or damaged.
+            BundleError: If the folder is not a bundle, or files are missing or damaged.
         """
         folder = Path(path)
         if not (folder / _MANIFEST).is_file():
-            msg = f"{folder} is no bundle (there is no {_MANIFEST} in it); `featx fit` writes one into runs/"
+            msg = f"{folder} is not a bundle (it has no {_MANIFEST}); `featx fit` writes one into runs/"
             raise BundleError(msg)
         try:
             return cls._read(folder)
@@ -121,7 +131,7 @@ class Bundle:
         """Load the fitted head.
 
         Raises:
-            BundleError: If it holds foreign types, or does not fit the bundle's classes.
+            BundleError: If it holds foreign types, or does not match the bundle's classes.
         """
         from featx.heads.persistence import load_head
 
@@ -129,20 +139,20 @@ class Bundle:
         known, features = np.asarray(head.classes_), self.golden.features
         try:
             if not set(known.tolist()) <= set(range(len(self.classes))):
-                msg = "its head knows other classes than bundle.json"
-                raise ValueError(msg)  # noqa: TRY301 - all that does not fit is told in one way
+                msg = "its head has other classes than bundle.json"
+                raise ValueError(msg)  # noqa: TRY301 - all mismatches are reported alike
             probabilities = head.predict_proba(np.asarray(features, np.float32))
             if probabilities.shape != (len(features), len(known)) or not np.isfinite(probabilities).all():
-                msg = "its head gives no probability for each class"
+                msg = "its head does not return a finite probability for each class"
                 raise ValueError(msg)  # noqa: TRY301 - as above
-        except Exception as error:  # scikit-learn raises anything on a state that it never wrote
+        except Exception as error:  # scikit-learn raises anything on a state that it did not write
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            msg = f"{self.path} is damaged: its parts do not fit ({reason}); copy it again, or fit it again"
+            msg = f"{self.path} is damaged: its parts do not match ({reason}); copy it again, or fit it again"
             raise BundleError(msg) from error
         return head
 
     def read_trained(self) -> frozenset[str]:
-        """Read which images the head was trained on, as the sha256 of their files.
+        """Read the sha256 of each image file that the head was trained on.
 
         Raises:
             BundleError: If the list is damaged.
@@ -158,18 +168,18 @@ class Bundle:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What goes into a bundle.
+    """The contents of a bundle to be written.
 
     Attributes:
         embed_spec, head_spec, classes, golden: As in `Bundle`.
         head: The fitted classifier.
-        backbone_file: Path of the user's own network or weights; empty for none.
-        record: How the head was chosen, on what split, with what versions.
+        backbone_file: Path of the user's own network or weights; empty if there is none.
+        record: How the head was chosen, the split and the versions.
         test: The final evaluation.
-        metrics: What `metrics.json` will hold.
+        metrics: The content of `metrics.json`.
         items: Columns `id, sha256, label, role`, one row for each item.
         predictions: The columns of `predictions.csv`.
-        extras: Other files by name, each with what writes it; nothing reads them.
+        extras: Other files by name, each with the function that writes it; featx does not read them.
     """
 
     embed_spec: EmbedSpec
@@ -184,6 +194,39 @@ class Draft:
     items: Table
     predictions: Table
     extras: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
+
+
+@functools.cache
+def read_versions() -> dict[str, str]:
+    """Read the versions of the packages that compute a head."""
+    packages = ("featx", "numpy", "scikit-learn", "scipy", "skops", "keras", "tensorflow")
+    versions = {"python": platform.python_version()}
+    for name in packages:  # only Keras heads need the last two
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def tabulate_predictions(
+    ids: NDArray[np.str_],
+    labels: NDArray[np.str_],
+    tested: NDArray[np.intp],
+    probabilities: NDArray[np.float64],
+    classes: tuple[str, ...],
+) -> dict[str, Any]:
+    """Make the columns of a bundle's predictions.
+
+    Args:
+        ids: Text `(n_items,)`.
+        labels: Text `(n_items,)`.
+        tested: int `(n_tested,)`, positions of the tested items.
+        probabilities: float64 `(n_tested, n_classes)`.
+        classes: Names of the classes.
+    """
+    best = probabilities.argmax(axis=1)
+    shares = {f"probability_{name}": probabilities[:, at] for at, name in enumerate(classes)}
+    chosen = {"predicted": np.asarray(classes)[best], "probability": probabilities.max(axis=1)}
+    return {"id": ids[tested], "label": labels[tested], **chosen, **shares}
 
 
 def align_probabilities(
@@ -202,12 +245,12 @@ def align_probabilities(
 
 
 def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Path:
-    """Write a bundle as `<folder>/<date>-<slug>`, or with a number behind if that exists.
+    """Write a bundle as `<folder>/<date>-<slug>`, with a number appended if that exists.
 
-    It is written under a temporary name and renamed, so that it is there as a whole or not at all.
+    It is written under a temporary name and renamed, so that it is never there in part.
 
     Raises:
-        BundleError: If the user's own network or weights are gone, or the folder cannot be written to.
+        BundleError: If the user's own network or weights are missing, or the folder cannot be written to.
     """
     from featx.heads.persistence import dump_head
 
@@ -216,7 +259,7 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
         parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=parent))
     except OSError as error:
-        msg = f"no bundle can be written into {parent}: {error.strerror or error}; name another folder with --runs"
+        msg = f"cannot write a bundle into {parent}: {error.strerror or error}; choose another folder with --runs"
         raise BundleError(msg) from error
     try:
         dump_head(draft.head, temporary / _HEAD)
@@ -224,7 +267,7 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
         backbone_file = _copy_backbone(draft.backbone_file, temporary)
         write_table(draft.items, temporary / _ITEMS)
         write_table(draft.predictions, temporary / "predictions.csv")
-        _write_json(temporary / _METRICS, draft.metrics)
+        write_json(draft.metrics, temporary / _METRICS)
         _write_extras(draft, temporary)
         about = {
             "format": FORMAT,
@@ -236,7 +279,7 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
             "record": draft.record,
             "files": {path.name: _describe_file(path) for path in sorted(temporary.iterdir())},
         }
-        _write_json(temporary / _MANIFEST, about)
+        write_json(about, temporary / _MANIFEST)
         for path in temporary.iterdir():
             sync_file(path)
         temporary.chmod(0o755)
@@ -250,7 +293,7 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
 
 
 def _write_extras(draft: Draft, folder: Path) -> None:
-    """Write what is for people, and never read again."""
+    """Write the files that are for people only."""
     from featx.evaluation.plots import plot_confusion
 
     plot_confusion(draft.test, folder / "confusion_matrix.png")
@@ -259,23 +302,23 @@ def _write_extras(draft: Draft, folder: Path) -> None:
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Read a JSON file of a bundle, as far as its size is reasonable."""
+    """Read a JSON file of a bundle, unless it is too large."""
     path = folder / name
     check_own(path)
     if path.stat().st_size > _MOST_JSON_BYTES:
-        msg = f"{path} has {path.stat().st_size:,} bytes, and no bundle needs {_MOST_JSON_BYTES:,}; do not use it"
+        msg = f"{path} has {path.stat().st_size:,} bytes; the limit is {_MOST_JSON_BYTES:,}; do not use this bundle"
         raise BundleError(msg)
     values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
-        msg = f"{name} holds no names with values"
+        msg = f"{name} does not hold a JSON object"
         raise TypeError(msg)
     return values
 
 
 def check_own(path: Path) -> None:
-    """Refuse what is no file, or leads to one elsewhere; a FIFO would be waited for without end."""
+    """Refuse anything but a regular file: a link can lead elsewhere, and reading a FIFO can block forever."""
     if not stat.S_ISREG(path.lstat().st_mode):
-        msg = f"{path} is no file of the bundle's own but a link, a folder or a device; do not use this bundle"
+        msg = f"{path} is a link, a folder or a device instead of a file; do not use this bundle"
         raise BundleError(msg)
 
 
@@ -286,7 +329,7 @@ def _check_format(folder: Path, about: Mapping[str, Any]) -> None:
         raise BundleError(msg)
     version = about["format_version"]
     if type(version) is not int or version < 1:
-        msg = "format_version is no number"
+        msg = "format_version is not a positive whole number"
         raise ValueError(msg)
     if version > FORMAT_VERSION:
         msg = f"{folder} has bundle format {str(version)[:20]}, newer than {FORMAT_VERSION}; upgrade featx"
@@ -294,7 +337,7 @@ def _check_format(folder: Path, about: Mapping[str, Any]) -> None:
 
 
 def _check_values(embed_spec: EmbedSpec, head_spec: HeadSpec, classes: object, backbone_file: object) -> None:
-    """Check what the specs leave to whoever builds them; a name or a path has no use for more than 4,096 characters."""
+    """Check the values that the specs themselves do not check; no name or path needs more than 4,096 characters."""
     backbone, image = embed_spec.backbone, embed_spec.image
     texts = (backbone.uri, backbone.layer, backbone.weights_digest, head_spec.name, backbone_file)
     own = str(backbone.uri).lower().startswith("file:") or backbone.weights == "file"
@@ -311,7 +354,7 @@ def _check_values(embed_spec: EmbedSpec, head_spec: HeadSpec, classes: object, b
     }
     odd = [name for name, holds in reasonable.items() if not holds]
     if odd:
-        msg = f"{_MANIFEST} has no proper {', '.join(odd)}"
+        msg = f"{_MANIFEST} has invalid values for {', '.join(odd)}"
         raise ValueError(msg)
 
 
@@ -323,18 +366,18 @@ def _describe_file(path: Path) -> dict[str, Any]:
 def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], backbone_file: str) -> None:
     outside = [name for name in files if not is_plain_name(name)]
     if outside:
-        msg = f"{folder} names files outside itself ({', '.join(outside)[:200]}); do not use it"
+        msg = f"{folder} names files outside the bundle ({', '.join(outside)[:200]}); do not use it"
         raise BundleError(msg)
     unlisted = {_HEAD, _GOLDEN, _ITEMS, _METRICS, *([backbone_file] if backbone_file else [])} - set(files)
     missing = [name for name in files if not os.path.lexists(folder / name)]
     if unlisted or missing:
         lacking = ", ".join(sorted({*unlisted, *missing}))[:200]
-        msg = f"{folder} lacks {lacking}; move or copy a bundle as a whole folder"
+        msg = f"{folder} lacks {lacking}; copy the whole folder of the bundle"
         raise BundleError(msg)
     for name, expected in files.items():
         check_own(folder / name)
         if _describe_file(folder / name) != expected:
-            msg = f"{folder / name} is not the file that the bundle was made with; copy the bundle again, or fit again"
+            msg = f"{folder / name} differs from the file that the bundle was made with; copy the bundle or fit again"
             raise BundleError(msg)
 
 
@@ -343,19 +386,19 @@ def _rename(temporary: Path, parent: Path, slug: str) -> Path:
     for number in itertools.count(1):
         path = parent / (stem if number == 1 else f"{stem}-{number}")
         if not path.exists():
-            with contextlib.suppress(OSError):  # another fit took the name at this moment
+            with contextlib.suppress(OSError):  # another process has just taken the name
                 return temporary.rename(path)
         if number > _MOST_BUNDLES:
-            msg = f"{parent} cannot take another bundle called {stem}; choose another folder with --runs"
+            msg = f"{parent} cannot take another bundle named {stem}; choose another folder with --runs"
             raise BundleError(msg)
-    raise AssertionError  # count never ends
+    raise AssertionError  # the count is infinite
 
 
 def _copy_backbone(source: str, folder: Path) -> str:
     if not source:
         return ""
     if not Path(source).is_file():
-        msg = f"the backbone's own file {source} is gone, and a bundle cannot do without it; restore it, or embed again"
+        msg = f"the backbone's file {source} is gone, and a bundle needs a copy of it; restore it, or embed again"
         raise BundleError(msg)
     name = f"{_BACKBONE}{''.join(Path(source).suffixes[-2:])}"
     shutil.copyfile(source, folder / name)
@@ -372,7 +415,7 @@ def _read_golden(path: Path) -> Golden:
     members = list_members(path)
     names = [f"file_{number}.npy" for number in range(len(members) - 1)]
     if not names or set(members) != {"features.npy", *names}:
-        msg = f"{_GOLDEN} holds other things than pictures and their features"
+        msg = f"{_GOLDEN} does not hold pictures and their features"
         raise ValueError(msg)
     with zipfile.ZipFile(path) as archive:
         files = tuple(read_array(archive.read(name)).tobytes() for name in names)
@@ -381,19 +424,3 @@ def _read_golden(path: Path) -> Golden:
         msg = f"{_GOLDEN} has features of {features.dtype} {features.shape} for {len(files)} pictures"
         raise ValueError(msg)
     return Golden(files, np.asarray(features, np.float32))
-
-
-def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def write_table(columns: Table, path: Path) -> None:
-    """Write columns of equal length as CSV.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))

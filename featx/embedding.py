@@ -1,6 +1,6 @@
-"""The loop: manifest, decoding ahead, backbone, store.
+"""Embedding: manifest, decoding ahead, backbone, store.
 
-`embed_layers` is the whole algorithm; the rest of the module is what its lines mean.
+`embed_layers` is the whole algorithm; the other functions are its steps.
 """
 
 import contextlib
@@ -31,29 +31,28 @@ from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.specs import DTYPES, BackboneSpec, EmbedSpec, ImageSpec, ViewSpec
 from featx.store import FeatureStore
 from featx.store.sealing import Provenance
-from featx.store.space import check_space
-from featx.store.writing import StoreWriter
+from featx.store.writing import StoreWriter, check_space
 from featx.wording import to_text
 
-#: What can change a feature's last bits; their versions are kept in every store.
+#: Packages that can change a feature's last bits; every store keeps their versions.
 _STACK = ("featx", "numpy", "pillow", "h5py", "keras", "tensorflow", "openvino")
 
 
 @dataclass(frozen=True, slots=True)
 class EmbedResult:
-    """What one run of `embed` did to one store; `new + cached + quarantined` is the manifest.
+    """The outcome of one `embed` run for one store; `new + cached + quarantined` is the whole manifest.
 
     Attributes:
         store: The sealed store.
-        new: Items embedded now.
-        cached: Items that the store had already.
-        quarantined: Items that could not be embedded, with their reasons in the store.
-        removed: Items that the store had and the manifest has no more.
-        seconds: Time of the loop and the seal.
-        start_seconds: Time before: building the network, golden pictures, converting it for the runtime.
-        stage_seconds: What of it went into each of `featx.measuring.STAGES`, over all threads.
-        runtime: What ran the network; empty if nothing was new.
-        max_bad: Share of items in quarantine that the run was to accept, 0 to 1.
+        new: Items embedded by this run.
+        cached: Items that the store already had.
+        quarantined: Items that could not be embedded; the store lists their reasons.
+        removed: Items that the store had and the manifest no longer has.
+        seconds: Time of the loop and of sealing.
+        start_seconds: Time before the loop: building the network, golden pictures, converting it for the runtime.
+        stage_seconds: Time in each of `featx.measuring.STAGES`, summed over all threads.
+        runtime: The runtime of the network; empty if nothing was new.
+        max_bad: Share of items in quarantine that the run accepts, 0 to 1.
     """
 
     store: FeatureStore = field(repr=False)
@@ -78,15 +77,15 @@ class EmbedResult:
         return self.quarantined / (self.new + self.cached + self.quarantined)
 
     def check(self) -> None:
-        """Refuse a result of which too much is in quarantine.
+        """Refuse a result with too many items in quarantine.
 
         Raises:
-            SourceError: If the share is above `max_bad`; the store is sealed all the same.
+            SourceError: If the share is above `max_bad`; the store is sealed anyway.
         """
         if self.bad_share > self.max_bad:
             msg = (
                 f"{self.bad_share:.1%} of the images are quarantined, more than the {self.max_bad:.1%} allowed; "
-                f"`featx info {self.store.path}` lists the reasons: mend or remove these files, or accept them with "
+                f"`featx info {self.store.path}` lists the reasons: fix or remove these files, or accept them with "
                 f"--max-bad {math.ceil(100 * self.bad_share)}%"
             )
             raise SourceError(msg)
@@ -121,31 +120,31 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
 
     Args:
         source: A folder, table or archive (see `featx.read_source`), or a manifest.
-        backbone: A uri (see `featx.load_backbone`), or a backbone that is built already.
-        layer: Name or index of the layer where the backbone is cut; None for the last.
+        backbone: A uri (see `featx.load_backbone`), or a backbone object.
+        layer: Name or index of the layer where the backbone is cut; None for the last one.
         pooling: How a feature map becomes a vector; None for the layer's default.
         weights: `imagenet`, `none` or a path; None for the backbone's default.
         image: Fields of `ImageSpec` that differ from its defaults and the backbone's size.
-        dtype: `float32` or `float16`, of the stored features.
-        views: Augmented views of each image that are embedded beside it, into the same row.
-        augmentation: How far they may go: `light`, or `flip,rotate:15,zoom:0.2`; see
+        dtype: Dtype of the stored features, `float32` or `float16`.
+        views: Number of augmented views of each image, which are stored in the image's row.
+        augmentation: How the views are made: `light`, or `flip,rotate:15,zoom:0.2`; see
             `featx.items.augmentation.parse_augmentation`.
         view_seed: Seed of the views.
-        name: Name of the store without `.h5`; None for one made from the spec.
-        folder: Where stores live.
-        options: How to run.
+        name: Name of the store without `.h5`; None derives it from the spec.
+        folder: Folder of the stores.
+        options: Options of the run.
 
     Returns:
         The store and the counts, however many items went to quarantine; `EmbedResult.check`
         refuses a result with too many, as the command line does.
 
     Raises:
-        UsageError: If a backbone that is built already has several outputs; see `embed_layers`.
-        FeatxError: One of its kinds, for a source, backbone or store that cannot be used.
+        UsageError: If a backbone object has several outputs; see `embed_layers`.
+        FeatxError: Another of its subclasses, for a source, backbone or store that cannot be used.
     """
     if not isinstance(backbone, str) and len(backbone.outputs) > 1:
         layers = ", ".join(output.layer for output in backbone.outputs)
-        msg = f"{backbone.uri} was built with several layers ({layers}), each for a store of its own; use embed_layers"
+        msg = f"{backbone.uri} was built with several layers ({layers}), and each needs its own store; use embed_layers"
         raise UsageError(msg)
     (result,) = embed_layers(
         source,
@@ -182,12 +181,12 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     salvage: bool = False,
     options: EmbedOptions = EMBED_DEFAULTS,
 ) -> list[EmbedResult]:
-    """Embed every image of a source, once, at several layers in one pass: a store for each.
+    """Embed every image of a source, once, at several layers in one pass, into one store per layer.
 
     Args:
         source: As in `embed`.
-        backbone: As in `embed`; one that is built already may have several outputs.
-        layers: Names or indices of the layers where it is cut; the last layer if empty.
+        backbone: As in `embed`; a backbone object may have several outputs.
+        layers: Names or indices of the layers where the backbone is cut; the last layer if empty.
         pooling: As in `embed`.
         weights: As in `embed`.
         image: As in `embed`.
@@ -195,16 +194,16 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
         views: As in `embed`.
         augmentation: As in `embed`.
         view_seed: As in `embed`.
-        name: Name of the stores without `.h5`, followed by the layer; None for one made from the spec.
+        name: Name of the stores without `.h5`, to which the layer is appended; None derives it from the spec.
         folder: As in `embed`.
-        salvage: Embed what is damaged in an older store again, instead of refusing it; see `repair_store`.
+        salvage: Embed the damaged rows of an older store again, instead of refusing the store; see `repair_store`.
         options: As in `embed`.
 
     Returns:
-        One `EmbedResult` per layer, in their order.
+        One `EmbedResult` per layer, in the order of the layers.
 
     Raises:
-        FeatxError: One of its kinds, for a source, backbone or store that cannot be used.
+        FeatxError: One of its subclasses, for a source, backbone or store that cannot be used.
     """
     begun = time.perf_counter()
     planned = plan_views(views, augmentation, view_seed)
@@ -223,13 +222,14 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
             writer = StoreWriter(path, spec, provenance, salvage=salvage, begun=begun)
             writers.append(stack.enter_context(writer))
         _refuse_drift(writers, goldens, network, image_spec)
+        options.reporter.begin("embedding")
         ledger = Ledger(writers, manifest, options)
         check_space(writers, len(manifest), ledger.expected)
         runner = Runner(network, options, expected=ledger.expected, views=1 + views)
         if ledger.expected:
             runner.prepare()
         timing, started = Timing(), time.perf_counter()
-        # Closed at once when the run ends early, so that no thread goes on decoding.
+        # Closed at once when the run ends early, so that no thread keeps decoding.
         images = stack.enter_context(contextlib.closing(ledger.examine(image_spec, timing, planned)))
         for batch, vectors in stack.enter_context(contextlib.closing(runner.stream(images, timing))):
             with timing.measure(WRITE):
@@ -249,26 +249,26 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
 def make_spec(
     network: Backbone, output: Output, image: ImageSpec, dtype: str = "float32", views: ViewSpec | None = None
 ) -> EmbedSpec:
-    """Make the spec of the features that one output of a backbone gives."""
+    """Return the spec of the features that one output of a backbone produces."""
     backbone = BackboneSpec(network.uri, output.layer, output.pooling, network.weights, network.weights_digest)
     return EmbedSpec(backbone, image, dtype, views)
 
 
 def _shape_row(output: Output, spec: EmbedSpec) -> tuple[int, ...]:
-    """Return the shape of one item's features: of an image, or of all its views, the plain one first."""
+    """Return the shape of one item's features: of the image, or of the image and its views, image first."""
     return (spec.n_views, *output.feature_shape) if spec.views else output.feature_shape
 
 
 def name_store(
     network: Backbone, pooling: str | None, image: Mapping[str, Any], dtype: str, views: ViewSpec | None = None
 ) -> str:
-    """Name a store after whatever departs from the defaults, so that another question gets another store.
+    """Name a store after every setting that differs from its default, so that other settings get another store.
 
     Args:
         network: The backbone.
-        pooling: The pooling that was asked for, if any.
-        image: The fields of the image spec that were asked for.
-        dtype: Of the stored features.
+        pooling: The requested pooling, if any.
+        image: The requested fields of the image spec.
+        dtype: Dtype of the stored features.
         views: The augmented views, if any.
 
     Returns:
@@ -294,15 +294,15 @@ def name_store(
 
 
 def name_files(folder: Path, stem: str, layers: Sequence[str]) -> list[Path]:
-    """Name the files of stores.
+    """Return the paths of stores, one for each layer.
 
     Args:
-        folder: Where they are.
-        stem: What they share.
-        layers: Name of the layer of each; empty for a store whose name shall not tell it.
+        folder: Folder of the stores.
+        stem: The common start of their names.
+        layers: Layer of each store; empty for a store whose name must not include it.
 
     Raises:
-        UsageError: If two would have one name.
+        UsageError: If two stores would have the same name.
     """
     paths = [folder / f"{stem}{'-' if layer else ''}{_slug(layer)}.h5" for layer in layers]
     if len(set(paths)) < len(paths):
@@ -312,7 +312,7 @@ def name_files(folder: Path, stem: str, layers: Sequence[str]) -> list[Path]:
 
 
 def embed_golden(backbone: Backbone, spec: ImageSpec, files: tuple[bytes, ...]) -> tuple[Golden, ...]:
-    """Embed the pictures, one result for each output of the backbone."""
+    """Embed golden pictures; return one result for each output of the backbone."""
     pixels = np.stack([decode(data, spec).pixels for data in files])
     return tuple(Golden(files, features) for features in backbone.embed(pixels))
 
@@ -320,7 +320,7 @@ def embed_golden(backbone: Backbone, spec: ImageSpec, files: tuple[bytes, ...]) 
 def _refuse_drift(
     writers: Sequence[StoreWriter], goldens: Sequence[Golden], network: Backbone, image: ImageSpec
 ) -> None:
-    """Refuse to mix rows of two stacks: the same spec can give other numbers under other versions."""
+    """Refuse to mix rows of two software stacks: the same spec can give other numbers under other versions."""
     known = [(at, writer, expected) for at, writer in enumerate(writers) for expected in writer.goldens]
     for at, writer, expected in known:
         same = goldens[at].files == expected.files  # else another encoder made the pictures
@@ -328,7 +328,7 @@ def _refuse_drift(
         drift = measure_drift(expected, found)
         if not drift <= MAX_DRIFT:
             msg = (
-                f"{writer.path} holds other numbers than this machine computes, sealed or unfinished: features "
+                f"{writer.path} holds other numbers (sealed or unfinished) than this machine computes: features "
                 f"differ by {drift:.1e} of their range (limit {MAX_DRIFT:.0e}); install the versions that `featx info` "
                 f"lists, or write another store with --name NAME"
             )
@@ -340,16 +340,16 @@ def _slug(text: str) -> str:
 
 
 def check_image(image: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Check names of fields of an image spec.
+    """Check the names of the requested fields of an image spec, and return the fields.
 
     Raises:
-        UsageError: If one does not exist, or one side is given without the other.
+        UsageError: If a field does not exist, or height is given without width or the reverse.
     """
     known = [field.name for field in fields(ImageSpec)]
     unknown = sorted(set(image) - set(known))
     if unknown or ("height" in image) != ("width" in image):
         what = f"not {', '.join(unknown)}" if unknown else "and height and width together"
-        msg = f"image takes the fields {', '.join(known)}, {what}"
+        msg = f"image accepts the fields {', '.join(known)}, {what}"
         raise UsageError(msg)
     return image
 
@@ -365,7 +365,10 @@ def _build(
         size = (int(image["height"]), int(image["width"])) if "height" in image else None
         return load_backbone(backbone, layers=layers, pooling=pooling, weights=weights, image_size=size)
     if layers or pooling or weights or "height" in image:
-        msg = "layers, pooling, weights and size are those of the backbone that was built; give them to load_backbone"
+        msg = (
+            "layers, pooling, weights and size of a backbone object are fixed when it is built; "
+            "pass them to load_backbone"
+        )
         raise UsageError(msg)
     return backbone
 

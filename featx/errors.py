@@ -1,24 +1,23 @@
 """Every error that featx raises on purpose.
 
-    FeatxError                    exit 1   something a user can cause, and mend
-    ├── UsageError                exit 2   arguments that do not fit together        (ValueError)
+    FeatxError                    exit 1   something that a user can cause and fix
+    ├── UsageError                exit 2   arguments that are invalid                (ValueError)
     ├── MissingExtraError         exit 3   an optional package is not installed      (ImportError)
-    ├── UnknownNameError          exit 1   a name that no table knows                (LookupError)
+    ├── UnknownNameError          exit 1   a name that is not registered               (LookupError)
     ├── SourceError               exit 1   a folder, table or archive of images      (ValueError)
     ├── ImageError                exit 1   one image that cannot be decoded          (ValueError)
     ├── BackboneError             exit 1   a network that cannot be built or cut     (ValueError)
-    │   └── WeightsError          exit 1   its weights are missing or do not fit
+    │   └── WeightsError          exit 1   its weights are missing or do not match
     ├── StoreError                exit 1   a feature store                           (OSError)
     │   ├── StoreFormatError      exit 1   not a store, or a damaged or foreign one
     │   ├── SpecMismatchError     exit 1   features of another spec
     │   └── StoreLockedError      exit 1   another process is writing
-    ├── DataError                 exit 1   features or labels that cannot be learnt  (ValueError)
+    ├── DataError                 exit 1   features or labels that cannot be fitted  (ValueError)
     └── BundleError               exit 1   a bundle that cannot be loaded            (OSError)
-        └── DriftError            exit 1   the installed stack gives other numbers
+        └── DriftError            exit 1   the installed libraries compute other numbers
 
-Each is also the standard library's type in brackets, so that code which never
-heard of featx can catch it. A message says what happened, to which object, and
-what to do next, in one line.
+Each is also the built-in type in brackets, so that code without knowledge of featx can
+catch it. A message is one line: what happened, to which object, and what to do next.
 """
 
 from typing import ClassVar
@@ -31,23 +30,23 @@ class FeatxError(Exception):
 
 
 class UsageError(FeatxError, ValueError):
-    """Arguments that are wrong, or that do not fit together."""
+    """Arguments that are invalid, or that cannot be combined."""
 
     exit_code = 2
 
 
 class MissingExtraError(FeatxError, ImportError):
-    """An optional dependency is needed and not installed."""
+    """An optional package is needed but not installed, such as OpenVINO where it has no wheels."""
 
     exit_code = 3
 
 
 class UnknownNameError(FeatxError, LookupError):
-    """A name that no table knows; the message lists the known ones."""
+    """A name that is not registered; the message lists the known ones."""
 
 
 class SourceError(FeatxError, ValueError):
-    """A source of images that cannot be read as one."""
+    """A source of images that cannot be read."""
 
 
 class ImageError(FeatxError, ValueError):
@@ -59,7 +58,7 @@ class BackboneError(FeatxError, ValueError):
 
 
 class WeightsError(BackboneError):
-    """Weights that are missing, cannot be fetched, or do not fit the network."""
+    """Weights that are missing, cannot be downloaded, or do not match the network."""
 
 
 class StoreError(FeatxError, OSError):
@@ -67,7 +66,7 @@ class StoreError(FeatxError, OSError):
 
 
 class StoreFormatError(StoreError):
-    """A file that is no feature store, or a damaged or foreign one."""
+    """A file that is not a feature store, or a damaged or foreign one."""
 
 
 class SpecMismatchError(StoreError):
@@ -75,11 +74,11 @@ class SpecMismatchError(StoreError):
 
 
 class StoreLockedError(StoreError):
-    """Another process is writing this store."""
+    """Another process is writing to this store."""
 
 
 class DataError(FeatxError, ValueError):
-    """Features or labels from which no head can be learnt or evaluated."""
+    """Features or labels on which no head can be fitted or evaluated."""
 
 
 class BundleError(FeatxError, OSError):
@@ -87,4 +86,4 @@ class BundleError(FeatxError, OSError):
 
 
 class DriftError(BundleError):
-    """The installed stack no longer gives the numbers that the bundle recorded."""
+    """The installed libraries no longer compute the numbers recorded in the bundle."""

@@ -1,9 +1,9 @@
-"""TensorFlow and Keras, imported once and without their greetings.
+"""TensorFlow and Keras, imported once and without their start-up messages.
 
-TensorFlow writes to the process's stderr while it is imported, from C++ and before
-any of its settings applies. Lines that greet are dropped; all others are passed on.
-What it logs later, such as that there is no GPU, is left out by its log level, unless
-`TF_CPP_MIN_LOG_LEVEL` is set; whatever fails still raises.
+While it is imported, TensorFlow writes to the process's stderr from C++, before any of its settings
+apply. Start-up messages are dropped; all other lines are passed on. Later messages, such as that
+there is no GPU, are suppressed by the log level, unless `TF_CPP_MIN_LOG_LEVEL` is set. Errors are
+still raised.
 """
 
 import contextlib
@@ -15,10 +15,10 @@ from collections.abc import Iterator
 
 from featx.errors import BackboneError
 
-_GREETINGS = re.compile(rb"before absl::InitializeLog|oneDNN custom operations|Could not find cuda drivers")
+_STARTUP_MESSAGES = re.compile(rb"before absl::InitializeLog|oneDNN custom operations|Could not find cuda drivers")
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if "keras" not in sys.modules:  # else it is too late, and checked below
+if "keras" not in sys.modules:  # otherwise it is too late; checked below
     os.environ["KERAS_BACKEND"] = "tensorflow"
 
 
@@ -27,7 +27,7 @@ def _filter_stderr() -> Iterator[None]:
     sys.stderr.flush()
     try:
         saved = os.dup(2)
-    except OSError:  # there is no stderr, so nobody to greet
+    except OSError:  # there is no stderr to filter
         yield
         return
     with tempfile.TemporaryFile() as captured:
@@ -38,7 +38,7 @@ def _filter_stderr() -> Iterator[None]:
             os.dup2(saved, 2)
             os.close(saved)
             captured.seek(0)
-            kept = b"".join(line for line in captured if not _GREETINGS.search(line))
+            kept = b"".join(line for line in captured if not _STARTUP_MESSAGES.search(line))
             if kept:
                 os.write(2, kept)
 
@@ -49,13 +49,13 @@ with _filter_stderr():
     from keras import ops
 
 if keras.config.backend() != "tensorflow":
-    _msg = f"featx needs Keras on TensorFlow, not on {keras.config.backend()}; set KERAS_BACKEND=tensorflow first"
+    _msg = f"featx needs Keras with the TensorFlow backend, not {keras.config.backend()}; set KERAS_BACKEND=tensorflow"
     raise BackboneError(_msg)
 if keras.config.image_data_format() != "channels_last":
-    _msg = "featx needs images with the channels last; set image_data_format to channels_last in ~/.keras/keras.json"
+    _msg = "featx needs the image data format channels_last; set image_data_format in ~/.keras/keras.json"
     raise BackboneError(_msg)
 
-# On GPUs that have it, TensorFlow would round factors to 10 bits, and features would depend on the card.
+# Otherwise, TensorFlow rounds factors to 10 bits on GPUs with TF32, and features depend on the card.
 tf.config.experimental.enable_tensor_float_32_execution(False)  # noqa: FBT003 - its only parameter
 
 __all__ = ["keras", "ops", "tf"]

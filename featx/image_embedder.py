@@ -32,8 +32,8 @@ Picture = str | os.PathLike[str] | NDArray[np.uint8]
 class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Embed images with a frozen backbone inside a scikit-learn pipeline.
 
-    It embeds anew at every call; `featx.embed` keeps the features. Equal settings
-    share one network in a process, however often the estimator is cloned.
+    It embeds at every call; `featx.embed` stores the features instead. Estimators with equal settings,
+    such as clones, share one network in a process.
 
     Args:
         backbone: A uri; see `featx.load_backbone`.
@@ -41,8 +41,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         pooling: How a feature map becomes a vector; None for the layer's default.
         weights: `imagenet`, `none` or a path; None for the backbone's default.
         image_size: Height and width in px, a number or a pair; None for the network's own.
-        batch_size: Images per forward pass, which does not change the numbers; None for what the runtime
-            is fastest with.
+        batch_size: Images per forward pass, which does not change the numbers; None for the fastest size.
         runtime: `auto`, `keras` or `openvino`; see `featx.EmbedOptions`.
 
     Attributes:
@@ -69,11 +68,11 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.runtime = runtime
 
     def fit(self, X: Sequence[Picture], y: object = None) -> Self:  # noqa: ARG002 - scikit-learn passes it
-        """Build the backbone; nothing is learnt.
+        """Build the backbone; nothing is trained.
 
         Args:
-            X: Paths of images, or uint8 arrays of shape (height, width, 3) or, in grey, (height, width)
-                or (height, width, 1), whose sizes may differ.
+            X: Paths of images, or uint8 arrays of shape (height, width, 3), or (height, width) or
+                (height, width, 1) if grey. Sizes may differ.
             y: Ignored.
 
         Raises:
@@ -94,11 +93,11 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
         Raises:
             DataError: If an image cannot be decoded; the message names it.
-            UsageError: If the batch size is less than 1, or the runtime does not exist.
+            UsageError: If the batch size is less than 1, or there is no such runtime.
         """
         check_is_fitted(self)
         _check_collection(X)
-        options = EmbedOptions(self.batch_size, runtime=self.runtime)
+        options = EmbedOptions(batch_size=self.batch_size, runtime=self.runtime)
         backbone = self._load()
         spec, workers = ImageSpec(backbone.height, backbone.width), options.count_workers()
         numbered = list(enumerate(X))
@@ -115,7 +114,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         return features
 
     def _load(self) -> Backbone:
-        size = np.asarray(self.image_size).tolist()  # a parameter search hands on NumPy's numbers
+        size = np.asarray(self.image_size).tolist()  # a parameter search passes NumPy's numbers
         pair = None if size is None else tuple(size) if isinstance(size, list) else (size, size)
         files = (self.backbone.removeprefix("file:").partition("?")[0], self.weights)
         stamps = tuple(map(_stamp, files))
@@ -136,7 +135,7 @@ def _load_shared(
     pooling: str | None,
     weights: str | None,
     size: tuple[int, int] | None,
-    stamps: tuple[tuple[int, int] | None, ...],  # noqa: ARG001 - a file that was written anew is another network
+    stamps: tuple[tuple[int, int] | None, ...],  # noqa: ARG001 - a file that was written again is another network
 ) -> Backbone:
     layers = () if layer is None else (layer,)
     return load_backbone(uri, layers=layers, pooling=pooling, weights=weights, image_size=size)
@@ -152,13 +151,13 @@ def _stamp(name: str | None) -> tuple[int, int] | None:
 
 
 def _check_collection(X: object) -> None:
-    """Refuse a single image and a table, whose elements could be taken for images."""
+    """Refuse a single image and a table, whose elements could be mistaken for images."""
     if isinstance(X, str | os.PathLike):
-        msg = f"X is one path, {os.fspath(X)!r}; give a list of images"
+        msg = f"X is a single path, {os.fspath(X)!r}; pass a list of images"
     elif isinstance(X, np.ndarray) and X.ndim == _ARRAY_RANK and X.shape[-1] == _CHANNELS:
-        msg = f"X is one image, of shape {X.shape}; give a list of images"
+        msg = f"X is a single image of shape {X.shape}; pass a list of images"
     elif hasattr(X, "columns"):
-        msg = "X is a table; give one of its columns, such as X['path']"
+        msg = "X is a table; pass one of its columns, such as X['path']"
     else:
         return
     raise DataError(msg)
@@ -169,7 +168,7 @@ def _decode_picture(number: int, picture: Picture, spec: ImageSpec) -> NDArray[n
         return decode(_read_bytes(picture), spec).pixels
     except (ImageError, OSError) as error:
         name = f"image {number} ({picture})" if isinstance(picture, str | os.PathLike) else f"image {number}"
-        reason = getattr(error, "strerror", None) or error  # without the path, which is in the name
+        reason = getattr(error, "strerror", None) or error  # without the path, which is part of the name
         msg = f"{name} cannot be embedded: {reason}; leave it out"
         raise DataError(msg) from error
 
@@ -178,15 +177,15 @@ def _read_bytes(picture: Picture) -> bytes:
     if isinstance(picture, str | os.PathLike):
         return Path(picture).read_bytes()
     if not isinstance(picture, np.ndarray):
-        msg = f"it is a {type(picture).__name__}, and must be a path or a uint8 array"
+        msg = f"it is a {type(picture).__name__}; it must be a path or a uint8 array"
         raise ImageError(msg)
     if picture.dtype != np.uint8:
-        msg = f"its pixels are {picture.dtype}, and must be uint8 from 0 to 255, not scaled"
+        msg = f"its pixels are {picture.dtype}; they must be uint8 from 0 to 255, not scaled"
         raise ImageError(msg)
     pixels = picture[..., 0] if picture.shape[2:] == (1,) else picture
     if pixels.shape[2:] not in {(), (_CHANNELS,)} or pixels.ndim < _ARRAY_RANK - 1 or not pixels.size:
-        msg = f"its shape is {picture.shape}, and must be (height, width, 3) or (height, width)"
+        msg = f"its shape is {picture.shape}; it must be (height, width, 3) or (height, width)"
         raise ImageError(msg)
-    buffer = io.BytesIO()  # a lossless file, so that arrays are resized by the decoder that files are
+    buffer = io.BytesIO()  # a lossless file, so that arrays and files are resized by the same decoder
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
     return buffer.getvalue()

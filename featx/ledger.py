@@ -20,16 +20,16 @@ from featx.store.layout import QUARANTINE_COLUMNS
 from featx.store.writing import StoreWriter
 from featx.wording import to_text
 
-#: A file modified this shortly before it was read, or later, may change again without changing
-#: its time, so it is hashed again (git's "racy" index entries; FAT counts in steps of 2 s).
+#: A file modified less than this before it was read, or after, may change again with the same
+#: modification time, so it is hashed again (git's "racy" index entries; FAT counts in steps of 2 s).
 _RACY_NS = 2_000_000_000
 
-#: The largest time that a store holds, in the year 2262; ext4 and XFS know later ones.
+#: The latest time that a store can hold, in the year 2262; ext4 and XFS have later ones.
 _LAST_NS = 2**63 - 1
 
 _LISTED_ITEMS = 10
 
-#: An item with what its file held, and one with its sha256 and the reason why it has no features.
+#: An embedded item with the stamp of its file; an item in quarantine as id, sha256 and reason.
 _Good = tuple[Item, Stamp]
 _Bad = tuple[str, str, str]
 
@@ -39,11 +39,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An item that brings an image, on its way to the stores.
+    """An item with a decoded image, on its way to the stores.
 
     Attributes:
         examined: The item.
-        done: Items of the manifest, of any kind, up to this one.
+        done: Items of the manifest, of any kind, up to and including this one.
     """
 
     examined: Examined
@@ -51,20 +51,20 @@ class Entry:
 
 
 class Ledger:
-    """What became of each item of one run in each store: embedded, cached or quarantined.
+    """The state of each item of one run in each store: embedded, cached or quarantined.
 
-    Items in quarantine are tried again in every run: what could not be decoded yesterday may be today, by a
-    newer Pillow or on a better day of the network drive, and to remember the reasons would spare little.
-    1,000 web pages called .jpg cost 0.1 s, 1,000 cut JPEGs of 12 megapixels 2 s; cut PNGs cost what whole ones do,
-    0.2 s each at 12 megapixels and by two threads at a time.
+    Items in quarantine are tried again in every run. A file that failed yesterday may decode today, with a
+    newer Pillow or once the network drive recovers, and remembering the reasons would save little:
+    1,000 web pages called .jpg cost 0.1 s, 1,000 truncated JPEGs of 12 megapixels 2 s. Truncated PNGs cost
+    as much as whole ones, 0.2 s each at 12 megapixels with two threads.
 
     Args:
         writers: The stores that the run writes.
         manifest: The items.
-        options: How the run goes.
+        options: Options of the run.
 
     Attributes:
-        expected: How many items are not as some store has them, of which most will be new.
+        expected: Number of items that at least one store does not hold as they are now; most will be new.
 
     Raises:
         StoreError: If the run would drop another source's items from a store.
@@ -76,7 +76,7 @@ class Ledger:
         self._writers = writers
         self._known = {id(writer): writer.known for writer in writers}
         self._known_to_all = frozenset.intersection(*self._known.values())
-        # Another source's files may have the same names, sizes and times: those are hashed.
+        # Another source's files may have the same names, sizes and times, so they are hashed.
         own = describe_source(manifest)
         self._held = {id(writer): _read_stamps(writer, own) for writer in writers}
         agreed = _find_agreed(list(self._held.values()))
@@ -96,7 +96,7 @@ class Ledger:
     def examine(
         self, spec: ImageSpec, timing: Timing, views: ViewSpec | None = None
     ) -> Generator[tuple[Entry, NDArray[np.uint8]]]:
-        """Examine all items and yield those that bring an image, with the image, or with all its views."""
+        """Examine all items; yield those with an image to embed, with its pixels or those of all its views."""
         examined_items = examine(
             self._manifest,
             spec,
@@ -116,13 +116,12 @@ class Ledger:
                     self._report(done)
 
     def settle(self, batch: Sequence[Entry]) -> None:
-        """Report that the rows of a batch are in all stores: what is only decoded is not done."""
+        """Report a batch as done once its rows are in all stores; decoding alone does not count."""
         self._under_way -= len(batch)
         self._report(batch[-1].done)
 
     def _report(self, done: int) -> None:
-        if self._options.progress:
-            self._options.progress(done, len(self._manifest))
+        self._options.reporter.advance(done, len(self._manifest))
 
     def _note(self, examined: Examined) -> None:
         self._examined.append(replace(examined, image=None) if examined.image else examined)
@@ -130,7 +129,7 @@ class Ledger:
             self._undecodable[examined.stamp.sha256] = examined.reason
 
     def keep(self, writer: StoreWriter, batch: Sequence[Entry], rows: NDArray[np.float32]) -> None:
-        """Append a batch's rows to one store, but those that it has; what it cannot hold goes to its quarantine."""
+        """Append to one store the rows of a batch that it lacks; rows that it cannot hold go to its quarantine."""
         for entry, row in zip(batch, rows, strict=True):
             stamp, image = entry.examined.stamp, entry.examined.image
             if stamp is None or image is None or stamp.sha256 in self._known[id(writer)]:
@@ -142,10 +141,10 @@ class Ledger:
         writer.commit_in_time()
 
     def conclude(self) -> list[tuple[dict[str, list[Any]], dict[str, list[str]]]]:
-        """Return for each store the columns of the items that have features, and of those in quarantine.
+        """Return for each store the columns of its embedded items, and those of its quarantine.
 
         Raises:
-            SourceError: If a store would hold no item, or one is bad and that shall end the run.
+            SourceError: If a store would hold no items, or if an item failed and `on_bad` is `fail`.
         """
         sorted_out = [self._sort_out(writer) for writer in self._writers]
         if self._options.on_bad == "fail":
@@ -162,7 +161,7 @@ class Ledger:
         return [(_list_items(good), _list_quarantine(bad)) for good, bad in sorted_out]
 
     def _sort_out(self, writer: StoreWriter) -> tuple[list[_Good], list[_Bad]]:
-        """Part the items into those that one store has features for and those that it has not, in their order."""
+        """Split the items into those that one store has features for and those it has none for, in order."""
         known, held, unfit = self._known[id(writer)], self._held[id(writer)], self._unfit[id(writer)]
         good: list[_Good] = []
         bad: list[_Bad] = []
@@ -187,8 +186,8 @@ class Ledger:
             listed.append(f"and {len(reasons) - len(listed):,} more")
         msg = (
             f"{len(reasons):,} of the {len(self._manifest):,} images of {self._manifest.source} could not be embedded, "
-            f"and none may fail (--on-bad fail): {'; '.join(listed)}; mend or remove them and run the command again, "
-            f"what was finished is kept, or go on without them by --on-bad quarantine"
+            f"and --on-bad fail allows none: {'; '.join(listed)}; fix or remove them and run the command again "
+            f"(finished work is kept), or go on without them with --on-bad quarantine"
         )
         raise SourceError(msg)
 
@@ -197,7 +196,7 @@ class Ledger:
         kept = [examined for examined in self._examined if examined.is_momentary and examined.item.id in held]
         if kept:
             logger.warning(
-                "%d cannot be read for the moment and keep the features that the store has; the first, %r: %s",
+                "%d images cannot be read at the moment and keep their features in the store; the first, %r: %s",
                 len(kept),
                 kept[0].item.id,
                 kept[0].reason,
@@ -215,13 +214,14 @@ class Ledger:
                 pairs.setdefault(stamp.sha256, (other, item))
         if pairs:
             logger.warning(
-                "the same bytes stand under several labels (%d such), as in %r (%s) and %r (%s); keep one of each",
+                "%d images occur under several labels with the same bytes, such as %r (%s) and %r (%s); "
+                "keep one file of each",
                 len(pairs),
                 *(value for item in next(iter(pairs.values())) for value in (item.id, item.label)),
             )
 
     def count(self, writer: StoreWriter) -> tuple[int, int, int, int]:
-        """Count the items that are new in, were cached in, are kept from and have left one store."""
+        """Return the numbers of items of one store that are new, cached, quarantined and removed."""
         good, bad = self._sort_out(writer)
         cached = sum(stamp.sha256 in self._known[id(writer)] for _, stamp in good)
         return len(good) - cached, cached, len(bad), self._removed[id(writer)]
@@ -247,20 +247,20 @@ def _list_quarantine(bad: Sequence[_Bad]) -> dict[str, list[str]]:
 def _refuse_loss(writer: StoreWriter, manifest: Manifest) -> None:
     old = writer.old
     if old is None or old.source == describe_source(manifest):
-        return  # files that left the same source leave the store
+        return  # files that are gone from the same source leave the store
     there = {item.id for item in manifest.items}
     sizes = zip(old.ids.tolist(), old.columns["bytes"].tolist(), strict=True)
     lost = [name for name, size in sizes if name not in there or not _has_size(manifest, name, size)]
     if lost:
         msg = (
             f"{writer.path} holds {len(old)} items of {old.source}; embedding {manifest.source} into it would drop "
-            f"{len(lost)} of them (such as {lost[0]!r}): write another store with --name NAME, or delete that one"
+            f"{len(lost)} of them (such as {lost[0]!r}): write another store with --name NAME, or delete this one"
         )
         raise StoreError(msg)
 
 
 def _has_size(manifest: Manifest, name: str, size: int) -> bool:
-    """Tell another file of the same name, `0/1.png` of another data set, by its size."""
+    """Return whether a file has this size: one of the same name, `0/1.png` of another data set, rarely has."""
     try:
         return manifest.reader.stat(name).size_bytes == size
     except OSError:
@@ -274,10 +274,10 @@ def describe_source(manifest: Manifest) -> str:
 
 
 def _read_stamps(writer: StoreWriter, source: str) -> dict[str, Stamp]:
-    """Read what each file of the source held when it was embedded, as far as a store has it.
+    """Return the stamp of each file of the source when it was embedded, where a store has it.
 
-    A file that may have changed since without another time gets one that no file has, so that
-    its stamp is never trusted, not even by later runs that could not read it.
+    A file that may have changed since with the same modification time gets a time that no file has, so that
+    its stamp is never trusted, not even by later runs that cannot read the file.
     """
     store = writer.old
     if store is None or store.source != source:
@@ -295,6 +295,6 @@ def _read_stamps(writer: StoreWriter, source: str) -> dict[str, Stamp]:
 
 
 def _find_agreed(stamps: Sequence[Mapping[str, Stamp]]) -> dict[str, Stamp]:
-    """Find the items that all stores have with the same content."""
+    """Return the stamps of the items that all stores hold with the same content."""
     first, *others = stamps
     return {name: stamp for name, stamp in first.items() if all(other.get(name) == stamp for other in others)}

@@ -1,14 +1,10 @@
 """Options: how to run and how to split, with their defaults, for the library and the command line alike."""
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from featx.errors import UsageError
-
-#: Called with what is done and what there is in all.
-Progress = Callable[[int, int], None]
-
+from featx.reporting import SILENT, Reporter
 
 #: What `EmbedOptions.on_bad` may be.
 ON_BAD = ("quarantine", "fail")
@@ -19,7 +15,7 @@ RUNTIMES = ("auto", "keras", "openvino")
 #: What `FineTuneOptions.cache` may be.
 CACHES = ("auto", "yes", "no")
 
-#: What `FitOptions.views` may be.
+#: What `FitOptions.views` and `CompareOptions.views` may be.
 VIEWS = ("average", "augment", "plain")
 
 #: What NumPy's and scikit-learn's generators take.
@@ -33,7 +29,7 @@ def count_cores() -> int:
     return int(cpu_count())
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedOptions:
     """How to embed, which does not change the numbers.
 
@@ -41,22 +37,22 @@ class EmbedOptions:
         batch_size: Images per forward pass; None for what the runtime is fastest with, by a short probe.
         workers: Threads that read and decode; None for one per core.
         rehash: Hash every file, also where size and time are unchanged.
-        progress: Called with items done and in all, whenever a batch is in its store or an item needs nothing.
         on_bad: What an image that cannot be embedded does: `quarantine` leaves it out, with its reason in
             the store; `fail` ends the run before anything is sealed.
         max_bad: Largest share of items in quarantine, 0 to 1, that `EmbedResult.check` and the command line
             accept; the store is sealed in any case.
         runtime: What runs the network: `keras`; `openvino`, several times as fast on a CPU; or `auto`: Keras
             on a GPU, else OpenVINO where it is installed and gives the same numbers, else Keras.
+        reporter: Receives the progress in items: those written to the store or up to date.
     """
 
     batch_size: int | None = None
     workers: int | None = None
     rehash: bool = False
-    progress: Progress | None = None
     on_bad: str = ON_BAD[0]
     max_bad: float = 0.05
     runtime: str = RUNTIMES[0]
+    reporter: Reporter = SILENT
 
     def __post_init__(self) -> None:
         """Refuse values that no run can go by.
@@ -81,7 +77,7 @@ class EmbedOptions:
         return self.workers or count_cores()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FitOptions:
     """How to split the items of a store, and where to write the bundle.
 
@@ -93,13 +89,13 @@ class FitOptions:
             regular expression with one group, searched in each item's id.
         seed: Seed of the split, the folds and the head.
         folder: Where bundles are written; None writes none.
-        progress: Called with fits done and in all.
         curve: Whether the learning curve is measured as well, which takes some 25 more fits.
         views: What is learnt from a store with views: `average`, the mean over all views of an item, which then
             stands for it when the bundle predicts as well; `augment`, every view as a row of its own, while
             tests and predictions take the image itself; `plain`, the image itself alone. The first is the default
             since it has as many rows as items, so that nothing that counts rows is misled, and no strange views
             to learn; `augment` predicts at the cost of one view.
+        reporter: Receives the progress in fits.
     """
 
     test_size: float = 0.2
@@ -107,9 +103,9 @@ class FitOptions:
     group: str = ""
     seed: int = 0
     folder: str | os.PathLike[str] | None = "runs"
-    progress: Progress | None = None
     curve: bool = False
     views: str = VIEWS[0]
+    reporter: Reporter = SILENT
 
     def __post_init__(self) -> None:
         """Refuse values that no split can be made with.
@@ -118,15 +114,13 @@ class FitOptions:
             UsageError: The message names the option and what it takes.
         """
         _check_split(self.test_size, self.seed)
-        if self.views not in VIEWS:
-            msg = f"views is {self.views!r}; it must be one of {', '.join(VIEWS)}"
-            raise UsageError(msg)
+        _check_views(self.views)
         if self.cv < 0 or self.cv == 1:
             msg = f"{self.cv} folds cannot be made; ask for 2 or more, or for 0 to hold one test out"
             raise UsageError(msg)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SplitOptions:
     """How to split a source into train, val and test, and whether what is there may be replaced.
 
@@ -138,7 +132,7 @@ class SplitOptions:
         replace: Whether splits that the source has are given up for new ones.
         force: Whether an older table of the same name is overwritten.
         workers: Threads that read and hash; None for one per core.
-        progress: Called with files read and in all.
+        reporter: Receives the progress in files read.
     """
 
     val_size: float = 0.1
@@ -148,7 +142,7 @@ class SplitOptions:
     replace: bool = False
     force: bool = False
     workers: int | None = None
-    progress: Progress | None = None
+    reporter: Reporter = SILENT
 
     def __post_init__(self) -> None:
         """Refuse values that no split can be made with.
@@ -176,7 +170,7 @@ class SplitOptions:
         return self.workers or count_cores()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompareOptions:
     """How to compare heads on stores: on what items, in how many processes, and where to write.
 
@@ -190,8 +184,8 @@ class CompareOptions:
             are kept, in `.compare`, so that the same call goes on from there; None writes nothing.
         out: The folder to write the comparison into, in place of that with the date.
         fresh: Whether to compute everything again, fine-tuned runs included.
-        progress: Called with parts done, and in all; with images, while something is fine-tuned.
-        report: Called with a line to tell the user, of what is fine-tuned or found.
+        reporter: Receives the progress in fits (in images during fine-tuning) and lines on finished and new runs.
+        views: What heads are fitted on in a store with views, as in `FitOptions`.
     """
 
     test_size: float = 0.2
@@ -202,8 +196,8 @@ class CompareOptions:
     folder: str | os.PathLike[str] | None = "runs"
     out: str | os.PathLike[str] | None = None
     fresh: bool = False
-    progress: Progress | None = None
-    report: Callable[[str], None] | None = None
+    reporter: Reporter = SILENT
+    views: str = VIEWS[0]
 
     def __post_init__(self) -> None:
         """Refuse values that nothing can be compared with.
@@ -212,6 +206,7 @@ class CompareOptions:
             UsageError: The message names the option and what it takes.
         """
         _check_split(self.test_size, self.seed)
+        _check_views(self.views)
         if self.folds < 2:  # noqa: PLR2004 - one to learn from, one held out
             msg = f"{self.folds} folds cannot rank anything; ask for 2 or more"
             raise UsageError(msg)
@@ -223,13 +218,8 @@ class CompareOptions:
         """Return the number of processes."""
         return self.jobs or count_cores()
 
-    def say(self, line: str) -> None:
-        """Tell the user a line, if there is somebody to tell."""
-        if self.report is not None:
-            self.report(line)
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuneOptions:
     """How to fine-tune: on what items, from where, and where to write.
 
@@ -244,9 +234,7 @@ class FineTuneOptions:
         workers: Threads that read and decode; None for one per core.
         runtime: What runs the frozen part when it is embedded; as in `EmbedOptions`.
         mixed_precision: Compute in bfloat16 where there is a GPU.
-        progress: Called with images done and in all; anew for what is embedded and for each stage of training.
-        report: Called with a line to tell the user: what is trained, and each epoch.
-        begin: Called with what begins, such as `training`; `progress` is of that from then on.
+        reporter: Receives the phases, their progress in images, and lines such as one per epoch.
     """
 
     test_size: float = 0.2
@@ -258,9 +246,7 @@ class FineTuneOptions:
     workers: int | None = None
     runtime: str = RUNTIMES[0]
     mixed_precision: bool = False
-    progress: Progress | None = None
-    report: Callable[[str], None] | None = None
-    begin: Callable[[str], None] | None = None
+    reporter: Reporter = SILENT
 
     def __post_init__(self) -> None:
         """Refuse values that no run can go by.
@@ -277,22 +263,18 @@ class FineTuneOptions:
             msg = f"workers is {self.workers}; it must be at least 1"
             raise UsageError(msg)
 
-    def say(self, line: str) -> None:
-        """Tell the user a line, if there is somebody to tell."""
-        if self.report is not None:
-            self.report(line)
-
-    def enter(self, phase: str) -> None:
-        """Tell the user what begins, if there is somebody to tell."""
-        if self.begin is not None:
-            self.begin(phase)
-
 
 def _check_split(test_size: float, seed: int) -> None:
     if not 0 < test_size < 1:
         msg = f"the test size is {test_size}; it must be a fraction above 0 and below 1, such as 0.2"
         raise UsageError(msg)
     _check_seed(seed)
+
+
+def _check_views(views: str) -> None:
+    if views not in VIEWS:
+        msg = f"views is {views!r}; it must be one of {', '.join(VIEWS)}"
+        raise UsageError(msg)
 
 
 def _check_seed(seed: int) -> None:

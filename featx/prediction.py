@@ -1,4 +1,4 @@
-"""From pixels to labels: a bundle's decoder, backbone and head, as in training."""
+"""Prediction with a bundle: its decoder, backbone and head turn images into labels, as in training."""
 
 import contextlib
 import hashlib
@@ -12,7 +12,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.backbones import Backbone, load_backbone, locate_backbone
+from featx.backbones import Backbone
+from featx.backbones.loading import rebuild_backbone
 from featx.backbones.running import Runner
 from featx.bundle import Bundle, align_probabilities
 from featx.embedding import embed_golden
@@ -30,14 +31,14 @@ from featx.evaluation import Evaluation, evaluate
 from featx.golden import MAX_DRIFT, measure_drift
 from featx.heads.rows import FeatureRows
 from featx.items import Item, Manifest, read_source
+from featx.items.decoding import MAX_PIXELS
 from featx.items.folders import FolderReader, list_folder
-from featx.items.probing import MAX_PIXELS
 from featx.items.reading import Examined, count_views, examine, expand_views
 from featx.measuring import Timing
 from featx.options import EMBED_DEFAULTS, EmbedOptions
-from featx.specs import BackboneSpec, ImageSpec, ViewSpec
+from featx.specs import ImageSpec, ViewSpec
 
-#: With fewer images than that, converting the network takes longer than it saves.
+#: With fewer images than this, converting the network takes longer than it saves.
 FEW_IMAGES = 256
 
 logger = logging.getLogger(__name__)
@@ -45,15 +46,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a bundle says about one image.
+    """The prediction for one image.
 
     Attributes:
-        path: The image, as it was named.
+        path: The image, as the user named it.
         label: The most probable class; empty if the image cannot be read.
-        probability: Of that class.
+        probability: The probability of that class; NaN if the image cannot be read.
         probabilities: `(n_classes,)`, in the order of the bundle's classes; None if
             the image cannot be read.
-        error: Why it cannot be read; empty if it can.
+        error: The reason why the image cannot be read; empty if it can.
     """
 
     path: str
@@ -67,7 +68,7 @@ class Predictor:
     """A loaded bundle; see `Predictor.load`.
 
     Attributes:
-        bundle: Where it came from.
+        bundle: The bundle that it was loaded from.
         classes: The classes, in the order of the probabilities.
     """
 
@@ -79,12 +80,12 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Load a bundle and check that this machine gives the numbers it was trained on.
+        """Load a bundle and check that this machine computes the features that it was trained on.
 
         Raises:
-            BundleError: If files are missing, damaged or foreign, the weights differ, or the backbone is not
-                to be had here.
-            DriftError: If the golden pictures come out otherwise than in training.
+            BundleError: If files are missing, damaged or foreign, the weights differ, or the backbone cannot be
+                built here.
+            DriftError: If the features of the golden pictures differ from those in training.
         """
         bundle = Bundle.open(path)
         head = bundle.load_head()
@@ -97,7 +98,7 @@ class Predictor:
         drift = measure_drift(bundle.golden, found)
         if not drift <= MAX_DRIFT:
             msg = (
-                f"{bundle.path} was trained on other numbers than this machine computes: features differ by "
+                f"{bundle.path} was trained on other features than this machine computes: they differ by "
                 f"{drift:.1e} of their range (limit {MAX_DRIFT:.0e}); install the versions that it was made with"
             )
             raise DriftError(msg)
@@ -108,8 +109,8 @@ class Predictor:
 
         Args:
             images: uint8 RGB `(n, height, width, 3)`.
-            sha256s: Of each image's file, hexadecimal; only a head that learnt from the mean over views asks for
-                them, and then sees the views that it would see of the file. If None, those of the pixels.
+            sha256s: The sha256 of each image's file, hexadecimal; only a head that was trained on the mean over
+                views uses them, to make the same views as from the file. None to use those of the pixels.
 
         Returns:
             float32 `(n, dim)`.
@@ -130,7 +131,7 @@ class Predictor:
         return self._classify(self.embed(images, sha256s))
 
     def _take_means(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Round features as those in training were, and take the mean over the views that they were of, if any.
+        """Round features as in training, and take the mean over views if the head was trained on it.
 
         Args:
             features: float32 `(n, n_views * dim)`.
@@ -146,7 +147,7 @@ class Predictor:
         return align_probabilities(probabilities, self._head.classes_, len(self.classes))
 
     def _answer(self, features: NDArray[np.float32], n_views: int) -> NDArray[np.float64]:
-        """Take the mean of the probabilities `(n, n_classes)` over the views that are predicted of each image."""
+        """Return probabilities `(n, n_classes)`, each the mean over the predicted views of an image."""
         answers = self._classify(self._take_means(features.reshape(len(features) * n_views, -1)))
         return np.asarray(answers.reshape(len(features), n_views, -1).mean(axis=1)) if n_views > 1 else answers
 
@@ -157,12 +158,12 @@ class Predictor:
         *,
         views: ViewSpec | None = None,
     ) -> Iterator[Prediction]:
-        """Predict images, in order; one that cannot be read gives an error and ends nothing.
+        """Predict images, in order; one that cannot be read gets an error, and the rest are still predicted.
 
         Args:
             sources: Paths of images and of folders of images, or a manifest.
             options: How to run.
-            views: Predict these views of each image as well, and take the mean of the probabilities.
+            views: Also predict these views of each image, and take the mean of the probabilities.
         """
         for examined, probabilities in self._run(list_images(sources), options, views):
             if probabilities is None:
@@ -182,13 +183,13 @@ class Predictor:
         """Evaluate on labelled images.
 
         Args:
-            source: What `featx.read_source` reads.
-            split: Only items of this split; all if empty.
+            source: A manifest, or any source that `featx.read_source` reads.
+            split: Evaluate only items of this split; all if empty.
             options: How to run.
             views: As in `predict`.
 
         Raises:
-            DataError: If no item has a label, or one has a label that the bundle does not know.
+            DataError: If no item has a label, or one has a class that the bundle was not trained on.
         """
         manifest = source if isinstance(source, Manifest) else read_source(source)
         items = tuple(item for item in manifest.items if item.label and split in {"", item.split})
@@ -209,27 +210,28 @@ class Predictor:
             msg = f"none of the {failed} labelled images of {manifest.source} can be read"
             raise DataError(msg)
         if seen:
-            logger.warning("%d of %d images were trained on, so these numbers flatter", seen, len(rows))
+            logger.warning("%d of %d images were trained on, so these numbers are too good", seen, len(rows))
         return evaluate(np.stack(rows), np.array(targets), self.classes, groups=groups if any(groups) else None)
 
     def _check_labels(self, items: Sequence[Item], manifest: Manifest) -> None:
         if not items:
-            msg = f"{manifest.source} has no labelled images to evaluate on; use predict, or name another split"
+            msg = f"{manifest.source} has no labelled images to evaluate on; use predict, or choose another split"
             raise DataError(msg)
         unknown = sorted({item.label for item in items} - set(self.classes))
         if unknown:
             msg = (
                 f"{manifest.source} has classes that the bundle was not trained on: {', '.join(unknown[:8])}; "
-                f"it knows {', '.join(self.classes[:20])}"
+                f"its classes are {', '.join(self.classes[:20])}"
             )
             raise DataError(msg)
 
     def _run(
         self, manifest: Manifest, options: EmbedOptions, views: ViewSpec | None
     ) -> Iterator[tuple[Examined, NDArray[np.float64] | None]]:
+        options.reporter.begin("predicting")
         timing, done = Timing(), 0
         spec, workers = self.bundle.embed_spec, options.count_workers()
-        # A head that learnt from means over views is shown the mean over its own views of each of these.
+        # A head that was trained on means over views gets the mean over its own views of each of these.
         wanted = [each for each in (views, spec.views) if each is not None]
         n_views = _count_images(wanted, spec.image)
         examined_items = examine(
@@ -243,55 +245,31 @@ class Predictor:
                 for examined in batch:
                     yield examined, next(rows) if examined.image is not None else None
                 done += len(batch)
-                if options.progress:
-                    options.progress(done, len(manifest))
+                options.reporter.advance(done, len(manifest))
 
 
 def _count_images(wanted: Sequence[ViewSpec], image: ImageSpec) -> int:
-    """Count the images that are made of one; views of views multiply, and all are in memory together.
+    """Count the views per image; views of views multiply, and all are in memory at once.
 
     Raises:
-        UsageError: If they have more pixels than one image may have.
+        UsageError: If together they have more pixels than a single image may have.
     """
     n_views = count_views(wanted)
     if n_views * image.height * image.width > MAX_PIXELS:
         product = " times ".join(f"{1 + spec.count:,}" for spec in wanted)
         msg = (
             f"the views of each image would be {product} images of {image.height}x{image.width} px, more than the "
-            f"{MAX_PIXELS:,} px that may be in memory of one; ask for fewer --views"
+            f"limit of {MAX_PIXELS:,} px; use fewer --views"
         )
         raise UsageError(msg)
     return n_views
 
 
-def rebuild_backbone(spec: BackboneSpec, image: ImageSpec, backbone_file: Path | None) -> Backbone:
-    """Build the backbone that a spec describes, and check that its weights are the same.
-
-    Args:
-        spec: The backbone.
-        image: The size of its images.
-        backbone_file: The user's own network or weights, where the spec needs one.
-
-    Raises:
-        BundleError: If the weights differ from those in the spec.
-    """
-    uri, weights = locate_backbone(spec, backbone_file)
-    size = (image.height, image.width)
-    backbone = load_backbone(uri, layers=(spec.layer,), pooling=spec.pooling, weights=weights, image_size=size)
-    if backbone.weights_digest != spec.weights_digest:
-        msg = (
-            f"{spec.uri} has other weights here (sha256 {backbone.weights_digest[:12]}) than in training "
-            f"({spec.weights_digest[:12]}), so its features would mean something else"
-        )
-        raise BundleError(msg)
-    return backbone
-
-
 def list_images(sources: Manifest | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Manifest:
-    """List images to predict: files as they are named, folders with all images in them.
+    """List images to predict: files as the user named them, and all images in folders.
 
     Raises:
-        SourceError: If nothing is named.
+        SourceError: If there is nothing to predict, or a path is a bundle.
     """
     if isinstance(sources, Manifest):
         return sources
@@ -303,7 +281,7 @@ def list_images(sources: Manifest | str | os.PathLike[str] | Sequence[str | os.P
     items: list[Item] = []
     for path in paths:
         if (Path(path) / "bundle.json").is_file():
-            msg = f"{path} is a bundle, not a folder of images; name one bundle, then the images"
+            msg = f"{path} is a bundle, not a folder of images; name only one bundle, then the images"
             raise SourceError(msg)
         if Path(path).is_dir():
             found = list_folder(path)

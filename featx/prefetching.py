@@ -1,4 +1,4 @@
-"""Doing the next tasks in threads while the results of the last ones are used."""
+"""Running the next tasks in threads while earlier results are used."""
 
 import itertools
 from collections import deque
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 def gather(items: Iterable[Task], size: int) -> Iterator[list[Task]]:
-    """Gather items into lists of a size, the last one shorter; `itertools.batched` of Python 3.12."""
+    """Gather items into lists of one size, the last of which may be shorter; `itertools.batched` of Python 3.12."""
     iterator = iter(items)
     while batch := list(itertools.islice(iterator, size)):
         yield batch
@@ -22,22 +22,22 @@ def prefetch(
 ) -> Generator[Result]:
     """Map a function over tasks in threads, in order and with bounded memory.
 
-    It is `Executor.map` with the `buffersize` of Python 3.14, which also stops cleanly: closing the
-    iterator, Ctrl-C or an error drops the tasks that wait, and returns when those that run have ended.
+    It works as `Executor.map` with the `buffersize` of Python 3.14, and also stops cleanly: closing the
+    iterator, Ctrl-C or an error drops the waiting tasks, and returns when the running ones have ended.
 
     Args:
-        function: Is called in several threads at once; gains from them where it releases the
-            interpreter's lock, as decoding and reading files do.
-        tasks: Its arguments; taken one by one, in the consumer's thread, as results are asked for.
-        workers: Threads, at least 1.
-        ahead: Tasks whose results may exist or be under way at one time, at least 1.
+        function: Called in several threads at once. They help where it releases the interpreter's
+            lock, as decoding and reading files do.
+        tasks: Its arguments, taken one by one, in the consumer's thread, as results are requested.
+        workers: Number of threads, at least 1.
+        ahead: Tasks that may be running or have an unused result at one time, at least 1.
 
     Yields:
         The results, in the order of the tasks.
 
     Raises:
-        ValueError: If there is no worker.
-        Exception: What the function raises for a task, in place of its result.
+        ValueError: If `workers` is below 1.
+        Exception: Whatever the function raises for a task, instead of its result.
     """
     with ThreadPoolExecutor(workers, thread_name_prefix="featx-prefetch") as pool:
         pending: deque[Future[Result]] = deque()

@@ -1,8 +1,7 @@
-"""Names and what they stand for, without importing it.
+"""Registered names of backbones and heads, and the `module:attribute` strings that they stand for.
 
-Heavy frameworks are reached only through the `module:attribute` strings here, or
-through entry points that other packages install under the same group names, so
-that listing what exists costs nothing.
+The providers of backbones import heavy frameworks, so they are reached only through the strings here
+or through the entry points of other packages: listing names imports nothing.
 """
 
 import difflib
@@ -13,7 +12,7 @@ from typing import Any
 
 from featx.errors import UnknownNameError
 
-#: Providers of backbones: the part of a uri before `:`, or a built-in's whole name.
+#: Providers of backbones: by the part of a uri before `:`, or the whole name of a built-in backbone.
 BACKBONES: dict[str, str] = {
     "keras": "featx.backbones.applications:load_application",
     "file": "featx.backbones.savedmodels:load_saved_model",
@@ -21,16 +20,7 @@ BACKBONES: dict[str, str] = {
     "colour": "featx.backbones.colour:load_colour",
 }
 
-#: What else than Keras can run a network.
-RUNTIMES: dict[str, str] = {"openvino": "featx.backbones.openvino:OpenVino"}
-
-#: What trains the networks of heads.
-TRAINERS: dict[str, str] = {"keras": "featx.heads.network_training:KerasNetwork"}
-
-#: What trains backbones together with heads.
-TUNERS: dict[str, str] = {"keras": "featx.finetuning.network:TunableNetwork"}
-
-#: Heads by their name on the command line.
+#: Heads by their names on the command line.
 HEADS: dict[str, str] = {
     "logreg": "featx.heads.table:LOGREG",
     "ridge": "featx.heads.table:RIDGE",
@@ -47,7 +37,7 @@ HEADS: dict[str, str] = {
     "dummy": "featx.heads.table:DUMMY",
 }
 
-#: Names for several heads; `all` is for every head. Those of `fast` take seconds for thousands of items.
+#: Names of sets of heads. The heads of `fast` take seconds for thousands of items.
 HEAD_SETS: dict[str, tuple[str, ...]] = {
     "fast": ("logreg", "ridge", "lda", "centroid", "knn", "naive-bayes", "mlp", "random-forest"),
     "linear": ("logreg", "ridge", "linear-svm", "lda", "centroid"),
@@ -61,12 +51,12 @@ def _read_entry_points(group: str) -> dict[str, str]:
 
 
 def list_names(table: dict[str, str], group: str) -> list[str]:
-    """List the names of a table and of the entry points beside it, built-in ones first."""
+    """List the names of a table and of an entry-point group, built-in names first."""
     return [*table, *(name for name in _read_entry_points(group) if name not in table)]
 
 
 def list_heads(names: Iterable[str]) -> list[str]:
-    """List the heads that names stand for, each once: what is the name of no set stays as it is."""
+    """Expand the names of sets into heads, each once; other names are kept."""
     heads = [head for name in names for head in HEAD_SETS.get(name.lower(), (name,))]
     return list(dict.fromkeys(heads))
 
@@ -75,16 +65,16 @@ def resolve(kind: str, name: str, table: dict[str, str], group: str) -> Any:  # 
     """Import the object that a name stands for.
 
     Args:
-        kind: What the name is, for the message: `backbone`, `classifier`.
+        kind: The kind of object, for the message: `backbone`, `classifier`.
         name: The name, in any case.
         table: Built-in names and their `module:attribute` strings.
-        group: Entry-point group of names from other packages.
+        group: Entry-point group for names of other packages.
 
     Returns:
         The object that the string points at.
 
     Raises:
-        UnknownNameError: If no table has the name; the closest names come first.
+        UnknownNameError: If the name is not registered; the message lists the closest names first.
     """
     target = table.get(name.lower()) or _read_entry_points(group).get(name.lower())
     if target is None:
@@ -93,7 +83,7 @@ def resolve(kind: str, name: str, table: dict[str, str], group: str) -> Any:  # 
 
 
 def make_unknown_name_error(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """Make the error for an unknown name: the known ones, closest match first."""
+    """Make the error for an unknown name, which lists the known names, closest first."""
     names = list(known)
     close = find_closest(name, names)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
@@ -102,6 +92,6 @@ def make_unknown_name_error(kind: str, name: str, known: Iterable[str]) -> Unkno
 
 
 def find_closest(name: str, known: Iterable[str]) -> list[str]:
-    """Find up to three names that resemble one, whatever their case, best first."""
+    """Find up to three similar names, ignoring case, best first."""
     lowered = {candidate.lower(): candidate for candidate in known}
     return [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]

@@ -5,14 +5,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from featx.backbones.loading import rebuild_backbone
 from featx.embedding import EmbedResult, embed_layers
 from featx.errors import FeatxError, SourceError, StoreError
 from featx.items import Manifest
 from featx.items.sources import read_source_again
 from featx.options import EMBED_DEFAULTS, EmbedOptions
-from featx.prediction import rebuild_backbone
 from featx.specs import ViewSpec
-from featx.store.checking import Verification, drop_damage, verify_store
+from featx.store.verification import Verification, drop_damage, verify_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,10 @@ def repair_store(path: str | os.PathLike[str], *, drop: bool = False, options: E
     Raises:
         StoreError: If the store cannot be repaired; it is left as it is.
         SourceError: If the source is gone, or lacks items that the store holds soundly.
-        BackboneError: If the backbone cannot be built.
-        BundleError: If the backbone has other weights now.
+        BackboneError: If the backbone cannot be built, or has other weights now.
     """
-    found = verify_store(path, options.progress)
+    options.reporter.begin("checking")
+    found = verify_store(path, options.reporter.advance)
     if not found.damage:
         return Repair(found, None)
     if drop:

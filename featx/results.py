@@ -1,52 +1,72 @@
-"""What comes out: a run of `fit` or `finetune`, its learning curve, and a comparison with its rows."""
+"""Results: a run of `fit` or `finetune`, its learning curve, and a comparison with its rows."""
 
+import csv
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.errors import BundleError
 from featx.evaluation import METRICS, Evaluation
 from featx.evaluation.forecast import Forecast
 from featx.evaluation.paired import Paired
-from featx.specs import HeadSpec
-from featx.wording import to_text
+from featx.evaluation.text import METRIC_TITLES
+from featx.specs import FineTuneSpec, HeadSpec
+from featx.wording import format_html_table, format_latex_table, format_markdown_table, to_html, to_latex, to_text
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 #: What `ComparisonRow.kind` may be.
 FROZEN, FINE_TUNED = "frozen", "fine-tuned"
 
 
+#: The file of a bundle that holds `Run.predictions`.
+PREDICTIONS = "predictions.csv"
+
+#: Untrusted counts and times stay below: Python's integers are unbounded, and not all of them fit a float.
+LARGEST = 2.0**63
+
+#: The longest text of an untrusted bundle that a table shows.
+MOST_CHARACTERS = 80
+
+_UNDEFINED = "-"
+_LEAST_P_VALUE = 0.001
+
+
 @dataclass(frozen=True, slots=True)
 class ComparisonRow:
-    """How a head did on the features of a store.
+    """A head on the features of a store, or a finished run, with its numbers.
 
     Attributes:
-        store: Name of the store; of a finished run, that of a store with its backbone, or its backbone.
-        head: The head, with the params and scaling that were chosen; what was asked for, if it failed.
-        chosen: What of these was open, in a few words.
-        bytes_per_item: Size of one item's features in the store; None where no store has them.
-        verdict: `best` by validation; `tie` where the test shows no difference from it; `worse` or
-            `better` where it shows one; `failed`.
-        validation_accuracy: Share of the validation items that were right; None if it failed, or if a run had
-            no items but those that it learnt from.
-        validation_log_loss: Their mean log-loss, in nats.
-        test: The evaluation on the test items; None if it failed.
-        paired: Its difference from the best on the same test items; None for the best itself.
-        p_value: The p-value of that, adjusted for all differences by Holm's method.
-        fit_seconds: Time of tuning and fitting on all but the test items; of a finished run, of all it did.
-        embed_seconds: Time of embedding all items, whenever it was done: beside `fit_seconds`, or, of a fine-tuned
-            run, a part of them. None where nothing tells.
+        store: Name of the store. For a finished run, the store with its backbone, or else the backbone.
+        head: The head, with the chosen params and scaling; if it failed, as it was requested.
+        chosen: The params and scaling that were chosen, in a few words.
+        bytes_per_item: Size of one item's features in the store; None if no store has them.
+        verdict: `best` by validation; `tie` if the test shows no difference from the best; `worse` or
+            `better` if it shows one; `failed`.
+        validation_accuracy: Share of the validation items that were right; None if the head failed, or if a run
+            had no items except those that it was trained on.
+        validation_log_loss: Mean log-loss of the validation items, in nats.
+        test: The evaluation on the test items; None if the head failed.
+        paired: The difference from the best on the same test items; None for the best itself.
+        p_value: The p-value of that difference, adjusted for all differences by Holm's method.
+        fit_seconds: Time of tuning and fitting on all items except those of the test; for a finished run, of
+            everything that it did.
+        embed_seconds: Time of embedding all items, whenever that happened. It is in addition to `fit_seconds`, but
+            part of them for a fine-tuned run. None if it is not recorded.
         predict_seconds: Time of predicting all test items.
-        threads: Threads that were allowed meanwhile.
-        peak_memory_bytes: The most memory of the process meanwhile, imports included; None if it is not known.
-        trained_parameters: Parameters that were learnt; None for what learns none, such as neighbours.
+        threads: Threads that were allowed during fitting.
+        peak_memory_bytes: Peak memory of the fitting process, imports included; None if it is not known.
+        trained_parameters: Number of trained parameters; None for heads without any, such as neighbours.
         kind: `frozen` for a head on frozen features, or `fine-tuned`.
-        name: What it is called in tables; the head's name if empty.
-        run: The folder of a finished run; None for what was fitted here.
-        gain: Of a fine-tuned run, its difference from the frozen head that validation ranks first.
-        gain_p_value: The p-value of that, adjusted together with all others of the comparison.
+        name: Its name in tables; the head's name if empty.
+        run: The folder of a finished run; None for a head that this comparison fitted.
+        gain: For a fine-tuned run, the difference from the frozen head that validation ranks first.
+        gain_p_value: The p-value of the gain, adjusted together with all others of the comparison.
         notes: What the user should know.
         error: Why it failed.
     """
@@ -77,11 +97,11 @@ class ComparisonRow:
 
     @property
     def title(self) -> str:
-        """What it is called."""
+        """Its name in tables."""
         return self.name or self.head.name
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what a row of `featx compare --json` is: plain and flat values but for `params` and `notes`."""
+        """Return a row of `featx compare --json`: plain values, flat except for `params` and `notes`."""
         test, paired, gain = self.test, self.paired, self.gain
         measured: dict[str, float | None] = {"items": test.n_items if test else None}
         for metric in METRICS:
@@ -122,22 +142,22 @@ class ComparisonRow:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Heads on stores, on the same items.
+    """Heads on stores and finished runs, on the same items.
 
     Attributes:
-        standings: The best by validation first; then runs that were validated on other items; those that failed last.
-        folder: What was written; None if nothing was.
+        rows: The best by validation first, then runs that were validated on other items, then those that failed.
+        folder: The folder that was written; None if none was.
         test_name: The split that was reported on: `test` or `val`.
-        validation_name: What the ranking is by.
-        n_train: Items that the heads which were tested had learnt from.
-        n_test: Items of the test.
-        versions: Versions of what computed it.
-        notes: What the user should know of the items.
-        seconds: Time of everything; finished parts of an earlier run take none.
-        verdict: Whether fine-tuning was worth it, a sentence for each fine-tuned run.
+        validation_name: The items that rank the rows.
+        n_train: Number of items that the tested heads were trained on.
+        n_test: Number of test items.
+        versions: Versions of the packages that computed it.
+        notes: What the user should know about the items.
+        seconds: Time of everything; results that an earlier run left take none.
+        verdict: Whether fine-tuning paid off, one sentence for each fine-tuned run.
     """
 
-    standings: tuple[ComparisonRow, ...]
+    rows: tuple[ComparisonRow, ...]
     folder: Path | None
     test_name: str
     validation_name: str
@@ -150,18 +170,18 @@ class Comparison:
 
     @property
     def best(self) -> ComparisonRow:
-        """The one that was chosen by validation."""
-        return self.standings[0]
+        """The row that validation ranks first."""
+        return self.rows[0]
 
     @property
     def ties(self) -> tuple[ComparisonRow, ...]:
-        """Those that these test items cannot tell from the best."""
-        return tuple(standing for standing in self.standings if standing.verdict == "tie")
+        """The rows that these test items cannot tell from the best."""
+        return tuple(row for row in self.rows if row.verdict == "tie")
 
     @property
     def failed(self) -> tuple[ComparisonRow, ...]:
-        """Those without numbers."""
-        return tuple(standing for standing in self.standings if standing.verdict == "failed")
+        """The rows without numbers."""
+        return tuple(row for row in self.rows if row.verdict == "failed")
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `comparison.json` holds."""
@@ -171,27 +191,99 @@ class Comparison:
             "train_items": self.n_train,
             "test_items": self.n_test,
             "verdict": list(self.verdict),
-            "rows": [standing.to_dict() for standing in self.standings],
+            "rows": [row.to_dict() for row in self.rows],
             "versions": self.versions,
             "notes": list(self.notes),
             "seconds": self.seconds,
         }
 
+    def to_frame(self) -> "DataFrame":
+        """Return the rows as a pandas DataFrame: the columns of `comparison.csv`, in its order."""
+        from pandas import DataFrame
+
+        return DataFrame([row.to_dict() for row in self.rows])
+
+    def to_markdown(self) -> str:
+        """Return the table as Markdown, each metric with its 95 % interval."""
+        header, rows = self._tabulate()
+        return format_markdown_table(header, rows, n_text=self._count_texts())
+
+    def to_latex(self) -> str:
+        """Return the table as LaTeX with booktabs, each metric with its 95 % interval."""
+        header, rows = self._tabulate()
+        n_text = self._count_texts()
+        cells = [[*map(to_latex, row[:n_text]), *map(_typeset_number, row[n_text:])] for row in rows]
+        table = format_latex_table([to_latex(name) for name in header], cells, n_text=n_text)
+        caption = to_latex(self._describe_items())
+        return (
+            "% \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
+            f"\\caption{{{caption}}}\n\\label{{tab:comparison}}\n{table}\\end{{table}}\n"
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook."""
+        header, rows = self._tabulate()
+        return f"<p>{to_html(self._describe_items())}</p>{format_html_table(header, rows, n_text=self._count_texts())}"
+
+    def _describe_items(self) -> str:
+        return (
+            f"{self.n_test:,} {self.test_name} items, ordered by validation ({self.validation_name}). Brackets hold "
+            "95 % intervals; p is adjusted by Holm's method."
+        )
+
+    def _count_texts(self) -> int:
+        """Count the first columns that hold text: the head, and the store where there are several."""
+        return 1 + (len({row.store for row in self.rows}) > 1)
+
+    def _tabulate(self) -> tuple[list[str], list[list[str]]]:
+        several = self._count_texts() > 1
+        header = ["head", *(["store"] if several else []), "validation", "accuracy", "macro-F1", "log-loss"]
+        cells = [[row.title, *([row.store] if several else []), *_format_numbers(row)] for row in self.rows]
+        return [*header, "difference from the best", "p", "verdict"], cells
+
+
+def _format_numbers(row: ComparisonRow) -> list[str]:
+    intervals = [row.test.get_interval(name) if row.test else None for name in ("accuracy", "macro_f1", "log_loss")]
+    paired, p_value = row.paired, row.p_value
+    small = p_value is not None and p_value < _LEAST_P_VALUE
+    return [
+        _format_interval((row.validation_accuracy, None, None)),
+        *(_format_interval(interval) for interval in intervals),
+        _format_interval((paired.difference, paired.low, paired.high) if paired else None, "+.3f"),
+        f"<{_LEAST_P_VALUE}" if small else _format_interval((p_value, None, None)),
+        row.verdict,
+    ]
+
+
+def _format_interval(interval: tuple[float | None, float | None, float | None] | None, digits: str = ".3f") -> str:
+    """Format a value and its interval, such as `0.952 [0.927, 0.969]`; an end that is not defined is left out."""
+    value, low, high = interval or (None, None, None)
+    if value is None:
+        return _UNDEFINED
+    return f"{value:{digits}}" if low is None or high is None else f"{value:{digits}} [{low:{digits}}, {high:{digits}}]"
+
+
+def _typeset_number(cell: str) -> str:
+    r"""Typeset a cell of `_format_numbers`, its interval in small type: `0.952 {\\small [0.927, 0.969]}`."""
+    if cell == _UNDEFINED:
+        return "--"
+    value, bracket, ends = cell.replace("-", "$-$").replace("<", "$<$").partition(" [")
+    return f"{value} {{\\small [{ends}}}" if bracket else value
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """Parameters and a scaling that were tried, and how well they did.
+    """Parameters and a scaling that were tried, with their scores on held-out items.
 
     Attributes:
-        params: The parameters that are not left to the head's settings.
+        params: The parameters that were tried.
         scaling: The scaling.
-        strength: Place among the parameters tried, 0 for the strongest regularisation.
+        strength: Position among the parameters tried; 0 has the strongest regularisation.
         accuracy: Share of all items that were right while held out.
         accuracy_std: Standard deviation of the folds' accuracies.
-        balanced_accuracy: Mean over the classes of the share of their items that were right; it
-            decides where classes are weighted to count the same.
-        log_loss: Mean over the held-out items; None for a head that is calibrated,
-            as that happens after tuning.
+        balanced_accuracy: Mean of the classes' recalls; it decides if classes are weighted equally.
+        log_loss: Mean over the held-out items; None for a head that is calibrated, since
+            calibration comes after tuning.
     """
 
     params: Mapping[str, Any]
@@ -217,14 +309,14 @@ def name_candidate(params: Mapping[str, Any], scaling: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Accuracy by the number of items that were learnt from.
+    """Accuracy by the number of training items.
 
     Attributes:
-        sizes: Items, or items of each class for few shots.
+        sizes: Numbers of training items; of items per class for few shots.
         accuracies: float64 (n_sizes, n_repeats).
         lows: float64 (n_sizes,), lower ends of 95 % intervals of the means.
         highs: float64 (n_sizes,), upper ends.
-        forecast: What twice the items would bring; None for few shots.
+        forecast: The expected accuracy with twice the items; None for few shots.
         notes: What the user should know.
     """
 
@@ -266,24 +358,159 @@ class Curve:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One fit and its outcome.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FineTuned:
+    """How a backbone was fine-tuned; None stands for what the version that wrote a bundle did not record.
 
     Attributes:
-        bundle: The folder that was written; None if none was asked for.
-        head: The head, with the params and scaling that were chosen.
-        validation: What the chosen head did on validation items, before it saw the test.
-        test: The final evaluation; with cross-validation, over all its folds.
-        n_train: Items that the shipped head learnt from.
+        backbone: The uri of the backbone that it started from.
+        unfreeze: The layers that were trained, such as `last:23`.
+        trainable_parameters: Parameters of the backbone that were trained.
+        frozen_parameters: Parameters of the backbone that stayed as they were.
+        head_parameters: Parameters of the head.
+        epochs: Epochs of training.
+        best_epoch: The epoch whose weights were kept; 0 for the start.
+        seconds: Time of everything from scratch: epochs of an interrupted run and earlier embedding included.
+        elapsed_seconds: Time of this run.
+        embed_seconds: The part of `seconds` that embedding took, whichever run did it.
+        train_seconds: The part that training took.
+        validated_on: `validation`, or `training` if no item could be held out; empty if not recorded.
+        batch_parts: Number of parts in which each batch was computed.
+        peak_memory_bytes: Peak memory of the process.
+        cached: Whether the feature maps of the frozen layers were stored and read back.
+        cut: Names of the last frozen layers.
+        views: Augmented views of each training image; 0 for a new one in every epoch.
+        augmentation: The augmentation; empty for none.
+        spec: The spec, with the head's parameters; None for a spec of another version.
+    """
+
+    backbone: str
+    unfreeze: str
+    trainable_parameters: int
+    frozen_parameters: int | None = None
+    head_parameters: int
+    epochs: int
+    best_epoch: int
+    seconds: float
+    elapsed_seconds: float | None = None
+    embed_seconds: float | None = None
+    train_seconds: float | None = None
+    validated_on: str = ""
+    batch_parts: int | None = None
+    peak_memory_bytes: int | None = None
+    cached: bool | None = None
+    cut: tuple[str, ...] = ()
+    views: int | None = None
+    augmentation: str = ""
+    spec: FineTuneSpec | None = None
+
+    @property
+    def trained_parameters(self) -> int:
+        """Number of trained parameters, those of the head included."""
+        return self.trainable_parameters + self.head_parameters
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `metrics.json` holds under `finetuned`."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return values | {"cut": list(self.cut), "spec": self.spec.to_dict() if self.spec else None}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` returned, from a bundle that is not trusted.
+
+        Raises:
+            KeyError: If a value is missing that all versions wrote.
+            TypeError: If a value has the wrong type.
+            ValueError: If a number is negative or not finite.
+        """
+        seconds = read_seconds(values["seconds"], "seconds")
+        cut, cached = values.get("cut"), values.get("cached")
+        # Without `elapsed_seconds`, that version recorded the embedding of its own run alone.
+        embedding = values.get("embed_seconds") if "elapsed_seconds" in values else None
+        return cls(
+            trainable_parameters=_read_count(values["trainable_parameters"], "trainable_parameters"),
+            frozen_parameters=_read_count_or_none(values, "frozen_parameters"),
+            head_parameters=_read_count(values["head_parameters"], "head_parameters"),
+            best_epoch=_read_count(values["best_epoch"], "best_epoch"),
+            epochs=_read_count(values["epochs"], "epochs"),
+            backbone=_read_text(values["backbone"], "backbone"),
+            unfreeze=_read_text(values["unfreeze"], "unfreeze"),
+            seconds=seconds,
+            elapsed_seconds=read_seconds_or_none(values, "elapsed_seconds"),
+            embed_seconds=None if embedding is None else read_seconds(embedding, "embed_seconds"),
+            train_seconds=read_seconds_or_none(values, "train_seconds"),
+            validated_on=_read_text(values.get("validated_on") or "", "validated_on"),
+            batch_parts=_read_count_or_none(values, "batch_parts"),
+            peak_memory_bytes=_read_count_or_none(values, "peak_memory_bytes") or None,
+            cached=cached if isinstance(cached, bool) else None,
+            cut=tuple(_read_text(name, "cut") for name in cut) if isinstance(cut, list) else (),
+            views=_read_count_or_none(values, "views"),
+            augmentation=_read_text(values.get("augmentation") or "", "augmentation"),
+            spec=_read_spec(values.get("spec")),
+        )
+
+
+def _read_count(value: object, name: str) -> int:
+    if type(value) is not int or not 0 <= value < LARGEST:
+        msg = f"{name} is {str(value)[:MOST_CHARACTERS]}, not a count"
+        raise ValueError(msg)
+    return value
+
+
+def _read_count_or_none(values: Mapping[str, Any], name: str) -> int | None:
+    return None if values.get(name) is None else _read_count(values[name], name)
+
+
+def read_seconds(value: object, name: str) -> float:
+    """Read a time from a bundle that is not trusted.
+
+    Raises:
+        ValueError: If it is not a number, or negative or infinite.
+    """
+    if not (type(value) in {int, float} and 0 <= value < LARGEST):  # type: ignore[operator]
+        msg = f"{name} is {str(value)[:MOST_CHARACTERS]}, not a number of seconds"
+        raise ValueError(msg)
+    return float(value)  # type: ignore[arg-type]
+
+
+def read_seconds_or_none(values: Mapping[str, Any], name: str) -> float | None:
+    """Read a time that may be absent, as `read_seconds` does."""
+    return None if values.get(name) is None else read_seconds(values[name], name)
+
+
+def _read_text(value: object, name: str) -> str:
+    if not isinstance(value, str):
+        msg = f"{name} is {str(value)[:MOST_CHARACTERS]}, not a text"
+        raise TypeError(msg)
+    return value[:MOST_CHARACTERS]
+
+
+def _read_spec(values: object) -> FineTuneSpec | None:
+    """Read the spec of a fine-tuned backbone; None if another version wrote it, with other fields."""
+    if not isinstance(values, dict) or set(values) != {one.name for one in fields(FineTuneSpec)}:
+        return None
+    return FineTuneSpec.from_dict(values)
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One fit or fine-tuning and its outcome.
+
+    Attributes:
+        bundle: The folder that was written; None if none was requested.
+        head: The head, with the chosen params and scaling.
+        validation: The evaluation of the chosen head on validation items, before it saw the test.
+        test: The final evaluation; with cross-validation, over all folds.
+        n_train: Number of items that the head in the bundle was trained on.
         test_name: The split that was reported on: `test`, `val` or `5-fold cross-validation`.
         notes: What the user should know.
         seconds: Time of everything after loading the store.
-        candidates: What was tried, and how each did on held-out items.
-        protocol: The protocol, if there was one.
-        curve: The learning curve, if it was asked for.
-        shots: Accuracy by items of each class, of a protocol that measures it.
-        finetuned: Of a backbone that was trained too: what learnt, how long, and what it took.
+        candidates: The parameters that were tried, with their scores on held-out items.
+        protocol: The name of the protocol; empty for none.
+        curve: The learning curve, if it was requested.
+        shots: Accuracy by items per class, if the protocol measures it.
+        finetuned: How the backbone was fine-tuned; None for a frozen one.
+        tested: The columns of `predictions` if there is no bundle to read them from.
     """
 
     bundle: Path | None
@@ -298,7 +525,26 @@ class Run:
     protocol: str = ""
     curve: Curve | None = None
     shots: Curve | None = None
-    finetuned: Mapping[str, Any] | None = None
+    finetuned: FineTuned | None = None
+    tested: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def predictions(self) -> "DataFrame":
+        """The tested items as a pandas DataFrame, as `predictions.csv` holds them.
+
+        The columns are `id`, `label`, `predicted`, its `probability`, and `probability_<class>` for each class. With
+        a bundle they are read from its file, each time.
+
+        Raises:
+            BundleError: If the file is missing or damaged.
+        """
+        from pandas import DataFrame
+
+        if self.bundle is not None:
+            return _read_predictions(self.bundle / PREDICTIONS)
+        columns = self.tested or {}
+        texts = {name: [to_text(text) for text in columns[name]] for name in _TEXTS if name in columns}
+        return DataFrame({to_text(name): texts.get(name, column) for name, column in columns.items()})
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `featx fit --json` prints and `metrics.json` holds."""
@@ -315,5 +561,39 @@ class Run:
             "candidates": [candidate.to_dict() for candidate in self.candidates],
             "curve": self.curve.to_dict() if self.curve else None,
             "shots": self.shots.to_dict() if self.shots else None,
-            "finetuned": dict(self.finetuned) if self.finetuned else None,
+            "finetuned": self.finetuned.to_dict() if self.finetuned else None,
         }
+
+    def _repr_html_(self) -> str:
+        """Show the head and its metrics in a notebook."""
+        backbone = f"{self.finetuned.backbone}, {self.finetuned.unfreeze} and " if self.finetuned else ""
+        where = f"; bundle: {self.bundle}" if self.bundle else ""
+        first = (
+            f"{backbone}{self.head.name}: trained on {self.n_train:,} items, evaluated on {self.test.n_items:,} "
+            f"({self.test_name}){where}"
+        )
+        rows = [
+            [METRIC_TITLES[name], *(_format_interval(one.get_interval(name)) for one in (self.test, self.validation))]
+            for name in METRICS
+        ]
+        return f"<p>{to_html(first)}</p>{format_html_table(['', 'test [95 %]', 'validation [95 %]'], rows, n_text=1)}"
+
+
+_TEXTS = ("id", "label", "predicted")
+
+
+def _read_predictions(path: Path) -> "DataFrame":
+    from pandas import DataFrame
+
+    try:
+        # Not by pandas, which would take the id `007` for a number and the class `NA` for a gap.
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+        return DataFrame(
+            {name: list(column) if name in _TEXTS else list(map(float, column)) for name, column in columns.items()}
+        )
+    except (OSError, ValueError, csv.Error) as error:
+        reason = " ".join(str(error).split())[:200]
+        msg = f"{path} cannot be read ({reason}); copy the bundle again, or make the run again"
+        raise BundleError(msg) from error

@@ -235,9 +235,9 @@ class HeadSpec(Spec):
         return super(HeadSpec, cls).from_dict({"calibration": None, **values})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuneSpec(Spec):
-    """How a backbone and its head are trained end to end.
+    """How a backbone and its head are trained end to end; its fields are given by name.
 
     Attributes:
         head: What is put on the backbone and trained first, on frozen features: a Keras head, or `logreg`,

@@ -1,7 +1,7 @@
 """Splitting a source into train, val and test: a table is written, and no image is moved or changed.
 
-A split that is a table can be read, kept under version control and given to somebody else;
-moved files are none of these, and the next image to arrive finds no place.
+A table can be read, kept under version control and passed on, and images that arrive later get a
+split by the same rule. Files that were moved into split folders allow none of this.
 """
 
 import contextlib
@@ -16,27 +16,25 @@ from typing import Any
 from featx.errors import DataError, ImageError, SourceError, UsageError
 from featx.files import name_temporary, publish_file, sync_file
 from featx.items import FolderReader, Manifest, read_source, read_table
-from featx.items.manifest import SPLITS, Item
-from featx.items.probing import probe
+from featx.items.decoding import probe
+from featx.items.manifest import COLUMNS, SPLITS, Item
 from featx.items.reading import describe_failure, read_stamped
 from featx.items.splits import describe_ungrouped, draw_splits, find_groups
 from featx.options import SPLIT_DEFAULTS, SplitOptions
 from featx.prefetching import prefetch
 
-HEADER = ("path", "label", "split", "group")
-
-_HEADER_LINE = ",".join(HEADER) + "\n"
+_HEADER_LINE = ",".join(COLUMNS) + "\n"
 
 
 @dataclass(frozen=True, slots=True)
 class SplitTable:
-    """A table of items and their splits, as it was written.
+    """A table of items and their splits that has been written.
 
     Attributes:
-        path: The CSV file; `featx.read_source` reads it with no further arguments.
-        items: The items, in the order of the source and under its ids, with split and group.
-        unread: Why images were given no split, by item; embedding quarantines them.
-        notes: What the user should know.
+        path: The CSV file; `featx.read_source` reads it without further arguments.
+        items: The items with split and group, in the order of the source and with its ids.
+        unread: Reasons of images that got no split, by item; embedding quarantines these images.
+        notes: Sentences for the user.
     """
 
     path: Path
@@ -45,7 +43,7 @@ class SplitTable:
     notes: tuple[str, ...]
 
     def count_classes(self) -> dict[str, dict[str, int]]:
-        """Count the items of each class in each split; `none` has those that could not be read."""
+        """Count the items of each class in each split; `none` counts those that could not be read."""
         counts = {label: dict.fromkeys((*SPLITS, "none"), 0) for label in sorted({item.label for item in self.items})}
         for item in self.items:
             counts[item.label][item.split or "none"] += 1
@@ -69,18 +67,17 @@ def split_source(
     out: str | os.PathLike[str] | None = None,
     options: SplitOptions = SPLIT_DEFAULTS,
 ) -> SplitTable:
-    """Split a labelled source into train, val and test, and write a table of it.
+    """Split a labelled source into train, val and test, and write the splits as a table.
 
-    The test is the one that `fit` would hold out of the same images with the same seed. The
-    same bytes, and items of one group, are never in two splits; images that are added later
-    move none of those that were there. Images that cannot be read, or whose first bytes are
-    no image's, have no content to go by: they stay in the table, in no split. Pixels are not
-    decoded, which would take minutes for 100,000 images: what breaks off later is quarantined
-    when it is embedded, and then missing from its split.
+    The test is the one that `fit` holds out of the same images with the same seed. Identical
+    files, and items of one group, are never in two splits. Images that are added later move none
+    of the earlier ones. Images that cannot be read, or whose header is not an image's, stay in the
+    table without a split. Pixels are not decoded, which would take minutes for 100,000 images: an
+    image that is damaged further on is quarantined by embedding, and then missing from its split.
 
     Args:
         source: A folder or table (see `featx.read_source`), or its manifest.
-        out: The table to write, a `.csv`; None for `<source>-splits.csv` beside the source.
+        out: The table to write, a `.csv`; None for `<source>-splits.csv` next to the source.
         options: How to split.
 
     Returns:
@@ -88,8 +85,8 @@ def split_source(
 
     Raises:
         SourceError: If the source cannot be split, or the table cannot be written.
-        UsageError: If the source has splits, or the table's place is taken.
-        DataError: If the source has no labels, or a table could not tell its classes apart.
+        UsageError: If the source has splits already, or the table's path is taken.
+        DataError: If the source has no labels, or its classes would be the same in a table.
     """
     manifest = source if isinstance(source, Manifest) else read_source(source)
     reader = _check_reader(manifest)
@@ -116,19 +113,19 @@ def split_source(
         replace(item, split=drawn.get(at, ""), group=group)
         for at, (item, group) in enumerate(zip(manifest.items, groups, strict=True))
     )
-    # Reading a large source takes minutes, in which somebody else may have taken the place.
+    # Reading a large source takes minutes, during which another program may write to the path.
     confirm = functools.partial(_check_place, path, manifest, force=options.force)
     _write_table(path, items, reader, confirm)
-    said = [*_describe_empty(items), *describe_ungrouped([groups[at] for at in members], options.group), *notes]
-    return SplitTable(path, items, unread, tuple(said))
+    ungrouped = describe_ungrouped([groups[at] for at in members], options.group)
+    return SplitTable(path, items, unread, (*_describe_single_class(items), *ungrouped, *notes))
 
 
 def _check_reader(manifest: Manifest) -> FolderReader:
     if isinstance(manifest.reader, FolderReader):
         return manifest.reader
     msg = (
-        f"a table cannot name the images inside {manifest.source!r}: unpack it and split the folder, or leave the "
-        "split to `featx fit`, which holds a test out of a store and validates on folds of the rest"
+        f"a table cannot list the images inside {manifest.source!r}: unpack it and split the folder, or leave the "
+        "split to `featx fit`, which holds out a test and validates on folds of the rest"
     )
     raise SourceError(msg)
 
@@ -143,13 +140,13 @@ def _check_labels(manifest: Manifest) -> None:
 
 
 def _refuse_splits(manifest: Manifest) -> None:
-    """Refuse a source with splits, by the rule of `fit`: train alone, for all, leaves the test open."""
+    """Refuse a source with splits, by the rule of `fit`: if all items are in train, the test is still to be drawn."""
     counts = manifest.count_splits()
     if counts and (set(counts) != {"train"} or sum(counts.values()) < len(manifest)):
         listed = ", ".join(f"{split} {count:,}" for split, count in counts.items())
         msg = (
-            f"{manifest.source!r} has splits already ({listed}), and embed and fit keep to them; to give them up "
-            "for new ones in the table, whose files stay where they are, add --replace"
+            f"{manifest.source!r} has splits already ({listed}), which embed and fit use; add --replace to write a "
+            "table with new ones (no file is moved)"
         )
         raise UsageError(msg)
 
@@ -162,29 +159,29 @@ def _choose_path(manifest: Manifest, out: str | os.PathLike[str] | None, *, forc
     else:
         path = Path(out)
     if path.suffix.lower() != ".csv":
-        msg = f"the table {str(path)!r} must end in .csv, by which `featx embed` knows it; name it so with --out"
+        msg = f"the table {str(path)!r} must end in .csv, so that `featx embed` recognises it; name another with --out"
         raise UsageError(msg)
     _check_place(path, manifest, force=force)
     return path
 
 
 def _check_place(path: Path, manifest: Manifest, *, force: bool) -> None:
-    """Refuse a place where something is that may not be overwritten; a link that leads nowhere is something."""
+    """Refuse a path that exists and may not be overwritten; a broken link counts as existing."""
     if not os.path.lexists(path):
         return
     if path.exists() and Path(manifest.source).exists() and path.samefile(manifest.source):
-        msg = f"{str(path)!r} is what is to be split, and sources are left as they are; name another file with --out"
+        msg = f"{str(path)!r} is the source itself, which is never overwritten; name another file with --out"
         raise UsageError(msg)
     if not _is_own(path):
-        msg = f"{str(path)!r} was not written by `featx split` and is left as it is; name another file with --out"
+        msg = f"{str(path)!r} was not written by `featx split` and is not overwritten; name another file with --out"
         raise UsageError(msg)
     if not force:
-        msg = f"{str(path)!r} is there already; overwrite it with --force, or name another file with --out"
+        msg = f"{str(path)!r} exists already; overwrite it with --force, or name another file with --out"
         raise UsageError(msg)
 
 
 def _is_own(path: Path) -> bool:
-    """Tell whether a file begins as those that are written here do."""
+    """Return whether a file begins like the tables that are written here."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -192,7 +189,7 @@ def _is_own(path: Path) -> bool:
 
 
 def _hash_items(manifest: Manifest, options: SplitOptions) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the sha256 of each item, and why those that have none have none."""
+    """Return the sha256 of each item that can be read, and the reason for each that cannot."""
 
     def hash_item(item: Item) -> tuple[str, str]:
         try:
@@ -204,14 +201,14 @@ def _hash_items(manifest: Manifest, options: SplitOptions) -> tuple[dict[str, st
             return "", str(error)
         return stamp.sha256, ""
 
+    options.reporter.begin("reading")
     keys: dict[str, str] = {}
     unread: dict[str, str] = {}
     workers = options.count_workers()
     with contextlib.closing(prefetch(hash_item, manifest.items, workers=workers, ahead=4 * workers)) as found:
         for item, (key, reason) in zip(manifest.items, found, strict=True):
             (keys if key else unread)[item.id] = key or reason
-            if options.progress:
-                options.progress(len(keys) + len(unread), len(manifest))
+            options.reporter.advance(len(keys) + len(unread), len(manifest))
     if not keys:
         name, reason = next(iter(unread.items()))
         msg = f"none of the {len(manifest):,} images of {manifest.source!r} can be read; the first, {name!r}: {reason}"
@@ -219,23 +216,23 @@ def _hash_items(manifest: Manifest, options: SplitOptions) -> tuple[dict[str, st
     return keys, unread
 
 
-def _describe_empty(items: Sequence[Item]) -> list[str]:
+def _describe_single_class(items: Sequence[Item]) -> list[str]:
     classes = {item.label for item in items if item.split}
     if len(classes) == 1:
-        return [f"there is one class only ({min(classes)}); a classifier needs at least two"]
+        return [f"there is only one class ({min(classes)}); a classifier needs at least two"]
     return []
 
 
 def _write_table(path: Path, items: Sequence[Item], reader: FolderReader, confirm: Callable[[], None]) -> None:
-    """Write the table under a temporary name; it gets its own when it reads back as meant, and may have it."""
+    """Write the table under a temporary name, and rename it if it reads back correctly and its path is still free."""
     folder = os.path.abspath(path.parent)  # noqa: PTH100 - resolve() would follow links, and the reader does not
     rows = [(_relate(reader.locate(item.id), folder), item.label, item.split, item.group) for item in items]
-    # Readers drop spaces before a field, and take a carriage return for the end of a line, unless it is quoted.
+    # Unless a field is quoted, readers drop spaces before it and take a carriage return for the end of a line.
     odd = any(cell != cell.strip() or "\r" in cell for row in rows for cell in row)
     temporary = name_temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Names that are no UTF-8 are kept byte by byte, as the reader of tables keeps them.
+        # Names that are not UTF-8 are kept byte by byte, as in the reader of tables.
         with temporary.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(_HEADER_LINE)
             csv.writer(file, quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL, lineterminator="\n").writerows(rows)
@@ -244,7 +241,7 @@ def _write_table(path: Path, items: Sequence[Item], reader: FolderReader, confir
         confirm()
         publish_file(temporary, path)
     except OSError as error:
-        msg = f"the table {str(path)!r} cannot be written: {error.strerror or error}; name another place with --out"
+        msg = f"the table {str(path)!r} cannot be written: {error.strerror or error}; name another path with --out"
         raise SourceError(msg) from error
     finally:
         with contextlib.suppress(OSError):
@@ -254,21 +251,24 @@ def _write_table(path: Path, items: Sequence[Item], reader: FolderReader, confir
 def _relate(path: Path, folder: str) -> str:
     try:
         return Path(os.path.relpath(path, folder)).as_posix()
-    except ValueError:  # another drive of Windows
+    except ValueError:  # another drive on Windows
         return path.as_posix()
 
 
 def _check_table(path: Path, items: Sequence[Item], reader: FolderReader) -> None:
-    """Refuse a table whose reader would see other files, splits, classes or groups.
+    """Refuse a table that is read back with other files, splits, classes or groups.
 
     Raises:
-        DataError: If names differ only in what tables do not keep: spaces around them, `1` and `1.0`.
+        DataError: If names differ only in what tables do not keep: spaces around them, or `1` and `1.0`.
     """
     read = read_table(path)
     at = read.reader
     files = [(os.path.normpath(reader.locate(item.id)), item.split) for item in items]
     if not isinstance(at, FolderReader) or files != [(str(at.locate(item.id)), item.split) for item in read.items]:
-        msg = f"the table {str(path)!r} would not name the same files; give them plainer names, or another --out"
+        msg = (
+            f"the table {str(path)!r} would not list the same files; rename those with special characters, "
+            "or name another --out"
+        )
         raise DataError(msg)
     for role in ("label", "group"):
         pairs = {(getattr(item, role), getattr(again, role)) for item, again in zip(items, read.items, strict=True)}
@@ -276,5 +276,5 @@ def _check_table(path: Path, items: Sequence[Item], reader: FolderReader) -> Non
         for name, again in sorted(pairs):
             if first.setdefault(again, name) != name:
                 other = first[again] or "none"
-                msg = f"a table cannot tell the {role} {name!r} from {other!r}; rename one of them"
+                msg = f"in a table, the {role} {name!r} would be the same as {other!r}; rename one of them"
                 raise DataError(msg)

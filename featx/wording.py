@@ -1,5 +1,9 @@
 """Words for people: names that cannot break a table, and amounts in the unit that keeps them short."""
 
+import html
+import re
+from collections.abc import Sequence
+
 from rich.cells import cell_len, set_cell_size
 
 _STEP = 1000
@@ -86,3 +90,81 @@ def pad_name(name: str, cells: int, *, right: bool = False) -> str:
 def measure_names(names: list[str], cells: int) -> int:
     """Measure the widest of the names, each shortened to at most `cells` columns of a terminal."""
     return max(cell_len(shorten_name(name, cells)) for name in names)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"{''}",
+    # After the end of a row, LaTeX takes these for an option of the line break.
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    **{char: f"\\{char}" for char in "&%$#_{}"},
+}
+
+
+def to_latex(text: str) -> str:
+    """Escape a text for LaTeX."""
+    return "".join(_LATEX.get(char, char) for char in to_printable(text))
+
+
+def to_markdown(text: str) -> str:
+    """Escape a text for a cell of a Markdown table."""
+    return re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", to_printable(text))
+
+
+def to_html(text: str) -> str:
+    """Escape a text for HTML."""
+    return html.escape(to_printable(text))
+
+
+def format_latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_text: int) -> str:
+    """Format a booktabs table.
+
+    Args:
+        header: The names of the columns, as LaTeX.
+        rows: The cells, as LaTeX.
+        n_text: How many of the first columns are text, and so aligned to the left.
+    """
+    lines = [" & ".join(cells) + r" \\" for cells in (header, *rows)]
+    columns = "l" * n_text + "r" * (len(header) - n_text)
+    parts = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    return "\n".join([*parts, r"\end{tabular}", ""])
+
+
+def format_markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_text: int) -> str:
+    """Format a Markdown table of plain texts, which are escaped.
+
+    Args:
+        header: The names of the columns.
+        rows: The cells.
+        n_text: How many of the first columns are aligned to the left.
+    """
+    marks = [":---" if at < n_text else "---:" for at in range(len(header))]
+    first, *others = ([to_markdown(cell) for cell in cells] for cells in (header, *rows))
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in (first, marks, *others))
+
+
+def format_html_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_text: int) -> str:
+    """Format an HTML table of plain texts, which are escaped.
+
+    Args:
+        header: The names of the columns.
+        rows: The cells.
+        n_text: How many of the first columns are aligned to the left.
+    """
+
+    def join(cells: Sequence[str], tag: str) -> str:
+        sides = ("left" if at < n_text else "right" for at in range(len(cells)))
+        return "".join(
+            f'<{tag} style="text-align: {side}">{to_html(cell)}</{tag}>'
+            for cell, side in zip(cells, sides, strict=True)
+        )
+
+    body = "".join(f"<tr>{join(row, 'td')}</tr>" for row in rows)
+    return f"<table><thead><tr>{join(header, 'th')}</tr></thead><tbody>{body}</tbody></table>"

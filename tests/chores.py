@@ -52,16 +52,16 @@ def tell_threads(argument):
     return Result({name: os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")})
 
 
-def learn_or_die(lesson):
+def learn_or_die(head_task):
     """Kill the process that lets FEATX_TEST_VICTIM learn, as often as FEATX_TEST_DEATHS says."""
-    from featx.comparing.jobs import learn_and_predict  # the other chores have no use for scikit-learn
+    from featx.comparing.jobs import fit_and_predict  # the other chores have no use for scikit-learn
 
     folder = Path(os.environ["FEATX_TEST_FOLDER"])
-    _sign(folder, f"{lesson.head.name}-{len(lesson.learnt)}")
+    _sign(folder, f"{head_task.head.name}-{len(head_task.learnt)}")
     deaths = folder / "deaths"
-    if lesson.head.name == os.environ["FEATX_TEST_VICTIM"]:
+    if head_task.head.name == os.environ["FEATX_TEST_VICTIM"]:
         count = len(deaths.read_text().splitlines()) if deaths.exists() else 0
         if count < int(os.environ["FEATX_TEST_DEATHS"]):
             _sign(folder, "deaths")
             os.kill(os.getpid(), signal.SIGKILL)
-    return learn_and_predict(lesson)
+    return fit_and_predict(head_task)

@@ -1,5 +1,7 @@
+import contextlib
 import logging
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -7,8 +9,6 @@ from pictures import write_digits
 from runs import draw
 
 import featx
-
-pytest.register_assert_rewrite("contracts.backbone")
 
 SHARED = Path(os.environ.get("FEATX_SHARED", Path(__file__).resolve().parents[2] / "shared")).resolve()
 
@@ -45,6 +45,35 @@ def pictures(tmp_path):
 @pytest.fixture
 def features(tmp_path):
     return tmp_path / "features"
+
+
+@pytest.fixture
+def full_disk():
+    """Stop files from growing beyond a size, as if the disk were full."""
+    import resource  # POSIX alone has it
+
+    @contextlib.contextmanager
+    def fill(limit_bytes=4096):
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limits[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    return fill
+
+
+@pytest.fixture
+def interruptible():
+    """Handle SIGINT as in a terminal.
+
+    A script starts its background jobs with SIGINT ignored, which processes inherit: without this fixture, neither
+    this process nor its children would notice an interrupt.
+    """
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
 
 
 @pytest.fixture

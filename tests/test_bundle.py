@@ -15,11 +15,11 @@ from featx.prediction import Predictor
 
 @pytest.fixture
 def bundle(store, tmp_path):
-    """A bundle of its own for each test, which may break it."""
+    """A new bundle for each test, which may damage it."""
     return featx.fit(store, "centroid", options=FitOptions(folder=tmp_path / "runs")).bundle
 
 
-def test_a_bundle_opens_with_what_was_written(bundle, store):
+def test_a_bundle_opens_with_its_content(bundle, store):
     opened = Bundle.open(bundle)
     assert opened.embed_spec == store.spec
     assert opened.classes == tuple(store.classes)
@@ -89,7 +89,9 @@ def test_a_newer_format_is_refused(bundle):
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data[:50] + b"?" + data[51:]])
 def test_a_damaged_or_exchanged_file_is_named(bundle, name, change):
     (bundle / name).write_bytes(change((bundle / name).read_bytes()))
-    with pytest.raises(BundleError, match=rf"{name} is not the file that the bundle was made with; copy the bundle"):
+    with pytest.raises(
+        BundleError, match=rf"{name} differs from the file that the bundle was made with; copy the bundle"
+    ):
         Bundle.open(bundle)
 
 
@@ -116,18 +118,18 @@ def test_a_pickle_is_never_loaded(bundle):
         Predictor.load(bundle)
 
 
-def test_golden_pictures_that_come_out_otherwise_are_refused(bundle):
+def test_golden_pictures_with_other_features_are_refused(bundle):
     with np.load(bundle / "golden.npz") as arrays:
         changed = {**arrays, "features": arrays["features"] + np.float32(0.01)}
     np.savez(bundle / "golden.npz", **changed)
     sign(bundle)
-    with pytest.raises(DriftError, match="trained on other numbers"):
+    with pytest.raises(DriftError, match="trained on other features than this machine computes"):
         Predictor.load(bundle)
 
 
 def test_other_weights_are_refused(bundle):
     rewrite(bundle, embed__backbone__weights_digest="0" * 64)
-    with pytest.raises(BundleError, match="other weights"):
+    with pytest.raises(BundleError, match="the weights of colour differ from those that the features were made with"):
         Predictor.load(bundle)
 
 
@@ -135,7 +137,7 @@ def test_a_failed_write_leaves_nothing(store, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("featx.bundle._write_json", fail)
+    monkeypatch.setattr("featx.bundle.write_json", fail)
     with pytest.raises(OSError, match="No space"):
         featx.fit(store, "dummy", options=FitOptions(folder=tmp_path))
     assert not list(tmp_path.iterdir())

@@ -9,8 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from contracts.backbone import BackboneContract
 from PIL import Image
+from reporters import Recorder
 from runs import (
     AN_HOUR_AGO,
     SIDE,
@@ -47,6 +47,7 @@ from featx.errors import (
 )
 from featx.golden import make_golden_files
 from featx.items.folders import FolderReader
+from featx.testing import BackboneContract
 
 PIXELS = {"height": SIDE, "width": SIDE}
 
@@ -254,8 +255,8 @@ def test_bad_items_are_quarantined_with_their_reasons_and_the_others_unharmed(mi
     assert len(mixed) == 16
     reasons = {name: reason for name, _, reason in result.store.quarantine}
     for name, pattern in {
-        "dog/page.jpg": "no image: it starts with b'<html>'",
-        "cat/same page.jpg": "no image: it starts with b'<html>'",
+        "dog/page.jpg": "not an image: it starts with b'<html>'",
+        "cat/same page.jpg": "not an image: it starts with b'<html>'",
         "dog/cut.jpg": "truncated or damaged JPEG",
         "dog/empty.png": "the file is empty",
         "dog/gone.png": "cannot be read: No such file",
@@ -301,7 +302,7 @@ def test_a_good_item_that_turns_bad_leaves_for_the_quarantine(pictures, features
 def test_without_a_single_good_item_there_is_no_store(tmp_path, features):
     (tmp_path / "bad" / "dog").mkdir(parents=True)
     (tmp_path / "bad" / "dog" / "two\nlines.jpg").write_text("<html>")
-    with pytest.raises(SourceError, match=r"none of the 1 images of .*bad could .*'dog/two\\nlines.jpg': no image"):
+    with pytest.raises(SourceError, match=r"none of the 1 images of .*bad could .*'dog/two\\nlines.jpg': not an image"):
         run(tmp_path / "bad", features)
     assert list_names(features) == []
 
@@ -363,24 +364,24 @@ def test_names_that_are_no_utf_8_or_span_lines(tmp_path, features):
 # Options change no number
 
 
-@pytest.mark.parametrize("options", [EmbedOptions(1, 1), EmbedOptions(7, 4), EmbedOptions(32, 1), EmbedOptions(32, 4)])
-def test_batches_and_workers_change_no_bit(pictures, tmp_path, options):
+@pytest.mark.parametrize(("batch_size", "workers"), [(1, 1), (7, 4), (32, 1), (32, 4)])
+def test_batches_and_workers_change_no_bit(pictures, tmp_path, batch_size, workers):
     for number in range(40):
         draw(pictures / "cat" / f"more {number}.png", 100 + number)
-    reference = run(pictures, tmp_path / "reference", options=EmbedOptions(5, 2))
-    result = run(pictures, tmp_path / "other", options=options)
+    reference = run(pictures, tmp_path / "reference", options=EmbedOptions(batch_size=5, workers=2))
+    result = run(pictures, tmp_path / "other", options=EmbedOptions(batch_size=batch_size, workers=workers))
     assert list(read_rows(result.store).items()) == list(read_rows(reference.store).items())
     assert count(result) == (50, 0, 0)
 
 
 def test_progress_is_told_of_every_item(mixed, features):
-    calls = []
-    run(mixed, features, options=EmbedOptions(4, 2, progress=lambda done, total: calls.append((done, total))))
-    assert calls == sorted(calls)
-    assert calls[-1] == (16, 16)
-    calls.clear()
-    run(mixed, features, options=EmbedOptions(4, 2, progress=lambda done, total: calls.append((done, total))))
-    assert {done for done, _ in calls} >= set(range(1, 17))
+    first, second = Recorder(), Recorder()
+    run(mixed, features, options=EmbedOptions(batch_size=4, workers=2, reporter=first))
+    assert first.counts == sorted(first.counts)
+    assert first.counts[-1] == (16, 16)
+    assert first.phases == ["embedding"]
+    run(mixed, features, options=EmbedOptions(batch_size=4, workers=2, reporter=second))
+    assert {done for done, _ in second.counts} >= set(range(1, 17))
 
 
 def test_what_is_decoded_and_not_embedded_is_not_yet_done(pictures, features):
@@ -389,7 +390,7 @@ def test_what_is_decoded_and_not_embedded_is_not_yet_done(pictures, features):
     def note(done, _):
         calls.append((done, backbone.images - 2))
 
-    run(pictures, features, backbone, options=EmbedOptions(batch_size=3, progress=note))
+    run(pictures, features, backbone, options=EmbedOptions(batch_size=3, reporter=Recorder(note)))
     assert [done for done, _ in calls] == [3, 6, 9, 10, 10]
     assert all(done <= embedded for done, embedded in calls)
 
@@ -458,7 +459,7 @@ def test_a_run_that_fails_on_the_way_frees_its_lock_and_keeps_its_rows(pictures,
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        run(pictures, features, options=EmbedOptions(batch_size=3, progress=stumble))
+        run(pictures, features, options=EmbedOptions(batch_size=3, reporter=Recorder(stumble)))
     assert list_names(features) == ["colour.h5.parts"]
     assert count(run(pictures, features)) == (4, 6, 0)
 
@@ -501,7 +502,7 @@ def test_another_source_that_lacks_items_is_refused(pictures, features, tmp_path
     draw(tmp_path / "others" / "dog" / "0.png", 0)
     pattern = (
         r"colour.h5 holds 10 items of .*pictures; embedding .*others into it would drop 9 of them "
-        r"\(such as 'cat/1.png'\): write another store with --name NAME, or delete that one"
+        r"\(such as 'cat/1.png'\): write another store with --name NAME, or delete this one"
     )
     with pytest.raises(StoreError, match=pattern):
         run(tmp_path / "others", features)
@@ -570,7 +571,7 @@ def test_a_file_in_the_way_is_not_overwritten(pictures, features):
 
 def test_a_run_beside_another_is_refused(pictures, features):
     with pytest.raises(StoreLockedError, match=f"is being written by process {os.getpid()} on .* since 0 s"):
-        run(pictures, features, options=EmbedOptions(progress=lambda *_: run(pictures, features)))
+        run(pictures, features, options=EmbedOptions(reporter=Recorder(lambda *_: run(pictures, features))))
 
 
 # Several layers
@@ -692,7 +693,9 @@ def test_unfinished_rows_of_a_stack_that_computes_other_numbers_are_not_used(pic
     options = EmbedOptions(batch_size=3)
     with pytest.raises(KeyboardInterrupt):
         run(pictures, features, Stopped("means", scale=1.05), options=options)
-    with pytest.raises(SpecMismatchError, match=r"patches.h5 holds other numbers .* sealed or unfinished"):
+    with pytest.raises(
+        SpecMismatchError, match=r"patches.h5 holds other numbers \(sealed or unfinished\) than this machine computes"
+    ):
         run(pictures, features, Patches("means"), options=options)
     assert count(run(pictures, features, Patches("means", scale=1.05), options=options))[1] == 6
 

@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+from reporters import Recorder
 from runs import age
 
 import featx
@@ -99,7 +100,7 @@ def test_shards_remember_their_runtime(photos, reference, tmp_path, monkeypatch)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(photos, tmp_path, network, progress=stumble)
+        run(photos, tmp_path, network, reporter=Recorder(stumble))
     (shard, _) = tmp_path.glob("*.parts/*.h5")
     with h5py.File(shard) as file:
         assert file.attrs["runtime"] == b"openvino"

@@ -218,7 +218,7 @@ def test_stores_with_views_are_merged_and_exported(pictures, features, tmp_path)
 @pytest.fixture
 def disk(monkeypatch):
     usage = SimpleNamespace(free=10**12)
-    monkeypatch.setattr("featx.store.space.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("featx.store.writing.shutil.disk_usage", lambda _: usage)
     return usage
 
 
@@ -234,7 +234,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_decoded(pictures
 def test_what_is_much_is_said(pictures, features, disk, monkeypatch, notes):
     run(pictures, features, name="little")
     assert notes() == []
-    monkeypatch.setattr("featx.store.space._WORTH_SAYING_BYTES", 1000)
+    monkeypatch.setattr("featx.store.writing._WORTH_SAYING_BYTES", 1000)
     run(pictures, features, name="much")
     (note,) = notes()
     assert "10 items of" in note

@@ -14,11 +14,11 @@ def run_python(code, **environment):
     )
 
 
-def test_frameworks_start_in_silence_and_on_tensorflow_whatever_keras_was_set_to():
+def test_frameworks_start_silently_and_on_tensorflow_whatever_keras_backend_is_set():
     code = (
         "from featx.frameworks import keras, tf\n"
         "import numpy as np\n"
-        # Grouped convolutions make TensorFlow start its compiler, which has a greeting of its own.
+        # Grouped convolutions make TensorFlow start its compiler, which has a start-up message of its own.
         "model = keras.Sequential([keras.Input((8, 8, 4)), keras.layers.Conv2D(4, 3, groups=4)])\n"
         "tf.function(model)(np.zeros((2, 8, 8, 4), np.float32))\n"
         "print(keras.config.backend())\n"
@@ -27,7 +27,7 @@ def test_frameworks_start_in_silence_and_on_tensorflow_whatever_keras_was_set_to
     assert (done.returncode, done.stdout, done.stderr) == (0, "tensorflow\n", "")
 
 
-def test_a_process_with_other_settings_of_keras_is_told_so():
+def test_other_settings_of_keras_are_an_error():
     code = (
         "import keras\n"
         "from keras.src.backend import config\n"
@@ -37,7 +37,7 @@ def test_a_process_with_other_settings_of_keras_is_told_so():
         "    except BackboneError as error:\n"
         "        print(error)\n"
         "from featx.errors import BackboneError\n"
-        # What KERAS_BACKEND=jax and a keras.json do to a process that imports Keras before featx.
+        # This has the effect of KERAS_BACKEND=jax and a keras.json in a process that imports Keras before featx.
         "config._BACKEND = 'jax'\n"
         "load()\n"
         "config._BACKEND = 'tensorflow'\n"
@@ -47,12 +47,12 @@ def test_a_process_with_other_settings_of_keras_is_told_so():
     done = run_python(code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "featx needs Keras on TensorFlow, not on jax; set KERAS_BACKEND=tensorflow first",
-        "featx needs images with the channels last; set image_data_format to channels_last in ~/.keras/keras.json",
+        "featx needs Keras with the TensorFlow backend, not jax; set KERAS_BACKEND=tensorflow",
+        "featx needs the image data format channels_last; set image_data_format in ~/.keras/keras.json",
     ]
 
 
-def test_only_greetings_are_dropped_from_stderr(capfd):
+def test_only_startup_messages_are_dropped_from_stderr(capfd):
     from featx.frameworks import _filter_stderr
 
     with _filter_stderr():
@@ -60,7 +60,7 @@ def test_only_greetings_are_dropped_from_stderr(capfd):
     assert capfd.readouterr() == ("", "something is wrong\nno line end")
 
 
-def test_what_was_written_before_a_failure_is_not_lost(capfd):
+def test_lines_written_before_a_failure_are_kept(capfd):
     from featx.frameworks import _filter_stderr
 
     def fail():

@@ -56,7 +56,7 @@ def embed_colour(X, **options):
 # --- images in, features out
 
 
-def test_files_have_the_vectors_that_the_store_has(paths, digits, store):
+def test_files_have_the_vectors_of_the_store(paths, digits, store):
     features = embed_colour(paths)
     assert features.dtype == np.float32
     rows = dict(zip(store.ids, store.features, strict=True))
@@ -64,7 +64,7 @@ def test_files_have_the_vectors_that_the_store_has(paths, digits, store):
 
 
 @pytest.mark.keras
-def test_photos_have_the_vectors_that_the_loop_gives_them(photos, tmp_path):
+def test_photos_have_the_vectors_of_the_embedding_loop(photos, tmp_path):
     uri = "scattering?J=2&L=4"
     result = featx.embed(photos, uri, folder=tmp_path)
     features = ImageEmbedder(uri).fit_transform([photos / item for item in result.store.ids])
@@ -87,7 +87,7 @@ def test_pixels_have_the_vectors_of_a_lossless_file_of_them():
         assert np.array_equal(row, featx.load_backbone("colour").embed(pixels[None])[0][0])
 
 
-def test_every_way_to_hold_images_is_taken(paths):
+def test_every_collection_of_images_is_accepted(paths):
     arrays = np.stack([np.asarray(Image.open(path)) for path in paths[:6]])
     expected = embed_colour(paths[:6])
     mixed = [paths[0], Path(paths[1]), arrays[2], np.repeat(arrays[3][..., None], 3, axis=2), arrays[4][::1], arrays[5]]
@@ -105,7 +105,7 @@ def test_every_way_to_hold_images_is_taken(paths):
     assert np.array_equal(embed_colour(arrays[:, ::-1]), embed_colour(arrays[:, ::-1].copy()))
 
 
-def test_no_images_give_no_rows():
+def test_an_empty_list_gives_no_rows():
     assert embed_colour([]).shape == (0, DIM)
 
 
@@ -151,7 +151,7 @@ def test_an_undecodable_file_is_named(paths, tmp_path):
     with pytest.raises(DataError) as caught:
         embed_colour([*paths[:3], broken, *paths[3:]])
     message = str(caught.value)
-    assert message.startswith(f"image 3 ({broken}) cannot be embedded: no image: it starts with b'<html>")
+    assert message.startswith(f"image 3 ({broken}) cannot be embedded: not an image: it starts with b'<html>")
     assert message.endswith("; leave it out")
 
 
@@ -167,26 +167,26 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((8, 8, 3)), "its pixels are float64, and must be uint8 from 0 to 255, not scaled"),
+        (np.zeros((8, 8, 3)), "its pixels are float64; they must be uint8 from 0 to 255, not scaled"),
         (np.zeros((8, 8, 3), np.float32), "its pixels are float32"),
         (np.zeros((8, 8, 3), bool), "its pixels are bool"),
         (
             np.zeros((3, 8, 8), np.uint8),
-            r"its shape is \(3, 8, 8\), and must be \(height, width, 3\) or \(height, width\)",
+            r"its shape is \(3, 8, 8\); it must be \(height, width, 3\) or \(height, width\)",
         ),
         (np.zeros((8, 8, 4), np.uint8), r"its shape is \(8, 8, 4\)"),
         (np.zeros((8, 8, 3, 1), np.uint8), r"its shape is \(8, 8, 3, 1\)"),
         (np.zeros(8, np.uint8), r"its shape is \(8,\)"),
         (np.zeros((0, 8, 3), np.uint8), r"its shape is \(0, 8, 3\)"),
         (np.array(["a.png"]), "its pixels are <U5"),
-        (np.uint8(3), "it is a uint8, and must be a path or a uint8 array"),
-        (Image.new("P", (8, 8)), "it is a Image, and must be a path or a uint8 array"),
+        (np.uint8(3), "it is a uint8; it must be a path or a uint8 array"),
+        (Image.new("P", (8, 8)), "it is a Image; it must be a path or a uint8 array"),
         (None, "it is a NoneType"),
         (b"photo.png", "it is a bytes"),
         ([[0, 0]], "it is a list"),
     ],
 )
-def test_what_is_no_image_is_refused_with_its_position(paths, image, message):
+def test_other_objects_are_refused_with_their_position(paths, image, message):
     with pytest.raises(DataError, match=f"^image 1 cannot be embedded: {message}.*; leave it out$"):
         embed_colour([paths[0], image])
 
@@ -194,13 +194,13 @@ def test_what_is_no_image_is_refused_with_its_position(paths, image, message):
 @pytest.mark.parametrize(
     ("X", "message"),
     [
-        ("photo.png", "X is one path, 'photo.png'; give a list of images"),
+        ("photo.png", "X is a single path, 'photo.png'; pass a list of images"),
         (Path("photo.png"), "X is one path"),
-        (np.zeros((64, 64, 3), np.uint8), r"X is one image, of shape \(64, 64, 3\); give a list of images"),
-        (pd.DataFrame({"path": ["photo.png"]}), r"X is a table; give one of its columns, such as X\['path'\]"),
+        (np.zeros((64, 64, 3), np.uint8), r"X is a single image of shape \(64, 64, 3\); pass a list of images"),
+        (pd.DataFrame({"path": ["photo.png"]}), r"X is a table; pass one of its columns, such as X\['path'\]"),
     ],
 )
-def test_what_is_no_collection_of_images_is_refused(X, message):
+def test_other_collections_are_refused(X, message):
     with pytest.raises(DataError, match=message):
         embed_colour(X)
 
@@ -215,11 +215,11 @@ def test_what_is_no_collection_of_images_is_refused(X, message):
         ({"backbone": "colour", "weights": "imagenet"}, BackboneError, "are computed"),
         ({"backbone": "colour", "image_size": 0}, UsageError, "image size is 0x0 px"),
         ({"backbone": "colour", "image_size": 64.0}, UsageError, "image size is 64.0x64.0 px"),
-        ({"backbone": "colour", "image_size": (64, 64, 3)}, UsageError, "give height and width"),
+        ({"backbone": "colour", "image_size": (64, 64, 3)}, UsageError, "it must be height and width"),
         ({"backbone": "colour", "batch_size": 0}, UsageError, "batch_size is 0; it must be at least 1"),
     ],
 )
-def test_parameters_that_do_not_fit_are_refused(paths, options, error, message):
+def test_invalid_parameters_are_refused(paths, options, error, message):
     with pytest.raises(error, match=message):
         ImageEmbedder(**options).fit(paths).transform(paths)
 
@@ -265,7 +265,7 @@ def test_features_are_named_and_come_as_a_table_on_request(paths):
     assert np.array_equal(table.to_numpy(), embed_colour(paths[:5]))
 
 
-def test_it_serves_in_a_pipeline_and_a_column_transformer(paths, labels):
+def test_it_works_in_a_pipeline_and_a_column_transformer(paths, labels):
     head = make_pipeline(ImageEmbedder("colour"), StandardScaler(), LogisticRegression(max_iter=200))
     assert head.fit(paths, labels).score(paths, labels) == 1
     assert head[:-1].get_feature_names_out()[0] == "imageembedder0"
@@ -326,7 +326,7 @@ def test_it_is_cross_validated_like_any_classifier(paths, labels):
 
 
 @pytest.mark.keras
-def test_a_model_file_that_was_written_anew_is_loaded_anew(tmp_path):
+def test_a_model_file_that_was_written_again_is_loaded_again(tmp_path):
     from featx.frameworks import keras
 
     def save(factor):

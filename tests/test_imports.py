@@ -55,6 +55,13 @@ def test_importing_featx_imports_nothing_heavy(tmp_path):
     assert result.stdout.strip() == "[]"
 
 
+def test_modules_that_run_or_train_networks_import_their_framework_only_when_they_do(tmp_path):
+    code = "import featx.backbones.running, featx.finetuning.finetuning, featx.heads.networks"
+    env = poison(tmp_path, ["tensorflow", "keras", "openvino"])
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_cached_features_are_fitted_and_inspected_without_tensorflow(tmp_path, store):
     env = poison(tmp_path, ["tensorflow", "keras"])
     commands = (["info"], ["fit", "--clf", "logreg"], ["compare", "--clf", "ridge,mlp"])

@@ -37,10 +37,10 @@ def test_a_run_that_may_not_fail_lists_what_did_and_keeps_what_was_finished(pict
         run(pictures, features, options=FAIL)
     message = str(caught.value)
     assert message.startswith(f"12 of the 22 images of {pictures} could not be embedded")
-    assert [f"page {number:02}.jpg': no image: it starts with" in message for number in range(12)] == [True] * 10 + [
-        False
-    ] * 2
-    assert "; and 2 more; mend or remove them" in message
+    assert [f"page {number:02}.jpg': not an image: it starts with" in message for number in range(12)] == [
+        True
+    ] * 10 + [False] * 2
+    assert "; and 2 more; fix or remove them" in message
     assert "--on-bad quarantine" in message
     assert "\n" not in message
     assert list_names(features) == ["colour.h5.parts"]
@@ -56,7 +56,7 @@ def test_a_run_that_may_not_fail_and_does_not_is_sealed(pictures, features):
 def test_an_old_store_survives_a_run_that_may_not_fail(pictures, features):
     before = run(pictures, features).store.path.read_bytes()
     spoil(pictures, 1)
-    with pytest.raises(SourceError, match=r"1 of the 11 images .*'dog/page 00.jpg': no image"):
+    with pytest.raises(SourceError, match=r"1 of the 11 images .*'dog/page 00.jpg': not an image"):
         run(pictures, features, options=FAIL)
     assert (features / "colour.h5").read_bytes() == before
 
@@ -91,7 +91,7 @@ def test_options_that_mean_nothing_are_refused(option):
         EmbedOptions(**option)
 
 
-# Files that cannot be read for the moment
+# Files that cannot be read at the moment
 
 
 def test_a_file_that_cannot_be_read_for_the_moment_keeps_its_row(pictures, features, notes):
@@ -103,7 +103,7 @@ def test_a_file_that_cannot_be_read_for_the_moment_keeps_its_row(pictures, featu
     assert second.store.ids.tolist() == first.store.ids.tolist()
     assert read_rows(second.store) == read_rows(first.store)
     (note,) = notes()
-    assert note.startswith("2 cannot be read for the moment and keep the features")
+    assert note.startswith("2 images cannot be read at the moment and keep their features")
     assert "'cat/1.png': cannot be read: " in note
 
 
@@ -224,8 +224,8 @@ def test_the_same_bytes_under_several_labels_are_reported_once(pictures, feature
     (pictures / "dog" / "page.jpg").write_text("<html>")
     embed_layers(pictures, Patches("means", "pixels"), folder=features)
     (note,) = notes()
-    assert note.startswith("the same bytes stand under several labels (2 such), as in 'cat/copy of 0.png' (cat)")
-    assert note.endswith("and 'dog/0.png' (dog); keep one of each")
+    assert note.startswith("2 images occur under several labels with the same bytes, such as 'cat/copy of 0.png' (cat)")
+    assert note.endswith("and 'dog/0.png' (dog); keep one file of each")
 
 
 def test_copies_with_one_label_or_none_are_no_contradiction(pictures, features, notes):

@@ -19,13 +19,13 @@ def others(tmp_path_factory):
     return write_digits(tmp_path_factory.mktemp("others"), per_class=10, skip=80)
 
 
-def test_an_image_alone_gives_the_vector_that_it_has_in_the_store(predictor, store, digits):
+def test_an_image_alone_has_the_vector_of_the_store(predictor, store, digits):
     for row in range(0, len(store), 50):
         image = featx.decode((digits / store.ids[row]).read_bytes(), store.spec.image)
         assert np.array_equal(predictor.embed(image.pixels[None])[0], store.features[row])
 
 
-def test_features_are_rounded_as_those_in_training_were(digits, tmp_path):
+def test_features_are_rounded_as_in_training(digits, tmp_path):
     store = featx.embed(digits, "colour", dtype="float16", folder=tmp_path).store
     run = featx.fit(store, "centroid", options=FitOptions(folder=tmp_path / "runs"))
     image = featx.decode((digits / store.ids[0]).read_bytes(), store.spec.image)
@@ -79,7 +79,7 @@ def test_classes_that_the_bundle_does_not_know_are_named(predictor, tmp_path):
         predictor.evaluate(tmp_path / "x" / "cat")
 
 
-def test_a_class_that_is_missing_is_no_error(predictor, others):
+def test_a_missing_class_is_not_an_error(predictor, others):
     evaluation = predictor.evaluate(
         featx.Manifest(
             tuple(item for item in featx.read_folder(others).items if item.label in "012"),
@@ -91,7 +91,7 @@ def test_a_class_that_is_missing_is_no_error(predictor, others):
     assert evaluation.per_class[5].support == 0
 
 
-def test_broken_images_are_left_out_of_an_evaluation_and_said(predictor, tmp_path, caplog):
+def test_broken_images_are_left_out_of_an_evaluation_and_reported(predictor, tmp_path, caplog):
     photos = write_digits(tmp_path / "d", per_class=2, skip=100)
     (photos / "0" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
     assert predictor.evaluate(photos).n_items == 20
@@ -110,7 +110,7 @@ def test_a_class_that_only_unused_items_have_keeps_its_name(tmp_path, digits):
     assert found == [row[1] for row in trained]
 
 
-def test_held_out_images_are_not_called_trained_on(tmp_path, caplog):
+def test_held_out_images_are_not_reported_as_trained_on(tmp_path, caplog):
     for split, skip in (("train", 0), ("val", 8)):
         write_digits(tmp_path / "d" / split, per_class=8, classes=3, skip=skip)
     store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f").store
@@ -121,7 +121,7 @@ def test_held_out_images_are_not_called_trained_on(tmp_path, caplog):
     assert "24 of 24 images were trained on" in caplog.text
 
 
-def test_a_folder_is_predicted_whatever_its_folders_are_called(predictor, tmp_path, caplog):
+def test_a_folder_is_predicted_whatever_the_names_of_its_subfolders(predictor, tmp_path, caplog):
     for name in ("train", "test", "other"):
         write_digits(tmp_path / "d" / name, per_class=1, classes=2)
     (tmp_path / "empty").mkdir()

@@ -1,4 +1,4 @@
-"""Views when a bundle predicts: those that its head learnt from, and those that are asked for."""
+"""Views in prediction: those that the head was trained on, and those that the caller requests."""
 
 import hashlib
 import json
@@ -75,7 +75,7 @@ def test_neither_batches_nor_order_change_a_prediction(which, others, request):
     assert np.allclose(one, many, atol=1e-6)
 
 
-def test_decoded_images_see_the_views_of_their_files_if_told_which_these_are(averaging, others):
+def test_decoded_images_have_the_views_of_their_files_if_their_sha256s_are_passed(averaging, others):
     path = next(others.rglob("*.png"))
     data = path.read_bytes()
     pixels = featx.decode(data, averaging.bundle.embed_spec.image).pixels[None]
@@ -114,7 +114,7 @@ def test_evaluation_takes_views(plain, others):
         "flip",
     ],
 )
-def test_a_strangers_views_are_checked(averaging, runs, views, tmp_path):
+def test_the_views_of_an_untrusted_bundle_are_checked(averaging, runs, views, tmp_path):
     import shutil
 
     folder = tmp_path / "bundle"
@@ -126,7 +126,9 @@ def test_a_strangers_views_are_checked(averaging, runs, views, tmp_path):
         featx.Predictor.load(folder)
 
 
-def test_views_of_views_that_no_memory_holds_are_refused(averaging, others, monkeypatch):
+def test_views_of_views_with_too_many_pixels_are_refused(averaging, others, monkeypatch):
     monkeypatch.setattr("featx.prediction.MAX_PIXELS", 10**7)
-    with pytest.raises(UsageError, match=r"1,001 times 4 images of \d+x\d+ px, more than .*; ask for fewer --views"):
+    with pytest.raises(
+        UsageError, match=r"1,001 times 4 images of \d+x\d+ px, more than the limit of .*; use fewer --views"
+    ):
         next(averaging.predict(others, views=ViewSpec(1000, "flip")))

@@ -31,7 +31,7 @@ def test_tasks_run_at_the_same_time():
     assert len(list(prefetch(lambda _: meeting.wait(), range(3), workers=3, ahead=3))) == 3
 
 
-def test_tasks_are_taken_only_as_results_are_asked_for():
+def test_tasks_are_taken_only_as_results_are_requested():
     taken = []
     tasks = (taken.append(number) or number for number in itertools.count())
     results = prefetch(lambda task: task, tasks, workers=2, ahead=4)
@@ -42,7 +42,7 @@ def test_tasks_are_taken_only_as_results_are_asked_for():
     results.close()
 
 
-def test_an_error_comes_at_its_place_and_ends_the_work():
+def test_an_error_comes_in_its_place_and_ends_the_work():
     def work(task):
         if task == 3:
             msg = "task 3"
@@ -130,7 +130,7 @@ def test_items_are_gathered_in_order(n_items, size, sizes):
     assert [item for batch in batches for item in batch] == list(range(n_items))
 
 
-def test_gathering_takes_no_more_than_it_gives():
+def test_gathering_takes_no_more_than_it_returns():
     source = iter(range(10))
     assert next(gather(source, 4)) == [0, 1, 2, 3]
     assert next(source) == 4

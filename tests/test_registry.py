@@ -30,7 +30,7 @@ def test_names_are_found_in_any_case(name):
     assert resolve("thing", name, TABLE, GROUP).__name__ == "OrderedDict"
 
 
-def test_an_attribute_may_lie_deeper():
+def test_an_attribute_may_be_nested():
     assert resolve("thing", "join", TABLE, GROUP)("a", "b") == "a/b"
 
 
@@ -63,7 +63,7 @@ def test_a_name_that_resembles_none_only_lists_them():
     ("name", "closest"),
     [("incepton3", "InceptionV3"), ("resnet51", "ResNet50"), ("RESNET50V", "ResNet50V2"), ("mobilnet", "MobileNet")],
 )
-def test_the_closest_name_is_the_one_that_was_meant(name, closest):
+def test_the_closest_name_comes_first(name, closest):
     known = ["InceptionV3", "MobileNet", "MobileNetV2", "ResNet50", "ResNet50V2", "VGG16"]
     assert find_closest(name, known)[0] == closest
 

@@ -13,6 +13,7 @@ from featx.specs import (
     RESIZES,
     BackboneSpec,
     EmbedSpec,
+    FineTuneSpec,
     HeadSpec,
     ImageSpec,
     find_differences,
@@ -117,3 +118,9 @@ def test_specs_cannot_be_changed():
     with pytest.raises(AttributeError):
         SPEC.dtype = "float16"
     assert len({SPEC, EmbedSpec.from_dict(SPEC.to_dict())}) == 1
+
+
+def test_the_fields_of_a_wide_spec_are_given_by_name():
+    with pytest.raises(TypeError, match="positional"):
+        FineTuneSpec(HeadSpec("logreg"))
+    assert FineTuneSpec(epochs=3).epochs == 3

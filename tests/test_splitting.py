@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pictures import write_digits
 from PIL import Image
+from reporters import Recorder
 
 import featx
 from featx.errors import DataError, SourceError, UsageError
@@ -19,7 +20,7 @@ from featx.options import FitOptions, SplitOptions
 
 
 def write_images(root, names, first=0):
-    """Write a picture of its own for each name; a name with a number in brackets shares that number's picture."""
+    """Write a different picture for each name; names with the same number in brackets share a picture."""
     for number, name in enumerate(names, first):
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,7 +42,7 @@ def list_files(root):
     return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in root.rglob("*") if path.is_file()}
 
 
-def test_files_stay_and_a_table_appears_beside_the_source(tmp_path):
+def test_files_stay_and_a_table_appears_next_to_the_source(tmp_path):
     root = write_images(tmp_path / "photos", name_images(50))
     before = list_files(root)
     table = featx.split_source(root)
@@ -67,7 +68,9 @@ def test_the_test_is_that_of_fit(tmp_path, digits, seed, group):
     runs = [featx.fit(plain, "centroid", options=options), featx.fit(listed, "centroid", options=options)]
     assert runs[0].test_name == runs[1].test_name
     assert runs[0].test.n_items == runs[1].test.n_items == table.count_splits()["test"]
-    assert runs[1].n_train == runs[0].n_train == len(table.items) - runs[0].test.n_items  # val chooses, then is learnt
+    assert (
+        runs[1].n_train == runs[0].n_train == len(table.items) - runs[0].test.n_items
+    )  # val chooses, then is trained on
     tested = []
     for store in (plain, listed):
         dataset = load_dataset(store, group=group)
@@ -78,7 +81,7 @@ def test_the_test_is_that_of_fit(tmp_path, digits, seed, group):
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(0, 99), st.integers(20, 60), st.integers(1, 30))
-def test_images_that_are_added_move_none(tmp_path_factory, seed, n_before, n_added):
+def test_added_images_move_none_of_the_old_ones(tmp_path_factory, seed, n_before, n_added):
     root = tmp_path_factory.mktemp("s") / "photos"
     write_images(root, [f"{at % 2}/{at}.png" for at in range(n_before)])
     before = featx.split_source(root, options=SplitOptions(seed=seed))
@@ -88,7 +91,7 @@ def test_images_that_are_added_move_none(tmp_path_factory, seed, n_before, n_add
         assert read_splits(before).items() <= read_splits(after).items()
 
 
-def test_val_does_not_move_the_test_and_is_a_share_of_the_whole(tmp_path):
+def test_val_does_not_move_the_test_and_is_a_fraction_of_all(tmp_path):
     root = write_images(tmp_path / "photos", name_images(300))
     small, large = (
         featx.split_source(root, out=tmp_path / f"{val}.csv", options=SplitOptions(val_size=val)) for val in (0.1, 0.4)
@@ -100,7 +103,7 @@ def test_val_does_not_move_the_test_and_is_a_share_of_the_whole(tmp_path):
 
 
 @pytest.mark.parametrize(("val", "test"), [(0, 0.3), (0.3, 0)])
-def test_one_of_both_may_be_left_out(tmp_path, val, test):
+def test_val_or_test_may_be_left_out(tmp_path, val, test):
     root = write_images(tmp_path / "photos", name_images(20))
     counts = featx.split_source(root, options=SplitOptions(val_size=val, test_size=test)).count_splits()
     assert [bool(counts["val"]), bool(counts["test"])] == [bool(val), bool(test)]
@@ -112,7 +115,7 @@ def test_sizes_that_leave_nothing_are_refused(val, test):
         SplitOptions(val_size=val, test_size=test)
 
 
-def test_the_same_bytes_and_one_group_never_straddle(tmp_path):
+def test_identical_files_and_one_group_are_never_in_two_splits(tmp_path):
     names = [f"{label}/p{at // 5}-{at}{f'[{at % 9}]' if at % 4 == 0 else ''}.png" for label in "ab" for at in range(80)]
     root = write_images(tmp_path / "photos", names)
     alone = featx.split_source(root, out=tmp_path / "1.csv")
@@ -144,7 +147,7 @@ def test_a_tables_columns_and_root_are_read_and_the_new_one_needs_none(tmp_path)
     assert read.count_classes() == {"1": 20, "2": 20}
     assert read.count_groups() == 10
     assert {item.id.partition("/")[0] for item in read.items} == {"images"}
-    with pytest.raises(UsageError, match="is what is to be split"):
+    with pytest.raises(UsageError, match="is the source itself, which is never overwritten"):
         featx.split_source(manifest, out=tmp_path / "labels.csv", options=SplitOptions(force=True))
 
 
@@ -159,7 +162,7 @@ def test_paths_resolve_from_wherever_the_table_is(tmp_path):
     assert featx.embed(moved / "tables/new/t.csv", "colour", folder=tmp_path / "features").new == 16
 
 
-def test_the_folder_one_is_in_has_a_name(tmp_path, monkeypatch):
+def test_the_current_folder_has_a_name(tmp_path, monkeypatch):
     root = write_images(tmp_path / "photos", name_images(8))
     monkeypatch.chdir(root)
     assert featx.split_source(".").path == tmp_path / "photos-splits.csv"
@@ -192,8 +195,8 @@ def test_odd_names_come_back(tmp_path):
     assert all(read.reader.stat(item.id).size_bytes for item in read.items)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only here may names be any bytes")
-def test_names_that_are_no_utf8_come_back(tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows names of any bytes")
+def test_names_that_are_not_utf8_come_back(tmp_path):
     root = write_images(
         tmp_path / "photos", [f"{label}/b\udce4r{at}.png" for label in ("x", "\udcff") for at in range(9)]
     )
@@ -209,9 +212,9 @@ def test_labels_that_are_numbers_stay_what_they_are(tmp_path, labels):
 
 
 @pytest.mark.parametrize("labels", [("1", "1.0"), ("cat", "cat ")])
-def test_classes_that_a_table_would_join_are_refused(tmp_path, labels):
+def test_classes_that_would_be_the_same_in_a_table_are_refused(tmp_path, labels):
     root = write_images(tmp_path / "photos", [f"{label}/{at}.png" for label in labels for at in range(6)])
-    with pytest.raises(DataError, match="cannot tell the label"):
+    with pytest.raises(DataError, match=r"in a table, the label .* would be the same as"):
         featx.split_source(root)
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
@@ -221,12 +224,12 @@ def test_two_images_and_one_class(tmp_path):
     assert two.count_splits() == {"train": 2, "val": 0, "test": 0}
     assert "each of the classes 'a', 'b' has a single image or group, which is trained on and not tested" in two.notes
     one = featx.split_source(write_images(tmp_path / "one", [f"a/{at}.png" for at in range(30)]))
-    assert one.notes == ("there is one class only (a); a classifier needs at least two",)
+    assert one.notes == ("there is only one class (a); a classifier needs at least two",)
     assert all(one.count_splits().values())
     featx.split_source(write_images(tmp_path / "single", ["a/1.png"]))
 
 
-def test_what_cannot_be_read_is_listed_and_in_no_split(tmp_path):
+def test_unreadable_images_are_listed_without_a_split(tmp_path):
     root = write_images(tmp_path / "photos", name_images(10))
     (root / "a/page.jpg").write_bytes(b"<html></html>")
     (root / "b/empty.png").touch()
@@ -238,7 +241,7 @@ def test_what_cannot_be_read_is_listed_and_in_no_split(tmp_path):
     assert {Path(name).name for name, *_ in result.store.quarantine} == {"page.jpg", "empty.png"}
 
 
-def test_images_without_a_class_are_in_no_split(tmp_path):
+def test_images_without_a_class_have_no_split(tmp_path):
     root = write_images(tmp_path / "photos", [*name_images(10), "loose.png"])
     table = featx.split_source(root)
     assert {item.id: item.split for item in table.items}["loose.png"] == ""
@@ -247,7 +250,7 @@ def test_images_without_a_class_are_in_no_split(tmp_path):
         featx.split_source(write_images(tmp_path / "plain", ["1.png", "2.png"]))
 
 
-def test_a_source_with_splits_is_split_anew_only_when_asked(tmp_path):
+def test_a_source_with_splits_is_split_again_only_with_replace(tmp_path):
     names = [f"{split}/{label}/{at}.png" for split in ("train", "valid") for label in "ab" for at in range(20)]
     root = write_images(tmp_path / "photos", names)
     with pytest.raises(UsageError, match=r"has splits already \(train 40, val 40\).*--replace"):
@@ -262,7 +265,7 @@ def test_a_source_with_splits_is_split_anew_only_when_asked(tmp_path):
 def test_an_older_table_is_overwritten_only_by_force_and_another_file_never(tmp_path):
     root = write_images(tmp_path / "photos", name_images(10))
     first = featx.split_source(root).path.read_bytes()
-    with pytest.raises(UsageError, match="is there already; overwrite it with --force"):
+    with pytest.raises(UsageError, match="exists already; overwrite it with --force"):
         featx.split_source(root, options=SplitOptions(seed=3))
     assert (tmp_path / "photos-splits.csv").read_bytes() == first
     featx.split_source(root, options=SplitOptions(seed=3, force=True))
@@ -275,7 +278,7 @@ def test_an_older_table_is_overwritten_only_by_force_and_another_file_never(tmp_
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_file_that_appears_meanwhile_stays(tmp_path, force):
+def test_a_file_that_appears_while_reading_stays(tmp_path, force):
     root, mine = write_images(tmp_path / "photos", name_images(5)), tmp_path / "photos-splits.csv"
 
     def take_place(done, total):
@@ -283,13 +286,13 @@ def test_a_file_that_appears_meanwhile_stays(tmp_path, force):
             mine.write_text("precious work")
 
     with pytest.raises(UsageError, match="was not written by `featx split`"):
-        featx.split_source(root, options=SplitOptions(force=force, progress=take_place))
+        featx.split_source(root, options=SplitOptions(force=force, reporter=Recorder(take_place)))
     assert mine.read_text() == "precious work"
     assert not list(tmp_path.glob(".*.tmp"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
-def test_a_link_that_leads_nowhere_stays(tmp_path):
+def test_a_broken_link_stays(tmp_path):
     root, link = write_images(tmp_path / "photos", name_images(5)), tmp_path / "table.csv"
     link.symlink_to("unplugged/table.csv")
     with pytest.raises(UsageError, match="was not written by `featx split`"):
@@ -297,7 +300,7 @@ def test_a_link_that_leads_nowhere_stays(tmp_path):
     assert link.is_symlink()
 
 
-def test_an_archive_is_told_what_to_do(tmp_path):
+def test_an_archive_is_refused_with_advice(tmp_path):
     import zipfile
 
     write_images(tmp_path / "photos", name_images(4))
@@ -310,16 +313,16 @@ def test_an_archive_is_told_what_to_do(tmp_path):
 
 def test_a_table_that_cannot_be_written_is_an_error(tmp_path):
     root = write_images(tmp_path / "photos", name_images(4))
-    with pytest.raises(SourceError, match=r"cannot be written: .*; name another place with --out"):
+    with pytest.raises(SourceError, match=r"cannot be written: .*; name another path with --out"):
         featx.split_source(root, out=root / "a/0.png/t.csv")
     assert not list(root.rglob("*.tmp"))
 
 
 def test_progress_counts_files(tmp_path):
     root = write_images(tmp_path / "photos", name_images(5))
-    calls = []
-    featx.split_source(root, options=SplitOptions(progress=lambda *values: calls.append(values)))
-    assert calls == [(at, 10) for at in range(1, 11)]
+    reporter = Recorder()
+    featx.split_source(root, options=SplitOptions(reporter=reporter))
+    assert reporter.counts == [(at, 10) for at in range(1, 11)]
     assert json.dumps(read_folder(root).reading) == "{}"
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from featx.wording import format_bytes, format_count, format_seconds, to_printable
+from featx.wording import format_bytes, format_count, format_seconds, to_html, to_latex, to_markdown, to_printable
 
 
 def test_names_cannot_break_a_table():
@@ -17,3 +17,9 @@ def test_names_cannot_break_a_table():
 )
 def test_amounts_are_short(function, amounts):
     assert {amount: function(amount) for amount in amounts} == amounts
+
+
+def test_markup_is_escaped():
+    assert to_latex("a_1 & 50% [x]\n") == "a\\_1 \\& 50\\% {[}x{]}\\textbackslash{}n"
+    assert to_markdown("a|b_*") == "a\\|b\\_\\*"
+    assert to_html("<b a='1'>\x1b") == "&lt;b a=&#x27;1&#x27;&gt;\\x1b"

@@ -1,4 +1,4 @@
-"""What embeds: frozen networks that turn uint8 pixels into vectors."""
+"""Backbones: frozen networks that turn uint8 pixels into vectors."""
 
 from featx.backbones.loading import describe_layers, list_backbones, load_backbone, locate_backbone, parse_uri
 from featx.backbones.protocol import Backbone, BackboneRequest, LayerInfo, Output

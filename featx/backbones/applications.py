@@ -16,22 +16,22 @@ from pathlib import Path
 import numpy as np
 
 from featx.backbones.catalogue import APPLICATIONS, Application
-from featx.backbones.inspection import inspect_model, inspect_weights
 from featx.backbones.networks import KerasBackbone, make_backbone
 from featx.backbones.protocol import BackboneRequest
+from featx.backbones.untrusted_files import inspect_model, inspect_weights
 from featx.errors import BackboneError, WeightsError
 from featx.frameworks import keras
 
 #: Seed of `--weights none`.
 SEED = 0
 
-#: Constructor arguments that featx sets itself.
+#: Constructor arguments that only featx sets.
 RESERVED = {
     *("include_top", "weights", "input_tensor", "input_shape", "pooling"),
     *("classes", "classifier_activation", "include_preprocessing", "name"),
 }
 
-#: What networks may be computed in; all but the first change the numbers, so they are part of the uri.
+#: Supported precisions; all but the first change the numbers, so they are part of the uri.
 PRECISIONS = ("float32", "mixed_bfloat16", "mixed_float16")
 
 Argument = bool | int | float | str
@@ -44,12 +44,12 @@ def load_application(request: BackboneRequest) -> KerasBackbone:
     """Build a model of `keras.applications` and make it a backbone.
 
     Args:
-        request: `arguments` go to the model's constructor, but `precision`, which is one of `PRECISIONS`;
-            `weights` is `imagenet` (the default), `none` (random, seeded) or the path of a weights file.
+        request: `arguments` go to the model's constructor, except `precision`, which is one of
+            `PRECISIONS`; `weights` is `imagenet` (the default), `none` (random, seeded) or the path of a weights file.
 
     Raises:
         BackboneError: If the constructor refuses the arguments or the image size.
-        WeightsError: If the weights are missing or do not fit.
+        WeightsError: If the weights are missing or do not match the network.
     """
     application = APPLICATIONS[request.name]
     constructor = getattr(keras.applications, application.attribute)
@@ -64,12 +64,12 @@ def load_application(request: BackboneRequest) -> KerasBackbone:
 
     # Keras prints its download progress on stdout.
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
-        # MobileNets warn at most sizes that their weights are those of 224 px, as those of all others are.
+        # At most sizes, MobileNets warn that their weights are for 224 px. So are those of most other models.
         warnings.simplefilter("ignore", UserWarning)
         network, origin = _build_with_weights(build, weights, request, application)
     return make_backbone(
         network,
-        # Each value in one spelling, so that one network has one name.
+        # One spelling per value, so that a network has only one name.
         uri=dataclasses.replace(request, arguments={k: str(v).lower() for k, v in arguments.items()}).uri,
         weights=origin,
         source_file=str(Path(weights).expanduser().resolve()) if origin == "file" else "",
@@ -81,11 +81,11 @@ def load_application(request: BackboneRequest) -> KerasBackbone:
 
 
 def name_layers(network: keras.Model) -> list[str]:
-    """Name the layers of a model as if it were the first that its process built.
+    """Name the layers of a model as if it were the first model built in its process.
 
-    Keras numbers unnamed layers on from those of every model built before, so
-    `conv2d_95` means another layer in every process. The numbers of one model are
-    consecutive for each class, so subtracting the first one restores the fresh names.
+    Keras numbers unnamed layers across all models built so far, so `conv2d_95` is another layer in
+    each process. Within a model, the numbers of a class are consecutive, so subtracting the first
+    number restores the names of a fresh process.
 
     Returns:
         One name for each of `network.layers`, in their order.
@@ -110,12 +110,12 @@ def _snake_case(name: str) -> str:
 
 
 def _parse_arguments(request: BackboneRequest, constructor: Callable[..., keras.Model]) -> dict[str, Argument]:
-    """Read each argument as the type of its default; Keras has only numbers and truth values."""
+    """Read each argument as the type of its default; in Keras these are only numbers and booleans."""
     defaults = {n: p.default for n, p in inspect.signature(constructor).parameters.items() if n not in RESERVED}
     defaults["precision"] = PRECISIONS[0]
     unknown = sorted(set(request.arguments) - set(defaults))
     if unknown:
-        msg = f"{request.name} takes the arguments {', '.join(defaults)}, not {', '.join(unknown)}"
+        msg = f"{request.name} takes the arguments {', '.join(defaults)}; leave out {', '.join(unknown)}"
         raise BackboneError(msg)
     parsed: dict[str, Argument] = {}
     for name, text in request.arguments.items():
@@ -159,14 +159,14 @@ def _build(build: Callable[[str | None], keras.Model], preset: str | None, reque
     except Exception as error:
         if preset is None:
             raise
-        # Keras raises a bare Exception for a failed download, and h5py several types for a damaged file.
+        # Keras raises a bare Exception for a failed download; h5py raises several types for a damaged file.
         raise _explain_missing_weights(error, request) from error
 
 
 def _explain_missing_weights(error: Exception, request: BackboneRequest) -> WeightsError:
     folder = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser()
     if not os.access(folder, os.W_OK):
-        folder = Path(tempfile.gettempdir()) / ".keras"  # where Keras turns to if it cannot write to its own
+        folder = Path(tempfile.gettempdir()) / ".keras"  # where Keras looks if it cannot write to its own folder
     folder /= "models"
     match = re.search(r"URL fetch failure on (\S+?):? ", str(error))
     if match:
@@ -174,7 +174,7 @@ def _explain_missing_weights(error: Exception, request: BackboneRequest) -> Weig
         what = f"cannot be downloaded: put {name} into {folder}, where Keras looks for it"
     else:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        what = f"cannot be fetched into or read from {folder} ({reason}): delete a damaged file there"
+        what = f"cannot be downloaded to or read from {folder} ({reason}): delete a damaged file there"
     return WeightsError(
         f"the ImageNet weights of {request.uri} {what}, or pass a local file with --weights PATH "
         "(--weights none runs with random weights)"
@@ -183,7 +183,7 @@ def _explain_missing_weights(error: Exception, request: BackboneRequest) -> Weig
 
 @contextlib.contextmanager
 def _set_precision(policy: str) -> Iterator[None]:
-    """Build layers that compute in a precision; their parameters stay float32."""
+    """Build layers that compute in another precision; their parameters stay float32."""
     usual = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -194,7 +194,7 @@ def _set_precision(policy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _seed_initializers(seed: int) -> Iterator[None]:
-    """Make Keras's unseeded initializers draw from a known state, and restore the caller's."""
+    """Seed Keras's unseeded initializers, and restore the caller's random state afterwards."""
     state = random.getstate()
     random.seed(seed)
     try:
@@ -213,34 +213,34 @@ def _load_weights(network: keras.Model, path: Path, application: Application) ->
         else:
             inspect_weights(path, path.stat().st_size)
         network.load_weights(path)
-    except Exception as error:  # h5py and Keras raise many types on a file that does not fit
+    except Exception as error:  # h5py and Keras raise many types for a file that does not match
         reason = " ".join(str(error).split())[:200].rstrip(".")
         msg = (
-            f"{path} does not fit {application.attribute} without its classifier, for which Keras's own files end in "
-            f"notop.h5 or no_top.h5; name another file ({reason})"
+            f"{path} does not match {application.attribute} without its classifier ({reason}); use another file, such "
+            f"as those of Keras that end in notop.h5 or no_top.h5"
         )
         raise WeightsError(msg) from error
     if application.module == "efficientnet":
-        _mend_variance(network)
+        _fix_variance(network)
 
 
 def _unify_efficientnet(pretrained: keras.Model, plain: keras.Model) -> keras.Model:
-    """Move weights into the network without the layer that Keras adds only for them.
+    """Copy the weights into a network without the layer that Keras adds only for ImageNet weights.
 
-    So `featx layers` shows the layers that are there, and the same weights by name and from a file are one backbone.
+    Then the same weights, by name or from a file, have the same layers and are the same backbone.
     """
     plain.set_weights(pretrained.get_weights())
-    _mend_variance(plain)
+    _fix_variance(plain)
     return plain
 
 
-def _mend_variance(network: keras.Model) -> None:
-    """Make the published EfficientNet weights mean from a file what they mean by name.
+def _fix_variance(network: keras.Model) -> None:
+    """Make the published EfficientNet weights compute the same from a file as by name.
 
-    They were trained with pixels divided by ImageNet's deviation, but store that
-    deviation where Keras's Normalization keeps the variance, and takes its root.
-    Keras adds a layer for it only under `weights="imagenet"`; squaring the stored
-    value does the same (github.com/tensorflow/tensorflow/issues/49930).
+    They were trained with pixels divided by ImageNet's standard deviation, but the file has that
+    deviation where Keras's Normalization expects the variance and takes its root. Keras corrects
+    this by an extra layer, but only for `weights="imagenet"`. Squaring the stored value does the same
+    (github.com/tensorflow/tensorflow/issues/49930).
     """
     for layer in network.layers:
         if isinstance(layer, keras.layers.Normalization):

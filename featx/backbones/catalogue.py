@@ -1,8 +1,7 @@
-"""The models of `keras.applications`, known without importing Keras.
+"""The models of `keras.applications` and the built-in backbones, listed without importing Keras.
 
-Sizes are the inputs the published weights were trained at; dims and parameters
-are those of the network without its classifier, counted from the built models
-(Keras 3.15), which a test repeats.
+Sizes are those at which the published weights were trained. Dims and parameters are those of the
+network without its classifier, counted from the built models (Keras 3.15); a test repeats the count.
 """
 
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ class Application:
 
     Attributes:
         attribute: Its name in `keras.applications`.
-        module: The module there that has its `preprocess_input`.
+        module: The module of `keras.applications` with its `preprocess_input`.
         size_px: Height and width of the images it was trained on.
         dim: Channels of its last layer.
         parameters: Number of parameters without the classifier.
@@ -29,7 +28,7 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class BuiltIn:
-    """A backbone that featx brings itself: default size, width of the features, learnt parameters."""
+    """A backbone that featx computes itself: default size, width of the features, trained parameters."""
 
     size_px: int
     dim: int
@@ -38,7 +37,7 @@ class BuiltIn:
 
 BUILT_IN: dict[str, BuiltIn] = {"scattering": BuiltIn(32, 3472), "colour": BuiltIn(64, 240)}
 
-#: By lower-case name, as `--backbone` takes it.
+#: By name in lower case, as `--backbone` takes it.
 APPLICATIONS: dict[str, Application] = {
     application.attribute.lower(): application
     for application in (

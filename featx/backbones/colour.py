@@ -1,7 +1,7 @@
-"""Colours and where they are, in NumPy: the baseline that every network has to beat.
+"""Colours and their positions, computed with NumPy: the baseline that every network has to beat.
 
-It needs no framework, computes in exact integers, and so gives an image the same
-vector in every batch and on every machine.
+It needs no framework and counts in integers, so an image has the same vector in every batch and on
+every machine.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ BINS = 16
 _DEFAULT_SIDE_PX = 64
 _LAYER = "colour"
 _DIM = 3 * (CELLS**2 + BINS)
-#: Stands for the weights, of which there are none: change it when the numbers change.
+#: Digested in place of weights, which colour does not have: change it when the numbers change.
 _VERSION = f"colour 1: means of {CELLS}x{CELLS} cells, histograms of {BINS} bins"
 
 
@@ -41,7 +41,7 @@ class ColourBackbone:
 
         Returns:
             One float32 array `(n, 240)`: the means by row, column and channel, then the shares
-            of pixels by channel and bin; all in 0 to 1.
+            of pixels by channel and bin; all from 0 to 1.
         """
         check_images(images, self.height, self.width)
         n, pixels = len(images), self.height * self.width
@@ -54,23 +54,23 @@ class ColourBackbone:
 
 
 def load_colour(request: BackboneRequest) -> ColourBackbone:
-    """Build the colour backbone: `colour`, of 64x64 px unless another size is asked for.
+    """Build the colour backbone: `colour`, for images of 64x64 px unless the request has another size.
 
     Args:
-        request: It takes no arguments; its one layer is `colour`.
+        request: It must have no arguments; the only layer is `colour`.
 
     Raises:
-        BackboneError: If an argument, a pooling, weights or a size is asked for that it does not have.
-        UnknownNameError: If it has no such layer.
+        BackboneError: If the request has an argument, pooling, weights or size that is not supported.
+        UnknownNameError: If there is no such layer.
     """
     if request.arguments:
-        msg = f"colour takes no arguments, not {', '.join(sorted(request.arguments))}; known: none"
+        msg = f"colour takes no arguments; leave out {', '.join(sorted(request.arguments))}"
         raise BackboneError(msg)
     if request.weights not in {None, "computed"}:
         msg = f"the weights of colour are computed, not loaded; leave out --weights {request.weights}"
         raise WeightsError(msg)
     if request.pooling not in {None, "none"}:
-        msg = f"colour gives vectors, which pooling {request.pooling!r} cannot reduce; use none"
+        msg = f"colour returns vectors, which pooling {request.pooling!r} cannot reduce; use none"
         raise BackboneError(msg)
     for layer in request.layers:
         if layer not in {_LAYER, 0, -1}:

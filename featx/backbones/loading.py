@@ -1,4 +1,4 @@
-"""From a uri to a backbone: `inceptionv3`, `mobilenet?alpha=0.75`, `file:model.keras`, `scattering`."""
+"""Loading a backbone by its uri: `inceptionv3`, `mobilenet?alpha=0.75`, `file:model.keras`, `scattering`."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ import numpy as np
 
 from featx.backbones.catalogue import APPLICATIONS
 from featx.backbones.protocol import Backbone, BackboneRequest, LayerInfo
-from featx.errors import BackboneError, UsageError
+from featx.errors import BackboneError, UsageError, WeightsError
 from featx.registry import BACKBONES, list_names, make_unknown_name_error, resolve
-from featx.specs import BackboneSpec
+from featx.specs import BackboneSpec, ImageSpec
 
 _GROUP = "featx.backbones"
 
@@ -36,15 +36,15 @@ def load_backbone(
         image_size: Height and width in px; None for the network's own.
 
     Raises:
-        UnknownNameError: If nothing has that name.
-        BackboneError: If it cannot be built or cut as asked.
-        UsageError: If the pooling does not exist, the size is not positive, or `layers` is no list.
+        UnknownNameError: If there is no such backbone.
+        BackboneError: If it cannot be built or cut as requested.
+        UsageError: If the pooling does not exist, the size is not positive, or `layers` is not a list.
     """
     if isinstance(layers, str | int):
-        msg = f"layers is {layers!r}, and must be a list: layers=[{layers!r}]"
+        msg = f"layers is {layers!r}; it must be a list: layers=[{layers!r}]"
         raise UsageError(msg)
     if image_size is not None and np.shape(image_size) != (2,):
-        msg = f"image_size is {image_size!r}; give height and width, such as (224, 224)"
+        msg = f"image_size is {image_size!r}; it must be height and width, such as (224, 224)"
         raise UsageError(msg)
     height, width = image_size or (None, None)
     request = dataclasses.replace(
@@ -56,7 +56,7 @@ def load_backbone(
 
 
 def locate_backbone(spec: BackboneSpec, file: Path | None) -> tuple[str, str | None]:
-    """Say what to load for the backbone of a spec.
+    """Return what to load for the backbone of a spec.
 
     Args:
         spec: The backbone.
@@ -65,18 +65,42 @@ def locate_backbone(spec: BackboneSpec, file: Path | None) -> tuple[str, str | N
     Returns:
         The uri and the weights that `load_backbone` takes.
     """
-    if parse_uri(spec.uri).name.startswith("file:"):  # in any case, as a stranger may write `FILE:/path`
+    if parse_uri(spec.uri).name.startswith("file:"):  # in any case: an untrusted spec may have `FILE:/path`
         return f"file:{file}" + (f"?{spec.uri.partition('?')[2]}" if "?" in spec.uri else ""), None
     if spec.weights == "file":
         return spec.uri, str(file)
     return spec.uri, None if spec.weights == "computed" else spec.weights
 
 
-def describe_layers(uri: str, *, image_size: tuple[int, int] | None = None) -> tuple[LayerInfo, ...]:
-    """List the layers of a backbone; nothing is downloaded, since weights do not change them.
+def rebuild_backbone(spec: BackboneSpec, image: ImageSpec, file: Path | None) -> Backbone:
+    """Build the backbone that a spec describes, and check that its weights are the same.
+
+    Args:
+        spec: The backbone.
+        image: The size of its images.
+        file: The user's own network or weights, where the spec needs one.
 
     Raises:
-        UnknownNameError: If nothing has that name.
+        WeightsError: If the weights differ from those in the spec.
+        BackboneError: If it cannot be built.
+    """
+    uri, weights = locate_backbone(spec, file)
+    size = (image.height, image.width)
+    backbone = load_backbone(uri, layers=(spec.layer,), pooling=spec.pooling, weights=weights, image_size=size)
+    if backbone.weights_digest != spec.weights_digest:
+        msg = (
+            f"the weights of {spec.uri} differ from those that the features were made with (sha256 "
+            f"{backbone.weights_digest[:12]} here, {spec.weights_digest[:12]} then); restore those weights"
+        )
+        raise WeightsError(msg)
+    return backbone
+
+
+def describe_layers(uri: str, *, image_size: tuple[int, int] | None = None) -> tuple[LayerInfo, ...]:
+    """List the layers of a backbone, without downloading its weights.
+
+    Raises:
+        UnknownNameError: If there is no such backbone.
         BackboneError: If it cannot be built.
     """
     weights = "none" if parse_uri(uri).name in APPLICATIONS else None
@@ -87,7 +111,7 @@ def parse_uri(uri: str) -> BackboneRequest:
     """Split a uri into its name and arguments.
 
     Raises:
-        BackboneError: If what follows `?` is not `name=value` pairs joined by `&`.
+        BackboneError: If the part after `?` is not `name=value` pairs joined by `&`.
     """
     name, _, query = uri.partition("?")
     scheme, colon, path = name.partition(":")

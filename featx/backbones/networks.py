@@ -1,7 +1,7 @@
 """A frozen Keras network as a backbone: cut at layers, pooled, digested, run.
 
-Scaling and pooling become part of one graph that takes uint8 pixels, so that
-every runtime executes the same thing.
+Scaling and pooling are part of one graph that takes uint8 pixels, so every runtime executes the same
+operations.
 """
 
 import functools
@@ -26,7 +26,7 @@ from featx.registry import find_closest
 GEM_EXPONENT = 3.0
 GEM_FLOOR = 1e-6
 
-#: 100 times what the largest layer of `keras.applications` gives at 331 px.
+#: 100 times the largest output of a layer of `keras.applications` at 331 px.
 MAX_OUTPUT_BYTES = 2**31
 
 _MAP_RANK = 4
@@ -34,14 +34,14 @@ _MAP_RANK = 4
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a backbone is made of, for whoever trains it.
+    """The parts of a backbone, for training.
 
     Attributes:
-        trunk: The network from scaled images to a list of feature maps, one for each output.
-        scale: Turns float32 pixels of 0 to 255 into what the trunk takes; None where it does that itself.
+        trunk: The network from scaled images to a list of feature maps, one per output.
+        scale: Function that scales float32 pixels of 0 to 255 for the trunk; None if the trunk does so itself.
         layers: The layers of the network by name, in order.
-        operations: What it computes beside them, such as `x + y`, by names that are the same in every process.
-        network: The whole network, of which the trunk is what is before the cuts.
+        operations: Its operations that are not layers, such as `x + y`, by names that are the same in every process.
+        network: The whole network; the trunk is its part before the cuts.
     """
 
     trunk: keras.Model
@@ -51,7 +51,7 @@ class Parts:
     network: keras.Model
 
     def take_pixels(self, pixels: Any) -> Any:  # noqa: ANN401 - symbolic tensors of an untyped library
-        """Turn uint8 pixels into what the trunk takes."""
+        """Turn uint8 pixels into the input of the trunk."""
         if self.scale:
             return self.scale(ops.cast(pixels, "float32"))
         wanted = self.trunk.inputs[0].dtype
@@ -87,8 +87,8 @@ class KerasBackbone:
     def graph(self) -> Callable[[Any], Mapping[str, Any]]:
         """The network as one TensorFlow function: uint8 images in, `output_0`, `output_1`, ... out.
 
-        One trace with an open batch dimension: the last, smaller batch costs nothing. As a concrete function,
-        since TensorFlow takes the traces of several backbones for one function that is traced over and over.
+        It is traced once with an open batch dimension, so that a smaller last batch costs nothing. It is a concrete
+        function because TensorFlow mistakes the traces of several backbones for retracing of one function.
         """
         signature = tf.TensorSpec((None, self.height, self.width, 3), tf.uint8)
         concrete: Callable[[Any], Mapping[str, Any]] = tf.function(self._call, autograph=False).get_concrete_function(
@@ -103,7 +103,7 @@ class KerasBackbone:
 
     @functools.cached_property
     def precision(self) -> str:
-        """What its layers compute in: `float32`, or the first other type."""
+        """The type that its layers compute in: `float32`, or the first other type."""
         types = {layer.compute_dtype for layer in walk_operations(self.model) if hasattr(layer, "compute_dtype")}
         return next(iter(sorted(types - {"float32", "uint8", None})), "float32")
 
@@ -129,7 +129,7 @@ class KerasBackbone:
         return tuple(batch.reshape(len(images), -1) for batch in batches)
 
 
-def make_backbone(  # noqa: PLR0913 - one keyword for each thing that providers differ in
+def make_backbone(  # noqa: PLR0913 - one keyword for each difference between providers
     network: keras.Model,
     *,
     uri: str,
@@ -145,30 +145,30 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each thing that providers 
     """Cut a network at layers, pool each cut, and freeze the whole.
 
     Args:
-        network: Takes images `(n, height, width, 3)`.
+        network: A network that takes images `(n, height, width, 3)`.
         uri: Canonical name of the backbone.
         weights: `imagenet`, `none`, `computed` or `file`.
         layers: Names or indices of the layers to cut at, or names of `Parts.operations`; empty for the last layer.
         pooling: How to pool each cut; None for the default of its rank.
         default_pooling: Default for feature maps; `avg` if None.
-        scale: Turns float32 pixels of 0 to 255 into what the network takes; None
-            where the network does that itself.
-        names: Names of `network.layers`, where they differ from the layers' own.
-        size: Height and width of the images in px, where the network leaves them open.
+        scale: Function that scales float32 pixels of 0 to 255 for the network; None if the network does
+            so itself.
+        names: Names of `network.layers`, if they differ from those that the layers have.
+        size: Height and width of the images in px, if the network leaves them open.
         source_file: The user's file that the parameters came from, if any.
 
     Returns:
         The backbone, with one output per layer.
 
     Raises:
-        BackboneError: If a layer has no single output or one of `MAX_OUTPUT_BYTES` for an image, or the
-            pooling does not fit its rank.
+        BackboneError: If a layer has several outputs, or more than `MAX_OUTPUT_BYTES` for an image, or the
+            pooling does not suit its rank.
         UnknownNameError: If there is no such layer.
     """
     network = _fix_input(network, size)
     network.trainable = False
     _check_outputs(network)
-    title = f"file:{source_file}" if uri.startswith("file:") else uri  # what a user calls it
+    title = f"file:{source_file}" if uri.startswith("file:") else uri  # the name that users know
     known = list(names or (layer.name for layer in network.layers))
     named = dict(zip(known, network.layers, strict=True))
     operations = name_operations(network, known)
@@ -184,7 +184,7 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each thing that providers 
     pooled = [pool(m, p, cut) for cut, m, p in zip(cuts, maps, poolings, strict=True)]
     for cut, vector in zip(cuts, pooled, strict=True):
         if None in vector.shape[1:]:
-            msg = f"layer {cut!r} does not say how large its output is; choose another layer or pooling"
+            msg = f"the size of the output of layer {cut!r} is unknown; choose another layer or pooling"
             raise BackboneError(msg)
     outputs = tuple(
         Output(cut, how, int(np.prod(vector.shape[1:])), tuple(vector.shape[1:]))
@@ -203,9 +203,9 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each thing that providers 
 
 
 def choose_pooling(rank: int, default: str | None = None) -> str:
-    """Choose the pooling for an output of a rank, batch axis included.
+    """Choose the pooling for an output by its rank, which includes the batch axis.
 
-    Maps and token sequences are averaged (or pooled by `default`); vectors are kept.
+    Maps are pooled by `default` (`avg` if None), token sequences are averaged, vectors are kept.
     """
     if rank == _MAP_RANK:
         return default or "avg"
@@ -223,7 +223,7 @@ def digest_weights(network: keras.Model) -> str:
 
 
 def walk_operations(network: keras.Model) -> Iterator[keras.Operation]:
-    """List the operations of a network in order, with those of networks inside it instead of these."""
+    """Yield the operations of a network in order; a nested network is replaced by its own operations."""
     for operation in network.layers if isinstance(network, keras.Sequential) else network.operations:
         if isinstance(operation, keras.Model):
             yield from walk_operations(operation)
@@ -232,14 +232,14 @@ def walk_operations(network: keras.Model) -> Iterator[keras.Operation]:
 
 
 def name_operations(network: keras.Model, taken: Iterable[str]) -> dict[str, keras.Operation]:
-    """Name what a functional model computes beside its layers as if it were the first that its process built.
+    """Name the operations of a functional model as if it were the first model built in its process.
 
     Args:
         network: The model.
-        taken: Names that its layers have.
+        taken: The names of its layers.
 
     Returns:
-        The operations by name, in order.
+        The operations that are not layers by name, in order.
     """
     layers, used = {id(layer) for layer in network.layers}, set(taken)
     named: dict[str, keras.Operation] = {}
@@ -255,14 +255,14 @@ def name_operations(network: keras.Model, taken: Iterable[str]) -> dict[str, ker
 
 
 def copy_weights(source: keras.Operation, copy: keras.Operation) -> None:
-    """Give a copy of a layer or network its weights, those of layers inside it by their names."""
+    """Copy the weights of a layer or network to its copy; layers inside are matched by name."""
     if isinstance(source, keras.Sequential) or hasattr(source, "operations"):
         for layer in (one for one in source.layers if one.weights):
             copy_weights(layer, copy.get_layer(layer.name))
     elif getattr(source, "weights", ()):
         copy.set_weights(source.get_weights())
     if isinstance(copy, keras.layers.Normalization) and copy.weights:
-        copy.finalize_state()  # what it computes with are not its weights, but was made of them
+        copy.finalize_state()  # it computes with values derived from its weights
 
 
 def _check_outputs(network: keras.Model) -> None:
@@ -272,7 +272,7 @@ def _check_outputs(network: keras.Model) -> None:
             size_bytes = 4 * math.prod(side or 1 for side in getattr(output, "shape", ()))
             if size_bytes > MAX_OUTPUT_BYTES:
                 msg = (
-                    f"layer {operation.name!r} gives {size_bytes / 2**30:,.1f} GiB for one image, and the limit is "
+                    f"layer {operation.name!r} outputs {size_bytes / 2**30:,.1f} GiB for one image; the limit is "
                     f"{MAX_OUTPUT_BYTES / 2**30:g} GiB; choose smaller images or another network"
                 )
                 raise BackboneError(msg)
@@ -281,8 +281,8 @@ def _check_outputs(network: keras.Model) -> None:
 def _fix_input(network: keras.Model, size: tuple[int, int] | None) -> keras.Model:
     """Make a network functional, for any number of images of one size.
 
-    A loaded `Sequential` has no `input`, and one that was built by calling it keeps that call's
-    number of images. Sizes are fixed so that every layer knows the shape of its output.
+    A loaded `Sequential` has no `input`, and one that was built by a call keeps the batch size of that
+    call. Sizes are fixed so that every layer knows the shape of its output.
     """
     given = network.inputs[0]
     shape = (*(size or given.shape[1:3]), 3)
@@ -300,7 +300,7 @@ def _fix_input(network: keras.Model, size: tuple[int, int] | None) -> keras.Mode
 
 def _find_layer(layer: str | int, known: list[str], operations: Collection[str], title: str) -> str:
     if not isinstance(layer, str):
-        index = operator.index(layer)  # NumPy's integers too, which a parameter grid may hold
+        index = operator.index(layer)  # also NumPy's integers, which a parameter grid may hold
         if -len(known) <= index < len(known):
             return known[index]
         msg = f"{title} has {len(known)} layers; there is no layer {index}. `featx layers {title}` lists them"
@@ -314,10 +314,10 @@ def _find_layer(layer: str | int, known: list[str], operations: Collection[str],
 
 
 def find_output(layer: keras.Operation) -> Any:  # noqa: ANN401 - a symbolic tensor of an untyped library
-    """Find what a layer gives within its network, or None if that is not one tensor.
+    """Find the output of a layer within its network; None if it is not a single tensor.
 
-    The `output` of a model that serves as a layer is that of its own graph, which is not connected
-    to the network's; the base class knows where the model was called.
+    A model that is used as a layer has an `output` in its own graph, which is not connected to that of
+    the network. The base class knows where the model was called.
     """
     output = keras.Operation.output.fget(layer)
     return None if isinstance(output, list | tuple | dict) else output
@@ -335,16 +335,16 @@ def pool(feature_map: Any, pooling: str, layer: str) -> Any:  # noqa: ANN401 - s
     """Pool a feature map, in float32.
 
     Raises:
-        BackboneError: If a vector is to be reduced.
+        BackboneError: If the layer returns vectors, which cannot be reduced.
     """
-    feature_map = ops.cast(feature_map, "float32")  # a mean in half precision would lose digits
+    feature_map = ops.cast(feature_map, "float32")  # a mean in half precision loses digits
     if pooling == "none":
         return feature_map
     if pooling == "flatten":
         return ops.reshape(feature_map, (-1, int(np.prod(feature_map.shape[1:]))))
     axes = tuple(range(1, len(feature_map.shape) - 1))
     if not axes:
-        msg = f"layer {layer!r} gives vectors, which pooling {pooling!r} cannot reduce; use none"
+        msg = f"layer {layer!r} returns vectors, which pooling {pooling!r} cannot reduce; use none"
         raise BackboneError(msg)
     if pooling == "gem":
         powered = ops.power(ops.maximum(feature_map, GEM_FLOOR), GEM_EXPONENT)

@@ -1,7 +1,7 @@
-"""OpenVINO as what runs a Keras network: the same graph, several times as fast on a CPU.
+"""The OpenVINO runtime: runs the graph of a Keras network, several times as fast on a CPU.
 
-The graph is converted in this process and in float32; nothing is quantised. Each core gets
-a stream of its own, so that no core waits for another one within a layer.
+The graph is converted in this process, in float32 and without quantisation. Each core has its own
+stream, so that no core waits for another within a layer.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from featx.backbones.protocol import Features, UInt8Images, check_images, embed_
 from featx.errors import BackboneError
 from featx.options import count_cores
 
-# OpenVINO reports its import to its makers unless their module cannot be imported.
+# OpenVINO reports its import to its makers unless this module cannot be imported.
 _telemetry = sys.modules.get("openvino_telemetry")
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 try:
@@ -48,9 +48,9 @@ class OpenVino:
 
     name = "openvino"
     is_on_gpu = False
-    #: Measured on two cores: two images are within 5 % of the best for networks of all sizes, while of 8 on,
-    #: feature maps may leave the cache. Where many cores share Python's lock, larger batches take it less often.
-    batch_sizes = (2, 8)
+    #: Measured on two cores: batches of 2 are within 5 % of the best for networks of all sizes; from 8 on, feature
+    #: maps may exceed the cache. With many cores, larger batches take Python's lock less often.
+    batch_sizes: tuple[int, ...] = (2, 8)
 
     def __init__(self, network: Any) -> None:  # noqa: ANN401 - a KerasBackbone, which this module cannot import
         self._shape = (network.height, network.width, 3)
@@ -64,7 +64,7 @@ class OpenVino:
         self.fix_batch_size(self.batch_sizes[0])
 
     def fix_batch_size(self, size: int) -> None:
-        """Compile for batches of a size: with an open one, some networks take half as long again.
+        """Compile for a fixed batch size: with an open batch size, some networks take 1.5 times as long.
 
         Raises:
             MemoryError: If there is not enough memory.
@@ -77,7 +77,7 @@ class OpenVino:
             fixed = self._network.clone()
             fixed.reshape([size, *self._shape])
             compiled = _start().compile_model(fixed, "CPU", _choose_settings())
-            # One more than there are streams, so that none waits while results are copied.
+            # One more than the number of streams, so that no stream waits while results are copied.
             parallel = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
             for _ in range(parallel):
                 requests.put(compiled.create_infer_request())
@@ -88,7 +88,7 @@ class OpenVino:
 
         Raises:
             MemoryError: If there is not enough memory.
-            BackboneError: If OpenVINO fails otherwise.
+            BackboneError: If OpenVINO fails for another reason.
         """
         height, width, _ = self._shape
         check_images(images, height, width)
@@ -101,7 +101,7 @@ class OpenVino:
         request = requests.get()
         try:
             with _translate_errors(self._uri):
-                # Not `infer`, which runs in the caller's thread, without the stream's flushing of denormal numbers.
+                # Not `infer`: it runs in the caller's thread, which does not flush denormal numbers as a stream does.
                 request.start_async([np.ascontiguousarray(images)], share_inputs=True)
                 request.wait()
                 return tuple(
@@ -113,7 +113,7 @@ class OpenVino:
 
 
 @functools.cache
-def _start() -> Any:  # noqa: ANN401 - OpenVINO has no types that mypy reads
+def _start() -> Any:  # noqa: ANN401 - OpenVINO has no types for mypy
     return openvino.Core()
 
 
@@ -122,17 +122,17 @@ def _choose_settings() -> dict[str, Any]:
         "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 on processors that have it
         "PERFORMANCE_HINT": "THROUGHPUT",
         "INFERENCE_NUM_THREADS": count_cores(),
-        "ENABLE_CPU_PINNING": False,  # decoding shares the cores: 6 % more images in all than with pinned streams
+        "ENABLE_CPU_PINNING": False,  # decoding shares the cores: 6 % more images/s than with pinned streams
     }
 
 
 def _convert(network: Any) -> Any:  # noqa: ANN401 - as above
-    """Convert the graph, with the outputs in the network's order and no others.
+    """Convert the graph, with only the outputs of the network, in its order.
 
-    Of a function whose outputs have no names, the converter also keeps what only training would use (a second
-    output of each swish), and with it a change of layout before and after: EfficientNetB0 then takes 1.8 times as long.
+    If the outputs have no names, the converter also keeps outputs that only training uses (a second one per swish)
+    and a change of layout before and after each. EfficientNetB0 then takes 1.8 times as long.
     """
-    # In a thread, since OpenVINO takes an interrupt (Ctrl-C), which Python raises in the main thread, for a failure.
+    # In a thread, since Python raises an interrupt (Ctrl-C) in the main thread, where OpenVINO takes it for a failure.
     with _keep_logging(), ThreadPoolExecutor(1, thread_name_prefix="featx-conversion") as pool:
         model = pool.submit(openvino.convert_model, network.graph).result()
     outputs = [model.output(f"output_{number}") for number in range(len(network.outputs))]
@@ -141,7 +141,7 @@ def _convert(network: Any) -> Any:  # noqa: ANN401 - as above
 
 @contextlib.contextmanager
 def _keep_logging() -> Iterator[None]:
-    """Undo what a conversion that fails leaves behind: a root logger that lets no warning through."""
+    """Restore the root logger, which a failed conversion leaves in a state that drops warnings."""
     root = logging.getLogger()
     level, filters, handlers = root.level, root.filters[:], root.handlers[:]
     try:
@@ -153,11 +153,11 @@ def _keep_logging() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _translate_errors(uri: str) -> Iterator[None]:
-    """Turn whatever OpenVINO raises, which is of many types, into one of two.
+    """Turn the many types of errors that OpenVINO raises into two.
 
     Raises:
         MemoryError: If there is not enough memory.
-        BackboneError: If it is anything else.
+        BackboneError: For every other error.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What a backbone is, and what is asked of its provider."""
+"""The protocol of a backbone, and the request to its provider."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,13 +17,13 @@ Features = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One cut of a network.
+    """One output of a network: a layer at which it is cut, and the pooling there.
 
     Attributes:
         layer: Name of the layer, as in a freshly built model.
         pooling: How its feature map becomes a vector.
         dim: Width of the vector.
-        feature_shape: Shape of one item before it was flattened into the vector:
+        feature_shape: Shape of one item before flattening:
             `(height, width, channels)` for an unpooled map, else `(dim,)`.
     """
 
@@ -69,10 +69,10 @@ class Backbone(Protocol):
         weights_digest: sha256 over its parameters, in hexadecimal.
         height: Rows of the images it takes, in px.
         width: Columns of the images it takes, in px.
-        outputs: What one forward pass gives, in the order of `embed`'s result.
-        layers: Every layer at which it could be cut.
-        source_file: The user's file that its parameters came from; empty if it can be
-            built again from its uri alone.
+        outputs: The outputs of a forward pass, in the order of `embed`'s result.
+        layers: Every layer at which it can be cut.
+        source_file: The user's file that its parameters came from; empty if its uri is enough to
+            build it again.
     """
 
     @property
@@ -103,14 +103,14 @@ class Backbone(Protocol):
             images of the batch.
 
         Raises:
-            BackboneError: If dtype or shape differ from the above.
+            BackboneError: If dtype or shape are different.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class BackboneRequest:
-    """What a provider is asked to build.
+    """A request to a provider to build a backbone.
 
     Attributes:
         name: The uri without its arguments.
@@ -134,7 +134,7 @@ class BackboneRequest:
     width: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no provider could build."""
+        """Refuse values that no provider supports."""
         if self.pooling not in {None, *POOLINGS}:
             msg = f"there is no pooling called {self.pooling!r}; known: {', '.join(POOLINGS)}"
             raise UsageError(msg)
@@ -153,12 +153,12 @@ def check_images(images: UInt8Images, height: int, width: int) -> None:
     """Refuse a batch that is not uint8 RGB of the given size.
 
     Raises:
-        BackboneError: If dtype or shape do not fit; the message names both.
+        BackboneError: If dtype or shape are different; the message names both.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1:] != (height, width, 3):  # noqa: PLR2004 - n, h, w, c
         msg = (
             f"this backbone takes uint8 images of shape (n, {height}, {width}, 3), got {images.dtype} of shape "
-            f"{images.shape}; decode them with featx.decode, which resizes and never scales the values"
+            f"{images.shape}; decode them with featx.decode, which resizes them and does not scale the values"
         )
         raise BackboneError(msg)
 
@@ -166,12 +166,12 @@ def check_images(images: UInt8Images, height: int, width: int) -> None:
 def embed_in_pieces(
     run: Callable[[UInt8Images], tuple[Features, ...]], images: UInt8Images, size: int
 ) -> tuple[Features, ...]:
-    """Embed images by a network that takes batches of one size only: cut, fill up the last piece, join.
+    """Embed images with a network that takes batches of one size only: split, pad the last piece, join.
 
     Args:
-        run: Embeds exactly `size` images.
+        run: Function that embeds exactly `size` images.
         images: uint8 RGB `(n, height, width, 3)`, at least one.
-        size: Images of one piece; the last one is filled up by repeating an image, so that nothing is compiled for it.
+        size: Images per piece; the last piece is padded by repeating an image, so that nothing is compiled for it.
 
     Returns:
         For each output, float32 `(n, dim)`.

@@ -1,4 +1,4 @@
-"""Running a backbone for a user: the runtime chosen, compared with Keras, kept busy, and given what fits the memory."""
+"""Running a backbone: choose the runtime, compare it with Keras, keep it busy, and fit batches into the memory."""
 
 import contextlib
 import itertools
@@ -17,31 +17,28 @@ from featx.errors import BackboneError, MissingExtraError, UsageError
 from featx.measuring import INFER, Timing
 from featx.options import EmbedOptions
 from featx.prefetching import prefetch
-from featx.registry import RUNTIMES, resolve
 
-# Each size is tried so often for so long; the best time counts, since a busy machine only adds to it.
+# How often and how long each batch size is tried. The best time counts, since other load only adds to it.
 _TRIALS = 3
 _TRIAL_SECONDS = 0.15
 
-_GROUP = "featx.runtimes"
-
-#: What was converted in this process already; it takes 1 to 2 seconds.
+#: Runtimes of the networks converted in this process; a conversion takes 1 to 2 seconds.
 _converted: "weakref.WeakKeyDictionary[Backbone, Runtime]" = weakref.WeakKeyDictionary()
 
-#: Networks that nothing but Keras runs in this process, since something else failed or differed; with the difference.
+#: Networks that only Keras runs in this process, since the other runtime failed or differed; with the difference.
 _refused: "weakref.WeakKeyDictionary[Backbone, float]" = weakref.WeakKeyDictionary()
 
 logger = logging.getLogger(__name__)
 
 
 class Runtime(Protocol):
-    """What runs a network.
+    """The protocol of a runtime, which runs a network.
 
     Attributes:
         name: `keras`, `openvino`, or `numpy` for a backbone without a network.
-        is_on_gpu: Whether it computes on another device than this process.
-        batch_sizes: Sizes worth trying, the usual one first.
-        parallel: Batches under way at one time that keep the machine busy.
+        is_on_gpu: Whether it computes on a GPU.
+        batch_sizes: Batch sizes worth trying, the usual one first.
+        parallel: Number of concurrent batches that keep the machine busy.
     """
 
     name: str
@@ -50,7 +47,7 @@ class Runtime(Protocol):
     parallel: int
 
     def fix_batch_size(self, size: int) -> None:
-        """Get ready for batches of a size; `embed` still takes any number."""
+        """Prepare for batches of one size; `embed` still takes any number of images."""
         ...
 
     def embed(self, images: UInt8Images) -> tuple[Features, ...]:
@@ -59,19 +56,19 @@ class Runtime(Protocol):
 
 
 class Native:
-    """A backbone as it runs by itself; a `Runtime`."""
+    """The backbone's own `embed`; a `Runtime`."""
 
     def __init__(self, network: Backbone) -> None:
         self._network = network
         self.name = "keras" if hasattr(network, "model") else "numpy"
         self.is_on_gpu = bool(getattr(network, "is_on_gpu", False))
         self.batch_sizes: tuple[int, ...] = (64, 16, 256) if self.is_on_gpu else (32,)
-        # On a GPU, the next batch is copied to it while it computes; on a CPU, TensorFlow uses all cores.
+        # A GPU receives the next batch while it computes; on a CPU, TensorFlow uses all cores for one batch.
         self.parallel = 2 if self.is_on_gpu else 1
         self._size = self.batch_sizes[0]
 
     def fix_batch_size(self, size: int) -> None:
-        """Cut larger batches to this size; on a GPU also fill up smaller ones, since each size is tuned anew there."""
+        """Split larger batches to this size; on a GPU also pad smaller ones, which tunes each size separately."""
         self._size = size
 
     def embed(self, images: UInt8Images) -> tuple[Features, ...]:
@@ -85,16 +82,16 @@ class Native:
 
 
 def choose_runtime(network: Backbone, name: str) -> Runtime:
-    """Choose what runs a network: one that is asked for by name, or the fastest.
+    """Choose the runtime of a network: the one that is named, or the fastest.
 
     Args:
         network: The backbone.
         name: `keras`, `openvino`, or `auto`: Keras on a GPU and for reduced precision, else OpenVINO, else Keras.
 
     Raises:
-        UsageError: If it is asked for by name and cannot run such a backbone.
-        MissingExtraError: If it is asked for by name and is not installed.
-        BackboneError: If it is asked for by name and cannot run this network.
+        UsageError: If the named runtime does not support such a backbone.
+        MissingExtraError: If the named runtime is not installed.
+        BackboneError: If the named runtime cannot run this network.
     """
     native = Native(network)
     refusal = _find_refusal(network, native)
@@ -114,12 +111,12 @@ def choose_runtime(network: Backbone, name: str) -> Runtime:
 
 
 def refuse_runtime(network: Backbone, drift: float = 0.0) -> None:
-    """Leave a network to Keras for the rest of the process, so that it is tried, and said, once."""
+    """Let only Keras run a network for the rest of the process, so that the failure occurs, and is reported, once."""
     _refused[network] = drift
 
 
 def get_refused_drift(network: Backbone) -> float:
-    """Return by how much a runtime differed that is not used any more; 0 if there is none."""
+    """Return the difference of a runtime that was refused for a network; 0 if none was."""
     return _refused.get(network, 0.0)
 
 
@@ -127,24 +124,26 @@ def _find_refusal(network: Backbone, native: Native) -> str:
     if native.name != "keras":
         return "is computed in NumPy"
     precision = getattr(network, "precision", "float32")
-    return "" if precision == "float32" else f"is computed in {precision}, which only Keras does"
+    return "" if precision == "float32" else f"is computed in {precision}, which only Keras supports"
 
 
 def _make_openvino(network: Backbone) -> Runtime:
     if network not in _converted:
         try:
-            _converted[network] = resolve("runtime", "openvino", RUNTIMES, _GROUP)(network)
+            from featx.backbones.openvino import OpenVino
+
+            _converted[network] = OpenVino(network)
         except MemoryError as error:
-            msg = f"OpenVINO needs more memory for {network.uri} than there is ({error}); run it with --runtime keras"
+            msg = f"not enough memory to run {network.uri} with OpenVINO ({error}); run it with --runtime keras"
             raise BackboneError(msg) from error
-        except (ImportError, OSError, RuntimeError) as error:  # OpenVINO or a library it needs is missing or odd
-            msg = f"OpenVINO is not installed or does not load here ({error}); pip install openvino, or --runtime keras"
+        except (ImportError, OSError, RuntimeError) as error:  # OpenVINO or one of its libraries is missing or broken
+            msg = f"OpenVINO is not installed or broken ({error}); run pip install openvino, or use --runtime keras"
             raise MissingExtraError(msg) from error
     return _converted[network]
 
 
 def measure_rate(runtime: Runtime, size: int, shape: tuple[int, ...]) -> float:
-    """Measure the images per second of a runtime with one batch size; 0 if such a batch does not fit."""
+    """Measure the images per second of a runtime at one batch size; 0 if there is not enough memory for it."""
     images = np.random.default_rng(0).integers(0, 256, (size, *shape), dtype=np.uint8)
     try:
         runtime.fix_batch_size(size)
@@ -155,7 +154,7 @@ def measure_rate(runtime: Runtime, size: int, shape: tuple[int, ...]) -> float:
 
 
 def _time_batches(runtime: Runtime, images: UInt8Images, least_seconds: float) -> float:
-    """Return the images per second of as many batches as take so long, at least one for each that may be under way."""
+    """Return the images per second over at least so many seconds, and at least `parallel` batches."""
     count, started = 0, time.perf_counter()
 
     def go_on() -> Iterator[UInt8Images]:
@@ -170,14 +169,14 @@ def _time_batches(runtime: Runtime, images: UInt8Images, least_seconds: float) -
 
 
 def measure_runtime_drift(expected: Sequence[Features], found: Sequence[Features]) -> float:
-    """Measure how far two runtimes differ: the norm of the difference over that of the features, of the worst image.
+    """Measure the difference of two runtimes: its norm over that of the features, for the worst image.
 
-    Norms, because single values of a feature map that cancel out differ by up to 1e-3 between any two ways to add
-    in float32, while the map as a whole does not. Values that are the same count as 0, also where they are
-    not finite; where only one is not finite the result is inf.
+    Norms are used because single values of a feature map near zero differ by up to 1e-3 between any two orders of
+    addition in float32, while the map as a whole does not. Equal values count as 0, also if they are not finite;
+    if only one of two values is finite, the result is inf.
 
     Args:
-        expected: Of each output, float32 `(n, dim)`.
+        expected: For each output, float32 `(n, dim)`.
         found: The same from the other runtime.
     """
     worst = 0.0
@@ -191,41 +190,41 @@ def measure_runtime_drift(expected: Sequence[Features], found: Sequence[Features
     return worst
 
 
-#: The largest difference from Keras that a runtime may have, as a share of an image's features. Those measured are
-#: below 1e-5 for pooled features, up to 3e-5 for whole maps; an operation that is done otherwise gives above 1e-2.
+#: The largest difference from Keras that a runtime may have, as a share of the norm of an image's features. Measured:
+#: below 1e-5 for pooled features, up to 3e-5 for whole maps, above 1e-2 if an operation is computed differently.
 MAX_RUNTIME_DRIFT = 1e-4
 
-#: With fewer images than that, trying out batch sizes takes longer than the best one saves.
+#: With fewer images than this, trying batch sizes takes longer than the best one saves.
 PROBED_IMAGES = 5000
 
-# Of a large first batch, so many images are compared.
+# At most so many images of the first batch are compared.
 _COMPARED = 32
 
-# A batch ends after so many names, also where few of them bring an image.
+# A batch ends after so many items, even if few of them have an image.
 _LONGEST = 256
 
-# A size that is not this much faster than the usual one is not worth another rounding of the last digits.
+# A batch size that is not faster by this factor is not worth other roundings of the last digits.
 _WORTHWHILE = 1.1
 
 Key = TypeVar("Key")
 
 
 class Runner:
-    """Runs a backbone by the runtime that the options ask for.
+    """Runs a backbone with the runtime that the options name.
 
     Nothing is converted or compiled before there is an image to embed, or one is expected.
 
     Args:
-        network: The backbone, which is also what another runtime is compared with.
-        options: Of these, the runtime and the batch size.
-        expected: How many items there will be at most; 0 if that is not known. Decides whether batch sizes are tried
-            out, and limits them.
-        few: With fewer images than this, `auto` converts nothing.
-        views: Images of each item, which `stream` puts into one row.
+        network: The backbone; other runtimes are compared with it.
+        options: Their runtime and batch size are used.
+        expected: The largest number of items; 0 if unknown. It decides whether batch sizes are tried, and limits
+            them.
+        few: With fewer images than this, `auto` does not convert the network.
+        views: Images per item, which `stream` puts into one row.
 
     Attributes:
-        drift: Largest difference from Keras on the first batch (see `measure_runtime_drift`); 0 if nothing but
-            Keras was tried, above `MAX_RUNTIME_DRIFT` if the other runtime was refused.
+        drift: Largest difference from Keras on the first batch (see `measure_runtime_drift`); 0 if only Keras was
+            tried, above `MAX_RUNTIME_DRIFT` if the other runtime was refused.
     """
 
     def __init__(
@@ -250,12 +249,12 @@ class Runner:
 
     @property
     def name(self) -> str:
-        """Name of the runtime that ran the network; empty if there was nothing to run."""
+        """Name of the runtime that ran the network; empty if nothing was run."""
         return self._runtime.name if self._runtime else ""
 
     @property
     def batch_size(self) -> int:
-        """Images per forward pass; the first look at it chooses the runtime, and may try out sizes."""
+        """Images per forward pass; the first access chooses the runtime, and may try sizes."""
         self.prepare()
         return self._size
 
@@ -263,9 +262,9 @@ class Runner:
         """Choose the runtime, convert the network for it, and choose the batch size.
 
         Raises:
-            UsageError: If the runtime that was asked for cannot run such a backbone.
-            MissingExtraError: If it is not installed.
-            BackboneError: If it cannot run this network.
+            UsageError: If the named runtime does not support such a backbone.
+            MissingExtraError: If the named runtime is not installed.
+            BackboneError: If the named runtime cannot run this network.
         """
         return self._runtime or self._set_runtime(self._choose_runtime())
 
@@ -277,7 +276,7 @@ class Runner:
 
     def _set_runtime(self, runtime: Runtime) -> Runtime:
         size = self._options.batch_size or self._choose_batch_size(runtime)
-        # A batch that can never be full would be filled up, and take memory and time.
+        # A batch that can never be full would be padded, which takes memory and time.
         self._fix_batch_size(runtime, min(size, self._expected) if self._expected else size)
         self._runtime = runtime
         return runtime
@@ -293,7 +292,7 @@ class Runner:
         return best if rates[best] >= _WORTHWHILE * rates[usual] else usual
 
     def _fix_batch_size(self, runtime: Runtime, size: int) -> None:
-        """Fix the batch size, or the largest half of it that fits into the memory."""
+        """Fix the batch size, and halve it until it fits into the memory."""
         while True:
             try:
                 runtime.fix_batch_size(size)
@@ -306,11 +305,11 @@ class Runner:
     def _halve(self, size: int, error: MemoryError) -> int:
         if size == 1:
             msg = (
-                f"one image does not fit into the memory for {self._network.uri}: "
+                f"not enough memory to run {self._network.uri} on one image: "
                 f"{' '.join(str(error).split())[:200]}; choose a smaller --image-size or network"
             )
             raise BackboneError(msg) from error
-        logger.warning("batches of %d do not fit into the memory; going on with %d", size, size // 2)
+        logger.warning("batches of %d do not fit into the memory; continuing with %d", size, size // 2)
         return size // 2
 
     def stream(
@@ -319,16 +318,16 @@ class Runner:
         """Embed images in batches, several at a time, in order.
 
         Args:
-            images: Anything that tells an image, and the image, uint8 RGB `(height, width, 3)`, or with several
-                views `(views, height, width, 3)`; None if there is none.
-            timing: What the network's time is added to.
+            images: Pairs of a key and an image, uint8 RGB `(height, width, 3)`, or with several views
+                `(views, height, width, 3)`; None if there is no image.
+            timing: The timing to which the time of the network is added.
 
         Yields:
-            What tells the images of a batch, and the features of those that there are, one matrix
-            `(n, views * dim)` per output: the rows of an image's views behind each other.
+            The keys of a batch, and the features of those with an image: one matrix `(n, views * dim)` per
+            output, with the views of an image one after the other.
 
         Raises:
-            FeatxError: As `prepare`, and if one image alone does not fit into the memory.
+            FeatxError: As `prepare`, and if there is not enough memory for a single image.
         """
         if self._views == 1:
             yield from self._stream(images, timing)
@@ -341,7 +340,7 @@ class Runner:
     ) -> Generator[tuple[list[Key], tuple[Features, ...]]]:
         self._timing = timing or self._timing
         if self._expected:
-            self.prepare()  # before threads decode, since it measures and keeps Python's lock
+            self.prepare()  # before threads decode, since it measures time and holds Python's lock
         batches = self._gather(images)
         for keys, pixels in batches:
             yield keys, self._embed_first(np.stack(pixels)) if pixels else self._make_empty()
@@ -359,7 +358,7 @@ class Runner:
     def _gather(
         self, images: Iterable[tuple[Key, NDArray[np.uint8] | None]]
     ) -> Iterator[tuple[list[Key], list[NDArray[np.uint8]]]]:
-        """Gather batches of the size that fits at the moment."""
+        """Gather batches of the current size."""
         keys: list[Key] = []
         pixels: list[NDArray[np.uint8]] = []
         for key, image in images:
@@ -373,10 +372,10 @@ class Runner:
             yield keys, pixels
 
     def embed(self, images: UInt8Images) -> tuple[Features, ...]:
-        """Embed images, in halves where they do not fit into the memory; see `Backbone.embed`.
+        """Embed images, in halves if they do not fit into the memory; see `Backbone.embed`.
 
         Raises:
-            BackboneError: If one image alone does not fit.
+            BackboneError: If there is not enough memory for a single image.
         """
         runtime = self.prepare()
         while True:
@@ -394,10 +393,10 @@ class Runner:
         return tuple(np.empty((0, output.dim), np.float32) for output in self._network.outputs)
 
     def _embed_first(self, images: UInt8Images) -> tuple[Features, ...]:
-        """Embed the first images, and go on without the runtime if the backbone itself gives other features for them.
+        """Embed the first images, and continue with the backbone itself if the runtime returns other features.
 
         Raises:
-            BackboneError: If the runtime was asked for by name.
+            BackboneError: If the options name the runtime.
         """
         runtime = self.prepare()
         if isinstance(runtime, Native):
@@ -417,7 +416,7 @@ class Runner:
         return self.embed(images)
 
     def _compare(self, images: UInt8Images, found: tuple[Features, ...]) -> float:
-        """Compare features with those that the backbone itself gives, of a few images at a time."""
+        """Compare features with those of the backbone itself, a few images at a time."""
         size = min(len(images), _COMPARED)
         while True:
             try:
@@ -428,7 +427,7 @@ class Runner:
                 return measure_runtime_drift(expected, [matrix[:_COMPARED] for matrix in found])
 
     def _refuse(self, runtime: Runtime, reason: str, error: Exception | None = None) -> None:
-        """Go on with the backbone itself, or not at all if the runtime was asked for by name."""
+        """Continue with the backbone itself, or fail if the options name the runtime."""
         if self._options.runtime == runtime.name:
             msg = f"{runtime.name} cannot run {self._network.uri}: {reason}; run it with --runtime keras"
             raise BackboneError(msg) from error
@@ -440,7 +439,7 @@ class Runner:
 def _part_views(
     images: Iterable[tuple[Key, NDArray[np.uint8] | None]],
 ) -> Iterator[tuple[tuple[Key, bool], NDArray[np.uint8] | None]]:
-    """Hand out the views of each image one by one, so that batches are full; tell the last of each."""
+    """Yield the views of each image one by one, so that batches are full; mark the last view of each."""
     for key, views in images:
         if views is None:
             yield (key, True), None
@@ -452,12 +451,12 @@ def _part_views(
 def _join_views(
     batches: Iterable[tuple[list[tuple[Key, bool]], tuple[Features, ...]]], views: int
 ) -> Iterator[tuple[list[Key], tuple[Features, ...]]]:
-    """Put the rows of the views of each image behind each other again, once the last of them is there."""
+    """Join the rows of the views of each image again, once its last view is embedded."""
     waiting: tuple[Features, ...] | None = None
-    for told, matrices in batches:
+    for marked, matrices in batches:
         rows = matrices if waiting is None else tuple(map(np.concatenate, zip(waiting, matrices, strict=True)))
         n_whole = len(rows[0]) // views
-        keys = [key for key, is_last in told if is_last]
+        keys = [key for key, is_last in marked if is_last]
         waiting = tuple(matrix[n_whole * views :] for matrix in rows)
         if keys:
             yield keys, tuple(matrix[: n_whole * views].reshape(n_whole, views * matrix.shape[1]) for matrix in rows)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from featx.backbones.inspection import Inspected, inspect_model
 from featx.backbones.networks import (
     KerasBackbone,
     Parts,
@@ -20,6 +19,7 @@ from featx.backbones.networks import (
     walk_operations,
 )
 from featx.backbones.protocol import BackboneRequest
+from featx.backbones.untrusted_files import Inspected, inspect_model
 from featx.errors import BackboneError, WeightsError
 from featx.frameworks import keras
 
@@ -34,27 +34,27 @@ _SCALING_OPERATIONS = {"TrueDivide", "Divide", "Multiply", "Subtract", "Add"}
 def load_saved_model(request: BackboneRequest) -> KerasBackbone:
     """Load a `.keras` file in safe mode and make it a backbone.
 
-    Its uri names the content of the file, so that a moved or renamed file is the same
-    backbone and a file with the same name and other layers is not.
+    Its uri has the digest of the file, so a moved or renamed file is the same backbone, and another
+    file with the same name is not.
 
-    A saved model does not say how its pixels should be scaled, so the uri may:
-    `file:model.keras?preprocess=tf` (or caffe, torch). Without that it gets 0 to 255.
+    A saved model does not declare how its pixels should be scaled, so the uri can:
+    `file:model.keras?preprocess=tf` (or caffe, torch). By default the pixels are 0 to 255.
 
     Args:
         request: `name` is `file:PATH`; the weights are those in the file.
 
     Raises:
-        BackboneError: If the file is missing, is no Keras model of RGB images, or
-            needs code that safe mode refuses to run.
-        WeightsError: If other weights are asked for.
+        BackboneError: If the file is missing, is not a Keras model of RGB images, or needs code that safe
+            mode refuses to run.
+        WeightsError: If the request names other weights.
     """
     path = Path(request.name.removeprefix("file:")).expanduser()
     unknown = set(request.arguments) - {"preprocess"}
     if unknown:
-        msg = f"{request.name} takes the argument preprocess, not {', '.join(sorted(unknown))}"
+        msg = f"{request.name} takes the argument preprocess; leave out {', '.join(sorted(unknown))}"
         raise BackboneError(msg)
     if request.weights not in {None, "file"}:
-        msg = f"{path} brings its own weights; leave out --weights {request.weights}"
+        msg = f"{path} has its own weights; leave out --weights {request.weights}"
         raise WeightsError(msg)
     scale = find_preprocessing(request.arguments.get("preprocess", "none"))
     network = _read_model(path)
@@ -64,8 +64,8 @@ def load_saved_model(request: BackboneRequest) -> KerasBackbone:
         raise BackboneError(msg)
     if "preprocess" not in request.arguments and not _scales_itself(network):
         logger.warning(
-            "%s does not say how its pixels are scaled, so it gets 0 to 255; if it was trained otherwise, "
-            "name it as file:%s?preprocess=tf (one of %s)",
+            "%s does not declare how its pixels are scaled, so it gets 0 to 255; if it was trained on other values, "
+            "use --backbone file:%s?preprocess=tf (one of %s)",
             path.name,
             path,
             ", ".join(PREPROCESSINGS),
@@ -83,17 +83,17 @@ def load_saved_model(request: BackboneRequest) -> KerasBackbone:
 
 
 def flatten(parts: Parts) -> keras.Model:
-    """Make one functional model of a network and of what scales its pixels.
+    """Combine a network and the scaling of its pixels into one functional model.
 
     Args:
-        parts: The network; its layers stay as they are.
+        parts: The network; it is left unchanged.
 
     Returns:
-        A copy that takes uint8 pixels, and whose layers have the names that the backbone gives them. Its
-        structure is the same for the same network, whatever its process has built before.
+        A copy that takes uint8 pixels and has the layer names of the backbone. The same network always has
+        the same structure, whatever its process has built before.
 
     Raises:
-        BackboneError: If a layer cannot be built anew from what it says of itself.
+        BackboneError: If a layer cannot be built again from its config.
     """
     trunk = parts.trunk
     names = {id(layer): name for name, layer in {**parts.operations, **parts.layers}.items()}
@@ -115,7 +115,7 @@ def flatten(parts: Parts) -> keras.Model:
             copy_weights(layer, copied)
     except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
-        msg = f"the network cannot be copied ({reason}); a layer of one's own needs `get_config` and `from_config`"
+        msg = f"the network cannot be copied ({reason}); a custom layer needs `get_config` and `from_config`"
         raise BackboneError(msg) from error
     return keras.Model(flat.inputs[0], flat.outputs, name="backbone")
 
@@ -126,7 +126,7 @@ def _find_input(trunk: keras.Model, names: Mapping[int, str]) -> str:
 
 
 def _copy_scaling(parts: Parts, pixels: Any, taken: set[str]) -> Any:  # noqa: ANN401 - symbolic tensors
-    """Scale pixels by operations that have names of their own, whatever Keras calls them."""
+    """Scale pixels with operations under fixed names, whatever names Keras chooses."""
     given = keras.Input(pixels.shape[1:], dtype="uint8")
     scaled = parts.take_pixels(given)
     if scaled is given:
@@ -145,7 +145,7 @@ def _find_free(name: str, taken: set[str]) -> str:
 
 
 def _rename(layer: Any, name: str) -> Any:  # noqa: ANN401 - a layer or operation of an untyped library
-    """Copy a layer, without its weights, under another name."""
+    """Copy a layer under another name, without its weights."""
     config = {**layer.get_config(), "name": name}
     _name_hidden_inputs({"class_name": type(layer).__name__, "config": config})
     copy = type(layer).from_config(config)
@@ -153,12 +153,12 @@ def _rename(layer: Any, name: str) -> Any:  # noqa: ANN401 - a layer or operatio
         msg = f"{type(layer).__name__} {layer.name!r} takes no name"
         raise ValueError(msg)
     if isinstance(copy, keras.layers.Layer):
-        copy.trainable = True  # what is frozen at the moment says nothing of the network
+        copy.trainable = True  # a layer that is frozen now need not stay frozen
     return copy
 
 
-def _name_hidden_inputs(config: Any) -> None:  # noqa: ANN401 - what a network says of itself
-    """Name the inputs of a `Sequential` inside a network, which Keras adds and numbers, in place."""
+def _name_hidden_inputs(config: Any) -> None:  # noqa: ANN401 - the config of a network
+    """Rename, in place, the inputs of nested `Sequential` models, which Keras adds and numbers."""
     if isinstance(config, dict):
         for entry in config["config"]["layers"] if config.get("class_name") == "Sequential" else ():
             if entry["class_name"] == "InputLayer":
@@ -176,44 +176,44 @@ def _digest_file(path: Path) -> str:
 
 def _read_model(path: Path) -> keras.Model:
     if not path.is_file():
-        msg = f"{path} is no file; file: takes the path of a .keras file"
+        msg = f"there is no file {path}; file: takes the path of a .keras file"
         raise BackboneError(msg)
     if path.suffix != ".keras" or not zipfile.is_zipfile(path):
-        msg = f"{path} is no .keras file; load it in Keras and save it with model.save('model.keras')"
+        msg = f"{path} is not a .keras file; load it in Keras and save it with model.save('model.keras')"
         raise BackboneError(msg)
     try:
         inspected = inspect_model(path, keras.saving.get_custom_objects())
-        if not inspected.has_own:  # such code need not work without values
+        if not inspected.has_own:  # custom code may not work without values
             _check_parameters(inspected)
         return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises anything from KeyError to its own types on a bad file
+    except Exception as error:  # for a bad file, Keras raises many types, from KeyError to its own
         reason = " ".join(str(error).split()).partition(". ")[0][:200] or type(error).__name__
         msg = (
-            f"{path} cannot be loaded in safe mode ({reason}); it must be a whole file of a model that is built "
+            f"{path} cannot be loaded in safe mode ({reason}); it must be a complete file of a model that is built "
             "of Keras's own layers, without Lambda layers or custom code"
         )
         raise BackboneError(msg) from error
 
 
 def _check_parameters(inspected: Inspected) -> None:
-    """Build the network without values, and refuse one that has more parameters than the file has bytes for them."""
+    """Build the network without values, and refuse it if it has more parameters than the file has bytes for them."""
     with keras.StatelessScope(initialize_variables=False):
         network = keras.saving.deserialize_keras_object(inspected.config, safe_mode=True)
     declared = sum(math.prod(variable.shape) for variable in network.weights)
     if declared > inspected.held_bytes:
-        msg = f"its layers have {declared:,} parameters, and the file holds {inspected.held_bytes:,} bytes of them"
+        msg = f"its layers have {declared:,} parameters, but the file holds only {inspected.held_bytes:,} bytes of them"
         raise ValueError(msg)
 
 
 def _choose_size(network: keras.Model, request: BackboneRequest, path: Path) -> tuple[int, int]:
     inputs = getattr(network, "inputs", None)
     if not inputs:
-        msg = f"{path} was saved before it had seen an image; call the model on one, then save it again"
+        msg = f"{path} was saved before it was built; call the model on an image, then save it again"
         raise BackboneError(msg)
     shape = inputs[0].shape
     if len(inputs) > 1 or len(shape) != _IMAGE_SHAPE_LENGTH or shape[-1] != 3:  # noqa: PLR2004 - red, green, blue
         takes = f"{len(inputs)} inputs" if len(inputs) > 1 else f"input of shape {shape}"
-        msg = f"{path} takes {takes}; a backbone takes one, RGB images of shape (n, height, width, 3)"
+        msg = f"{path} takes {takes}; a backbone takes one input, RGB images of shape (n, height, width, 3)"
         raise BackboneError(msg)
     sides: list[int] = []
     for own, asked in zip(shape[1:3], (request.height, request.width), strict=True):
@@ -228,7 +228,7 @@ def _choose_size(network: keras.Model, request: BackboneRequest, path: Path) -> 
 
 
 def _scales_itself(network: keras.Model) -> bool:
-    """Tell whether pixels are scaled before the first layer that has learnt something."""
+    """Return whether pixels are scaled before the first layer with trained weights."""
     for operation in walk_operations(network):
         if isinstance(operation, _SCALING_LAYERS) or type(operation).__name__ in _SCALING_OPERATIONS:
             return True
@@ -237,8 +237,8 @@ def _scales_itself(network: keras.Model) -> bool:
     return False
 
 
-#: Keras's names: `tf` gives -1 to 1, `torch` 0 to 1 less ImageNet's mean over its
-#: deviation, `caffe` BGR less ImageNet's mean; `none` keeps 0 to 255.
+#: Keras's names: `tf` scales to -1 to 1; `torch` scales to 0 to 1, subtracts ImageNet's mean and divides by its
+#: standard deviation; `caffe` converts to BGR and subtracts ImageNet's mean; `none` keeps 0 to 255.
 PREPROCESSINGS = ("none", "tf", "torch", "caffe")
 
 

@@ -1,14 +1,14 @@
 """Wavelet scattering as a frozen Keras network: a backbone whose weights are computed.
 
 Second-order scattering (Bruna & Mallat 2013, "Invariant Scattering Convolution
-Networks", eq. 6 to 9): the image, the moduli of its wavelet transform, and the
-moduli of those moduli's wavelet transforms at coarser scales, each averaged over
-`2**J` px. Every filter is a strided depthwise convolution onto the grid of its
-own scale, so that no more is computed than is kept.
+Networks", eq. 6 to 9) has three orders, each averaged over `2**J` px: the image, the
+moduli of its wavelet transform, and the moduli of the wavelet transforms of these at
+coarser scales. Every filter is a strided depthwise convolution onto the grid of its
+own scale, so that only the values that are kept are computed.
 
-The image is continued by mirroring it for ever. A mirrored image has mirrored
-wavelet coefficients with the mirrored orientation, so the maps are continued
-exactly as well: mirror the pixels, exchange orientation `l` and `L - l`.
+Beyond its borders, the image is mirrored without limit. A mirrored image has mirrored
+wavelet coefficients with mirrored orientations, so the maps can be extended exactly
+too: mirror the pixels and exchange orientations `l` and `L - l`.
 """
 
 from dataclasses import dataclass
@@ -27,11 +27,11 @@ from featx.frameworks import keras, ops
 SIGMA_PX = 0.8
 XI = 3 * np.pi / 4
 
-#: Where kernels are cut off, in standard deviations of their longer axis: the envelope is down to 1 %.
+#: Radius of kernels, in standard deviations of their longer axis; the envelope has fallen to 1 % there.
 CUTOFF = 3.0
 
-#: Kernels are rounded to this many decimals, so that the sine of another processor, which may differ
-#: in its last bit, leaves weights and digest as they are. (Adding 0.0 makes zeros of negative ones.)
+#: Kernels are rounded to this many decimals. The sine may differ in its last bit between processors, and rounding
+#: keeps weights and digest equal. (Adding 0.0 turns negative zeros into zeros.)
 DECIMALS = 10
 
 Kernel = NDArray[np.float64]
@@ -42,8 +42,8 @@ ComplexKernel = NDArray[np.complex128]
 class FilterBank:
     """The filters between dyadic grids.
 
-    A grid of spacing `2**d` has its points in the middle of the cells of `2**d` px,
-    so a kernel with stride `2**d` has an odd side for `d = 0` and an even one after.
+    The points of a grid of spacing `2**d` are the centres of cells of `2**d` px, so a kernel with
+    stride `2**d` has an odd side for `d = 0` and an even one for larger `d`.
 
     Attributes:
         wavelets: For `d = 0 .. J-1` complex kernels `(L, side, side)`, rows before columns;
@@ -129,18 +129,18 @@ class _Map:
 def load_scattering(request: BackboneRequest) -> KerasBackbone:
     """Build the scattering backbone: `scattering`, or `scattering?J=3&L=8&colour=rgb`.
 
-    Its default layer is the last one, `scattering`; `order0`, `order1` and `order2` are its
-    parts. Its default pooling is `flatten`, which keeps where in the image things are.
+    The default layer is the last one, `scattering`; `order0`, `order1` and `order2` are its parts.
+    The default pooling is `flatten`, which keeps positions in the image.
 
     Args:
-        request: `J` scales, `L` angles, and `colour`: `grey` or `rgb`, each channel by itself.
+        request: `J` scales, `L` angles, and `colour`: `grey` or `rgb` (each channel separately).
 
     Raises:
-        BackboneError: If an argument, the weights or the image size cannot be had.
+        BackboneError: If an argument, the weights or the image size is not supported.
     """
     unknown = sorted(set(request.arguments) - set(_ARGUMENTS))
     if unknown:
-        msg = f"scattering takes no argument {', '.join(unknown)}; known: {', '.join(_ARGUMENTS)}"
+        msg = f"scattering has no argument {', '.join(unknown)}; known: {', '.join(_ARGUMENTS)}"
         raise BackboneError(msg)
     if request.weights not in {None, "computed"}:
         msg = f"the weights of scattering are computed, not loaded; leave out --weights {request.weights}"
@@ -170,7 +170,7 @@ def build_scattering(height: int, width: int, *, scales: int = 3, angles: int = 
         width: Columns of the images, in px; a multiple of `2**scales`.
         scales: `J`, the number of dyadic scales; one output cell spans `2**J` px.
         angles: `L`, the number of wavelet orientations in the half circle.
-        colour: `grey` scatters the luminance; `rgb` red, green and blue, each by itself.
+        colour: `grey` scatters the luminance; `rgb` red, green and blue separately.
 
     Returns:
         A model from uint8 `(n, height, width, 3)` to float32 `(n, height / 2**J, width / 2**J,
@@ -178,7 +178,7 @@ def build_scattering(height: int, width: int, *, scales: int = 3, angles: int = 
         then path of scales (coarsest last), then colour, then angles.
 
     Raises:
-        BackboneError: If the size is no multiple of `2**scales`, or there is no such colour.
+        BackboneError: If the size is not a multiple of `2**scales`, or there is no such colour.
     """
     cell = 2**scales
     if height % cell or width % cell:
@@ -220,7 +220,7 @@ def _make_image(pixels: Any, colour: str) -> _Map:  # noqa: ANN401 - a symbolic 
 
 
 def _scatter(source: _Map, level: int, filters: FilterBank) -> _Map:
-    """Convolve with the wavelets that lead to a level, and take the modulus."""
+    """Convolve with the wavelets between two levels, and take the modulus."""
     wavelets = filters.wavelets[level - source.level]
     angles, side, _ = wavelets.shape
     stride = 2 ** (level - source.level)
@@ -250,8 +250,8 @@ def _average(source: _Map, filters: FilterBank) -> Any:  # noqa: ANN401 - a symb
 def _convolve(values: Any, kernels: NDArray[np.float64], stride: int, name: str) -> Any:  # noqa: ANN401 - as above
     """Apply each of `kernels` `(m, side, side)` to each channel.
 
-    This correlates where the definition convolves; a wavelet's point reflection is its
-    conjugate, and the moduli of real maps do not tell the two apart.
+    This is a correlation, while the definition has a convolution. The point reflection of a wavelet
+    is its conjugate, and both have the same moduli on real maps.
     """
     layer = keras.layers.DepthwiseConv2D(
         kernels.shape[1], strides=stride, depth_multiplier=len(kernels), use_bias=False, name=name
@@ -263,12 +263,12 @@ def _convolve(values: Any, kernels: NDArray[np.float64], stride: int, name: str)
 
 
 def _mirror(source: _Map, margin: int) -> Any:  # noqa: ANN401 - a symbolic tensor
-    """Continue a map by `margin` on each side of the image that is mirrored for ever."""
+    """Extend a map by `margin` on each side, as that of an image that is mirrored without limit."""
     values = source.values
     for axis in (1, 2):
         side = values.shape[axis]
         period = np.arange(-margin, side + margin) % (2 * side)
-        # Positions in the map and in its copy with exchanged channels, which lies behind it.
+        # Positions in the map and in its copy with exchanged channels, which follows it.
         positions = np.where(period < side, period, 3 * side - 1 - period)
         exchanged = ops.take(values, source.mirrored.tolist(), axis=-1)
         values = ops.take(ops.concatenate([values, exchanged], axis=axis), positions.tolist(), axis=axis)

@@ -7,9 +7,10 @@ import typer
 
 from featx.cli.embedding import BatchSize, Json, Runtime, Workers, show_quarantine
 from featx.cli.interruption import end_at_second_interrupt
-from featx.cli.output import format_table, print_json, show_progress
+from featx.cli.output import format_table, print_json
 from featx.errors import StoreFormatError
 from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.reporting import ProgressReporter
 from featx.wording import format_bytes
 
 #: Names of items that a row of the table shows.
@@ -26,8 +27,8 @@ def verify(
     import featx
 
     path = store or featx.FeatureStore.find_newest(allow_damage=True).path
-    with show_progress("reading") as progress:
-        found = featx.verify_store(path, progress)
+    with ProgressReporter("checking") as reporter:
+        found = featx.verify_store(path, reporter.advance)
     if as_json:
         print_json(found.to_dict())
     elif not found.damage:
@@ -53,10 +54,9 @@ def repair(
     """Take damaged rows out of a store and embed their items again."""
     import featx
 
-    with end_at_second_interrupt(), show_progress("repairing") as progress:
-        done = featx.repair_store(
-            store, drop=drop, options=EmbedOptions(batch_size, workers, progress=progress, runtime=runtime)
-        )
+    with end_at_second_interrupt(), ProgressReporter("checking") as reporter:
+        options = EmbedOptions(batch_size=batch_size, workers=workers, runtime=runtime, reporter=reporter)
+        done = featx.repair_store(store, drop=drop, options=options)
     if as_json:
         print_json(done.to_dict())
     elif not done.checkup.damage:

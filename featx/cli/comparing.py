@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 
-from featx.cli.fitting import TestSize, Together
+from featx.cli.fitting import TestSize, Together, Views
 from featx.cli.interruption import end_at_second_interrupt
-from featx.cli.output import format_table, print_json, show_progress, tell
+from featx.cli.output import format_table, print_json
 from featx.options import COMPARE_DEFAULTS, CompareOptions
 from featx.registry import HEAD_SETS, HEADS
+from featx.reporting import ProgressReporter
 from featx.specs import CALIBRATIONS
 from featx.wording import to_printable
 
@@ -44,6 +45,7 @@ def compare(
     ] = COMPARE_DEFAULTS.folds,
     test_size: TestSize = COMPARE_DEFAULTS.test_size,
     group: Together = COMPARE_DEFAULTS.group,
+    views: Views = COMPARE_DEFAULTS.views,
     seed: Annotated[int, typer.Option(help="Seed of split, folds and heads.")] = COMPARE_DEFAULTS.seed,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", min=1, help="Processes; one per core if not given.")
@@ -63,26 +65,37 @@ def compare(
     import featx
 
     opened = [featx.FeatureStore(store) for store in stores or ()] or [featx.FeatureStore.find_newest()]
-    with end_at_second_interrupt(), show_progress("comparing") as progress:
-        options = CompareOptions(test_size, folds, group, seed, jobs, runs, out, fresh, progress, tell)
+    with end_at_second_interrupt(), ProgressReporter("comparing") as reporter:
+        options = CompareOptions(
+            test_size=test_size,
+            folds=folds,
+            group=group,
+            seed=seed,
+            jobs=jobs,
+            folder=runs,
+            out=out,
+            fresh=fresh,
+            views=views,
+            reporter=reporter,
+        )
         params = {"class_weight": class_weight} if class_weight else {}
         comparison = featx.compare(
             opened, clf, runs=finetune or (), params=params, calibration=calibration, options=options
         )
     from featx.comparing.report import LEFT, describe_comparison, list_notes, tabulate_briefly
 
-    finished = [standing for standing in comparison.standings[1:] if standing.run]
+    finished = [standing for standing in comparison.rows[1:] if standing.run]
     for note in list_notes(comparison, [comparison.best, *finished]):
         typer.echo(f"note: {note}", err=True)
     if as_json:
-        print_json([standing.to_dict() for standing in comparison.standings])
+        print_json([standing.to_dict() for standing in comparison.rows])
         return
     header, rows = tabulate_briefly(comparison)
     left = [at for at, name in enumerate(header) if name in LEFT]
     typer.echo(format_table(header, rows, left=left) + "\n")
     for line in describe_comparison(comparison):
         typer.echo(line)
-    for standing in comparison.standings:
+    for standing in comparison.rows:
         if standing.run:
             typer.echo(f"{standing.title}: {to_printable(str(standing.run))}")
     typer.echo(f"{comparison.seconds:.1f} s -> {comparison.folder}")

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 import typer
 
 from featx.cli.interruption import end_at_second_interrupt
-from featx.cli.output import print_json, show_progress
+from featx.cli.output import print_json
 from featx.errors import UsageError
 from featx.options import EMBED_DEFAULTS, ON_BAD, RUNTIMES, EmbedOptions
+from featx.reporting import ProgressReporter
 from featx.specs import DECODERS, DTYPES, INTERPOLATIONS, POOLINGS, RESIZES
 from featx.wording import to_printable
 
@@ -124,9 +125,11 @@ def embed(
 
     plan_views(views, augment, view_seed)  # what cannot be meant is said before a large source is listed
     image = parse_image_options(image_size, resize, interpolation, decoder)
-    options = EmbedOptions(batch_size, workers, rehash, None, on_bad, max_bad, runtime)
+    options = EmbedOptions(
+        batch_size=batch_size, workers=workers, rehash=rehash, on_bad=on_bad, max_bad=max_bad, runtime=runtime
+    )
     manifest = read_and_describe(source, root, path_column, label_column, split_column, group)
-    with end_at_second_interrupt(), show_progress("embedding") as progress:
+    with end_at_second_interrupt(), ProgressReporter("embedding") as reporter:
         results = featx.embed_layers(
             manifest,
             backbone,
@@ -140,7 +143,7 @@ def embed(
             view_seed=view_seed,
             name=name,
             folder=features,
-            options=replace(options, progress=progress),
+            options=replace(options, reporter=reporter),
         )
     show_quarantine(results)
     for number, result in enumerate(results, 1):

@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from featx.cli.embedding import Json
-from featx.cli.output import print_json, show_progress
+from featx.cli.output import print_json
 from featx.errors import UsageError
+from featx.reporting import ProgressReporter
 from featx.wording import format_bytes
 
 
@@ -24,8 +25,8 @@ def merge(
     import featx
 
     target = features / f"{name.removesuffix('.h5')}.h5"
-    with show_progress("checking") as progress:
-        merged = featx.merge_stores(stores, target, prefix=prefix, progress=progress)
+    with ProgressReporter("checking") as reporter:
+        merged = featx.merge_stores(stores, target, prefix=prefix, progress=reporter.advance)
     n_stores = len({path.resolve() for path in stores})
     if as_json:
         counts = {"items": len(merged), "stores": n_stores, "quarantined": len(merged.quarantine)}
@@ -47,8 +48,8 @@ def export(
         msg = f"{store} is a bundle, and only feature stores can be exported so far; name one, such as features/NAME.h5"
         raise UsageError(msg)
     opened = featx.FeatureStore(store)
-    with show_progress("exporting") as progress:
-        featx.export_store(opened, out, overwrite=overwrite, progress=progress)
+    with ProgressReporter("exporting") as reporter:
+        featx.export_store(opened, out, overwrite=overwrite, progress=reporter.advance)
     size = out.stat().st_size
     if as_json:
         about = {"store": str(store), "export": str(out), "items": len(opened), "dim": opened.dim}

@@ -5,15 +5,19 @@ from typing import Annotated, Any
 
 import typer
 
-from featx.cli.output import format_table, print_json, show_progress
+from featx.cli.output import format_table, print_json
 from featx.options import FIT_DEFAULTS, VIEWS, FitOptions
 from featx.registry import HEADS
+from featx.reporting import ProgressReporter
 from featx.specs import CALIBRATIONS, SCALINGS
 
 TestSize = Annotated[float, typer.Option(help="Fraction held out where the source has no test split.")]
 Together = Annotated[str, typer.Option(help="What stays together: a table's column, folder, or a regular expression.")]
 ClassWeight = Annotated[
     str | None, typer.Option(help="balanced: classes count the same, however many items they have.")
+]
+Views = Annotated[
+    str, typer.Option(help=f"What to fit on in a store with views: {', '.join(VIEWS)} (the image itself).")
 ]
 Runs = Annotated[Path, typer.Option(help="Folder of the bundles.")]
 
@@ -45,9 +49,7 @@ def fit(
         int, typer.Option(help="Folds of a cross-validation over all items; 0 for one held-out test.")
     ] = FIT_DEFAULTS.cv,
     group: Together = FIT_DEFAULTS.group,
-    views: Annotated[
-        str, typer.Option(help=f"Of a store with views, learn from: {', '.join(VIEWS)} (the image itself).")
-    ] = FIT_DEFAULTS.views,
+    views: Views = FIT_DEFAULTS.views,
     seed: Annotated[int, typer.Option(help="Seed of split, folds and head.")] = FIT_DEFAULTS.seed,
     runs: Runs = Path(str(FIT_DEFAULTS.folder)),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
@@ -58,8 +60,10 @@ def fit(
 
     opened = featx.FeatureStore(store) if store else featx.FeatureStore.find_newest()
     params = split_params([*(param or ()), *([f"class_weight={class_weight}"] if class_weight else ())])
-    with show_progress("fitting") as progress:
-        options = FitOptions(test_size, cv, group, seed, runs, progress, curve, views)
+    with ProgressReporter("fitting") as reporter:
+        options = FitOptions(
+            test_size=test_size, cv=cv, group=group, seed=seed, folder=runs, curve=curve, views=views, reporter=reporter
+        )
         run = featx.fit(
             opened,
             clf,

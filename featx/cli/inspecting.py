@@ -71,6 +71,7 @@ def _list(counts: dict[str, int]) -> str:
 
 def backbones(as_json: Json = False) -> None:
     """List the backbones: input size, parameters, width of the features."""
+    from featx.backbones import list_backbones
     from featx.backbones.catalogue import APPLICATIONS, BUILT_IN
 
     table: dict[str, Any] = {**BUILT_IN, **APPLICATIONS}
@@ -78,18 +79,17 @@ def backbones(as_json: Json = False) -> None:
         {"name": name, "size_px": row.size_px, "parameters": row.parameters, "dim": row.dim}
         for name, row in table.items()
     ]
+    # Those of other packages are known by name only until they are built.
+    installed = [name for name in list_backbones() if name not in table]
+    rows += [{"name": name, "size_px": None, "parameters": None, "dim": None} for name in installed]
     if as_json:
         print_json(rows)
         return
     cells = [
-        (
-            row["name"],
-            f"{row['size_px']}",
-            f"{row['parameters'] / 1e6:.1f}" if row["parameters"] else "none",
-            f"{row['dim']}",
-        )
-        for row in rows
+        (name, f"{row.size_px}", f"{row.parameters / 1e6:.1f}" if row.parameters else "none", f"{row.dim}")
+        for name, row in table.items()
     ]
+    cells += [(name, "-", "-", "-") for name in installed]
     typer.echo(format_table(("backbone", "size px", "million parameters", "dim"), cells))
     typer.echo("\nArguments go behind the name: mobilenet?alpha=0.75. Your own network: file:model.keras.")
 

@@ -24,10 +24,11 @@ from featx.cli.embedding import (
     Workers,
     read_and_describe,
 )
-from featx.cli.output import format_table, print_json, show_progress
+from featx.cli.output import format_table, print_json
 from featx.errors import SourceError
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prefetching import gather
+from featx.reporting import SILENT, ProgressReporter
 from featx.wording import to_text
 
 _FLUSH_ROWS = 40
@@ -75,8 +76,8 @@ def evaluate(
     planned = plan_views(views, augment, view_seed)
     manifest = read_and_describe(source, root, path_column, label_column, split_column, group)
     predictor = featx.Predictor.load(bundle)
-    with show_progress("evaluating") as progress:
-        options = EmbedOptions(batch_size, workers, progress=progress, runtime=runtime)
+    with ProgressReporter("predicting") as reporter:
+        options = EmbedOptions(batch_size=batch_size, workers=workers, runtime=runtime, reporter=reporter)
         evaluation = predictor.evaluate(manifest, split=split, options=options, views=planned)
     if as_json:
         print_json({"bundle": str(bundle), "test": evaluation.to_dict()})
@@ -109,8 +110,8 @@ def predict(
     chosen = Format.JSON if as_json else output or (Format.TABLE if sys.stdout.isatty() else Format.CSV)
     printer = {Format.TABLE: _print_table, Format.CSV: _print_csv, Format.JSON: _print_lines}[chosen]
     # Where rows appear on the terminal, they are the progress; a bar would run into them.
-    with contextlib.nullcontext(None) if sys.stdout.isatty() else show_progress("predicting") as progress:
-        options = EmbedOptions(batch_size, workers, progress=progress, runtime=runtime)
+    with contextlib.nullcontext(SILENT) if sys.stdout.isatty() else ProgressReporter("predicting") as reporter:
+        options = EmbedOptions(batch_size=batch_size, workers=workers, runtime=runtime, reporter=reporter)
         failed: list[str] = []
         printer(_note_failures(predictor.predict(images, options, views=planned), failed), predictor.classes)
     if failed:

@@ -8,8 +8,9 @@ import typer
 
 from featx.cli.embedding import Json, LabelColumn, PathColumn, Root, Source, SplitColumn, read_and_describe
 from featx.cli.fitting import Together
-from featx.cli.output import format_table, print_json, show_progress
+from featx.cli.output import format_table, print_json
 from featx.options import SPLIT_DEFAULTS, SplitOptions
+from featx.reporting import ProgressReporter
 from featx.wording import to_printable
 
 _SHOWN_REASONS = 5
@@ -44,10 +45,12 @@ def split(
     """Split images into train, val and test: writes a table for `embed`, and leaves the files where they are."""
     import featx
 
-    options = SplitOptions(val, test, group, seed, replace_splits, force, workers)
+    options = SplitOptions(
+        val_size=val, test_size=test, group=group, seed=seed, replace=replace_splits, force=force, workers=workers
+    )
     manifest = read_and_describe(source, root, path_column, label_column, split_column, None)
-    with show_progress("reading") as progress:
-        table = featx.split_source(manifest, out=out, options=replace(options, progress=progress))
+    with ProgressReporter("reading") as reporter:
+        table = featx.split_source(manifest, out=out, options=replace(options, reporter=reporter))
     for item, reason in list(table.unread.items())[:_SHOWN_REASONS]:
         typer.echo(f"in no split {to_printable(item)}: {to_printable(reason)}", err=True)
     if table.unread:

@@ -1,6 +1,5 @@
 """`featx finetune`."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,8 +27,9 @@ from featx.cli.embedding import (
 )
 from featx.cli.fitting import ClassWeight, Runs, TestSize, Together
 from featx.cli.interruption import end_at_second_interrupt
-from featx.cli.output import format_table, print_json, show_progress, tell
+from featx.cli.output import format_table, print_json
 from featx.options import CACHES, FINETUNE_DEFAULTS, FineTuneOptions
+from featx.reporting import ProgressReporter
 from featx.specs import (
     BATCH_NORMS,
     MONITORS,
@@ -128,13 +128,38 @@ def finetune(
 
     image = parse_image_options(image_size, resize, interpolation, decoder)
     head = HeadSpec(clf, split_params(param or ()), scaling, seed)
-    how = (batch_norm, augment, views, optimizer, learning_rate, head_learning_rate, schedule, epochs, batch_size)
-    spec = FineTuneSpec(head, unfreeze, *how, patience, monitor, class_weight, label_smoothing, seed)
+    spec = FineTuneSpec(
+        head=head,
+        unfreeze=unfreeze,
+        batch_norm=batch_norm,
+        augmentation=augment,
+        views=views,
+        optimizer=optimizer,
+        learning_rate=learning_rate,
+        head_learning_rate=head_learning_rate,
+        schedule=schedule,
+        epochs=epochs,
+        batch_size=batch_size,
+        patience=patience,
+        monitor=monitor,
+        class_weight=class_weight,
+        label_smoothing=label_smoothing,
+        seed=seed,
+    )
     manifest = read_and_describe(source, root, path_column, label_column, split_column, None)
-    with end_at_second_interrupt(), show_progress("fine-tuning") as progress:
-        where = (features, runs, fresh, workers, runtime, mixed_precision)
-        begin = None if progress is None else progress.begin
-        options = FineTuneOptions(test_size, group, cache, *where, progress, tell, begin)
+    with end_at_second_interrupt(), ProgressReporter("fine-tuning") as reporter:
+        options = FineTuneOptions(
+            test_size=test_size,
+            group=group,
+            cache=cache,
+            features=features,
+            folder=runs,
+            fresh=fresh,
+            workers=workers,
+            runtime=runtime,
+            mixed_precision=mixed_precision,
+            reporter=reporter,
+        )
         run = featx.finetune(
             manifest,
             backbone,
@@ -159,29 +184,29 @@ def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads nump
     from featx.evaluation import format_confusion, format_metrics, format_per_class
 
     tuned = run.finetuned
-    chosen = describe_choice(run.head, HeadSpec.from_dict(tuned["spec"]["head"]))
+    chosen = describe_choice(run.head, tuned.spec.head)
     head = f"{run.head.name} ({chosen})" if chosen else run.head.name
     first = (
-        f"{tuned['backbone']}, {tuned['unfreeze']} and {head}: trained on {run.n_train:,} items, evaluated on "
+        f"{tuned.backbone}, {tuned.unfreeze} and {head}: trained on {run.n_train:,} items, evaluated on "
         f"{run.test.n_items:,} ({run.test_name} split)"
     )
     took = format_table(
         ["", "parameters"],
         [
-            ("backbone, trained", f"{tuned['trainable_parameters']:,}"),
-            ("backbone, frozen", f"{tuned['frozen_parameters']:,}"),
-            ("head", f"{tuned['head_parameters']:,}"),
+            ("backbone, trained", f"{tuned.trainable_parameters:,}"),
+            ("backbone, frozen", f"{tuned.frozen_parameters:,}"),
+            ("head", f"{tuned.head_parameters:,}"),
         ],
     )
-    kept = f"epoch {tuned['best_epoch']} of {tuned['epochs']}" if tuned["best_epoch"] else "the start"
+    kept = f"epoch {tuned.best_epoch} of {tuned.epochs}" if tuned.best_epoch else "the start"
     last = f"kept {kept}, validation accuracy {run.validation.accuracy:.4f}, {_describe_time(tuned)} -> {run.bundle}"
     parts = [first, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test), took, last]
     return "\n\n".join(parts)
 
 
-def _describe_time(tuned: Mapping[str, Any]) -> str:
+def _describe_time(tuned: Any) -> str:  # noqa: ANN401 - a FineTuned, as above
     """Tell the time as if nothing had been there, and that of this run where it is another."""
-    seconds, elapsed, embedding = (tuned[name] for name in ("seconds", "elapsed_seconds", "embed_seconds"))
+    seconds, elapsed, embedding = tuned.seconds, tuned.elapsed_seconds, tuned.embed_seconds
     part = "" if embedding is None else f", of which {embedding:.1f} s embedding"
     now = f" ({elapsed:.1f} s now)" if seconds > _NOTABLY * elapsed else ""
     return f"{seconds:.1f} s{part}{now}"

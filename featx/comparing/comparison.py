@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.comparing.final_test import Contender, judge
-from featx.comparing.jobs import Lesson, Task, digest_items, forget_results, learn_and_predict, run_tasks
+from featx.bundle import read_versions
+from featx.comparing.final_test import Entry, run_final_test
+from featx.comparing.jobs import HeadTask, Task, digest_items, fit_and_predict, remove_results, run_tasks
 from featx.comparing.plans import read_runs
 from featx.comparing.report import describe_choice, describe_gains, name_folder, write_comparison
-from featx.comparing.runs import enter_runs
+from featx.comparing.runs import make_entries
 from featx.errors import DataError, UsageError
 from featx.files import read_result
-from featx.fitting.dataset import MIN_CLASSES, Dataset, Partition, load_dataset, split_dataset
-from featx.fitting.procedure import deal_folds, name_classes, read_versions
-from featx.heads import Head, find_head
-from featx.options import COMPARE_DEFAULTS, CompareOptions
+from featx.fitting.dataset import MIN_CLASSES, Dataset, Partition, deal_folds, load_dataset, split_dataset
+from featx.heads import Head, describe_single_fold, find_head
+from featx.options import COMPARE_DEFAULTS, VIEWS, CompareOptions
 from featx.registry import list_heads
 from featx.results import Comparison, ComparisonRow, Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
-from featx.store.checking import refuse_damage
+from featx.store.verification import refuse_damage
 from featx.wording import to_printable
 
 #: As in the log-loss of the test.
@@ -80,13 +80,13 @@ def compare(
     started = time.perf_counter()
     specs, lacking = choose_heads(heads, options.seed, params or {}, calibration)
     opened = _open_stores(stores)
-    match = match_stores(opened, group=options.group)
+    match = match_stores(opened, group=options.group, views=options.views)
     partition = split_dataset(match.dataset, test_size=options.test_size, seed=options.seed)
     rounds = _plan_rounds(match.dataset, partition, options)
     names = _name_stores(opened)
     found = read_runs(runs, match.dataset, partition, options)
     by_backbone = {store.spec.backbone.uri: name for store, name in zip(opened[::-1], names[::-1], strict=True)}
-    rivals = enter_runs(found, match.dataset, partition, options, by_backbone)
+    run_entries = make_entries(found, match.dataset, partition, options, by_backbone)
     candidates = [
         _Candidate(name, store, rows, spec)
         for name, store, rows in zip(names, opened, match.rows, strict=True)
@@ -95,11 +95,11 @@ def compare(
     with _find_work(options) as work:
         outcomes = _run_rounds(candidates, rounds, match.dataset, work, options)
         validated = [_validate(*each, rounds, match.dataset) for each in zip(candidates, outcomes, strict=True)]
-        ranked = sorted([*validated, *rivals], key=lambda contender: contender.rank)
+        ranked = sorted([*validated, *run_entries], key=lambda entry: entry.rank)
         # Nothing is chosen below this line.
-        standings = judge(ranked, match.dataset, partition, options.seed)
+        standings = run_final_test(ranked, match.dataset, partition, options.seed)
     comparison = Comparison(
-        standings=standings,
+        rows=standings,
         folder=None,
         test_name=partition.test_name,
         validation_name=rounds.name,
@@ -182,7 +182,7 @@ def _run_rounds(
     folds = {seed: [deal_folds(dataset, part.learnt, seed) for part in order] for seed in seeds}
     tasks = [
         [
-            _make_task(candidate, dataset, part, dealt)
+            _make_task(candidate, dataset, part, dealt, options.views)
             for part, dealt in zip(order, folds[candidate.spec.seed], strict=True)
         ]
         for candidate in candidates
@@ -190,9 +190,10 @@ def _run_rounds(
     # The final round, which takes longest, begins, so that no process is left alone with one at the end.
     queue = [task for column in reversed(list(zip(*tasks, strict=True))) for task in column]
     if options.fresh:
-        forget_results(queue, work)
+        remove_results(queue, work)
     jobs = options.count_jobs()
-    found = run_tasks(queue, work, jobs=jobs, threads=1 if jobs > 1 else None, progress=options.progress)
+    options.reporter.begin("comparing")
+    found = run_tasks(queue, work, jobs=jobs, threads=1 if jobs > 1 else None, progress=options.reporter.advance)
     outcomes: list[list[Path] | str] = []
     for own in tasks:
         results = [found[task.key] for task in own]
@@ -201,9 +202,9 @@ def _run_rounds(
     return outcomes
 
 
-def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDArray[np.intp]) -> Task:
+def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDArray[np.intp], views: str) -> Task:
     learnt, predicted = candidate.rows[part.learnt], candidate.rows[part.predicted]
-    lesson = Lesson(
+    head_task = HeadTask(
         store=candidate.store.path.resolve(),
         head=candidate.spec,
         learnt=learnt,
@@ -213,8 +214,9 @@ def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDA
         predicted=predicted,
         n_classes=len(dataset.classes),
         items_digest=digest_items(candidate.store, learnt, predicted),
+        views=views if candidate.store.spec.n_views > 1 else VIEWS[0],  # without views, all are one job
     )
-    return Task(lesson.digest, learn_and_predict, lesson)
+    return Task(head_task.digest, fit_and_predict, head_task)
 
 
 @contextmanager
@@ -226,12 +228,12 @@ def _find_work(options: CompareOptions) -> Iterator[Path]:
         yield Path(folder)
 
 
-def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds, dataset: Dataset) -> Contender:
+def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds, dataset: Dataset) -> Entry:
     """Score a candidate by the items that were held out of the training items."""
     size = candidate.store.dim * candidate.store.features.dtype.itemsize
     if isinstance(outcome, str):
         standing = ComparisonRow(candidate.name, candidate.spec, describe_choice(candidate.spec), size, error=outcome)
-        return Contender(standing, None)
+        return Entry(standing, None)
     right, losses = [], []
     for path, part in zip(outcome[:-1], rounds.validating, strict=True):
         probabilities, targets = read_result(path).arrays["probabilities"], dataset.targets[part.predicted]
@@ -239,7 +241,10 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         own = probabilities[np.arange(len(targets)), targets]
         losses.append(-np.log(np.maximum(own, _LEAST_PROBABILITY)))
     record = read_result(outcome[-1]).record
-    notes = dict.fromkeys(name_classes(note, dataset.classes) for note in record["notes"])
+    # An older featx kept results without `single_fold_targets`, which its notes name by number.
+    notes = dict.fromkeys(
+        [*describe_single_fold(record.get("single_fold_targets", ()), dataset.classes), *record["notes"]]
+    )
     head = replace(candidate.spec, params=record["params"], scaling=record["scaling"])
     standing = ComparisonRow(
         store=candidate.name,
@@ -257,7 +262,7 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         trained_parameters=record.get("trained_parameters"),
         notes=tuple(notes),
     )
-    return Contender(standing, functools.partial(_recall, outcome[-1]))
+    return Entry(standing, functools.partial(_recall, outcome[-1]))
 
 
 def _recall(path: Path) -> NDArray[np.float64]:
@@ -322,19 +327,22 @@ class Match:
     notes: tuple[str, ...]
 
 
-def match_stores(stores: Sequence[FeatureStore], *, group: str = "") -> Match:
+def match_stores(stores: Sequence[FeatureStore], *, group: str = "", views: str = VIEWS[0]) -> Match:
     """Find the labelled items that all stores have, by id and content.
 
     Args:
         stores: One or more stores.
         group: What keeps items together, as in `load_dataset`; read from the first store. If empty,
             the groups that any of the stores has.
+        views: What is taken of a store with views, as in `load_dataset`.
 
     Raises:
         DataError: If no item is in all of them, or they disagree about a label, split or group.
-        UsageError: If `group` is no such thing.
+        UsageError: If `group` is not one of these, or a store has no views to augment by.
     """
-    first, *others = [load_dataset(store, group=group if number == 0 else "") for number, store in enumerate(stores)]
+    first, *others = [
+        load_dataset(store, group=group if number == 0 else "", views=views) for number, store in enumerate(stores)
+    ]
     places = [_find_places(dataset) for dataset in (first, *others)]
     shared = [item for item in places[0] if all(item in place for place in places[1:])]
     if not shared:

@@ -1,4 +1,4 @@
-"""The final test: opened once for all contenders, after validation has ranked them."""
+"""The final test: opened once for all entries, after validation has ranked them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,14 +8,13 @@ from numpy.typing import NDArray
 
 from featx.errors import DataError
 from featx.evaluation.paired import SIGNIFICANCE, Paired, adjust_holm, compare_pair
-from featx.fitting.dataset import Dataset, Partition
-from featx.fitting.procedure import evaluate_items, list_groups
+from featx.fitting.dataset import Dataset, Partition, evaluate_items, list_groups
 from featx.results import FINE_TUNED, FROZEN, ComparisonRow
 from featx.wording import to_text
 
 
 @dataclass(frozen=True, slots=True)
-class Contender:
+class Entry:
     """A candidate after validation.
 
     Attributes:
@@ -37,11 +36,13 @@ class Contender:
         return (self.recall is None, not self.ranked, -(accuracy or 0.0), log_loss or 0.0)
 
 
-def judge(ranked: Sequence[Contender], dataset: Dataset, partition: Partition, seed: int) -> tuple[ComparisonRow, ...]:
+def run_final_test(
+    ranked: Sequence[Entry], dataset: Dataset, partition: Partition, seed: int
+) -> tuple[ComparisonRow, ...]:
     """Evaluate all on the test, and compare each with the first, and fine-tuned ones with the first frozen one.
 
     Args:
-        ranked: The contenders, the best by validation first.
+        ranked: The entries, the best by validation first.
         dataset: All items.
         partition: What holds the test.
         seed: Seed of the intervals.
@@ -66,19 +67,19 @@ def judge(ranked: Sequence[Contender], dataset: Dataset, partition: Partition, s
         tested.append(replace(one.standing, verdict="best", test=evaluation))
         correct.append(probabilities.argmax(axis=1) == targets)
     groups = list_groups(dataset, members)
-    asked = [*((at, 0) for at in range(1, len(tested))), *_ask_gains(tested)]
+    asked = [*((at, 0) for at in range(1, len(tested))), *_list_gain_pairs(tested)]
     pairs = {ends: compare_pair(correct[ends[0]], correct[ends[1]], groups=groups, seed=seed) for ends in asked}
     p_values = _adjust(pairs)
     standings = [
         _describe(standing, pairs.get((at, 0)), p_values.get((at, 0))) if at else standing
         for at, standing in enumerate(tested)
     ]
-    for ends in _ask_gains(tested):
+    for ends in _list_gain_pairs(tested):
         standings[ends[0]] = replace(standings[ends[0]], gain=pairs[ends], gain_p_value=p_values[ends])
     return (*standings, *failed)
 
 
-def _ask_gains(standings: Sequence[ComparisonRow]) -> list[tuple[int, int]]:
+def _list_gain_pairs(standings: Sequence[ComparisonRow]) -> list[tuple[int, int]]:
     """Pair each fine-tuned run with the frozen head that validation ranks first."""
     frozen = [at for at, standing in enumerate(standings) if standing.kind == FROZEN][:1]
     tuned = [at for at, standing in enumerate(standings) if standing.kind == FINE_TUNED]
@@ -99,19 +100,17 @@ def _describe(standing: ComparisonRow, pair: Paired | None, p_value: float | Non
     return replace(standing, verdict=verdict, paired=pair, p_value=p_value)
 
 
-def _check_labels(
-    contender: Contender, dataset: Dataset, members: NDArray[np.bool_], targets: NDArray[np.intp]
-) -> None:
-    if not contender.labels:
+def _check_labels(entry: Entry, dataset: Dataset, members: NDArray[np.bool_], targets: NDArray[np.intp]) -> None:
+    if not entry.labels:
         return
     labels = [to_text(dataset.classes[target]) for target in targets.tolist()]
-    differing = [at for at, own in enumerate(contender.labels) if own != labels[at]]
+    differing = [at for at, own in enumerate(entry.labels) if own != labels[at]]
     if differing:
         first = differing[0]
         name = to_text(dataset.store.ids[dataset.rows[members]][first])
         msg = (
-            f"{contender.standing.run} was tested with other labels for {len(differing)} of the test images, such as "
-            f"{contender.labels[first]!r} for {name}, which is {labels[first]!r} here; make it again from "
+            f"{entry.standing.run} was tested with other labels for {len(differing)} of the test images, such as "
+            f"{entry.labels[first]!r} for {name}, which is {labels[first]!r} here; make it again from "
             f"the same source"
         )
         raise DataError(msg)

@@ -24,7 +24,7 @@ from joblib.externals.loky import ProcessPoolExecutor
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped]  # it ships no types
 
-from featx.bundle import align_probabilities
+from featx.bundle import align_probabilities, read_versions
 from featx.errors import DataError, FeatxError, StoreError
 from featx.files import (
     Result,
@@ -34,14 +34,13 @@ from featx.files import (
     say_failures,
     write_result,
 )
-from featx.fitting.dataset import open_rows
-from featx.fitting.procedure import learn, read_versions
-from featx.heads import find_head
-from featx.heads.fitting import predict_rows
-from featx.heads.sizes import count_parameters
+from featx.fitting.dataset import open_rows, open_training_rows
+from featx.heads import find_head, tune_and_fit
+from featx.heads.fitting import count_parameters, predict_rows
 from featx.heads.sweeps import record_warnings
 from featx.measuring import watch_memory
-from featx.options import Progress
+from featx.options import VIEWS
+from featx.reporting import Progress
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 
@@ -121,7 +120,7 @@ def run_tasks(
     return results
 
 
-def forget_results(tasks: Sequence[Task], folder: Path) -> None:
+def remove_results(tasks: Sequence[Task], folder: Path) -> None:
     """Remove the results of tasks, so that they are run again."""
     for task in tasks:
         _place(folder, task.key).unlink(missing_ok=True)
@@ -234,7 +233,7 @@ def _name_signal(error: BaseException | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class HeadTask:
     """What a head learns from and what it predicts, told in rows of a store.
 
     It is all that another process is given: no features, and no labels but those to learn from.
@@ -249,6 +248,7 @@ class Lesson:
         predicted: int `(n_predicted,)`, rows to predict.
         n_classes: Number of classes, of which `targets` may lack some.
         items_digest: Digest of the store's spec and of the sha256 of all these items, by `digest_items`.
+        views: Which views of the items it is fitted on and predicts; see `FitOptions`.
     """
 
     store: Path
@@ -260,6 +260,7 @@ class Lesson:
     predicted: NDArray[np.intp]
     n_classes: int
     items_digest: str
+    views: str = VIEWS[0]
 
     @property
     def digest(self) -> str:
@@ -269,6 +270,8 @@ class Lesson:
         state.update(self.targets.astype("<i8").tobytes())
         state.update(self.folds.astype("<i8").tobytes())
         state.update(self.units.astype("<i8").tobytes())
+        if self.views != VIEWS[0]:  # results that an older featx kept are those of the default
+            state.update(f" views {self.views}".encode())
         return state.hexdigest()
 
 
@@ -281,45 +284,47 @@ def digest_items(store: FeatureStore, learnt: NDArray[np.intp], predicted: NDArr
     return state.hexdigest()
 
 
-def learn_and_predict(lesson: Lesson) -> Result:
+def fit_and_predict(task: HeadTask) -> Result:
     """Tune and fit a head, and predict.
 
     Returns:
         The record has `params`, `scaling`, `fit_seconds` (tuning included), `predict_seconds`, `threads` (that were
-        allowed), `peak_memory_bytes` (of this process while it tuned and fitted), `trained_parameters` and
-        `notes`; the array `probabilities` is float64 `(n_predicted, n_classes)`.
+        allowed), `peak_memory_bytes` (of this process while it tuned and fitted), `trained_parameters`, `notes` and
+        `single_fold_targets` (see `featx.heads.Tuned`); the array
+        `probabilities` is float64 `(n_predicted, n_classes)`.
 
     Raises:
         StoreError: If the store is another one by now.
         DataError: If the head cannot learn from these items, or gives no probabilities.
     """
-    store = _open_store(lesson.store)
-    if digest_items(store, lesson.learnt, lesson.predicted) != lesson.items_digest:
+    store = _open_store(task.store)
+    if digest_items(store, task.learnt, task.predicted) != task.items_digest:
         msg = f"{store.path} was replaced while it was read; run the same command again"
         raise StoreError(msg)
-    X = open_rows(store, lesson.learnt)
+    rows = open_training_rows(store, task.learnt, task.targets, folds=task.folds, units=task.units, views=task.views)
     with record_warnings():  # those of fits are notes by now; of predictions there is nothing to tell
         read_peak, started = watch_memory(), time.perf_counter()
-        learned = learn(find_head(lesson.head.name), lesson.head, X, lesson.targets, lesson.folds, lesson.units)
+        tuned = tune_and_fit(find_head(task.head.name), rows, task.head, always_tune=False)
         fit_seconds, peak = time.perf_counter() - started, read_peak()
-        estimator = learned.fitted.estimator
+        estimator = tuned.fitted.estimator
         started = time.perf_counter()
-        predicted = predict_rows(estimator, open_rows(store, lesson.predicted))
+        predicted = predict_rows(estimator, open_rows(store, task.predicted, task.views))
         predict_seconds = time.perf_counter() - started
     if not np.isfinite(predicted).all():
-        msg = f"{lesson.head.name} gives no probabilities for {int((~np.isfinite(predicted)).any(axis=1).sum())} items"
+        msg = f"{task.head.name} gives no probabilities for {int((~np.isfinite(predicted)).any(axis=1).sum())} items"
         raise DataError(msg)
     record = {
-        "params": dict(learned.spec.params),
-        "scaling": learned.spec.scaling,
+        "params": dict(tuned.spec.params),
+        "scaling": tuned.spec.scaling,
         "fit_seconds": fit_seconds,
         "predict_seconds": predict_seconds,
         "threads": max((pool["num_threads"] for pool in threadpool_info()), default=1),
         "peak_memory_bytes": peak,
         "trained_parameters": count_parameters(estimator),
-        "notes": list(learned.notes),
+        "notes": list(tuned.notes),
+        "single_fold_targets": list(tuned.single_fold),
     }
-    probabilities = align_probabilities(predicted, estimator.classes_, lesson.n_classes)
+    probabilities = align_probabilities(predicted, estimator.classes_, task.n_classes)
     return Result(record, {"probabilities": probabilities})
 
 

@@ -1,4 +1,4 @@
-"""Plans: runs that a comparison names by what they unfreeze are found where they lie, or fine-tuned first."""
+"""Plans: a comparison finds the finished run of a plan such as `last:23`, or fine-tunes it first."""
 
 import contextlib
 import functools
@@ -16,9 +16,10 @@ from featx.backbones import load_backbone, locate_backbone
 from featx.bundle import read_json
 from featx.comparing.runs import FinishedRun, read_run
 from featx.errors import BackboneError, BundleError, DataError, FeatxError, SourceError, UsageError
-from featx.finetuning.finetuning import describe_split, finetune, list_own_layers, load_tunable, plan_first_head
+from featx.finetuning.finetuning import finetune, list_own_layers, load_trainable
+from featx.finetuning.first_head import plan_first_head
 from featx.finetuning.unfreezing import plan_stages
-from featx.fitting.dataset import Dataset, Partition
+from featx.fitting.dataset import Dataset, Partition, describe_split
 from featx.items import Manifest
 from featx.items.sources import read_source_again
 from featx.options import CompareOptions, FineTuneOptions
@@ -27,24 +28,24 @@ from featx.specs import FineTuneSpec
 from featx.store import FeatureStore
 from featx.wording import to_text
 
-#: An unfreeze plan, such as `last:23`, `blocks:1` or `all`; one letter and a colon may be a drive of Windows.
+#: An unfreeze plan, such as `last:23`, `blocks:1` or `all`; one letter and a colon may be a Windows drive.
 _PLAN = re.compile(r"all|gradual|[a-z][a-z-]+:[^/\\]+", re.IGNORECASE)
 
-#: What reading a folder that is no bundle, or a damaged one, may raise.
+#: Errors of reading a folder that is not a bundle, or a damaged one.
 _DAMAGES = (AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
 
 Named = Run | str | os.PathLike[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
-    """What a plan is carried out on.
+class FineTuneSource:
+    """The images and the backbone that a plan is carried out on.
 
     Attributes:
-        store: The store whose source and backbone are taken.
+        store: The store that names the source and the backbone.
         manifest: Its source, read again.
         uri: Its backbone, as `load_backbone` takes it.
-        weights: The weights of that.
+        weights: The backbone's weights, as `load_backbone` takes them.
         options: How the comparison is split, and where it writes.
     """
 
@@ -81,9 +82,9 @@ def read_runs(
     planned = {plan: None if options.fresh else find_finished(plan, dataset, partition, options) for plan in plans}
     lacking = [plan for plan, run in planned.items() if run is None]
     if lacking:
-        ground = survey_ground(dataset, options)
-        check_plans(lacking, ground)
-        planned |= {plan: read_run(finetune_store(plan, ground)) for plan in lacking}
+        origin = reopen_source(dataset, options)
+        check_plans(lacking, origin)
+        planned |= {plan: read_run(finetune_store(plan, origin)) for plan in lacking}
     both = [planned[one] if is_plan(one) else found[at] for at, one in enumerate(named)]
     return [run for run in both if run is not None]
 
@@ -108,31 +109,34 @@ def find_folder(named: Named) -> Path:
     folder = Path(named)
     if not folder.exists():
         msg = (
-            f"{folder} is no bundle (there is no such folder), and no plan, such as last:23, blocks:1 or all; name one"
+            f"{folder} does not exist, and is not a plan either; name the folder of a bundle, or a plan such as "
+            f"last:23, blocks:1 or all"
         )
         raise BundleError(msg)
     return folder
 
 
 def find_finished(plan: str, dataset: Dataset, partition: Partition, options: CompareOptions) -> FinishedRun | None:
-    """Find the newest finished run of exactly a plan, on the same images and split, and say so; None if there is none.
+    """Find and report the newest finished run of exactly this plan on the same images and split; None if none exists.
 
     Args:
-        plan: What is unfrozen.
+        plan: The layers that are unfrozen.
         dataset: All items of the comparison.
-        partition: What holds its test.
-        options: How it was split, and where runs lie.
+        partition: The split of the comparison.
+        options: How it was split, and where to look for runs.
     """
     store, members = dataset.store, partition.test.members
     wanted = _plain({
         "finetune": plan_first_head(_make_spec(plan, options)).to_dict(),
         "backbone": store.spec.backbone.to_dict(),
-        "split": describe_split(partition, options.test_size, options.group, options.seed),
+        "split": describe_split(
+            partition.origin, test_size=options.test_size, group=options.group, seed=options.seed
+        ),
     })  # fmt: skip
     names = [to_text(name) for name in store.ids[dataset.rows[members]].tolist()]
     tested = frozenset(zip(names, dataset.keys[members].tolist(), strict=True))
     for folder in _list_folders(options):
-        # What else lies there may be of any kind, and damaged: it is none of this comparison's business.
+        # Other folders there may be anything, even damaged bundles; they do not concern this comparison.
         with contextlib.suppress(*_DAMAGES):
             about = read_json(folder, "bundle.json")
             same = all(about["record"].get(name) == value for name, value in wanted.items())
@@ -143,8 +147,8 @@ def find_finished(plan: str, dataset: Dataset, partition: Partition, options: Co
                 continue
             run = read_run(folder)
             if run.finetuning is not None and run.roles["tested"] == tested:
-                options.say(
-                    f"{plan}: {folder} is a finished run of it on these images, and is used; --fresh trains again"
+                options.reporter.say(
+                    f"{plan}: using {folder}, a finished run of this plan on these images; --fresh trains again"
                 )
                 return run
     return None
@@ -159,41 +163,41 @@ def _list_folders(options: CompareOptions) -> list[Path]:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return values as they come back from a file of JSON."""
+    """Return values as they are after being written to and read from JSON."""
     return dict(json.loads(json.dumps(values)))
 
 
-def survey_ground(dataset: Dataset, options: CompareOptions) -> Ground:
-    """Read the images of a comparison's first store again, and see that they are those of the comparison.
+def reopen_source(dataset: Dataset, options: CompareOptions) -> FineTuneSource:
+    """Read the source of a comparison's first store again, and check that its images are those of the comparison.
 
     Raises:
-        UsageError: If nothing may be written.
-        SourceError: If the images are gone, or others than when they were embedded.
-        DataError: If another store lacks some of them, so that the test is of others.
+        UsageError: If the comparison writes nothing.
+        SourceError: If the images are gone, or have changed since they were embedded.
+        DataError: If another store lacks some of them, so that the test would be another one.
     """
     store = dataset.store
     if options.folder is None:
-        msg = "what is fine-tuned for a comparison is written into its folder, which is None; name one (folder='runs')"
+        msg = "fine-tuning for a comparison needs a folder to write the bundle into; name one (folder='runs')"
         raise UsageError(msg)
     lacking = int(np.count_nonzero(store.labels != "")) - len(dataset)
     if lacking:
         msg = (
-            f"{lacking:,} labelled images of {store.path} are not in all stores, so that a run of its source would be "
-            f"tested on others than this comparison; embed all stores from one source, or compare this one alone"
+            f"{lacking:,} labelled images of {store.path} are not in all stores, so a run on its source would have "
+            f"another test than this comparison; embed all stores from one source, or compare this store alone"
         )
         raise DataError(msg)
     try:
         manifest = read_source_again(store.source, store.reading)
     except FeatxError as error:
-        msg = f"the images cannot be read again to be trained on: {error}; or name the folder of a finished run"
+        msg = f"fine-tuning needs the images again, and they cannot be read: {error}; or name a finished run"
         raise SourceError(msg) from error
     _refuse_change(store, manifest)
     uri, weights = locate_backbone(store.spec.backbone, Path(store.backbone_file) if store.backbone_file else None)
-    return Ground(store, manifest, uri, weights, options)
+    return FineTuneSource(store, manifest, uri, weights, options)
 
 
 def _refuse_change(store: FeatureStore, manifest: Manifest) -> None:
-    """Refuse a source that has other items by now, or other labels, splits or groups, before it costs minutes."""
+    """Refuse a source whose items, labels, splits or groups have changed, before training takes minutes."""
     cells = zip(store.labels.tolist(), store.splits.tolist(), store.groups.tolist(), strict=True)
     ours = dict(zip(store.ids.tolist(), cells, strict=True))
     theirs = {item.id: (item.label, item.split, item.group) for item in manifest.items}
@@ -208,45 +212,45 @@ def _refuse_change(store: FeatureStore, manifest: Manifest) -> None:
         raise SourceError(msg)
 
 
-def check_plans(plans: Sequence[str], ground: Ground) -> None:
-    """See that plans can be carried out, which needs the network.
+def check_plans(plans: Sequence[str], origin: FineTuneSource) -> None:
+    """Check that plans can be carried out, which needs the network.
 
     Raises:
-        UsageError: If one is none, or lets nothing learn, or the backbone cannot learn.
-        UnknownNameError: If it names a layer that is not there.
-        BackboneError: If the backbone has other weights than when it embedded.
+        UsageError: If a plan is invalid or leaves nothing to train, or the backbone is not trainable.
+        UnknownNameError: If a plan names a layer that does not exist.
+        BackboneError: If the backbone's weights are not those that the store was embedded with.
     """
-    known, image = ground.store.spec.backbone, ground.store.spec.image
+    known, image = origin.store.spec.backbone, origin.store.spec.image
     load = functools.partial(
         load_backbone,
-        ground.uri,
+        origin.uri,
         layers=(known.layer,),
         pooling=known.pooling,
-        weights=ground.weights,
+        weights=origin.weights,
         image_size=(image.height, image.width),
     )
-    network = load_tunable(load, ground.uri)
+    network = load_trainable(load, origin.uri)
     if network.weights_digest != known.weights_digest:
         msg = (
-            f"{ground.uri} has other weights by now (sha256 {network.weights_digest[:12]}) than those that "
-            f"{ground.store.path} was embedded with ({known.weights_digest[:12]}); embed again under another --name"
+            f"the weights of {origin.uri} (sha256 {network.weights_digest[:12]}) are not those that "
+            f"{origin.store.path} was embedded with ({known.weights_digest[:12]}); embed again with another --name"
         )
         raise BackboneError(msg)
     for plan in plans:
-        plan_stages(plan, list_own_layers(network), ground.uri)
+        plan_stages(plan, list_own_layers(network), origin.uri)
 
 
-def finetune_store(plan: str, ground: Ground) -> Path:
+def finetune_store(plan: str, origin: FineTuneSource) -> Path:
     """Fine-tune the backbone of a store on its source, split as the comparison is, and return the bundle."""
-    store, options = ground.store, ground.options
-    options.say(f"{plan}: fine-tuning {store.spec.backbone.uri} on {store.source}")
+    store, options = origin.store, origin.options
+    options.reporter.say(f"{plan}: fine-tuning {store.spec.backbone.uri} on {store.source}")
     run = finetune(
-        ground.manifest,
-        ground.uri,
+        origin.manifest,
+        origin.uri,
         spec=_make_spec(plan, options),
         layer=store.spec.backbone.layer,
         pooling=store.spec.backbone.pooling,
-        weights=ground.weights,
+        weights=origin.weights,
         image=store.spec.image.to_dict(),
         options=FineTuneOptions(
             test_size=options.test_size,
@@ -254,14 +258,13 @@ def finetune_store(plan: str, ground: Ground) -> Path:
             features=store.path.parent,
             folder=options.folder or "",
             fresh=options.fresh,
-            progress=options.progress,
-            report=options.report,
+            reporter=options.reporter,
         ),
     )
     for note in run.notes:
-        options.say(f"note: {plan}: {note}")
+        options.reporter.say(f"note: {plan}: {note}")
     folder = find_folder(run)
-    options.say(f"{plan}: {run.seconds:.1f} s -> {folder}")
+    options.reporter.say(f"{plan}: {run.seconds:.1f} s -> {folder}")
     return folder
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from rich.cells import cell_len
 
 from featx.evaluation.figure import NAME_CELLS
 from featx.evaluation.paired import SIGNIFICANCE, Paired
-from featx.files import say_failures
+from featx.files import say_failures, write_json
 from featx.heads import find_head
 from featx.results import FINE_TUNED, FROZEN, Comparison, ComparisonRow
 from featx.specs import HeadSpec
@@ -38,7 +39,7 @@ def describe_comparison(comparison: Comparison) -> list[str]:
     best, ties = comparison.best, comparison.ties
     of = name_standings(comparison)
     items = f"{comparison.n_test:,} {comparison.test_name} images"
-    others = sum(standing.test is not None for standing in comparison.standings) - 1
+    others = sum(standing.test is not None for standing in comparison.rows) - 1
     learnt = "" if best.run else f", and learnt from {comparison.n_train:,} images"
     lines = [f"{of(best)} is best by validation ({comparison.validation_name}){learnt}; the test chose nothing"]
     if ties:
@@ -47,7 +48,7 @@ def describe_comparison(comparison: Comparison) -> list[str]:
     elif others:
         which = "the other one" if others == 1 else f"each of the {others} others"
         lines.append(f"{which} can be told from the best by these {items}")
-    better = [of(standing) for standing in comparison.standings if standing.verdict == "better"]
+    better = [of(standing) for standing in comparison.rows if standing.verdict == "better"]
     if better:
         lines.append(
             f"{', '.join(better)} did better on the test than the best by validation; new images must tell whether to "
@@ -60,10 +61,10 @@ def describe_comparison(comparison: Comparison) -> list[str]:
 
 def name_standings(comparison: Comparison) -> Callable[[ComparisonRow], str]:
     """Give what names a standing: with its store where heads are on several, or a finished run is on another."""
-    stores = {standing.store for standing in comparison.standings if standing.run is None}
+    stores = {standing.store for standing in comparison.rows if standing.run is None}
 
     def name(standing: ComparisonRow) -> str:
-        plain = stores == {standing.store} or (not stores and len(comparison.standings) == 1)
+        plain = stores == {standing.store} or (not stores and len(comparison.rows) == 1)
         return standing.title if plain else f"{standing.title} on {standing.store}"
 
     return name
@@ -98,22 +99,22 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
     from featx.evaluation.plots import plot_costs
 
     written = replace(comparison, folder=folder)
-    able = [standing for standing in comparison.standings if standing.test is not None]
+    able = [standing for standing in comparison.rows if standing.test is not None]
     # Far below all others, the dummy would press them into one line.
     able = [standing for standing in able if standing.head.name != "dummy"] or able
-    tests = [standing.test for standing in able if standing.test is not None]
+    intervals = [standing.test.get_interval("accuracy") for standing in able if standing.test is not None]
+    accuracies, lows, highs = np.array(intervals, np.float64).T
     with say_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "comparison.md").write_text(to_markdown(comparison), encoding="utf-8")
         _write_csv(folder / "comparison.csv", comparison)
-        text = json.dumps(comparison.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / "comparison.json").write_text(text + "\n", encoding="utf-8")
+        write_json(comparison.to_dict(), folder / "comparison.json")
         plot_costs(
             _name_points(able),
             [_add_seconds(standing) for standing in able],
-            [test.accuracy for test in tests],
-            [test.accuracy_low for test in tests],
-            [test.accuracy_high for test in tests],
+            accuracies,
+            lows,
+            highs,
             folder / "accuracy_against_cost.png",
             chosen=able.index(comparison.best) if comparison.best in able else None,
             tuned=[standing.kind == FINE_TUNED for standing in able],
@@ -144,12 +145,12 @@ def to_markdown(comparison: Comparison) -> str:
     marks = [":---" if name in LEFT else "---:" for name in header]
     lines = ["# Comparison", "", *(f"- {line}" for line in describe_comparison(comparison)), ""]
     lines += [_join(header), _join(marks), *(_join(row) for row in rows), ""]
-    notes = list_notes(comparison, comparison.standings)
+    notes = list_notes(comparison, comparison.rows)
     lines += [*(f"- note: {note}" for note in notes), ""] if notes else []
-    counts = sorted({standing.threads for standing in comparison.standings if standing.threads})
+    counts = sorted({standing.threads for standing in comparison.rows if standing.threads})
     threads = f"{' or '.join(map(str, counts))} thread{'s' if max(counts, default=0) > 1 else ''}"
     lines.append(_EXPLANATION.format(threads=threads))
-    lines += [_RUNS] if any(standing.run for standing in comparison.standings) else []
+    lines += [_RUNS] if any(standing.run for standing in comparison.rows) else []
     return "\n".join(lines) + "\n"
 
 
@@ -181,7 +182,7 @@ def _write_csv(path: Path, comparison: Comparison) -> None:
             name: json.dumps(value) if isinstance(value, dict | list) else value
             for name, value in standing.to_dict().items()
         }
-        for standing in comparison.standings
+        for standing in comparison.rows
     ]
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -205,7 +206,7 @@ _SAVINGS = (("chosen", 8), ("chosen", 0), ("log-loss", 0), ("store", 14), ("head
 
 def tabulate(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Make the header and the cells of the table, the best by validation first."""
-    return _arrange(comparison, [_format_standing(standing) for standing in comparison.standings])
+    return _arrange(comparison, [_format_standing(standing) for standing in comparison.rows])
 
 
 def tabulate_briefly(comparison: Comparison, cells: int = TERMINAL_CELLS) -> tuple[list[str], list[list[str]]]:
@@ -215,7 +216,7 @@ def tabulate_briefly(comparison: Comparison, cells: int = TERMINAL_CELLS) -> tup
         comparison: What was found.
         cells: Columns of the terminal.
     """
-    header, rows = _arrange(comparison, [_format_briefly(standing) for standing in comparison.standings])
+    header, rows = _arrange(comparison, [_format_briefly(standing) for standing in comparison.rows])
     columns = {name: [row[at] for row in rows] for at, name in enumerate(header)}
     for name, fewest in _SAVINGS:
         excess = _measure(columns) - cells
@@ -248,7 +249,7 @@ def _measure(columns: Mapping[str, Sequence[str]]) -> int:
 
 
 def _arrange(comparison: Comparison, rows: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
-    stores = {standing.store for standing in comparison.standings}
+    stores = {standing.store for standing in comparison.rows}
     hidden = {"store"} if len(stores) == 1 else set()
     header = [name for name in rows[0] if name not in hidden]
     return header, [[row[name] for name in header] for row in rows]

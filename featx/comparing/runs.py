@@ -1,6 +1,6 @@
-"""Finished runs: what their bundles say of the test items, to stand beside heads that are compared now.
+"""Finished runs: their bundles' predictions of the test items, compared with heads that are fitted now.
 
-A bundle may come from a stranger, and so its tables are checked before they are believed.
+A bundle may come from an untrusted source, so its tables are checked before they are used.
 """
 
 import csv
@@ -14,105 +14,52 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.bundle import Bundle, check_own, read_json
-from featx.comparing.final_test import Contender
+from featx.comparing.final_test import Entry
 from featx.comparing.report import describe_choice
 from featx.errors import BundleError, DataError
 from featx.evaluation import Evaluation
 from featx.evaluation.metrics import check_probabilities
 from featx.fitting.dataset import Dataset, Partition
-from featx.heads.sizes import count_parameters
+from featx.heads.fitting import count_parameters
 from featx.options import CompareOptions
-from featx.results import FINE_TUNED, FROZEN, ComparisonRow
+from featx.results import (
+    FINE_TUNED,
+    FROZEN,
+    LARGEST,
+    MOST_CHARACTERS,
+    ComparisonRow,
+    FineTuned,
+    read_seconds_or_none,
+)
 from featx.wording import to_printable, to_text
 
 _PREDICTIONS, _ITEMS = "predictions.csv", "items.csv"
 _PREFIX = "probability_"
 _ROLES = ("trained", "validated", "tested", "unused")
 
-#: Of a name that a table could still show.
-_MOST_CHARACTERS = 80
-
-#: Metrics are the same where they differ by less: both come from the same numbers.
+#: Metrics that differ by less are the same: both are computed from the same numbers.
 _SAME = 1e-9
 
-#: No count and no time is that large; Python's own integers have no end, and do not all fit a float.
-_MOST = 2.0**63
-
-#: Of a line of a table: a sparse file, which takes no room on a disk, is one line of gigabytes.
+#: Longest line of a table: a sparse file, which takes no disk space, can be one line of gigabytes.
 _MOST_LINE_CHARACTERS = 16 << 20
 
 _DAMAGES = (ArithmeticError, AttributeError, OSError, KeyError, IndexError, TypeError, ValueError, csv.Error)
 
 
 @dataclass(frozen=True, slots=True)
-class Finetuning:
-    """What `metrics.json` says of a backbone that was fine-tuned.
-
-    Attributes:
-        backbone: The uri of the backbone that it began with.
-        unfreeze: Which of its layers were trained, such as `last:23`.
-        trained_parameters: Those of the backbone that were trained, and those of its head.
-        peak_memory_bytes: The most memory that it took; None if it is not known.
-        seconds: Time of everything, embedding of frozen layers included.
-        embed_seconds: What of it that was, whichever run did it; None if it is not known.
-        best_epoch: The epoch whose weights were kept.
-        epochs: Epochs that it was trained for.
-        validated_on: `training` if its validation was on items that it learnt from; empty where nothing tells.
-    """
-
-    backbone: str
-    unfreeze: str
-    trained_parameters: int
-    peak_memory_bytes: int | None
-    seconds: float
-    embed_seconds: float | None
-    best_epoch: int
-    epochs: int
-    validated_on: str = ""
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Finetuning":
-        """Read the key `finetuned`.
-
-        Raises:
-            KeyError: If a value is missing.
-            TypeError: If a value is of another type.
-            ValueError: If a number is negative or not finite.
-        """
-        counts = [values[name] for name in ("trainable_parameters", "head_parameters", "best_epoch", "epochs")]
-        peak, seconds = values.get("peak_memory_bytes"), values["seconds"]
-        texts = [values["backbone"], values["unfreeze"]]
-        if not all(isinstance(text, str) for text in texts) or not all(
-            type(one) is int for one in [*counts, peak or 0]
-        ):
-            msg = "finetuned holds no backbone or plan, or counts that are no whole numbers"
-            raise TypeError(msg)
-        if not all(0 <= number < _MOST for number in (*counts, peak or 0, seconds)):
-            msg = "finetuned holds a number below 0 or without end"
-            raise ValueError(msg)
-        # Without the other key, an older featx told only what its own run took.
-        embedding = _read_seconds(values["embed_seconds"]) if "elapsed_seconds" in values else None
-        backbone, plan = (text[:_MOST_CHARACTERS] for text in texts)
-        learnt = counts[0] + counts[1]
-        validated_on = str(values.get("validated_on") or "")[:_MOST_CHARACTERS]
-        best, epochs = counts[2:]
-        return cls(backbone, plan, learnt, peak or None, float(seconds), embedding, best, epochs, validated_on)
-
-
-@dataclass(frozen=True, slots=True)
 class FinishedRun:
-    """A bundle's split, its predictions of the test, and what it measured.
+    """A bundle's split, its predictions of the test items, and its metrics.
 
     Attributes:
         bundle: The bundle.
-        record: What `bundle.json` says of how it was made.
+        record: The record of `bundle.json`: how the run was made.
         roles: By role, the (id, sha256) of its items.
-        ids: The ids of the items that were tested, `(n_tested,)`.
+        ids: The ids of the tested items, `(n_tested,)`.
         labels: Their labels, `(n_tested,)`.
         probabilities: float64 `(n_tested, n_classes)`, in the order of the bundle's classes.
-        validation: What it did on items that were held out of training.
+        validation: The evaluation on items that were held out of training.
         seconds: Time of the run.
-        embed_seconds: Time of embedding, be it part of the run or before it; None if it is not known.
+        embed_seconds: Time of embedding, in the run or before it; None if it is not known.
         finetuning: How the backbone was fine-tuned; None for a head on frozen features.
     """
 
@@ -125,14 +72,14 @@ class FinishedRun:
     validation: Evaluation
     seconds: float
     embed_seconds: float | None
-    finetuning: Finetuning | None
+    finetuning: FineTuned | None
 
 
 def read_run(folder: Path) -> FinishedRun:
-    """Read a bundle and what it says of its items.
+    """Read a bundle and the tables of its items.
 
     Raises:
-        BundleError: If it is no bundle, or its tables are missing, damaged, or do not fit each other.
+        BundleError: If the folder is not a bundle, or its tables are missing, damaged or inconsistent.
     """
     bundle = Bundle.open(folder)
     try:
@@ -141,46 +88,38 @@ def read_run(folder: Path) -> FinishedRun:
         raise
     except _DAMAGES as error:
         reason = f"no {error}" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
-        msg = f"{folder} is damaged ({reason}); copy the bundle again, or make it again"
+        msg = f"{folder} is damaged ({reason}); copy the bundle again, or repeat the run"
         raise BundleError(msg) from error
 
 
 def _read_run(folder: Path, bundle: Bundle) -> FinishedRun:
     about = read_json(folder, "bundle.json")
     if _PREDICTIONS not in about["files"]:
-        msg = f"{folder} has no {_PREDICTIONS} of its own; make the run again"
+        msg = f"{folder} has no {_PREDICTIONS}; repeat the run"
         raise BundleError(msg)
     metrics = bundle.metrics
     record, tuned, seconds = about["record"], metrics.get("finetuned"), metrics["seconds"]
-    if not isinstance(record, dict) or not 0 <= seconds < _MOST:
-        msg = "bundle.json has no record, or metrics.json no time"
+    if not isinstance(record, dict) or not 0 <= seconds < LARGEST:
+        msg = "bundle.json has no record, or metrics.json has no valid time"
         raise ValueError(msg)
     roles = _read_roles(folder / _ITEMS)
     ids, labels, probabilities = _read_predictions(folder / _PREDICTIONS, bundle.classes)
     if sorted(ids) != sorted(name for name, _ in roles["tested"]):
-        msg = f"{_PREDICTIONS} is of other items than those that {_ITEMS} says were tested"
+        msg = f"{_PREDICTIONS} lists other items than those that {_ITEMS} marks as tested"
         if roles["tested"] or not ids:
             raise ValueError(msg)
     _check_metrics(metrics["test"], bundle.classes, labels, probabilities)
     validation = Evaluation.from_dict(metrics["validation"])
-    if not (0 <= validation.accuracy <= 1 and 0 <= validation.log_loss < _MOST):
-        msg = "metrics.json has no proper validation"
+    accuracy, log_loss = validation.accuracy, validation.log_loss
+    if not (accuracy is None or 0 <= accuracy <= 1) or not (log_loss is None or 0 <= log_loss < LARGEST):
+        msg = "metrics.json has no valid validation metrics"
         raise ValueError(msg)
-    finetuning = None if tuned is None else Finetuning.from_dict(tuned)
-    frozen = _read_seconds((record.get("store") or {}).get("embed_seconds"))
+    finetuning = None if tuned is None else FineTuned.from_dict(tuned)
+    frozen = read_seconds_or_none(record.get("store") or {}, "embed_seconds")
     embedding = finetuning.embed_seconds if finetuning else frozen
     return FinishedRun(
         bundle, record, roles, ids, labels, probabilities, validation, float(seconds), embedding, finetuning
     )
-
-
-def _read_seconds(value: object) -> float | None:
-    if value is None:
-        return None
-    if type(value) not in {int, float} or not 0 <= value < _MOST:  # type: ignore[operator]
-        msg = "embed_seconds is no number of seconds"
-        raise ValueError(msg)
-    return float(value)  # type: ignore[arg-type]
 
 
 def _read_roles(path: Path) -> dict[str, frozenset[tuple[str, str]]]:
@@ -203,7 +142,7 @@ def _read_lines(file: TextIO, name: str) -> Iterator[str]:
 def _read_predictions(
     path: Path, classes: Sequence[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.float64]]:
-    """Read ids, labels and probabilities, a column for each class in the bundle's order."""
+    """Read ids, labels and probabilities, one column per class in the bundle's order."""
     check_own(path)
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.reader(_read_lines(file, path.name))
@@ -217,7 +156,7 @@ def _read_predictions(
         rows = [_take_row(row, at, len(header), path.name) for row in reader]
     ids, labels = tuple(name for name, _, _ in rows), tuple(label for _, label, _ in rows)
     if len(set(ids)) < len(ids) or not rows:
-        msg = f"{path.name} has no item, or one twice"
+        msg = f"{path.name} is empty, or lists an item twice"
         raise ValueError(msg)
     probabilities, _ = check_probabilities(np.array([values for *_, values in rows]), len(classes))
     return ids, labels, probabilities
@@ -234,12 +173,13 @@ def _take_row(row: Sequence[str], at: Sequence[int], width: int, name: str) -> t
 def _check_metrics(
     test: Mapping[str, Any], classes: Sequence[str], labels: Sequence[str], probabilities: NDArray[np.float64]
 ) -> None:
-    """Check that the predictions are those that the bundle's own test was measured with."""
+    """Check that the predictions agree with the metrics of the bundle's own test."""
     predicted = np.array([to_text(name) for name in classes])[probabilities.argmax(axis=1)]
     accuracy = float((predicted == np.array(labels)).mean())
-    if test["items"] != len(labels) or not abs(test["accuracy"] - accuracy) <= _SAME:
+    recorded = accuracy if test.get("accuracy") is None else test["accuracy"]
+    if test["items"] != len(labels) or not abs(recorded - accuracy) <= _SAME:
         msg = (
-            f"metrics.json tells an accuracy of {test['accuracy']} on {test['items']} items, {_PREDICTIONS} one of "
+            f"metrics.json has an accuracy of {recorded} on {test['items']} items, but {_PREDICTIONS} gives "
             f"{accuracy} on {len(labels)}"
         )
         raise ValueError(msg)
@@ -257,10 +197,10 @@ def align_run(
         options: How the comparison was split.
 
     Returns:
-        Probabilities float64 `(n_test, n_classes)`, and what the run took for the labels `(n_test,)`.
+        Probabilities float64 `(n_test, n_classes)`, and the labels that the run used, `(n_test,)`.
 
     Raises:
-        DataError: If the run was tested on other items, has other classes, or learnt from a test item.
+        DataError: If the run was tested on other items, has other classes, or was trained on a test item.
     """
     names = [to_text(name) for name in dataset.store.ids[dataset.rows[members]].tolist()]
     keys = dataset.keys[members].tolist()
@@ -269,15 +209,15 @@ def align_run(
     if seen:
         first = names[[key in seen for key in keys].index(True)]
         msg = (
-            f"{run.bundle.path} was trained or validated on {len(seen)} of the test images, such as {first}, by "
-            f"their bytes; its test flatters, and nothing can be compared with it: make it again with the same split"
+            f"{run.bundle.path} was trained or validated on {len(seen)} files with the bytes of test images, such as "
+            f"{first}, so its test is too optimistic to be compared; repeat the run with the same split"
         )
         raise DataError(msg)
     differing = sorted(set(run.bundle.classes) ^ set(dataset.classes))
     if differing:
         msg = (
-            f"{run.bundle.path} tells other classes apart than this comparison, such as {differing[0]!r}, which only "
-            f"one of them has; make it again from the same source"
+            f"{run.bundle.path} has other classes than this comparison: only one of them has {differing[0]!r}, for "
+            f"example; repeat the run on the same source"
         )
         raise DataError(msg)
     place = {name: at for at, name in enumerate(run.ids)}
@@ -293,7 +233,7 @@ def _check_tested(run: FinishedRun, wanted: Sequence[tuple[str, str]], options: 
     path, split = run.bundle.path, run.record.get("split")
     split = split if isinstance(split, dict) else {}
     if split.get("cv"):
-        msg = f"{path} was cross-validated and so has no test of its own; make it again without --cv, with the same"
+        msg = f"{path} was cross-validated, so it has no test split; repeat the run without --cv and with the same"
         msg += " --seed, --test-size and --group as this comparison"
         raise DataError(msg)
     parts = [
@@ -303,71 +243,72 @@ def _check_tested(run: FinishedRun, wanted: Sequence[tuple[str, str]], options: 
     ]
     changed = {name for name, _ in tested - own} & {name for name, _ in own - tested}
     parts += [f"{len(changed):,} of these have other bytes under the same name"] if changed else []
+    # Bundles that an older `fit` wrote do not record the seed of the split; it is that of the head.
     its = _describe_split(split.get("seed", run.bundle.head_spec.seed), split.get("test_size"), split.get("group"))
     this = _describe_split(options.seed, options.test_size, options.group)
     msg = (
-        f"{path} was tested on other images than this comparison: {'; '.join(parts)}. It was made with {its}, this is "
-        f"with {this}: use the same --seed, --test-size and --group, and embed and train from the same source"
+        f"{path} was tested on other images than this comparison: {'; '.join(parts)}. It was made with {its}, and this "
+        f"comparison with {this}: use the same --seed, --test-size and --group, and the same source"
     )
     raise DataError(msg)
 
 
 def _describe_split(seed: object, test_size: object, group: object) -> str:
-    """Say how a test was split; what a bundle says of it may be anything."""
-    own, size = (to_printable(str(value)[:_MOST_CHARACTERS]) for value in (seed, test_size))
+    """Describe how a test was split; the values of a bundle are not trusted."""
+    own, size = (to_printable(str(value)[:MOST_CHARACTERS]) for value in (seed, test_size))
     return f"--seed {own} --test-size {size}" + (f" --group {str(group)[:60]!r}" if group else "")
 
 
-_SAME_TEST = "its test and its verdict are on the same images as theirs"
-_BELOW = f"so it is listed below the heads, whatever its validation says; {_SAME_TEST}"
+_SAME_TEST = "its test and its verdict use the same images as theirs"
+_BELOW = f"so its validation cannot be ranked with the heads and it is listed below them; {_SAME_TEST}"
 _OWN = f"validated on {{}} images of its own training items, {_BELOW}"
-_OTHERS = f"validated on {{}} images that are not all and only those that rank the heads, {_BELOW}"
-_LEARNT = (
-    "no validation images were held out of its training, and the accuracy on those that it learnt from is none; it is "
-    f"listed below the heads; {_SAME_TEST}"
-)
+_OTHERS = f"validated on {{}} images that are not exactly those that rank the heads, {_BELOW}"
+_UNKNOWN = f"its bundle records no validation accuracy, so it is listed below the heads; {_SAME_TEST}"
+_NOT_VALIDATED = f"no validation images were held out of its training, so it is listed below the heads; {_SAME_TEST}"
 
 
-def enter_runs(
+def make_entries(
     runs: Sequence[FinishedRun],
     dataset: Dataset,
     partition: Partition,
     options: CompareOptions,
     stores: Mapping[str, str],
-) -> list[Contender]:
-    """Make a contender of each finished run.
+) -> list[Entry]:
+    """Make an entry of the comparison from each finished run.
 
     Args:
         runs: The runs.
         dataset: All items of the comparison.
-        partition: What holds its test.
+        partition: The split of the comparison.
         options: How it was split.
-        stores: By the uri of its backbone, the name of a store.
+        stores: The names of stores, by the uri of their backbone.
 
     Raises:
-        DataError: If a run was tested on other items than these, or learnt from one of them.
+        DataError: If a run was tested on other items than these, or was trained on one of them.
     """
-    contenders = []
+    entries = []
     for run in {run.bundle.path.resolve(): run for run in runs}.values():
         probabilities, labels = align_run(run, dataset, partition.test.members, options)
-        standing, note = _describe_run(run, stores), _doubt_validation(run, dataset, partition)
+        standing, note = _describe_run(run, stores), _explain_unranked(run, dataset, partition)
         standing = replace(standing, notes=(note,) if note else ())
-        contenders.append(Contender(standing, functools.partial(np.copy, probabilities), labels, ranked=not note))
-    titles = [(one.standing.store, one.standing.title) for one in contenders]
+        entries.append(Entry(standing, functools.partial(np.copy, probabilities), labels, ranked=not note))
+    titles = [(one.standing.store, one.standing.title) for one in entries]
     return [
-        _name_by_folder(one) if titles.count(title) > 1 else one for one, title in zip(contenders, titles, strict=True)
+        _name_by_folder(one) if titles.count(title) > 1 else one for one, title in zip(entries, titles, strict=True)
     ]
 
 
-def _doubt_validation(run: FinishedRun, dataset: Dataset, partition: Partition) -> str:
-    """Say why its validation cannot rank a run among the heads; empty if it was on the items that rank these."""
-    if _learnt_all(run):
-        return _LEARNT
+def _explain_unranked(run: FinishedRun, dataset: Dataset, partition: Partition) -> str:
+    """Explain why a run cannot be ranked among the heads; empty if it was validated on the items that rank them."""
+    if _trained_on_all(run):
+        return _NOT_VALIDATED
+    if run.validation.accuracy is None:
+        return _UNKNOWN
     members = partition.validation
     ids = map(to_text, dataset.store.ids[dataset.rows[members]].tolist())
     ranking = frozenset(zip(ids, dataset.keys[members].tolist(), strict=True))
     if run.finetuning is None:
-        # `fit` learns from these as well in the end, and so lists them as trained; else it validates by folds.
+        # `fit` finally trains on these items too, so it lists them as trained; otherwise it validates by folds.
         own, shared = run.validation.n_items, ranking <= run.roles["trained"]
         same = shared and own == len(ranking)
     else:
@@ -378,8 +319,8 @@ def _doubt_validation(run: FinishedRun, dataset: Dataset, partition: Partition) 
     return (_OTHERS if ranking and shared else _OWN).format(f"{own:,}")
 
 
-def _learnt_all(run: FinishedRun) -> bool:
-    """Tell whether a fine-tuned run had nothing held out, and so was validated on images that it learnt from."""
+def _trained_on_all(run: FinishedRun) -> bool:
+    """Return whether a fine-tuned run held nothing out, and so was validated on its training images."""
     return run.finetuning is not None and (not run.roles["validated"] or run.finetuning.validated_on == "training")
 
 
@@ -391,8 +332,8 @@ def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> ComparisonRow:
         head=bundle.head_spec,
         chosen="",
         bytes_per_item=bundle.golden.features.shape[1] * np.dtype(bundle.embed_spec.dtype).itemsize,
-        validation_accuracy=float(run.validation.accuracy),
-        validation_log_loss=float(run.validation.log_loss),
+        validation_accuracy=run.validation.accuracy,
+        validation_log_loss=run.validation.log_loss,
         fit_seconds=run.seconds,
         embed_seconds=run.embed_seconds,
         run=bundle.path,
@@ -410,13 +351,13 @@ def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> ComparisonRow:
         fit_seconds=tuning.seconds,
         peak_memory_bytes=tuning.peak_memory_bytes,
         trained_parameters=tuning.trained_parameters,
-        validation_accuracy=None if _learnt_all(run) else shared.validation_accuracy,
-        validation_log_loss=None if _learnt_all(run) else shared.validation_log_loss,
+        validation_accuracy=None if _trained_on_all(run) else shared.validation_accuracy,
+        validation_log_loss=None if _trained_on_all(run) else shared.validation_log_loss,
     )
 
 
-def _name_by_folder(contender: Contender) -> Contender:
-    standing = contender.standing
+def _name_by_folder(entry: Entry) -> Entry:
+    standing = entry.standing
     folder = to_printable(standing.run.name) if standing.run else ""
     name = f"{standing.title.removesuffix(' (run)')} ({folder})"
-    return replace(contender, standing=replace(standing, name=name))
+    return replace(entry, standing=replace(standing, name=name))

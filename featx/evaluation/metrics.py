@@ -90,19 +90,19 @@ class Evaluation:
     """
 
     n_items: int
-    accuracy: float
-    accuracy_low: float
-    accuracy_high: float
-    mean_per_class_accuracy: float
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    mean_per_class_accuracy: float | None
     mean_per_class_accuracy_low: float | None
     mean_per_class_accuracy_high: float | None
-    macro_f1: float
+    macro_f1: float | None
     macro_f1_low: float | None
     macro_f1_high: float | None
-    log_loss: float
+    log_loss: float | None
     log_loss_low: float | None
     log_loss_high: float | None
-    expected_calibration_error: float
+    expected_calibration_error: float | None
     expected_calibration_error_low: float | None
     expected_calibration_error_high: float | None
     roc_auc: float | None
@@ -128,22 +128,37 @@ class Evaluation:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build the evaluation from what `to_dict` returned; other keys are left alone.
+        """Build the evaluation from what `to_dict` returned.
+
+        A metric that `values` lacks, as in a file of another version, becomes None; other keys are ignored.
 
         Raises:
-            DataError: If a key is missing, or a value does not fit.
+            DataError: If the items, classes or confusion matrix are missing, or a value has the wrong type.
         """
         try:
             return cls(
                 n_items=values["items"],
                 classes=tuple(values["classes"]),
-                per_class=tuple(ClassMetrics(**row) for row in values["per_class"]),
+                per_class=tuple(_read_class(row) for row in values["per_class"]),
                 confusion=np.asarray(values["confusion"], dtype=np.int64),
-                **{name: values[name] for metric in METRICS for name in _name_fields(metric)},
+                **{name: _read_number(values, name) for metric in METRICS for name in _name_fields(metric)},
             )
-        except (KeyError, TypeError, ValueError) as error:
-            msg = f"these are not the metrics of an evaluation ({error!r}); evaluate again to write them anew"
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            msg = f"these are not the metrics of an evaluation ({error!r}); evaluate again to write them"
             raise DataError(msg) from error
+
+
+def _read_class(row: Mapping[str, Any]) -> ClassMetrics:
+    scores = {name: _read_number(row, name) for name in ("precision", "recall", "f1")}
+    return ClassMetrics(name=row["name"], support=row["support"], **scores)
+
+
+def _read_number(values: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - an int or float of JSON, or None
+    value = values.get(name)
+    if type(value) not in {int, float, type(None)}:
+        msg = f"{name} is {str(value)[:40]!r}, not a number"
+        raise TypeError(msg)
+    return value
 
 
 def evaluate(

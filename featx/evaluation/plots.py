@@ -77,9 +77,15 @@ def _draw_confusion(figure: "Figure", evaluation: Evaluation, names: list[str]) 
     size = max(10.0, side_inches)
     axes.set_xlabel("predicted class", fontsize=size)
     axes.set_ylabel("true class", fontsize=size)
-    interval = f"95 % interval {evaluation.accuracy_low:.3f} to {evaluation.accuracy_high:.3f}"
-    items = f"{evaluation.n_items:,} item{'s' if evaluation.n_items > 1 else ''}"
-    axes.set_title(f"accuracy {evaluation.accuracy:.3f} ({interval})\n{items}", fontsize=1.1 * size, pad=10)
+    axes.set_title(_title_confusion(evaluation), fontsize=1.1 * size, pad=10)
+
+
+def _title_confusion(evaluation: Evaluation) -> str:
+    """Return the accuracy, where it is known, and the number of items."""
+    value, low, high = evaluation.get_interval("accuracy")
+    interval = "" if low is None or high is None else f" (95 % interval {low:.3f} to {high:.3f})"
+    accuracy = "" if value is None else f"accuracy {value:.3f}{interval}\n"
+    return f"{accuracy}{evaluation.n_items:,} item{'s' if evaluation.n_items > 1 else ''}"
 
 
 def _paint(axes: "Axes", evaluation: Evaluation, side_inches: float) -> None:

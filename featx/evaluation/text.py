@@ -5,7 +5,8 @@ import numpy as np
 from featx.evaluation.metrics import METRICS, ClassMetrics, Evaluation
 from featx.wording import measure_names, pad_name
 
-_TITLES = {
+#: What the metrics are called in tables.
+METRIC_TITLES = {
     "accuracy": "accuracy",
     "mean_per_class_accuracy": "mean per-class accuracy",
     "macro_f1": "macro-F1",
@@ -23,13 +24,13 @@ _UNDEFINED = "-"
 
 def format_metrics(evaluation: Evaluation) -> str:
     """Format the metrics, each with its 95 % interval; `-` is a value that is not defined."""
-    width = max(map(len, _TITLES.values()))
+    width = max(map(len, METRIC_TITLES.values()))
     lines = [f"{'':{width}}   value   95 % interval"]
     for metric in METRICS:
         point, low, high = evaluation.get_interval(metric)
         interval = "none: all resamples agree" if low is None or high is None else f"{low:.4f} to {high:.4f}"
         interval = _UNDEFINED if point is None else interval
-        lines.append(f"{_TITLES[metric]:{width}}  {_format_value(point, 4):>6}   {interval}")
+        lines.append(f"{METRIC_TITLES[metric]:{width}}  {_format_value(point, 4):>6}   {interval}")
     lines.append(f"{'items':{width}}  {evaluation.n_items:>6}")
     return "\n".join(lines)
 

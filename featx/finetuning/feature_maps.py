@@ -1,7 +1,7 @@
-"""Supply: from a source to the labelled items of a fine-tuning, and to the feed that shows them to the network.
+"""The data of a fine-tuning: its labelled items, the feed of the network, and cached feature maps.
 
-Items, quarantine and splits are those of a feature store, as for `fit`: of the frozen features, or, where feature
-maps are cached, of these.
+Items, quarantine and splits are those of a feature store, as for `fit`. The store holds the frozen features, or the
+feature maps if these are cached.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from featx.specs import DTYPES, FineTuneSpec, ImageSpec
 from featx.store import FeatureStore
 from featx.wording import format_bytes, to_printable
 
-#: Feature maps are cached unasked if they take no more than one part in so many of the free disk.
+#: `--cache auto` caches feature maps if they take at most one part in this many of the free disk space.
 _FREE_PARTS = 2
 
 _MAPS = "maps"
@@ -38,17 +38,17 @@ _NAMED_IMAGES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Supply:
-    """What a network is tuned on.
+class FineTuneData:
+    """The data that a network is fine-tuned on.
 
     Attributes:
         dataset: The labelled items.
-        feed: What the network is shown of them.
-        pixels: The same from pixels, for a look at them.
-        cached: Whether it is shown feature maps from stores.
+        feed: The inputs of the network.
+        pixels: The same inputs from pixels, for the contact sheet.
+        cached: Whether the inputs are feature maps from stores.
         stores: The stores.
-        embed_seconds: What embedding them took, whenever that was; None where they do not tell.
-        own_embed_seconds: What it took in this run: next to nothing for what was there.
+        embed_seconds: Time of embedding them, in whatever run; None if the stores do not record it.
+        own_embed_seconds: Time of embedding in this run; close to 0 if the stores existed.
     """
 
     dataset: Dataset
@@ -65,10 +65,10 @@ class Cut:
     """The layers at which a network is cut.
 
     Attributes:
-        layers: Their names; none if learning begins at the pixels.
+        layers: Their names; none if the first layers are trainable.
         shapes: Shape of the feature map of each, for one image.
-        has_weights: Whether anything that has weights is before them.
-        obstacle: Why the network cannot be cut, if that is not because learning begins at the pixels.
+        has_weights: Whether a layer with weights comes before them.
+        obstacle: Why the network cannot be cut although its first layers are frozen.
     """
 
     layers: tuple[str, ...]
@@ -78,11 +78,11 @@ class Cut:
 
     @property
     def map_bytes(self) -> int:
-        """Bytes of all maps of one image, as float32."""
+        """Size of all maps of one image in bytes, as float32."""
         return 4 * sum(map(math.prod, self.shapes))
 
 
-def supply_items(
+def prepare_data(
     manifest: Manifest,
     network: Backbone,
     load: Callable[..., Backbone],
@@ -90,28 +90,28 @@ def supply_items(
     spec: FineTuneSpec,
     options: FineTuneOptions,
     image: Mapping[str, Any],
-) -> Supply:
-    """Embed what is frozen, and supply items.
+) -> FineTuneData:
+    """Embed the frozen part of a network, and prepare the items and the feed.
 
     Args:
         manifest: The items.
         network: The backbone, not yet trained.
         load: Builds another one like it; takes `layers` and `pooling`.
-        cut: Where learning begins.
+        cut: Where the trainable part begins.
         spec: What is trained.
         options: Whether to cache, and where.
-        image: Fields of `ImageSpec` but for the size, as `featx.embed` takes them.
+        image: Fields of `ImageSpec` except for the size, as `featx.embed` takes them.
 
     Raises:
-        DataError: If nothing can be learnt from the labels, or the stores hold different items.
-        UsageError: If maps are to be cached that cannot be.
+        DataError: If the labels are not classes that a head can be fitted to, or the stores hold different items.
+        UsageError: If caching was asked for and is impossible.
     """
     maps = None
     obstacle = _find_obstacle(cut, spec)
     if not obstacle and options.cache != "no":
         maps = _plan_maps(manifest, load(layers=cut.layers, pooling="none"), cut, spec, options, image)
     cached, reason = _decide(maps, cut, len(manifest), spec, options, obstacle)
-    options.say(reason)
+    options.reporter.say(reason)
     found = (
         _embed_maps(manifest, maps, spec, options, image)
         if maps and cached
@@ -127,7 +127,7 @@ def supply_items(
     augmentation = parse_augmentation(spec.augmentation)
     workers = _plan_embedding(options).count_workers()
     pixels = PixelFeed(manifest, ids.tolist(), dataset.keys.tolist(), image_spec, augmentation, spec.seed, workers)
-    return Supply(
+    return FineTuneData(
         dataset=dataset,
         feed=MapFeed(stores, [_find_rows(store, ids) for store in stores], cut.shapes, spec.views)
         if cached
@@ -141,19 +141,19 @@ def supply_items(
 
 
 def _find_longest(stores: Sequence[FeatureStore]) -> float | None:
-    """Find what embedding took, of which each store of one run tells the whole."""
+    """Return the time of embedding; each store of one run records the time of the whole run."""
     times = [store.embed_seconds for store in stores]
     return None if None in times else max(one for one in times if one is not None)
 
 
 def _plan_embedding(options: FineTuneOptions) -> EmbedOptions:
-    return EmbedOptions(workers=options.workers, runtime=options.runtime, progress=options.progress)
+    return EmbedOptions(workers=options.workers, runtime=options.runtime, reporter=options.reporter)
 
 
 def _embed(
     manifest: Manifest, network: Backbone, options: FineTuneOptions, image: Mapping[str, Any]
 ) -> list[EmbedResult]:
-    """Embed frozen features, into the store that `featx embed` would make, unless that holds others."""
+    """Embed frozen features into the store that `featx embed` would use, unless that one holds other features."""
     name = _name_frozen(Path(options.features), manifest, network, image)
     return embed_layers(
         manifest, network, image=image, name=name, folder=options.features, options=_plan_embedding(options)
@@ -162,11 +162,11 @@ def _embed(
 
 @dataclass(frozen=True, slots=True)
 class _Maps:
-    """Stores of feature maps, which may be there already.
+    """Stores of feature maps, which may exist already.
 
     Attributes:
-        network: Gives the maps.
-        name: What the stores are called; those of several layers have these behind.
+        network: The network that gives the maps.
+        name: Name of the stores; with several layers, each is followed by its layer's name.
         paths: The stores.
     """
 
@@ -183,7 +183,7 @@ def _plan_maps(
     options: FineTuneOptions,
     image: Mapping[str, Any],
 ) -> _Maps:
-    """Name the stores of feature maps: by source, network, and all that decides their numbers."""
+    """Name the stores of feature maps after the source, the network, and all that decides their numbers."""
     sized = {**image, "height": network.height, "width": network.width}
     planned = plan_views(spec.views, spec.augmentation, spec.seed) if spec.views else None
     specs = [make_spec(network, output, ImageSpec(**sized), DTYPES[0], planned) for output in network.outputs]
@@ -197,7 +197,7 @@ def _plan_maps(
 def _embed_maps(
     manifest: Manifest, maps: _Maps, spec: FineTuneSpec, options: FineTuneOptions, image: Mapping[str, Any]
 ) -> list[EmbedResult]:
-    """Embed the feature maps at a cut, each layer's into a store of its own."""
+    """Embed the feature maps at a cut, one store per layer."""
     varied: dict[str, Any] = {"views": spec.views, "augmentation": spec.augmentation} if spec.views else {}
     return embed_layers(
         manifest,
@@ -212,22 +212,24 @@ def _embed_maps(
 
 
 def _report_quarantine(found: Sequence[EmbedResult], options: FineTuneOptions) -> None:
-    """Name images that cannot be used, and why."""
+    """Report the images that cannot be used, with the reasons."""
     bad = {name: reason for embedding in found for name, _, reason in embedding.store.quarantine}
     for name, reason in list(bad.items())[:_NAMED_IMAGES]:
-        options.say(f"quarantined {to_printable(name)}: {to_printable(reason)}")
+        options.reporter.say(f"quarantined {to_printable(name)}: {to_printable(reason)}")
     if len(bad) > _NAMED_IMAGES:
-        options.say(f"quarantined: {len(bad) - _NAMED_IMAGES:,} more; `featx info {found[0].store.path}` lists them")
+        options.reporter.say(
+            f"quarantined: {len(bad) - _NAMED_IMAGES:,} more; `featx info {found[0].store.path}` lists them"
+        )
 
 
 def _name_source(manifest: Manifest) -> str:
-    """Name what maps are of, so that those of another source with the same names of files have another store."""
+    """Name the source, so that another source with the same file names gets another store."""
     source = describe_source(manifest)
     return f"{Path(source).stem}-{hashlib.sha256(source.encode()).hexdigest()[:6]}"
 
 
 def _name_frozen(folder: Path, manifest: Manifest, network: Backbone, image: Mapping[str, Any]) -> str:
-    """Name the store of frozen features: one of this source that is there, under whatever name, or a new one."""
+    """Name the store of frozen features: an existing one of this source under any name, or a new one."""
     output, size = network.outputs[0], {"height": network.height, "width": network.width}
     spec = make_spec(network, output, ImageSpec(**{**image, **size}))
     taken = set[str]()
@@ -246,39 +248,39 @@ def _name_frozen(folder: Path, manifest: Manifest, network: Backbone, image: Map
 def _decide(
     maps: _Maps | None, cut: Cut, n_items: int, spec: FineTuneSpec, options: FineTuneOptions, obstacle: str
 ) -> tuple[bool, str]:
-    """Decide whether feature maps are cached, and say what that means in one line."""
+    """Decide whether to cache feature maps, and describe the decision in one line."""
     if obstacle and options.cache == "yes":
-        msg = f"feature maps cannot be cached: {obstacle}; or leave out --cache yes"
+        msg = f"feature maps cannot be cached: {obstacle}; leave out --cache yes to train without the cache"
         raise UsageError(msg)
     views = f" x {1 + spec.views} views" if spec.views else ""
     needed = n_items * (1 + spec.views) * cut.map_bytes
     size = f"{n_items:,} images{views} x {format_bytes(cut.map_bytes)} = {format_bytes(needed)} of disk"
     folder, layers = Path(options.features), ", ".join(cut.layers)
     if maps and all(path.is_file() for path in maps.paths):
-        return True, f"what is frozen runs once: the maps of {layers} are in {folder / _MAPS} ({size})"
+        return True, f"the frozen layers are not run again: the maps of {layers} are in {folder / _MAPS} ({size})"
     reason = obstacle
     if not reason and options.cache == "no":
         reason = f"without the cache, which would take {size}"
     if not reason and options.cache == "auto" and not cut.has_weights:
-        reason = f"nothing before {layers} has weights, so its maps would spare decoding alone"
+        reason = f"no layer before {layers} has weights, so cached maps would only save the decoding"
     if not reason and options.cache == "auto" and needed > _find_free(folder) / _FREE_PARTS:
-        reason = f"the maps would take {size}, more than half of what is free; --cache yes does it all the same"
+        reason = f"the maps would take {size}, more than half of the free space; --cache yes caches them anyway"
     if reason:
         return False, f"the whole network runs in every epoch: {reason}"
-    kept = f"embedded into {folder / _MAPS}, {size}, which may be deleted when no run needs them any more"
-    return True, f"what is frozen runs once: the maps of {layers} are {kept}"
+    kept = f"embedded into {folder / _MAPS}, {size}, which you can delete when no run needs them"
+    return True, f"the frozen layers run once: the maps of {layers} are {kept}"
 
 
 def _find_obstacle(cut: Cut, spec: FineTuneSpec) -> str:
     if not cut.layers:
-        return cut.obstacle or "its first layer learns too"
+        return cut.obstacle or "its first layer is trained too"
     if spec.augmentation and not spec.views:
-        return "images are varied anew in each; give each some views that can be kept, such as --views 4"
+        return "each epoch augments the images differently; keep a fixed number of views instead, such as --views 4"
     return ""
 
 
 def _find_free(folder: Path) -> int:
-    """Find the free bytes of the disk that a folder is on, or will be."""
+    """Return the free bytes of the disk that a folder is on, or will be on."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(there).free
 
@@ -287,11 +289,14 @@ def _find_rows(store: FeatureStore, ids: NDArray[np.str_]) -> NDArray[np.intp]:
     """Find the row of each item in a store.
 
     Raises:
-        DataError: If it lacks one.
+        DataError: If an item is missing.
     """
     rows = {name: row for row, name in enumerate(store.ids.tolist())}
     missing = [name for name in ids.tolist() if name not in rows]
     if missing:
-        msg = f"{store.path} lacks {len(missing)} images that other maps have, such as {missing[0]}; use --cache no"
+        msg = (
+            f"{store.path} lacks {len(missing)} images that the other maps have, such as {missing[0]}; "
+            "run again with --cache no"
+        )
         raise DataError(msg)
     return np.array([rows[name] for name in ids.tolist()], np.intp)

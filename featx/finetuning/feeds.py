@@ -1,6 +1,6 @@
-"""Feeds: what a network that is tuned is shown, a batch at a time and ahead of it.
+"""Feeds: the inputs of a network that is fine-tuned, one batch at a time, prepared ahead.
 
-Either from pixels, which are decoded anew in every epoch, or from stores of the feature maps that they give.
+The inputs are pixels, decoded again in every epoch, or feature maps that are read from stores.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ class Feed(Protocol):
     """Where batches come from."""
 
     def stream(self, batches: Iterable[Batch]) -> Generator[tuple[NDArray[np.intp], list[NDArray[Any]]]]:
-        """Yield the items of each batch and what the network is shown of them, in order."""
+        """Yield the items of each batch and their inputs, in order."""
         ...
 
 
@@ -44,7 +44,7 @@ class MapFeed:
         stores: A store for each layer.
         rows: For each store, int `(n_items,)`: the row of each item.
         shapes: Shape of one map, for each store.
-        views: Views beside the plain one.
+        views: Number of augmented views per item, beside the plain one.
     """
 
     stores: Sequence[FeatureStore]
@@ -68,15 +68,15 @@ class MapFeed:
 
 @dataclass(frozen=True, slots=True)
 class PixelFeed:
-    """Pixels, decoded and varied in threads.
+    """Pixels, decoded and augmented in threads.
 
     Attributes:
         manifest: Where files are read.
-        ids, sha256s: Text `(n_items,)`: the name and the content of each item.
+        ids, sha256s: Text `(n_items,)`: the id and the sha256 of each item.
         image: How files become pixels.
-        augmentation: How pixels are varied.
-        seed: Of the variations.
-        workers: Threads.
+        augmentation: How pixels are augmented.
+        seed: Seed of the augmentation.
+        workers: Number of threads.
     """
 
     manifest: Manifest
@@ -91,7 +91,7 @@ class PixelFeed:
         """Decode pixels, uint8 `(n, height, width, 3)`.
 
         Raises:
-            DataError: If a file is no longer what it was.
+            DataError: If a file has changed.
         """
         sizes: list[NDArray[np.intp]] = []
 
@@ -115,15 +115,15 @@ class PixelFeed:
         return view_image(pixels, self.augmentation, seed=self.seed, sha256=self.sha256s[item], number=number)
 
     def read_plain(self, item: int) -> NDArray[np.uint8]:
-        """Decode one image as it is: uint8 `(height, width, 3)`.
+        """Decode one image without augmentation: uint8 `(height, width, 3)`.
 
         Raises:
-            DataError: If its file is no longer what it was.
+            DataError: If its file is gone or has changed.
         """
         try:
             data = self.manifest.reader.read(self.ids[item])
         except OSError as error:
-            msg = f"{self.ids[item]} cannot be read any more ({error.strerror or error}); run the same command again"
+            msg = f"{self.ids[item]} can no longer be read ({error.strerror or error}); run the same command again"
             raise DataError(msg) from error
         if hashlib.sha256(data).hexdigest() != self.sha256s[item]:
             msg = f"{self.ids[item]} has changed since it was embedded; run the same command again"
@@ -132,14 +132,14 @@ class PixelFeed:
 
 
 def choose_views(spec_views: int, *, seed: int, epoch: int, n_items: int, varied: bool) -> NDArray[np.intp]:
-    """Choose the view of each item that an epoch shows, int `(n_items,)`.
+    """Choose the view of each item for an epoch, int `(n_items,)`.
 
     Args:
-        spec_views: How many views there are of each; 0 for another one in each epoch.
-        seed: Of the choice.
-        epoch: Number of the epoch, from 1 on.
+        spec_views: Number of views per item; 0 for a new view in each epoch.
+        seed: Seed of the choice.
+        epoch: Number of the epoch, starting at 1.
         n_items: Number of items.
-        varied: Whether images are varied at all.
+        varied: Whether images are augmented at all.
     """
     if not varied:
         return np.zeros(n_items, np.intp)

@@ -17,6 +17,7 @@ from featx.evaluation.plots import plot_history, write_history
 from featx.files import DAMAGES, Result, read_result, say_failures, write_result
 from featx.finetuning.feeds import Feed, choose_views
 from featx.finetuning.unfreezing import Stage
+from featx.heads.early_stopping import EarlyStopping
 from featx.heads.networks import NetworkClassifier, take_probabilities
 from featx.options import FineTuneOptions
 from featx.specs import FineTuneSpec
@@ -36,7 +37,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class TrainingSet:
     """What is learnt from.
 
     Attributes:
@@ -76,16 +77,14 @@ class Roles:
 
 
 @dataclass(slots=True)
-class Progressed:
+class LoopState(EarlyStopping):
     """How far training has come; all of it is on disk.
+
+    The best epoch is counted over all stages, and the epochs waited since then in this stage.
 
     Attributes:
         stage: Number of the stage.
         epoch: Epochs of this stage that are done.
-        best: Value of what is monitored, the lower the better, of the weights that are kept.
-        best_epoch: Number of the epoch, over all stages, that they are from; 0 for the start.
-        waited: Epochs of this stage since then.
-        factor: What the learning rates are multiplied by.
         parts: Into how many parts a batch is divided, for it to fit into the memory.
         seconds: Time of all epochs.
         earlier_seconds: What of this was in runs that were interrupted, before this one.
@@ -94,10 +93,6 @@ class Progressed:
 
     stage: int = 0
     epoch: int = 0
-    best: float = math.inf
-    best_epoch: int = 0
-    waited: int = 0
-    factor: float = 1.0
     parts: int = 1
     seconds: float = 0.0
     earlier_seconds: float = 0.0
@@ -109,35 +104,35 @@ class Progressed:
         return len(self.history.get("loss", [0])) - 1
 
 
-class Course:
+class TrainingLoop:
     """The training of one network, from its first epoch or from where it was interrupted.
 
     Args:
-        network: A `TunableNetwork` with its head; not typed, since its module imports TensorFlow.
+        network: A `TrainableNetwork` with its head; not typed, since its module imports TensorFlow.
         head: The head, which is given the weights that the network has learnt.
-        lesson: What is learnt from.
+        training_set: What is learnt from.
         stages: What learns.
         spec: How.
         folder: Where state and curves are kept.
         options: Whom to tell.
 
     Attributes:
-        progressed: How far it has come.
+        state: How far it has come.
     """
 
     def __init__(
         self,
         network: Any,  # noqa: ANN401 - as above
         head: NetworkClassifier,
-        lesson: Lesson,
+        training_set: TrainingSet,
         stages: Sequence[Stage],
         spec: FineTuneSpec,
         folder: Path,
         options: FineTuneOptions,
     ) -> None:
-        self._network, self._head, self._lesson = network, head, lesson
+        self._network, self._head, self._training_set = network, head, training_set
         self._stages, self._spec, self._folder, self._options = stages, spec, folder, options
-        self.progressed = Progressed()
+        self.state = LoopState()
         self._best: Arrays = network.dump()
         self._drawn, self._draw_seconds = time.perf_counter(), _DRAW_SECONDS
 
@@ -148,13 +143,13 @@ class Course:
             DataError: If the loss is not finite.
             BackboneError: If a single item does not fit into the memory.
         """
-        state = self.progressed = self._resume()
+        state = self.state = self._resume()
         while state.stage < len(self._stages):
             stage = self._stages[state.stage]
             if not state.epoch:
                 self._network.start(stage)
             if len(self._stages) > 1 and not state.epoch:
-                self._options.say(f"stage {state.stage + 1}/{len(self._stages)}: {stage.name}")
+                self._options.reporter.say(f"stage {state.stage + 1}/{len(self._stages)}: {stage.name}")
             while state.epoch < self._spec.epochs and state.waited < self._spec.patience:
                 self._run_epoch()
             # What comes next begins with the best so far.
@@ -165,31 +160,26 @@ class Course:
         self._draw()
 
     def _run_epoch(self) -> None:
-        state, started = self.progressed, time.perf_counter()
+        state, started = self.state, time.perf_counter()
         if self._spec.schedule == "cosine":
             turn = math.cos(math.pi * state.epoch / self._spec.epochs)
             state.factor = _LEAST_RATE + (1 - _LEAST_RATE) * (1 + turn) / 2
-        record = self._learn() | self._watch()
+        record = self._train() | self._validate()
         rate = self._network.set_rate(state.factor)
-        self._note({**record, "learning_rate": rate}, time.perf_counter() - started)
+        self._record({**record, "learning_rate": rate}, time.perf_counter() - started)
         state.epoch += 1
-        value = self._read_monitored(record)
-        improved = value < state.best
-        if improved:
-            state.best, state.best_epoch, state.waited = value, state.n_epochs, 0
+        halves = self._spec.schedule == "plateau"
+        value, patience = self._read_monitored(record), self._spec.patience
+        if state.watch(value, epoch=state.n_epochs, patience=patience, halves=halves):
             self._best = self._network.dump()
-        else:
-            state.waited += 1
-            if self._spec.schedule == "plateau" and state.waited % max(1, self._spec.patience // 2) == 0:
-                state.factor /= 2
         self._save(optimizers=True)
-        self._tell(record, time.perf_counter() - started)
+        self._report(record, time.perf_counter() - started)
         if time.perf_counter() - self._drawn > _DRAWN_PART * self._draw_seconds:
             self._draw()
 
-    def _learn(self) -> dict[str, float]:
+    def _train(self) -> dict[str, float]:
         """Learn from all items once, and return how well that went."""
-        state, train, spec = self.progressed, self._lesson.train, self._spec
+        state, train, spec = self.state, self._training_set.train, self._spec
         number = state.n_epochs + 1
         order = np.random.default_rng([spec.seed, number]).permutation(train)
         seen = choose_views(
@@ -198,27 +188,26 @@ class Course:
         n_batches = -(-len(train) // spec.batch_size)
         batches = zip(np.array_split(order, n_batches), np.array_split(seen, n_batches), strict=True)
         total, done, logits = 0.0, 0, []
-        with contextlib.closing(self._lesson.feed.stream(batches)) as shown:
+        with contextlib.closing(self._training_set.feed.stream(batches)) as shown:
             for batch, (items, inputs) in enumerate(shown, 1):
                 # Adam's first steps are as long as any, whatever it has seen: they begin small, and grow.
                 rises = not state.epoch and spec.schedule != "constant"
                 self._network.set_rate(state.factor * (batch / n_batches if rises else 1.0))
-                loss, answer = self._learn_batch(items, inputs)
+                loss, answer = self._train_batch(items, inputs)
                 total, done = total + loss * len(items), done + len(items)
                 logits.append(answer)
-                if self._options.progress is not None:
-                    self._options.progress(state.epoch * len(train) + done, spec.epochs * len(train))
+                self._options.reporter.advance(state.epoch * len(train) + done, spec.epochs * len(train))
         if not math.isfinite(total):
             msg = f"the loss is not finite at a learning rate of {spec.learning_rate:g}; choose a smaller one"
             raise DataError(msg)
-        return {"loss": total / done, **_score(np.concatenate(logits), self._lesson.targets[order])}
+        return {"loss": total / done, **_score(np.concatenate(logits), self._training_set.targets[order])}
 
-    def _learn_batch(self, items: NDArray[np.intp], inputs: list[NDArray[Any]]) -> tuple[float, NDArray[np.float32]]:
-        targets, weights = self._lesson.targets[items], self._lesson.weights[items]
+    def _train_batch(self, items: NDArray[np.intp], inputs: list[NDArray[Any]]) -> tuple[float, NDArray[np.float32]]:
+        targets, weights = self._training_set.targets[items], self._training_set.weights[items]
         while True:
             try:
-                found: tuple[float, NDArray[np.float32]] = self._network.learn(
-                    inputs, targets, weights, self.progressed.parts
+                found: tuple[float, NDArray[np.float32]] = self._network.train_batch(
+                    inputs, targets, weights, self.state.parts
                 )
             except MemoryError as error:
                 self._divide(error)
@@ -231,24 +220,26 @@ class Course:
         Raises:
             BackboneError: If that leaves less than one.
         """
-        parts = 2 * self.progressed.parts
+        parts = 2 * self.state.parts
         if parts >= 2 * self._spec.batch_size:
             msg = f"one image does not fit into the memory ({error}); unfreeze less, or choose a smaller --image-size"
             raise BackboneError(msg) from error
-        self.progressed.parts = parts
-        self._options.say(
+        self.state.parts = parts
+        self._options.reporter.say(
             f"note: {-(-2 * self._spec.batch_size // parts)} images do not fit into the memory at a time; each batch "
             f"of {self._spec.batch_size} is learnt in {parts} parts, whose gradients are added up"
         )
 
-    def _watch(self) -> dict[str, float]:
+    def _validate(self) -> dict[str, float]:
         """Measure the items that are held out, or, without any, those that are learnt from, as they are."""
-        held = self._lesson.held
-        items, prefix = (held, "val_") if len(held) else (self._lesson.train, "plain_")
+        held = self._training_set.held
+        items, prefix = (held, "val_") if len(held) else (self._training_set.train, "plain_")
         self._take_head()
-        logits = self._head.compute_logits(embed_items(self._network, self._lesson.feed, items, self._spec.batch_size))
-        targets = self._lesson.targets[items]
-        loss = self._network.measure_loss(targets, logits, self._lesson.weights[items])
+        logits = self._head.compute_logits(
+            embed_items(self._network, self._training_set.feed, items, self._spec.batch_size)
+        )
+        targets = self._training_set.targets[items]
+        loss = self._network.measure_loss(targets, logits, self._training_set.weights[items])
         if not math.isfinite(loss):
             msg = f"the loss is not finite at a learning rate of {self._spec.learning_rate:g}; choose a smaller one"
             raise DataError(msg)
@@ -259,30 +250,30 @@ class Course:
 
     def _read_monitored(self, record: dict[str, float]) -> float:
         name = self._spec.monitor
-        value = record[f"{'val' if len(self._lesson.held) else 'plain'}_{name}"]
+        value = record[f"{'val' if len(self._training_set.held) else 'plain'}_{name}"]
         signed = value if name == "loss" else -value
         return signed if math.isfinite(signed) else math.inf
 
-    def _note(self, record: dict[str, float], seconds: float) -> None:
+    def _record(self, record: dict[str, float], seconds: float) -> None:
         for name, value in {**record, "seconds": seconds}.items():
-            self.progressed.history.setdefault(name, []).append(value)
-        self.progressed.seconds += seconds
+            self.state.history.setdefault(name, []).append(value)
+        self.state.seconds += seconds
 
-    def _tell(self, record: dict[str, float], seconds: float) -> None:
-        state = self.progressed
+    def _report(self, record: dict[str, float], seconds: float) -> None:
+        state = self.state
         learnt = f"loss {record['loss']:.4f}, accuracy {record['accuracy']:.3f}"
-        held = "validation" if len(self._lesson.held) else "afterwards, as they are:"
-        prefix = "val" if len(self._lesson.held) else "plain"
+        held = "validation" if len(self._training_set.held) else "afterwards, as they are:"
+        prefix = "val" if len(self._training_set.held) else "plain"
         watched = f"{held} loss {record[f'{prefix}_loss']:.4f}, accuracy {record[f'{prefix}_accuracy']:.3f}"
         area = f", AUC {record[f'{prefix}_auc']:.4f}" if self._spec.monitor == "auc" else ""
         best = f"best so far: epoch {state.best_epoch}" if state.best_epoch else "no better than the start"
         width = len(str(self._spec.epochs))
-        self._options.say(
+        self._options.reporter.say(
             f"epoch {state.epoch:{width}}/{self._spec.epochs}: {learnt}; {watched}{area} ({best}); {seconds:.1f} s"
         )
 
     def _draw(self) -> None:
-        started, state = time.perf_counter(), self.progressed
+        started, state = time.perf_counter(), self.state
         with say_failures(self._folder):
             plot_history(state.history, self._folder / f"{CURVES}.png", first=0, kept=state.best_epoch)
         self._drawn = time.perf_counter()
@@ -290,22 +281,22 @@ class Course:
 
     def _save(self, *, optimizers: bool) -> None:
         """Write curves and state; the state is there as a whole, or still that of the epoch before."""
-        state = self.progressed
+        state = self.state
         with say_failures(self._folder):
             write_history(state.history, self._folder / f"{CURVES}.csv", first=0)
-        record = {name: getattr(state, name) for name in Progressed.__dataclass_fields__}
+        record = {name: getattr(state, name) for name in LoopState.__dataclass_fields__}
         arrays = {**self._network.dump(), **{f"best_{name}": array for name, array in self._best.items()}}
         arrays |= self._network.dump_optimizers() if optimizers else {}
         write_result(self._folder / STATE, Result(record, arrays))
 
-    def _resume(self) -> Progressed:
+    def _resume(self) -> LoopState:
         path = self._folder / STATE
         if self._options.fresh or not path.is_file():
-            self._options.say(self._describe_start())
-            return self.progressed
+            self._options.reporter.say(self._describe_start())
+            return self.state
         try:
             found = read_result(path)
-            state = Progressed(**found.record)
+            state = LoopState(**found.record)
             state.earlier_seconds = state.seconds
             self._network.restore(found.arrays)
             self._best = {name: found.arrays[f"best_{name}"] for name in self._best}
@@ -315,26 +306,28 @@ class Course:
         if state.stage < len(self._stages) and state.epoch:
             self._network.start(self._stages[state.stage])
             self._network.restore_optimizers(found.arrays)
-        self._options.say(f"going on from epoch {state.n_epochs}, which an interrupted run left; --fresh begins anew")
+        self._options.reporter.say(
+            f"going on from epoch {state.n_epochs}, which an interrupted run left; --fresh begins anew"
+        )
         return state
 
     def _describe_start(self) -> str:
         """Measure the start, which the best epoch must beat, and describe it."""
-        record = self._watch()
+        record = self._validate()
         start = dict.fromkeys(("loss", "accuracy", "auc"), math.nan)
-        self._note({**start, **record, "learning_rate": self._spec.learning_rate * self._stages[0].rate}, 0.0)
-        self.progressed.best = self._read_monitored(record)
-        if not math.isfinite(self.progressed.best):
+        self._record({**start, **record, "learning_rate": self._spec.learning_rate * self._stages[0].rate}, 0.0)
+        self.state.best = self._read_monitored(record)
+        if not math.isfinite(self.state.best):
             msg = f"the {self._spec.monitor} of these images is not defined, as one class alone is there; monitor loss"
             raise DataError(msg)
-        held = len(self._lesson.held)
+        held = len(self._training_set.held)
         watched = f"{held:,} validation images" if held else "the training images, as none can be held out"
         name = "val" if held else "plain"
         return f"start: loss {record[f'{name}_loss']:.4f}, accuracy {record[f'{name}_accuracy']:.3f} on {watched}"
 
 
 def stream_features(
-    network: Any,  # noqa: ANN401 - a TunableNetwork, whose module imports TensorFlow
+    network: Any,  # noqa: ANN401 - a TrainableNetwork, whose module imports TensorFlow
     feed: Feed,
     items: NDArray[np.intp],
     batch_size: int,

@@ -1,7 +1,7 @@
-"""A tunable network in Keras: what stays frozen, what learns, and the head.
+"""A trainable network in Keras: its frozen layers, its trainable layers and its head.
 
-The network is cut at the frontier: the feature maps that frozen layers alone have computed, and that a layer
-which learns, or one behind such a layer, takes. Below it, nothing changes, so its maps can be had from a store.
+The network is cut at the frontier: the feature maps that only frozen layers compute and that a trainable layer, or
+a layer after one, takes. Nothing below the frontier changes, so its maps can be read from a store.
 """
 
 import hashlib
@@ -21,29 +21,29 @@ from featx.heads.network_training import KerasNetwork, make_loss, make_optimizer
 from featx.heads.networks import NetworkClassifier
 from featx.specs import FineTuneSpec
 
-#: What a batch is to a network: pixels, uint8 `(n, height, width, 3)`, or the maps of the frontier.
+#: A batch: pixels, uint8 `(n, height, width, 3)`, or the maps of the frontier.
 Inputs = Sequence[NDArray[Any]]
 
 
-class TunableNetwork:
-    """A backbone and a head that learn together.
+class TrainableNetwork:
+    """A backbone and a head that are trained together.
 
     Args:
-        backbone: Its layers are shared: what is learnt changes it.
-        stages: Which layers learn.
-        spec: How they do.
+        backbone: The backbone; its layers are shared, so training changes it.
+        stages: Which layers are trained.
+        spec: How they are trained.
 
     Attributes:
-        frontier: Names of the layers and operations whose maps are below all that learns; none if that begins at
-            the pixels, or if there is an obstacle.
-        obstacle: Why the network cannot be cut, though what learns begins later; empty if it can.
-        map_shapes: Shape of each of these for one item.
+        frontier: Names of the layers and operations whose maps are below all trainable layers; empty if the first
+            layers are trainable, or if there is an obstacle.
+        obstacle: Why the network cannot be cut although its first layers are frozen; empty if it can.
+        map_shapes: Shape of each map of the frontier, for one item.
         dim: Width of the features.
-        has_frozen: Whether anything that has weights is below it.
-        takes_maps: Whether inputs are these maps, or pixels.
+        has_frozen: Whether a layer with weights is below the frontier.
+        takes_maps: Whether the inputs are these maps instead of pixels.
 
     Raises:
-        UsageError: If it computes in float16, or if nothing of it learns.
+        UsageError: If the backbone computes in float16, or has no trainable weights.
     """
 
     def __init__(self, backbone: KerasBackbone, stages: Sequence[Stage], spec: FineTuneSpec) -> None:
@@ -51,10 +51,10 @@ class TunableNetwork:
         self._parts, self._spec = backbone.parts, spec
         self._trunk = backbone.parts.trunk
         names = {id(one): name for name, one in {**self._parts.operations, **self._parts.layers}.items()}
-        learning = frozenset().union(*(stage.layers for stage in stages))
-        self._learning = _find_learning(self._parts, learning)
+        unfrozen = frozenset().union(*(stage.layers for stage in stages))
+        self._trainable_layers = _find_trainable_layers(self._parts, unfrozen)
         self.obstacle = find_obstacle(self._parts)
-        variables = {id(v) for layer in self._learning.values() for v in _list_trainable(layer)}
+        variables = {id(v) for layer in self._trainable_layers.values() for v in _list_trainable(layer)}
         found = [] if self.obstacle else find_frontier(self._trunk, variables)
         self.frontier = tuple(names[id(operation)] for operation in found)
         tensors = [find_output(operation) for operation in found] or list(self._trunk.inputs)
@@ -67,7 +67,7 @@ class TunableNetwork:
         )
 
     def _build(self, backbone: KerasBackbone, tensors: Sequence[Any]) -> None:
-        """Build what is below the frontier and what is above it."""
+        """Build the parts below and above the frontier."""
         pixels = keras.Input((backbone.height, backbone.width, 3), dtype="uint8", name="pixels")
         images = self._parts.take_pixels(pixels)
         maps = keras.Model(self._trunk.inputs[0], tensors)(images, training=False) if self.frontier else [images]
@@ -85,7 +85,7 @@ class TunableNetwork:
         """Put a fitted head on top.
 
         Args:
-            head: Its scaling stays as it is; its weights are where learning begins.
+            head: Its scaling stays unchanged; its weights are where training starts.
         """
         classes = len(head.classes_)
         self._head_network = KerasNetwork(head.plan_architecture(), self._spec.seed)
@@ -96,13 +96,18 @@ class TunableNetwork:
         for variable in self._list_changing():
             self._frozen.pop(id(variable), None)
         self._digests = self._digest(self._frozen.values())
-        self._first = [np.array(v.numpy()) for v in self._list_learning()]
+        self._first = [np.array(v.numpy()) for v in self._list_trained_variables()]
 
     def start(self, stage: Stage) -> None:
-        """Begin a stage: its layers learn, with new optimizers."""
-        for name, layer in self._learning.items():
+        """Begin a stage: make its layers trainable, with new optimizers."""
+        for name, layer in self._trainable_layers.items():
             layer.trainable = name in stage.layers
-        own = [v for name, layer in self._learning.items() if name in stage.layers for v in layer.trainable_variables]
+        own = [
+            v
+            for name, layer in self._trainable_layers.items()
+            if name in stage.layers
+            for v in layer.trainable_variables
+        ]
         self._rates = (self._spec.learning_rate * stage.rate, self._spec.head_learning_rate * stage.rate)
         self._groups = (own, self._head.trainable_variables)
         self._optimizers = tuple(make_optimizer(self._spec.optimizer, rate) for rate in self._rates)
@@ -118,22 +123,22 @@ class TunableNetwork:
             optimizer.learning_rate = rate * factor
         return self._rates[0] * factor
 
-    def learn(
+    def train_batch(
         self, inputs: Inputs, targets: NDArray[np.int32], weights: NDArray[np.float32], parts: int = 1
     ) -> tuple[float, NDArray[np.float32]]:
-        """Learn from a batch.
+        """Train on a batch.
 
         Args:
             inputs: The batch.
             targets: int32 `(n,)`.
             weights: float32 `(n,)`.
-            parts: Into how many parts it is divided, whose gradients are added up.
+            parts: Number of parts that the batch is divided into; their gradients are added up.
 
         Returns:
-            The mean loss, and the logits, float32 `(n, n_outputs)`, both as they are while learning.
+            The mean loss, and the logits, float32 `(n, n_outputs)`, both of the training pass.
 
         Raises:
-            MemoryError: If it does not fit into the memory; nothing has been learnt.
+            MemoryError: If the batch does not fit into memory; no weight has changed.
         """
         total: list[Any] = []
         loss, logits = 0.0, []
@@ -161,7 +166,7 @@ class TunableNetwork:
         return loss, logits, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
     def _penalise(self) -> Any:  # noqa: ANN401 - a tensor
-        """Add up what the layers' own regularisers say, as Keras does."""
+        """Add up the losses of the layers' own regularisers, as Keras does."""
         return sum((tf.cast(loss, "float32") for loss in self._top.losses), tf.constant(0.0))
 
     def _apply_gradients(self, gradients: list[Any]) -> None:
@@ -178,10 +183,10 @@ class TunableNetwork:
         return self._top(given, training=training)
 
     def embed(self, inputs: Inputs) -> NDArray[np.float32]:
-        """Embed a batch as the network is now: float32 `(n, dim)`.
+        """Embed a batch with the current weights: float32 `(n, dim)`.
 
         Raises:
-            MemoryError: If it does not fit into the memory.
+            MemoryError: If the batch does not fit into memory.
         """
         try:
             return np.array(self._infer([tf.convert_to_tensor(array) for array in inputs]), np.float32)
@@ -199,7 +204,7 @@ class TunableNetwork:
         return self._head_network.get_weights()
 
     def dump(self) -> dict[str, NDArray[Any]]:
-        """Return all that learning changes, but for the optimizers' state."""
+        """Return everything that training changes, except for the optimizers' state."""
         return {f"variable_{at}": np.array(variable.numpy()) for at, variable in enumerate(self._list_changing())}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -217,18 +222,18 @@ class TunableNetwork:
             variable.assign(arrays[f"optimizer_{at}"])
 
     def count_parameters(self) -> dict[str, int]:
-        """Count the parameters of the backbone that learn and that do not, and those of the head."""
-        own = {id(v): v for layer in self._learning.values() for v in _list_trainable(layer)}
-        learning = sum(int(np.prod(v.shape)) for v in own.values())
+        """Count the trainable and frozen parameters of the backbone, and the parameters of the head."""
+        own = {id(v): v for layer in self._trainable_layers.values() for v in _list_trainable(layer)}
+        trainable = sum(int(np.prod(v.shape)) for v in own.values())
         whole = sum(int(np.prod(v.shape)) for v in self._trunk.weights)
         head = sum(int(np.prod(v.shape)) for v in self._head.trainable_variables)
-        return {"trainable_parameters": learning, "frozen_parameters": whole - learning, "head_parameters": head}
+        return {"trainable_parameters": trainable, "frozen_parameters": whole - trainable, "head_parameters": head}
 
     def check_freezing(self) -> list[str]:
-        """Check that nothing frozen has changed, and name the variables that learnt nothing.
+        """Check that no frozen weight has changed, and return the names of trainable variables that did not either.
 
         Raises:
-            BackboneError: If a frozen weight differs in any bit from what it was.
+            BackboneError: If a frozen weight differs in any bit.
         """
         changed = [
             name for name, digest in self._digest(self._frozen.values()).items() if self._digests[name] != digest
@@ -236,28 +241,28 @@ class TunableNetwork:
         if changed:
             msg = f"{len(changed)} frozen weights have changed, such as {changed[0]}; please report this as a bug"
             raise BackboneError(msg)
-        pairs = zip(self._list_learning(), self._first, strict=True)
+        pairs = zip(self._list_trained_variables(), self._first, strict=True)
         return [variable.path for variable, first in pairs if np.array_equal(np.array(variable.numpy()), first)]
 
     def save(self, path: Path) -> None:
         """Save the backbone, from pixels to its feature map, as a `.keras` file."""
         flatten(self._parts).save(path)
 
-    def _list_learning(self) -> list[Any]:
-        own = [v for layer in self._learning.values() for v in _list_trainable(layer)]
+    def _list_trained_variables(self) -> list[Any]:
+        own = [v for layer in self._trainable_layers.values() for v in _list_trainable(layer)]
         return [*own, *self._head.trainable_variables]
 
     def _list_changing(self) -> list[Any]:
-        kept = [*self._list_learning(), *self._head.non_trainable_variables]
+        kept = [*self._list_trained_variables(), *self._head.non_trainable_variables]
         if self._spec.batch_norm == "train":
-            kept += [v for layer in self._learning.values() for v in layer.variables] + self._list_seeds()
+            kept += [v for layer in self._trainable_layers.values() for v in layer.variables] + self._list_seeds()
         return list({id(variable): variable for variable in kept}.values())
 
     def _list_seeds(self) -> list[Any]:
         return [variable for variable in self._top.variables if variable.name == "seed_generator_state"]
 
     def _set_seeds(self) -> None:
-        """Seed what is random inside the backbone, which Keras seeds by Python's own generator."""
+        """Seed the random layers of the backbone, which Keras would seed by Python's own generator."""
         random = np.random.default_rng(self._spec.seed)
         for variable in self._list_seeds():
             variable.assign(random.integers(2**31, size=variable.shape))
@@ -275,35 +280,35 @@ class TunableNetwork:
 
 
 def find_obstacle(parts: Parts) -> str:
-    """Find why a network cannot be cut: a layer that is called twice has two maps, of which Keras tells the first.
+    """Find why a network cannot be cut: a layer that is called twice has two maps, and Keras reports only the first.
 
     Returns:
-        The reason, or nothing.
+        The reason; empty if it can be cut.
 
     Raises:
-        BackboneError: If a layer does not say what it is made of, so that the network could not be saved.
+        BackboneError: If a layer cannot be serialised, so that the trained network could not be saved.
     """
     try:
         entries = parts.network.get_config()["layers"]
     except NotImplementedError as error:
-        msg = f"the network could not be saved: {' '.join(str(error).split())[:200]}"
+        msg = f"the trained network could not be saved: {' '.join(str(error).split())[:200]}"
         raise BackboneError(msg) from error
     reused = {entry["name"] for entry in entries if len(entry["inbound_nodes"]) > 1}
     here = {id(operation) for operation in parts.trunk.operations if operation.name in reused}
     named = {**parts.operations, **parts.layers}
     found = [name for name, operation in named.items() if id(operation) in here]
-    return f"a layer of it ({found[0]}) is used more than once" if found else ""
+    return f"its layer {found[0]} is used more than once" if found else ""
 
 
 def find_frontier(trunk: Any, variables: set[int]) -> list[Any]:  # noqa: ANN401 - Keras is untyped
-    """Find the layers and operations at which a network must be cut, so that all that learns is behind.
+    """Find the layers and operations to cut a network at, so that everything trainable is after the cut.
 
     Args:
-        trunk: A functional model, each of whose layers is called once.
-        variables: `id` of each variable that learns.
+        trunk: A functional model that calls each layer once.
+        variables: `id` of each trainable variable.
 
     Returns:
-        The layers, in order; none if learning begins at the input.
+        The layers, in order; none if the first layers are trainable.
     """
     operations = list(trunk.operations)
     maker = {id(tensor): operation for operation in operations for tensor in _flatten(_get_outputs(operation))}
@@ -311,26 +316,24 @@ def find_frontier(trunk: Any, variables: set[int]) -> list[Any]:  # noqa: ANN401
         id(operation): [maker[id(tensor)] for tensor in _get_inputs(operation) if id(tensor) in maker]
         for operation in operations
     }
-    behind: set[int] = set()
+    after: set[int] = set()
     for operation in operations:  # in the order in which they are computed
-        learns = any(id(variable) in variables for variable in getattr(operation, "weights", ()))
-        if learns or any(id(parent) in behind for parent in parents[id(operation)]):
-            behind.add(id(operation))
+        changes = any(id(variable) in variables for variable in getattr(operation, "weights", ()))
+        if changes or any(id(parent) in after for parent in parents[id(operation)]):
+            after.add(id(operation))
     while True:
-        needed = {
-            id(parent) for operation in operations if id(operation) in behind for parent in parents[id(operation)]
-        }
-        border = [operation for operation in operations if id(operation) in needed - behind]
+        needed = {id(parent) for operation in operations if id(operation) in after for parent in parents[id(operation)]}
+        border = [operation for operation in operations if id(operation) in needed - after]
         if any(isinstance(operation, keras.layers.InputLayer) for operation in border):
             return []
         wrong = [one for one in border if not _has_map(one)]
         if not wrong:
             return border
-        behind.update(map(id, wrong))
+        after.update(map(id, wrong))
 
 
 def _has_map(operation: Any) -> bool:  # noqa: ANN401 - as above
-    """Tell whether an operation gives one array of numbers for each image, which can be stored."""
+    """Return whether an operation gives one array of numbers per image, which can be stored."""
     output = find_output(operation)
     if output is None or len(output.shape) < 2 or "float" not in output.dtype:  # noqa: PLR2004 - images, and numbers
         return False
@@ -341,22 +344,22 @@ def _check_precision(backbone: KerasBackbone) -> None:
     types = {getattr(operation, "compute_dtype", None) for operation in walk_operations(backbone.parts.trunk)}
     if "float16" in types:
         msg = (
-            f"{backbone.source_file or backbone.uri} computes in float16, in which small gradients vanish; take "
-            "mixed_bfloat16 in place of mixed_float16, which has the range of float32"
+            f"{backbone.source_file or backbone.uri} computes in float16, in which small gradients vanish; use "
+            "mixed_bfloat16 instead of mixed_float16, since it has the range of float32"
         )
         raise UsageError(msg)
 
 
-def _find_learning(parts: Parts, names: Collection[str]) -> dict[str, Any]:
-    """Find the layers that learn: those that the network runs, and that have something to learn.
+def _find_trainable_layers(parts: Parts, names: Collection[str]) -> dict[str, Any]:
+    """Find the trainable layers: those that the plan names, the network runs, and that have trainable weights.
 
     Raises:
-        UsageError: If there is none.
+        UsageError: If no layer is left.
     """
     run = {id(layer) for layer in parts.trunk.layers}
     found = {name: layer for name, layer in parts.layers.items() if name in names and id(layer) in run}
     if not any(_list_trainable(layer) for layer in found.values()):
-        msg = "none of the layers that should learn is run and has something to learn; unfreeze more"
+        msg = "none of the unfrozen layers is used by the network and has trainable weights; unfreeze more"
         raise UsageError(msg)
     return found
 
@@ -375,7 +378,7 @@ def _flatten(tensors: Any) -> list[Any]:  # noqa: ANN401 - as above
 
 
 def _list_trainable(layer: Any) -> list[Any]:  # noqa: ANN401 - as above
-    """List the variables that learn while a layer does, whether it does at the moment or not."""
+    """List the variables that are trained when a layer is, whether it is trainable at the moment or not."""
     was = layer.trainable
     layer.trainable = True
     found: list[Any] = list(layer.trainable_variables)

@@ -1,14 +1,14 @@
-"""Which layers of a backbone learn: plans such as `last:20`, and the stages that they stand for.
+"""Which layers of a backbone are trained: plans such as `last:20`, and the stages that they stand for.
 
-    last:N       the last N layers, as `featx layers` lists them; the head is none of them
-    from:LAYER   that layer and all behind it, by its name or number
-    blocks:N     the last N blocks, or all: a block is all layers whose feature maps have one size
+    last:N       the last N layers, as `featx layers` lists them; the head does not count
+    from:LAYER   that layer and all layers after it, by name or number
+    blocks:N     the last N blocks: a block is all layers whose feature maps have the same size
     all          every layer
-    gradual      all blocks, one after the other from the last one on, a stage for each
+    gradual      all blocks, one after the other, starting with the last; each adds a stage
     gradual:N    the same for the last N blocks
 
-Layers without parameters count for `last:N`, and learn nothing; nor do those of kind `Normalization`, whose
-parameters are statistics.
+Layers without parameters count for `last:N` although they have nothing to train. Neither have layers of kind
+`Normalization`, whose parameters are statistics.
 """
 
 import itertools
@@ -27,12 +27,12 @@ _MAP_RANK = 3
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of training, with one set of layers that learn.
+    """A part of training, with one set of trainable layers.
 
     Attributes:
-        name: What a user calls it.
-        layers: Names of the layers that learn.
-        rate: What the backbone's learning rate is multiplied by.
+        name: The plan that the stage stands for, such as `blocks:2`.
+        layers: Names of the trainable layers.
+        rate: Factor of the backbone's learning rate.
     """
 
     name: str
@@ -44,16 +44,17 @@ def plan_stages(plan: str, layers: Sequence[LayerInfo], title: str) -> tuple[Sta
     """Plan the stages of training.
 
     Args:
-        plan: As above, in any case but for the name of a layer.
-        layers: The layers of the backbone up to where it is cut, in order.
-        title: What the backbone is called.
+        plan: One of the plans above; upper and lower case are the same except in the name of a layer.
+        layers: The layers of the backbone up to its cut, in order.
+        title: The name of the backbone, for messages.
 
     Returns:
-        One stage, or for `gradual` one for each block, each with the layers of the one before and half of its rate.
+        One stage. For `gradual`, one per block: each has the layers of the stage before, a further block, and half
+        the rate.
 
     Raises:
-        UsageError: If the plan is none, or lets nothing learn.
-        UnknownNameError: If there is no such layer.
+        UsageError: If the plan is not valid, or leaves nothing to train.
+        UnknownNameError: If the layer does not exist.
     """
     kind, _, value = plan.partition(":")
     kind = kind.lower()
@@ -73,41 +74,41 @@ def plan_stages(plan: str, layers: Sequence[LayerInfo], title: str) -> tuple[Sta
         first = _find_first(value, layers, title)
         stages = [Stage(plan, frozenset(layer.name for layer in layers[first:]))]
     else:
-        msg = f"there is no plan {plan!r} for what is unfrozen; write {_PLANS}"
+        msg = f"{plan!r} does not say which layers to unfreeze; write {_PLANS}"
         raise UsageError(msg)
-    weighted = {layer.name for layer in layers if _can_learn(layer)}
+    weighted = {layer.name for layer in layers if _is_trainable(layer)}
     if not stages or not stages[0].layers & weighted:
         msg = (
-            f"with {plan} no layer of {title} that has parameters learns; choose more, or train the head by `featx fit`"
+            f"{plan} unfreezes no layer of {title} that has parameters; unfreeze more, or train a head with `featx fit`"
         )
         raise UsageError(msg)
     return tuple(stages)
 
 
 def normalize_plan(plan: str) -> str:
-    """Spell a plan in one way: its keyword in small letters, a layer's name as it is."""
+    """Normalise the spelling of a plan: its keyword in lower case, a layer's name unchanged."""
     kind, colon, value = plan.strip().partition(":")
     return f"{kind.lower()}{colon}{value.strip()}"
 
 
 def list_blocks(layers: Sequence[LayerInfo]) -> list[list[str]]:
-    """Group the layers that have parameters to learn into blocks, from the pixels on.
+    """Group the layers that have trainable parameters into blocks, in order from the pixels.
 
-    Layers are of one block if the largest map that any of them or of the layers behind it gives is of one
-    size: so a squeeze to one pixel and back, as EfficientNet has in every block, ends no block, and
-    vectors behind the maps belong to the last one.
+    A layer's block is decided by the largest map that it or any later layer gives. So a squeeze to one pixel and
+    back, which EfficientNet has in every block, does not end a block, and layers that give vectors belong to the
+    last block.
     """
     areas = [math.prod(layer.output_shape[:-1]) if len(layer.output_shape) == _MAP_RANK else 0 for layer in layers]
     largest = list(itertools.accumulate(reversed(areas), max))[::-1]
     smallest = min((area for area in areas if area > 1), default=0)
     blocks: dict[int, list[str]] = {}
     for layer, area in zip(layers, largest, strict=True):
-        if _can_learn(layer):
+        if _is_trainable(layer):
             blocks.setdefault(max(area, smallest), []).append(layer.name)
     return list(blocks.values())
 
 
-def _can_learn(layer: LayerInfo) -> bool:
+def _is_trainable(layer: LayerInfo) -> bool:
     return bool(layer.parameters) and layer.kind != "Normalization"
 
 
@@ -115,8 +116,8 @@ def _list_several_blocks(plan: str, layers: Sequence[LayerInfo], title: str) -> 
     blocks = list_blocks(layers)
     if len(blocks) == 1:
         msg = (
-            f"{title} has one block only, since the maps of all its layers that learn have one size, so {plan} has "
-            "nothing to go down by; choose last:N or from:LAYER"
+            f"{title} has only one block, because the maps of all its trainable layers have the same size, so {plan} "
+            "cannot unfreeze block by block; choose last:N or from:LAYER"
         )
         raise UsageError(msg)
     return blocks
@@ -124,7 +125,7 @@ def _list_several_blocks(plan: str, layers: Sequence[LayerInfo], title: str) -> 
 
 def _read_count(plan: str, text: str) -> int:
     if not re.fullmatch(r"\d{1,6}", text) or not int(text):
-        msg = f"{plan!r} lacks how many; write a number of at least 1, as in {plan.partition(':')[0].lower()}:2"
+        msg = f"{plan!r} does not say how many; write a number of at least 1, as in {plan.partition(':')[0].lower()}:2"
         raise UsageError(msg)
     return int(text)
 
@@ -137,5 +138,5 @@ def _find_first(layer: str, layers: Sequence[LayerInfo], title: str) -> int:
         return int(layer) % len(names)
     close = find_closest(layer, names)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    msg = f"{title} has no layer called {layer!r} to learn from; {hint}`featx layers {title}` lists them"
+    msg = f"{title} has no layer called {layer!r}; {hint}`featx layers {title}` lists them"
     raise UnknownNameError(msg)

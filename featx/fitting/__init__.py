@@ -1,1 +1,1 @@
-"""Training a head on frozen features: the dataset, the split, the fit, and what is reported of it."""
+"""Fitting a head on frozen features: the dataset, the split, the fit, and the report."""

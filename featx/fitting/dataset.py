@@ -1,24 +1,29 @@
-"""A dataset: the labelled rows of a store, and which of them are trained on.
+"""A dataset: the labelled rows of a store, and its split into training and test items.
 
-The test targets can be taken once. A second look, whatever for, is an error.
+The test targets can be read once. A second read is an error.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DataError, UsageError
-from featx.heads.rows import FeatureRows
+from featx.evaluation import Evaluation, evaluate
+from featx.heads.rows import FeatureRows, TrainingRows
 from featx.items.splits import assign_folds, describe_ungrouped, find_groups, find_leaks, find_units, hold_out
 from featx.options import VIEWS
 from featx.store import FeatureStore
 
 MIN_CLASSES = 2
 
-#: So many different numbers may still be names of classes.
+#: Folds inside the training items on which hyper-parameters are chosen.
+TUNING_FOLDS = 3
+
+#: Up to this many different numbers may be names of classes.
 _MOST_NUMBERS = 20
 
 
@@ -27,13 +32,13 @@ class Dataset:
     """Labelled features.
 
     Attributes:
-        store: Where they come from.
+        store: The store of the features.
         rows: int `(n_items,)`: the rows of the store that have a label.
         classes: The distinct labels, sorted.
         targets: int `(n_items,)`: the position of each label in `classes`.
         splits, groups, keys: Text `(n_items,)`: split of the source, group, sha256.
         notes: What the user should know.
-        views: What is learnt from a store with views; see `FitOptions`.
+        views: What heads are fitted on in a store with views; see `FitOptions`.
     """
 
     store: FeatureStore
@@ -57,24 +62,20 @@ class Dataset:
     def take_features(self, members: NDArray[np.bool_] | None = None) -> FeatureRows:
         """Take the features of some items, or of all, `(n, dim)`; they are read when they are needed.
 
-        Of a store with views, they are the mean over the views of each item, or of the image itself.
+        In a store with views, they are the mean over the views of each item, or those of the image itself.
         """
         rows = self.rows if members is None else self.rows[members]
         return open_rows(self.store, None if len(rows) == len(self.store) else rows, self.views)
 
-    @property
-    def n_copies(self) -> int:
-        """Rows that are learnt from each item."""
-        return self.store.spec.n_views if self.views == "augment" else 1
+    def take_training_rows(self, members: NDArray[np.bool_], folds: NDArray[np.intp]) -> TrainingRows:
+        """Take the rows that a head is fitted on: one for each of some items, or one for each of its views.
 
-    def take_lessons(self, members: NDArray[np.bool_]) -> "Lessons":
-        """Take what is learnt from some items: a row for each, or for each of its views."""
-        copies, targets, units = self.n_copies, self.targets[members], self.find_units(members)
-        if copies == 1:
-            return Lessons(self.take_features(members), targets, units)
-        rows = (self.rows[members][:, None] * copies + np.arange(copies)).ravel()
-        features = self.store.features.reshape(len(self.store) * copies, -1)  # a view of the file, as it is mapped
-        return Lessons(FeatureRows(features, rows), np.repeat(targets, copies), np.repeat(units, copies))
+        Args:
+            members: bool `(n_items,)`.
+            folds: int `(n_members,)`, the tuning fold of each of these items, as `deal_folds` returns it.
+        """
+        rows, targets, units = self.rows[members], self.targets[members], self.find_units(members)
+        return open_training_rows(self.store, rows, targets, folds=folds, units=units, views=self.views)
 
     def assign_folds(self, members: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.intp]:
         """Deal some items to folds that keep classes balanced, and groups and duplicates whole."""
@@ -86,25 +87,16 @@ class Dataset:
         return find_units(self.keys[members].tolist(), self.groups[members].tolist())[0]
 
     def count_units(self, members: NDArray[np.bool_]) -> int:
-        """Count the parts that can be dealt to folds, groups or images, of the class that has most of them."""
+        """Count the units that can be dealt to folds (groups or images) of the class that has the most of them."""
         units = self.find_units(members).tolist()
         pairs = {(unit, target) for unit, target in zip(units, self.targets[members].tolist(), strict=True)}
         return max(Counter(target for _, target in pairs).values(), default=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Lessons:
-    """What a head learns from: rows that stand together for the items they are views of, the plain one first.
-
-    Attributes:
-        features: `(n_rows, dim)`.
-        targets: int `(n_rows,)`.
-        units: int `(n_rows,)`: which rows stay together, by item, group or equal bytes.
-    """
-
-    features: FeatureRows
-    targets: NDArray[np.intp]
-    units: NDArray[np.intp]
+def deal_folds(dataset: Dataset, members: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
+    """Deal some items to tuning folds; an item that cannot be held out without losing a class joins the first."""
+    folds = max(2, min(TUNING_FOLDS, dataset.count_units(members)))
+    return np.maximum(dataset.assign_folds(members, folds, seed), 0)
 
 
 def open_rows(store: FeatureStore, rows: NDArray[np.intp] | None, views: str = VIEWS[0]) -> FeatureRows:
@@ -113,7 +105,7 @@ def open_rows(store: FeatureStore, rows: NDArray[np.intp] | None, views: str = V
     Args:
         store: The store.
         rows: int `(n,)`; all if None.
-        views: `average`; anything else takes the image itself.
+        views: `average` takes the mean; any other value takes the image itself.
     """
     n_views = store.spec.n_views
     if views == "average" or n_views == 1:
@@ -121,8 +113,55 @@ def open_rows(store: FeatureStore, rows: NDArray[np.intp] | None, views: str = V
     return FeatureRows(store.features[:, : store.dim // n_views], rows)
 
 
+def open_training_rows(
+    store: FeatureStore,
+    rows: NDArray[np.intp],
+    targets: NDArray[np.intp],
+    *,
+    folds: NDArray[np.intp],
+    units: NDArray[np.intp],
+    views: str = VIEWS[0],
+) -> TrainingRows:
+    """Open rows of a store as what a head is fitted on.
+
+    Args:
+        store: The store.
+        rows: int `(n,)`, a row for each item.
+        targets: int `(n,)`.
+        folds: int `(n,)`, the fold in which each item is held out.
+        units: int `(n,)`, items with equal values stay together.
+        views: `augment` makes a row of each view; otherwise as in `open_rows`.
+    """
+    copies = store.spec.n_views if views == "augment" else 1
+    if copies == 1:
+        # All rows in order need no index, and so no copy.
+        every = len(rows) == len(store) and np.array_equal(rows, np.arange(len(store)))
+        return TrainingRows(open_rows(store, None if every else rows, views), targets, folds, units)
+    features = store.features.reshape(len(store) * copies, -1)  # a view of the file, as it is mapped
+    chosen = FeatureRows(features, (rows[:, None] * copies + np.arange(copies)).ravel())
+    targets, folds, units = (np.repeat(values, copies) for values in (targets, folds, units))
+    return TrainingRows(chosen, targets, folds, units, copies)
+
+
+def list_groups(dataset: Dataset, members: NDArray[np.bool_]) -> list[str] | None:
+    """List the group of each of some items; None if none of them is in one."""
+    groups = dataset.groups[members]
+    return groups.tolist() if (groups != "").any() else None
+
+
+def evaluate_items(
+    dataset: Dataset,
+    members: NDArray[np.bool_],
+    probabilities: NDArray[np.float64],
+    targets: NDArray[np.intp],
+    seed: int,
+) -> Evaluation:
+    """Evaluate the probabilities of some items, with their groups if they have any."""
+    return evaluate(probabilities, targets, dataset.classes, groups=list_groups(dataset, members), seed=seed)
+
+
 class HeldOut:
-    """Items that are kept from training, and whose targets can be taken once."""
+    """Items that are held out of training, and whose targets can be read once."""
 
     def __init__(self, dataset: Dataset, members: NDArray[np.bool_]) -> None:
         self._dataset = dataset
@@ -133,13 +172,13 @@ class HeldOut:
         return int(self.members.sum())
 
     def open_targets(self) -> NDArray[np.intp]:
-        """Take the targets, the first time.
+        """Return the targets, once.
 
         Raises:
-            RuntimeError: The second time: the test split is for one final evaluation.
+            RuntimeError: The second time, as the test split is for one final evaluation.
         """
         if self._opened:
-            msg = "the test targets were taken before; the test split is for one final evaluation"
+            msg = "the test targets were read before; the test split is for one final evaluation"
             raise RuntimeError(msg)
         self._opened = True
         return self._dataset.targets[self.members]
@@ -151,9 +190,9 @@ class Partition:
 
     Attributes:
         train: bool `(n_items,)`.
-        validation: bool `(n_items,)`; none where the folds of `train` validate.
+        validation: bool `(n_items,)`; all false where the folds of `train` validate.
         test: The held-out items.
-        origin: `source` or `hold-out`: who drew the line.
+        origin: `source` if the source has the split, or `hold-out`.
         test_name: Name of the split that is reported on.
         notes: What the user should know.
     """
@@ -174,12 +213,12 @@ def load_dataset(store: FeatureStore, *, group: str = "", views: str | None = VI
         group: What keeps items together: empty for the groups in the store, `folder`
             for the folder of each image, a column of the table that was embedded, or a
             regular expression with one group, searched in each item's id.
-        views: What is learnt from a store with views; see `FitOptions`. None where no head learns from its rows.
+        views: What heads are fitted on in a store with views; see `FitOptions`. None if no head is fitted.
 
     Raises:
-        DataError: If there are no labels, or one class only; if the labels are measurements, or several
-            classes each.
-        UsageError: If `group` is none of these, or views are to be learnt and there are none.
+        DataError: If there are no labels, or only one class; if the labels are measurements, or name
+            several classes each.
+        UsageError: If `group` is not one of these, or the store has no views to augment by.
     """
     labelled = store.labels != ""
     if not labelled.any():
@@ -189,7 +228,7 @@ def load_dataset(store: FeatureStore, *, group: str = "", views: str | None = VI
     rows = np.flatnonzero(labelled)
     classes, targets = np.unique(store.labels[rows], return_inverse=True)
     if len(classes) < MIN_CLASSES:
-        msg = f"{store.path} has one class only ({classes[0]}); a classifier needs at least two"
+        msg = f"{store.path} has only one class ({classes[0]}); a classifier needs at least two"
         raise DataError(msg)
     _refuse_other_targets(store, classes.tolist(), len(rows))
     found = find_groups(store.ids.tolist(), group, store.source, store.reading) if group else store.groups
@@ -201,7 +240,7 @@ def load_dataset(store: FeatureStore, *, group: str = "", views: str | None = VI
 
 
 def _note_views(store: FeatureStore, views: str) -> list[str]:
-    """Say what is done with the views of a store."""
+    """Note how the views of a store are used."""
     n_views = store.spec.n_views
     if n_views == 1:
         if views == "augment":
@@ -209,20 +248,20 @@ def _note_views(store: FeatureStore, views: str) -> list[str]:
             raise UsageError(msg)
         return []
     meaning = {
-        "average": f"the mean over its {n_views} views stands for each item, also when a bundle predicts",
-        "augment": f"each of the {n_views} views of an item is learnt as a row; tests and predictions take the image",
-        "plain": f"of the {n_views} views of an item only the image itself is taken",
+        "average": f"each item is represented by the mean over its {n_views} views, also when a bundle predicts",
+        "augment": f"each of the {n_views} views is a row to fit on; tests and predictions use the image itself",
+        "plain": f"of the {n_views} views of an item, only the image itself is used",
     }
     return [f"{store.path}: {meaning[views]}"]
 
 
 def _refuse_other_targets(store: FeatureStore, classes: Sequence[str], n_items: int) -> None:
-    """Refuse what is no choice of one class: measurements, and several labels of one image."""
+    """Refuse labels that are not one class each: measurements, and several labels for one image."""
     numbers = len(classes) > max(_MOST_NUMBERS, n_items // 10) and all(map(_is_number, classes))
     if numbers and not all(float(name).is_integer() for name in classes):
         msg = (
-            f"{store.path} has {len(classes)} different numbers for labels, such as {classes[0]}: regression is "
-            "not supported; give classes, such as ranges of them, as labels"
+            f"{store.path} has {len(classes)} different numbers as labels, such as {classes[0]}: regression is "
+            "not supported; use classes as labels, such as ranges of the numbers"
         )
         raise DataError(msg)
     for mark in "|;":
@@ -230,7 +269,7 @@ def _refuse_other_targets(store: FeatureStore, classes: Sequence[str], n_items: 
         parts = {part.strip() for name in classes for part in name.split(mark)}
         if several and len(parts) < len(classes):
             msg = (
-                f"{store.path} has labels of several classes, such as {several[0]!r}: multi-label targets are "
+                f"{store.path} has labels that name several classes, such as {several[0]!r}: multi-label targets are "
                 "not supported; give each image one label"
             )
             raise DataError(msg)
@@ -245,12 +284,12 @@ def _is_number(text: str) -> bool:
 
 
 def split_dataset(dataset: Dataset, *, test_size: float, seed: int) -> Partition:
-    """Split as the source does, else by a stable hash of each item's content.
+    """Split as the source does, or else by a stable hash of each item's content.
 
-    A source with test items is tested on them and validated on its val items, if any;
-    one with val items alone is tested on these. It trains on its train items, or, if it
-    names none, on those in no split; one that names train items alone is tested on the
-    others. Training items with the bytes of a held-out one are left out.
+    A source with test items is tested on them and validated on its val items, if any. A
+    source with val items but no test items is tested on its val items. Its train items are
+    trained on, or those without a split if there are no train items. If there are only train
+    items, the others are the test. Training items with the bytes of a held-out one are left out.
 
     Raises:
         DataError: If training lacks a class that the test has, or either is empty.
@@ -267,6 +306,19 @@ def split_dataset(dataset: Dataset, *, test_size: float, seed: int) -> Partition
     return partition
 
 
+def describe_split(origin: str, *, test_size: float, group: str, seed: int, cv: int = 0) -> dict[str, Any]:
+    """Describe a split as a bundle records it, so that a run on the same one can be found.
+
+    Args:
+        origin: `source`, `hold-out` or `cross-validation`.
+        test_size: Fraction that was held out, if the source did not split.
+        group: What kept items together.
+        seed: Seed of the split.
+        cv: Folds of a cross-validation; 0 for none.
+    """
+    return {"origin": origin, "test_size": test_size, "cv": cv, "group": group, "seed": seed}
+
+
 def _split_by_source(dataset: Dataset, names: set[str]) -> Partition:
     test_name = "val" if "val" in names and "test" not in names else "test"
     test = dataset.splits == (test_name if test_name in names else "")
@@ -275,29 +327,29 @@ def _split_by_source(dataset: Dataset, names: set[str]) -> Partition:
     unused = ~(train | validation | test)
     notes = []
     if unused.any():
-        notes.append(f"{int(unused.sum())} items are in no split while others are in train, and are left out")
+        notes.append(f"{int(unused.sum())} items are in no split, although others are in train; they are left out")
     leaks = find_leaks(dataset.keys.tolist(), np.where(train, "train", dataset.splits).tolist())
     if leaks.any():
         first = dataset.store.ids[dataset.rows[leaks]][0]
         notes.append(
-            f"{int(leaks.sum())} training or validation images have the same bytes as one of a later split "
+            f"{int(leaks.sum())} training or validation images have the same bytes as an image of a later split "
             f"(such as {first}) and are left out"
         )
     sources = "train or val" if validation.any() else "train"
-    for learnt, held, words in (
+    for trained, held, words in (
         (train | validation, test, f"in {sources} and in {test_name}"),
         (train, validation, "in train and in val"),
     ):
-        straddling = (set(dataset.groups[learnt].tolist()) & set(dataset.groups[held].tolist())) - {""}
+        straddling = (set(dataset.groups[trained].tolist()) & set(dataset.groups[held].tolist())) - {""}
         if straddling:
             notes.append(
                 f"{len(straddling)} groups of the source are {words} (such as {min(straddling)}), "
-                f"so the numbers flatter"
+                f"so the numbers are too optimistic"
             )
     untested = set(dataset.targets[train].tolist()) - set(dataset.targets[test].tolist())
     if untested:
         notes.append(
-            f"{test_name} has no item of {_name_classes(dataset, untested)}; means over classes are of the others"
+            f"{test_name} has no items of {_name_classes(dataset, untested)}; means over classes leave these out"
         )
     untrained = set(dataset.targets[validation].tolist()) - set(dataset.targets[train].tolist())
     if untrained:
@@ -309,15 +361,18 @@ def _split_by_source(dataset: Dataset, names: set[str]) -> Partition:
 def _check_classes(dataset: Dataset, train: NDArray[np.bool_], test: NDArray[np.bool_], test_name: str) -> None:
     for members, name in ((train, "train"), (test, test_name)):
         if not members.any():
-            msg = f"the {name} split is empty; give more images or another --test-size"
+            msg = f"the {name} split is empty; add images, or change --test-size"
             raise DataError(msg)
     lacking = _name_classes(dataset, set(dataset.targets[test].tolist()) - set(dataset.targets[train].tolist()))
     if lacking:
         trained = _name_classes(dataset, set(dataset.targets[train].tolist()))
-        msg = f"{test_name} has classes that train lacks: {lacking}; train has {trained}. Are the folders named alike?"
+        msg = (
+            f"{test_name} has classes that train lacks: {lacking}; train has {trained}. Give the class folders of both "
+            "splits the same names"
+        )
         raise DataError(msg)
     if len(set(dataset.targets[train].tolist())) < MIN_CLASSES:
-        msg = "the train split has one class only; a classifier needs at least two"
+        msg = "the train split has only one class; a classifier needs at least two"
         raise DataError(msg)
 
 

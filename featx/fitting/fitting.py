@@ -1,4 +1,4 @@
-"""Training a head on frozen features: choose on folds, refit, test once, bundle."""
+"""Fitting a head on frozen features: tune on folds, refit, test once, bundle."""
 
 import os
 import time
@@ -9,28 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.bundle import Draft, align_probabilities, write_bundle
+from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.errors import UsageError
 from featx.evaluation import Evaluation
-from featx.fitting.dataset import Dataset, Partition, load_dataset, split_dataset
+from featx.fitting.dataset import (
+    Dataset,
+    Partition,
+    deal_folds,
+    describe_split,
+    evaluate_items,
+    load_dataset,
+    split_dataset,
+)
 from featx.fitting.illustrations import list_illustrations
 from featx.fitting.learning_curve import measure_curve, measure_shots
-from featx.fitting.procedure import (
-    deal_folds,
-    evaluate_items,
-    explain_failure,
-    name_classes,
-    read_versions,
-    tabulate_predictions,
-)
 from featx.fitting.protocols import find_protocol, plan_head
-from featx.heads import FittedHead, Head, Tuned, fit_head, tune
+from featx.heads import FittedHead, Head, Tuned, describe_single_fold, fit_tuned, tune_and_fit
 from featx.heads.fitting import predict_rows
-from featx.options import FIT_DEFAULTS, FitOptions, Progress
+from featx.options import FIT_DEFAULTS, FitOptions
+from featx.reporting import Progress
 from featx.results import Curve, Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
-from featx.store.checking import refuse_damage
+from featx.store.verification import refuse_damage
 from featx.wording import to_text
 
 Probabilities = NDArray[np.float64]
@@ -46,7 +47,7 @@ def fit(
     protocol: str | None = None,
     options: FitOptions = FIT_DEFAULTS,
 ) -> Run:
-    """Train a head on a store's features and report on items that it never saw.
+    """Fit a head on a store's features and report on held-out items.
 
     Hyper-parameters and scaling are chosen on folds inside the training split, the
     head is refitted on train and validation items, and the test is evaluated once.
@@ -54,8 +55,8 @@ def fit(
     Args:
         store: A store, or its path.
         clf: Name of a head (see `featx.registry.HEADS`); None for the protocol's, or `logreg`.
-        params: Hyper-parameters that are fixed; the others are chosen.
-        scaling: `none`, `standard` or `l2`; None chooses.
+        params: Hyper-parameters that are fixed; the others are tuned.
+        scaling: `none`, `standard` or `l2`; None tunes it.
         calibration: One of `featx.specs.CALIBRATIONS`; None for what the head needs.
         protocol: One of `featx.fitting.protocols.PROTOCOLS`; None for none.
         options: How to split and what to write.
@@ -65,18 +66,19 @@ def fit(
 
     Raises:
         UnknownNameError: If no head or parameter has that name.
-        DataError: If the items cannot be split or learnt from.
+        DataError: If the items cannot be split, or the head cannot be fitted to them.
         StoreFormatError: If the store is damaged.
     """
     chosen = find_protocol(protocol) if protocol else None
     name = clf or (chosen.head if chosen else "logreg")
     head, spec = plan_head(HeadSpec(name, params or {}, scaling, options.seed, calibration), chosen)
     if chosen is not None and chosen.shots and options.cv:
-        msg = f"the protocol {chosen.name} needs items that are held out for a test; leave out --cv"
+        msg = f"the protocol {chosen.name} needs a held-out test; leave out --cv"
         raise UsageError(msg)
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
     started = time.perf_counter()
-    refuse_damage([opened])  # a second for a gigabyte, and a head learns from noise without a word
+    options.reporter.begin("fitting")
+    refuse_damage([opened])  # a second per gigabyte; a head would be fitted on noise without a warning
     dataset = load_dataset(opened, group=options.group, views=options.views)
     outcome = (
         _cross_validate(head, spec, dataset, options)
@@ -84,7 +86,7 @@ def fit(
         else _hold_out(head, spec, dataset, options, chosen.shots if chosen else ())
     )
     if options.curve:
-        outcome = replace(outcome, curve=measure_curve(head, spec, dataset, outcome.tuned_on, options.progress))
+        outcome = replace(outcome, curve=measure_curve(head, spec, dataset, outcome.tuned_on, options.reporter.advance))
     return _conclude(opened, dataset, outcome, options, chosen.name if chosen else "", time.perf_counter() - started)
 
 
@@ -109,9 +111,11 @@ def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions,
     partition = split_dataset(dataset, test_size=options.test_size, seed=options.seed)
     train, test = partition.train, partition.test
     trained = train | partition.validation
-    tuned = _tune(head, spec, dataset, train, options.progress)
-    validation = _validate(head, spec, dataset, partition, tuned)
-    fitted = _fit(head, dataset, trained, tuned, train)
+    fitted, tuned = _tune_and_fit(head, spec, dataset, train, options.reporter.advance)
+    validation = _validate(fitted, tuned, dataset, partition, spec.seed)
+    if partition.validation.any():
+        folds = deal_folds(dataset, trained, spec.seed)
+        fitted = fit_tuned(head, dataset.take_training_rows(trained, folds), tuned)
     probabilities = _predict(fitted, dataset, test.members)
     targets = test.open_targets()
     few = measure_shots(head, spec, dataset, trained, (test.members, targets), shots) if shots else None
@@ -132,23 +136,26 @@ def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions,
 
 
 def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions) -> _Outcome:
-    """Tune, fit and test inside each fold, so that no item is tested by a head that saw it; then ship one of all."""
+    """Tune, fit and test inside each fold, so that no item is tested by a head that was fitted on it; then fit all."""
     everything = np.ones(len(dataset), bool)
     outer = dataset.assign_folds(everything, options.cv, options.seed)
     probabilities = np.zeros((len(dataset), len(dataset.classes)))
     for fold in range(options.cv):
-        tuned = _tune(head, spec, dataset, outer != fold, _shift(options.progress, fold, options.cv + 1))
-        fitted = _fit(head, dataset, outer != fold, tuned, outer != fold)
+        progress = _shift(options.reporter.advance, fold, options.cv + 1)
+        fitted, _ = _tune_and_fit(head, spec, dataset, outer != fold, progress)
         probabilities[outer == fold] = _predict(fitted, dataset, outer == fold)
     held = outer >= 0
     alone = int((~held).sum())
-    notes = [f"{alone} items are alone in their class: trained on in every fold, and not tested"] if alone else []
+    notes = (
+        [f"{alone} items are alone in their class: they are trained on in every fold and never tested"] if alone else []
+    )
     if (dataset.splits != "").any():
-        notes.append("cross-validation takes all items together, whatever split the source puts them in")
-    tuned = _tune(head, spec, dataset, everything, _shift(options.progress, options.cv, options.cv + 1))
+        notes.append("cross-validation uses all items and ignores the splits of the source")
+    progress = _shift(options.reporter.advance, options.cv, options.cv + 1)
+    fitted, tuned = _tune_and_fit(head, spec, dataset, everything, progress)
     folded = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
     return _Outcome(
-        fitted=_fit(head, dataset, everything, tuned, everything),
+        fitted=fitted,
         tuned=tuned,
         notes=tuple(notes),
         validation=evaluate_items(dataset, everything, folded, dataset.targets, spec.seed),
@@ -162,50 +169,22 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     )
 
 
-def _tune(head: Head, spec: HeadSpec, dataset: Dataset, train: NDArray[np.bool_], progress: Progress | None) -> Tuned:
-    """Tune on all rows of some items; what is kept of each item is how it fared itself, without its views."""
-    copies, lessons = dataset.n_copies, dataset.take_lessons(train)
-    folds = np.repeat(deal_folds(dataset, train, spec.seed), copies)
-    with explain_failure(spec):
-        tuned = tune(head, lessons.features, lessons.targets, folds, spec=spec, units=lessons.units, progress=progress)
-    kept = slice(None, None, copies)
-    return replace(
-        tuned,
-        scores=tuned.scores[kept],
-        positions=tuned.positions[kept],
-        probabilities=tuned.probabilities[kept],
-    )
+def _tune_and_fit(
+    head: Head, spec: HeadSpec, dataset: Dataset, members: NDArray[np.bool_], progress: Progress
+) -> tuple[FittedHead, Tuned]:
+    rows = dataset.take_training_rows(members, deal_folds(dataset, members, spec.seed))
+    result = tune_and_fit(head, rows, spec, progress=progress)
+    assert result.tuned is not None  # noqa: S101 - it always tunes, unless asked not to
+    return result.fitted, result.tuned
 
 
-def _fit(
-    head: Head, dataset: Dataset, members: NDArray[np.bool_], tuned: Tuned, tuned_on: NDArray[np.bool_]
-) -> FittedHead:
-    """Fit what was chosen to some items: those that it was chosen on, or more."""
-    lessons = dataset.take_lessons(members)
-    folds = np.repeat(deal_folds(dataset, members, tuned.spec.seed), dataset.n_copies)
-    # Scores of other classes than these cannot calibrate; then the head makes its own.
-    held_out = (tuned.scores, tuned.classes[tuned.positions]) if set(lessons.targets) == set(tuned.classes) else None
-    fitted = tuned.fitted if np.array_equal(members, tuned_on) else None
-    return fit_head(
-        head,
-        lessons.features,
-        lessons.targets,
-        tuned.spec,
-        folds,
-        units=lessons.units,
-        held_out=held_out,
-        fitted=fitted,
-    )
-
-
-def _validate(head: Head, spec: HeadSpec, dataset: Dataset, partition: Partition, tuned: Tuned) -> Evaluation:
+def _validate(fitted: FittedHead, tuned: Tuned, dataset: Dataset, partition: Partition, seed: int) -> Evaluation:
     """Evaluate on the source's validation split, or on the folds that chose the parameters."""
     members = partition.validation
-    if not members.any():
-        probabilities = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
-        return evaluate_items(dataset, partition.train, probabilities, dataset.targets[partition.train], spec.seed)
-    fitted = _fit(head, dataset, partition.train, tuned, partition.train)
-    return evaluate_items(dataset, members, _predict(fitted, dataset, members), dataset.targets[members], spec.seed)
+    if members.any():
+        return evaluate_items(dataset, members, _predict(fitted, dataset, members), dataset.targets[members], seed)
+    probabilities = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
+    return evaluate_items(dataset, partition.train, probabilities, dataset.targets[partition.train], seed)
 
 
 def _predict(fitted: FittedHead, dataset: Dataset, members: NDArray[np.bool_]) -> Probabilities:
@@ -213,9 +192,9 @@ def _predict(fitted: FittedHead, dataset: Dataset, members: NDArray[np.bool_]) -
     return align_probabilities(probabilities, fitted.estimator.classes_, len(dataset.classes))
 
 
-def _shift(progress: Progress | None, part: int, parts: int) -> Progress | None:
-    """Show one of several equal parts of the work as that share of the whole."""
-    return None if progress is None else lambda done, total: progress(part * total + done, parts * total)
+def _shift(progress: Progress, part: int, parts: int) -> Progress:
+    """Show the progress of one of several equal parts as that of the whole."""
+    return lambda done, total: progress(part * total + done, parts * total)
 
 
 def _conclude(
@@ -227,7 +206,7 @@ def _conclude(
     seconds: float,
 ) -> Run:
     tuned, fitted = outcome.tuned, outcome.fitted
-    of_heads = [name_classes(note, dataset.classes) for note in (*tuned.notes, *fitted.notes)]
+    of_heads = [*describe_single_fold(tuned.single_fold, dataset.classes), *tuned.notes, *fitted.notes]
     run = Run(
         bundle=None,
         head=replace(tuned.spec, params=dict(tuned.params)),
@@ -242,31 +221,42 @@ def _conclude(
         curve=outcome.curve,
         shots=outcome.shots,
     )
+    ids = store.ids[dataset.rows]
+    tested = tabulate_predictions(ids, dataset.labels, outcome.tested, outcome.probabilities, dataset.classes)
     if options.folder is None:
-        return run
-    draft = _draft_bundle(run, store, dataset, outcome, options)
+        return replace(run, tested=tested)
+    draft = _draft_bundle(run, store, dataset, outcome, options, tested)
     return replace(run, bundle=write_bundle(draft, options.folder, f"{run.head.name}-{to_text(store.path.stem)}"))
 
 
 def _note_protocol(name: str, tuned: Tuned) -> list[str]:
-    """Note values of a protocol that these items are too few for."""
+    """Note values of a protocol that need more items."""
     notes = []
     for parameter, values in find_protocol(name).grid.items() if name else ():
         left = sorted(set(values) - {candidate.params[parameter] for candidate in tuned.candidates})
         if left:
             shown = ", ".join(f"{value:g}" for value in left)
             notes.append(
-                f"the protocol {name} asks for {parameter} {shown} too, for which the folds have too few items"
+                f"the protocol {name} also tries {parameter} {shown}, but the folds have too few items for that"
             )
     return notes
 
 
-def _draft_bundle(run: Run, store: FeatureStore, dataset: Dataset, outcome: _Outcome, options: FitOptions) -> Draft:
+def _draft_bundle(
+    run: Run,
+    store: FeatureStore,
+    dataset: Dataset,
+    outcome: _Outcome,
+    options: FitOptions,
+    predictions: Mapping[str, Any],
+) -> Draft:
     record: dict[str, Any] = {
         "candidates": [candidate.to_dict() for candidate in run.candidates],
         "protocol": run.protocol,
         "created_with": {**store.created_with, **read_versions()},
-        "split": {"origin": outcome.origin, "test_size": options.test_size, "cv": options.cv, "group": options.group},
+        "split": describe_split(
+            outcome.origin, test_size=options.test_size, group=options.group, seed=options.seed, cv=options.cv
+        ),
         "store": {
             "path": to_text(str(store.path)),
             "source": store.source,
@@ -279,7 +269,7 @@ def _draft_bundle(run: Run, store: FeatureStore, dataset: Dataset, outcome: _Out
     ids, labels = store.ids[dataset.rows], dataset.labels
     truth = dataset.targets[outcome.tested]
     return Draft(
-        # What is learnt from the mean over views needs them of new images too; the others take the image itself.
+        # A head fitted on means over views needs the views of new images too; others take the image itself.
         embed_spec=store.spec if options.views == "average" else replace(store.spec, views=None),
         head_spec=run.head,
         classes=dataset.classes,
@@ -290,7 +280,7 @@ def _draft_bundle(run: Run, store: FeatureStore, dataset: Dataset, outcome: _Out
         test=outcome.test,
         metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
         items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
-        predictions=tabulate_predictions(ids, labels, outcome.tested, outcome.probabilities, dataset.classes),
+        predictions=predictions,
         extras=list_illustrations(run, outcome.tuned, outcome.fitted, outcome.probabilities, truth),
     )
 

@@ -1,4 +1,4 @@
-"""What a bundle shows beside its numbers: each picture as PNG and SVG, with the numbers as CSV beside it."""
+"""The illustrations of a bundle: each picture as PNG and SVG, and its numbers as CSV."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from featx.bundle import write_table
 from featx.evaluation.plots import plot_history, plot_learning, plot_path, plot_reliability, write_history
 from featx.evaluation.reliability import Reliability, measure_reliability
+from featx.files import write_table
 from featx.heads import Candidate, FittedHead, Tuned
 from featx.heads.networks import NetworkClassifier
 from featx.results import Curve
@@ -26,7 +26,7 @@ Floats = NDArray[np.floating[Any]]
 def list_illustrations(
     run: "Run", tuned: Tuned, fitted: FittedHead, probabilities: Floats, targets: NDArray[np.intp]
 ) -> dict[str, Writer]:
-    """List what a bundle has beyond the head and its metrics.
+    """List the files of a bundle besides the head and its metrics.
 
     Args:
         run: The run.
@@ -36,7 +36,7 @@ def list_illustrations(
         targets: int `(n_tested,)`, their classes.
 
     Returns:
-        By name of the file, what writes it.
+        By name of the file, the function that writes it.
     """
     curves = compare_reliability(run, tuned, probabilities, targets)
     files: dict[str, Writer] = {
@@ -66,7 +66,7 @@ def list_illustrations(
 def compare_reliability(
     run: "Run", tuned: Tuned, probabilities: Floats, targets: NDArray[np.intp]
 ) -> dict[str, Reliability]:
-    """Measure the reliability of the test, and before and after calibration that of what was held out in tuning."""
+    """Measure the reliability of the test, and of the items held out in tuning, before and after calibration."""
     before = special.softmax(tuned.scores.astype(np.float64), axis=1)
     curves = {"held out": measure_reliability(tuned.probabilities, tuned.positions)}
     if not np.allclose(before, tuned.probabilities, atol=1e-6):
@@ -91,7 +91,7 @@ def tabulate_reliability(curves: Mapping[str, Reliability]) -> dict[str, list[An
 
 
 def find_swept(candidates: Sequence[Candidate]) -> str:
-    """Name the number of which candidates have several values; nothing if there is none."""
+    """Name the numeric parameter of which several values were tried; return an empty text if there is none."""
     for name, value in candidates[0].params.items():
         if (
             isinstance(value, int | float)
@@ -102,7 +102,7 @@ def find_swept(candidates: Sequence[Candidate]) -> str:
 
 
 def _list_path(run: "Run", candidates: Sequence[Candidate]) -> dict[str, Writer]:
-    """List the table and the picture of accuracy against what was tuned."""
+    """List the table and the picture of accuracy against the tuned parameter."""
     swept = find_swept(candidates)
     if not swept:
         return {}

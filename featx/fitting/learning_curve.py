@@ -1,4 +1,4 @@
-"""How accuracy grows with the items that a head learns from: the learning curve, and few shots."""
+"""How accuracy grows with the training items: the learning curve, and few shots."""
 
 from collections import Counter
 from dataclasses import replace
@@ -11,18 +11,17 @@ from featx.errors import DataError
 from featx.evaluation import compute_wilson_interval
 from featx.evaluation.forecast import forecast_accuracy
 from featx.evaluation.intervals import encode_groups, estimate_effective_items
-from featx.fitting.dataset import Dataset
-from featx.fitting.procedure import deal_folds, learn
-from featx.heads import Head, make_head
+from featx.fitting.dataset import Dataset, deal_folds
+from featx.heads import Head, make_head, tune_and_fit
 from featx.heads.fitting import predict_rows
 from featx.heads.tuning import plan_candidates
-from featx.options import Progress
+from featx.reporting import Progress
 from featx.results import Curve
 from featx.specs import HeadSpec
 
 Members = NDArray[np.bool_]
 
-#: Parts of the training items that the curve is measured at, and how often.
+#: Shares of the training items at which the curve is measured, and the number of repeats.
 _SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
 _REPEATS = 5
 _FOLDS = 5
@@ -37,22 +36,21 @@ def measure_curve(
 ) -> Curve:
     """Measure the learning curve of a head inside some items; the test is not touched.
 
-    In each of five rounds another fifth of the items, whole groups and duplicates, is held out.
-    Growing parts of the others, whole groups again, each part within the next and with about the
-    same shares of the classes, are learnt from, parameters tuned anew for each, and the held-out
-    fifth is predicted. Intervals are Wilson's, at what grouped items are worth.
+    In each of five rounds another fifth of the items is held out, with whole groups and duplicates.
+    The head is tuned and fitted on growing parts of the other items, and predicts the held-out
+    fifth. Each part has whole groups, contains the one before it, and has about the same shares of
+    the classes. Intervals are Wilson's, for the effective number of grouped items.
 
     Args:
-        head: What is tuned and fitted.
+        head: The head to tune and fit.
         spec: What is fixed.
-        dataset: Where the items are.
+        dataset: The items.
         members: bool `(n_items,)`, the training items.
-        progress: Called with fits done and in all.
+        progress: Called with the number of fits done, and of all fits.
 
     Raises:
         DataError: If there are too few items for three sizes.
     """
-    folds = max(2, min(_FOLDS, dataset.count_units(members)))
     folds = max(2, min(_FOLDS, dataset.count_units(members)))
     dealt = np.full(len(dataset), -1)
     dealt[members] = dataset.assign_folds(members, folds, spec.seed)
@@ -84,18 +82,18 @@ def measure_shots(
     test: tuple[Members, NDArray[np.intp]],
     shots: tuple[int, ...],
 ) -> Curve:
-    """Measure a head that learns from few items of each class, over several draws.
+    """Measure a head that is fitted on few items of each class, over several draws.
 
     Args:
-        head: What is tuned and fitted.
+        head: The head to tune and fit.
         spec: What is fixed.
-        dataset: Where the items are.
+        dataset: The items.
         members: bool `(n_items,)`, the training items to draw from.
         test: bool `(n_items,)` and the targets of these items.
-        shots: Items of each class.
+        shots: Numbers of items of each class.
 
     Returns:
-        The curve; its intervals are of the mean over draws (Student's t), the test items given.
+        The curve; its intervals are of the mean over draws (Student's t), for the given test items.
     """
     held, targets = test
     accuracies = np.empty((len(shots), _DRAWS))
@@ -109,13 +107,13 @@ def measure_shots(
         len(set(dataset.keys[members & (dataset.targets == target)].tolist()))
         for target in np.unique(dataset.targets[members])
     ]
-    notes = [f"a class has {min(distinct)} different training items only, and gave all of them to more shots than that"]
+    notes = [f"a class has only {min(distinct)} different training items; larger numbers of shots use all of them"]
     few = tuple(notes) if min(distinct) < max(shots) else ()
     return Curve(shots, accuracies, np.maximum(means - reach, 0), np.minimum(means + reach, 1), None, few)
 
 
 def _plan_parts(dataset: Dataset, members: Members, held: Members, seed: int) -> list[NDArray[np.intp]]:
-    """List growing parts of the items that are not held out: whole units, two of each class at least."""
+    """List growing parts of the items that are not held out: whole units, at least two of each class."""
     rows = np.flatnonzero(members & ~held)
     units = dataset.find_units(members & ~held)
     order = np.argsort(np.random.default_rng(seed).permutation(units.max() + 1)[units], kind="stable")
@@ -125,14 +123,14 @@ def _plan_parts(dataset: Dataset, members: Members, held: Members, seed: int) ->
         chosen = set[int]()
         for target in np.unique(targets):
             own = units[targets == target]
-            firsts = np.flatnonzero(np.diff(own, prepend=-1))  # where each unit of the class begins
+            firsts = np.flatnonzero(np.diff(own, prepend=-1))  # the start of each unit of the class
             chosen.update(own[: max(round(share * len(own)), 1 + firsts[min(1, len(firsts) - 1)])].tolist())
         parts.append(np.sort(rows[np.isin(units, list(chosen))]))
     return parts
 
 
 def _check_plans(plans: list[list[NDArray[np.intp]]], n_items: int) -> None:
-    """Refuse parts that are not of different sizes.
+    """Refuse parts of too few different sizes.
 
     Raises:
         DataError: If there are too few items, or groups of them.
@@ -151,7 +149,7 @@ def _find_interval(correct: NDArray[np.float64], groups: NDArray[np.str_]) -> tu
 
 
 def _take_shots(dataset: Dataset, members: Members, count: int, seed: int) -> NDArray[np.intp]:
-    """Draw items of each class, one of each group in turn until there are enough, none with the bytes of another."""
+    """Draw items of each class, one from each group in turn until there are enough, without duplicates."""
     rows = np.flatnonzero(members)
     _, firsts = np.unique(dataset.keys[rows], return_index=True)
     rows = rows[np.sort(firsts)]
@@ -175,19 +173,19 @@ def _take_shots(dataset: Dataset, members: Members, count: int, seed: int) -> ND
 def _answer(
     head: Head, spec: HeadSpec, dataset: Dataset, part: NDArray[np.intp], test: tuple[Members, NDArray[np.intp]]
 ) -> NDArray[np.bool_]:
-    """Learn from some items, and return which of others are then right."""
+    """Fit a head on some items, and return which of the test items it predicts correctly."""
     members = np.zeros(len(dataset), bool)
     members[part] = True
-    plain = spec if spec.calibration else replace(spec, calibration="none")  # a temperature changes no choice
-    lessons = dataset.take_lessons(members)
-    X, own = lessons.features, lessons.targets
-    if dataset.count_units(members) == 1:  # nothing can be held out to choose by
-        scaling, grid = next(iter(plan_candidates(head, X, plain, len(X)).items()))
+    plain = spec if spec.calibration else replace(spec, calibration="none")  # a temperature changes no predicted class
+    alone = dataset.count_units(members) == 1  # no item can be held out for tuning
+    folds = np.zeros(len(part), np.intp) if alone else deal_folds(dataset, members, spec.seed)
+    rows = dataset.take_training_rows(members, folds)
+    if alone:
+        scaling, grid = next(iter(plan_candidates(head, rows.features, plain, len(rows.features)).items()))
         middle = replace(plain, scaling=scaling, params=grid[len(grid) // 2], calibration="none")
-        estimator = make_head(middle).fit(np.asarray(X), own)
+        estimator = make_head(middle).fit(np.asarray(rows.features), rows.targets)
     else:
-        folds = np.repeat(deal_folds(dataset, members, spec.seed), dataset.n_copies)
-        estimator = learn(head, plain, X, own, folds, lessons.units).fitted.estimator
+        estimator = tune_and_fit(head, rows, plain, always_tune=False).fitted.estimator
     held, truth = test
     predicted = estimator.classes_[predict_rows(estimator, dataset.take_features(held)).argmax(axis=1)]
     return np.asarray(predicted == truth)

@@ -1,8 +1,8 @@
-"""Protocols: the measurements that the field trusts, by name, each with its source.
+"""Protocols: established ways to measure features, by name, each with its source.
 
-A protocol fixes a head, its scaling and the values that are tried. The value is chosen on
-folds of the training items, the head is fitted again to all training and validation items, and
-the test is opened once, as for any other head.
+A protocol fixes a head, its scaling and the values that are tried. As for any other head, the
+value is chosen on folds of the training items, the head is fitted again to all training and
+validation items, and the test is evaluated once.
 """
 
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ class Protocol:
 
     Attributes:
         name: Its name on the command line.
-        description: What it does, and where it is from.
+        description: What it does, and its source.
         head: The head.
-        scaling: The scaling; None lets the folds choose.
+        scaling: The scaling; None if it is tuned.
         params: Parameters that are fixed.
         grid: The values that are tried, from the strongest regularisation to the weakest; empty
-            for those that the head tries by itself.
-        shots: Items of each class that the head also learns from, in turn; none for most.
+            for those that the head tries by default.
+        shots: Numbers of items of each class that the head is also fitted on; empty for most.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Protocol:
     shots: tuple[int, ...] = ()
 
     def adapt(self, head: Head) -> Head:
-        """Return the head with the protocol's values to try, in the units in which they were published."""
+        """Return the head with the protocol's grid, in the units in which it was published."""
         if not self.grid:
             return head
         return replace(head, grid=self.grid, grid_unit=0, scalings=(self.scaling,) if self.scaling else head.scalings)
@@ -52,7 +52,7 @@ def _list_inverses(low: float, high: float, count: int) -> tuple[float, ...]:
     return tuple(float(f"{1 / value:.6g}") for value in np.geomspace(high, low, count))
 
 
-#: lambda multiplies half the squared weights beside the sum of the losses, so it is 1 / C of scikit-learn.
+#: lambda multiplies half the squared weights, added to the sum of the losses, so it is 1 / C of scikit-learn.
 KORNBLITH = Protocol(
     "kornblith",
     "multinomial logistic regression by L-BFGS on features as they are, 45 values of the L2 penalty from 1e-6 to "
@@ -66,7 +66,7 @@ KORNBLITH = Protocol(
 CLIP = Protocol(
     "clip",
     "multinomial logistic regression by L-BFGS on features as they are, at most 1,000 steps, 96 values of the L2 "
-    "penalty from 1e-6 to 1e6 (Radford et al. 2021, CLIP, appendix A.3; all values are tried, where the paper "
+    "penalty from 1e-6 to 1e6 (Radford et al. 2021, CLIP, appendix A.3; all values are tried, while the paper "
     "searches among them)",
     "logreg",
     "none",
@@ -86,7 +86,7 @@ DINOV2_KNN = Protocol(
 
 FEWSHOT = Protocol(
     "fewshot",
-    "ridge regression on targets -1 and 1, learnt from 1, 2, 4, 8 and 16 items of each class, five draws of each "
+    "ridge regression on targets -1 and 1, fitted on 1, 2, 4, 8 and 16 items of each class, five draws of each "
     "(Dosovitskiy et al. 2021, An Image is Worth 16x16 Words, section 4.1; numbers of shots: Radford et al. 2021, "
     "CLIP, figure 6)",
     "ridge",
@@ -101,7 +101,7 @@ def find_protocol(name: str) -> Protocol:
     """Return the protocol of that name, in any case.
 
     Raises:
-        UnknownNameError: If there is none; the closest names come first.
+        UnknownNameError: If there is no such protocol; the closest names come first.
     """
     if name.lower() not in PROTOCOLS:
         kind = "protocol"
@@ -110,16 +110,16 @@ def find_protocol(name: str) -> Protocol:
 
 
 def plan_head(spec: HeadSpec, protocol: Protocol | None) -> tuple[Head, HeadSpec]:
-    """Return the head to tune and what is fixed, by a protocol or as the user has it.
+    """Return the head to tune and the spec that fixes the rest, by a protocol or by the user.
 
     Raises:
         UnknownNameError: If there is no such head or parameter.
-        UsageError: If a parameter does not fit, or a protocol fixes what the user does.
+        UsageError: If a parameter does not fit, or the user fixes what the protocol fixes.
     """
     head = find_head(spec.name)
     if "class_weight" in spec.params and "class_weight" not in head.params:
         able = [name for name in HEADS if "class_weight" in find_head(name).params]
-        msg = f"{head.name} cannot weight classes; of the heads, {', '.join(able)} can"
+        msg = f"{head.name} cannot weight classes; choose one of {', '.join(able)}"
         raise UsageError(msg)
     if protocol is None:
         return head, replace(spec, name=head.name, params=head.check_params(spec.params))

@@ -1,9 +1,9 @@
-"""What learns: scikit-learn classifiers on features, their tuning, and the files that hold them."""
+"""Heads: scikit-learn classifiers on features, their tuning, and the files that hold them."""
 
 from featx.heads.fitting import FittedHead, fit_head, make_head
 from featx.heads.persistence import dump_head, load_head
 from featx.heads.table import Head, find_head, split_params
-from featx.heads.tuning import Tuned, tune
+from featx.heads.tuning import Tuned, TunedHead, describe_single_fold, fit_tuned, tune, tune_and_fit
 from featx.results import Candidate
 
 __all__ = [
@@ -11,11 +11,15 @@ __all__ = [
     "FittedHead",
     "Head",
     "Tuned",
+    "TunedHead",
+    "describe_single_fold",
     "dump_head",
     "find_head",
     "fit_head",
+    "fit_tuned",
     "load_head",
     "make_head",
     "split_params",
     "tune",
+    "tune_and_fit",
 ]

@@ -1,4 +1,4 @@
-"""A classifier with calibrated probabilities, which its scores of held-out items have taught it."""
+"""A classifier whose probabilities are calibrated on its scores of held-out items."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -21,15 +21,15 @@ Scores = NDArray[np.floating[Any]]
 class CalibratedHead(ClassifierMixin, BaseEstimator):
     """A classifier fitted to all items, whose scores a `Calibrator` turns into probabilities.
 
-    The calibrator learns from scores of items that were held out when they were scored.
-    Tuning has them already; whoever has not leaves them to be made on folds, as
+    The calibrator is fitted to scores of items that were held out when they were scored.
+    Tuning has these scores already. Without them, `fit` computes them on folds, as
     scikit-learn's CalibratedClassifierCV does with `ensemble=False`.
 
     Args:
-        classifier: What is calibrated, not fitted.
+        classifier: The classifier to calibrate, not fitted.
         method: One of `featx.heads.calibration.METHODS`.
-        cv: Folds to make held-out scores on: a number, or the items to learn from and those
-            held out of each.
+        cv: Folds for the held-out scores: a number, or the positions of the training items and
+            of the held-out items of each.
 
     Attributes:
         classes_: (n_classes,), sorted.
@@ -56,22 +56,24 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
             X: (n_items, dim).
             y: (n_items,).
             held_out: Scores (n, n_classes) of items that were held out, and the class of each;
-                None makes them on the folds.
-            fitted: The classifier fitted to all items, its classes positions; None fits it.
-            validation: bool (n_items,), for a classifier that stops early by some of the items.
+                None computes them on the folds.
+            fitted: The classifier fitted to all items, with positions as classes; None fits it.
+            validation: bool (n_items,), the items by which a classifier stops early.
         """
         rows, y = accept_items(self, X, y)
         self.classes_, positions = np.unique(y, return_inverse=True)
-        if self.method == "none":  # nothing is learnt from scores
+        if self.method == "none":  # nothing is fitted to scores
             held_out = (np.eye(len(self.classes_)), self.classes_)
         scores, own = (self._hold_out(rows, positions), y) if held_out is None else held_out
         targets = np.searchsorted(self.classes_, own)
-        learnt = np.isfinite(scores[np.arange(len(scores)), targets])  # not where its class was held out as a whole
-        # Weighted as the classifier is: else the calibration would undo what the weights are for.
-        weights = compute_sample_weight(getattr(self.classifier, "class_weight", None), targets)[learnt]
-        self.calibrator_ = Calibrator(self.method).fit(scores[learnt], targets[learnt], weights)
+        known = np.isfinite(scores[np.arange(len(scores)), targets])  # not where all of its class was held out
+        # Weighted like the classifier; otherwise the calibration would undo the weights.
+        weights = compute_sample_weight(getattr(self.classifier, "class_weight", None), targets)[known]
+        self.calibrator_ = Calibrator(self.method).fit(scores[known], targets[known], weights)
         stopping = {} if validation is None else {"validation": validation}
-        self.classifier_ = fitted or clone(self.classifier).fit(_give(self.classifier, rows), positions, **stopping)
+        self.classifier_ = fitted or clone(self.classifier).fit(
+            _adapt_rows(self.classifier, rows), positions, **stopping
+        )
         return self
 
     def predict_proba(self, X: ArrayLike | FeatureRows) -> NDArray[np.float64]:
@@ -80,7 +82,7 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
         if not isinstance(X, FeatureRows):
             X = validate_data(self, X, dtype=[np.float32, np.float64], reset=False)
         rows = FeatureRows.wrap(X)
-        scores = score_items(self.classifier_, _give(self.classifier_, rows), len(self.classes_))
+        scores = score_items(self.classifier_, _adapt_rows(self.classifier_, rows), len(self.classes_))
         probabilities: NDArray[np.float64] = self.calibrator_.predict_proba(scores)
         return probabilities
 
@@ -94,11 +96,11 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
         scores = np.full((len(rows), len(self.classes_)), -np.inf)
         splits = check_cv(self.cv, positions, classifier=True).split(np.zeros(len(rows)), positions)
         for train, held in splits:
-            model = clone(self.classifier).fit(_give(self.classifier, rows.take(train)), positions[train])
-            scores[held] = score_items(model, _give(model, rows.take(held)), len(self.classes_))
+            model = clone(self.classifier).fit(_adapt_rows(self.classifier, rows.take(train)), positions[train])
+            scores[held] = score_items(model, _adapt_rows(model, rows.take(held)), len(self.classes_))
         return scores
 
 
-def _give(classifier: Any, rows: FeatureRows) -> FeatureRows | NDArray[np.float32]:  # noqa: ANN401 - a scikit-learn classifier
-    """Give a classifier of this package rows, which it does not copy, and any other an array."""
+def _adapt_rows(classifier: Any, rows: FeatureRows) -> FeatureRows | NDArray[np.float32]:  # noqa: ANN401 - a scikit-learn classifier
+    """Return rows for a classifier of this package, which does not copy them, and an array for any other."""
     return rows if hasattr(classifier, "scaling") else np.asarray(rows)

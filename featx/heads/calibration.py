@@ -1,4 +1,4 @@
-"""Calibration: scores of items that were held out in, a map from scores to honest probabilities out."""
+"""Calibration: maps from scores to probabilities, fitted to scores of held-out items."""
 
 import math
 from typing import Any, Self
@@ -15,7 +15,7 @@ from featx.specs import CALIBRATIONS
 
 FloatArray = NDArray[np.float64]
 
-#: What `Calibrator` knows. Isotonic regression bends freely, and so needs about a thousand items or more.
+#: The methods of `Calibrator`. Isotonic regression can bend anywhere, so it needs about a thousand items or more.
 METHODS = CALIBRATIONS
 
 
@@ -28,11 +28,11 @@ def fit_temperature(
     Networks, section 4.2); it minimises the log-loss, which is convex in it.
 
     Args:
-        scores: float (n_items, n_classes); minus infinity for a class not learnt.
+        scores: float (n_items, n_classes); minus infinity for a class that was not trained on.
         positions: int (n_items,), the column of each item's class; its score is finite.
-        weights: float (n_items,), what each item counts; None for all the same.
+        weights: float (n_items,), the weight of each item; None for equal weights.
     """
-    # Beside the largest score none is above 0: no overflow, and float32 is enough for what is summed over all items.
+    # Less the largest score of its item, no score is above 0: nothing overflows, and float32 is enough.
     below = (scores - scores.max(axis=1, keepdims=True)).astype(np.float32)
     own = float(np.average(below[np.arange(len(below)), positions].astype(np.float64), weights=weights))
     work = np.empty_like(below)
@@ -46,7 +46,7 @@ def fit_temperature(
 
 
 class Calibrator(BaseEstimator):
-    """A map from scores to probabilities, fitted to items that the scores' model has not learnt from.
+    """A map from scores to probabilities, fitted to items that the model of the scores was not trained on.
 
     - `none`: softmax of the scores.
     - `temperature`: softmax of the scores times one factor, see `fit_temperature`; the
@@ -78,36 +78,32 @@ class Calibrator(BaseEstimator):
 
         Args:
             scores: Margins or log-probabilities, float (n_items, n_classes); minus
-                infinity for a class not learnt, whose probability stays 0.
+                infinity for a class that was not trained on, whose probability stays 0.
             positions: The column of each item's class, int (n_items,); items of a class
-                that was not learnt are left out.
-            sample_weight: What each item counts, float (n_items,); None for all the same.
+                that was not trained on are left out.
+            sample_weight: The weight of each item, float (n_items,); None for equal weights.
 
         Raises:
             DataError: If the arrays do not have these shapes, or no item is left.
             UnknownNameError: If the method is not known.
         """
         if self.method not in METHODS:
-            msg = f"calibration {self.method!r} is not known; choose one of {', '.join(METHODS)}"
+            msg = f"calibration {self.method!r} is unknown; choose one of {', '.join(METHODS)}"
             raise UnknownNameError(msg)
         given = _check_scores(scores)
         columns = np.asarray(positions)
         if columns.shape != given.shape[:1] or columns.dtype.kind not in "iu":
-            msg = (
-                f"positions are {columns.dtype} of shape {columns.shape}; integers of shape ({len(given)},) are needed"
-            )
+            msg = f"positions are {columns.dtype} of shape {columns.shape}; pass integers of shape ({len(given)},)"
             raise DataError(msg)
         if ((columns < 0) | (columns >= given.shape[1])).any():
-            msg = (
-                f"positions reach from {columns.min()} to {columns.max()}; pass columns of the {given.shape[1]} classes"
-            )
+            msg = f"positions range from {columns.min()} to {columns.max()}; pass 0 to {given.shape[1] - 1}"
             raise DataError(msg)
-        learnt = np.isfinite(given[np.arange(len(given)), columns])
-        if not learnt.any():
-            msg = "no item to calibrate with is of a class that was learnt; hold out items of every class"
+        known = np.isfinite(given[np.arange(len(given)), columns])
+        if not known.any():
+            msg = "no item to calibrate on is of a class that was trained on; hold out items of every class"
             raise DataError(msg)
-        given, columns = given[learnt], columns[learnt]
-        weights = np.ones(len(given)) if sample_weight is None else np.asarray(sample_weight, np.float64)[learnt]
+        given, columns = given[known], columns[known]
+        weights = np.ones(len(given)) if sample_weight is None else np.asarray(sample_weight, np.float64)[known]
         self.n_classes_ = given.shape[1]
         if self.method in ("none", "temperature"):
             self.factor_ = 1.0 if self.method == "none" else fit_temperature(given, columns, weights)
@@ -130,20 +126,20 @@ class Calibrator(BaseEstimator):
         check_is_fitted(self, "n_classes_")
         given = _check_scores(scores)
         if given.shape[1] != self.n_classes_:
-            msg = f"scores have {given.shape[1]} columns, and the calibration was fitted to {self.n_classes_}"
+            msg = f"scores have {given.shape[1]} columns; the calibration was fitted to {self.n_classes_}"
             raise DataError(msg)
         if self.method in ("none", "temperature"):
             return np.asarray(special.softmax(self.factor_ * given, axis=1))
         curves = _list_curves(given)
         chances = np.stack([self._apply_curve(number, curve) for number, curve in enumerate(curves.T)], axis=1)
-        if self.n_classes_ == 2:  # noqa: PLR2004 - what one has not, the other has
+        if self.n_classes_ == 2:  # noqa: PLR2004 - the other has the rest
             return np.concatenate([1 - chances, chances], axis=1)
         total = chances.sum(axis=1, keepdims=True)
         equal = np.isfinite(given) / np.isfinite(given).sum(axis=1, keepdims=True)
         return np.where(total > 0, chances / np.where(total > 0, total, 1), equal)
 
     def check_state(self) -> None:
-        """Check a fitted state that comes from a file; an array in the place of a number would multiply memory.
+        """Check a fitted state that comes from a file; an array instead of a number would multiply memory.
 
         Raises:
             AttributeError, TypeError: If a part is missing, or of another type than `fit` leaves.
@@ -190,10 +186,10 @@ class Calibrator(BaseEstimator):
 def _check_scores(scores: ArrayLike) -> FloatArray:
     given = np.asarray(scores, np.float64)
     if given.ndim != 2 or len(given) == 0 or given.shape[1] < 2:  # noqa: PLR2004 - items and classes
-        msg = f"scores have the shape {given.shape}; (items, classes) is needed, with at least one item and two classes"
+        msg = f"scores have the shape {given.shape}; pass (items, classes), with at least one item and two classes"
         raise DataError(msg)
     if np.isnan(given).any() or (given == np.inf).any() or (given == -np.inf).all(axis=1).any():
-        msg = "scores hold NaN, infinity, or a row without any finite score; pass margins or log-probabilities"
+        msg = "scores contain NaN, infinity, or a row without a finite score; pass margins or log-probabilities"
         raise DataError(msg)
     return given
 
@@ -209,7 +205,7 @@ def _fit_sigmoid(scores: FloatArray, positive: FloatArray, weights: FloatArray) 
         return 0.0, -np.inf
     n_positive = weights @ positive
     n_negative = weights.sum() - n_positive
-    # Platt (1999), section 2.2: targets as if one item more had been seen on either side.
+    # Platt (1999), section 2.2: targets as if there were one more item of either class.
     targets = np.where(positive, (n_positive + 1) / (n_positive + 2), 1 / (n_negative + 2))
     center, spread = scores.mean(), scores.std() or 1.0
     scaled = (scores - center) / spread

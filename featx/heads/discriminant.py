@@ -20,16 +20,16 @@ Doubles = NDArray[np.float64]
 
 
 class ShrunkDiscriminant(LinearHead):
-    """Assign an item to the class mean that is nearest in a shrunk common covariance.
+    """Linear discriminant analysis: the nearest class mean in a shrunk common covariance.
 
     The answer of `LinearDiscriminantAnalysis(solver="lsqr", shrinkage=...)`, from one pass
-    over the features and one Cholesky factorisation where that takes a singular value
+    over the features and one Cholesky factorisation instead of a singular value
     decomposition, without a copy of the features.
 
-    With shrinkage 1 and uniform priors it predicts what `NearestCentroid` does. That
-    class measures distances for its probabilities otherwise than for its predictions,
-    divided by the spread within the classes, which is nearly 0 for a feature that is
-    nearly always off: log-loss was 3.8 where these margins, calibrated, have 0.4.
+    With shrinkage 1 and uniform priors it predicts what `NearestCentroid` does. For
+    its probabilities, that class divides distances by the spread within the classes, which
+    is nearly 0 for a feature that is nearly always off: its log-loss was 3.8, that of these
+    margins, calibrated, 0.4.
 
     Args:
         shrinkage: From near 0, the covariance as it is, to 1, a multiple of the identity.
@@ -53,7 +53,7 @@ class ShrunkDiscriminant(LinearHead):
 
     def fit(self, X: ArrayLike | FeatureRows, y: ArrayLike) -> Self:
         """Fit to features (n_items, dim) and targets (n_items,)."""
-        rows, positions = self._learn_classes(X, y)
+        rows, positions = self._read_classes(X, y)
         if len(rows) < rows.shape[1] and self.shrinkage < 1:
             lengths = measure_lengths(rows, self.scaling)
             solutions = solve_wide(rows, positions, lengths, self.scaling, [self.shrinkage], self.priors)
@@ -67,7 +67,7 @@ class ShrunkDiscriminant(LinearHead):
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What discriminants are made of.
+    """The statistics that discriminants are computed from.
 
     Attributes:
         counts: float64 (n_classes,), items of each class, at least one.
@@ -90,12 +90,12 @@ class Scatter:
     """Sums over the items of each class in each fold, and of products over each fold.
 
     Attributes:
-        shift: float32 (dim,), taken from every item first, so that sums of products lose nothing.
+        shift: float32 (dim,), subtracted from every item first, so that sums of products lose no precision.
         counts: float64 (n_folds, n_classes).
         sums: float64 (n_folds, n_classes, dim).
         squares: float64 (n_folds, dim).
         scales: float32 (n_folds + 1, dim), of the scaling, as measured on all folds but one, and on all.
-        products: float32 (dim, dim) for each fold, lower triangle; none where they are not needed.
+        products: float32 (dim, dim) for each fold, lower triangle; empty where they are not needed.
     """
 
     shift: Floats
@@ -157,8 +157,8 @@ class Scatter:
             priors: `empirical` or `uniform`.
 
         Yields:
-            Coefficients (dim, n_classes) and intercepts (n_classes,) for features as they
-            come (divided by their item's length for `l2`), of the classes in `find_present`.
+            Coefficients (dim, n_classes) and intercepts (n_classes,) for unscaled features
+            (divided by their item's length for `l2`), of the classes in `find_present`.
         """
         kept, present = [at for at in range(len(self.counts)) if at != fold], self.find_present(fold)
         counts, sums = self.counts[kept].sum(axis=0)[present], self.sums[kept].sum(axis=0)[present]
@@ -230,7 +230,7 @@ def solve_discriminants(
     The Elements of Statistical Learning (2009), eq. 4.10.
 
     Args:
-        statistics: Of the items that are learnt from.
+        statistics: Of the training items.
         shrinkages: The values of s.
         priors: `empirical` or `uniform`.
 
@@ -239,7 +239,7 @@ def solve_discriminants(
     """
     counts, means = statistics.counts, statistics.means
     bias = np.log(counts / counts.sum()) if priors == "empirical" else np.zeros(len(counts))
-    # What all discriminants share changes no probability; without it, float32 loses less.
+    # A term that all discriminants share changes no probability; without it, float32 loses less.
     middle = means.mean(axis=0)
     apart = (means - middle).T
     for s in shrinkages:
@@ -252,7 +252,7 @@ def solve_discriminants(
 
 
 def _solve_shrunk(covariance: Doubles, s: float, ridge: float, apart: Doubles) -> Doubles:
-    """Solve; where items hardly differ from their class's mean, the covariance is rounding, of the means' size.
+    """Solve; where items hardly differ from the mean of their class, the covariance is rounding error of the means.
 
     Raises:
         DataError: If that is not enough.

@@ -1,4 +1,4 @@
-"""What linear heads share: scores from coefficients that take features as they come, scaling included."""
+"""Linear heads: scores from coefficients for unscaled features, with the scaling folded in."""
 
 from typing import Any, Self
 
@@ -23,8 +23,8 @@ class LinearHead(ClassifierMixin, BaseEstimator):
 
     Attributes:
         classes_: (n_classes,), sorted.
-        coef_: float32 (n_classes, dim), or (1, dim) for two classes: of the features as they
-            come; for the scaling `l2`, of the features divided by their item's length.
+        coef_: float32 (n_classes, dim), or (1, dim) for two classes: for unscaled
+            features; for the scaling `l2`, of the features divided by their item's length.
         intercept_: float32 (n_classes,) or (1,).
     """
 
@@ -44,12 +44,12 @@ class LinearHead(ClassifierMixin, BaseEstimator):
         return chosen
 
     def score_classes(self, X: ArrayLike | FeatureRows) -> NDArray[np.float32]:
-        """Return what a calibrator learns from, (n_items, n_classes): logarithms of the softmax of the margins."""
+        """Return the scores that a calibrator is fitted to, (n_items, n_classes): log-softmax of the margins."""
         scores: NDArray[np.float32] = special.log_softmax(spread_margins(self.decision_function(X)), axis=1)
         return scores
 
     def predict_proba(self, X: ArrayLike | FeatureRows) -> NDArray[np.float64]:
-        """Return the softmax of the margins, (n_items, n_classes); how sure it is depends on the head."""
+        """Return the softmax of the margins, (n_items, n_classes); they are not calibrated."""
         margins = spread_margins(self.decision_function(X)).astype(np.float64)
         probabilities: NDArray[np.float64] = special.softmax(margins, axis=1)
         return probabilities
@@ -62,8 +62,8 @@ class LinearHead(ClassifierMixin, BaseEstimator):
             return X
         return FeatureRows.wrap(validate_data(self, X, dtype=[np.float32, np.float64], reset=False))
 
-    def _learn_classes(self, X: ArrayLike | FeatureRows, y: ArrayLike) -> tuple[FeatureRows, NDArray[np.intp]]:
-        """Check what is learnt from, and set the classes.
+    def _read_classes(self, X: ArrayLike | FeatureRows, y: ArrayLike) -> tuple[FeatureRows, NDArray[np.intp]]:
+        """Check the training items, and set the classes.
 
         Returns:
             The features, and the position of each item's class.
@@ -94,10 +94,10 @@ class LinearHead(ClassifierMixin, BaseEstimator):
 
 
 def accept_items(estimator: Any, X: ArrayLike | FeatureRows, y: ArrayLike) -> tuple[FeatureRows, NDArray[Any]]:  # noqa: ANN401 - scikit-learn's
-    """Check features and targets as scikit-learn does; rows of a store were checked when it was made.
+    """Check features and targets as scikit-learn does; rows of a store were checked when it was written.
 
     Raises:
-        ValueError: If they cannot be learnt from.
+        ValueError: If they cannot be trained on.
     """
     if isinstance(X, FeatureRows):
         estimator.n_features_in_ = X.shape[1]
@@ -116,7 +116,7 @@ def spread_margins(margins: Floats) -> Floats:
 
 
 def unfold(weights: NDArray[Any], bias: NDArray[Any], frame: Frame) -> tuple[Floats, Floats]:
-    """Turn weights (dim, n_outputs) and bias (n_outputs,) for scaled features into those for features as they come."""
+    """Turn weights (dim, n_outputs) and bias (n_outputs,) for scaled features into those for unscaled ones."""
     coef = weights / frame.scale[:, None].astype(np.float64)
     return coef.astype(np.float32), (bias - frame.shift.astype(np.float64) @ coef).astype(np.float32)
 
@@ -128,7 +128,7 @@ def score_rows(X: FeatureRows, coef: NDArray[Any], intercept: NDArray[Any], leng
         X: (n_items, dim).
         coef: float32 (dim, n_outputs).
         intercept: float32 (n_outputs,).
-        lengths: float32 (n_items,), by which items are divided; None for no division.
+        lengths: float32 (n_items,), what items are divided by; None for no division.
     """
     margins = np.empty((len(X), coef.shape[1]), np.float32)
     for rows, block in X.iterate_blocks(coef.shape[1]):

@@ -17,25 +17,25 @@ from featx.heads.ridge import accumulate_gram
 from featx.heads.rows import FeatureRows
 from featx.heads.scaling import Floats, Frame, Moments, measure_lengths, shift_block
 
-#: Pairs of steps and changes of the gradient that a problem remembers.
+#: Pairs of steps and changes of the gradient that are remembered for each problem.
 _MEMORY = 6
-#: A step is taken if it brings this part of what the slope promises (Nocedal & Wright 2006, eq. 3.4).
+#: A step is taken if it yields this part of the decrease that the slope promises (Nocedal & Wright 2006, eq. 3.4).
 _SUFFICIENT = 1e-4
 _MOST_HALVINGS = 20
-#: Values that differ by less, relatively, are equal: their sums of float32 terms are not better known.
+#: Values that differ by less, relatively, are equal: sums of float32 terms are not more precise.
 _NOISE = 1e-6
-#: After so many steps between equal values there is nothing left to find.
+#: After this many steps between equal values, nothing is left to find.
 _MOST_IDLE = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What is known at a point.
+    """The value and the gradient at a point.
 
     Attributes:
         value: The function's value.
         gradient: float32, of the point's shape.
-        done: Whether the gradient is small enough, in the units of whoever asks.
+        done: Whether the gradient is small enough, in the caller's units.
     """
 
     value: float
@@ -45,12 +45,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Minimum:
-    """Where a descent ended.
+    """The end of a descent.
 
     Attributes:
         x: float32, the best point.
         steps: Steps taken.
-        converged: Whether the gradient became small enough, or the value as small as float32 can tell.
+        converged: Whether the gradient became small enough, or the value as low as float32 can resolve.
     """
 
     x: Floats
@@ -62,14 +62,14 @@ def descend(start: Floats, max_steps: int) -> Generator[Floats, Point, Minimum]:
     """Minimise a smooth convex function by L-BFGS.
 
     J. Nocedal and S. J. Wright, "Numerical Optimization" (2006), algorithm 7.4 with
-    backtracking; a convex function needs no more, as every step then has curvature.
+    backtracking, which is enough for a convex function, as every step then has curvature.
 
     Args:
         start: float32, any shape.
         max_steps: The most steps to take.
 
     Yields:
-        The points whose `Point` is wanted next.
+        The points whose `Point` it needs next.
 
     Returns:
         The minimum.
@@ -90,7 +90,7 @@ def descend(start: Floats, max_steps: int) -> Generator[Floats, Point, Minimum]:
                 break
             length *= _shrink(here.value, slope, found.value, length)
         else:
-            return Minimum(x, step, converged=True)  # nothing lower can be told apart
+            return Minimum(x, step, converged=True)  # no lower value can be distinguished
         change = found.gradient - here.gradient
         curvature = length * _dot(direction, change)
         if curvature > 0:
@@ -127,19 +127,19 @@ def _dot(a: Floats, b: Floats) -> float:
     return float(np.vdot(a, b))
 
 
-#: Items for each feature from which on passes cost more than the factorisations that spare them.
+#: From this many items per feature on, a pass costs more than the factorisation that saves it.
 _ITEMS_PER_FEATURE = 2
-#: A penalty below this part of the mean curvature is rounding in float32.
+#: A penalty below this part of the mean curvature is rounding error in float32.
 _LEAST_PENALTY = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Coordinates:
-    """Points (dim + 1, n_outputs), weights and in the last row the bias, and what they are in other coordinates.
+    """Points (dim + 1, n_outputs), weights and in the last row the bias, in other coordinates.
 
     Attributes:
-        root: float32 (dim, dim), L; None for coordinates that are the weights themselves.
-        inverse: float32 (dim, dim), its inverse; None likewise.
+        root: float32 (dim, dim), L; None if the coordinates are the weights themselves.
+        inverse: float32 (dim, dim), its inverse; None in the same case.
         unit: What the bias is divided by.
     """
 
@@ -176,7 +176,7 @@ class Whitening:
     """The Gram matrix of scaled features over the number of items.
 
     Attributes:
-        gram: float32 (dim, dim), of which only the lower triangle is filled; None where whitening does not pay.
+        gram: float32 (dim, dim), lower triangle only; None where whitening costs more than it saves.
     """
 
     gram: Floats | None
@@ -187,7 +187,7 @@ class Whitening:
 
         Args:
             X: (n_items, dim).
-            lengths: float32 (n_items,), by which items are divided first; None for no division.
+            lengths: float32 (n_items,), what items are divided by first; None for no division.
             frames: What is then subtracted and divided by, for each problem.
         """
         if len(X) < _ITEMS_PER_FEATURE * X.shape[1]:
@@ -211,7 +211,7 @@ class Whitening:
         mean = curvature * float(np.trace(self.gram)) / len(self.gram)
         least = max(penalty, _LEAST_PENALTY * mean)
         info = 1
-        while info:  # coordinates, unlike the answer, may have a larger penalty, where rounding asks for it
+        while info:  # rounding may need a larger penalty, for the coordinates only
             hessian = np.float32(curvature) * self.gram
             hessian.T.flat[:: len(hessian) + 1] += np.float32(least)
             root, info = linalg.lapack.spotrf(hessian, lower=True, clean=True, overwrite_a=True)
@@ -220,10 +220,10 @@ class Whitening:
         return Coordinates(root, inverse, np.float32(1 / np.sqrt(curvature)))
 
 
-#: The logit of a class that a fold has no item of: never chosen, and no infinity to compute with.
+#: The logit of a class that a fold has no item of: never chosen, and finite.
 NEVER = np.float32(-1e30)
 
-#: Below this mean curvature, training items are told apart without doubt, and the penalty is all that matters.
+#: Below this mean curvature, the training items are separated with certainty, and only the penalty matters.
 _LEAST_CURVATURE = 1e-6
 
 
@@ -236,7 +236,7 @@ class ScaledLogisticRegression(LinearHead):
     Args:
         C: Inverse strength of the penalty.
         scaling: One of `featx.specs.SCALINGS`.
-        class_weight: None, or `balanced` for classes that count the same.
+        class_weight: None, or `balanced` for classes of equal weight.
         tol: Where the largest gradient, for scaled features, is small enough to stop.
         max_iter: The most steps.
 
@@ -260,7 +260,7 @@ class ScaledLogisticRegression(LinearHead):
 
     def fit(self, X: ArrayLike | FeatureRows, y: ArrayLike) -> Self:
         """Fit to features (n_items, dim) and targets (n_items,)."""
-        rows, positions = self._learn_classes(X, y)
+        rows, positions = self._read_classes(X, y)
         weights = compute_sample_weight(self.class_weight, positions)[:, None].astype(np.float32)
         loss = SoftmaxLoss.prepare(rows, positions, weights, self.scaling)
         [solution] = next(follow_path(loss, [(self.C, self.tol)], self.max_iter))
@@ -273,15 +273,15 @@ class ScaledLogisticRegression(LinearHead):
 
 @dataclass(frozen=True, slots=True)
 class SoftmaxLoss:
-    """The mean log-loss of one or several problems over the same items, each with weights of its own.
+    """The mean log-loss of several problems on the same items, each with its own weights.
 
     A problem is a fold: items held out of it have the weight 0. One pass over the features
     computes the losses and gradients of all problems, as one matrix product has the columns
     of all of them.
 
     Features are shifted to mean 0, which the intercept absorbs, and divided by their size s
-    (for `standard`, by their deviations), for which the penalty makes up: the optimum is the
-    same, and L-BFGS takes fewer steps, as weights and intercept are then alike in curvature.
+    (for `standard`, by their deviations), which the penalty compensates for: the optimum is the
+    same, and L-BFGS takes fewer steps, as weights and intercept then have similar curvature.
 
     Attributes:
         X: (n_items, dim).
@@ -303,12 +303,12 @@ class SoftmaxLoss:
 
     @classmethod
     def prepare(cls, X: FeatureRows, positions: NDArray[np.intp], weights: Floats, scaling: str) -> Self:
-        """Measure the scaling of each problem on the items that it learns from.
+        """Measure the scaling of each problem on its training items.
 
         Args:
             X: (n_items, dim), not scaled.
             positions: int (n_items,), classes from 0.
-            weights: float32 (n_items, n_problems), 0 for what is held out.
+            weights: float32 (n_items, n_problems), 0 for held-out items.
             scaling: One of `SCALINGS`.
         """
         lengths = measure_lengths(X, scaling)
@@ -342,12 +342,12 @@ class SoftmaxLoss:
 
         Args:
             points: By problem, float32 (dim + 1, n_outputs): weights, and the bias in the last row.
-            penalties: float64 (n_problems,), what half the squared weights are multiplied by.
+            penalties: float64 (n_problems,), the factor of half the squared weights.
             tols: float64 (n_problems,), the largest gradient of a point that is done.
 
         Returns:
-            What is known at the points, and the mean square of the residuals, which for
-            probabilities that can be believed is the mean of p (1 - p).
+            Value and gradient at the points, and the mean square of the residuals, which for
+            calibrated probabilities is the mean of p (1 - p).
         """
         active, width = list(points), self.n_outputs
         coef = np.concatenate([points[f][:-1] / self.frames[f].scale[:, None] for f in active], axis=1)
@@ -385,7 +385,7 @@ class SoftmaxLoss:
 def follow_path(
     loss: SoftmaxLoss, candidates: Sequence[tuple[float, float]], max_steps: int
 ) -> Iterator[list[Minimum]]:
-    """Solve all problems for each C in turn, each from where those before it point to.
+    """Solve all problems for each C in turn, each from an extrapolation of the solutions before it.
 
     The start is the line through the last two solutions (a secant predictor, E. L. Allgower
     and K. Georg, "Introduction to Numerical Continuation Methods" (2003), section 2.2): with
@@ -407,7 +407,7 @@ def follow_path(
     whitening = Whitening.measure(loss.X, loss.lengths, loss.frames)
     for C, tol in candidates:
         penalties, tols = 1 / (C * totals * loss.sizes**2), tol / loss.sizes
-        last, before = trail[-1], trail[-2 if len(trail) > 2 else -1]  # noqa: PLR2004 - the zeros are no solution
+        last, before = trail[-1], trail[-2 if len(trail) > 2 else -1]  # noqa: PLR2004 - the zeros are not a solution
         starts = {f: x + (x - y) for f, (x, y) in enumerate(zip(last, before, strict=True))}
         known, curvature = loss.evaluate(starts, penalties, tols)
         found = {f: Minimum(starts[f], 0, converged=True) for f, point in known.items() if point.done}
@@ -427,7 +427,7 @@ def _descend_together(
     limits: tuple[NDArray[np.float64], NDArray[np.float64]],
     max_steps: int,
 ) -> dict[int, Minimum]:
-    """Minimise several problems from starts at which their values are known, one pass for the next point of each."""
+    """Minimise several problems from starts whose values are known; one pass serves the next point of each."""
     descents = {f: descend(coordinates.enter(start), max_steps) for f, start in starts.items()}
     points = {f: next(descent) for f, descent in descents.items()}
     found: dict[int, Minimum] = {}

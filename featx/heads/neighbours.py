@@ -23,20 +23,20 @@ _KEYS = 2048
 class CosineNeighbours(ClassifierMixin, BaseEstimator):
     """The vote of the nearest items by cosine.
 
-    What KNeighborsClassifier finds with `metric="cosine"` and `algorithm="brute"`, several
-    times as fast. With `weights="temperature"` an item of similarity s has exp(s / temperature)
+    The neighbours of KNeighborsClassifier with `metric="cosine"` and `algorithm="brute"`,
+    found several times as fast. With `weights="temperature"` an item of similarity s has exp(s / temperature)
     votes (Wu et al. 2018, Unsupervised Feature Learning via Non-Parametric Instance
     Discrimination, section 3.4; Caron et al. 2021 and Oquab et al. 2023, DINOv2, take 0.07).
 
     Args:
-        n_neighbors: How many vote; all, where there are fewer.
+        n_neighbors: How many vote; all if there are fewer.
         weights: `temperature`, `distance` for 1 / (1 - s), or `uniform`.
         temperature: Above 0.
         scaling: `none` or `standard`, before lengths are taken; `l2` changes no cosine.
 
     Attributes:
         classes_: (n_classes,), sorted.
-        keys_: float32 (n_items, dim), the items learnt from, of length 1.
+        keys_: float32 (n_items, dim), the training items, scaled to length 1.
         positions_: int (n_items,), the class of each.
         shift_, scale_: float32 (dim,), of the scaling.
     """
@@ -53,7 +53,7 @@ class CosineNeighbours(ClassifierMixin, BaseEstimator):
         """Keep the items, features (n_items, dim) and targets (n_items,).
 
         Raises:
-            ValueError: If there is no such vote.
+            ValueError: If `weights` is unknown.
         """
         check_scaling(self.scaling)
         rows, y = accept_items(self, X, y)
@@ -63,7 +63,7 @@ class CosineNeighbours(ClassifierMixin, BaseEstimator):
         self.classes_, self.positions_ = np.unique(y, return_inverse=True)
         frame = Frame.make(self.scaling, Moments.measure(rows, np.ones((len(rows), 1))))
         self.shift_, self.scale_ = frame.shift, frame.scale
-        self.keys_ = point_all(rows, frame)
+        self.keys_ = normalise_all(rows, frame)
         return self
 
     def predict_proba(self, X: ArrayLike | FeatureRows) -> NDArray[np.float64]:
@@ -103,7 +103,7 @@ class Neighbourhood:
         return count_votes(votes, self.positions[:, :n_neighbors], n_classes)
 
 
-def point(block: Floats, frame: Frame) -> Floats:
+def normalise(block: Floats, frame: Frame) -> Floats:
     """Scale items (n, dim) and divide them by their lengths, in new memory; 0 stays 0."""
     scaled = (block - frame.shift) / frame.scale
     lengths = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
@@ -111,12 +111,12 @@ def point(block: Floats, frame: Frame) -> Floats:
     return scaled
 
 
-def point_all(rows: FeatureRows, frame: Frame) -> Floats:
-    """Do the same to all rows, a block at a time."""
-    pointed = np.empty(rows.shape, np.float32)
+def normalise_all(rows: FeatureRows, frame: Frame) -> Floats:
+    """Scale all rows and divide them by their lengths, a block at a time; see `normalise`."""
+    normalised = np.empty(rows.shape, np.float32)
     for part, block in rows.iterate_blocks():
-        pointed[part] = point(block, frame)
-    return pointed
+        normalised[part] = normalise(block, frame)
+    return normalised
 
 
 def find_neighbourhoods(
@@ -133,21 +133,21 @@ def find_neighbourhoods(
     Yields:
         Which queries, and their nearest keys.
     """
-    pointed = point_all(keys, frame) if isinstance(keys, FeatureRows) else keys
+    normalised = normalise_all(keys, frame) if isinstance(keys, FeatureRows) else keys
     for part in _cut(len(queries), _QUERIES):
-        yield part, find_nearest(point(queries[part], frame), pointed, count)
+        yield part, find_nearest(normalise(queries[part], frame), normalised, count)
 
 
 def find_nearest(queries: Floats, keys: Floats, count: int) -> Neighbourhood:
     """Find the keys of the largest inner products with each query, exactly.
 
     A block of products is compared with the least similarity kept so far, which is many
-    times faster than to partition it: after a few blocks hardly any key passes.
+    times faster than partitioning it: after a few blocks hardly any key passes.
 
     Args:
         queries: float32 (n_queries, dim).
         keys: float32 (n_keys, dim).
-        count: How many are found; not more than there are keys.
+        count: How many are found; at most the number of keys.
 
     Returns:
         The largest products first.
@@ -185,7 +185,7 @@ def _merge(
 def weigh(similarities: Floats, weights: str, temperature: float) -> NDArray[np.float64]:
     """Return the votes of neighbours, float64 of the same shape; only their ratios matter.
 
-    By distance, neighbours at distance 0 are the only ones that count, if there are any.
+    With `distance`, only neighbours at distance 0 count, if there are any.
     """
     nearness = similarities.astype(np.float64)
     if weights == "uniform":

@@ -1,4 +1,4 @@
-"""Training: a small network learns in Keras, a block of features at a time."""
+"""Training of small networks in Keras, a block of features at a time."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,10 +11,11 @@ from sklearn.preprocessing import StandardScaler
 from featx.errors import DataError
 from featx.evaluation.metrics import make_roc_auc
 from featx.frameworks import keras, tf
+from featx.heads.early_stopping import EarlyStopping
 from featx.heads.networks import EPSILON, Architecture, TrainingPlan, Weights, compute_logits, take_probabilities
 from featx.heads.rows import BLOCK_BYTES
 
-#: Fewest training items on which the curve of training is measured, if there are so many.
+#: The training curve is measured on at least this many training items, if there are so many.
 _FEWEST_WATCHED = 1024
 
 History = dict[str, list[float]]
@@ -23,7 +24,7 @@ History = dict[str, list[float]]
 class KerasNetwork:
     """A network in Keras, from scaled features to logits.
 
-    Nothing in it depends on Keras's settings or on a random state but its own.
+    It does not depend on Keras's settings, nor on any random state but its own.
 
     Args:
         architecture: Its shape.
@@ -92,7 +93,7 @@ class KerasNetwork:
         return weights
 
     def train(self, plan: TrainingPlan) -> tuple[list[NDArray[np.float32]], History]:
-        """Train until the loss falls no more; return the best weights, and the curves.
+        """Train until the loss stops falling; return the best weights and the curves.
 
         Raises:
             DataError: If the loss is not finite.
@@ -100,63 +101,60 @@ class KerasNetwork:
         optimizer = make_optimizer(plan.optimizer, plan.learning_rate)
         optimizer.build(self._network.trainable_variables)
         loss = make_loss(self._architecture.widths[-1], plan.label_smoothing)
-        learn = self._make_step(optimizer, loss, plan.batch_size)
+        step = self._make_step(optimizer, loss, plan.batch_size)
         n_watched = min(len(plan.train), max(len(plan.held), _FEWEST_WATCHED))
         watched = np.sort(plan.random.choice(plan.train, n_watched, replace=False))
         history: History = {}
-        best, lowest, waited = self._network.get_weights(), math.inf, 0
-        for _ in range(plan.epochs):
+        best, stopping = self._network.get_weights(), EarlyStopping()
+        for epoch in range(1, plan.epochs + 1):
             for features, chosen in _shuffle(plan, self._architecture.widths[0]):
-                learn(features, plan.targets[chosen], plan.weights[chosen])
+                step(features, plan.targets[chosen], plan.weights[chosen])
             weights = self._network.get_weights()
             record = self._measure(plan, weights, watched, loss, "")
             if len(plan.held):
                 record |= self._measure(plan, weights, plan.held, loss, "val_")
             _note(history, record | {"learning_rate": float(optimizer.learning_rate)})
             reached = record.get("val_loss", record["loss"])
-            if reached < lowest:
-                best, lowest, waited = weights, reached, 0
+            if stopping.watch(reached, epoch=epoch, patience=plan.patience):
+                best = weights
                 if plan.keep is not None:
                     plan.keep()
-            else:
-                waited += 1
-            if waited >= plan.patience:
+            if stopping.waited >= plan.patience:
                 break
-            if waited and waited % max(1, plan.patience // 2) == 0:
-                optimizer.learning_rate = float(optimizer.learning_rate) / 2
+            optimizer.learning_rate = plan.learning_rate * stopping.factor
         self._network.set_weights(best)
         return best, history
 
     def _make_step(self, optimizer: Any, loss: Any, batch_size: int) -> Any:  # noqa: ANN401 - Keras is untyped
-        """Make what learns from a block of shuffled features, batch after batch, in one call of TensorFlow.
+        """Make the function that trains on a block of shuffled features, batch after batch, in one call of TensorFlow.
 
         With 2,000 x 1,024 features and batches of 32, an epoch without a hidden layer takes
         0.02 s, and 0.13 s by `Model.fit` or `train_on_batch`; with 512-512, 0.16 s and 0.58 s.
         """
         network, variables = self._network, self._network.trainable_variables
 
-        def learn_batch(features: Any, targets: Any, weights: Any) -> None:  # noqa: ANN401 - tensors
+        def train_batch(features: Any, targets: Any, weights: Any) -> None:  # noqa: ANN401 - tensors
             with tf.GradientTape() as tape:
                 value = loss(targets, network(features, training=True), weights)
             optimizer.apply(tape.gradient(value, variables), variables)
 
-        def learn(features: Any, targets: Any, weights: Any) -> None:  # noqa: ANN401 - as above
+        def train(features: Any, targets: Any, weights: Any) -> None:  # noqa: ANN401 - as above
             n_items = tf.shape(features)[0]
             n_batches = -(-n_items // batch_size)
 
-            def learn_next(number: Any) -> tuple[Any]:  # noqa: ANN401 - as above
+            def train_next(number: Any) -> tuple[Any]:  # noqa: ANN401 - as above
                 rows = slice(number * n_items // n_batches, (number + 1) * n_items // n_batches)
-                learn_batch(features[rows], targets[rows], weights[rows])
+                train_batch(features[rows], targets[rows], weights[rows])
                 return (number + 1,)
 
-            tf.while_loop(lambda number: number < n_batches, learn_next, (tf.constant(0),), parallel_iterations=1)
+            tf.while_loop(lambda number: number < n_batches, train_next, (tf.constant(0),), parallel_iterations=1)
 
         shapes = (
             tf.TensorSpec((None, self._architecture.widths[0]), tf.float32),
             tf.TensorSpec((None,), tf.int32),
             tf.TensorSpec((None,), tf.float32),
         )
-        return tf.function(learn, input_signature=shapes, autograph=False)
+        return tf.function(train, input_signature=shapes, autograph=False)
 
     def _measure(
         self,
@@ -166,7 +164,7 @@ class KerasNetwork:
         loss: Any,  # noqa: ANN401 - as above
         prefix: str,
     ) -> dict[str, float]:
-        """Measure loss, accuracy and ROC-AUC as the network answers, without dropout."""
+        """Measure loss, accuracy and ROC-AUC of the network's predictions, without dropout."""
         n_outputs = self._architecture.widths[-1]
         blocks = np.array_split(items, _count_blocks(len(items), max(self._architecture.widths)))
         logits = np.concatenate([compute_logits(weights, plan.read(block), n_outputs) for block in blocks])

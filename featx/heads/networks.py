@@ -20,13 +20,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from featx.errors import UsageError
 from featx.heads.rows import FeatureRows
 from featx.heads.scaling import make_scaler
-from featx.registry import TRAINERS, resolve
 from featx.specs import OPTIMIZERS
 
 #: Added to a variance before its root is taken; Keras's own default.
 EPSILON = 1e-3
 
-#: A hidden layer beyond this is a slip of the keyboard: with 2,048 features it would take half a gigabyte.
+#: A larger hidden layer is a typing error: with 2,048 features it would take half a gigabyte.
 MOST_UNITS = 65_536
 _MOST_DIGITS = 6
 
@@ -43,8 +42,8 @@ class Architecture:
         widths: Numbers of features, of units in each hidden layer, and of outputs:
             one per class, or a single one for two classes.
         batch_norm: Whether each dense layer's input is normalised (Ioffe & Szegedy 2015).
-        dropout: Share of each dense layer's input that is left out at random while it
-            learns (Srivastava et al. 2014).
+        dropout: Share of each dense layer's input that is left out at random in
+            training (Srivastava et al. 2014).
     """
 
     widths: tuple[int, ...]
@@ -56,17 +55,17 @@ class Architecture:
         """Plan a network for features of a width and a number of classes.
 
         Raises:
-            UsageError: If `hidden` holds no sizes of layers.
+            UsageError: If `hidden` is not a list of layer sizes.
         """
-        n_outputs = 1 if n_classes == 2 else n_classes  # noqa: PLR2004 - one number tells two classes apart
+        n_outputs = 1 if n_classes == 2 else n_classes  # noqa: PLR2004 - one number separates two classes
         return cls((dim, *read_hidden(hidden), n_outputs), batch_norm, dropout)
 
 
 class Block(NamedTuple):
-    """A dense layer and what normalises its input.
+    """A dense layer and the normalisation of its input.
 
     Attributes:
-        normalization: Gamma, beta, mean and variance, each float32 (n_inputs,); or none.
+        normalization: Gamma, beta, mean and variance, each float32 (n_inputs,); or empty.
         kernel: float32 (n_inputs, n_units).
         bias: float32 (n_units,).
     """
@@ -77,7 +76,7 @@ class Block(NamedTuple):
 
 
 def read_hidden(text: str) -> tuple[int, ...]:
-    """Read sizes of hidden layers: `512-256` is (512, 256), and an empty text none.
+    """Read sizes of hidden layers: `512-256` is (512, 256), and an empty text ().
 
     Raises:
         UsageError: If the text is something else, or a layer is too large.
@@ -88,7 +87,7 @@ def read_hidden(text: str) -> tuple[int, ...]:
         for size in sizes
     ):
         msg = (
-            f"{text[:40]!r} are no sizes of hidden layers; write 1 to {MOST_UNITS:,} units for each, such as "
+            f"hidden layers cannot have the sizes {text[:40]!r}; write 1 to {MOST_UNITS:,} units for each, such as "
             "256 or 512-256"
         )
         raise UsageError(msg)
@@ -114,7 +113,7 @@ def split_blocks(weights: Weights, dim: int, n_outputs: int) -> Iterator[Block]:
         units = n_outputs if at >= len(weights) else block.bias.size
         shapes = [part.shape for part in (*block.normalization, block.kernel, block.bias)]
         if shapes != [*[(width,)] * len(block.normalization), (width, units), (units,)]:
-            msg = f"weights of the shapes {shapes} do not lead from {width} to {units} units"
+            msg = f"weights of the shapes {shapes} do not connect {width} inputs to {units} units"
             raise ValueError(msg)
         yield block
         width = units
@@ -124,8 +123,8 @@ def check_weights(weights: Any, widths: tuple[int, ...]) -> None:  # noqa: ANN40
     """Check weights that come from a file.
 
     Raises:
-        TypeError: If they are no list of float32 arrays.
-        ValueError: If they are not those of a network of these widths, or are not finite.
+        TypeError: If they are not a list of float32 arrays.
+        ValueError: If they do not fit a network of these widths, or are not finite.
     """
     if not isinstance(weights, list) or not all(
         isinstance(part, np.ndarray) and part.dtype == np.float32 for part in weights
@@ -143,7 +142,7 @@ def check_weights(weights: Any, widths: tuple[int, ...]) -> None:  # noqa: ANN40
 
 
 def compute_logits(weights: Weights, features: NDArray[np.float32], n_outputs: int) -> NDArray[np.float32]:
-    """Answer as the network does when it is not learning: float32 (n_items, n_outputs).
+    """Compute the network's logits outside of training: float32 (n_items, n_outputs).
 
     Args:
         weights: As Keras's `get_weights` orders them.
@@ -176,16 +175,16 @@ def take_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @dataclass(frozen=True, slots=True)
 class TrainingPlan:
-    """What a network learns from, and how.
+    """The data that a network is trained on, and the settings of the training.
 
     Attributes:
-        read: Gives the scaled features of some items, float32 (n, dim), for their numbers, int (n,).
+        read: Returns the scaled features float32 (n, dim) of items, given their numbers, int (n,).
         targets: int32 (n_items,), the position of each item's class.
         weights: float32 (n_items,), the weight of each item in the loss.
-        train, held: int, the items that are learnt from, and those that tell when to stop.
+        train, held: int, the items that are trained on, and the held-out items by which training stops.
         optimizer: One of `featx.specs.OPTIMIZERS`.
         learning_rate, epochs, batch_size, label_smoothing, patience: As in `NetworkClassifier`.
-        random: Where order comes from.
+        random: Generator of the order of items.
         keep: Called when the loss has fallen.
     """
 
@@ -209,7 +208,7 @@ def check_settings(classifier: Any) -> None:  # noqa: ANN401 - a NetworkClassifi
 
     Raises:
         UnknownNameError: If there is no such scaling.
-        UsageError: If a value does not fit; the message says which would.
+        UsageError: If a value does not fit; the message lists those that do.
     """
     read_hidden(classifier.hidden)
     make_scaler(classifier.scaling)
@@ -242,7 +241,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float | np.number)
 
 
-#: One item of so many is held out, where the caller names none.
+#: One item in this many is held out, where the caller does not choose them.
 _HELD_OUT = 10
 
 _FEWEST_HELD_OUT = 10
@@ -252,7 +251,7 @@ _STILL_FALLING = 0.05
 
 
 class NetworkClassifier(ClassifierMixin, BaseEstimator):
-    """A network of dense layers on features, trained by Keras and answering in NumPy.
+    """A network of dense layers on features, trained by Keras and evaluated in NumPy.
 
     Features are read a block at a time in shuffled order, scaled block by block, and never
     copied whole. Two classes share one sigmoid unit and binary cross-entropy; more have a
@@ -261,20 +260,20 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
     After each epoch the loss on held-out items is measured. When it has not fallen for half
     of `patience` epochs, the learning rate is halved; after `patience`, training stops.
     The weights with the lowest loss are kept. Where nothing can be held out, the
-    loss on training items takes its place.
+    loss on the training items is used instead.
 
     The same data, parameters and seed give the same weights on one machine; no random
-    state outside of the network is read or changed, except a `random_state` that is one.
+    state outside the network is read or changed, unless `random_state` is one.
 
     Args:
         hidden: Units of the hidden layers, such as `512-256`; empty for none.
         batch_norm: Whether each dense layer's input is normalised.
         dropout: Share of each dense layer's input that is left out at random in training.
-        scaling: `none`, `standard` or `l2`: what is done to the features first.
+        scaling: `none`, `standard` or `l2`: how features are scaled first.
         optimizer: `adam`, `rmsprop` or `sgd` (with momentum 0.9).
         learning_rate: Its first step size.
         epochs: The most passes over the training items.
-        batch_size: Most items of one step; all batches of a pass are nearly equal.
+        batch_size: The most items of one step; all batches of a pass are nearly equal.
         class_weight: None, `balanced`, or a weight for each class.
         label_smoothing: Share of the target that is spread over all classes
             (Szegedy et al. 2016, section 7).
@@ -331,8 +330,8 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: (n_items, dim), numbers, or rows of a store.
             y: (n_items,), targets.
-            validation: bool (n_items,), the items that are held out to tell when to stop,
-                and never learnt from. None holds out a tenth, as `hold_out_units` does.
+            validation: bool (n_items,), the held-out items by which training stops; they
+                are not trained on. None holds out a tenth, as `hold_out_units` does.
 
         Raises:
             DataError: If the loss is not finite.
@@ -348,7 +347,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             msg = f"validation is {held.dtype} {held.shape}; it must be bool {positions.shape}"
             raise UsageError(msg)
         if len(np.unique(positions[~held])) < 2:  # noqa: PLR2004 - a choice needs two
-            msg = "Classifier can't train when only one class is present among the items to learn from"
+            msg = "Classifier can't train when only one class is present among the training items"
             raise ValueError(msg)
         self.scaler_ = self._fit_scaler(rows.take(~held))
         trainer = self._make_trainer(int(random.integers(2**31)))
@@ -377,9 +376,9 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         return chosen
 
     def to_keras(self) -> Any:  # noqa: ANN401 - a keras.Model, which is not imported here
-        """Build a Keras model from features, not scaled, to what `predict_proba` gives.
+        """Build a Keras model from features, not scaled, to probabilities as in `predict_proba`.
 
-        With two classes it gives the probability of the second alone.
+        With two classes it returns the probability of the second only.
         """
         check_is_fitted(self, "weights_")
         trainer = self._make_trainer(0)
@@ -394,7 +393,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             ValueError: If the parts do not fit together, or a weight is not finite.
         """
         if not isinstance(self.classes_, np.ndarray) or self.classes_.ndim != 1 or len(self.classes_) < 2:  # noqa: PLR2004 - a choice
-            msg = "a network without classes"
+            msg = "a network without at least two classes"
             raise ValueError(msg)
         widths = self.plan_architecture().widths
         check_weights(self.weights_, widths)
@@ -416,7 +415,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             X = validate_data(self, X, dtype=[np.float32, np.float16], reset=False)
         rows = FeatureRows.wrap(X)
         if rows.shape[1] != self.n_features_in_:
-            msg = f"features have {rows.shape[1]} columns; the network has learnt from {self.n_features_in_}"
+            msg = f"features have {rows.shape[1]} columns; the network was trained on {self.n_features_in_}"
             raise ValueError(msg)
         return rows
 
@@ -434,7 +433,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             for _, features in rows.iterate_blocks():
                 scaler.partial_fit(features)
         elif self.scaling == "l2":
-            scaler.fit(rows[:1])  # it learns the width alone
+            scaler.fit(rows[:1])  # it reads the width only
         return scaler
 
     def _scale(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -451,14 +450,14 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         X: FeatureRows,
         scaling: str = "standard",
     ) -> Self:
-        """Become a network of one layer that answers as a linear head does.
+        """Make a network of one layer with the predictions of a linear head.
 
         Args:
-            coef: (n_classes, dim), or (1, dim) for two classes: of the features as they come, or, with `l2`, of
+            coef: (n_classes, dim), or (1, dim) for two classes: for unscaled features, or, with `l2`, for
                 features of length one.
             intercept: (n_classes,) or (1,).
             X: (n_items, dim), whose moments standardise.
-            scaling: `standard`, which changes what each weight multiplies but no answer, or `l2`.
+            scaling: `standard`, which changes the weights but no prediction, or `l2`.
         """
         network = cls(scaling=scaling, dropout=0.0)
         network.classes_, network.n_features_in_ = np.arange(max(2, len(coef))), coef.shape[1]
@@ -476,7 +475,9 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         )
 
     def _make_trainer(self, seed: int) -> Any:  # noqa: ANN401 - a KerasNetwork, whose module imports TensorFlow
-        return resolve("trainer", "keras", TRAINERS, "featx.trainers")(self.plan_architecture(), seed)
+        from featx.heads.network_training import KerasNetwork
+
+        return KerasNetwork(self.plan_architecture(), seed)
 
     def _plan(
         self,
@@ -513,15 +514,15 @@ def hold_out_units(
 ) -> NDArray[np.bool_]:
     """Hold out about a tenth of the items, evenly over the classes: bool (n_items,).
 
-    Items of one unit stay together, and every class keeps items to learn from. Where no
-    unit is as small as a tenth, the smallest one is held out. Nothing is if each unit has
-    the whole of some class, or if fewer than ten items would be, as their loss is noise:
-    of 2 items of each of ten digits, it chose weights that were right on 18 %.
+    Items of one unit stay together, and every class keeps training items. Where no unit is as
+    small as a tenth, the smallest one is held out. Nothing is held out if each unit has the
+    whole of some class, or if fewer than ten items would be, as their loss is noise: with
+    2 items of each of ten digits, it chose weights that were right on 18 %.
 
     Args:
         y: int (n_items,), targets.
         seed: Seed of the choice.
-        units: (n_items,), the unit of each item; None if each is one by itself.
+        units: (n_items,), the unit of each item; None if each item is a unit.
     """
     random, classes = np.random.default_rng(seed), np.unique(y, return_inverse=True)[1]
     names = np.arange(len(y)) if units is None else np.unique(units, return_inverse=True)[1]
@@ -529,7 +530,7 @@ def hold_out_units(
     members = np.split(order, np.flatnonzero(np.diff(names[order])) + 1)
     left = np.bincount(classes)
     held, passed, n_held = np.zeros(len(y), bool), 0, 0
-    # By class, in random order inside; a unit counts for the class of its first item.
+    # By class, in random order within; a unit belongs to the class of its first item.
     for unit in np.lexsort((random.random(len(members)), [classes[items[0]] for items in members])):
         items = members[unit]
         passed += len(items)
@@ -545,7 +546,7 @@ def hold_out_units(
 
 
 def _make_keeper(path: str | os.PathLike[str] | None, build: Callable[[], Any]) -> Callable[[], None] | None:
-    """Make what writes a checkpoint; a reader of the file never finds half of it."""
+    """Make the function that writes a checkpoint; a reader never finds a half-written file."""
     if path is None:
         return None
     target = Path(path)

@@ -1,8 +1,8 @@
 """Persistence: a fitted head as a file that runs no code when it is loaded.
 
-skops trusts every estimator of scikit-learn, and leaves the state of each to who wrote it. A
-head is made of few of them, so only these are read, and what would make compiled code read
-outside of an array, or wait for ever, is looked for before the head is used.
+skops trusts every estimator of scikit-learn, whatever its state in the file. Heads use few of
+them, so only these are read. Before a head is used, its state is checked for values that would
+make compiled code read outside an array, or run forever.
 """
 
 import copy
@@ -29,11 +29,11 @@ from featx.heads.calibration import Calibrator
 from featx.heads.neighbours import CosineNeighbours
 from featx.heads.networks import NetworkClassifier
 
-#: Types that the heads of earlier versions hold.
+#: Types in the heads of earlier versions.
 _FORMER = ("sklearn.calibration._CalibratedClassifier", "sklearn.calibration._TemperatureScaling")
 
-#: Types that fitted heads hold beyond those that skops trusts by itself: the classes
-#: of this package and internals of scikit-learn. None runs code from its state.
+#: Types in fitted heads that skops does not trust by default: the classes of this
+#: package and internals of scikit-learn. None runs code from its state.
 TRUSTED = (
     *_FORMER,
     "featx.heads.calibrated.CalibratedHead",
@@ -47,7 +47,7 @@ TRUSTED = (
     "sklearn.tree._tree.Tree",
 )
 
-#: All that heads are made of, by what reads it.
+#: All types that heads may contain, by the node of skops that reads them.
 ALLOWED = {
     "DictNode": {"builtins.dict"},
     "JsonNode": {"builtins.str"},
@@ -85,8 +85,8 @@ ALLOWED = {
     },
 }
 
-#: What only training needs: random generators and an optimizer, which a stranger could make costly to rebuild, and
-#: the curves of a network, which a bundle has as a table.
+#: Attributes that only training needs: random generators and an optimizer, which an untrusted file could make costly
+#: to rebuild, and the curves of a network, which a bundle has as a table.
 _LEFTOVERS = ("_feature_subsample_rng", "_optimizer", "_random_state", "history_")
 
 _SCHEMA = "schema.json"
@@ -95,14 +95,14 @@ _BYTES_PER_CONTAINER = 16
 
 
 def dump_head(estimator: Any, path: Path) -> None:  # noqa: ANN401 - a fitted scikit-learn classifier
-    """Write a fitted head, without what only its training needed.
+    """Write a fitted head, without the attributes that only training needs.
 
     Args:
-        estimator: As `fit_head` gives it.
-        path: The file, replaced if it is there.
+        estimator: As `fit_head` returns it.
+        path: The file; an existing one is replaced.
 
     Raises:
-        BundleError: If it holds types that `load_head` would refuse; nothing is left behind.
+        BundleError: If it holds types that `load_head` would refuse; the file is removed.
     """
     import skops.io
 
@@ -117,12 +117,12 @@ def dump_head(estimator: Any, path: Path) -> None:  # noqa: ANN401 - a fitted sc
 def load_head(path: Path) -> Any:  # noqa: ANN401 - a fitted scikit-learn classifier
     """Read a fitted head; nothing is unpickled, and foreign types are refused.
 
-    A file made with bad intent can still hold wrong numbers, which give wrong
-    predictions: load heads from people you trust.
+    A malicious file can still hold wrong numbers, and so predict wrongly: load heads from
+    people you trust.
 
     Raises:
-        BundleError: If the file is missing or damaged, holds other types than heads
-            are made of, or holds no classifier.
+        BundleError: If the file is missing or damaged, holds types that heads do not
+            use, or does not hold a classifier.
     """
     import skops.io
 
@@ -135,13 +135,13 @@ def load_head(path: Path) -> Any:  # noqa: ANN401 - a fitted scikit-learn classi
     except BundleError:
         raise
     except FileNotFoundError:
-        msg = f"{path} is missing; a bundle has to be moved with all its files"
+        msg = f"{path} is missing; copy the bundle again, with all its files"
         raise BundleError(msg) from None
-    except Exception as error:  # skops and scikit-learn raise anything on a state that they never wrote
+    except Exception as error:  # skops and scikit-learn raise any error on a state that they did not write
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         msg = f"{path} is damaged, or made by another version of scikit-learn or skops ({reason}); fit the head again"
         raise BundleError(msg) from error
-    msg = f"{path} holds a {type(estimator).__name__}, which is no fitted head; choose another file"
+    msg = f"{path} holds a {type(estimator).__name__}, which is not a fitted head; choose another file"
     raise BundleError(msg)
 
 
@@ -161,10 +161,10 @@ def _strip(estimator: Any) -> Any:  # noqa: ANN401 - scikit-learn classifiers
 
 
 def _check_file(path: Path) -> None:
-    """Check all that the file declares, before anything is built from it.
+    """Check the file's declarations before anything is built from it.
 
     Raises:
-        BundleError: If it holds types that no head is made of.
+        BundleError: If it holds types that heads do not use.
         ValueError: If it declares more than it holds.
     """
     members = list_members(path)
@@ -172,21 +172,19 @@ def _check_file(path: Path) -> None:
         for name in members:
             if name.endswith(".npy"):
                 content = archive.read(name)
-                # An array of 10**9 rows and no column takes no byte, and a list of its rows all memory.
+                # An array of 10**9 rows without columns takes no bytes, and a list of its rows takes all memory.
                 if max(read_array(content).shape, default=0) > len(content):
                     msg = f"{name!r} declares more rows or columns than it has bytes"
                     raise ValueError(msg)
         data = archive.read(_SCHEMA)
     if _BYTES_PER_CONTAINER * (data.count(b"{") + data.count(b"[")) > len(data):
-        msg = f"{_SCHEMA} is made of empty parts"
+        msg = f"{_SCHEMA} consists of empty parts"
         raise ValueError(msg)
     schema = json.loads(data)
     nodes = list(_walk_nodes(schema))
     foreign = sorted({_name_type(node) for node in nodes} - {""})
     if foreign:
-        msg = (
-            f"{path} holds types that no head is made of: {', '.join(foreign)[:500]}; featx neither writes nor loads it"
-        )
+        msg = f"{path} holds types that heads do not use: {', '.join(foreign)[:500]}; featx does not load such files"
         raise BundleError(msg)
     _count_parts(schema, {})
     owners: dict[str, int] = {}
@@ -211,25 +209,25 @@ def _walk_nodes(schema: object) -> Iterator[dict[str, Any]]:
 
 
 def _name_type(node: dict[str, Any]) -> str:
-    """Return what a node is if no head is made of it, else nothing."""
+    """Return the type of a node if heads do not use it, else an empty text."""
     name = f"{node['__module__']}.{node['__class__']}"
     return "" if name in ALLOWED.get(node["__loader__"], ()) else name
 
 
 def _count_parts(value: Any, counts: dict[int, int]) -> int:  # noqa: ANN401 - what JSON holds
-    """Count the parts of a node; one that stands for another by its number is refused, as nests of them grow."""
+    """Count the parts of a node; refuse one that refers to another by its number, as nested references multiply."""
     if isinstance(value, list):
         return sum(_count_parts(part, counts) for part in value)
     if not isinstance(value, dict):
         return 0
     count = 1 + sum(_count_parts(part, counts) for part in value.values())
     if "__id__" in value and counts.setdefault(value["__id__"], count) != count:
-        msg = "one part of it stands for another"
+        msg = "one of its parts refers to another"
         raise ValueError(msg)
     return count
 
 
-#: What a fitted part has; without it, it is what a calibrated head began with.
+#: The attribute that a part has once it is fitted; a calibrated head also holds its classifier unfitted.
 _FITTED: dict[type, str] = {
     Calibrator: "n_classes_",
     CosineNeighbours: "keys_",
@@ -241,7 +239,7 @@ _FITTED: dict[type, str] = {
     SVC: "support_vectors_",
 }
 
-#: Those whose compiled code reads as many features as their state says.
+#: Types whose compiled code reads as many features as their state declares.
 _COMPILED = (DecisionTreeClassifier, HistGradientBoostingClassifier, KNeighborsClassifier, RandomForestClassifier, SVC)
 
 
@@ -249,13 +247,13 @@ def check_parts(head: Pipeline) -> None:
     """Check all parts of a head.
 
     Raises:
-        AttributeError, TypeError: If a part lacks something, or has it in another type.
-        ValueError: If a state is none that fitting leaves.
+        AttributeError, TypeError: If a part lacks an attribute, or has one of another type.
+        ValueError: If a state cannot come from fitting.
     """
     parts = list(_list_parts(head))
     widths = {part.n_features_in_ for part in parts if "n_features_in_" in getattr(part, "__dict__", {})}
     if len(widths) > 1 or any(getattr(part, "n_jobs", None) is not None for part in parts):
-        msg = "its parts differ in their number of features, or ask for threads"
+        msg = "its parts differ in their number of features, or request threads"
         raise ValueError(msg)
     width = widths.pop() if widths else 0
     for part in parts:
@@ -265,7 +263,7 @@ def check_parts(head: Pipeline) -> None:
         if type(part) in _FITTED and _FITTED[type(part)] not in state:
             continue
         if isinstance(part, _COMPILED) and "n_features_in_" not in state:
-            msg = f"a {type(part).__name__} that does not say how many features it takes"
+            msg = f"a {type(part).__name__} without its number of features"
             raise ValueError(msg)
         _check_part(part, width)
 
@@ -277,7 +275,7 @@ def _check_part(part: Any, width: int) -> None:  # noqa: ANN401 - any part of a 
         nodes = part.nodes
         _check_tree(nodes["left"], nodes["right"], nodes["feature_idx"], nodes["is_leaf"] == 0, width)
         if nodes["is_categorical"].any():
-            msg = "a tree of it asks for categories, and features have none"
+            msg = "a tree with categorical splits, which features do not have"
             raise ValueError(msg)
     elif type(part) is SVC:
         _check_vectors(part, width)
@@ -293,15 +291,15 @@ def _check_part(part: Any, width: int) -> None:  # noqa: ANN401 - any part of a 
 def _check_classes(part: Any) -> None:  # noqa: ANN401 - any classifier
     classes = part.classes_
     if not isinstance(classes, np.ndarray) or classes.ndim != 1 or len(np.unique(classes)) != len(classes):
-        msg = "classes that are no list of different ones"
+        msg = "classes that are not a list of distinct values"
         raise ValueError(msg)
     if part.__dict__.get("n_classes_", len(classes)) != len(classes):
-        msg = "another number of classes than it has"
+        msg = "a number of classes that is not that of its list"
         raise ValueError(msg)
 
 
 def _check_vectors(part: SVC, width: int) -> None:
-    """Check what libsvm believes: how many support vectors each class has, and how many coefficients these."""
+    """Check the sizes that libsvm trusts: of the support vectors of each class, and of their coefficients."""
     counts, n = part._n_support, len(part.support_vectors_)  # noqa: SLF001 - as the file has it
     k = len(counts)
     pairs = (k * (k - 1) // 2,)
@@ -327,7 +325,7 @@ def _check_vectors(part: SVC, width: int) -> None:
 def _check_neighbours(
     known: NDArray[Any], labels: NDArray[Any], classes: NDArray[Any], width: int, *, fits: bool
 ) -> None:
-    """Check what a search believes; votes are added up where the labels point to."""
+    """Check the arrays that a search trusts; votes are added at the positions of the labels."""
     if (
         not fits
         or known.shape != (len(labels), width)
@@ -342,7 +340,7 @@ def _check_neighbours(
 def _check_tree(
     left: NDArray[Any], right: NDArray[Any], feature: NDArray[Any], inner: NDArray[np.bool_], width: int
 ) -> None:
-    """Check that children come after their parents, as in every tree that was grown, and that features exist."""
+    """Check that children come after their parents, as in every fitted tree, and that features exist."""
     numbers = np.flatnonzero(inner)
     children = np.stack([left[inner], right[inner]]).astype(np.int64)
     features = feature[inner]

@@ -17,7 +17,7 @@ from featx.heads.scaling import Floats, Frame, Moments, measure_lengths, shift_b
 Doubles = NDArray[np.float64]
 Rows = slice | NDArray[np.intp]
 
-#: An item of which less than this is left to the others decides its prediction alone; left out, it is the mean.
+#: An item with less than this left to the others decides its own prediction; left out, it is predicted as the mean.
 _LEAST = 1e-4
 
 
@@ -27,7 +27,7 @@ class ScaledRidge(LinearHead):
     Args:
         alpha: Strength of the penalty.
         scaling: One of `featx.specs.SCALINGS`.
-        class_weight: None, or `balanced` for classes that count the same.
+        class_weight: None, or `balanced` for classes of equal weight.
     """
 
     def __init__(self, alpha: float = 1.0, scaling: str = "none", class_weight: str | None = None) -> None:
@@ -37,18 +37,18 @@ class ScaledRidge(LinearHead):
 
     def fit(self, X: ArrayLike | FeatureRows, y: ArrayLike) -> Self:
         """Fit to features (n_items, dim) and targets (n_items,)."""
-        rows, positions = self._learn_classes(X, y)
+        rows, positions = self._read_classes(X, y)
         system = RidgeSystem.prepare(rows, positions, self.scaling, self.class_weight)
         return self.set_coefficients(*system.solve(self.alpha))
 
     def score_classes(self, X: ArrayLike | FeatureRows) -> Floats:
-        """Return the margins, (n_items, n_classes): each class was regressed for itself."""
+        """Return the margins, (n_items, n_classes): each class has its own regression."""
         return spread_margins(self.decision_function(X))
 
 
 @dataclass(frozen=True, slots=True)
 class RidgeSystem:
-    """The normal equations of ridge regression, with the weighted means taken out.
+    """The normal equations of ridge regression, with the weighted means subtracted.
 
     (X^T W X + alpha I) B = X^T W Y, or X^T (X X^T + alpha W^-1)^-1 Y where items are fewer
     than features (Hoerl & Kennard 1970; Saunders, Gammerman & Vovk 1998 for the dual form).
@@ -92,12 +92,12 @@ class RidgeSystem:
         return cls(X, lengths, Frame.make(scaling, both), mean, weights, targets, target_mean)
 
     def solve(self, alpha: float) -> tuple[Floats, Floats]:
-        """Return coefficients (dim, n_outputs) and intercepts (n_outputs,) for features as they come."""
+        """Return coefficients (dim, n_outputs) and intercepts (n_outputs,) for unscaled features."""
         centred = self._centre_targets()
         if self.is_wide:
             items = self._prepare(slice(None), self.X[:]).astype(np.float64)
             kernel = items @ items.T
-            # No item has a part in the mean's direction: an alpha lost beside the kernel would leave it singular.
+            # Items have no part in the direction of the mean: if alpha is lost to rounding, the kernel is singular.
             kernel.flat[:: len(kernel) + 1] += max(alpha, 1e-9 * np.trace(kernel) / len(kernel))
             dual = linalg.solve(kernel, centred, assume_a="pos", overwrite_a=True, check_finite=False)
             coef = items.T @ dual
@@ -119,14 +119,14 @@ class RidgeSystem:
 
         Args:
             alphas: Strengths of the penalty.
-            units: int (n_items,), which items are left out together, such as those of a group.
+            units: int (n_items,), items with equal values are left out together, such as those of a group.
         """
         centred = self._centre_targets()
         if self.is_wide:
             return self._follow_dual(alphas, units, centred)
         values, basis, product = self._factorise(centred)
         inverses = (1 / (values[:, None] + np.asarray(alphas))).astype(np.float32)
-        share = np.sqrt(self.weights / self.weights.sum())  # the mean's part of the hat matrix
+        share = np.sqrt(self.weights / self.weights.sum())  # the part of the mean in the hat matrix
         coef = (inverses[:, :, None] * product[:, None]).reshape(len(product), -1)  # of all alphas, for one product
         predictions = np.empty((len(alphas), *self.targets.shape), np.float32)
         for rows, alone in cut_units(units, self.X.shape[1]):
@@ -144,10 +144,10 @@ class RidgeSystem:
         return RidgePath(self, predictions, values, basis, product)
 
     def _follow_dual(self, alphas: Sequence[float], units: NDArray[np.intp], centred: Doubles) -> "RidgePath":
-        """Do the same where items are fewer than features.
+        """Predict every item by the regression on all others, where items are fewer than features.
 
         With X X^T = U S^2 U^T and G = U / (S^2 + alpha) U^T, without the direction of the mean, the residual of an item
-        that is left out is (G c)_i / G_ii, and nothing cancels however small alpha is.
+        that is left out is (G c)_i / G_ii, and nothing cancels, however small alpha is.
         """
         items = self._prepare(slice(None), self.X[:]).astype(np.float64)
         values, left = linalg.eigh(items @ items.T, overwrite_a=True, check_finite=False, driver="evd")
@@ -198,10 +198,10 @@ class RidgeSystem:
 
 @dataclass(frozen=True, slots=True)
 class RidgePath:
-    """What one factorisation gave.
+    """The result of one factorisation.
 
     Attributes:
-        system: What was factorised.
+        system: The equations that were factorised.
         predictions: float32 (n_alphas, n_items, n_outputs), of each item while it was left out.
         values: float64 (n,), the squares of the singular values.
         basis: float32 (dim, n), the right singular vectors; None where there are fewer items than features.
@@ -225,7 +225,7 @@ class RidgePath:
 
 
 def cut_units(units: NDArray[np.intp], dim: int) -> Iterator[tuple[Rows, bool]]:
-    """Yield the items in blocks that keep units whole, and whether each item of a block is a unit by itself."""
+    """Yield the items in blocks that keep units whole, and whether each item of a block is its own unit."""
     step = max(64, BLOCK_BYTES // (4 * dim))
     sizes = np.bincount(units)[units]
     alone = np.flatnonzero(sizes == 1)
@@ -237,7 +237,9 @@ def cut_units(units: NDArray[np.intp], dim: int) -> Iterator[tuple[Rows, bool]]:
     start = 0
     while start < len(together):
         stop = min(start + step, len(together))
-        if stop < len(together):  # back to where its last unit begins, or on to the end of a unit that is larger
+        if stop < len(
+            together
+        ):  # back to the start of the last unit, or on to the end of a unit that is larger than a block
             first = np.searchsorted(units[together], units[together[stop]])
             stop = (
                 int(first) if first > start else int(np.searchsorted(units[together], units[together[start]], "right"))
@@ -249,7 +251,7 @@ def cut_units(units: NDArray[np.intp], dim: int) -> Iterator[tuple[Rows, bool]]:
 def _leave_units(residuals: Doubles, units: NDArray[np.intp], factor: Doubles) -> None:
     """Replace the residuals of each unit by those of the regression without it; the hat matrix is F F^T.
 
-    Of a unit with more items than F has columns, (I - F F^T)^-1 = I + F (I - F^T F)^-1 F^T is quicker (Woodbury).
+    Of a unit with more items than F has columns, (I - F F^T)^-1 = I + F (I - F^T F)^-1 F^T is faster (Woodbury).
     """
     for unit in np.unique(units):
         members = np.flatnonzero(units == unit)
@@ -262,7 +264,7 @@ def _leave_units(residuals: Doubles, units: NDArray[np.intp], factor: Doubles) -
 
 
 def _solve(system: Doubles, right: Doubles) -> Doubles:
-    """Solve; where a unit alone decides its predictions the system is singular, and the least solution is taken."""
+    """Solve; where a unit alone decides its predictions, the system is singular: return the least-norm solution."""
     try:
         factor = linalg.cho_factor(system, check_finite=False)
     except linalg.LinAlgError:
@@ -270,7 +272,7 @@ def _solve(system: Doubles, right: Doubles) -> Doubles:
     return np.asarray(linalg.cho_solve(factor, right, check_finite=False))
 
 
-#: Positions of items and their features -> what is multiplied, in new or old memory, float32 (n_block, dim).
+#: Positions of items and their features -> the block to multiply, in new or old memory, float32 (n_block, dim).
 Prepare = Callable[[slice, Floats], Floats]
 
 
@@ -281,7 +283,7 @@ def accumulate_gram(
 
     Args:
         X: (n_items, dim).
-        prepare: What is done to each block, such as to take the mean away.
+        prepare: Applied to each block, such as to subtract the mean.
         targets: float32 (n_items, n_outputs); None for none.
 
     Returns:
@@ -292,8 +294,8 @@ def accumulate_gram(
     gram = np.zeros((dim, dim), np.float32, order="F")
     product = np.zeros((dim, 0 if targets is None else targets.shape[1]), np.float32, order="F")
     for rows, block in X.iterate_blocks():
-        # The transpose of a C-ordered block is what Fortran wants: half the work of a full product, no copy.
-        # Both products are SciPy's: NumPy has threads of its own, which would still be spinning (2.2 times slower).
+        # The transpose of a C-ordered block is in Fortran's order: half the work of a full product, and no copy.
+        # Both products are SciPy's: NumPy's own threads would still be spinning (2.2 times slower).
         prepared = prepare(rows, block).T
         gram = blas.ssyrk(1.0, prepared, beta=1.0, c=gram, overwrite_c=True, lower=True)
         if targets is not None:

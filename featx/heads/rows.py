@@ -1,26 +1,27 @@
-"""Rows of a feature matrix, read when they are needed: a store stays on disk while a head learns from part of it."""
+"""Rows of a feature matrix, read when they are needed: a store stays on disk while a head is fitted on part of it."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-#: Bytes of float32 in one block: small enough for a processor's cache, large enough for its matrix products.
+#: Bytes of float32 in one block: small enough for the processor's cache, large enough for efficient matrix products.
 BLOCK_BYTES = 8 * 2**20
 
 
 class FeatureRows:
-    """Some rows of a matrix of features, as float32, without a copy of them all.
+    """Some rows of a matrix of features, as float32, without a copy of all of them.
 
     Indexing and `iterate_blocks` copy what they return, except whole blocks of a float32
-    matrix whose rows are all taken; these are read-only views. `np.asarray` copies
-    everything, so that any scikit-learn classifier takes it.
+    matrix of which all rows are taken; these are read-only views. `np.asarray` copies
+    everything, so that any scikit-learn classifier accepts it.
 
     Args:
         features: (n, views * dim), float32 or float16, perhaps mapped from a file; never written to.
         rows: int (n_rows,), the rows that are taken, in this order; all if None.
-        views: So many vectors stand behind each other in a row, of which the mean is taken.
+        views: The number of vectors in a row, one after the other, whose mean is taken.
     """
 
     def __init__(self, features: NDArray[Any], rows: NDArray[np.intp] | None = None, views: int = 1) -> None:
@@ -48,7 +49,7 @@ class FeatureRows:
 
     @property
     def dtype(self) -> np.dtype[np.float32]:
-        """That of what is returned: float32."""
+        """The type of the values that are returned: float32."""
         return np.dtype(np.float32)
 
     def __len__(self) -> int:
@@ -76,9 +77,31 @@ class FeatureRows:
         """Yield all rows in blocks: their positions, and float32 (n_block, dim).
 
         Args:
-            columns: How many values a row takes in the caller's work; dim if None.
+            columns: How many values the caller computes for a row; dim if None.
         """
         step = max(64, BLOCK_BYTES // (4 * max(self.features.shape[1], columns or 0)))
         for start in range(0, len(self), step):
             block = slice(start, min(start + step, len(self)))
             yield block, self[block]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRows:
+    """The rows that a head is fitted on.
+
+    An item has one row, or one row for each of its views. The rows of an item are adjacent, and the plain image
+    comes first.
+
+    Attributes:
+        features: `(n_rows, dim)`.
+        targets: int `(n_rows,)`.
+        folds: int `(n_rows,)`, the fold in which each row is held out while parameters are chosen.
+        units: int `(n_rows,)`, rows with equal values stay together: those of one item, group or equal bytes.
+        copies: Rows of each item.
+    """
+
+    features: FeatureRows
+    targets: NDArray[np.intp]
+    folds: NDArray[np.intp]
+    units: NDArray[np.intp]
+    copies: int = 1

@@ -1,4 +1,4 @@
-"""Scalings: what is done to features before a classifier sees them."""
+"""Scalings of features before a classifier sees them."""
 
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,9 +13,9 @@ from featx.specs import SCALINGS
 
 Floats = NDArray[np.float32]
 
-#: A variance below this part of the squared distance that it was computed from is rounding.
+#: A variance below this part of the squared distance that it was computed from is rounding error.
 _ROUNDING = 1e-12
-#: Float32 knows no differences that are smaller beside a feature's mean, squared.
+#: Relative to the squared mean of a feature, float32 cannot resolve a smaller variance.
 _FLAT = 1e-13
 
 
@@ -25,7 +25,7 @@ def make_scaler(name: str, *, copy: bool = True) -> Any:  # noqa: ANN401 - "pass
     Args:
         name: `none`, `standard` (each feature to mean 0 and variance 1) or `l2`
             (each item to length 1).
-        copy: Whether features are copied, or scaled where they are.
+        copy: Whether features are copied, or scaled in place.
 
     Returns:
         `"passthrough"`, a StandardScaler or a Normalizer.
@@ -70,8 +70,8 @@ class Moments:
 
         Args:
             X: (n_items, dim).
-            weights: (n_items, n_parts), what each item counts in each part.
-            lengths: float32 (n_items,), by which items are divided first; None for no division.
+            weights: (n_items, n_parts), the weight of each item in each part.
+            lengths: float32 (n_items,), what items are divided by first; None for no division.
         """
         weights = weights.astype(np.float64)
         counts = np.maximum(weights.sum(axis=0), np.finfo(np.float64).tiny)
@@ -81,7 +81,7 @@ class Moments:
         for rows, block in X.iterate_blocks():
             scaled = block if lengths is None else block / lengths[rows, None]
             shift = scaled.mean(axis=0) if shift is None else shift
-            # Summed in float64: a feature that never varies in a part, but does in others, has to come out as 0.
+            # Summed in float64: a feature that is constant in a part, but not in others, must have variance 0 there.
             near = (scaled - shift).astype(np.float64)
             sums += weights[rows].T @ near
             squares += weights[rows].T @ np.square(near, out=near)
@@ -93,7 +93,7 @@ class Moments:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A scaling as numbers, so that a linear head can use features as they are.
+    """A scaling as numbers, so that a linear head can use unscaled features.
 
     A scaled item is (x / its length - shift) / scale, where only `l2` divides by the length.
 
@@ -107,11 +107,11 @@ class Frame:
 
     @classmethod
     def make(cls, scaling: str, moments: Moments, part: int = 0) -> Self:
-        """Make the frame of one part of the items, as StandardScaler would: a feature that never varies keeps its unit.
+        """Make the frame of one part of the items, as StandardScaler would: a constant feature has the scale 1.
 
         Args:
             scaling: One of `SCALINGS`; for `none` and `l2` the shift is 0 and the scale 1.
-            moments: Of the items that are learnt from.
+            moments: Of the training items.
             part: Which part of them.
         """
         mean, variance = moments.means[part], moments.variances[part]
@@ -133,7 +133,7 @@ def measure_lengths(X: FeatureRows, scaling: str) -> Floats | None:
 
 
 def shift_block(rows: slice | NDArray[np.intp], block: Floats, shift: Floats, lengths: Floats | None) -> Floats:
-    """Divide a block of items by their lengths, if any are given, and take a shift from them, in new memory."""
+    """Divide a block of items by their lengths, if there are any, and subtract a shift, in new memory."""
     shifted: Floats = (block if lengths is None else block / lengths[rows, None]) - shift
     return shifted
 

@@ -1,9 +1,9 @@
 """Sweeps: every value of a head's grid tried on all folds, at the cost of few fits.
 
-A sweep gives what fitting the head once per candidate and fold would give, and tests
-compare it with that. It is own code only where much is shared between candidates or
-folds: the path of logistic regression, the Gram matrix of ridge regression, the
-covariance of discriminant analysis, the search for neighbours.
+A sweep returns the same as fitting the head once per candidate and fold, and tests compare
+the two. It is code of our own only where candidates or folds share much of the work:
+the path of logistic regression, the Gram matrix of ridge regression, the covariance of
+discriminant analysis, the search for neighbours.
 """
 
 import functools
@@ -36,19 +36,19 @@ Build = Callable[[Mapping[str, Any], int, str], Any]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What is learnt from, and how it is cut into folds.
+    """The items that a head is tuned on, and their folds.
 
     Attributes:
         X: float32 (n_items, dim), not scaled.
         positions: int (n_items,), the position of each item's class.
-        splits: For each fold, the items to learn from and those held out.
-        units: int (n_items,), items that are left out together, where items are left out one by one.
-        n_classes: Number of classes; some may be missing in what a fold learns from.
-        seed: Of everything random.
+        splits: For each fold, the training items and the held-out items.
+        units: int (n_items,), items with equal values are left out together by sweeps that leave out single items.
+        n_classes: Number of classes; the training items of a fold may lack some.
+        seed: Seed of everything random.
         advance: Called after each fit.
         report: Called with the number of a candidate and a warning.
-        offer: Called with the number of a candidate and what returns it fitted to all items, where the
-            sweep knows all that this takes.
+        offer: Called with the number of a candidate and a function that returns it fitted to all items,
+            where the sweep has all that this takes.
     """
 
     X: FeatureRows
@@ -62,27 +62,27 @@ class Problem:
     offer: Callable[[int, Callable[[], Any]], None]
 
     def reserve_scores(self, n_candidates: int) -> Floats:
-        """Return room for the scores of all candidates, filled with minus infinity."""
+        """Return an array for the scores of all candidates, filled with minus infinity."""
         return np.full((n_candidates, len(self.positions), self.n_classes), -np.inf, np.float32)
 
 
 #: Yields, for each candidate, the scores of all items while each is held out: float32 (n_items, n_classes),
-#: log-probabilities or margins; minus infinity for classes that were not learnt.
+#: log-probabilities or margins; minus infinity for classes that were not trained on.
 Sweep = Callable[[Build, Sequence[Mapping[str, Any]], str, Problem], Iterator[Floats]]
 
 
 def sweep_each(
     build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem, *, rotates: bool = False
 ) -> Iterator[Floats]:
-    """Fit every candidate by itself.
+    """Fit every candidate separately.
 
     Args:
         build: Makes the classifier.
         grid: The candidates.
         scaling: One of `SCALINGS`; applied here, not by the classifier.
-        problem: What is learnt from.
-        rotates: Whether the classifier sees its items through inner products only, so that
-            fewer items than features can be rotated into as many columns as items.
+        problem: The items and their folds.
+        rotates: Whether the classifier depends on inner products of items only, so that fewer
+            items than features can be rotated into as many columns as items.
     """
     scores = problem.reserve_scores(len(grid))
     for train, held in problem.splits:
@@ -103,7 +103,7 @@ def sweep_each(
 
 
 def sweep_stopping(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem) -> Iterator[Floats]:
-    """Fit every candidate by itself; each stops early by whole units of what its fold leaves to learn from."""
+    """Fit every candidate separately; each stops early by whole units of the training items of its fold."""
     scores = problem.reserve_scores(len(grid))
     for train, held in problem.splits:
         targets = problem.positions[train]
@@ -121,8 +121,8 @@ def sweep_stopping(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str
 def rotate(X_train: Floats, X_held: Floats) -> tuple[Floats, Floats]:
     """Rotate fewer items than features into as many columns as items.
 
-    A classifier that knows its items only through their inner products, such as a
-    linear one with an L2 penalty, learns weights in the span of the training items
+    A classifier that depends only on the inner products of items, such as a linear one
+    with an L2 penalty, has its weights in the span of the training items
     (Schölkopf, Herbrich & Smola 2001, the representer theorem). With X^T = QR, the
     columns of Q span them, R^T = XQ has the same inner products, and held-out items
     need only their part XQ in that span.
@@ -168,7 +168,7 @@ def sweep_ridge(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, p
 def sweep_shrinkage(
     build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem
 ) -> Iterator[Floats]:
-    """Solve linear discriminant analysis for all shrinkages; one pass sums what all folds need."""
+    """Solve linear discriminant analysis for all shrinkages; one pass computes the sums that all folds need."""
     models = [build(params, problem.seed, scaling) for params in grid]
     shrinkages, priors = [model.shrinkage for model in models], models[0].priors
     lengths = measure_lengths(problem.X, scaling)
@@ -227,7 +227,7 @@ def score_items(model: Any, X: FeatureRows | Floats, n_classes: int) -> NDArray[
         n_classes: Number of classes, of which the model may know a part.
 
     Returns:
-        float (n_items, n_classes); minus infinity for classes that were not learnt.
+        float (n_items, n_classes); minus infinity for classes that were not trained on.
     """
     if hasattr(model, "score_classes"):
         scores = model.score_classes(X)
@@ -242,7 +242,7 @@ def score_items(model: Any, X: FeatureRows | Floats, n_classes: int) -> NDArray[
 
 
 def record_warnings() -> "warnings.catch_warnings[list[warnings.WarningMessage]]":
-    """Collect every warning, to be told as a note instead of printed."""
+    """Collect every warning, to be reported as a note instead of printed."""
     return warnings.catch_warnings(record=True, action="always")
 
 

@@ -80,7 +80,7 @@ def check_params(head: str, readers: Mapping[str, Reader], params: Mapping[str, 
     Args:
         head: Name of the head, for the message.
         readers: The parameters that the head has, and their readers.
-        params: Names and values, or texts, to be
+        params: Names and values, or texts of values.
 
     Returns:
         The values that scikit-learn takes, in the same order.
@@ -115,7 +115,7 @@ def split_params(texts: Iterable[str]) -> dict[str, str]:
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if not (name and equals and value):
-            msg = f"{text!r} is no parameter; write name=value, such as C=1"
+            msg = f"{text!r} is not a parameter; write name=value, such as C=1"
             raise UsageError(msg)
         if name in params:
             msg = f"parameter {name} is given twice; give it once"
@@ -145,8 +145,8 @@ class Head:
         name: Its name on the command line.
         description: What it is, in one line.
         estimator: The scikit-learn class.
-        params: The parameters that a user may fix, and what reads their values.
-        settings: What is set otherwise than scikit-learn does, unless a user fixes it.
+        params: The parameters that a user may fix, and the readers of their values.
+        settings: Parameters that differ from scikit-learn's defaults, unless a user fixes them.
         grid: The values tried by default for one or more parameters, from the
             strongest regularisation to the weakest.
         grid_unit: The power of the features' spread (mean squared distance to their
@@ -155,17 +155,17 @@ class Head:
             differ in it by factors of a thousand. 0 leaves the grid as it is.
         tol: Where the gradient is small enough to stop, for features of variance 1;
             it grows with their standard deviation, as the gradient does. scikit-learn's
-            1e-4 stops far too soon on items of length 1: log-loss 0.17 instead of 0.13.
+            1e-4 stops far too early on items of length 1: log-loss 0.17 instead of 0.13.
         scalings: The scalings tried by default.
         seeded: Whether the estimator takes a seed.
-        calibrated: Whether its scores become probabilities by temperature scaling,
-            as it has none, or none to trust.
+        calibrated: Whether its scores become probabilities by temperature scaling, as
+            it has no probabilities, or none that can be trusted.
         folds_scaling: Whether it scales features itself, without a copy of them all.
         thin: Whether its matrix products are too thin to be shared among threads.
-        stops_early: Whether it stops when it does worse on items that it is not to learn
-            from; its `fit` takes them as `validation`, bool (n_items,).
+        stops_early: Whether it stops when it gets worse on held-out items; its `fit` takes
+            them as `validation`, bool (n_items,).
         sweep: How its grid is tried on all folds.
-        read_variant: Reads what follows a `:` behind the name into settings; None if nothing may.
+        read_variant: Reads the text after `:` in a name into settings; None if there are no variants.
     """
 
     name: str
@@ -186,7 +186,7 @@ class Head:
     read_variant: Callable[[str], Mapping[str, Any]] | None = None
 
     def build(self, params: Mapping[str, Any] = _NOTHING, seed: int = 0, scaling: str = "none") -> Any:  # noqa: ANN401 - a scikit-learn classifier
-        """Build the classifier, not fitted, without calibration, and without scaling unless it folds that in.
+        """Build the classifier, not fitted, without calibration, and without scaling unless it does that itself.
 
         Raises:
             UnknownNameError: If the head has no such parameter.
@@ -197,7 +197,7 @@ class Head:
         return self.estimator(**{**self.settings, **seeding, **folded, **self.check_params(params)})
 
     def choose_calibration(self, asked: str | None) -> str:
-        """Return one of `CALIBRATIONS`: what is asked for, or what the head needs."""
+        """Return one of `CALIBRATIONS`: the one that is asked for, or the one that the head needs."""
         return asked or ("temperature" if self.calibrated else "none")
 
     def check_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -340,7 +340,7 @@ RANDOM_FOREST = Head(
     settings={"n_estimators": 300},
     scalings=("none",),  # trees see only the order of a feature's values
     seeded=True,
-    calibrated=True,  # the mean of many trees is far too unsure: a calibration error of 0.4 on sign digits
+    calibrated=True,  # the mean of many trees is far too uncertain: a calibration error of 0.4 on sign digits
 )
 
 HIST_GB = Head(
@@ -353,7 +353,7 @@ HIST_GB = Head(
         "max_leaf_nodes": read_count,
         "class_weight": _class_weight,
     },
-    settings={"early_stopping": False},  # it would hold out items at random, whatever their group
+    settings={"early_stopping": False},  # it would hold out items at random and split groups
     scalings=("none",),
     seeded=True,
 )
@@ -393,7 +393,7 @@ def _read_network(variant: str) -> dict[str, Any]:
 
 KERAS = Head(
     "keras",
-    "a network trained by Keras until held-out items fare worse; also keras:1024, keras:512-512, keras:bn",
+    "a network trained by Keras until the held-out loss stops falling; also keras:1024, keras:512-512, keras:bn",
     NetworkClassifier,
     params={
         "dropout": read_fraction,
@@ -405,7 +405,7 @@ KERAS = Head(
         "label_smoothing": read_fraction,
         "patience": read_count,
     },
-    # 1e-3 suits 64 features, and 1e-4 3,472, where it overshoots: accuracy of 512-512 was 0.974 and 0.993.
+    # 1e-3 suits 64 features but overshoots with 3,472, which need 1e-4: accuracy of 512-512 was 0.974 and 0.993.
     grid={"learning_rate": (1e-4, 1e-3)},
     scalings=("standard",),  # as for the other network
     seeded=True,
@@ -417,7 +417,7 @@ KERAS = Head(
 
 DUMMY = Head(
     "dummy",
-    "always the most frequent class: what any other head has to beat",
+    "always the most frequent class; any other head has to beat it",
     DummyClassifier,
     settings={"strategy": "prior"},
     scalings=("none",),

@@ -15,36 +15,49 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from featx.errors import DataError
 from featx.heads.calibration import Calibrator
-from featx.heads.fitting import check_data, describe_warning, limit_threads, name_targets, split_folds
-from featx.heads.rows import FeatureRows
+from featx.heads.fitting import (
+    FittedHead,
+    check_data,
+    describe_warning,
+    explain_failure,
+    fit_head,
+    limit_threads,
+    split_folds,
+)
+from featx.heads.rows import FeatureRows, TrainingRows
 from featx.heads.scaling import check_scaling, measure_spread
 from featx.heads.sweeps import Problem
 from featx.heads.table import Head
-from featx.options import Progress
+from featx.reporting import Progress
 from featx.results import Candidate, name_candidate
 from featx.specs import HeadSpec
 
-#: Logarithm of the least probability in a log-loss, which is that of the scores themselves.
+#: Logarithm of the least probability in a log-loss, as in the scores themselves.
 _LOWEST = math.log(1e-12)
+
+#: A note is one line: it names no more classes than this.
+_MOST_NAMES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What tuning chose, and how every item fared while it was held out.
+    """The choice of tuning, and the scores of every item while it was held out.
 
     Attributes:
-        spec: The winner, as what is fitted to all items.
-        best: The winner, and how well it did.
-        candidates: All that were tried, in the order tried.
-        classes: int (n_classes,), the targets that the columns of the probabilities stand for.
+        spec: The spec of the winner, to be fitted to all items.
+        best: The winner, and its accuracy.
+        candidates: All candidates, in the order tried.
+        classes: int (n_classes,), the target of each column of the probabilities.
         scores: float32 (n_items, n_classes), of the winner for each item while its fold (or
             itself, for a head that leaves out one item at a time) was held out.
         positions: int (n_items,), the true class of each item among `classes`.
         probabilities: float64 (n_items, n_classes), from the scores; for a calibrated head,
             with a calibration fitted to the other folds.
         notes: What a user should know.
-        fitted: The winner fitted to all of these items, with positions for classes, where that
-            costs no more than it took to choose it; else None.
+        single_fold: Targets whose items are all in one fold, and which are therefore wrong while that is held out;
+            `describe_single_fold` words a note on them.
+        fitted: The winner fitted to all of these items, with positions as classes, where tuning
+            has computed all that this takes; else None.
     """
 
     spec: HeadSpec
@@ -55,6 +68,7 @@ class Tuned:
     positions: NDArray[np.intp]
     probabilities: NDArray[np.float64]
     notes: tuple[str, ...]
+    single_fold: tuple[int, ...] = ()
     fitted: Any = None
 
     @property
@@ -87,14 +101,14 @@ def tune(
     """Try the head's grid under its scalings on folds, and choose the best.
 
     The best has the highest accuracy on held-out items (balanced accuracy, where the user
-    asks for balanced classes); among equals the lowest
-    log-loss, if the head has probabilities before calibration; then the strongest
-    regularisation; then the scaling that comes first.
+    asks for balanced classes). Among equals, the lowest log-loss wins, if the head has
+    probabilities before calibration; then the strongest regularisation; then the scaling
+    that comes first.
 
-    No item's prediction comes from a model that learnt from it, but the best of many
-    is also the luckiest: the winner's accuracy is a little above what new items will
-    show, the more so the fewer the items (Cawley & Talbot 2010, section 5). A test
-    split that tuning has not seen has no such bias.
+    No item is predicted by a model that was trained on it, but the best of many is also the
+    luckiest: the winner's accuracy is a little above that on new items, and the more so the
+    fewer the items (Cawley & Talbot 2010, section 5). A test split that tuning has not seen
+    has no such bias.
 
     Args:
         head: The row of the table.
@@ -102,8 +116,8 @@ def tune(
         y: int (n_items,), targets.
         folds: int (n_items,), the fold that holds each item out. Items that belong
             together, by group or by equal bytes, must be in one fold.
-        units: (n_items,), the group, or whatever else keeps items together, of each item: left
-            out as one by `ridge`, which leaves out items rather than folds. None for none.
+        units: (n_items,), items with equal values stay together: `ridge`, which leaves out
+            single items rather than folds, leaves them out together. None if each item is a unit.
         spec: Its `params` and `scaling`, where given, are not searched; its `seed` is used.
         progress: Called after each fit with how many are done, and how many there are.
 
@@ -111,7 +125,7 @@ def tune(
         The choice, the table of candidates and the held-out predictions.
 
     Raises:
-        DataError: If nothing can be learnt from these items and folds.
+        DataError: If the head cannot be fitted to these items and folds.
         UnknownNameError: If the spec names an unknown parameter or scaling.
         UsageError: If a parameter does not fit.
     """
@@ -119,29 +133,144 @@ def tune(
     classes, positions = np.unique(y, return_inverse=True)
     splits = split_folds(folds, positions)
     plan = plan_candidates(head, rows, spec, min(len(train) for train, _ in splits))
-    troubles = _Troubles(head)
+    warned = _Warnings(head)
     alone = np.arange(len(positions)) if units is None else np.unique(units, return_inverse=True)[1]
     advance = _count_fits(progress, len(splits) * sum(map(len, plan.values())))
     candidates: list[Candidate] = []
     best: Candidate | None = None
     for scaling, grid in plan.items():
-        report = functools.partial(troubles.add, grid, scaling)
+        report = functools.partial(warned.add, grid, scaling)
         offers: dict[int, Callable[[], Any]] = {}
         problem = Problem(rows, positions, splits, alone, len(classes), spec.seed, advance, report, offers.__setitem__)
         with limit_threads(head, len(rows) * rows.shape[1]):
             for strength, scores in enumerate(head.sweep(head.build, grid, scaling, problem)):
-                candidate = _judge(head, problem, Candidate(grid[strength], scaling, strength, 0, 0, None), scores)
+                candidate = _measure(head, problem, Candidate(grid[strength], scaling, strength, 0, 0, None), scores)
                 candidates.append(candidate)
                 if best is None or _rank(candidate) < _rank(best):
                     best, best_scores, offered = candidate, scores.copy(), offers.get(strength)
     assert best is not None  # noqa: S101 - a head has at least one scaling
-    notes = [*_note_lonely(problem, classes), *troubles.describe(best, len(candidates))]
-    notes += _note_edge(head, best, plan[best.scaling], spec)
+    notes = (*warned.describe(best, len(candidates)), *_note_edge(head, best, plan[best.scaling], spec))
     chosen = replace(spec, params=best.params, scaling=best.scaling)
     weights = compute_sample_weight(chosen.params.get("class_weight"), positions)
     probabilities = _make_probabilities(head.choose_calibration(spec.calibration), problem, best_scores, weights)
     fitted = offered() if offered is not None else None
-    return Tuned(chosen, best, tuple(candidates), classes, best_scores, positions, probabilities, tuple(notes), fitted)
+    single_fold = _find_single_fold(problem, classes)
+    return Tuned(
+        chosen, best, tuple(candidates), classes, best_scores, positions, probabilities, notes, single_fold, fitted
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TunedHead:
+    """A head that was tuned and fitted on the same rows.
+
+    Attributes:
+        spec: What was chosen.
+        fitted: The head, fitted to all rows.
+        tuned: How it was chosen; None where there was nothing to choose.
+    """
+
+    spec: HeadSpec
+    fitted: FittedHead
+    tuned: Tuned | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know, except on `single_fold`: notes of tuning, then of the fit."""
+        return (*(self.tuned.notes if self.tuned else ()), *self.fitted.notes)
+
+    @property
+    def single_fold(self) -> tuple[int, ...]:
+        """See `Tuned.single_fold`."""
+        return self.tuned.single_fold if self.tuned else ()
+
+
+def tune_and_fit(
+    head: Head, rows: TrainingRows, spec: HeadSpec, *, always_tune: bool = True, progress: Progress | None = None
+) -> TunedHead:
+    """Tune a head on folds, and fit what was chosen to the same rows.
+
+    Args:
+        head: The row of the table.
+        rows: What it is tuned and fitted on.
+        spec: What is fixed.
+        always_tune: Whether to tune even where there is one candidate and nothing to calibrate, for the
+            held-out scores.
+        progress: Called after each fit of the tuning with how many are done, and how many there are.
+
+    Raises:
+        DataError: If the head cannot be fitted to these rows.
+    """
+    with explain_failure(spec):
+        only = None if always_tune else _find_only_choice(head, rows, spec)
+        if only is not None:
+            fitted = fit_head(head, rows.features, rows.targets, only, rows.folds, units=rows.units)
+            return TunedHead(only, fitted, None)
+        tuned = tune(head, rows.features, rows.targets, rows.folds, spec=spec, units=rows.units, progress=progress)
+    tuned = _keep_items(tuned, rows.copies)
+    return TunedHead(tuned.spec, fit_tuned(head, rows, tuned, fitted=tuned.fitted), tuned)
+
+
+def fit_tuned(head: Head, rows: TrainingRows, tuned: Tuned, *, fitted: Any = None) -> FittedHead:  # noqa: ANN401 - as `Tuned.fitted`
+    """Fit what was chosen to some rows: those that it was chosen on, or more.
+
+    Args:
+        head: The row of the table.
+        rows: What it is fitted on.
+        tuned: What was chosen.
+        fitted: `tuned.fitted`, if the rows are those that it was chosen on.
+
+    Raises:
+        DataError: If the head cannot be fitted to these rows.
+    """
+    # Scores of other classes than these cannot calibrate; then the head makes its own.
+    same = set(rows.targets.tolist()) == set(tuned.classes.tolist())
+    held_out = (tuned.scores, tuned.classes[tuned.positions]) if same else None
+    with explain_failure(tuned.spec):
+        return fit_head(
+            head,
+            rows.features,
+            rows.targets,
+            tuned.spec,
+            rows.folds,
+            units=rows.units,
+            held_out=held_out,
+            fitted=fitted,
+        )
+
+
+def describe_single_fold(targets: Sequence[int], classes: Sequence[str]) -> list[str]:
+    """Word a note on the classes whose items are all in one fold; no note if there are none."""
+    if not targets:
+        return []
+    names = ", ".join(repr(classes[target]) for target in targets[:_MOST_NAMES])
+    if len(targets) > _MOST_NAMES:
+        names += f" and {len(targets) - _MOST_NAMES} more"
+    if len(targets) == 1:
+        return [f"class {names} is in one fold only, so tuning counts its items as wrong; add items or groups of it"]
+    return [f"classes {names} are each in one fold only, so tuning counts their items as wrong; add items or groups"]
+
+
+def _find_only_choice(head: Head, rows: TrainingRows, spec: HeadSpec) -> HeadSpec | None:
+    """Return the only candidate of a head without calibration; None where tuning is needed."""
+    check_data(rows.features, rows.targets)
+    plan = plan_candidates(head, rows.features, spec, len(rows.features))
+    choices = [(scaling, params) for scaling, grid in plan.items() for params in grid]
+    if len(choices) > 1 or head.choose_calibration(spec.calibration) != "none":
+        return None
+    [(scaling, params)] = choices
+    return replace(spec, scaling=scaling, params=params)
+
+
+def _keep_items(tuned: Tuned, copies: int) -> Tuned:
+    """Keep the scores of the plain image of each item, and leave out those of its other views."""
+    kept = slice(None, None, copies)
+    return replace(
+        tuned,
+        scores=tuned.scores[kept],
+        positions=tuned.positions[kept],
+        probabilities=tuned.probabilities[kept],
+    )
 
 
 def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) -> dict[str, list[dict[str, Any]]]:
@@ -151,20 +280,20 @@ def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) ->
         head: The row of the table.
         X: float32 (n_items, dim), features, not scaled; their spread sets the grid's unit.
         spec: What it fixes is not searched.
-        n_train: Items in the smallest part that a fold leaves to learn from.
+        n_train: The number of training items of the smallest fold.
 
     Raises:
-        DataError: If more neighbours are asked for than there are items.
+        DataError: If `n_neighbors` exceeds the number of items.
         UnknownNameError: If the spec names an unknown parameter or scaling.
         UsageError: If a parameter does not fit.
     """
     fixed = head.check_params(spec.params)
     plan = {}
     for scaling in head.scalings if spec.scaling is None else (spec.scaling,):
-        check_scaling(scaling)  # before anything is fitted
+        check_scaling(scaling)  # before any fit
         spread = measure_spread(X, scaling) if head.grid_unit or head.tol else 1.0
         if not 0 < spread < math.inf:
-            msg = f"the features' variance is {spread:g}, with which float32 cannot compute; scale them, or embed anew"
+            msg = f"the variance of the features is {spread:g}, out of the range of float32; scale them, or embed again"
             raise DataError(msg)
         unit = 10.0 ** round(math.log10(spread))
         rest = {}
@@ -180,14 +309,12 @@ def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) ->
         plan[scaling] = [params for params in grid if params.get("n_neighbors", 0) <= n_train]
         if not plan[scaling]:
             k = grid[-1]["n_neighbors"]
-            msg = (
-                f"{head.name} n_neighbors={k}, but a fold leaves {n_train} items to learn from; choose fewer neighbours"
-            )
+            msg = f"{head.name} n_neighbors={k}, but a fold leaves {n_train} items to train on; choose fewer neighbours"
             raise DataError(msg)
     return plan
 
 
-def _judge(head: Head, problem: Problem, candidate: Candidate, scores: NDArray[np.float32]) -> Candidate:
+def _measure(head: Head, problem: Problem, candidate: Candidate, scores: NDArray[np.float32]) -> Candidate:
     right = scores.argmax(axis=1) == problem.positions
     by_fold = [right[held].mean() for _, held in problem.splits]
     log_loss = None
@@ -215,13 +342,13 @@ def _rank(candidate: Candidate) -> tuple[float, float, int]:
 def _make_probabilities(
     method: str, problem: Problem, scores: NDArray[np.float32], weights: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Turn scores into probabilities; what calibrates those of one fold is fitted to the others."""
+    """Turn scores into probabilities; the calibration of each fold is fitted to the other folds."""
     if method == "none":
         return special.softmax(scores.astype(np.float64), axis=1)
-    learnt = np.isfinite(scores[np.arange(len(scores)), problem.positions])
+    known = np.isfinite(scores[np.arange(len(scores)), problem.positions])
     probabilities = np.empty(scores.shape)
     for train, held in problem.splits:
-        rows = train[learnt[train]] if learnt[train].any() else np.flatnonzero(learnt)
+        rows = train[known[train]] if known[train].any() else np.flatnonzero(known)
         calibrator = Calibrator(method).fit(scores[rows], problem.positions[rows], weights[rows])
         probabilities[held] = calibrator.predict_proba(scores[held])
     return probabilities
@@ -242,21 +369,13 @@ def _multiply(value: float, factor: float) -> float:
     return value if factor == 1 else float(f"{value * factor:.6g}")
 
 
-def _note_lonely(problem: Problem, classes: NDArray[np.int64]) -> list[str]:
-    lonely = [
-        int(k)
-        for train, held in problem.splits
-        for k in np.setdiff1d(problem.positions[held], problem.positions[train])
-    ]
-    if not lonely:
-        return []
-    return [
-        f"{name_targets(classes[lonely])}: in one fold only, and so never right while held out; add items or groups"
-    ]
+def _find_single_fold(problem: Problem, classes: NDArray[np.int64]) -> tuple[int, ...]:
+    single_fold = [np.setdiff1d(problem.positions[held], problem.positions[train]) for train, held in problem.splits]
+    return tuple(classes[np.unique(np.concatenate(single_fold))].tolist())
 
 
-class _Troubles:
-    """The warnings of all candidates, told once each."""
+class _Warnings:
+    """The warnings of all candidates, each reported once."""
 
     def __init__(self, head: Head) -> None:
         self._head = head
@@ -272,15 +391,15 @@ class _Troubles:
         for text in dict.fromkeys(text for _, text in self._found):
             names = list(dict.fromkeys(name for name, other in self._found if other == text))
             shown = "; ".join(names[:3]) + ("; ..." if len(names) > 3 else "")  # noqa: PLR2004 - a note is one line
-            chosen = "the best one among them" if str(best) in names else "not the best one"
+            chosen = "including the best" if str(best) in names else "not the best"
             notes.append(f"{self._head.name} {text} ({len(names)} of {n_candidates} candidates, {chosen}: {shown})")
         return notes
 
 
 def _note_edge(head: Head, best: Candidate, grid: Sequence[Mapping[str, Any]], spec: HeadSpec) -> list[str]:
-    """Note a best value at an end of a grid that has a unit, and so might go further."""
+    """Note a best value at the end of a grid that could be extended."""
     if not head.grid_unit or len(grid) < 2 or best.strength not in (0, len(grid) - 1):  # noqa: PLR2004 - no ends
         return []
     edge = next(name for name in head.grid if name not in spec.params)
     value = best.params[edge]
-    return [f"{head.name} {edge}={value} is best and at the end of what was tried; --param {edge}=... goes further"]
+    return [f"{head.name} {edge}={value} is best and at the end of the range tried; try more with --param {edge}=..."]

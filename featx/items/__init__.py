@@ -1,4 +1,4 @@
-"""What is embedded: where the images are, what they are called, and which belong together."""
+"""Items, the images to embed: where they are, what they are called, and which belong together."""
 
 from featx.items.archives import ArchiveReader, read_archive
 from featx.items.folders import FolderReader, read_folder

@@ -1,8 +1,8 @@
-"""Archives of images, read where they are: nothing is ever extracted to a named file.
+"""Archives of images, read in place: nothing is extracted to a named file.
 
-An archive is untrusted. Members whose names leave it refuse the whole archive, links
-and devices are not followed, and what unpacks to far more than its own size is refused
-before it fills the memory or the disk.
+An archive is untrusted. It is refused if a member's name leads out of it, or if it would
+unpack to far more than its own size, before it fills the memory or the disk. Links and
+devices are not followed.
 """
 
 import bz2
@@ -28,29 +28,22 @@ from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
 from featx.errors import SourceError
-from featx.items.layouts import (
-    HEAD_BYTES,
-    NO_IMAGES,
-    arrange_items,
-    find_junk_reason,
-    find_wrapper,
-    has_image_suffix,
-    looks_like_image,
-)
+from featx.items.formats import HEAD_BYTES, has_image_suffix, looks_like_image
+from featx.items.layouts import NO_IMAGES, arrange_items, find_junk_reason, find_wrapper
 from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
 
-#: The largest sets of pictures in one archive have two million; listing that many takes 1.8 GB.
+#: The largest data sets in one archive have two million images; listing that many takes 1.8 GB.
 MAX_MEMBERS = 2_000_000
 
-#: Names and times of one tar member, of which a pax or GNU header may have as much as it likes.
+#: Limits on the names and times of one tar member, which the pax and GNU formats do not limit.
 MAX_HEADER_BYTES = 2**20
 MAX_GLOBAL_HEADERS = 64
 
 _LAST_SECOND = 2**33
 _SPECIAL = "links and special files"
 
-#: What tarfile, zipfile and the decompressors raise on damaged archives, found by feeding them 12,000;
-#: the last line is for fields that they do not check, such as a size that is no number.
+#: Exceptions of tarfile, zipfile and the decompressors on damaged archives, found with 12,000 of these.
+#: The last line is for fields that they do not check, such as a size that is not a number.
 _DAMAGES = (
     *(OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile),
     *(ValueError, LookupError, ArithmeticError, RuntimeError, struct.error),
@@ -59,7 +52,7 @@ _DAMAGES = (
 
 @dataclass(frozen=True, slots=True)
 class _Member:
-    """One regular file in an archive; `where` is its tar offset in bytes, or its zip entry."""
+    """One regular file in an archive; `where` is its offset in a tar, in bytes, or its zip entry."""
 
     name: str
     size_bytes: int
@@ -72,7 +65,7 @@ class _Container(Protocol):
     n_special: int
 
     def read(self, member: _Member, n_bytes: int) -> bytes:
-        """Return the first bytes of a member, fewer where it ends. Raises OSError."""
+        """Return the first bytes of a member, fewer if it is shorter. Raises OSError."""
         ...
 
 
@@ -87,8 +80,8 @@ class ArchiveReader:
     def stat(self, item_id: str) -> FileStat:
         """Return the member's size, and the later of its time and the archive's own.
 
-        Tools that build archives reproducibly give all members one fixed time, so a
-        rebuilt archive would pass for the old one. A zip's times are taken for UTC.
+        Tools for reproducible archives give all members one fixed time, so by the members'
+        times alone a rebuilt archive would pass for the old one. A zip's times count as UTC.
 
         Raises:
             FileNotFoundError: If the archive has no such item.
@@ -100,12 +93,12 @@ class ArchiveReader:
         """Return the bytes of the member.
 
         Raises:
-            OSError: If there is no such item, or its bytes are damaged.
+            OSError: If the archive has no such item, or its bytes are damaged.
         """
         member = self._find(item_id)
         found = self._container.read(member, member.size_bytes)
         if len(found) < member.size_bytes:
-            msg = f"damaged in the archive: {len(found):,} of {member.size_bytes:,} bytes are there"
+            msg = f"damaged in the archive: only {len(found):,} of {member.size_bytes:,} bytes are there"
             raise OSError(msg)
         return found
 
@@ -118,15 +111,15 @@ class ArchiveReader:
 
 
 def read_archive(source: str | os.PathLike[str]) -> Manifest:
-    """List the images of a zip or tar file that holds what `read_folder` reads.
+    """List the images of a zip or tar file, laid out as `read_folder` expects.
 
-    Of several members with one name the last counts, as if they had been unpacked in
-    order. Folders that everything is wrapped in are no part of the ids, which are
-    therefore those of the unpacked folder.
+    If several members have one name, the last counts, as if they had been unpacked in
+    order. Folders that wrap the whole content are not part of the ids, so the ids are
+    those of the unpacked folder.
 
     Args:
-        source: A zip, or a tar, plain or compressed by gzip, bzip2 or xz; told apart
-            by content. A compressed tar is unpacked once into an anonymous temporary file.
+        source: A zip, or a tar, plain or compressed by gzip, bzip2 or xz; its content
+            decides which. A compressed tar is unpacked once into an anonymous temporary file.
 
     Returns:
         The manifest; its reader keeps the archive open.
@@ -140,12 +133,12 @@ def read_archive(source: str | os.PathLike[str]) -> Manifest:
     except SourceError:
         raise
     except _DAMAGES as error:
-        msg = f"the archive {name!r} cannot be read: {error}; fetch or make it again"
+        msg = f"the archive {name!r} cannot be read: {error}; download or create it again"
         raise SourceError(msg) from error
     images, junk = _choose_images(container, name)
     if not images:
         left_out = f" (left out: {list_junk(junk)})" if junk else ""
-        msg = f"the archive {name!r} holds no images{left_out}; name one that holds folders of images"
+        msg = f"the archive {name!r} holds no images{left_out}; name an archive of folders of images"
         raise SourceError(msg)
     prefix = find_wrapper(images)
     members = {path.removeprefix(prefix): member for path, member in images.items()}
@@ -154,8 +147,8 @@ def read_archive(source: str | os.PathLike[str]) -> Manifest:
 
 
 def _open_container(name: str) -> _Container:
-    if not Path(name).is_file():  # a FIFO would be waited for without end
-        msg = f"{name!r} is no file; name a zip or tar file"
+    if not Path(name).is_file():  # opening a FIFO would block forever
+        msg = f"{name!r} is not a regular file; name a zip or tar file"
         raise SourceError(msg)
     file = Path(name).open("rb")  # noqa: SIM115 - the container keeps it, and closes it
     head = file.read(6)
@@ -173,7 +166,8 @@ class _Zip:
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         weakref.finalize(self, file.close)
-        # Given an open file, ZipFile never closes it; its own count of readers is not safe in threads.
+        # ZipFile never closes a file that it is given. One that it opened itself it closes by a count of
+        # readers, which is not safe in threads.
         self._zip = zipfile.ZipFile(file)
         self.members: list[_Member] = []
         self.n_special = 0
@@ -190,7 +184,9 @@ class _Zip:
                 raise SourceError(msg)
             if info.compress_type not in _BOUNDED:
                 how = {zipfile.ZIP_BZIP2: "bzip2", zipfile.ZIP_LZMA: "lzma"}.get(info.compress_type, "another method")
-                msg = f"the archive {name!r} is compressed by {how} ({info.filename!r}); unpack it and name the folder"
+                msg = (
+                    f"the archive {name!r} is compressed with {how} ({info.filename!r}); unpack it and name the folder"
+                )
                 raise SourceError(msg)
             self.members.append(_Member(_spell(info), info.file_size, _read_clock(info), info))
 
@@ -200,16 +196,16 @@ class _Zip:
                 return file.read(n_bytes)
         except _DAMAGES as error:
             if isinstance(error, OSError) and error.errno is not None:
-                raise  # a fault of the disk, which may have passed by the next run
+                raise  # an error of the disk, which may be gone in the next run
             msg = f"damaged in the archive: {error}"
             raise OSError(msg) from error
 
 
-#: How zip members may be compressed. Of any other kind zipfile unpacks all that it has read at once, so that
+#: Allowed compression of zip members. With any other, zipfile unpacks everything that it has read at once:
 #: 220 bytes of bzip2 fill 300 MB.
 _BOUNDED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 
-#: Bits of a zip entry: its data are encrypted, the same strongly; its name is UTF-8.
+#: Bits of a zip entry: encrypted, strongly encrypted; name in UTF-8.
 _ENCRYPTED = 0x1 | 0x40
 _UTF8_NAME = 0x800
 
@@ -217,16 +213,16 @@ _UTF8_NAME = 0x800
 def _spell(info: zipfile.ZipInfo) -> str:
     name = info.filename
     if not info.flag_bits & _UTF8_NAME:
-        # macOS writes UTF-8 without saying so; real code page 437 is hardly ever valid UTF-8.
+        # macOS writes UTF-8 without setting the bit; text in code page 437 is hardly ever valid UTF-8.
         with contextlib.suppress(UnicodeError):
             name = name.encode("cp437").decode()
-    # Some Windows programs separate folders by backslashes, against the standard.
+    # Some Windows programs separate folders with backslashes, against the standard.
     return name.replace("\\", "/")
 
 
 def _read_clock(info: zipfile.ZipInfo) -> int:
     year, month, day, hour, minute, second = info.date_time
-    # Writers without a clock leave the month 0.
+    # Writers without a clock leave the month at 0.
     return calendar.timegm((year, min(max(month, 1), 12), day, hour, minute, second)) * 10**9
 
 
@@ -246,9 +242,9 @@ class _Tar:
                 self.members.append(_Member(info.name, info.size, _to_ns(info.mtime), info.offset_data))
             elif not info.isdir():
                 self.n_special += 1
-        # tarfile takes a damaged header for the end; a whole archive ends in zeros there, or in nothing.
+        # tarfile takes a damaged header for the end. At the end of an intact archive there are zeros, or nothing.
         if any(self._read_at(tarfile.BLOCKSIZE, tar.offset)):
-            msg = f"the archive {name!r} is damaged at byte {tar.offset:,}; fetch or make it again"
+            msg = f"the archive {name!r} is damaged at byte {tar.offset:,}; download or create it again"
             raise SourceError(msg)
 
     def read(self, member: _Member, n_bytes: int) -> bytes:
@@ -263,7 +259,7 @@ class _Tar:
 
 
 class _Headers:
-    """What tarfile sees of a file: it reads headers only, and of each member no more than `left` bytes."""
+    """A file as tarfile reads it: only headers, and at most `left` bytes of them for each member."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.left = MAX_HEADER_BYTES
@@ -273,7 +269,7 @@ class _Headers:
     def read(self, n_bytes: int) -> bytes:
         self.left -= n_bytes
         if self.left < 0:
-            msg = f"a member's name and times take more than {MAX_HEADER_BYTES:,} bytes"
+            msg = f"the name and times of a member take more than {MAX_HEADER_BYTES:,} bytes"
             raise ValueError(msg)
         return self._file.read(n_bytes)
 
@@ -285,7 +281,7 @@ def _list_headers(tar: tarfile.TarFile, headers: _Headers, name: str) -> Iterato
         count += 1
         _check_count(count, name)
         if len(tar.pax_headers) > MAX_GLOBAL_HEADERS:
-            msg = f"more than {MAX_GLOBAL_HEADERS} values for all members"
+            msg = f"more than {MAX_GLOBAL_HEADERS} values in its global headers"
             raise ValueError(msg)
         yield info
         kept.clear()  # a TarInfo takes ten times the memory of a _Member
@@ -299,7 +295,7 @@ def _check_count(n_members: int, name: str) -> None:
 
 
 def _to_ns(mtime_seconds: float) -> int:
-    """Return a tar's time in ns, or 0 for what is no time: its text can spell `nan` and 1e300."""
+    """Return a time of a tar in ns, or 0 if it is not a time: its text may be `nan` or 1e300."""
     return round(mtime_seconds * 10**9) if 0 <= mtime_seconds < _LAST_SECOND else 0
 
 
@@ -326,7 +322,10 @@ def _index_members(members: Iterable[_Member], name: str, junk: Counter[str]) ->
     for member in members:
         parts = [part for part in member.name.split("/") if part not in {"", "."}]
         if member.name.startswith("/") or re.match(r"[A-Za-z]:[/\\]", member.name) or ".." in parts:
-            msg = f"the archive {name!r} is refused: its member {member.name!r} lies outside of it"
+            msg = (
+                f"the archive {name!r} is refused: its member {member.name!r} lies outside it; "
+                "create it again with relative names"
+            )
             raise SourceError(msg)
         path = "/".join(parts)
         if path in index:
@@ -347,7 +346,7 @@ def _find_junk_folder(path: str) -> str:
 def _peek(container: _Container, member: _Member) -> bytes:
     try:
         return container.read(member, HEAD_BYTES)
-    except OSError:  # what cannot be read and is not called an image is none
+    except OSError:  # neither its content nor its name makes it an image
         return b""
 
 
@@ -356,15 +355,17 @@ def _check_sizes(members: Iterable[_Member], name: str) -> None:
     for member in members:
         total += member.size_bytes
         if member.size_bytes > MAX_FILE_BYTES:
-            size = f"{member.size_bytes:,} bytes"
-            msg = f"the archive {name!r} is refused: {member.name!r} has {size}, which is no picture; make it without"
+            msg = (
+                f"the archive {name!r} is refused: {member.name!r} has {member.size_bytes:,} bytes, too many for "
+                "an image; remove it"
+            )
             raise SourceError(msg)
     if total > find_limit(name):
         raise make_bomb_error(name)
 
 
-#: Photographs are compressed already and deflate by a few per cent, masks and drawings by up to a few
-#: hundred; what grows by more than this and is also more than a large data set is a bomb.
+#: Photographs are compressed already and shrink by a few per cent; masks and drawings shrink up to a few
+#: hundred times. An archive that exceeds this ratio and also the size of a large data set is a bomb.
 MAX_RATIO = 200
 MAX_UNPACKED_BYTES = 10 * 2**30
 
@@ -375,17 +376,17 @@ _COPY_BYTES = 2**20
 
 
 class _Xz(io.RawIOBase):
-    """An xz file that is decompressed in bounded memory, which `lzma.LZMAFile` cannot be asked for."""
+    """An xz file, decompressed in bounded memory, for which `lzma.LZMAFile` has no argument."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
         self._decompressor = lzma.LZMADecompressor(memlimit=MAX_XZ_BYTES)
 
     def read(self, n_bytes: int = -1) -> bytes:
-        """Return at most so many bytes; none at the end."""
+        """Return at most `n_bytes` bytes; none at the end."""
         while True:
             if self._decompressor.eof:
-                # Streams may follow each other, with zeros between them.
+                # Another stream may follow, with zeros in between.
                 rest = self._decompressor.unused_data.lstrip(b"\0") or self._file.read(_COPY_BYTES).lstrip(b"\0")
                 if not rest:
                     return b""
@@ -407,12 +408,12 @@ _UNPACKERS: dict[bytes, Callable[[IO[bytes]], IO[bytes]]] = {
 
 
 def find_unpacker(head: bytes) -> Callable[[IO[bytes]], IO[bytes]] | None:
-    """Return what decompresses a file that begins so; None if it is not compressed."""
+    """Return the decompressor of a file that begins with these bytes; None if it is not compressed."""
     return next((unpacker for magic, unpacker in _UNPACKERS.items() if head.startswith(magic)), None)
 
 
 def unpack(stream: IO[bytes], name: str) -> IO[bytes]:
-    """Copy what a stream gives into an anonymous temporary file.
+    """Copy a stream into an anonymous temporary file.
 
     Args:
         stream: The decompressed archive.
@@ -440,7 +441,7 @@ def _append(file: IO[bytes], chunk: bytes, limit: int, name: str) -> None:
         file.write(chunk)
     except OSError as error:
         place = tempfile.gettempdir()
-        msg = f"no room to unpack {name!r} into {place!r}: {error.strerror}; let TMPDIR name a larger disk"
+        msg = f"{name!r} cannot be unpacked into {place!r}: {error.strerror}; set TMPDIR to a folder on a larger disk"
         raise SourceError(msg) from error
 
 
@@ -450,7 +451,7 @@ def find_limit(name: str) -> int:
 
 
 def make_bomb_error(name: str) -> SourceError:
-    """Say that an archive unpacks to more than that."""
+    """Make the error for an archive that unpacks to more than `find_limit` allows."""
     return SourceError(
         f"the archive {name!r} unpacks to more than {MAX_UNPACKED_BYTES / 2**30:g} GiB and {MAX_RATIO} times its size; "
         "if you trust it, unpack it and name the folder"

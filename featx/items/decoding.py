@@ -1,11 +1,24 @@
 """From the bytes of a file to the pixels that a backbone takes.
 
-One function serves embedding, fine-tuning, prediction and the server, so that no
-two of them can see an image differently.
+One function serves embedding, fine-tuning, prediction and the server, so that all
+of them see the same pixels. The header is read first, and an image that is too large
+is never decoded.
+
+Files are opened through the classes of Pillow's plugins instead of `Image.open`.
+`Image.open` warns above 89 megapixels, and nothing silences that warning without
+touching the filters of the whole process: `warnings.catch_warnings` is not safe
+in threads before Python 3.14, a filter set at import changes other people's code,
+and so does `Image.MAX_IMAGE_PIXELS`. The classes do not warn, the limit here is
+our own, and the short table of formats keeps out those that start other programs
+(EPS) or that often load truncated files without an error.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
+from io import BytesIO
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +28,30 @@ from PIL.Image import Resampling, Transpose
 from PIL.ImageFile import ImageFile
 
 from featx.errors import ImageError
-from featx.items.probing import SWAPPING, Probe, open_image, translate_errors
+from featx.items.formats import FORMATS, Format, recognise
 from featx.specs import ImageSpec
+
+#: Images with more pixels are refused. The limit is that of Pillow's own `Image.open`, and
+#: above the largest camera sensors on sale (151 megapixels).
+MAX_PIXELS = 178_956_970
+
+#: Images that need more memory to decode are refused too. Otherwise one file of 34 bytes (a WebP
+#: of 16,383 x 16,383 px) can take 4 GB; with the limit, a process of featx with one image stays
+#: below 1 GiB. Every PNG and plain JPEG of `MAX_PIXELS` without alpha fits.
+MAX_DECODING_BYTES = 850 * 2**20
+
+#: Memory that decoders need in addition to the decoded pixels, in bytes for each pixel and band;
+#: measured at 17 and 25 megapixels with Pillow 12.3, and rounded up.
+_WORKING_BYTES = {"WebP": 4.2, "JPEG 2000": 5.0, "AVIF": 2.0}
+
+#: The same for a progressive JPEG, whose coefficients are all in memory at once.
+_COEFFICIENT_BYTES = 2.0
+
+#: Tags of a TIFF with the width and length of its tiles (TIFF 6.0, section 15).
+_TILE_SIZE = (322, 323)
+
+#: Values of the EXIF orientation that swap width and height (EXIF 2.32, section 4.6.5.1, tag 274).
+SWAPPING = frozenset({5, 6, 7, 8})
 
 _FILTERS = {
     "bilinear": Resampling.BILINEAR,
@@ -25,7 +60,7 @@ _FILTERS = {
     "nearest": Resampling.NEAREST,
 }
 
-# What makes an image upright, by its EXIF orientation (EXIF 2.32, section 4.6.5.1, tag 274).
+# Operations that turn an image upright, by its EXIF orientation (EXIF 2.32, section 4.6.5.1, tag 274).
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -36,14 +71,165 @@ _UPRIGHT = {
     8: Transpose.ROTATE_90,
 }
 
-# Transparent images are mostly cut-outs and line art, seen by people on white pages. On black, dark
-# lines would vanish; without their alpha, transparent pixels would show colours that nobody ever saw.
+# Transparent images are mostly cut-outs and line art, which people see on white pages. On black, dark
+# lines would vanish; without alpha, transparent pixels would show colours that nobody ever saw.
 _PAPER = 255
 
-# Images are brought to RGB in strips of so many pixels: a large one is in memory twice at most.
+# Images are converted to RGB in strips of this many pixels, so that a large one is in memory twice at most.
 _STRIP_PX = 2**20
 
 _Box = tuple[float, float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The header of an image.
+
+    Attributes:
+        format: Its format, recognised by content; the file's name does not matter.
+        mode: Pillow's name for the layout of its pixels, such as `RGB` or `I;16`.
+        width_px: Columns as displayed, that is after the EXIF orientation.
+        height_px: Rows as displayed.
+        orientation: EXIF orientation, 1 to 8, still to be applied to decoded pixels; 1 changes nothing.
+    """
+
+    format: str
+    mode: str
+    width_px: int
+    height_px: int
+    orientation: int
+
+
+def probe(data: bytes) -> Probe:
+    """Read the header of an image without decoding a pixel.
+
+    Args:
+        data: The bytes of the whole file.
+
+    Returns:
+        Format, mode, displayed size and orientation.
+
+    Raises:
+        ImageError: If this is not an image of a known format, or it is too large.
+    """
+    return open_image(data)[1]
+
+
+def open_image(data: bytes) -> tuple[ImageFile, Probe]:
+    """Open an image without decoding it.
+
+    Args:
+        data: The bytes of the whole file.
+
+    Returns:
+        The image, whose pixels are not loaded yet, and its header.
+
+    Raises:
+        ImageError: If this is not an image of a known format, or it is too large.
+    """
+    row = _recognise(data)
+    name, plugin = row.name, _load_plugin(row)
+    with _translate_errors(name):
+        image = plugin(BytesIO(data), "")
+        width, height = image.size
+    if width * height > MAX_PIXELS:
+        msg = f"{width}x{height} px are more than the {MAX_PIXELS:,} that one image may have; make it smaller first"
+        raise ImageError(msg)
+    with _translate_errors(name):
+        needed = _estimate_bytes(image, name) + len(data)
+    if needed > MAX_DECODING_BYTES:
+        msg = (
+            f"{width}x{height} px of {name} take {needed / 2**20:,.0f} MiB of memory to decode, and one image may take "
+            f"{MAX_DECODING_BYTES / 2**20:.0f}; make it smaller, or save it as JPEG"
+        )
+        raise ImageError(msg)
+    # Pillow rotates a TIFF while loading it, and reports the displayed size from the start.
+    orientation = 1 if name == "TIFF" else _read_orientation(image, name, data)
+    if orientation in SWAPPING:
+        width, height = height, width
+    return image, Probe(name, image.mode, width, height, orientation)
+
+
+def _estimate_bytes(image: ImageFile, name: str) -> float:
+    """Estimate the memory for decoding and converting to RGB, without that of the file."""
+    n_pixels = max(image.width * image.height, _count_tile_pixels(image))
+    stored = 2 if image.mode.startswith("I;16") else 1 if image.mode in {"1", "L", "P"} else 4
+    is_grey = image.mode in {"1", "L"} or image.mode.startswith("I")
+    converted = 0 if image.mode in {"L", "RGB"} else 1 if is_grey else 4
+    working = _COEFFICIENT_BYTES if "progressive" in image.info else _WORKING_BYTES.get(name, 0.0)
+    return n_pixels * (stored + converted + working * len(image.getbands()))
+
+
+def _count_tile_pixels(image: ImageFile) -> int:
+    """Count the pixels of one tile of a TIFF; a tile is decoded whole, even if the image is smaller."""
+    tags = getattr(image, "tag_v2", {})
+    width, height = (tags.get(tag) for tag in _TILE_SIZE)
+    return width * height if isinstance(width, int) and isinstance(height, int) else 0
+
+
+@contextmanager
+def _translate_errors(name: str) -> Iterator[None]:
+    """Turn whatever Pillow raises inside into an `ImageError` with a short reason.
+
+    Args:
+        name: The format, for the message.
+
+    Raises:
+        ImageError: Instead of any other exception.
+    """
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError as error:
+        msg = f"not enough memory to decode this {name}; use fewer workers"
+        raise ImageError(msg) from error
+    except Exception as error:  # on hostile bytes Pillow's parsers raise nearly every built-in type
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        msg = f"truncated or damaged {name} ({reason}); export or download it again"
+        raise ImageError(msg) from error
+
+
+def _recognise(data: bytes) -> Format:
+    if not data:
+        msg = "the file is empty; download or copy it again"
+        raise ImageError(msg)
+    if found := recognise(data):
+        return found
+    known = ", ".join(row.name + (f" (with {row.package})" if row.package else "") for row in FORMATS)
+    msg = f"not an image: it starts with {data[:16]!r}; known formats are {known}"
+    raise ImageError(msg)
+
+
+def _load_plugin(row: Format) -> type[ImageFile]:
+    module, _, name = row.plugin.partition(":")
+    try:
+        return cast("type[ImageFile]", getattr(import_module(module), name))
+    except ImportError as error:
+        msg = f"{row.name} images need another package: pip install {row.package or 'pillow'}"
+        raise ImageError(msg) from error
+
+
+def _read_orientation(image: ImageFile, name: str, data: bytes) -> int:
+    if name == "PNG" and "exif" not in image.info and (exif := _find_exif_chunk(data)):
+        image.info["exif"] = exif
+    try:
+        # The base class's method, since that of PngImageFile decodes all pixels to reach the end of the file.
+        orientation = Image.Image.getexif(image).get(Base.Orientation, 1)
+    except Exception:  # noqa: BLE001 - broken EXIF raises as many types as broken images do, and the image is still usable
+        return 1
+    return int(orientation) if orientation in range(1, 9) else 1
+
+
+def _find_exif_chunk(data: bytes) -> bytes:
+    """Return the EXIF that follows the pixels of a PNG, where Pillow does not look for it; empty if there is none."""
+    at = len(b"\x89PNG\r\n\x1a\n")
+    while kind := data[at + 4 : at + 8]:
+        length = int.from_bytes(data[at : at + 4], "big")
+        if kind == b"eXIf":
+            return data[at + 8 : at + 8 + length]
+        at += length + 12
+    return b""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,29 +251,29 @@ class Decoded:
 def decode(data: bytes, spec: ImageSpec) -> Decoded:
     """Decode an image to upright RGB pixels of the size in the spec.
 
-    The first frame counts. Grey values of 16 bits are rescaled to 8, transparency is
-    laid on white, the EXIF orientation is applied; colour profiles are not.
+    Only the first frame is used. Grey values of 16 bits are rescaled to 8, transparent
+    pixels are put on white, the EXIF orientation is applied; colour profiles are ignored.
 
     Args:
-        data: The bytes of the whole file, in any format that `probe` knows.
+        data: The bytes of the whole file, in any format of `featx.items.formats`.
         spec: Size, resize, filter and decoder.
 
     Returns:
         The pixels and the size that the original is displayed at.
 
     Raises:
-        ImageError: If this is no whole image of a known format, is too large, or has
+        ImageError: If this is not a complete image of a known format, is too large, or has
             pixels without an agreed range (float, 32-bit or signed integers).
     """
     image, header = open_image(data)
     _refuse_unbounded(header)
     size = (spec.width, spec.height)
     stored_size = size[::-1] if header.orientation in SWAPPING else size
-    with translate_errors(header.format):
+    with _translate_errors(header.format):
         _refuse_endless(image, header, data)
         extent = _load(image, stored_size, spec)
         fitted, box = _fit(extent, stored_size, spec.resize)
-        # Turning the small result instead of the large original is faster, and differs by rounding alone.
+        # Rotating the small result instead of the large original is faster, and differs only by rounding.
         small = _flatten(image).resize(fitted, _FILTERS[spec.interpolation], box=box)
         if header.orientation in _UPRIGHT:
             small = small.transpose(_UPRIGHT[header.orientation])
@@ -97,20 +283,22 @@ def decode(data: bytes, spec: ImageSpec) -> Decoded:
 
 
 def _refuse_unbounded(header: Probe) -> None:
-    """Refuse pixels whose black and white are nowhere stated.
+    """Refuse pixels whose black and white are not defined.
 
-    Guessing them for each image would give the same scene other numbers.
+    Guessing them for each image would give different numbers for the same scene.
     """
     if header.mode == "F" or (header.mode == "I" and header.format != "PNM"):
         kind = "float" if header.mode == "F" else "32-bit or signed"
-        msg = f"{header.format} with {kind} pixels, which have no agreed black and white; save it with 8 or 16 bits"
+        msg = (
+            f"{header.format} with {kind} pixels, for which black and white are not defined; save it with 8 or 16 bits"
+        )
         raise ImageError(msg)
 
 
 def _refuse_endless(image: ImageFile, header: Probe, data: bytes) -> None:
-    """Refuse a JPEG without its end marker, as an interrupted copy into a preallocated file leaves it.
+    """Refuse a JPEG without its end marker, which an interrupted copy into a preallocated file leaves.
 
-    libjpeg reads the zeros that fill such a file as grey or smeared pixels, and says nothing.
+    libjpeg reads the zeros that fill such a file as grey or smeared pixels, without an error.
     """
     if header.format == "JPEG" and image.fp is not None and data.rfind(b"\xff\xd9", image.fp.tell()) < 0:
         msg = "its end is missing"
@@ -120,11 +308,11 @@ def _refuse_endless(image: ImageFile, header: Probe, data: bytes) -> None:
 def _load(image: ImageFile, size: tuple[int, int], spec: ImageSpec) -> tuple[float, float]:
     """Decode the pixels, a JPEG at a reduced scale if the spec allows it.
 
-    libjpeg decodes at 1/2, 1/4 or 1/8 by leaving out high frequencies, so only images of four times the
-    wanted size and more are affected; at least twice the wanted size is left for the resize.
+    libjpeg decodes at 1/2, 1/4 or 1/8 by leaving out high frequencies. At least twice the wanted size
+    remains for the resize, so only images of four times the wanted size or more are affected.
 
     Returns:
-        Width and height of the image in decoded pixels; a fraction where the last one reaches past the edge.
+        Width and height of the image in decoded pixels; a fraction where the last pixel extends past the edge.
     """
     drafted = None
     if spec.decoder == "pillow-scaled":
@@ -135,10 +323,10 @@ def _load(image: ImageFile, size: tuple[int, int], spec: ImageSpec) -> tuple[flo
 
 
 def _fit(extent: tuple[float, float], size: tuple[int, int], resize: str) -> tuple[tuple[int, int], _Box]:
-    """Say which box of an image becomes how many pixels; all as width, height or left, top, right, bottom.
+    """Return the size to resize to, as (width, height), and the box to take, as (left, top, right, bottom).
 
-    One resize of a box costs memory for its result alone; cropping after a resize to the shorter side
-    would blow up an image of 1 x 65,500 px to 224 x 14,672,000.
+    Resizing a box takes memory for the result alone. Resizing the shorter side first and cropping then
+    would enlarge an image of 1 x 65,500 px to 224 x 14,672,000.
     """
     width, height = extent
     whole = (0.0, 0.0, width, height)
@@ -154,7 +342,7 @@ def _fit(extent: tuple[float, float], size: tuple[int, int], resize: str) -> tup
 
 
 def _flatten(image: Image.Image) -> Image.Image:
-    """Return the image in mode L or RGB, whatever its mode was."""
+    """Convert an image of any mode to L or RGB."""
     if image.mode in {"L", "RGB"} and not image.has_transparency_data:
         return image
     width, height = image.size
@@ -170,7 +358,7 @@ def _flatten(image: Image.Image) -> Image.Image:
 
 def _flatten_strip(image: Image.Image) -> Image.Image:
     if image.mode == "La":
-        image = image.convert("LA")  # Pillow converts premultiplied grey to nothing else
+        image = image.convert("LA")  # the only mode to which Pillow converts premultiplied grey
     if image.has_transparency_data:
         image = image.convert("RGBA")
         paper = Image.new("RGB", image.size, (_PAPER,) * 3)
@@ -180,9 +368,9 @@ def _flatten_strip(image: Image.Image) -> Image.Image:
 
 
 def _make_rescaling(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """Make the function that brings grey values of 16 bits to 8; Pillow's own conversion turns all above 255 white.
+    """Make a function that rescales grey values of 16 bits to 8; Pillow's own conversion makes all above 255 white.
 
-    Of TIFFs, Pillow neither rescales 12-bit values nor inverts those of 16 bits that count from white.
+    In TIFFs, Pillow neither rescales values of 12 bits nor inverts values of 16 bits that count from white.
     """
     tags = getattr(image, "tag_v2", {})
     largest = 2 ** tags.get(Base.BitsPerSample, (16,))[0] - 1

@@ -7,17 +7,11 @@ from collections import Counter
 from pathlib import Path
 
 from featx.errors import SourceError
-from featx.items.layouts import (
-    HEAD_BYTES,
-    NO_IMAGES,
-    arrange_items,
-    find_junk_reason,
-    has_image_suffix,
-    looks_like_image,
-)
+from featx.items.formats import HEAD_BYTES, has_image_suffix, looks_like_image
+from featx.items.layouts import NO_IMAGES, arrange_items, find_junk_reason
 from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
 
-#: To open a pipe so waits for nobody; Windows would otherwise change line ends.
+#: With O_NONBLOCK, opening a pipe does not wait for a writer; without O_BINARY, Windows changes line ends.
 _READ_AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -25,26 +19,26 @@ class FolderReader:
     """Reads files by their path relative to a folder; absolute paths are read as they are.
 
     Pipes and devices are refused before they are opened, because opening them can
-    wait for ever; so are files larger than `MAX_FILE_BYTES`.
+    block forever. Files larger than `MAX_FILE_BYTES` are refused too.
     """
 
     def __init__(self, root: str | os.PathLike[str]) -> None:
         self._root = Path(root).absolute()
 
     def locate(self, item_id: str) -> Path:
-        """Return the absolute path of an item's file, whether or not it is there."""
+        """Return the absolute path of an item's file, whether or not the file exists."""
         return Path(self._root, item_id)
 
     def stat(self, item_id: str) -> FileStat:
         """Return size and time without reading the file.
 
         Raises:
-            OSError: If there is no such regular file, or it is too large.
+            OSError: If it is not a regular file, does not exist or is too large.
         """
         path = Path(self._root, item_id)
         try:
             info = path.stat()
-        except ValueError as error:  # a NUL, or characters that this file system cannot spell
+        except ValueError as error:  # a NUL, or characters that this file system does not allow
             raise OSError(errno.EINVAL, str(error), str(path)) from error
         if not stat.S_ISREG(info.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -56,15 +50,15 @@ class FolderReader:
         """Return the bytes of the file.
 
         Raises:
-            OSError: If there is no such regular file, or it cannot be read.
+            OSError: If it is not a regular file, is too large or cannot be read.
         """
         self.stat(item_id)
         with os.fdopen(os.open(Path(self._root, item_id), _READ_AT_ONCE), "rb") as file:
             info = os.fstat(file.fileno())
-            if not stat.S_ISREG(info.st_mode):  # what was a file has become a pipe
+            if not stat.S_ISREG(info.st_mode):  # a pipe has replaced the file
                 raise OSError(errno.EINVAL, "not a regular file", item_id)
             data = file.read(info.st_size + 1)
-            if len(data) > info.st_size:  # it is growing
+            if len(data) > info.st_size:  # the file is growing
                 data += file.read(MAX_FILE_BYTES)
         if len(data) > MAX_FILE_BYTES:
             raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES:,} bytes", item_id)
@@ -72,9 +66,9 @@ class FolderReader:
 
 
 def read_folder(source: str | os.PathLike[str]) -> Manifest:
-    """List the images of a folder, with the classes and splits that its folders name.
+    """List the images of a folder; its folders name their classes and splits.
 
-    Links are followed; a folder that is reached twice, as in a loop, is listed once.
+    Links are followed. A folder that is reached twice, as in a loop, is listed once.
 
     Args:
         source: A folder of class folders, of split folders (`train`, `val`, `test`)
@@ -84,7 +78,7 @@ def read_folder(source: str | os.PathLike[str]) -> Manifest:
         The manifest; ids are relative to the folder.
 
     Raises:
-        SourceError: If it is no folder, cannot be listed or holds no images.
+        SourceError: If it is not a folder, cannot be listed or holds no images.
     """
     walk = _Walk(source)
     if not walk.files:
@@ -98,7 +92,7 @@ def read_folder(source: str | os.PathLike[str]) -> Manifest:
 
 
 def list_folder(source: str | os.PathLike[str]) -> list[str]:
-    """List the images anywhere in a folder, relative to it, whatever its folders are called.
+    """List the images anywhere in a folder, relative to it; the names of folders do not matter.
 
     Raises:
         SourceError: If it cannot be listed.
@@ -107,13 +101,13 @@ def list_folder(source: str | os.PathLike[str]) -> list[str]:
 
 
 class _Walk:
-    """Lists the files below a folder; the real folders first, then what links add to them."""
+    """The files below a folder: first those of real folders, then those that only links reach."""
 
     def __init__(self, source: str | os.PathLike[str]) -> None:
         self.files: list[str] = []
         self.junk: Counter[str] = Counter()
         self._source = Path(source)
-        # A link to a folder above the root would bring in everything around it.
+        # A link to a folder above the root would add everything next to the root.
         self._seen = {_identify(parent) for parent in self._source.resolve().parents}
         self._folders = [""]
         self._links: list[str] = []
@@ -133,12 +127,12 @@ class _Walk:
             self._seen.add(identity)
             with os.scandir(path) as entries:
                 for entry in entries:
-                    self._sort_out(entry, prefix)
+                    self._add(entry, prefix)
         except OSError as error:
-            msg = f"the folder {str(path)!r} cannot be listed: {error.strerror}; check its permissions, or move it away"
+            msg = f"the folder {str(path)!r} cannot be listed: {error.strerror}; check its permissions or move it away"
             raise SourceError(msg) from error
 
-    def _sort_out(self, entry: os.DirEntry[str], prefix: str) -> None:
+    def _add(self, entry: os.DirEntry[str], prefix: str) -> None:
         try:
             is_folder, is_file = entry.is_dir(), entry.is_file()
         except OSError:  # a link to itself

@@ -1,17 +1,16 @@
-"""What the names of files mean: junk or image, split and class.
+"""The meaning of folders' names: split, class or junk.
 
-Folders and archives share this, so that an archive gives the items of the folder
+Folders and archives share these rules, so an archive has the same items as the folder
 that it was made from.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 
 from featx.errors import SourceError
 from featx.items.manifest import Item
 from featx.wording import to_text
 
-#: What people call a split, and what it is called here.
+#: Common names of splits, and what each is called here.
 SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -25,7 +24,7 @@ SPLIT_NAMES = {
     "holdout": "test",
 }
 
-#: Names that operating systems and file servers leave behind; some hold thumbnails.
+#: Names of files and folders that operating systems and file servers create; some hold thumbnails.
 SYSTEM_NAMES = frozenset(
     {
         ".ds_store",
@@ -39,38 +38,18 @@ SYSTEM_NAMES = frozenset(
     }
 )
 
-# Files called so are items whatever they hold: a broken one shall be quarantined, not overlooked.
-_IMAGE_NAME = re.compile(
-    r".*\.(jpe?g|jpe|jfif|png|gif|bmp|tiff?|webp|avif|jp2|j2k|hei[cf]|ppm|pgm|pbm|pnm|ico)", re.IGNORECASE | re.DOTALL
-)
-
-#: How many bytes `looks_like_image` needs.
-HEAD_BYTES = 16
-
-NO_IMAGES = "files that are no images"
-
-_SIGNATURES = (
-    b"\xff\xd8\xff",  # JPEG
-    b"\x89PNG\r\n\x1a\n",
-    b"GIF87a",
-    b"GIF89a",
-    b"II*\0",  # TIFF, little endian
-    b"MM\0*",  # TIFF, big endian
-    b"\0\0\0\x0cjP  \r\n\x87\n",  # JPEG 2000 file
-    b"\xff\x4f\xff\x51",  # JPEG 2000 codestream
-)
-_BRANDS = (b"avif", b"avis", b"heic", b"heix", b"hevc", b"mif1", b"msf1")
+NO_IMAGES = "files that are not images"
 
 
 def find_junk_reason(name: str, *, is_folder: bool) -> str:
-    """Say why a file or folder of this name is left out.
+    """Return why a file or folder of this name is left out.
 
     Args:
         name: The last part of its path.
         is_folder: Whether it is a folder.
 
     Returns:
-        The reason, in the plural, as the manifest counts it; empty to keep it.
+        The reason, in the plural, under which the manifest counts it; empty to keep it.
     """
     kind = "folders" if is_folder else "files"
     if name.casefold() in SYSTEM_NAMES:
@@ -78,41 +57,23 @@ def find_junk_reason(name: str, *, is_folder: bool) -> str:
     return f"hidden {kind}" if name.startswith(".") else ""
 
 
-def has_image_suffix(name: str) -> bool:
-    """Tell whether a file's name ends as an image's does, in any case."""
-    return _IMAGE_NAME.fullmatch(name) is not None
-
-
-def looks_like_image(head: bytes) -> bool:
-    """Tell an image by its first `HEAD_BYTES` bytes, for files whose name does not say."""
-    return (
-        head.startswith(_SIGNATURES)
-        or (head[:4] == b"RIFF" and head[8:12] == b"WEBP")
-        or (head[4:8] == b"ftyp" and head[8:12] in _BRANDS)
-        # Two letters are a weak sign; a bitmap has four zero bytes further on.
-        or (head[:2] == b"BM" and head[6:10] == b"\0\0\0\0")
-        # Likewise a netpbm file: a digit or a comment follows.
-        or (head[:1] == b"P" and head[1:2] in b"123456" and head[2:3].isspace() and head[3:4] in b"#0123456789")
-    )
-
-
 def arrange_items(ids: Iterable[str], source: str) -> tuple[Item, ...]:
-    """Give each file its split and its class from the folders it lies in.
+    """Find the split and the class of each file from the folders that it lies in.
 
-    A source whose folders are all called like splits is `split/class/...`, any
-    other is `class/...`; deeper folders mean nothing. Files beside the class
-    folders have no class. The order is that of the code points of the ids, which
+    If all top folders are named like splits, the layout is `split/class/...`, and
+    otherwise `class/...`. Deeper folders have no meaning. Files outside the class
+    folders have no class. Items are ordered by the code points of their ids, which
     for UTF-8 is the order of their bytes.
 
     Args:
         ids: Paths of the images, relative to the root, posix.
-        source: What the user named, for messages.
+        source: The source's name, for messages.
 
     Returns:
         The items, ordered.
 
     Raises:
-        SourceError: If folders of splits lie beside other folders of images.
+        SourceError: If there are both split folders and other folders of images.
     """
     ordered = sorted(ids)
     depth = 1 if _has_split_folders(ordered, source) else 0
@@ -131,29 +92,29 @@ def _has_split_folders(ids: Sequence[str], source: str) -> bool:
     others = sorted(tops - named)
     if not others:
         return bool(named)
-    # One such name may be a class (trains among vehicles); two that hold folders are no classes.
+    # One such name may be a class (trains among vehicles); two that contain folders are not classes.
     deep = named & {item_id.partition("/")[0] for item_id in ids if item_id.count("/") > 1}
     if len({SPLIT_NAMES[top.casefold()] for top in deep}) > 1:
         msg = (
-            f"{source!r} has folders of splits ({', '.join(sorted(deep))}) beside others with images "
-            f"({', '.join(map(repr, others[:5]))}); move those away"
+            f"{source!r} has split folders ({', '.join(sorted(deep))}) and other folders with images "
+            f"({', '.join(map(repr, others[:5]))}); move the others elsewhere"
         )
         raise SourceError(msg)
     return False
 
 
 def find_wrapper(ids: Iterable[str]) -> str:
-    """Find the single folders that an archive is wrapped in.
+    """Find the folders that an archive's content is wrapped in.
 
-    The first is always taken for a wrapper, unless it is called like a split;
-    further ones only while they hold nothing but folders, so that a class folder
-    that is alone in there stays one.
+    A single top folder is always a wrapper, unless it is named like a split. A single
+    folder inside it is a wrapper only if it holds nothing but folders, so that the only
+    class folder of an archive stays a class.
 
     Args:
         ids: Paths of the images in the archive, posix.
 
     Returns:
-        The prefix to remove, ending in `/`; empty if there is none.
+        The prefix to remove, ending in `/`; empty if there is no wrapper.
     """
     rest, prefix = list(ids), ""
     while len(tops := {name.partition("/")[0] if "/" in name else "" for name in rest}) == 1:

@@ -1,21 +1,34 @@
 """The manifest: which items there are, in which order, and how to read them."""
 
+import os
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Iterable, Mapping
+from dataclasses import astuple, dataclass, field
+from html import escape
+from typing import TYPE_CHECKING, Any, Protocol
 
-from featx.wording import to_text
+from featx.wording import to_printable, to_text
 
-#: The names a split may have; the empty string means that the source gives none.
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from featx.items.tables import Columns
+
+#: The names that a split may have; an item of a source without splits has the empty string.
 SPLITS = ("train", "val", "test")
 
 #: The largest file that is read: four times the pixels of the largest photographs, uncompressed.
-#: What is larger is no picture but a mistake or an attack, and would fill the memory.
+#: A larger one is a mistake or an attack, and would fill the memory.
 MAX_FILE_BYTES = 512 * 2**20
 
 #: How many classes a description names before it only counts them.
 _NAMED_CLASSES = 12
+
+#: How many items a notebook shows.
+_SHOWN_ITEMS = 5
+
+#: Columns of `Manifest.to_frame`, and of the tables that `featx split` writes.
+COLUMNS = ("path", "label", "split", "group")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +37,9 @@ class Item:
 
     Attributes:
         id: Path relative to the source root, posix, as the file system spells it
-            (bytes that are no UTF-8 are kept as surrogate escapes).
+            (bytes that are not UTF-8 are kept as surrogate escapes).
         label: Name of its class, always valid Unicode; empty if it has none.
-        split: One of `SPLITS`; empty if the source gives none.
+        split: One of `SPLITS`; empty if it has none.
         group: Items of one group stay together in every split; empty if it has none.
     """
 
@@ -63,10 +76,10 @@ class Manifest:
     Attributes:
         items: The items, in a stable order; ids are unique.
         reader: Reads their bytes.
-        source: What the user named: a folder, table or archive.
+        source: The folder, table or archive that the user named.
         junk: Why files were left out, and how many for each reason.
-        reading: Arguments beyond the defaults with which `read_source` gives the same manifest; values that JSON
-            can hold.
+        reading: Arguments other than the defaults with which `read_source` returns the same manifest; values that
+            JSON can hold.
     """
 
     items: tuple[Item, ...]
@@ -82,13 +95,13 @@ class Manifest:
         """Count the items of each class, classes sorted by name; unlabelled items are not counted.
 
         Args:
-            split: Count the items of this split alone; None counts all.
+            split: The only split to count; None for all items.
         """
         chosen = (item for item in self.items if split is None or item.split == split)
         return dict(sorted(Counter(item.label for item in chosen if item.label).items()))
 
     def count_splits(self) -> dict[str, int]:
-        """Count the items of each split that the source gives, in the order of `SPLITS`."""
+        """Count the items of each split that has any, in the order of `SPLITS`."""
         counts = Counter(item.split for item in self.items)
         return {split: counts[split] for split in SPLITS if counts[split]}
 
@@ -97,11 +110,11 @@ class Manifest:
         return len({item.group for item in self.items if item.group})
 
     def find_untrained_classes(self, split: str) -> list[str]:
-        """Name the classes of a split that the training split lacks, sorted; a head cannot know them."""
+        """Return the classes of a split that the training split lacks, sorted; a head cannot predict them."""
         return sorted(set(self.count_classes(split)) - set(self.count_classes("train")))
 
     def describe(self) -> list[str]:
-        """Say what was understood, a line each: items, classes, splits, groups and what was left out."""
+        """Describe what was found, one line each: items, classes, splits, groups and what was left out."""
         classes, splits = self.count_classes(), self.count_splits()
         unlabelled = len(self) - sum(classes.values())
         lines = [
@@ -126,6 +139,67 @@ class Manifest:
             lines.append(f"left out: {list_junk(self.junk)}")
         return lines
 
+    def to_frame(self) -> "pd.DataFrame":
+        """Return the items as a DataFrame of text with the columns `path`, `label`, `split` and `group`.
+
+        Ids that are not UTF-8 keep their surrogate escapes, which pandas can hold only as objects.
+        """
+        import pandas as pd
+
+        return pd.DataFrame([astuple(item) for item in self.items], columns=list(COLUMNS), dtype=object)
+
+    @classmethod
+    def from_frame(
+        cls, frame: "pd.DataFrame", *, root: str | os.PathLike[str] = ".", columns: "Columns | None" = None
+    ) -> "Manifest":
+        """List the images of a DataFrame, one row for each file, by the rules of `featx.read_table`.
+
+        What is embedded from a DataFrame cannot be read again later, for `featx repair` for example;
+        a table on disk can.
+
+        Args:
+            frame: Paths and, where there are any, classes, splits and groups. Missing values are empty.
+            root: Folder that the paths are relative to.
+            columns: Names of the columns, where they are not the usual ones.
+
+        Returns:
+            The manifest, in the order of the rows.
+
+        Raises:
+            SourceError: If a column is missing, there are no rows, a file is named twice with different
+                values, or none of the files exists.
+        """
+        from featx.items.tables import read_frame
+
+        return read_frame(frame, root=root, columns=columns)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: counts by class and split, and the first items."""
+        counts = Counter((item.label, item.split) for item in self.items)
+        splits = [*self.count_splits(), *([""] if any(not split for _, split in counts) else [])]
+        classes = self.count_classes()
+        labels = [*list(classes)[:_NAMED_CLASSES], *([""] if any(not label for label, _ in counts) else [])]
+        rows = [[counts[label, split] for split in splits] for label in labels]
+        head = [split or "none" for split in splits] if self.count_splits() else ["images"]
+        if len(head) > 1:
+            head, rows = [*head, "all"], [[*row, sum(row)] for row in rows]
+        n_more = len(classes) - _NAMED_CLASSES
+        return "".join(
+            [
+                "<div>",
+                _to_paragraph(self.describe()[0]),
+                _to_html_table(
+                    ["class", *head],
+                    ([label or "none", *map(str, row)] for label, row in zip(labels, rows, strict=True)),
+                ),
+                _to_paragraph(f"and {n_more:,} more classes" if n_more > 0 else ""),
+                _to_html_table(COLUMNS, (astuple(item) for item in self.items[:_SHOWN_ITEMS])),
+                _to_paragraph(f"the first {_SHOWN_ITEMS} items" if len(self) > _SHOWN_ITEMS else ""),
+                _to_paragraph(f"left out: {list_junk(self.junk)}" if self.junk else ""),
+                "</div>",
+            ]
+        )
+
 
 def list_junk(junk: Mapping[str, int]) -> str:
     """List what was left out, such as `hidden files (3), broken links (1)`."""
@@ -136,3 +210,15 @@ def _list_counts(counts: Mapping[str, int]) -> str:
     named = [f"{name} {count:,}" for name, count in list(counts.items())[:_NAMED_CLASSES]]
     more = len(counts) - len(named)
     return ", ".join(named) + (f" and {more:,} more" if more else "")
+
+
+def _to_paragraph(text: str) -> str:
+    return f"<p>{escape(to_printable(text))}</p>" if text else ""
+
+
+def _to_html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    def join(tag: str, cells: Iterable[str]) -> str:
+        return "".join(f"<{tag}>{escape(to_printable(cell))}</{tag}>" for cell in cells)
+
+    body = "".join(f"<tr>{join('td', row)}</tr>" for row in rows)
+    return f"<table><thead><tr>{join('th', head)}</tr></thead><tbody>{body}</tbody></table>"

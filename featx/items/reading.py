@@ -1,4 +1,4 @@
-"""Examining items ahead of the network: identity first, pixels only where they are needed."""
+"""Reading items ahead of the network: their identity first, and pixels only where they are needed."""
 
 import contextlib
 import errno
@@ -19,27 +19,27 @@ from featx.measuring import DECODE, READ, Timing
 from featx.prefetching import gather, prefetch
 from featx.specs import ImageSpec, ViewSpec
 
-#: Errors that tell what has become of a file: gone, a folder, a pipe, a link to itself, too large. All
-#: others (an unplugged disk, a network drive that hangs, missing rights) may be over with the next try.
+#: Errors of a file that is gone or has become a folder, a pipe, a link to itself or too large. All others
+#: (an unplugged disk, a network drive that hangs, missing permissions) may be gone at the next attempt.
 _LASTING = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.ENAMETOOLONG}
 )
 
-#: Items of which only size and time are looked at in one task.
-_LOOKED_AT_ONCE = 256
+#: Items in one task that only compares sizes and times.
+_COMPARED_AT_ONCE = 256
 
-#: Decoded pixels that wait for the network: enough for the largest batch, and no more than a network takes itself.
+#: Decoded pixels that may wait for the network: enough for the largest batch, and no more than a network needs itself.
 _AHEAD_BYTES = 64 << 20
 _MAX_AHEAD = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What a file held when it was read.
+    """The content of a file when it was read.
 
     Attributes:
-        sha256: Of its bytes, hexadecimal; the identity of its content.
-        stat: Its size and time then.
+        sha256: Digest of its bytes, hexadecimal; the identity of its content.
+        stat: Its size and time when it was read.
     """
 
     sha256: str
@@ -48,14 +48,14 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """One item, read.
+    """One item that was read.
 
     Attributes:
         item: The item.
         stamp: Its identity; None if the file could not be read.
-        image: Its pixels, with all its views where there are any; None if they are not needed or cannot be had.
-        reason: Why they cannot be had; empty if they can, or are not needed.
-        is_momentary: Whether the file may be there, unchanged, and could only not be read this time.
+        image: Its pixels, with all its views if there are any; None if they are not needed or not available.
+        reason: Why the file cannot be read or decoded; empty if it can, or if its pixels are not needed.
+        is_momentary: Whether the file may still exist unchanged, and only this attempt to read it failed.
     """
 
     item: Item
@@ -75,22 +75,22 @@ def examine(
     timing: Timing,
     views: Sequence[ViewSpec] = (),
 ) -> Generator[Examined]:
-    """Examine every item in threads, in the manifest's order, a bounded number ahead.
+    """Read and decode every item in threads, in the manifest's order, a bounded number ahead.
 
     Args:
         manifest: The items and the reader of their files.
         spec: How to decode.
-        known: sha256 of content that needs no pixels; None if every item needs them.
-        stamps: By item id: what the file held when its size and time were last seen; a
-            file with the same size and time is not read again.
-        workers: Threads.
-        timing: What their time is added to.
-        views: What is made of each image, in the same threads: of each view that the first gives, the views that
-            the next gives. The pixels of an item are then `(n_views, height, width, 3)`, the image itself first.
+        known: sha256 of content whose pixels are not needed; None if every item needs them.
+        stamps: Content of files when they were last read, by item id. A file with the same
+            size and time is not read again.
+        workers: Number of threads.
+        timing: Collects the time that the threads spend.
+        views: Views to make of each image, in the same threads; each spec is applied to all views of the one
+            before. The pixels of an item are then `(n_views, height, width, 3)`, the image itself first.
 
     Yields:
-        One `Examined` per item. Unless `known` is None, the same bytes under several names
-        are decoded once: only the first of them brings an image, or a reason.
+        One `Examined` for each item. Unless `known` is None, the same bytes under several names
+        are decoded once: only the first of them has an image, or a reason.
     """
     claimed: set[str] = set()
     lock = threading.Lock()
@@ -122,19 +122,19 @@ def examine(
         return part if isinstance(part, list) else [examine_one(part)]
 
     ahead = limit_ahead(spec, workers, count_views(views))
-    parts = _part(manifest, stamps, workers, timing) if stamps else manifest.items
+    parts = _separate(manifest, stamps, workers, timing) if stamps else manifest.items
     with contextlib.closing(prefetch(examine_part, parts, workers=workers, ahead=ahead)) as found:
         for examined in found:
             yield from examined
 
 
 def count_views(views: Sequence[ViewSpec]) -> int:
-    """Count the images that views make of one, itself among them."""
+    """Count the images that views make of one image, including itself."""
     return math.prod(1 + spec.count for spec in views)
 
 
 def expand_views(pixels: NDArray[np.uint8], views: Sequence[ViewSpec], sha256: str) -> NDArray[np.uint8]:
-    """Make the views of an image, and of each of these the next views: uint8 `(n_views, height, width, 3)`."""
+    """Make the views of an image, and of each of those the next views: uint8 `(n_views, height, width, 3)`."""
     images = pixels[None]
     for spec in views:
         images = np.concatenate([make_views(image, spec, sha256) for image in images])
@@ -150,21 +150,21 @@ def limit_ahead(spec: ImageSpec, workers: int, views: int = 1) -> int:
 
     Args:
         spec: The size of an image.
-        workers: Threads.
-        views: Images that are made of each.
+        workers: Number of threads.
+        views: Images that are made of each item.
     """
     return max(workers + 1, min(_MAX_AHEAD, _AHEAD_BYTES // (3 * spec.height * spec.width * views)))
 
 
-def _part(
+def _separate(
     manifest: Manifest, stamps: Mapping[str, Stamp], workers: int, timing: Timing
 ) -> Iterator[Item | list[Examined]]:
-    """Part the items into those that must be read, one by one, and runs of those that are as their stamps say.
+    """Separate items that must be read, one by one, from runs of items that are unchanged since their stamps.
 
-    A task for each of 100,000 unchanged items took three times as long as looking at them.
+    One task for each of 100,000 unchanged items took three times as long as comparing their sizes and times.
     """
 
-    def look(items: list[Item]) -> list[Item | list[Examined]]:
+    def compare(items: list[Item]) -> list[Item | list[Examined]]:
         parts: list[Item | list[Examined]] = []
         for item in items:
             stamp = stamps.get(item.id)
@@ -176,12 +176,12 @@ def _part(
                 parts.append([Examined(item, stamp)])
         return parts
 
-    def look_timed(items: list[Item]) -> list[Item | list[Examined]]:
+    def compare_timed(items: list[Item]) -> list[Item | list[Examined]]:
         with timing.measure(READ):
-            return look(items)
+            return compare(items)
 
-    chunks = gather(manifest.items, _LOOKED_AT_ONCE)
-    with contextlib.closing(prefetch(look_timed, chunks, workers=workers, ahead=2 * workers)) as found:
+    chunks = gather(manifest.items, _COMPARED_AT_ONCE)
+    with contextlib.closing(prefetch(compare_timed, chunks, workers=workers, ahead=2 * workers)) as found:
         for parts in found:
             yield from parts
 
@@ -189,7 +189,7 @@ def _part(
 def _is_unchanged(manifest: Manifest, name: str, stamp: Stamp) -> bool:
     try:
         return manifest.reader.stat(name) == stamp.stat
-    except OSError:  # whoever reads it will say so
+    except OSError:  # reading it will report why
         return False
 
 
@@ -201,5 +201,5 @@ def read_stamped(manifest: Manifest, name: str) -> tuple[Stamp, bytes]:
 
 
 def describe_failure(error: OSError) -> str:
-    """Say as a reason for quarantine why a file cannot be read."""
+    """Return why a file cannot be read, as a reason for its quarantine."""
     return f"cannot be read: {error.strerror or error}"

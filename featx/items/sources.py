@@ -1,4 +1,4 @@
-"""What a user names as the source of images, whatever it is."""
+"""Sources of images of every kind: folders, tables and archives."""
 
 import os
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any
 from featx.errors import SourceError, UsageError
 from featx.items.archives import read_archive
 from featx.items.folders import read_folder
-from featx.items.layouts import has_image_suffix
+from featx.items.formats import has_image_suffix
 from featx.items.manifest import Manifest
 from featx.items.tables import Columns, read_table
 
@@ -26,7 +26,7 @@ def read_source(
 
     Args:
         source: A folder (`read_folder`), a CSV, TSV or Parquet file (`read_table`), or
-            a zip or tar file (`read_archive`); told apart by its name.
+            a zip or tar file (`read_archive`). Its name decides which.
         root: For a table: the folder that its paths are relative to.
         columns: For a table: the names of its columns.
 
@@ -34,44 +34,47 @@ def read_source(
         The manifest.
 
     Raises:
-        SourceError: If there is no such source, or it cannot be read as one.
-        UsageError: If `root` or `columns` is given for what is no table.
+        SourceError: If the source does not exist, or cannot be read.
+        UsageError: If `root` or `columns` is given and the source is not a table.
     """
     path, name = Path(source), os.fspath(source)
     if not path.exists():
-        msg = f"there is no {name!r}; name a folder, a table or an archive of images"
+        msg = f"{name!r} does not exist; name a folder, a table or an archive of images"
         raise SourceError(msg)
     is_table = path.is_file() and name.lower().endswith(TABLE_SUFFIXES)
     if is_table:
         return read_table(source, root=root, columns=columns)
     if root is not None or (columns or Columns()) != Columns():
-        msg = f"a root and names of columns are for tables, and {name!r} is none; leave them out"
+        msg = f"{name!r} is not a table; leave out the root and the names of columns, which are for tables only"
         raise UsageError(msg)
     if path.is_dir():
         return read_folder(source)
     if path.is_file() and name.lower().endswith(ARCHIVE_SUFFIXES):
         return read_archive(source)
     if has_image_suffix(name):
-        msg = f"{name!r} is a single image; name the folder that holds it, or predict it with a bundle"
+        msg = f"{name!r} is a single image; name its folder, or use `featx predict` with a bundle"
         raise SourceError(msg)
     msg = f"{name!r} is neither a folder nor one of {', '.join(TABLE_SUFFIXES + ARCHIVE_SUFFIXES)}; name one of these"
     raise SourceError(msg)
 
 
 def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -> Manifest:
-    """Read a source as it was read before.
+    """Read a source with the arguments of an earlier reading.
 
     Args:
-        source: What was read.
-        reading: `Manifest.reading` of then.
-        columns: Names of columns, by role, that take the place of those of then.
+        source: The source, as `Manifest.source` named it.
+        reading: `Manifest.reading` of the earlier reading.
+        columns: Names of columns, by role, that replace the earlier ones.
 
     Raises:
-        SourceError: If the source is gone, or can no longer be read as it was.
+        SourceError: If the source is gone, or can no longer be read in this way.
     """
+    if reading.get("frame"):
+        msg = "the items came from a DataFrame, which is not kept; write it with to_csv, and embed that table"
+        raise SourceError(msg)
     try:
         named = Columns(**{**reading.get("columns", {}), **columns})
     except TypeError as error:
-        msg = f"how {source!r} was read is not known: {error}; embed it again"
+        msg = f"the record of how {source!r} was read is not valid: {error}; embed it again"
         raise SourceError(msg) from error
     return read_source(source, root=reading.get("root"), columns=named)

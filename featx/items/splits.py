@@ -1,7 +1,7 @@
-"""Hold-out and folds: stratified, and never with one part of what belongs together on each side.
+"""Hold-out and folds: stratified, and never with items that belong together on both sides.
 
-Items that share bytes or a group form a unit, and units are what is split. All choices
-are made by hashes of the units' own names, so the order of the items does not matter.
+Items that share bytes or a group form a unit, and whole units are assigned to a side. Hashes of
+the units' names make all choices, so the order of the items does not matter.
 """
 
 import hashlib
@@ -19,28 +19,28 @@ from featx.errors import DataError, FeatxError, UsageError
 from featx.items.manifest import SPLITS
 from featx.items.sources import read_source_again
 
-#: Fold of items that are never held out, as scikit-learn's PredefinedSplit has it.
+#: Fold of items that are never held out, as in scikit-learn's PredefinedSplit.
 ALWAYS_TRAINED = -1
 
 _NAMED_CLASSES = 5
 
-#: What is done with the items of a split, in notes.
+#: How notes describe the use of a split's items.
 _USES = {"val": "validated on", "test": "tested"}
 
-#: What units are tied by: (False, group) or (True, sha256), so that groups come first in order.
+#: What ties items into units: (False, group) or (True, sha256), so that groups sort first.
 _Node = tuple[bool, str]
 
-#: How many items of each class a unit holds.
+#: Number of items of each class in a unit.
 _Content = dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class HoldOut:
-    """Which items are held out.
+    """The items that are held out.
 
     Attributes:
         test: bool (n_items,), True for the items of the test split.
-        notes: Sentences about the classes that the hash alone would not have split.
+        notes: Sentences about the classes that the hash alone would have left on one side.
     """
 
     test: npt.NDArray[np.bool_]
@@ -48,7 +48,7 @@ class HoldOut:
 
 
 def find_units(keys: Sequence[str], groups: Sequence[str]) -> tuple[npt.NDArray[np.intp], list[str]]:
-    """Find what must stay together: items that share bytes or a group, directly or in a chain.
+    """Find the items that must stay together: those that share bytes or a group, directly or in a chain.
 
     Args:
         keys: sha256 of each item's bytes, in hexadecimal.
@@ -68,7 +68,7 @@ def find_units(keys: Sequence[str], groups: Sequence[str]) -> tuple[npt.NDArray[
 
     for key, group in zip(keys, groups, strict=True):
         if group:
-            # The smaller becomes the root, hence the root of a unit is its name.
+            # The smaller one becomes the root, so the root of a unit is its name.
             first, second = sorted((find_root((False, group)), find_root((True, key))))
             parents[second] = first
     roots = [find_root((True, key)) for key in keys]
@@ -88,24 +88,24 @@ def hold_out(
     """Hold items out for the test, so that adding images later moves none of the old ones.
 
     A unit is in the test if the sha256 of `seed:name`, as a fraction of 1, is below
-    `test_size`. A class with two units or more that would be missing on one side gets
-    the one moved there that is hashed nearest; it may move back when images are added,
-    therefore a note names the class. A class of one unit stays in training. New images
-    that tie two units together can move these.
+    `test_size`. If a class with two or more units would be missing on one side, its unit
+    with the nearest hash is moved there. That unit may move back when images are added,
+    so a note names the class. A class of one unit stays in training. New images that tie
+    two units together can move these units.
 
     Args:
         keys: sha256 of each item's bytes, in hexadecimal.
         labels: Class of each item.
         groups: Group of each item; empty for none.
         test_size: Expected fraction of the units in the test, above 0 and below 1.
-        seed: Another seed gives another test.
-        split: What the notes call it, `test` or `val`.
+        seed: Each seed gives a different test.
+        split: Its name in the notes, `test` or `val`.
 
     Returns:
         The items held out, and notes for the user.
 
     Raises:
-        UsageError: If `test_size` is no fraction.
+        UsageError: If `test_size` is not a fraction.
     """
     if not 0 < test_size < 1:
         msg = f"the test size is {test_size}; it must be a fraction above 0 and below 1, such as 0.2"
@@ -123,7 +123,7 @@ def hold_out(
         _note(single, f"has a single image or group, which is trained on and not {use}"),
         _note(to_training, f"had no image for training; one image or group was moved there from {where}", single),
         _note(to_test, f"had no image in {where}; one image or group was moved there from training"),
-        _note(untested, f"is not {use}, because other classes need its groups in training", single),
+        _note(untested, f"is not {use}, because other classes need its groups for training", single),
     )
     return HoldOut(np.array(sides.in_test, bool)[units], tuple(note for note in notes if note))
 
@@ -139,9 +139,9 @@ def draw_splits(
 ) -> tuple[list[str], tuple[str, ...]]:
     """Draw train, val and test; the test is that of `hold_out`.
 
-    The hash that puts a unit into the test if it is below `test_size` puts it into val if
-    it is below `test_size + val_size` and the unit is not in the test. So val is that part
-    of all units, the test does not depend on it, and added images move neither.
+    A unit is in the test if its hash is below `test_size`, and otherwise in val if its hash
+    is below `test_size + val_size`. So val is the fraction `val_size` of all units, the test
+    does not depend on val, and added images change neither.
 
     Args:
         keys: sha256 of each item's bytes, in hexadecimal.
@@ -149,13 +149,13 @@ def draw_splits(
         groups: Group of each item; empty for none.
         val_size: Expected fraction of the units in val; 0 draws none.
         test_size: Expected fraction of the units in the test; 0 draws none.
-        seed: Another seed gives other splits.
+        seed: Each seed gives different splits.
 
     Returns:
         The split of each item, and notes for the user.
 
     Raises:
-        UsageError: If the sizes are no fractions, or leave nothing to train on.
+        UsageError: If a size is not a fraction, or nothing is left to train on.
     """
     splits = ["train"] * len(keys)
     notes: tuple[str, ...] = ()
@@ -174,19 +174,19 @@ def draw_splits(
 def assign_folds(
     keys: Sequence[str], labels: Sequence[str], groups: Sequence[str], *, folds: int, seed: int = 0
 ) -> npt.NDArray[np.intp]:
-    """Deal the items to folds that hold about the same number of each class.
+    """Assign the items to folds that hold about the same number of each class.
 
-    The units are dealt, the largest first, each to the fold that has the least of its
-    classes (and of everything, where these are equal). It balances as scikit-learn's
-    StratifiedGroupKFold does, in a twentieth of the time for 40,000 items without groups.
-    A unit without which one of its classes could not be learnt is never held out.
+    Units are assigned one by one, the largest first, each to the fold that has the fewest
+    items of its classes (and the fewest of all, if these are equal). The folds are as balanced
+    as those of scikit-learn's StratifiedGroupKFold, in a twentieth of the time for 40,000 items
+    without groups. A unit without which one of its classes could not be trained on is never held out.
 
     Args:
         keys: sha256 of each item's bytes, in hexadecimal.
         labels: Class of each item.
         groups: Group of each item; empty for none.
         folds: Number of folds, at least 2.
-        seed: Another seed gives other folds.
+        seed: Each seed gives different folds.
 
     Returns:
         The fold in which each item is held out, intp (n_items,), 0 to `folds` - 1, or
@@ -197,7 +197,7 @@ def assign_folds(
         DataError: If no class has as many units as there are folds.
     """
     if folds <= 1:
-        msg = f"{folds} folds cannot be made; ask for 2 or more"
+        msg = f"cross-validation needs at least two folds; got {folds}: ask for 2 or more"
         raise UsageError(msg)
     units, names = find_units(keys, groups)
     contents = _count_contents(units, labels)
@@ -213,19 +213,19 @@ def assign_folds(
     dealt = np.array(_deal(contents, order, folds), np.intp)
     if len(set(dealt) - {ALWAYS_TRAINED}) < folds:
         rare = sorted(label for label in n_units if n_units[label] == 1)
-        msg = f"{folds} folds cannot be filled, because {_name(rare)} is in a single image or group; add images of it"
+        msg = f"{folds} folds cannot be filled, because {_name(rare)} has a single image or group; add images"
         raise DataError(msg)
     return dealt[units]
 
 
 def find_leaks(keys: Sequence[str], splits: Sequence[str]) -> npt.NDArray[np.bool_]:
-    """Find items whose bytes occur again in a later split, of train, val and test.
+    """Find items whose bytes occur again in a later split, in the order train, val, test.
 
-    Whatever is learnt or chosen on such items has seen the answer: leave them out.
+    A head that is trained or chosen on such items has seen the answers, so leave them out.
 
     Args:
         keys: sha256 of each item's bytes, in hexadecimal.
-        splits: Split of each item; items of no split are no leak.
+        splits: Split of each item; items without a split are not leaks.
 
     Returns:
         bool (n_items,), True for the items to leave out.
@@ -238,7 +238,7 @@ def find_leaks(keys: Sequence[str], splits: Sequence[str]) -> npt.NDArray[np.boo
 
 
 class _Sides:
-    """Which units are in the test, and how many of each class's are."""
+    """The units in the test, and how many of each class are there."""
 
     def __init__(self, contents: Sequence[_Content], places: Sequence[float], test_size: float) -> None:
         self.in_test = [place < test_size for place in places]
@@ -251,14 +251,14 @@ class _Sides:
                 self.n_test[label] += self.in_test[unit]
 
     def fill_training(self, label: str) -> bool:
-        """Give a class without training the highest of its units, and say whether it was needed."""
+        """Move the unit with the highest hash to training if the class has none there; return whether it moved."""
         if self._count_training(label):
             return False
         self._move(self.units[label][-1])
         return True
 
     def fill_test(self, label: str) -> bool:
-        """Give a class without test the lowest of its units that training can spare, and say whether it was done."""
+        """Move the lowest unit that training can spare to the test if the class has none; return whether it moved."""
         if self.n_test[label]:
             return False
         for unit in self.units[label]:
@@ -287,11 +287,11 @@ def _deal(contents: Sequence[_Content], order: Iterable[int], folds: int) -> lis
         content = sorted(contents[unit].items())
         for label, _ in content:
             n_left[label] -= 1
-        # The last unit of a class must not join all others in one fold: nothing would be left to learn it from.
+        # The last unit of a class must not join all others in one fold: nothing of it would be left to train on.
         last = [label for label, _ in content if not n_left[label]]
         allowed = [fold for fold in range(folds) if all(homes[label] - {fold} for label in last)]
-        # Adding n items to a fold that has x of the N of a class raises the imbalance, the sum
-        # over folds and classes of x^2 / N, by (2 n x + n^2) / N, of which only n x / N differs between folds.
+        # Adding n items to a fold that has x of a class's N items raises the imbalance, the sum over
+        # folds and classes of x^2 / N, by (2 n x + n^2) / N. Only n x / N differs between folds.
         costs = [
             (sum([n * in_fold[label][fold] / n_items[label] for label, n in content]), sizes[fold], fold)
             for fold in allowed
@@ -325,7 +325,7 @@ def _sum_contents(contents: Sequence[_Content]) -> tuple[dict[str, int], dict[st
 
 
 def _place(name: str, seed: int) -> float:
-    """Hash a unit's name to a fraction in [0, 1), to the 53 bits that a float holds."""
+    """Hash a unit's name to a fraction in [0, 1), with the 53 bits that a float holds."""
     digest = hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
 
@@ -351,14 +351,14 @@ def find_groups(ids: Sequence[str], group: str, source: str, reading: Mapping[st
         ids: The items.
         group: `folder` for the folder of each item, a column of the table that was read,
             or a regular expression with one group, searched in each id.
-        source: What was read.
-        reading: `Manifest.reading` of then.
+        source: The source that was read.
+        reading: Its `Manifest.reading`.
 
     Returns:
         The group of each item; empty for none.
 
     Raises:
-        UsageError: If `group` is none of these, matches nothing, or the table lacks an item by now.
+        UsageError: If `group` is none of these, matches nothing, or the table no longer has an item.
     """
     if group == "folder":
         return [name.rpartition("/")[0] for name in ids]
@@ -369,25 +369,25 @@ def find_groups(ids: Sequence[str], group: str, source: str, reading: Mapping[st
     if pattern.groups == 1:
         groups = [(match[1] or "") if (match := pattern.search(name)) else "" for name in ids]
         if not any(groups):
-            msg = f"--group {group!r} matches no image; ids look like {ids[0]!r}"
+            msg = f"--group {group!r} matches no image; write an expression for paths such as {ids[0]!r}"
             raise UsageError(msg)
         return groups
     return _read_column(ids, group, source, reading)
 
 
 def describe_ungrouped(groups: Sequence[str], group: str) -> list[str]:
-    """Say how many items are in no group, where a user has asked for groups: a list of one sentence, or of none."""
+    """Return a list of one sentence if groups were asked for and items have none; else an empty list."""
     alone = sum(not name for name in groups)
     if not group or not alone:
         return []
-    return [f"{alone} of {len(groups)} items are in no group by {group!r}, and count as a group each"]
+    return [f"{alone} of {len(groups)} items are in no group by {group!r}; each of them counts as a group"]
 
 
 def _read_column(ids: Sequence[str], group: str, source: str, reading: Mapping[str, Any]) -> list[str]:
     if not Path(source).is_file():
         msg = (
-            f"{group!r} is no group: {source} is no table with that column; use folder, or a regular "
-            f"expression with one group, such as --group '(patient\\d+)'"
+            f"{group!r} is not a group: {source} is not a table with that column; use --group folder, or a "
+            f"regular expression with one group, such as --group '(patient\\d+)'"
         )
         raise UsageError(msg)
     try:
@@ -398,6 +398,6 @@ def _read_column(ids: Sequence[str], group: str, source: str, reading: Mapping[s
     groups = {item.id: item.group for item in items}
     missing = [name for name in ids if name not in groups]
     if missing:
-        msg = f"{source} no longer has {missing[0]}; embed it again with --group {group}, which computes nothing anew"
+        msg = f"{source} no longer has {missing[0]}; embed it again with --group {group}, which reuses the features"
         raise UsageError(msg)
     return [groups[name] for name in ids]

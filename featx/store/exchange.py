@@ -4,7 +4,6 @@ Each holds the same columns beside the features. Text is valid Unicode: a byte N
 is no UTF-8 is spelled `\udcNN`, as everywhere where names leave featx.
 """
 
-import contextlib
 import csv
 import io
 import json
@@ -20,12 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import StoreError, StoreFormatError, UsageError
-from featx.files import name_temporary, publish_file, sync_file
-from featx.options import Progress
+from featx.files import write_atomically
+from featx.reporting import Progress
 from featx.specs import DTYPES, EmbedSpec
-from featx.store.checking import count_on, refuse_damage
 from featx.store.feature_store import FeatureStore
 from featx.store.layout import ITEM_COLUMNS, TEXT, choose_block_rows
+from featx.store.verification import count_on, refuse_damage
 
 #: In this order. What is left out of `/items`, sizes and times of files, serves only to embed again.
 _COLUMNS = ("id", "label", "split", "group", "sha256", "width", "height")
@@ -103,18 +102,12 @@ def export_store(
         raise StoreError(msg)
     n_items = len(store)
     refuse_damage([store], count_on(progress, 0, 2 * n_items))
-    temporary = name_temporary(target)
     try:
-        with temporary.open("xb") as file:
+        with write_atomically(target) as temporary, temporary.open("xb") as file:
             write(file, store, _read_items(store), count_on(progress, n_items, 2 * n_items))
-        sync_file(temporary)
-        publish_file(temporary, target)
     except OSError as error:
         msg = f"{target} cannot be written: {error.strerror or error}; make room, or name another file"
         raise StoreError(msg) from error
-    finally:
-        with contextlib.suppress(OSError):  # what made the writing fail may do so here, and is reported already
-            temporary.unlink()
     return target
 
 

@@ -5,8 +5,9 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import h5py
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from featx.errors import StoreError, StoreFormatError
 from featx.golden import Golden
-from featx.options import Progress
+from featx.reporting import Progress
 from featx.specs import EmbedSpec
 from featx.store.layout import (
     ATTRIBUTES_SHA256,
@@ -37,6 +38,16 @@ from featx.store.layout import (
     read_text,
 )
 from featx.store.sealing import digest_golden, read_golden
+from featx.wording import to_printable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: The columns that identify an item and describe it come first, those that serve only to embed again last.
+_FRAME_COLUMNS = ("id", "label", "split", "group", "sha256", "width", "height", "bytes", "mtime_ns")
+
+#: Classes and splits that a notebook shows by name.
+_SHOWN_NAMES = 10
 
 #: What h5py, NumPy and Python raise on files whose bytes were changed at random.
 _DAMAGES = (
@@ -241,6 +252,56 @@ class FeatureStore:
         """The columns of `/items`, as they are on disk."""
         return self._items
 
+    @property
+    def items(self) -> "pd.DataFrame":
+        """The items as a new DataFrame: row `k` describes row `k` of `features`.
+
+        The columns are `id`, `label`, `split`, `group`, `sha256` (text), `width`, `height` (px),
+        `bytes` and `mtime_ns`. File names that are not UTF-8 keep their surrogate escapes, which
+        pandas can hold only as objects.
+        """
+        import pandas as pd
+
+        columns = {
+            name: self._items[name].astype(object) if ITEM_COLUMNS[name] == TEXT else self._items[name].copy()
+            for name in _FRAME_COLUMNS
+        }
+        return pd.DataFrame({name: pd.Series(values, dtype=values.dtype) for name, values in columns.items()})
+
+    def to_frame(self, *, features: bool = False) -> "pd.DataFrame":
+        """Return the items as a DataFrame, and the features on request.
+
+        Args:
+            features: Add the columns `f0`, `f1` and so on, as one block; all features are then in memory.
+
+        Example:
+            >>> import featx
+            >>> store = featx.FeatureStore("features/colour.h5")  # doctest: +SKIP
+            >>> store.to_frame(features=True).groupby("label")["f0"].mean()  # doctest: +SKIP
+        """
+        if not features:
+            return self.items
+        import pandas as pd
+
+        block = pd.DataFrame(np.array(self.features), columns=[f"f{number}" for number in range(self.dim)])
+        return pd.concat([self.items, block], axis=1)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: what the features are, and the counts by class and split."""
+        backbone = self.spec.backbone
+        rows = {
+            "items": f"{len(self):,}",
+            "features": f"{self.dim:,} of {self.spec.dtype}",
+            "backbone": f"{backbone.uri}, layer {backbone.layer}",
+            "classes": _list_counts(self.labels),
+            "splits": _list_counts(self.splits),
+            "quarantined": f"{len(self.quarantine):,}",
+        }
+        body = "".join(
+            f"<tr><th>{name}</th><td>{escape(to_printable(text))}</td></tr>" for name, text in rows.items() if text
+        )
+        return f"<table><caption>{escape(to_printable(str(self.path)))}</caption><tbody>{body}</tbody></table>"
+
     def find_damage(self, progress: Progress | None = None) -> list[Damage]:
         """Read everything and list what differs from its checksum, features in blocks of rows.
 
@@ -296,3 +357,11 @@ def _read_columns(group: h5py.Group, kinds: Mapping[str, str]) -> dict[str, NDAr
 
 def _decode_columns(columns: Mapping[str, NDArray[Any]], kinds: Mapping[str, str]) -> dict[str, NDArray[Any]]:
     return {name: decode_text(values) if kinds[name] == TEXT else values for name, values in columns.items()}
+
+
+def _list_counts(column: NDArray[np.str_]) -> str:
+    """List the distinct values of a column with their counts, without the empty one: `cat 12, dog 8`."""
+    names, counts = np.unique(column[column != ""], return_counts=True)
+    listed = [f"{name} {count:,}" for name, count in zip(names[:_SHOWN_NAMES], counts[:_SHOWN_NAMES], strict=True)]
+    more = len(names) - len(listed)
+    return ", ".join(listed) + (f" and {more:,} more" if more else "")

@@ -1,4 +1,4 @@
-"""Writing HDF5 files so that a full disk or a power cut leaves the old file, whole."""
+"""HDF5 files, written so that a full disk or a power cut leaves the old file whole."""
 
 import contextlib
 import io
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import h5py
 
-from featx.files import name_temporary, publish_file, say_failures, sync_file
+from featx.files import say_failures, write_atomically
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 class _Stream(io.FileIO):
     """A new file that keeps its first error for later.
 
-    HDF5 does not outlive a failed write: with its own driver, a full disk makes closing fail
-    as well, and ends the process in a segmentation fault (h5py 3.14). So it writes through
-    this, at the same speed, and is told of nothing.
+    HDF5 does not survive a failed write: with its own driver, a full disk makes closing fail
+    as well, and the process ends in a segmentation fault (h5py 3.14). So it writes through
+    this stream, at the same speed, and never sees the error.
     """
 
     def __init__(self, path: Path) -> None:
@@ -31,7 +31,7 @@ class _Stream(io.FileIO):
         size = len(rest)
         try:
             while rest and self.error is None:
-                rest = rest[super().write(rest) :]  # the last bytes before the disk is full, or 2 GiB at most
+                rest = rest[super().write(rest) :]  # a write may be short: just before the disk is full, or after 2 GiB
         except OSError as error:
             self.error = error
         return size
@@ -50,32 +50,23 @@ def write_file(path: Path, confirm: Callable[[], None]) -> Iterator[h5py.File]:
 
     Args:
         path: The file; an older one is replaced at the very end.
-        confirm: Is called when all is written, and raises if the file may not get its name any more.
+        confirm: Called when everything is written; raises if the file must not get its name.
 
     Raises:
-        StoreError: If it cannot be written; a file that had the name is left as it was.
+        StoreError: If the file cannot be written; an older one is left as it was.
     """
-    temporary = name_temporary(path)
-    with say_failures(path):
-        try:
-            with _Stream(temporary) as stream:
-                with _create(stream) as file:
-                    yield file
-                if stream.error:
-                    raise stream.error
-            sync_file(temporary)
-            confirm()
-            publish_file(temporary, path)
-        finally:
-            with contextlib.suppress(OSError):  # the next writer removes it
-                temporary.unlink(missing_ok=True)
+    with say_failures(path), write_atomically(path, confirm) as temporary, _Stream(temporary) as stream:
+        with _create(stream) as file:
+            yield file
+        if stream.error:
+            raise stream.error
 
 
 def _create(stream: _Stream) -> h5py.File:
-    """Start an HDF5 file of the oldest form whose own records carry checksums, and without the time of day.
+    """Create an HDF5 file in the oldest form whose own records carry checksums, and without timestamps.
 
     Damage to those records is then refused and not followed; every HDF5 since 1.8 (2008) reads it.
-    Without times, the same content gives the same bytes.
+    Without timestamps, the same content gives the same bytes.
     """
     access, creation = h5py.h5p.create(h5py.h5p.FILE_ACCESS), h5py.h5p.create(h5py.h5p.FILE_CREATE)
     access.set_fileobj_driver(h5py.h5fd.fileobj_driver, stream)
@@ -86,7 +77,7 @@ def _create(stream: _Stream) -> h5py.File:
 
 
 def create_group(file: h5py.File, name: str) -> h5py.Group:
-    """Create a group without the time of day."""
+    """Create a group without timestamps."""
     creation = h5py.h5p.create(h5py.h5p.GROUP_CREATE)
     creation.set_obj_track_times(False)
     return h5py.Group(h5py.h5g.create(file.id, name.encode(), gcpl=creation))

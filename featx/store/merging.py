@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from featx.errors import SpecMismatchError, StoreError, UsageError
 from featx.files import remove_leftovers
 from featx.golden import MAX_DRIFT, measure_drift
-from featx.options import Progress
+from featx.reporting import Progress
 from featx.specs import find_differences
 from featx.store import FeatureStore
-from featx.store.checking import describe_provenance, refuse_damage
 from featx.store.journal import name_journal
 from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS, Columns, add_seconds
 from featx.store.lock import StoreLock
 from featx.store.sealing import Provenance, Row, digest_golden, seal
+from featx.store.verification import describe_provenance, refuse_damage
 
 logger = logging.getLogger(__name__)
 

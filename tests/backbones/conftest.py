@@ -1,6 +1,6 @@
 from importlib.util import find_spec
 
-#: Where Keras is missing, as in `make newest`, these cannot even be imported; all others run.
+#: Without Keras, as in `make newest`, these files cannot be imported; all others run.
 collect_ignore = (
     []
     if find_spec("keras")

@@ -8,20 +8,20 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from contracts.backbone import BackboneContract
 from photos import check_rows, make_photos
 
 from featx.backbones import describe_layers, load_backbone
 from featx.backbones.applications import name_layers
 from featx.backbones.catalogue import APPLICATIONS
 from featx.errors import BackboneError, UnknownNameError
+from featx.testing import BackboneContract
 
 pytestmark = pytest.mark.keras
 
 SMALL = "mobilenet?alpha=0.25"
 
-# The smallest model of each family, and the smallest side that is quick; those of the Inceptions are Keras's minimum.
-# The first one is the first that the other process builds, so its names there are fresh beyond doubt.
+# The smallest model of each family, and a side that is quick to compute; for the Inceptions it is Keras's minimum.
+# The other process builds the first model first, so that its names there are certainly those of a fresh process.
 FAMILIES = {
     "inceptionv3": 75,
     "convnexttiny": 32,
@@ -38,7 +38,7 @@ FAMILIES = {
     "vgg16": 32,
     "xception": 71,
 }
-# Plain Keras in a process of its own, beside this one. Calling a network outside of a graph gives what `predict` gives.
+# Plain Keras in a process that runs in parallel to this one. Calling a network eagerly computes what `predict` does.
 REFERENCES = """
 import hashlib, random, sys
 from pathlib import Path
@@ -66,7 +66,7 @@ for path in map(Path, sys.argv[1:]):
 
 @pytest.fixture(scope="module")
 def references(tmp_path_factory):
-    """Start computing what Keras gives, and return how to wait for it."""
+    """Start computing Keras's results, and return a function that waits for them."""
     folder = tmp_path_factory.mktemp("references")
     for name, side in FAMILIES.items():
         np.save(folder / f"{name}.npy", make_photos(side))
@@ -95,7 +95,7 @@ def family(request):
     name, side = request.param, FAMILIES[request.param]
     images = make_photos(side)
     before = images.copy()
-    # Rewriting the graphs for speed takes a third of the time of these tests; those of the contract do it.
+    # Optimising the graphs takes a third of the time of these tests; the tests of the contract do it.
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
     backbone = load_backbone(name, weights="none", image_size=(side, side))
     features = backbone.embed(images)
@@ -103,7 +103,7 @@ def family(request):
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
 
 
-def test_a_family_gives_one_finite_vector_per_image_and_leaves_the_images(family):
+def test_a_family_returns_one_finite_vector_per_image_and_leaves_the_images_unchanged(family):
     (features,) = family.features
     assert features.dtype == np.float32
     assert features.shape == (3, APPLICATIONS[family.name].dim)
@@ -121,13 +121,13 @@ def test_a_family_preprocesses_and_computes_as_plain_keras(family, references):
     check_rows(family.features[0], references(family.name).features)
 
 
-def test_random_weights_and_names_are_those_of_another_process(family, references):
+def test_random_weights_and_names_are_the_same_in_another_process(family, references):
     reference = references(family.name)
     assert family.backbone.weights_digest == reference.digest
     assert [layer.name for layer in family.backbone.layers] == list(reference.names)
 
 
-def test_a_family_is_what_the_catalogue_says(family, references):
+def test_a_family_matches_the_catalogue(family, references):
     row = APPLICATIONS[family.name]
     assert sum(layer.parameters for layer in family.backbone.layers) == row.parameters
     assert references(family.name).parameters == row.parameters
@@ -146,7 +146,7 @@ def test_a_family_describes_itself(family):
 
 
 class TestSmallMobileNet(BackboneContract):
-    """Also the law that a network's own BatchNorm and Dropout do not mix the images of a batch."""
+    """Includes that a network's BatchNorm and Dropout do not mix the images of a batch."""
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -159,14 +159,14 @@ def small():
     return load_backbone(SMALL, weights="none", image_size=(32, 48))
 
 
-def test_the_size_is_that_of_the_weights_unless_another_is_asked_for(small):
+def test_the_default_size_is_that_of_the_weights(small):
     backbone = load_backbone(SMALL, weights="none")
     assert (backbone.height, backbone.width) == (224, 224)
     assert (small.height, small.width) == (32, 48)
     assert small.layers[0].output_shape == (32, 48, 3)
 
 
-def test_names_do_not_depend_on_what_was_built_before():
+def test_names_do_not_depend_on_models_built_before():
     first = load_backbone("mobilenetv2", weights="none", image_size=(32, 32))
     load_backbone("mobilenetv3small", weights="none", image_size=(32, 32))
     second = load_backbone("MobileNetV2", weights="none", image_size=(32, 32))
@@ -175,7 +175,7 @@ def test_names_do_not_depend_on_what_was_built_before():
     assert first.uri == second.uri == "mobilenetv2"
 
 
-def test_layers_are_named_as_in_a_fresh_process_though_some_have_names_and_some_are_not_used():
+def test_layers_are_named_as_in_a_fresh_process_even_if_some_have_names_or_are_unused():
     def build():
         pixels = keras.Input((8, 8, 3))
         x = keras.layers.Conv2D(2, 3)(pixels)
@@ -232,7 +232,7 @@ def test_arguments_reach_the_constructor_and_have_one_spelling(uri, canonical, d
     assert (backbone.uri, backbone.outputs[0].dim) == (canonical, dim)
 
 
-def test_truth_values_are_read_as_such():
+def test_booleans_are_read():
     kinds = {}
     for text in ("True", "false"):
         rows = describe_layers(f"mobilenetv3small?minimalistic={text}", image_size=(32, 32))
@@ -244,14 +244,14 @@ def test_truth_values_are_read_as_such():
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("vgg16?alpha=1", "vgg16 takes the arguments precision, not alpha"),
+        ("vgg16?alpha=1", "vgg16 takes the arguments precision; leave out alpha"),
         (
             "vgg16?precision=int8",
             "precision of vgg16 is .int8.; it must be one of float32, mixed_bfloat16, mixed_float16",
         ),
         (
             "mobilenet?width=2&alpha=1",
-            "mobilenet takes the arguments alpha, depth_multiplier, dropout, precision, not width",
+            "mobilenet takes the arguments alpha, depth_multiplier, dropout, precision; leave out width",
         ),
         ("mobilenet?include_top=true&weights=none", "not include_top, weights"),
         ("mobilenet?alpha=wide", "alpha of mobilenet is 'wide'; it must be a number, such as 1.0"),
@@ -265,7 +265,7 @@ def test_truth_values_are_read_as_such():
         ("mobilenet?alpha=nan", "mobilenet.alpha=nan cannot be built: "),
     ],
 )
-def test_arguments_that_do_not_fit_are_refused(uri, message):
+def test_invalid_arguments_are_refused(uri, message):
     with pytest.raises(BackboneError, match=message) as caught:
         load_backbone(uri, weights="none", image_size=(32, 32))
     assert "\n" not in str(caught.value)
@@ -277,7 +277,7 @@ def test_a_size_that_is_too_small_is_refused():
     assert "\n" not in str(caught.value)
 
 
-def test_random_weights_leave_the_random_numbers_of_others_alone():
+def test_random_weights_leave_the_random_state_unchanged():
     random.seed(5)
     before = random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002 - the state of others is the point
     load_backbone(SMALL, weights="none", image_size=(32, 32))

@@ -27,30 +27,30 @@ SIZES_PX = {
 }
 
 
-def test_every_model_has_the_size_that_it_was_trained_at():
+def test_every_model_has_its_training_size():
     assert {name: row.size_px for name, row in APPLICATIONS.items() if row.size_px != 224} == SIZES_PX
 
 
-def test_names_are_lower_case_and_sorted_as_users_read_them():
+def test_names_are_lower_case_and_sorted():
     assert all(name == row.attribute.lower() for name, row in APPLICATIONS.items())
     assert list(APPLICATIONS) == sorted(APPLICATIONS)
 
 
-def test_colour_is_what_the_catalogue_says():
+def test_colour_matches_the_catalogue():
     backbone = load_backbone("colour")
     row = BUILT_IN["colour"]
     assert (row.size_px, row.dim, row.parameters) == (backbone.height, backbone.outputs[0].dim, 0)
 
 
 @pytest.mark.keras
-def test_scattering_is_what_the_catalogue_says():
+def test_scattering_matches_the_catalogue():
     backbone = load_backbone("scattering")
     row = BUILT_IN["scattering"]
     assert (row.size_px, row.dim, row.parameters) == (backbone.height, backbone.outputs[0].dim, 0)
 
 
 @pytest.mark.keras
-def test_the_catalogue_lists_every_model_of_keras_where_it_is():
+def test_the_catalogue_lists_every_model_of_keras_in_its_module():
     from featx.backbones.applications import RESERVED
     from featx.frameworks import keras
 
@@ -60,6 +60,6 @@ def test_the_catalogue_lists_every_model_of_keras_where_it_is():
         constructor = getattr(keras.applications, row.attribute)
         assert constructor.__module__.rpartition(".")[2] == row.module
         assert callable(getattr(keras.applications, row.module).preprocess_input)
-        # Arguments are read as numbers and truth values, so there must be no others.
+        # Arguments are read as numbers and booleans, so there must be no other types.
         parameters = inspect.signature(constructor).parameters
         assert {type(p.default) for name, p in parameters.items() if name not in RESERVED} <= {bool, int, float}

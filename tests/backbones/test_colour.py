@@ -4,13 +4,13 @@ import sys
 
 import numpy as np
 import pytest
-from contracts.backbone import BackboneContract
 from hypothesis import given
 from hypothesis import strategies as st
 
 from featx.backbones.colour import load_colour
 from featx.backbones.protocol import BackboneRequest
 from featx.errors import BackboneError, UnknownNameError
+from featx.testing import BackboneContract
 
 
 class TestColour(BackboneContract):
@@ -50,13 +50,13 @@ def test_a_mean_belongs_to_its_cell():
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (BackboneRequest("colour", {"bins": "8"}), "takes no arguments, not bins"),
+        (BackboneRequest("colour", {"bins": "8"}), "takes no arguments; leave out bins"),
         (BackboneRequest("colour", weights="imagenet"), "are computed"),
         (BackboneRequest("colour", pooling="avg"), "use none"),
         (BackboneRequest("colour", height=60), "multiples of 8 px, not 60x64"),
     ],
 )
-def test_what_it_does_not_have_is_refused(request_, message):
+def test_unsupported_requests_are_refused(request_, message):
     with pytest.raises(BackboneError, match=message):
         load_colour(request_)
 

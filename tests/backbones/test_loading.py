@@ -32,7 +32,7 @@ def test_a_uri_is_a_name_in_any_case_and_arguments(uri, name, arguments):
 
 
 @pytest.mark.parametrize("uri", ["mobilenet?alpha", "mobilenet?alpha=1&&dropout=0", "mobilenet?0.75"])
-def test_arguments_that_are_no_pairs_are_refused(uri):
+def test_arguments_that_are_not_pairs_are_refused(uri):
     with pytest.raises(BackboneError, match="are not name=value pairs joined by &"):
         parse_uri(uri)
 
@@ -49,7 +49,7 @@ def test_the_order_of_the_arguments_does_not_change_the_uri():
     assert parse_uri("mobilenet?dropout=0&alpha=1").uri == parse_uri("mobilenet?alpha=1&dropout=0").uri
 
 
-def test_every_name_is_listed_once_and_those_of_providers_are_not():
+def test_every_name_is_listed_once_without_those_of_providers():
     names = list_backbones()
     assert len(names) == len(set(names))
     assert set(names) == {*BUILT_IN, *APPLICATIONS}
@@ -76,7 +76,7 @@ def test_an_unknown_name_lists_the_known_ones_closest_first(uri, closest):
 
 
 @pytest.mark.parametrize("uri", ["", "keras", "file", "hub:bert", "model.keras"])
-def test_what_is_no_backbone_is_unknown(uri):
+def test_other_uris_are_unknown(uri):
     with pytest.raises(UnknownNameError, match="no backbone is called"):
         load_backbone(uri)
     with pytest.raises(UnknownNameError, match="no backbone is called"):
@@ -90,13 +90,13 @@ def test_what_is_no_backbone_is_unknown(uri):
         ({"image_size": (0, 64)}, "image size is 0x64 px; both must be whole numbers, at least 1"),
         ({"image_size": (64, -8)}, "image size is 64x-8 px"),
         ({"image_size": (64.0, 64.0)}, r"image size is 64\.0x64\.0 px"),
-        ({"image_size": 64}, r"image_size is 64; give height and width, such as \(224, 224\)"),
+        ({"image_size": 64}, r"image_size is 64; it must be height and width, such as \(224, 224\)"),
         ({"image_size": (64, 64, 3)}, r"image_size is \(64, 64, 3\)"),
-        ({"layers": "colour"}, r"layers is 'colour', and must be a list: layers=\['colour'\]"),
+        ({"layers": "colour"}, r"layers is 'colour'; it must be a list: layers=\['colour'\]"),
         ({"layers": -1}, r"must be a list: layers=\[-1\]"),
     ],
 )
-def test_arguments_that_nothing_can_fulfil_are_refused(options, message):
+def test_impossible_arguments_are_refused(options, message):
     with pytest.raises(UsageError, match=message):
         load_backbone("colour", **options)
 
@@ -131,7 +131,7 @@ def test_names_are_resolved_without_a_framework(tmp_path):
     assert run_python(code, tmp_path) == ["42 mobilenet?alpha=0.75", "240", "True"]
 
 
-def test_another_package_can_bring_a_backbone(tmp_path):
+def test_another_package_can_add_a_backbone(tmp_path):
     (tmp_path / "outside.py").write_text(
         "from featx.backbones.colour import ColourBackbone\n"
         "def load(request):\n"
@@ -149,7 +149,7 @@ def test_another_package_can_bring_a_backbone(tmp_path):
     assert run_python(code, tmp_path) == ["True sepia?tone=3 16"]
 
 
-def test_a_request_for_nothing_special_leaves_all_to_the_provider():
+def test_a_plain_request_leaves_every_choice_to_the_provider():
     request = parse_uri("colour")
     assert (request.layers, request.pooling, request.weights, request.height, request.width) == ((), *[None] * 4)
     assert request.uri == "colour"

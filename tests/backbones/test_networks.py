@@ -14,7 +14,7 @@ HEIGHT, WIDTH = 12, 10
 
 
 def build_network():
-    """Build a network with a map (some of it negative), tokens, vectors, and layers that act otherwise in training."""
+    """Build a network with a map (some of it negative), tokens, vectors, and layers that differ in training."""
     pixels = keras.Input((HEIGHT, WIDTH, 3), name="pixels")
     x = layers.Conv2D(4, 3, name="conv")(pixels)
     x = layers.BatchNormalization(name="norm")(x)
@@ -43,12 +43,12 @@ def embed(network, images, **options):
 
 
 def compute(network, layer, images):
-    """Compute what Keras gives at a layer, for float32 pixels."""
+    """Compute Keras's output of a layer, for float32 pixels."""
     return keras.Model(network.input, network.get_layer(layer).output).predict(images.astype(np.float32), verbose=0)
 
 
 def pool_in_numpy(maps, pooling):
-    """Pool `(n, ..., channels)` by the definitions."""
+    """Pool `(n, ..., channels)` by the definition of each pooling."""
     flat = maps.reshape(len(maps), -1, maps.shape[-1]).astype(np.float64)
     if pooling in {"flatten", "none"}:
         return maps.reshape(len(maps), -1)
@@ -89,7 +89,7 @@ def test_a_vector_is_kept(network, images, pooling):
 
 @pytest.mark.parametrize("pooling", ["avg", "max", "avgmax", "gem"])
 def test_a_vector_cannot_be_reduced(network, pooling):
-    with pytest.raises(BackboneError, match=f"layer 'head' gives vectors, which pooling '{pooling}' cannot reduce"):
+    with pytest.raises(BackboneError, match=f"layer 'head' returns vectors, which pooling '{pooling}' cannot reduce"):
         make_backbone(network, uri="test", weights="none", layers=["conv", "head"], pooling=pooling)
 
 
@@ -111,14 +111,14 @@ def test_the_default_pooling_depends_on_the_rank(network, layer, default, poolin
     assert described.bytes_per_item == 4 * dim
 
 
-def test_what_has_no_usual_rank_is_kept():
+def test_an_output_of_unusual_rank_is_kept():
     assert [choose_pooling(rank) for rank in (1, 2, 3, 4, 5)] == ["none", "none", "avg", "avg", "none"]
 
 
 # --- layers
 
 
-def test_layers_are_described_as_they_are(network):
+def test_layers_are_described(network):
     described = make_backbone(network, uri="test", weights="none").layers
     assert [(row.index, row.name, row.kind, row.output_shape, row.parameters) for row in described] == [
         (0, "pixels", "InputLayer", (12, 10, 3), 0),
@@ -163,7 +163,7 @@ def test_a_layer_that_is_named_twice_is_cut_once(network):
     assert [output.layer for output in backbone.outputs] == ["conv", "head"]
 
 
-def test_given_names_stand_for_the_layers(network):
+def test_names_can_be_replaced(network):
     names = [f"layer{index}" for index in range(7)]
     backbone = make_backbone(network, uri="test", weights="none", layers=["layer1"], names=names)
     assert [row.name for row in backbone.layers] == names
@@ -187,14 +187,14 @@ def test_an_unknown_layer_names_the_closest_and_the_command_that_lists_all(netwo
         make_backbone(network, uri="test", weights="none", layers=["conv", layer])
 
 
-def test_a_users_file_is_called_by_its_path(network):
+def test_a_users_file_is_named_by_its_path(network):
     with pytest.raises(
         UnknownNameError, match=r"^file:/nets/my\.keras has no layer called 'x'; `featx layers file:/nets/"
     ):
         make_backbone(network, uri="file:0a1b", weights="file", source_file="/nets/my.keras", layers=["x"])
 
 
-def test_a_layer_with_several_outputs_cannot_be_cut_at_but_its_neighbours_can():
+def test_a_network_cannot_be_cut_at_a_layer_with_several_outputs_but_next_to_it():
     pixels = keras.Input((4, 4, 3), name="pixels")
     rows = layers.Reshape((4, 12), name="rows")(pixels)
     whole, state, _ = layers.LSTM(5, return_sequences=True, return_state=True, name="lstm")(rows)
@@ -207,7 +207,7 @@ def test_a_layer_with_several_outputs_cannot_be_cut_at_but_its_neighbours_can():
         make_backbone(network, uri="test", weights="none", layers=["lstm"])
 
 
-def test_a_model_that_serves_as_a_layer_can_be_cut_at(images):
+def test_a_network_can_be_cut_at_a_nested_model(images):
     inner = keras.Sequential(
         [keras.Input((HEIGHT, WIDTH, 3)), layers.Conv2D(6, 3, name="deep")], name="sequential_part"
     )
@@ -234,7 +234,7 @@ def test_pixels_are_scaled_inside(network, images):
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32", "float32"])
-def test_a_network_gets_pixels_of_the_dtype_that_it_takes(images, dtype):
+def test_a_network_gets_pixels_of_its_input_dtype(images, dtype):
     pixels = keras.Input((HEIGHT, WIDTH, 3), dtype=dtype)
     network = keras.Model(pixels, layers.Rescaling(1 / 255)(pixels))
     (found,) = embed(network, images)
@@ -242,16 +242,16 @@ def test_a_network_gets_pixels_of_the_dtype_that_it_takes(images, dtype):
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
-def test_features_are_float32_whatever_the_network_computes_in(policy):
+def test_features_are_float32_in_every_precision(policy):
     pixels = keras.Input((HEIGHT, WIDTH, 3))
     network = keras.Model(pixels, layers.Rescaling(200.0, dtype=keras.DTypePolicy(policy))(pixels))
     (found,) = embed(network, np.full((2, HEIGHT, WIDTH, 3), 255, np.uint8))
     assert found.dtype == np.float32
-    # Half precision holds the 51,000 of each pixel, and not the sum of them.
+    # Half precision can hold the 51,000 of each pixel, but not their sum.
     assert np.allclose(found, 51_000, rtol=4e-3)
 
 
-def test_the_result_can_be_written_and_the_images_are_not(network, images):
+def test_the_result_is_writable_and_the_images_are_unchanged(network, images):
     before = images.copy()
     (found,) = embed(network, images)
     found += 1
@@ -261,7 +261,7 @@ def test_the_result_can_be_written_and_the_images_are_not(network, images):
 # --- frozen
 
 
-def test_layers_act_as_they_do_after_training(network, images):
+def test_layers_run_in_inference_mode(network, images):
     mean, variance = np.float32([5, -3, 0, 100]), np.float32([4, 1, 9, 0.5])
     copy = keras.models.clone_model(network)
     copy.get_layer("norm").set_weights([np.ones(4), np.zeros(4), mean, variance])
@@ -289,7 +289,7 @@ class CountedLayer(layers.Layer):
         return inputs
 
 
-def test_the_network_is_built_once_whatever_the_batch(images):
+def test_the_network_is_traced_once_for_all_batch_sizes(images):
     pixels = keras.Input((HEIGHT, WIDTH, 3))
     backbone = make_backbone(keras.Model(pixels, CountedLayer()(pixels)), uri="test", weights="none")
     backbone.embed(images)
@@ -316,7 +316,7 @@ def test_an_open_size_is_fixed_and_the_weights_are_kept(images):
     assert np.allclose(backbone.embed(images)[0], expected, rtol=1e-4, atol=1e-3)
 
 
-def test_a_size_that_leaves_nothing_is_refused():
+def test_a_size_that_is_too_small_for_the_network_is_refused():
     pixels = keras.Input((None, None, 3))
     network = keras.Model(pixels, layers.Conv2D(4, 9)(pixels))
     with pytest.raises(BackboneError, match=r"cannot take images of 8x40 px .*; choose another size"):
@@ -340,7 +340,7 @@ def test_a_network_for_one_image_takes_any_number(images, sequential):
 # --- the digest
 
 
-def test_the_digest_is_that_of_dtype_shape_and_bytes_in_order(network):
+def test_the_digest_covers_dtype_shape_and_bytes_in_order(network):
     digest = hashlib.sha256()
     for weight in network.get_weights():
         digest.update(f"{weight.dtype.str}{weight.shape}".encode() + weight.tobytes())

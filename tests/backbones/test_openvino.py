@@ -1,4 +1,4 @@
-"""OpenVINO beside Keras: the same features, whatever the network, the layers, the batch."""
+"""OpenVINO compared with Keras: the same features for every network, layer and batch size."""
 
 import functools
 import logging
@@ -11,13 +11,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from contracts.backbone import BackboneContract
 from photos import make_photos
 
 from featx.backbones import load_backbone
 from featx.backbones.openvino import OpenVino
 from featx.backbones.running import choose_runtime, measure_runtime_drift
 from featx.errors import BackboneError
+from featx.testing import BackboneContract
 
 pytestmark = pytest.mark.keras
 
@@ -25,7 +25,7 @@ SMALL = "mobilenet?alpha=0.25"
 
 
 class Run:
-    """A backbone as a runtime runs it."""
+    """A backbone run by OpenVINO."""
 
     def __init__(self, network):
         self._network = network
@@ -85,7 +85,7 @@ def test_the_features_are_those_of_keras(name, side):
     assert measure_runtime_drift(expected, runtime.embed(images)) < 1e-5
 
 
-def test_a_network_has_no_other_outputs_than_its_own():
+def test_a_converted_network_has_no_extra_outputs():
     runtime = OpenVino(load_backbone("efficientnetb0", weights="none", image_size=(64, 64)))
     assert len(runtime._network.outputs) == 1
     changes = [node for node in runtime._network.get_ordered_ops() if node.get_type_name() == "Transpose"]
@@ -122,7 +122,7 @@ def unconvertible(tmp_path):
     return load_backbone(f"file:{tmp_path / 'odd.keras'}")
 
 
-def test_what_cannot_be_converted_is_said_and_run_by_keras(unconvertible, notes):
+def test_a_network_that_cannot_be_converted_is_reported_and_run_by_keras(unconvertible, notes):
     root = logging.getLogger()
     before = root.level, root.filters[:], root.handlers[:]
     with pytest.raises(BackboneError, match=r"OpenVINO cannot run file:\w+ \(.*\); run it with --runtime keras"):
@@ -133,7 +133,7 @@ def test_what_cannot_be_converted_is_said_and_run_by_keras(unconvertible, notes)
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="only POSIX can send a signal to one thread")
-def test_ctrl_c_during_a_conversion_is_no_failure_of_it():
+def test_ctrl_c_during_a_conversion_is_not_taken_for_its_failure(interruptible):
     network = load_backbone("efficientnetb0", weights="none", image_size=(64, 64))
     assert network.graph
     signals = threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
@@ -162,12 +162,12 @@ print(runner.batch_size)
 """
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux limits and tells the memory like this")
-def test_a_batch_for_which_there_is_no_memory_is_halved():
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's memory limits and statistics")
+def test_a_batch_that_does_not_fit_into_the_memory_is_halved():
     done = subprocess.run([sys.executable, "-c", _STARVED], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert 1 <= int(done.stdout) < 4096
-    assert "batches of 4096 do not fit into the memory; going on with 2048" in done.stderr
+    assert "batches of 4096 do not fit into the memory; continuing with 2048" in done.stderr
 
 
 def test_nothing_is_reported_to_the_makers_of_openvino():

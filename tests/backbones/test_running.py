@@ -1,6 +1,8 @@
-"""How a runtime is chosen, compared, and kept going; real runtimes are in test_openvino.py."""
+"""Choosing, comparing and running a runtime; the real one is tested in test_openvino.py."""
 
+import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,13 +17,13 @@ SIDE = 8
 
 
 def draw(count, missing=()):
-    """Numbered images, of which some are not there."""
+    """Numbered images, some of them missing."""
     images = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), dtype=np.uint8)
     return [(number, None if number in missing else image) for number, image in enumerate(images)]
 
 
 def check(found, images):
-    """Check that each image has the features that the network gives it, in order."""
+    """Check that each image has the features of the network, in order."""
     assert [key for keys, _ in found for key in keys] == [key for key, _ in images]
     expected = Network().embed(np.stack([image for _, image in images if image is not None]))
     for ours, theirs in zip(zip(*(features for _, features in found), strict=True), expected, strict=True):
@@ -29,7 +31,7 @@ def check(found, images):
 
 
 class Network(Patches):
-    """A backbone that says that Keras runs it, as far as `Runner` can tell."""
+    """A backbone that `Runner` takes for a Keras network."""
 
     model = None
     precision = "float32"
@@ -39,7 +41,7 @@ class Network(Patches):
 
 
 class Other:
-    """A runtime beside Keras, off by a factor; it can hold so many images at one time."""
+    """A runtime other than Keras whose results are off by a factor, and that holds a limited number of images."""
 
     name = "openvino"
     is_on_gpu = False
@@ -68,15 +70,14 @@ class Other:
         return tuple(np.concatenate(parts) * np.float32(self.off_by) for parts in zip(*pieces, strict=True))
 
 
+def install(monkeypatch, make):
+    """Replace OpenVINO by another runtime."""
+    monkeypatch.setitem(sys.modules, "featx.backbones.openvino", SimpleNamespace(OpenVino=make))
+
+
 @pytest.fixture
 def other(monkeypatch):
-    monkeypatch.setitem(running.RUNTIMES, "openvino", f"{__name__}:Other")
-
-    def resolve(kind, name, table, group):
-        assert (kind, name, table) == ("runtime", "openvino", running.RUNTIMES)
-        return Other
-
-    monkeypatch.setattr(running, "resolve", resolve)  # this module cannot be imported by its name
+    install(monkeypatch, Other)
     return Other
 
 
@@ -93,7 +94,7 @@ def test_openvino_runs_keras_networks_by_default(other):
     assert make_runner(runtime="keras").prepare().name == "keras"
 
 
-def test_a_gpu_and_reduced_precision_are_left_to_keras(other):
+def test_keras_runs_on_a_gpu_and_in_reduced_precision(other):
     network = Network()
     network.is_on_gpu = True
     assert choose_runtime(network, "auto").name == "keras"
@@ -101,11 +102,11 @@ def test_a_gpu_and_reduced_precision_are_left_to_keras(other):
     network = Network()
     network.precision = "bfloat16"
     assert choose_runtime(network, "auto").name == "keras"
-    with pytest.raises(UsageError, match="patches is computed in bfloat16, which only Keras does; leave out --runtime"):
+    with pytest.raises(UsageError, match="patches is computed in bfloat16, which only Keras supports; leave out"):
         choose_runtime(network, "openvino")
 
 
-def test_what_numpy_computes_needs_no_runtime():
+def test_a_numpy_backbone_needs_no_runtime():
     colour = load_backbone("colour")
     assert choose_runtime(colour, "auto").name == "numpy"
     for name in ("keras", "openvino"):
@@ -119,12 +120,23 @@ def test_few_images_are_not_worth_a_conversion(other):
     assert make_runner(expected=9, few=10, runtime="openvino").prepare().name == "openvino"
 
 
-@pytest.mark.parametrize("error", [ModuleNotFoundError("No module named 'openvino'"), ImportError("libtbb.so")])
-def test_a_runtime_that_is_not_installed_is_said_and_done_without(monkeypatch, notes, error):
-    def resolve(*_):
-        raise error
+@pytest.fixture(params=["the package is missing", "a library of it is missing"])
+def broken(request, monkeypatch):
+    """OpenVINO that cannot be imported, or whose libraries cannot be loaded."""
+    if request.param == "the package is missing":
+        monkeypatch.delitem(sys.modules, "featx.backbones.openvino", raising=False)
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        return
 
-    monkeypatch.setattr(running, "resolve", resolve)
+    def fail(_):
+        msg = "libtbb.so"
+        raise ImportError(msg)
+
+    install(monkeypatch, fail)
+
+
+@pytest.mark.usefixtures("broken")
+def test_a_runtime_that_is_not_installed_is_reported_and_not_used(notes):
     assert choose_runtime(Network(), "auto").name == "keras"
     assert any("Keras runs the network, which takes longer: OpenVINO is not installed" in note for note in notes())
     with pytest.raises(MissingExtraError, match="pip install openvino") as caught:
@@ -132,12 +144,12 @@ def test_a_runtime_that_is_not_installed_is_said_and_done_without(monkeypatch, n
     assert caught.value.exit_code == 3
 
 
-def test_a_network_that_cannot_be_converted_is_said_and_run_by_keras(monkeypatch, notes):
+def test_a_network_that_cannot_be_converted_is_reported_and_run_by_keras(monkeypatch, notes):
     def refuse(_):
         msg = "OpenVINO cannot run patches (no such operation)"
         raise BackboneError(msg)
 
-    monkeypatch.setattr(running, "resolve", lambda *_: refuse)
+    install(monkeypatch, refuse)
     assert choose_runtime(Network(), "auto").name == "keras"
     assert any("no such operation" in note for note in notes())
     assert len(notes()) == 1
@@ -151,7 +163,7 @@ def test_a_network_is_converted_once_in_a_process(other):
     assert choose_runtime(Network(), "auto") is not choose_runtime(network, "auto")
 
 
-def test_nothing_is_converted_where_there_is_nothing_to_embed(other):
+def test_nothing_is_converted_if_there_is_nothing_to_embed(other):
     runner = make_runner()
     assert list(runner.stream([])) == []
     ((keys, (pixels, _)),) = runner.stream([("none", None), ("nor here", None)])
@@ -176,7 +188,7 @@ def test_batches_come_in_order_with_their_features(other, count, missing, name):
     assert (runner.name, runner.drift) == ({"auto": "openvino"}.get(name, name), 0.0)
 
 
-def test_images_are_taken_a_few_batches_ahead_and_no_more(other):
+def test_images_are_read_only_a_few_batches_ahead(other):
     taken = []
 
     def take():
@@ -206,7 +218,7 @@ def test_an_error_of_the_images_ends_the_stream_and_its_threads(other):
 # Comparing
 
 
-def test_a_runtime_that_differs_is_said_once_recorded_and_not_used(other, monkeypatch, notes):
+def test_a_runtime_that_differs_is_reported_once_recorded_and_not_used(other, monkeypatch, notes):
     monkeypatch.setattr(Other, "off_by", 1.001)
     network = Network()
     for _ in range(2):
@@ -221,7 +233,7 @@ def test_a_runtime_that_differs_is_said_once_recorded_and_not_used(other, monkey
     )
 
 
-def test_a_runtime_that_was_asked_for_and_differs_is_an_error(other, monkeypatch):
+def test_a_named_runtime_that_differs_is_an_error(other, monkeypatch):
     monkeypatch.setattr(Other, "off_by", 1.001)
     with pytest.raises(BackboneError, match=r"openvino cannot run patches: it differs .* run it with --runtime keras"):
         list(make_runner(runtime="openvino").stream(draw(4)))
@@ -241,7 +253,7 @@ def test_a_runtime_that_fails_on_the_first_batch_is_not_used(other, monkeypatch,
         list(make_runner(runtime="openvino").stream(draw(4)))
 
 
-def test_a_runtime_that_gives_no_numbers_is_refused_with_an_infinite_drift(other, monkeypatch):
+def test_a_runtime_that_returns_nan_is_refused_with_an_infinite_drift(other, monkeypatch):
     monkeypatch.setattr(Other, "off_by", np.nan)
     runner = make_runner()
     check(list(runner.stream(draw(8))), draw(8))
@@ -256,7 +268,7 @@ def test_a_difference_within_the_limit_is_recorded(other, monkeypatch):
     assert 0 < runner.drift <= MAX_RUNTIME_DRIFT
 
 
-def test_keras_compares_as_many_images_as_it_can_hold(other, monkeypatch):
+def test_keras_compares_as_many_images_as_fit_into_the_memory(other, monkeypatch):
     class Narrow(Network):
         compared = ()
 
@@ -300,13 +312,13 @@ def test_features_that_are_all_zero_do_not_differ():
 # Batch sizes and memory
 
 
-def test_the_batch_size_that_is_asked_for_is_taken(other):
+def test_the_batch_size_of_the_options_is_used(other):
     runner = make_runner(batch_size=7, expected=10**6)
     assert runner.batch_size == 7
     assert runner.prepare().sizes == [7]
 
 
-def test_sizes_are_tried_out_where_there_are_many_images(other, monkeypatch):
+def test_sizes_are_tried_if_there_are_many_images(other, monkeypatch):
     rates = {4: 100.0, 1: 109.0, 16: 50.0}
     monkeypatch.setattr(running, "measure_rate", lambda _runtime, size, _shape: rates[size])
     assert make_runner(expected=4999).batch_size == 4
@@ -315,7 +327,7 @@ def test_sizes_are_tried_out_where_there_are_many_images(other, monkeypatch):
     assert make_runner(expected=5000).batch_size == 1
 
 
-def test_a_trial_measures_what_runs(other):
+def test_a_trial_measures_a_rate(other):
     runtime = Other(Network())
     assert running.measure_rate(runtime, 5, (SIDE, SIDE, 3)) > 0
     assert runtime.sizes == [5]
@@ -328,13 +340,13 @@ def test_a_size_that_does_not_fit_is_not_chosen(other, monkeypatch):
     assert make_runner(expected=10**6).batch_size <= 4
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(other, monkeypatch, notes):
+def test_out_of_memory_halves_the_batch_and_continues(other, monkeypatch, notes):
     monkeypatch.setattr(Other, "most", 5)
     runner = make_runner(batch_size=32)
     check(list(runner.stream(draw(103))), draw(103))
     assert runner.batch_size == 4
     assert notes() == [
-        f"batches of {size} do not fit into the memory; going on with {size // 2}" for size in (32, 16, 8)
+        f"batches of {size} do not fit into the memory; continuing with {size // 2}" for size in (32, 16, 8)
     ]
 
 
@@ -351,7 +363,7 @@ def test_a_size_that_cannot_be_prepared_is_halved(other, monkeypatch):
     check(list(runner.stream(draw(20))), draw(20))
 
 
-def test_memory_that_runs_out_later_halves_the_batch_too(other, monkeypatch):
+def test_running_out_of_memory_later_halves_the_batch_too(other, monkeypatch):
     embed = Other.embed
     runner = make_runner(batch_size=16)
 
@@ -365,13 +377,13 @@ def test_memory_that_runs_out_later_halves_the_batch_too(other, monkeypatch):
     assert runner.batch_size == 4
 
 
-def test_one_image_that_does_not_fit_is_an_error(other, monkeypatch):
+def test_one_image_that_does_not_fit_into_the_memory_is_an_error(other, monkeypatch):
     monkeypatch.setattr(Other, "most", 0)
-    with pytest.raises(BackboneError, match="one image does not fit into the memory for patches: it is too much"):
+    with pytest.raises(BackboneError, match="not enough memory to run patches on one image: it is too much"):
         list(make_runner(runtime="openvino").stream(draw(4)))
 
 
-def test_a_backbone_by_itself_takes_batches_of_the_size_that_fits():
+def test_a_backbone_without_a_runtime_gets_batches_of_the_size_that_fits():
     class Small(Network):
         sizes = ()
 

@@ -1,3 +1,4 @@
+import json
 import logging
 import zipfile
 
@@ -5,9 +6,15 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from tiny import save_network
 
 from featx.backbones import describe_layers, load_backbone
+from featx.backbones.savedmodels import flatten
 from featx.errors import BackboneError, FeatxError, UnknownNameError, WeightsError
+from featx.finetuning.network import TrainableNetwork
+from featx.finetuning.unfreezing import plan_stages
+from featx.heads.networks import NetworkClassifier
+from featx.specs import FineTuneSpec
 
 pytestmark = pytest.mark.keras
 
@@ -15,7 +22,7 @@ SIDE = 16
 
 
 def build(*parts, side=SIDE, dtype="float32", channels=3):
-    """Build a functional model of parts that ends in two probabilities."""
+    """Build a functional model of some layers that ends in two probabilities."""
     pixels = keras.Input((side, side, channels), dtype=dtype)
     x = pixels
     for part in parts:
@@ -50,7 +57,7 @@ def predict(model, images, layer):
     return keras.Model(model.input, model.get_layer(layer).output)(images.astype(np.float32), training=False).numpy()
 
 
-def test_a_saved_model_gives_what_keras_predicts(saved, trained, images, capfd):
+def test_a_saved_model_returns_what_keras_predicts(saved, trained, images, capfd):
     backbone = load_backbone(f"file:{saved}")
     (found,) = backbone.embed(images)
     assert np.allclose(found, trained.predict(images.astype(np.float32), verbose=0), rtol=1e-4)
@@ -69,7 +76,7 @@ def test_a_saved_model_is_cut_where_its_layers_are_called_as_the_user_called_the
     assert [row.name for row in describe_layers(f"file:{saved}")] == [layer.name for layer in trained.layers]
 
 
-def test_its_uri_names_the_content_wherever_it_lies(saved, tmp_path):
+def test_its_uri_depends_on_the_content_of_the_file_only(saved, tmp_path):
     before = load_backbone(f"file:{saved}")
     moved = tmp_path / "elsewhere" / "other.keras"
     moved.parent.mkdir()
@@ -215,13 +222,13 @@ def test_the_uri_can_say_how_pixels_are_scaled(tmp_path, images, caplog, mode):
     assert caplog.records == []
 
 
-def test_a_model_that_does_not_say_so_gets_a_note(tmp_path, images, caplog):
+def test_a_model_without_declared_scaling_gets_a_note(tmp_path, images, caplog):
     model = build()
     model.save(tmp_path / "bare.keras")
     backbone = load_backbone(f"file:{tmp_path / 'bare.keras'}", layers=["conv"])
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("featx.backbones.savedmodels", logging.WARNING)
-    assert f"name it as file:{tmp_path / 'bare.keras'}?preprocess=tf" in record.getMessage()
+    assert f"use --backbone file:{tmp_path / 'bare.keras'}?preprocess=tf" in record.getMessage()
     expected = predict(model, images, "conv").mean(axis=(1, 2))
     assert np.allclose(backbone.embed(images)[0], expected, rtol=1e-4, atol=1e-3)
 
@@ -247,7 +254,7 @@ def test_a_model_that_scales_its_pixels_gets_no_note(tmp_path, caplog, part):
     assert caplog.records == []
 
 
-def test_scaling_after_the_first_trained_layer_is_no_scaling_of_pixels(tmp_path, caplog):
+def test_scaling_after_the_first_trained_layer_does_not_scale_pixels(tmp_path, caplog):
     build(layers.Conv2D(3, 1), layers.Rescaling(1 / 255)).save(tmp_path / "model.keras")
     load_backbone(f"file:{tmp_path / 'model.keras'}")
     assert len(caplog.records) == 1
@@ -273,23 +280,23 @@ def check_refused(path, message, kind=BackboneError, **options):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    check_refused(tmp_path / "no.keras", r"no\.keras is no file; file: takes the path of a \.keras file")
+    check_refused(tmp_path / "no.keras", r"there is no file .*no\.keras; file: takes the path of a \.keras file")
     (tmp_path / "folder.keras").mkdir()
-    check_refused(tmp_path / "folder.keras", "is no file")
-    check_refused("", "is no file")
+    check_refused(tmp_path / "folder.keras", "there is no file .*folder")
+    check_refused("", "there is no file")
 
 
-def test_another_format_is_refused_with_the_way_out(tmp_path):
+def test_another_format_is_refused_with_a_way_to_convert_it(tmp_path):
     build().save(tmp_path / "old.h5")
-    check_refused(tmp_path / "old.h5", r"is no \.keras file; load it in Keras and save it with model\.save")
+    check_refused(tmp_path / "old.h5", r"is not a \.keras file; load it in Keras and save it with model\.save")
     (tmp_path / "text.keras").write_text("no model")
-    check_refused(tmp_path / "text.keras", r"is no \.keras file")
+    check_refused(tmp_path / "text.keras", r"is not a \.keras file")
 
 
 def test_a_damaged_file_is_refused(saved, tmp_path):
     whole = saved.read_bytes()
     (tmp_path / "truncated.keras").write_bytes(whole[: len(whole) // 2])
-    check_refused(tmp_path / "truncated.keras", "is no .keras file")
+    check_refused(tmp_path / "truncated.keras", "is not a .keras file")
     with zipfile.ZipFile(tmp_path / "empty.keras", "w") as archive:
         archive.writestr("readme.txt", "nothing")
     check_refused(tmp_path / "empty.keras", "cannot be loaded in safe mode")
@@ -325,7 +332,7 @@ def make_two_inputs():
     [
         (lambda: keras.Sequential([keras.Input((64,)), layers.Dense(2)]), r"takes input of shape \(None, 64\)"),
         (lambda: build(channels=1), r"takes input of shape \(None, 16, 16, 1\)"),
-        (make_two_inputs, r"takes 2 inputs; a backbone takes one, RGB images of shape \(n, height, width, 3\)"),
+        (make_two_inputs, r"takes 2 inputs; a backbone takes one input, RGB images of shape \(n, height, width, 3\)"),
     ],
     ids=["vectors", "grey", "two inputs"],
 )
@@ -334,17 +341,158 @@ def test_a_model_of_anything_but_rgb_images_is_refused(tmp_path, make, message):
     check_refused(tmp_path / "model.keras", message)
 
 
-def test_a_model_that_has_never_seen_an_image_is_refused(tmp_path):
+def test_a_model_that_was_not_built_is_refused(tmp_path):
     with pytest.warns(UserWarning, match="not yet been built"):
         keras.Sequential([layers.Conv2D(4, 3)]).save(tmp_path / "model.keras")
-    check_refused(tmp_path / "model.keras", "was saved before it had seen an image")
+    check_refused(tmp_path / "model.keras", "was saved before it was built")
 
 
-def test_a_model_brings_its_own_weights(saved):
-    check_refused(saved, "brings its own weights; leave out --weights imagenet", WeightsError, weights="imagenet")
+def test_a_model_has_its_own_weights(saved):
+    check_refused(saved, "has its own weights; leave out --weights imagenet", WeightsError, weights="imagenet")
     assert load_backbone(f"file:{saved}", weights="file").weights == "file"
 
 
-def test_arguments_that_it_does_not_take_are_refused(saved):
-    check_refused(f"{saved}?alpha=1", "takes the argument preprocess, not alpha")
+def test_unknown_arguments_are_refused(saved):
+    check_refused(f"{saved}?alpha=1", "takes the argument preprocess; leave out alpha")
     check_refused(f"{saved}?preprocess=keras", "no preprocessing called 'keras'; known: none, tf, torch, caffe")
+
+
+# --- a fine-tuned network is saved as one flat model with the names of the original, in every process
+
+LARGE_SIDE = 32
+LARGE_IMAGES = np.random.default_rng(3).integers(0, 256, (6, LARGE_SIDE, LARGE_SIDE, 3), dtype=np.uint8)
+TARGETS = np.arange(6, dtype=np.int32) % 3
+
+
+def tune(backbone, plan, steps=1):
+    stages = plan_stages(plan, backbone.layers, "net")
+    network = TrainableNetwork(backbone, stages, FineTuneSpec(unfreeze=plan, learning_rate=1e-3))
+    head = NetworkClassifier(hidden="", dropout=0.0, scaling="none", epochs=1, random_state=0)
+    head.fit(np.random.default_rng(1).normal(size=(30, network.dim)).astype(np.float32), np.arange(30) % 3)
+    network.attach(head)
+    network.start(stages[0])
+    for _ in range(steps):
+        network.learn([LARGE_IMAGES[:, : backbone.height, : backbone.width]], TARGETS, np.ones(6, np.float32))
+    return network
+
+
+def read_structure(backbone):
+    return json.dumps(flatten(backbone.parts).get_config(), default=repr)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mobilenet?alpha=0.25",
+        "mobilenet?alpha=0.25&precision=mixed_bfloat16",
+        "efficientnetb0",
+        "convnexttiny",  # adds by `x + y`, and has networks inside
+    ],
+)
+def test_the_saved_network_has_the_layers_of_the_original(uri, tmp_path):
+    first, second = (load_backbone(uri, weights="none", image_size=(LARGE_SIDE, LARGE_SIDE)) for _ in range(2))
+    assert read_structure(first) == read_structure(second)  # whatever this process has built before
+    flatten(first.parts).save(tmp_path / "backbone.keras")
+    saved = load_backbone(f"file:{tmp_path / 'backbone.keras'}", pooling=first.outputs[0].pooling)
+    assert [layer.name for layer in saved.layers] == [layer.name for layer in describe_layers(uri)]
+    assert saved.layers == first.layers
+    assert saved.outputs == first.outputs
+    np.testing.assert_allclose(saved.embed(LARGE_IMAGES)[0], first.embed(LARGE_IMAGES)[0], rtol=0, atol=1e-6)
+    assert read_structure(saved) == read_structure(first)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "mobilenet"])
+def test_a_second_generation_trains_and_freezes_like_the_first(kind, tmp_path):
+    if kind == "tiny":
+        backbone = load_backbone(f"file:{save_network(tmp_path / 'tiny.keras')}")
+        below, learning = "joined_relu", {"top/kernel", "top/bias", "top_bn/gamma", "top_bn/beta"}
+    else:
+        backbone = load_backbone("mobilenet?alpha=0.25", weights="none", image_size=(LARGE_SIDE, LARGE_SIDE))
+        below, learning = "conv_dw_13_relu", {"conv_pw_13_bn/beta"}  # random weights see next to nothing
+    tune(backbone, "last:3").save(tmp_path / "first.keras")
+    again = load_backbone(f"file:{tmp_path / 'first.keras'}")
+    before = {v.path: np.array(v.numpy()) for v in again.parts.trunk.weights}
+    network = tune(again, "last:3", 2)
+    assert network.frontier == (below,)
+    after = {v.path: np.array(v.numpy()) for v in again.parts.trunk.weights}
+    assert {path for path, array in before.items() if not np.array_equal(array, after[path])} == learning
+    network.check_freezing()
+    network.save(tmp_path / "second.keras")
+    saved = load_backbone(f"file:{tmp_path / 'second.keras'}", pooling="avg")
+    assert saved.layers == backbone.layers
+    np.testing.assert_allclose(saved.embed(LARGE_IMAGES)[0], network.embed([LARGE_IMAGES]), rtol=1e-6, atol=1e-6)
+
+
+def make_normalizing():
+    return keras.Sequential(
+        [
+            keras.Input((LARGE_SIDE, LARGE_SIDE, 3)),
+            keras.layers.Normalization(mean=[100.0, 110.0, 120.0], variance=[900.0, 800.0, 700.0]),
+            keras.layers.Conv2D(4, 3, name="conv"),
+            keras.layers.BatchNormalization(name="bn"),
+        ]
+    )
+
+
+def make_adapted():
+    scaled = keras.layers.Normalization(name="adapted")
+    scaled.adapt(LARGE_IMAGES.astype(np.float32))
+    return keras.Sequential([keras.Input((None, None, 3)), scaled, keras.layers.Conv2D(4, 3, name="conv")])
+
+
+def make_nested():
+    inner = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(4, 3, name="inner_conv")(inner)
+    base = keras.Model(inner, keras.layers.BatchNormalization()(x) + 1.0, name="base")
+    image = keras.Input((LARGE_SIDE, LARGE_SIDE, 3), name="image")
+    x = base(keras.layers.Rescaling(1 / 255, name="scale")(image), training=False)
+    return keras.Model(image, keras.layers.Conv2D(3, 1, name="last")(x))
+
+
+def make_shared():
+    image = keras.Input((LARGE_SIDE, LARGE_SIDE, 3), name="image")
+    shared = keras.layers.Conv2D(4, 3, padding="same", name="shared")
+    x = shared(keras.layers.Conv2D(4, 3, name="stem")(image / 255.0))
+    x = shared(keras.layers.Conv2D(4, 1, name="mid")(x))
+    return keras.Model(image, keras.layers.Conv2D(3, 1, name="last")(x))
+
+
+def make_bytes():
+    image = keras.Input((LARGE_SIDE, LARGE_SIDE, 3), dtype="uint8", name="image")
+    x = keras.layers.Rescaling(1 / 255, name="scale")(image)
+    return keras.Model(image, keras.layers.Conv2D(3, 1, name="last")(x))
+
+
+@pytest.mark.parametrize("make", [make_normalizing, make_adapted, make_nested, make_shared, make_bytes])
+@pytest.mark.parametrize("preprocess", ["", "?preprocess=caffe"])
+def test_networks_of_users_are_saved_flat(make, preprocess, tmp_path):
+    if preprocess and make is make_bytes:
+        pytest.skip("bytes are not scaled")
+    plain = make()
+    plain.save(tmp_path / "own.keras")
+    backbone = load_backbone(
+        f"file:{tmp_path / 'own.keras'}{preprocess}", image_size=(LARGE_SIDE, LARGE_SIDE), pooling="avg"
+    )
+    if not preprocess:
+        expected = np.mean(plain(LARGE_IMAGES.astype(np.float32), training=False), axis=(1, 2))
+        np.testing.assert_allclose(backbone.embed(LARGE_IMAGES)[0], expected, rtol=1e-4, atol=1e-4)
+    network = tune(backbone, "last:1")
+    network.save(tmp_path / "tuned.keras")
+    saved = load_backbone(f"file:{tmp_path / 'tuned.keras'}", pooling="avg")
+    assert saved.layers == backbone.layers
+    np.testing.assert_allclose(saved.embed(LARGE_IMAGES)[0], network.embed([LARGE_IMAGES]), rtol=1e-6, atol=1e-6)
+    assert read_structure(saved) == read_structure(backbone)
+
+
+def test_a_network_is_cut_at_an_operation_that_is_not_a_layer():
+    backbone = load_backbone("convnexttiny", weights="none", image_size=(64, 64))
+    images = LARGE_IMAGES.repeat(2, axis=1).repeat(2, axis=2)
+    network = tune(backbone, "blocks:1", 0)
+    assert len(network.frontier) == 1
+    assert network.map_shapes == ((4, 4, 384),)
+    below = load_backbone("convnexttiny", weights="none", image_size=(64, 64), layers=network.frontier, pooling="none")
+    assert below.outputs[0].layer == network.frontier[0]
+    expected = network.embed([images])
+    network.takes_maps = True
+    maps = below.embed(images)[0].reshape(6, 4, 4, 384)
+    np.testing.assert_allclose(network.embed([maps]), expected, rtol=1e-4, atol=1e-4)

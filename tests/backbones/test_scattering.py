@@ -4,7 +4,8 @@ import sys
 import keras
 import numpy as np
 import pytest
-from contracts.backbone import BackboneContract
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.linear_model import LogisticRegression
@@ -12,8 +13,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from featx.backbones.protocol import BackboneRequest
-from featx.backbones.scattering import LUMINANCE, build_scattering, load_scattering
+from featx.backbones.scattering import LUMINANCE, SIGMA_PX, XI, build_scattering, load_scattering, make_filters
 from featx.errors import BackboneError, WeightsError
+from featx.testing import BackboneContract
 
 pytestmark = pytest.mark.keras
 
@@ -93,7 +95,7 @@ def transform_wavelet(frequencies, scale, angle, angles):
 
 
 def scatter_in_fourier_domain(image, scales, angles):
-    """Scatter one grey image `(side, side)` that is mirrored for ever; one map stack per order."""
+    """Scatter one grey image `(side, side)` that is mirrored without limit; one stack of maps per order."""
     side, cell, sigma = len(image), 2**scales, 0.8 * 2 ** (scales - 1)
     mirrored = np.block([[image, image[:, ::-1]], [image[::-1], image[::-1, ::-1]]])
     frequencies = 2 * np.pi * np.fft.fftfreq(2 * side)
@@ -124,7 +126,7 @@ def test_it_agrees_with_the_formulas_up_to_the_border(network, photos):
             assert np.linalg.norm(ours - theirs) < 0.02 * np.linalg.norm(theirs)
 
 
-# --- what the theory promises
+# --- properties that the theory predicts
 
 
 def test_a_plain_image_has_its_brightness_and_nothing_else(network):
@@ -183,7 +185,7 @@ def test_handwritten_digits_are_easier_to_tell_apart_than_from_pixels():
         head = make_pipeline(StandardScaler(), LogisticRegression(max_iter=200))
         return head.fit(X[:600], digits.target[:600]).score(X[600:], digits.target[600:900])
 
-    # The last 300 are by other writers than the first 600.
+    # The writers of the last 300 are not those of the first 600.
     assert 1 - score(features) < (1 - score(digits.data[:900])) / 2
 
 
@@ -220,7 +222,7 @@ def test_a_single_scale_has_no_second_order():
     assert network.output.shape == (None, 4, 3, 6)
 
 
-def test_an_image_smaller_than_the_kernels_is_mirrored_over_and_over():
+def test_an_image_smaller_than_the_kernels_is_mirrored_repeatedly():
     photo = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     found = build_scattering(8, 8)(photo[None]).numpy()[0]
     expected = np.concatenate(scatter_in_fourier_domain(photo / 255 @ LUMINANCE, 3, 8), axis=-1)
@@ -237,7 +239,7 @@ def test_an_image_smaller_than_the_kernels_is_mirrored_over_and_over():
         (BackboneRequest("scattering", height=36, width=32), "multiples of 8 px, not 36x32"),
     ],
 )
-def test_what_it_cannot_build_is_refused(request_, message):
+def test_requests_that_it_cannot_build_are_refused(request_, message):
     with pytest.raises(BackboneError, match=message):
         load_scattering(request_)
 
@@ -246,3 +248,76 @@ def test_what_it_cannot_build_is_refused(request_, message):
 def test_weights_cannot_be_loaded(weights):
     with pytest.raises(WeightsError, match="are computed"):
         load_scattering(BackboneRequest("scattering", weights=weights))
+
+
+# --- the filters
+
+
+def respond(kernel, omega_row, omega_column):
+    """Fourier transform of a kernel at one angular frequency (radians per px), about its centre."""
+    offsets = np.arange(len(kernel)) - (len(kernel) - 1) / 2
+    return np.exp(-1j * omega_row * offsets) @ kernel @ np.exp(-1j * omega_column * offsets)
+
+
+@given(J=st.integers(1, 4), L=st.integers(1, 12))
+def test_wavelets_ignore_constants_and_lowpasses_keep_them(J, L):
+    filters = make_filters(J, L)
+    assert len(filters.wavelets) == len(filters.lowpasses) == J
+    for d, wavelets in enumerate(filters.wavelets):
+        count, rows, columns = wavelets.shape
+        assert count == L
+        assert rows == columns >= 2**d
+        assert rows % 2 == (d == 0)
+        assert np.abs(wavelets.sum(axis=(1, 2))).max() < 1e-6
+    for d, lowpass in enumerate(filters.lowpasses, start=1):
+        assert len(lowpass) % 2 == 0
+        assert len(lowpass) >= 2**d
+        assert lowpass.sum() == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("d", range(3))
+def test_a_wavelet_answers_most_to_its_own_frequency_and_angle(d):
+    wavelets = make_filters(3, 8).wavelets
+    for angle in range(8):
+        theta = np.pi * angle / 8
+        row, column = XI / 2**d * np.sin(theta), XI / 2**d * np.cos(theta)
+        answers = np.abs([[respond(kernel, row, column) for kernel in scale] for scale in wavelets])
+        assert np.unravel_index(answers.argmax(), answers.shape) == (d, angle)
+        # The maximum of the Gaussian, less the part that makes the mean zero.
+        assert answers.max() == pytest.approx(1 - np.exp(-((SIGMA_PX * XI) ** 2)), abs=0.005)
+
+
+def test_a_quarter_turn_of_a_wavelet_is_the_one_half_the_angles_on():
+    for wavelets in make_filters(3, 8).wavelets:
+        for angle in range(4):
+            assert np.allclose(np.rot90(wavelets[angle], -1), wavelets[angle + 4], atol=1e-9)
+
+
+def test_the_point_reflection_of_a_wavelet_is_its_conjugate():
+    for wavelets in make_filters(3, 5).wavelets:
+        assert np.allclose(wavelets[:, ::-1, ::-1], wavelets.conj(), atol=1e-9)
+
+
+def test_a_lowpass_has_the_width_of_the_coarsest_wavelet():
+    lowpass = make_filters(4, 8).lowpasses[-1]
+    offsets = np.arange(len(lowpass)) - (len(lowpass) - 1) / 2
+    deviation = np.sqrt((lowpass.sum(axis=0) * offsets**2).sum())
+    assert deviation == pytest.approx(SIGMA_PX * 2**3, rel=0.03)
+
+
+def test_the_filters_add_no_energy_and_cover_every_frequency():
+    # Littlewood-Paley sum, Bruna & Mallat 2013, eq. 5; it is 1 where the transform keeps all energy.
+    filters = make_filters(3, 8)
+    sums = {
+        (row, column): np.abs(respond(filters.lowpasses[-1], row, column)) ** 2
+        + sum(
+            np.abs(respond(kernel, sign * row, sign * column)) ** 2 / 2
+            for scale in filters.wavelets
+            for kernel in scale
+            for sign in (1, -1)
+        )
+        for row in np.linspace(-3, 3, 13)
+        for column in np.linspace(0, 3, 7)
+    }
+    assert max(sums.values()) < 1.02
+    assert min(energy for frequency, energy in sums.items() if np.hypot(*frequency) <= 2.5) > 0.4

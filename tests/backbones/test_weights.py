@@ -1,4 +1,4 @@
-"""Where the weights of `keras.applications` come from: a file, or where Keras looks for the published ones."""
+"""The weights of `keras.applications`: from a file, or from the folder where Keras keeps the published ones."""
 
 import json
 import os
@@ -24,7 +24,7 @@ SMALL = "mobilenet?alpha=0.25"
 
 @pytest.fixture(scope="module")
 def trained():
-    """A network of the small model's shape with weights of its own."""
+    """A network with the shapes of the small model and other weights."""
     keras.utils.set_random_seed(3)
     return keras.applications.MobileNet(include_top=False, weights=None, input_shape=(32, 32, 3), alpha=0.25)
 
@@ -35,7 +35,7 @@ def wider():
 
 
 def save(network, path):
-    """Save in the format that the name asks for: weights, a whole model, or the old format of one."""
+    """Save in the format of the file name: weights, a whole model, or a model in the old format."""
     (network.save_weights if path.name.endswith(".weights.h5") else network.save)(path)
 
 
@@ -80,20 +80,21 @@ def check_refused(path):
     with pytest.raises(WeightsError) as caught:
         load_backbone(SMALL, weights=str(path), image_size=(32, 32))
     message = str(caught.value)
-    assert message.startswith(f"{path} does not fit MobileNet without its classifier, for which ")
+    assert message.startswith(f"{path} does not match MobileNet without its classifier (")
+    assert message.endswith("); use another file, such as those of Keras that end in notop.h5 or no_top.h5")
     assert "\n" not in message
     assert len(message) < len(str(path)) + 400
 
 
-# --- published weights, in processes with a folder of their own for them
+# --- published weights, in processes that have a folder of their own for them
 
-# ImageNet's, and a variance that is neither its square nor itself.
+# ImageNet's mean and deviation, and a variance that is neither the deviation nor its square.
 MEAN, DEVIATION = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
 OWN_VARIANCE = np.float32([0.08, 0.07, 0.09])
 
 
 def run_with_weights(folder, code, *arguments):
-    """Run code that prints JSON where Keras looks for weights in a folder and nothing can be downloaded."""
+    """Run code that prints JSON, with a given folder for Keras's weights and without downloads."""
     proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     environment = {name: value for name, value in os.environ.items() if name not in {"no_proxy", "NO_PROXY"}}
     environment = {k: v for k, v in environment.items() if k != "TF_CPP_MIN_LOG_LEVEL"}
@@ -105,7 +106,7 @@ def run_with_weights(folder, code, *arguments):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    # The result is all there is on stdout, and what Keras says about downloads all there is on stderr.
+    # Only the result is on stdout, and only Keras's messages about downloads are on stderr.
     assert [line for line in done.stderr.splitlines() if not line.startswith("Downloading data from ")] == []
     return json.loads(done.stdout)
 
@@ -135,7 +136,7 @@ def test_published_weights_load_offline(shared):
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """An EfficientNet whose weights stand, as in the published file, with a deviation in place of the variance."""
+    """An EfficientNet whose weights have, like the published file, a deviation instead of the variance."""
     folder = tmp_path_factory.mktemp("keras")
     (folder / "models").mkdir()
     keras.utils.set_random_seed(1)
@@ -157,7 +158,7 @@ from featx.frameworks import keras
 from keras.src.applications import efficientnet
 
 path, images = sys.argv[1], np.load(sys.argv[2])
-# Keras compares the hash of the file with that of the published one, which cannot be had here.
+# Keras checks the hash of the file against that of the published one, which is not available here.
 efficientnet.WEIGHTS_HASHES["b0"] = (None, hashlib.md5(open(path, "rb").read()).hexdigest())
 plain = keras.applications.EfficientNetB0(include_top=False, weights="imagenet", input_shape=(32, 32, 3))
 scaled = keras.Model(plain.input, plain.get_layer("rescaling_1").output)
@@ -178,31 +179,31 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def found(published, tmp_path_factory):
-    """What loading published weights gives, and says where they are missing or damaged."""
+    """The results of loading published weights, and the messages if they are missing or damaged."""
     images = tmp_path_factory.mktemp("images") / "images.npy"
     np.save(images, make_photos(32))
     return run_with_weights(published, PUBLISHED, published / "models" / "efficientnetb0_notop.h5", images)
 
 
-def test_published_efficientnet_weights_mean_what_they_mean_in_keras(found):
+def test_published_efficientnet_weights_compute_what_they_do_in_keras(found):
     plain = np.array(found["plain"])
     assert np.allclose(plain, (make_photos(32) / 255 - MEAN) / DEVIATION, atol=1e-4)
     check_rows(np.array(found["imagenet"][2]), plain.reshape(3, -1))
 
 
-def test_the_same_weights_by_name_and_from_a_file_are_one_backbone_with_the_layers_that_are_listed(found):
+def test_the_same_weights_by_name_and_from_a_file_are_one_backbone_with_the_listed_layers(found):
     assert found["imagenet"] == found["file"]
     assert found["imagenet"][1] == [row.name for row in describe_layers("efficientnetb0", image_size=(32, 32))]
 
 
-def test_a_variance_of_ones_own_is_kept(published):
+def test_a_variance_of_the_user_is_kept(published):
     path, images = str(published / "own.weights.h5"), make_photos(32)
     options = {"layers": ["normalization"], "pooling": "none", "image_size": (32, 32)}
     (features,) = load_backbone("efficientnetb0", weights=path, **options).embed(images)
     check_rows(features, ((images / 255 - MEAN) / np.sqrt(OWN_VARIANCE)).reshape(3, -1))
 
 
-def test_weights_that_cannot_be_downloaded_are_named_with_their_place(found, published):
+def test_weights_that_cannot_be_downloaded_are_named_with_their_folder(found, published):
     kind, message = found["mobilenetv2"]
     assert kind == "WeightsError"
     assert "put mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5 into " in message
@@ -211,7 +212,7 @@ def test_weights_that_cannot_be_downloaded_are_named_with_their_place(found, pub
     assert "\n" not in message
 
 
-def test_damaged_weights_are_said_to_be_where_they_are(found, published):
+def test_damaged_weights_are_named_with_their_folder(found, published):
     kind, message = found["mobilenet?alpha=0.5"]
     assert kind == "WeightsError"
     assert f"read from {published / 'models'} (" in message

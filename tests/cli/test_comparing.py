@@ -91,9 +91,9 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
         (["features/gone.h5"], 1, "there is no store features/gone.h5"),
         (["--clf", "knn", "--class-weight", "balanced"], 2, "none of knn has a parameter class_weight"),
         (["--calibration", "magic"], 2, "must be one of none, temperature"),
-        (["--finetune", "gone"], 1, "gone is no bundle"),
-        (["--finetune", "last:23"], 2, "colour has no weights that could learn"),
-        (["features/colour.h5", "--group", "nothing"], 2, "'nothing' is no group"),
+        (["--finetune", "gone"], 1, "gone does not exist, and is not a plan either"),
+        (["--finetune", "last:23"], 2, "colour has no trainable weights"),
+        (["features/colour.h5", "--group", "nothing"], 2, "'nothing' is not a group"),
     ],
 )
 def test_what_a_user_can_do_wrong(featx_command, embedded, arguments, code, pattern):
@@ -108,7 +108,7 @@ def test_sets_are_of_known_heads():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="process groups are POSIX")
-def test_ctrl_c_is_clean_and_goes_on(featx_command, embedded, tmp_path):
+def test_ctrl_c_is_clean_and_goes_on(interruptible, featx_command, embedded, tmp_path):
     """The trees take long enough to be interrupted; the folds of the other head are there by then."""
     command = [sys.executable, "-m", "featx", "compare", embedded, "--clf", "hist-gb,random-forest,dummy"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

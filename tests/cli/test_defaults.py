@@ -67,7 +67,7 @@ def test_finetune():
     names = {field.name for field in fields(FineTuneSpec)} - elsewhere
     assert {name: command[name] for name in names} == {name: getattr(spec, name) for name in names}
     assert (str(command["features"]), str(command["runs"])) == (options.features, options.folder)
-    elsewhere = {"features", "folder", "progress", "report", "begin"}
+    elsewhere = {"features", "folder", "reporter"}
     names = {field.name for field in fields(FineTuneOptions)} - elsewhere
     assert {name: command[name] for name in names} == {name: getattr(options, name) for name in names}
     assert {name: command[name] for name in ("layer", "pooling", "weights")} == {

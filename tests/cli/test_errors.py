@@ -25,7 +25,7 @@ def expect(result, code, pattern):
 @pytest.mark.parametrize(
     ("arguments", "code", "pattern"),
     [
-        (["embed", "missing/", "--backbone", "colour"], 1, "there is no 'missing/'"),
+        (["embed", "missing/", "--backbone", "colour"], 1, "'missing/' does not exist"),
         (["embed", "photos"], 2, "--backbone"),
         (["embed", "photos", "--backbone", "incepton3"], 1, "did you mean inceptionv3"),
         (["embed", "photos", "--backbone", "colour", "--layer", "color"], 1, "Known: colour"),
@@ -44,8 +44,8 @@ def expect(result, code, pattern):
         (["fit"], 1, "featx embed"),
         (["fit", "nowhere.h5"], 1, "nowhere.h5"),
         (["fit", "photos"], 1, "no feature store"),
-        (["predict", "photos", "x.png"], 1, "no bundle"),
-        (["evaluate", "nothing", "photos"], 1, "no bundle"),
+        (["predict", "photos", "x.png"], 1, "is not a bundle"),
+        (["evaluate", "nothing", "photos"], 1, "is not a bundle"),
         (["info"], 1, "featx embed"),
         (["fits"], 2, "No such command"),
         (["fit", "--cv", "many"], 2, "--cv"),
@@ -77,7 +77,7 @@ def test_wrong_heads_and_labels(featx_command, photos, tmp_path):
     expect(featx_command("fit", "features/flat.h5"), 1, "no labels")
     write_digits(tmp_path / "one", per_class=4, classes=1)
     featx_command("embed", "one", "--backbone", "colour", "--name", "one")
-    expect(featx_command("fit", "features/one.h5"), 1, "one class only")
+    expect(featx_command("fit", "features/one.h5"), 1, "only one class")
     write_digits(tmp_path / "s" / "train", per_class=4, classes=2)
     write_digits(tmp_path / "s" / "test", per_class=4, classes=3, skip=4)
     featx_command("embed", "s", "--backbone", "colour", "--name", "s")

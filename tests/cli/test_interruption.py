@@ -81,7 +81,7 @@ def interrupt_in_vain(process):
         process.wait(0.3)
 
 
-def test_the_first_interrupt_is_a_clean_stop(pictures, tmp_path):
+def test_the_first_interrupt_is_a_clean_stop(interruptible, pictures, tmp_path):
     with start(EMBED, tmp_path) as process:
         interrupt_in_vain(process)
         (tmp_path / "pipe").write_bytes(b"")  # the read ends, and with it the stop can
@@ -95,7 +95,7 @@ def test_the_first_interrupt_is_a_clean_stop(pictures, tmp_path):
     assert (new + cached, quarantined) == (7, 0)
 
 
-def test_the_second_interrupt_ends_at_once_although_a_read_hangs(pictures, tmp_path):
+def test_the_second_interrupt_ends_at_once_although_a_read_hangs(interruptible, pictures, tmp_path):
     with start(EMBED, tmp_path) as process:
         interrupt_in_vain(process)
         process.send_signal(signal.SIGINT)
@@ -104,11 +104,24 @@ def test_the_second_interrupt_ends_at_once_although_a_read_hangs(pictures, tmp_p
     assert sum(count(run(pictures, tmp_path / "features", name="colour-8x8"))) == 7
 
 
-def test_two_interrupts_end_a_main_thread_that_handles_none(tmp_path):
+def test_two_interrupts_end_a_main_thread_that_handles_none(interruptible, tmp_path):
     with start(WAIT_IN_C, tmp_path) as process:
         interrupt_in_vain(process)
         process.send_signal(signal.SIGINT)
         assert process.wait(5) == 130
+
+
+@pytest.fixture
+def ignored():
+    """SIGINT ignored, as in the background of a script."""
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+def test_children_of_an_interruptible_test_are_interruptible(ignored, interruptible):
+    code = "import signal; print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"True\n"
 
 
 def test_it_leaves_everything_as_it_was():
@@ -118,7 +131,7 @@ def test_it_leaves_everything_as_it_was():
     assert (signal.getsignal(signal.SIGINT), signal.set_wakeup_fd(-1), threading.active_count()) == before
 
 
-def test_one_interrupt_inside_is_an_exception():
+def test_one_interrupt_inside_is_an_exception(interruptible):
     with pytest.raises(KeyboardInterrupt), end_at_second_interrupt():
         signal.raise_signal(signal.SIGINT)
 

@@ -51,10 +51,10 @@ def test_json_has_counts_and_what_could_not_be_read(featx_command, photos):
 @pytest.mark.parametrize(
     ("arguments", "code", "pattern"),
     [
-        (["split", "nowhere"], 1, "there is no 'nowhere'"),
+        (["split", "nowhere"], 1, "'nowhere' does not exist"),
         (["split", "photos", "--test", "1"], 2, "the size of test is 1"),
         (["split", "photos", "--val", "0", "--test", "0"], 2, "together they must be above 0"),
-        (["split", "photos", "--group", "patient"], 2, "'patient' is no group"),
+        (["split", "photos", "--group", "patient"], 2, "'patient' is not a group"),
         (["split", "photos", "--out", "t.parquet"], 2, "must end in .csv"),
         (["split", "photos", "--seed", "-1"], 2, "the seed is -1"),
         (["split", "photos", "--root", "."], 2, "for tables"),

@@ -9,8 +9,8 @@ from pictures import write_digits
 from tiny import save_network
 
 import featx
-from featx.cli import tuning
 from featx.options import FineTuneOptions
+from featx.reporting import ProgressReporter
 from featx.specs import FineTuneSpec, HeadSpec
 
 pytestmark = pytest.mark.keras
@@ -86,7 +86,9 @@ def test_flags_reach_the_library(finetune, monkeypatch):
         finetune(*FLAGS.split())
     (asked,) = calls
     assert asked["spec"] == SPEC
-    assert asked["options"] == FineTuneOptions(0.3, "folder", "no", *WHERE, None, tuning.tell, None)
+    reporter = asked["options"].reporter
+    assert isinstance(reporter, ProgressReporter)
+    assert asked["options"] == FineTuneOptions(**OPTIONS, reporter=reporter)
     assert (asked["n"], asked["backbone"], asked["layer"], asked["pooling"]) == (135, "file:tiny.keras", -2, "max")
     assert (asked["weights"], asked["image"]) == ("none", {"height": 40, "width": 48, "resize": "crop"})
 
@@ -115,15 +117,25 @@ SPEC = FineTuneSpec(
     label_smoothing=0.1,
     seed=5,
 )
-WHERE = (Path("f"), Path("r"), True, 2, "keras", True)
+OPTIONS = {
+    "test_size": 0.3,
+    "group": "folder",
+    "cache": "no",
+    "features": Path("f"),
+    "folder": Path("r"),
+    "fresh": True,
+    "workers": 2,
+    "runtime": "keras",
+    "mixed_precision": True,
+}
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "pattern"),
     [
-        (["--unfreeze", "lsat:3"], 2, "there is no plan 'lsat:3'"),
-        (["--unfreeze", "last:none"], 2, "lacks how many"),
-        (["--unfreeze", "from:tpo"], 1, "no layer called 'tpo' to learn from; did you mean top"),
+        (["--unfreeze", "lsat:3"], 2, "'lsat:3' does not say which layers to unfreeze"),
+        (["--unfreeze", "last:none"], 2, "does not say how many"),
+        (["--unfreeze", "from:tpo"], 1, "no layer called 'tpo'; did you mean top"),
         (["--layer", "jonied"], 1, "did you mean joined"),
         (["--clf", "logrge"], 1, "did you mean logreg"),
         (["--clf", "svm"], 2, "svm cannot be trained together with a backbone; choose logreg or keras"),
@@ -151,8 +163,8 @@ def expect(result, code, pattern):
 
 
 def test_what_is_not_there_or_cannot_learn(finetune):
-    expect(finetune(source="gone"), 1, "there is no 'gone'")
-    expect(finetune(backbone="colour"), 2, "colour has no weights that could learn")
+    expect(finetune(source="gone"), 1, "'gone' does not exist")
+    expect(finetune(backbone="colour"), 2, "colour has no trainable weights")
     expect(finetune(backbone="file:gone.keras"), 1, "gone.keras")
 
 

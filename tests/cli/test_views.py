@@ -62,7 +62,7 @@ def test_predict_and_evaluate_take_views(featx_command, digits):
     ("flags", "code", "words"),
     [
         (("--views", "2"), 2, "name one, such as --augment light"),
-        (("--augment", "flip"), 2, "say how many, such as --views 4"),
+        (("--augment", "flip"), 2, "add their number, such as --views 4"),
         (("--views", "2", "--augment", "flop"), 1, "did you mean flip"),
         (("--views", "-1"), 2, "greater than or equal to 0"),
     ],
@@ -84,7 +84,7 @@ def test_learning_from_views_that_are_not_there(featx_command, digits):
 def test_a_disk_that_is_too_small(featx_command, digits, monkeypatch):
     from types import SimpleNamespace
 
-    monkeypatch.setattr("featx.store.space.shutil.disk_usage", lambda _: SimpleNamespace(free=5_000))
+    monkeypatch.setattr("featx.store.writing.shutil.disk_usage", lambda _: SimpleNamespace(free=5_000))
     result = featx_command("embed", digits, "--backbone", "colour", *FLAGS)
     assert result.code == 1
     assert "only 5.0 kB are free there: make room" in result.err

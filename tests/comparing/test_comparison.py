@@ -1,4 +1,5 @@
 import csv
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -7,11 +8,13 @@ import chores
 import numpy as np
 import pytest
 from pictures import write_digits
+from reporters import Recorder
 from sklearn.metrics import accuracy_score
 
 import featx
+from featx.bundle import read_versions
 from featx.comparing import comparison as module
-from featx.comparing.jobs import Lesson, digest_items, learn_and_predict
+from featx.comparing.jobs import HeadTask, digest_items, fit_and_predict
 from featx.errors import DataError, StoreError, UnknownNameError, UsageError
 from featx.evaluation import METRICS
 from featx.evaluation.paired import adjust_holm, compare_pair
@@ -40,38 +43,36 @@ def compared(store, small, runs):
 
 
 def test_every_head_on_every_store_has_a_standing(compared):
-    pairs = {(standing.store, standing.head.name) for standing in compared.standings}
-    assert len(pairs) == len(compared.standings) == 10
+    pairs = {(standing.store, standing.head.name) for standing in compared.rows}
+    assert len(pairs) == len(compared.rows) == 10
     assert compared.n_train + compared.n_test == 400
-    assert {standing.bytes_per_item for standing in compared.standings} == {240 * 4}
-    assert all(standing.threads == 1 and standing.fit_seconds > 0 for standing in compared.standings)
+    assert {standing.bytes_per_item for standing in compared.rows} == {240 * 4}
+    assert all(standing.threads == 1 and standing.fit_seconds > 0 for standing in compared.rows)
     # A process that has NumPy and scikit-learn takes more than 20 MB.
-    assert all(
-        standing.peak_memory_bytes is None or standing.peak_memory_bytes > 2e7 for standing in compared.standings
-    )
-    learnt = {standing.head.name: standing.trained_parameters for standing in compared.standings}
+    assert all(standing.peak_memory_bytes is None or standing.peak_memory_bytes > 2e7 for standing in compared.rows)
+    learnt = {standing.head.name: standing.trained_parameters for standing in compared.rows}
     linear = 10 * (240 + 1)
     assert learnt == {"lda": linear, "ridge": linear, "centroid": linear, "dummy": None, "knn": None}
-    assert {standing.kind for standing in compared.standings} == {"frozen"}
+    assert {standing.kind for standing in compared.rows} == {"frozen"}
     assert compared.verdict == ()
     assert compared.failed == ()
 
 
 def test_the_table_is_sorted_by_validation_and_the_first_is_the_best(compared):
-    scores = [standing.validation_accuracy for standing in compared.standings]
+    scores = [standing.validation_accuracy for standing in compared.rows]
     assert scores == sorted(scores, reverse=True)
-    assert [standing.verdict for standing in compared.standings].count("best") == 1
+    assert [standing.verdict for standing in compared.rows].count("best") == 1
     assert compared.best.verdict == "best"
     assert compared.best.paired is None
-    assert compared.standings[-1].head.name == "dummy"
-    assert compared.standings[-1].verdict == "worse"
+    assert compared.rows[-1].head.name == "dummy"
+    assert compared.rows[-1].verdict == "worse"
 
 
 def test_a_test_number_is_what_fit_reports(compared, store):
     """`fit` tunes on the same items where there is no validation split."""
     for clf in ("lda", "ridge", "knn"):
         run = featx.fit(store, clf, options=FitOptions(folder=None))
-        (standing,) = [s for s in compared.standings if s.head.name == clf and _is_of(s, store)]
+        (standing,) = [s for s in compared.rows if s.head.name == clf and _is_of(s, store)]
         assert standing.head == run.head
         assert standing.test.confusion.tolist() == run.test.confusion.tolist()
         for metric in METRICS:
@@ -87,19 +88,19 @@ def test_the_comparisons_are_those_of_the_predictions(store, compared):
     dataset = load_dataset(store)
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     truth = dataset.targets[partition.test.members]
-    own = [standing for standing in compared.standings if _is_of(standing, store)]
+    own = [standing for standing in compared.rows if _is_of(standing, store)]
     folds = np.arange(int(partition.train.sum())) % 3
     assert own[0].verdict == "best"
     best, worst = (
-        learn_and_predict(_make_lesson(store, dataset, partition, standing.head, folds)).arrays["probabilities"]
+        fit_and_predict(_make_lesson(store, dataset, partition, standing.head, folds)).arrays["probabilities"]
         for standing in (own[0], own[-1])
     )
     correct = [probabilities.argmax(axis=1) == truth for probabilities in (worst, best)]
     assert accuracy_score(truth, best.argmax(axis=1)) == own[0].test.accuracy
     expected = compare_pair(*correct)
     assert own[-1].paired.difference == expected.difference < 0
-    raw = [standing.paired.p_value for standing in compared.standings[1:]]
-    assert [standing.p_value for standing in compared.standings[1:]] == adjust_holm(raw).tolist()
+    raw = [standing.paired.p_value for standing in compared.rows[1:]]
+    assert [standing.p_value for standing in compared.rows[1:]] == adjust_holm(raw).tolist()
 
 
 def _make_lesson(store, dataset, partition, head, folds):
@@ -107,7 +108,7 @@ def _make_lesson(store, dataset, partition, head, folds):
     targets = dataset.targets[partition.train]
     digest = digest_items(store, learnt, predicted)
     units = dataset.find_units(partition.train)
-    return Lesson(store.path, head, learnt, targets, folds, units, predicted, len(dataset.classes), digest)
+    return HeadTask(store.path, head, learnt, targets, folds, units, predicted, len(dataset.classes), digest)
 
 
 def test_shuffled_test_labels_change_nothing_but_the_test(compared, store, small, tmp_path, monkeypatch):
@@ -117,8 +118,8 @@ def test_shuffled_test_labels_change_nothing_but_the_test(compared, store, small
     options = CompareOptions(folder=tmp_path, jobs=2)
     shuffled = featx.compare([store, small], HEADS, options=options)
     assert len(openings) == 1
-    assert [s.test.accuracy for s in shuffled.standings] != [s.test.accuracy for s in compared.standings]
-    assert list(map(_forget_test, shuffled.standings)) == list(map(_forget_test, compared.standings))
+    assert [s.test.accuracy for s in shuffled.rows] != [s.test.accuracy for s in compared.rows]
+    assert list(map(_forget_test, shuffled.rows)) == list(map(_forget_test, compared.rows))
 
 
 def _forget_test(standing):
@@ -127,12 +128,12 @@ def _forget_test(standing):
 
 
 def test_the_same_comparison_computes_nothing(compared, store, small, runs, monkeypatch):
-    monkeypatch.setattr(module, "learn_and_predict", chores.die)
-    counts = []
-    options = CompareOptions(folder=runs, progress=lambda *count: counts.append(count))
+    monkeypatch.setattr(module, "fit_and_predict", chores.die)
+    reporter = Recorder()
+    options = CompareOptions(folder=runs, reporter=reporter)
     again = featx.compare([store, small], HEADS, options=options)
-    assert counts == [(40, 40)]
-    assert [s.to_dict() for s in again.standings] == [s.to_dict() for s in compared.standings]
+    assert reporter.counts == [(40, 40)]
+    assert [s.to_dict() for s in again.rows] == [s.to_dict() for s in compared.rows]
     assert again.folder != compared.folder
 
 
@@ -159,11 +160,11 @@ def few(tmp_path_factory):
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 @pytest.mark.parametrize("deaths", [1, 9])
 def test_a_killed_worker_costs_its_own_task(few, tmp_path, monkeypatch, deaths):
-    monkeypatch.setattr(module, "learn_and_predict", chores.learn_or_die)
+    monkeypatch.setattr(module, "fit_and_predict", chores.learn_or_die)
     for name, value in {"FOLDER": tmp_path, "VICTIM": "ridge", "DEATHS": deaths}.items():
         monkeypatch.setenv(f"FEATX_TEST_{name}", str(value))
     found = featx.compare(few, "centroid,ridge,dummy", options=CompareOptions(folder=tmp_path / "runs", jobs=2))
-    by_name = {standing.head.name: standing for standing in found.standings}
+    by_name = {standing.head.name: standing for standing in found.rows}
     assert by_name["centroid"].test is not None
     begun = [len(path.read_text().splitlines()) for path in tmp_path.glob("centroid-*")]
     assert sum(begun) == 4  # three folds and the final one, each once
@@ -172,7 +173,7 @@ def test_a_killed_worker_costs_its_own_task(few, tmp_path, monkeypatch, deaths):
         return
     assert by_name["ridge"].verdict == "failed"
     assert "killed twice" in by_name["ridge"].error
-    assert found.standings[-1] is by_name["ridge"]
+    assert found.rows[-1] is by_name["ridge"]
     assert "killed twice" in (found.folder / "comparison.md").read_text()
     monkeypatch.setenv("FEATX_TEST_DEATHS", "0")  # memory is there again
     mended = featx.compare(few, "centroid,ridge,dummy", options=CompareOptions(folder=tmp_path / "runs", jobs=2))
@@ -184,9 +185,9 @@ def test_a_head_that_cannot_learn_is_a_row_with_its_reason(few):
     heads = ["centroid", HeadSpec("knn", {"n_neighbors": 50})]
     found = featx.compare(few, heads, options=CompareOptions(folder=None))
     assert found.folder is None
-    assert [standing.verdict for standing in found.standings] == ["best", "failed"]
-    assert "choose fewer neighbours" in found.standings[1].error
-    assert found.standings[1].to_dict()["accuracy"] is None
+    assert [standing.verdict for standing in found.rows] == ["best", "failed"]
+    assert "choose fewer neighbours" in found.rows[1].error
+    assert found.rows[1].to_dict()["accuracy"] is None
     with pytest.raises(DataError, match=r"none of the 1 could be fitted; knn on colour: .*choose fewer neighbours"):
         featx.compare(few, heads[1:], options=CompareOptions(folder=None))
 
@@ -208,51 +209,65 @@ def test_a_validation_split_of_the_source_ranks(tmp_path):
 def test_groups_stay_together(store, monkeypatch, tmp_path):
     found = featx.compare(store, "centroid,dummy", options=CompareOptions(folder=tmp_path, group=r"digit-(\d{3})"))
     plain = featx.compare(store, "centroid,dummy", options=CompareOptions(folder=tmp_path))
-    assert found.standings[1].paired.n_units < plain.standings[1].paired.n_units == plain.n_test
+    assert found.rows[1].paired.n_units < plain.rows[1].paired.n_units == plain.n_test
 
 
 def test_a_fixed_head_is_not_tuned(store, monkeypatch):
     dataset = load_dataset(store)
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     folds = np.arange(int(partition.train.sum())) % 3
-    monkeypatch.setattr("featx.fitting.procedure.tune", None)  # calling it would be an error
+    monkeypatch.setattr("featx.heads.tuning.tune", None)  # calling it would be an error
     fixed = HeadSpec("logreg", {"C": 10.0, "tol": 1e-5}, "l2")
-    record = learn_and_predict(_make_lesson(store, dataset, partition, fixed, folds)).record
+    record = fit_and_predict(_make_lesson(store, dataset, partition, fixed, folds)).record
     assert (record["params"], record["scaling"]) == ({"C": 10.0, "tol": 1e-5}, "l2")
     with pytest.raises(TypeError):
-        learn_and_predict(_make_lesson(store, dataset, partition, HeadSpec("ridge"), folds))
+        fit_and_predict(_make_lesson(store, dataset, partition, HeadSpec("ridge"), folds))
 
 
 def test_a_lesson_is_known_by_what_decides_it(store):
     dataset = load_dataset(store)
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     folds = np.arange(int(partition.train.sum())) % 3
-    lesson = _make_lesson(store, dataset, partition, HeadSpec("ridge"), folds)
+    head_task = _make_lesson(store, dataset, partition, HeadSpec("ridge"), folds)
     others = [
-        replace(lesson, head=HeadSpec("ridge", seed=1)),
-        replace(lesson, head=HeadSpec("lda")),
-        replace(lesson, targets=lesson.targets[::-1]),
-        replace(lesson, folds=folds[::-1]),
-        replace(lesson, units=lesson.units[::-1] // 2),
-        replace(lesson, n_classes=11),
-        replace(lesson, items_digest=digest_items(store, lesson.learnt[1:], lesson.predicted)),
+        replace(head_task, head=HeadSpec("ridge", seed=1)),
+        replace(head_task, head=HeadSpec("lda")),
+        replace(head_task, targets=head_task.targets[::-1]),
+        replace(head_task, folds=folds[::-1]),
+        replace(head_task, units=head_task.units[::-1] // 2),
+        replace(head_task, n_classes=11),
+        replace(head_task, items_digest=digest_items(store, head_task.learnt[1:], head_task.predicted)),
+        replace(head_task, views="augment"),
+        replace(head_task, views="plain"),
     ]
-    assert len({lesson.digest, *(other.digest for other in others)}) == 8
-    moved = replace(lesson, store=store.path.with_name("moved.h5"), learnt=lesson.learnt + 1)
-    assert moved.digest == lesson.digest
+    assert len({head_task.digest, *(other.digest for other in others)}) == 10
+    moved = replace(head_task, store=store.path.with_name("moved.h5"), learnt=head_task.learnt + 1)
+    assert moved.digest == head_task.digest
+
+
+def test_the_key_of_a_job_is_that_of_older_results(store):
+    """What an interrupted comparison of an older version left is found again."""
+    dataset = load_dataset(store)
+    partition = split_dataset(dataset, test_size=0.2, seed=0)
+    folds = np.arange(int(partition.train.sum())) % 3
+    head_task = _make_lesson(store, dataset, partition, HeadSpec("ridge"), folds)
+    text = f"{head_task.items_digest} {head_task.head.to_json()} 10 {sorted(read_versions().items())}"
+    arrays = (head_task.targets, head_task.folds, head_task.units)
+    content = text.encode() + b"".join(array.astype("<i8").tobytes() for array in arrays)
+    assert head_task.digest == hashlib.sha256(content).hexdigest()
 
 
 def test_a_store_that_is_replaced_meanwhile_is_said(store):
     dataset = load_dataset(store)
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     folds = np.arange(int(partition.train.sum())) % 3
-    lesson = replace(_make_lesson(store, dataset, partition, HeadSpec("dummy"), folds), items_digest="0" * 64)
+    head_task = replace(_make_lesson(store, dataset, partition, HeadSpec("dummy"), folds), items_digest="0" * 64)
     with pytest.raises(StoreError, match="was replaced while it was read"):
-        learn_and_predict(lesson)
+        fit_and_predict(head_task)
 
 
 def test_fresh_computes_again(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "learn_and_predict", chores.learn_or_die)
+    monkeypatch.setattr(module, "fit_and_predict", chores.learn_or_die)
     for name, value in {"FOLDER": tmp_path, "VICTIM": "", "DEATHS": 0}.items():
         monkeypatch.setenv(f"FEATX_TEST_{name}", str(value))
     for fresh in (False, False, True):
@@ -279,7 +294,7 @@ def test_what_a_user_can_do_wrong(store):
 def test_what_is_fixed_for_all_is_so_where_it_can_be(few):
     fixed = {"params": {"class_weight": "balanced"}, "calibration": "none"}
     found = featx.compare(few, "logreg,centroid", options=CompareOptions(folder=None, jobs=1), **fixed)
-    heads = {standing.head.name: standing.head for standing in found.standings}
+    heads = {standing.head.name: standing.head for standing in found.rows}
     assert heads["logreg"].params["class_weight"] == "balanced"
     assert {head.calibration for head in heads.values()} == {"none"}
     assert "centroid: without class_weight, which is no parameter there" in found.notes

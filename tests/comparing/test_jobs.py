@@ -9,7 +9,7 @@ import chores
 import numpy as np
 import pytest
 
-from featx.comparing.jobs import Task, _is_whole, forget_results, run_tasks
+from featx.comparing.jobs import Task, _is_whole, remove_results, run_tasks
 from featx.errors import StoreError
 from featx.files import Result, read_result, write_result
 
@@ -33,7 +33,7 @@ def test_results_are_kept_and_not_computed_again(tmp_path):
     assert seen == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert run_tasks(tasks[1:], tmp_path / "work", jobs=2) == {key: found[key] for key in ("0001", "0002")}
     assert [count_begun(tmp_path, f"add-{number}") for number in range(3)] == [1, 1, 1]
-    forget_results(tasks[:1], tmp_path / "work")
+    remove_results(tasks[:1], tmp_path / "work")
     run_tasks(tasks, tmp_path / "work", jobs=1)
     assert [count_begun(tmp_path, f"add-{number}") for number in range(3)] == [2, 1, 1]
 
@@ -115,7 +115,7 @@ run_tasks(tasks, Path(folder) / "work", jobs=2)
 
 @kills
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_an_end_in_the_middle_keeps_what_is_done_and_leaves_no_process(tmp_path, number):
+def test_an_end_in_the_middle_keeps_what_is_done_and_leaves_no_process(interruptible, tmp_path, number):
     command = [sys.executable, "-c", ENDLESS, str(tmp_path)]
     with subprocess.Popen(
         command, env=find_chores(), stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pictures import write_digits
 from PIL import Image
+from reporters import Recorder
 from tuned import mark_finetuned
 
 import featx
@@ -17,7 +18,7 @@ from featx.backbones import LayerInfo, load_backbone, locate_backbone
 from featx.comparing import plans
 from featx.errors import BackboneError, BundleError, DataError, SourceError, UnknownNameError, UsageError
 from featx.finetuning.feature_maps import _name_frozen
-from featx.finetuning.finetuning import plan_first_head
+from featx.finetuning.first_head import plan_first_head
 from featx.options import CompareOptions, FitOptions
 from featx.specs import BackboneSpec, FineTuneSpec
 
@@ -37,13 +38,13 @@ def store(made):
 
 
 @pytest.fixture
-def said():
-    return []
+def reporter():
+    return Recorder()
 
 
 @pytest.fixture
-def options(tmp_path, said):
-    return CompareOptions(folder=tmp_path / "runs", jobs=1, report=said.append)
+def options(tmp_path, reporter):
+    return CompareOptions(folder=tmp_path / "runs", jobs=1, reporter=reporter)
 
 
 def record_plan(bundle, store, plan="last:3", changes=()):
@@ -96,7 +97,7 @@ def compare(store, runs, options, heads="centroid"):
     return featx.compare(store, heads, runs=runs, options=options)
 
 
-def test_a_plan_is_fine_tuned_once_and_found_again(store, options, trained, said):
+def test_a_plan_is_fine_tuned_once_and_found_again(store, options, trained, reporter):
     first = compare(store, ["last:3", "last:3"], options)
     ((manifest, uri, asked),) = trained
     assert (len(manifest), uri) == (80, "colour")
@@ -106,16 +107,16 @@ def test_a_plan_is_fine_tuned_once_and_found_again(store, options, trained, said
     own = asked["options"]
     assert (own.test_size, own.group, own.folder, own.fresh) == (0.2, "", options.folder, False)
     assert own.features == store.path.parent
-    assert said[0] == f"last:3: fine-tuning colour on {store.source}"
-    assert said[1] == "note: last:3: some images are small"
-    assert said[2].endswith(f"s -> {options.folder / 'new-1'}")
-    assert [one.title for one in first.standings if one.run] == ["finetune last:3"]
-    del said[:]
+    assert reporter.lines[0] == f"last:3: fine-tuning colour on {store.source}"
+    assert reporter.lines[1] == "note: last:3: some images are small"
+    assert reporter.lines[2].endswith(f"s -> {options.folder / 'new-1'}")
+    assert [one.title for one in first.rows if one.run] == ["finetune last:3"]
+    del reporter.lines[:]
     again = compare(store, "last:3", options, "dummy")
     assert len(trained) == 1
-    (found,) = said
-    assert found.startswith(f"last:3: {options.folder / 'new-1'} is a finished run of it on these images, and is used")
-    assert next(one.run for one in again.standings if one.run) == options.folder / "new-1"
+    (found,) = reporter.lines
+    assert found.startswith(f"last:3: using {options.folder / 'new-1'}, a finished run of this plan on these images")
+    assert next(one.run for one in again.rows if one.run) == options.folder / "new-1"
     compare(store, "last:3", replace(options, fresh=True))
     assert len(trained) == 2
     assert trained[1][2]["options"].fresh
@@ -157,10 +158,10 @@ def test_what_lies_beside_is_passed_over(store, options, finished, trained):
 @pytest.mark.parametrize(
     ("plan", "error", "pattern"),
     [
-        ("lsat:3", UsageError, "there is no plan 'lsat:3'"),
-        ("last:none", UsageError, "lacks how many"),
-        ("from:lsat", UnknownNameError, "no layer called 'lsat' to learn from; did you mean last"),
-        ("everything", BundleError, "there is no such folder.* and no plan"),
+        ("lsat:3", UsageError, "'lsat:3' does not say which layers to unfreeze"),
+        ("last:none", UsageError, "does not say how many"),
+        ("from:lsat", UnknownNameError, "no layer called 'lsat'; did you mean last"),
+        ("everything", BundleError, "does not exist, and is not a plan either"),
     ],
 )
 def test_a_plan_that_is_none_fails_first(store, options, trained, monkeypatch, plan, error, pattern):
@@ -172,12 +173,12 @@ def test_a_plan_that_is_none_fails_first(store, options, trained, monkeypatch, p
 
 def test_other_weights_are_refused(store, options, trained, monkeypatch):
     monkeypatch.setattr(plans, "load_backbone", lambda *_, **__: Network("f" * 64))
-    with pytest.raises(BackboneError, match="colour has other weights by now"):
+    with pytest.raises(BackboneError, match=r"the weights of colour \(sha256 .* are not those"):
         compare(store, "last:3", options)
 
 
 def test_a_backbone_without_weights(store, options):
-    with pytest.raises(UsageError, match="colour has no weights that could learn"):
+    with pytest.raises(UsageError, match="colour has no trainable weights"):
         compare(store, "all", options)
 
 
@@ -194,7 +195,10 @@ def test_images_that_have_changed_are_refused(tmp_path, options, trained):
     with pytest.raises(SourceError, match=r"has changed since it was embedded: 2 images .* such as 0/digit-"):
         compare(store, "last:3", options)
     shutil.rmtree(folder)
-    with pytest.raises(SourceError, match=r"cannot be read again to be trained on: there is no .*; or name the folder"):
+    with pytest.raises(
+        SourceError,
+        match=r"fine-tuning needs the images again, and they cannot be read: .* does not exist.*; or name a",
+    ):
         compare(store, "last:3", options)
     assert not trained
 
@@ -216,7 +220,7 @@ def test_folders_and_runs(made, options, tmp_path):
     unwritten = featx.fit(store, "centroid", options=FitOptions(folder=None))
     with pytest.raises(UsageError, match="a run without a bundle"):
         compare(store, unwritten, options)
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match="does not exist, and is not a plan either"):
         compare(store, tmp_path / "gone", options)
     with pytest.raises(UsageError, match="no head is named"):
         compare(store, run, options, heads=",")
@@ -225,7 +229,7 @@ def test_folders_and_runs(made, options, tmp_path):
 def test_a_folder_of_that_name_wins(made, options, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(made[1].bundle, tmp_path / "all")
-    assert [one.title for one in compare(made[0], "all", options).standings if one.run] == ["lda (run)"]
+    assert [one.title for one in compare(made[0], "all", options).rows if one.run] == ["lda (run)"]
 
 
 @pytest.mark.parametrize(
@@ -257,7 +261,7 @@ def test_frozen_features_are_taken_from_the_store_that_has_them(tmp_path):
 
 
 @pytest.mark.keras
-def test_the_whole_way_with_a_network(tmp_path, said):
+def test_the_whole_way_with_a_network(tmp_path, reporter):
     """Random weights and tiny images: what counts is that the run is of this store and test, and is found again."""
     for name, shade in (("dark", 40), ("light", 200)):
         (tmp_path / "d" / name).mkdir(parents=True)
@@ -266,14 +270,14 @@ def test_the_whole_way_with_a_network(tmp_path, said):
             Image.fromarray((shade + noise).astype(np.uint8)).save(tmp_path / "d" / name / f"{number}.png")
     uri, size = "mobilenet?alpha=0.25", {"height": 32, "width": 32}
     store = featx.embed(tmp_path / "d", uri, weights="none", image=size, folder=tmp_path / "f").store
-    options = CompareOptions(folder=tmp_path / "runs", jobs=1, report=said.append)
-    (standing,) = [one for one in compare(store, "last:3", options, "dummy").standings if one.run]
+    options = CompareOptions(folder=tmp_path / "runs", jobs=1, reporter=reporter)
+    (standing,) = [one for one in compare(store, "last:3", options, "dummy").rows if one.run]
     assert (standing.kind, standing.store) == ("fine-tuned", store.path.stem)
     assert standing.fit_seconds > standing.embed_seconds > 0
     told = json.loads((standing.run / "metrics.json").read_text())["finetuned"]
     (maps,) = [featx.FeatureStore(path) for path in (tmp_path / "f" / "maps").iterdir()]
     assert told["embed_seconds"] == maps.embed_seconds
     again = compare(store, "last:3", options, "dummy")
-    assert [one.run for one in again.standings if one.run] == [standing.run]
-    assert "is a finished run of it" in said[-1]
+    assert [one.run for one in again.rows if one.run] == [standing.run]
+    assert "a finished run of this plan" in reporter.lines[-1]
     assert "embedding included, against" in again.verdict[0]

@@ -5,7 +5,7 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
-from standings import FAILED, make_comparison, make_standing
+from comparison_rows import FAILED, make_comparison, make_row
 
 from featx.comparing.report import (
     describe_choice,
@@ -22,9 +22,7 @@ from featx.specs import HeadSpec
 
 def test_ties_are_said_to_be_ties():
     lines = describe_comparison(
-        make_comparison(
-            make_standing("lda", "best"), make_standing("ridge", "tie", 1), make_standing("knn", "worse", 30), FAILED
-        )
+        make_comparison(make_row("lda", "best"), make_row("ridge", "tie", 1), make_row("knn", "worse", 30), FAILED)
     )
     assert lines == [
         "lda is best by validation (3 folds of the training items), and learnt from 240 images; the test chose nothing",
@@ -34,15 +32,15 @@ def test_ties_are_said_to_be_ties():
 
 
 def test_what_is_shown_to_differ_is_said_too():
-    lines = describe_comparison(make_comparison(make_standing("lda", "best"), make_standing("knn", "worse", 30)))
+    lines = describe_comparison(make_comparison(make_row("lda", "best"), make_row("knn", "worse", 30)))
     assert lines[1] == "the other one can be told from the best by these 60 test images"
-    lines = describe_comparison(make_comparison(*[make_standing(*row) for row in (("lda", "best"), ("knn", "better"))]))
+    lines = describe_comparison(make_comparison(*[make_row(*row) for row in (("lda", "best"), ("knn", "better"))]))
     assert lines[2].startswith("knn did better on the test than the best by validation")
-    assert len(describe_comparison(make_comparison(make_standing("lda", "best")))) == 1
+    assert len(describe_comparison(make_comparison(make_row("lda", "best")))) == 1
 
 
 def test_stores_are_named_where_there_are_several():
-    one, other = make_standing("lda", "best"), make_standing("lda", "tie", 1, store="scans")
+    one, other = make_row("lda", "best"), make_row("lda", "tie", 1, store="scans")
     header, _ = tabulate(make_comparison(one))
     assert header[0] == "head"
     header, rows = tabulate(make_comparison(one, other))
@@ -52,7 +50,7 @@ def test_stores_are_named_where_there_are_several():
 
 def test_cells():
     header, (best, other, failed) = tabulate(
-        make_comparison(make_standing("lda", "best"), make_standing("knn", "worse", 30), FAILED)
+        make_comparison(make_row("lda", "best"), make_row("knn", "worse", 30), FAILED)
     )
     assert all(len(row) == len(header) for row in (best, other, failed))
     cells = dict(zip(header, other, strict=True))
@@ -78,7 +76,7 @@ def test_what_was_chosen_in_few_words(head, asked, text):
 
 def test_markdown_is_one_table():
     page = to_markdown(
-        make_comparison(make_standing("lda", "best", notes=("it did not converge",)), make_standing("knn", "tie", 1))
+        make_comparison(make_row("lda", "best", notes=("it did not converge",)), make_row("knn", "tie", 1))
     )
     lines = [line for line in page.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
@@ -88,7 +86,7 @@ def test_markdown_is_one_table():
 
 
 def test_files_hold_the_same_numbers(tmp_path):
-    comparison = make_comparison(make_standing("lda", "best", params={"a": 1}), make_standing("knn", "tie", 1), FAILED)
+    comparison = make_comparison(make_row("lda", "best", params={"a": 1}), make_row("knn", "tie", 1), FAILED)
     written = write_comparison(comparison, tmp_path / "new" / "folder")
     assert written.folder == tmp_path / "new" / "folder"
     rows = json.loads((written.folder / "comparison.json").read_text())["rows"]
@@ -104,16 +102,16 @@ def test_files_hold_the_same_numbers(tmp_path):
 def test_the_plot_has_the_time_of_embedding_on_both_sides(tmp_path, monkeypatch):
     drawn = Mock()
     monkeypatch.setattr("featx.evaluation.plots.plot_costs", drawn)
-    tuned = make_standing("network", "tie", 1, kind=FINE_TUNED, embed_seconds=1.0)
-    frozen = make_standing("lda", "best", embed_seconds=4.0)
-    write_comparison(make_comparison(frozen, make_standing("knn", "tie", 1), tuned), tmp_path)
+    tuned = make_row("network", "tie", 1, kind=FINE_TUNED, embed_seconds=1.0)
+    frozen = make_row("lda", "best", embed_seconds=4.0)
+    write_comparison(make_comparison(frozen, make_row("knn", "tie", 1), tuned), tmp_path)
     assert drawn.call_args.args[1] == [5.5, 1.5, 1.5]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="cannot be written"):
-        write_comparison(make_comparison(make_standing("lda", "best")), tmp_path / "file" / "folder")
+        write_comparison(make_comparison(make_row("lda", "best")), tmp_path / "file" / "folder")
 
 
 def test_folders_are_named_by_the_day_and_a_number(tmp_path):

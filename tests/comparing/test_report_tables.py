@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from standings import FAILED, make_comparison, make_standing
+from comparison_rows import FAILED, make_comparison, make_row
 
 from featx.cli.output import format_table
 from featx.comparing.report import cut_middle, tabulate, tabulate_briefly
@@ -16,14 +16,14 @@ COSTS = {"peak_memory_bytes": 231_000_000, "trained_parameters": 66_050}
 
 def make_many(store="photos"):
     first, *others = HEADS
-    heads = [make_standing(first, "best"), *(make_standing(name, "tie", 3) for name in others)]
+    heads = [make_row(first, "best"), *(make_row(name, "tie", 3) for name in others)]
     chosen = "hidden_layer_sizes=(256, 128) alpha=0.001 standard"
     heads = [replace(one, chosen=chosen, store=store, **COSTS) for one in heads]
     return [*heads, make_tuned()]
 
 
 def make_tuned():
-    tuned = replace(make_standing("network", "worse", 25), name="finetune last:23", kind=FINE_TUNED, run=Path("run"))
+    tuned = replace(make_row("network", "worse", 25), name="finetune last:23", kind=FINE_TUNED, run=Path("run"))
     return replace(tuned, fit_seconds=7_500.0, bytes_per_item=None, **COSTS)
 
 
@@ -33,7 +33,7 @@ def read_row(table, at):
 
 
 def test_cells_of_a_terminal():
-    table = tabulate_briefly(make_comparison(make_standing("lda", "best", **COSTS), make_tuned(), FAILED))
+    table = tabulate_briefly(make_comparison(make_row("lda", "best", **COSTS), make_tuned(), FAILED))
     assert read_row(table, 0) == {
         "head": "lda",
         "chosen": "l2",
@@ -58,7 +58,7 @@ def test_cells_of_a_terminal():
 @pytest.mark.parametrize("store", ["photos", "inceptionv3-a-very-long-name-of-a-store-at-its-end-01"])
 def test_a_terminal_is_wide_enough(store):
     comparison = make_comparison(*make_many(store))
-    assert len(comparison.standings) == len(HEADS) + 1
+    assert len(comparison.rows) == len(HEADS) + 1
     header, rows = tabulate_briefly(comparison)
     lines = format_table(header, rows, left=(0,)).splitlines()
     assert max(map(len, lines)) <= 120

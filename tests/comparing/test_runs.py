@@ -41,7 +41,7 @@ def compare(few, *runs, heads="centroid,ridge", options=OPTIONS):
 
 
 def find(comparison, title):
-    (standing,) = [one for one in comparison.standings if one.title == title]
+    (standing,) = [one for one in comparison.rows if one.title == title]
     return standing
 
 
@@ -57,7 +57,7 @@ def test_a_run_has_the_numbers_of_its_bundle(few, fitted):
     assert found.embed_seconds == few.embed_seconds > 0
     assert (found.validation_accuracy, found.fit_seconds) == (fitted.validation.accuracy, fitted.seconds)
     assert (found.kind, found.run, found.trained_parameters) == ("frozen", fitted.bundle, 4 * (240 + 1))
-    assert found.notes[0].startswith(f"validated on {fitted.n_train} images of its own training items, so it is ")
+    assert found.notes[0].startswith(f"validated on {fitted.n_train} images of its own training items, so its ")
 
 
 def test_a_fine_tuned_run_is_compared_with_the_best_frozen_head(few, fitted, bundle, monkeypatch):
@@ -66,9 +66,9 @@ def test_a_fine_tuned_run_is_compared_with_the_best_frozen_head(few, fitted, bun
     mark_finetuned(bundle)
     comparison = compare(few, fitted.bundle, bundle, bundle)
     assert len(openings) == 1
-    assert len(comparison.standings) == 4  # a run that is named twice is one
+    assert len(comparison.rows) == 4  # a run that is named twice is one
     tuned = find(comparison, "finetune last:23")
-    frozen = next(one for one in comparison.standings if one.kind == "frozen")
+    frozen = next(one for one in comparison.rows if one.kind == "frozen")
     assert tuned.gain.difference == pytest.approx(tuned.test.accuracy - frozen.test.accuracy)
     assert (tuned.kind, tuned.store, tuned.chosen) == ("fine-tuned", "colour", "epoch 12 of 20")
     assert (tuned.fit_seconds, tuned.peak_memory_bytes) == (125, FINETUNED["peak_memory_bytes"])
@@ -91,6 +91,18 @@ def test_what_an_older_run_does_not_tell(few, bundle):
     rewrite(bundle, "metrics.json", json.dumps(metrics))
     assert read_run(bundle).embed_seconds is None
     assert "the run does not tell how long embedding took" in compare(few, bundle).verdict[0]
+
+
+def test_a_metric_that_an_older_version_did_not_write_is_no_damage(few, bundle):
+    metrics = json.loads((bundle / "metrics.json").read_text())
+    for evaluation in (metrics["validation"], metrics["test"]):
+        for name in [name for name in evaluation if name.startswith(("roc_auc", "log_loss", "accuracy"))]:
+            del evaluation[name]
+    rewrite(bundle, "metrics.json", json.dumps(metrics))
+    found = find(compare(few, bundle), "lda (run)")
+    assert (found.validation_accuracy, found.validation_log_loss) == (None, None)
+    assert found.test.accuracy > 0.5
+    assert found.notes[0].startswith("its bundle records no validation accuracy, so it is listed below the heads")
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +131,15 @@ def test_all_differences_are_adjusted_together(split, split_run, tmp_path):
     for at, other in enumerate(others):
         set_validation(mark_finetuned(other, "val"), accuracy=1, log_loss=at / 1e6)  # before all others
     comparison = compare(split, *others, heads="dummy")
-    titles = [one.title for one in comparison.standings[:2]]
+    titles = [one.title for one in comparison.rows[:2]]
     assert titles == ["finetune last:23 (first)", "finetune last:23 (second)"]
     assert comparison.best.verdict == "best"
     line = describe_comparison(comparison)[0]
     assert "(first) is best by validation (the val split of the source); the test chose nothing" in line
-    frozen = comparison.standings[2]
+    frozen = comparison.rows[2]
     assert frozen.paired.difference == -comparison.best.gain.difference
     assert frozen.p_value == comparison.best.gain_p_value
-    second = comparison.standings[1]
+    second = comparison.rows[1]
     assert second.p_value == 1
     assert second.gain.difference == comparison.best.gain.difference
     assert len(comparison.verdict) == 2
@@ -140,17 +152,17 @@ def test_what_was_validated_on_other_items_is_listed_below_the_heads(few, bundle
     set_validation(mark_finetuned(good), accuracy=1)
     heads = ["dummy", HeadSpec("knn", {"n_neighbors": 70})]
     comparison = compare(few, less, good, heads=heads)
-    titles = [one.title for one in comparison.standings]
+    titles = [one.title for one in comparison.rows]
     assert titles == ["dummy", "finetune last:23 (good)", "finetune last:23 (less)", "knn"]
     assert comparison.best.verdict == "best"
-    assert [one.validation_accuracy for one in comparison.standings[1:3]] == [1, 0.9]
+    assert [one.validation_accuracy for one in comparison.rows[1:3]] == [1, 0.9]
     n_held = [row["role"] for row in read_rows(good, "items.csv")].count("validated")
     told = (
-        f"validated on {n_held} images of its own training items, so it is listed below the heads, whatever its "
-        "validation says; its test and its verdict are on the same images as theirs"
+        f"validated on {n_held} images of its own training items, so its validation cannot be ranked with the heads "
+        "and it is listed below them; its test and its verdict use the same images as theirs"
     )
-    assert [one.notes for one in comparison.standings[1:3]] == [(told,)] * 2
-    assert comparison.standings[1].paired.difference == comparison.standings[1].gain.difference > 0
+    assert [one.notes for one in comparison.rows[1:3]] == [(told,)] * 2
+    assert comparison.rows[1].paired.difference == comparison.rows[1].gain.difference > 0
     assert len(comparison.verdict) == 2
 
 
@@ -158,9 +170,9 @@ def test_what_was_validated_on_other_items_is_listed_below_the_heads(few, bundle
 def test_images_that_it_learnt_from_are_no_validation(few, bundle, told):
     mark_finetuned(bundle, "no such item", **told)
     comparison = compare(few, bundle)
-    last = comparison.standings[-1]
+    last = comparison.rows[-1]
     assert (last.title, last.validation_accuracy, last.validation_log_loss) == ("finetune last:23", None, None)
-    assert "the accuracy on those that it learnt from is none; it is listed below the heads" in last.notes[0]
+    assert "no validation images were held out of its training, so it is listed below the heads" in last.notes[0]
     header, rows = tabulate(comparison)
     assert rows[-1][header.index("valid.")] == "-"
     assert last.verdict != "best"
@@ -180,9 +192,9 @@ def test_items_may_be_in_any_order(few, fitted, bundle):
 @pytest.mark.parametrize(
     ("options", "pattern"),
     [
-        ({"seed": 1}, r"--seed 1 --test-size 0\.2, this is with --seed 0 --test-size 0\.2: use the same"),
+        ({"seed": 1}, r"--seed 1 --test-size 0\.2, and this comparison with --seed 0 --test-size 0\.2: use the same"),
         ({"test_size": 0.4}, r"\d+ of its \d+ are not in this test, such as .*--test-size 0\.4"),
-        ({"cv": 3}, "cross-validated and so has no test of its own"),
+        ({"cv": 3}, "was cross-validated, so it has no test split"),
     ],
 )
 def test_a_run_that_was_tested_on_other_items(few, tmp_path, options, pattern):
@@ -231,7 +243,7 @@ def take_test_bytes(bundle):
 @pytest.mark.parametrize(
     ("spoil", "pattern"),
     [
-        (take_test_bytes, "trained or validated on 1 of the test images, such as "),
+        (take_test_bytes, "trained or validated on 1 files with the bytes of test images, such as "),
         (edit("items.csv", once("tested", sha256="0" * 64)), "1 of these have other bytes under the same name"),
     ],
 )
@@ -295,30 +307,36 @@ def unlist_predictions(bundle):
         (set_probability("-0.1"), "probabilities of item 0"),
         (set_probability("7"), "probabilities of item 0"),
         (set_probability("a"), "could not convert string to float"),
-        (edit("predictions.csv", lambda row: row.update(label="other")), "metrics.json tells an accuracy of"),
-        (edit("predictions.csv", lambda row: row["label"].endswith("0")), "is of other items than those"),
+        (edit("predictions.csv", lambda row: row.update(label="other")), "metrics.json has an accuracy of"),
+        (edit("predictions.csv", lambda row: row["label"].endswith("0")), "lists other items than those"),
         (lambda b: rewrite(b, "predictions.csv", ""), "has other columns than id, label and probability_CLASS"),
         (lambda b: rewrite(b, "predictions.csv", (b / "predictions.csv").read_text() + "a,b\n"), "a row of 2 cells"),
         (edit("items.csv", lambda row: row.update(role="tasted")), "no 'tasted'"),
-        (unlist_predictions, "has no predictions.csv of its own"),
-        (change_metrics(seconds=-1), "no record, or metrics.json no time"),
+        (unlist_predictions, "has no predictions.csv; repeat the run"),
+        (change_metrics(seconds=-1), "no record, or metrics.json has no valid time"),
         (change_metrics(seconds="long"), "is damaged"),
         (change_metrics(validation={}), "not the metrics of an evaluation"),
         (change_metrics(finetuned={"unfreeze": "all"}), "no 'trainable_parameters'"),
-        (change_metrics(finetuned=FINETUNED | {"seconds": float("1e400")}), "below 0 or without end"),
-        (change_metrics(finetuned=FINETUNED | {"embed_seconds": -1}), "embed_seconds is no number of seconds"),
-        (change_metrics(finetuned=FINETUNED | {"embed_seconds": True}), "embed_seconds is no number of seconds"),
-        (change_record(store={"embed_seconds": "long"}), "embed_seconds is no number of seconds"),
+        (change_metrics(finetuned=FINETUNED | {"seconds": float("1e400")}), "seconds is inf, not a number of seconds"),
+        (change_metrics(finetuned=FINETUNED | {"embed_seconds": -1}), "embed_seconds is -1, not a number of seconds"),
+        (
+            change_metrics(finetuned=FINETUNED | {"embed_seconds": True}),
+            "embed_seconds is True, not a number of seconds",
+        ),
+        (change_record(store={"embed_seconds": "long"}), "embed_seconds is long, not a number of seconds"),
         (change_record(store=[1]), "is damaged"),
-        (change_metrics(finetuned=FINETUNED | {"epochs": 1.5}), "counts that are no whole numbers"),
+        (change_metrics(finetuned=FINETUNED | {"epochs": 1.5}), "epochs is 1.5, not a count"),
         (change_metrics(finetuned=[1]), "is damaged"),
-        (change_metrics(seconds=10**400), "no record, or metrics.json no time"),
-        (change_metrics(finetuned=FINETUNED | {"seconds": 10**400}), "below 0 or without end"),
-        (change_metrics(finetuned=FINETUNED | {"epochs": 10**400}), "below 0 or without end"),
-        (change_metrics(finetuned=FINETUNED | {"embed_seconds": 10**400}), "embed_seconds is no number of seconds"),
-        (change_record(store={"embed_seconds": 10**400}), "embed_seconds is no number of seconds"),
+        (change_metrics(seconds=10**400), "no record, or metrics.json has no valid time"),
+        (change_metrics(finetuned=FINETUNED | {"seconds": 10**400}), "seconds is 10+, not a number of seconds"),
+        (change_metrics(finetuned=FINETUNED | {"epochs": 10**400}), "epochs is 10+, not a count"),
+        (
+            change_metrics(finetuned=FINETUNED | {"embed_seconds": 10**400}),
+            "embed_seconds is 10+, not a number of seconds",
+        ),
+        (change_record(store={"embed_seconds": 10**400}), "embed_seconds is 10+, not a number of seconds"),
         (change_deep("test", accuracy=10**400), "is damaged"),
-        (change_deep("validation", log_loss=10**400), "no proper validation"),
+        (change_deep("validation", log_loss=10**400), "no valid validation metrics"),
         (lambda b: rewrite(b, "predictions.csv", "\0" * 2**24), "a line of 16,777,216 characters or more"),
         (lambda b: rewrite(b, "items.csv", "\0" * 2**24), "a line of 16,777,216 characters or more"),
     ],
@@ -356,11 +374,11 @@ def test_a_validation_split_of_the_source_is_shared(split, split_run):
     next(row for row in rows if row["role"] == "validated")["role"] = "trained"
     write_rows(split_run, "items.csv", rows)
     almost = find(compare(split, split_run, heads="centroid"), "finetune last:23")
-    assert almost.notes[0].startswith("validated on 17 images that are not all and only those that rank the heads, so ")
+    assert almost.notes[0].startswith("validated on 17 images that are not exactly those that rank the heads, so ")
 
 
 def test_a_run_that_was_validated_on_its_own_tenth_beside_a_val_split(split, split_run):
     mark_finetuned(split_run, "train/0/digit-000")
     comparison = compare(split, split_run, heads="dummy")
-    assert "images of its own training items, so" in comparison.standings[-1].notes[0]
+    assert "images of its own training items, so" in comparison.rows[-1].notes[0]
     assert comparison.best.title == "dummy"

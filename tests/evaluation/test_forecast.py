@@ -92,6 +92,6 @@ def test_json():
         ([10, 20, 40], [0.5, 0.6, np.nan], "outside of 0 to 1"),
     ],
 )
-def test_wrong_input_is_told_in_one_line(sizes, accuracies, message):
+def test_wrong_input_is_refused_in_one_line(sizes, accuracies, message):
     with pytest.raises(DataError, match=message):
         forecast_accuracy(sizes, accuracies)

@@ -217,12 +217,40 @@ def test_json_has_the_promised_keys():
     assert np.array(values["confusion"]).sum() == 40
 
 
-@pytest.mark.parametrize("spoil", [{"accuracy": None}, {"per_class": [{"odd": 1}]}, {"confusion": "x"}])
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_metric_that_another_version_did_not_write_is_none(metric):
+    values = evaluate([[0.5, 0.5], [0.1, 0.9]], [0, 1], ["a", "b"], resamples=5).to_dict()
+    older = {name: value for name, value in values.items() if not name.startswith(metric)}
+    read = Evaluation.from_dict(older)
+    assert read.get_interval(metric) == (None, None, None)
+    assert read.to_dict() == values | dict.fromkeys(set(values) - set(older))
+
+
+def test_metrics_that_this_version_does_not_know_are_ignored():
+    values = evaluate([[0.5, 0.5], [0.1, 0.9]], [0, 1], ["a", "b"], resamples=5).to_dict()
+    newer = values | {"matthews": 0.5, "matthews_low": None, "per_class": [dict(one) for one in values["per_class"]]}
+    newer["per_class"][0] |= {"specificity": 0.9}
+    del newer["per_class"][1]["f1"]
+    read = Evaluation.from_dict(newer)
+    assert read.accuracy == values["accuracy"]
+    assert [row.f1 for row in read.per_class] == [values["per_class"][0]["f1"], None]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [{"accuracy": "0.9"}, {"log_loss": [1]}, {"per_class": [{"odd": 1}]}, {"per_class": [1]}, {"confusion": "x"}],
+)
 def test_foreign_metrics_are_refused(spoil):
     values = evaluate([[0.5, 0.5]], [0], ["a", "b"], resamples=1).to_dict() | spoil
-    if spoil == {"accuracy": None}:
-        del values["accuracy"]
     with pytest.raises(DataError, match="evaluate again"):
+        Evaluation.from_dict(values)
+
+
+@pytest.mark.parametrize("lacking", ["items", "classes", "per_class", "confusion"])
+def test_metrics_without_items_or_classes_are_refused(lacking):
+    values = evaluate([[0.5, 0.5]], [0], ["a", "b"], resamples=1).to_dict()
+    del values[lacking]
+    with pytest.raises(DataError, match=f"KeyError.*{lacking}.*evaluate again"):
         Evaluation.from_dict(values)
 
 
@@ -247,7 +275,7 @@ GOOD = np.array([[0.5, 0.5], [0.1, 0.9]])
         ({"groups": ["a"]}, "1 groups for 2 items"),
     ],
 )
-def test_wrong_input_is_told_in_one_line(change, message):
+def test_wrong_input_is_refused_in_one_line(change, message):
     arguments = {"probabilities": GOOD, "targets": [0, 1], "classes": ["a", "b"]} | change
     with pytest.raises(DataError, match=message) as caught:
         evaluate(**arguments)

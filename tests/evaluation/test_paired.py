@@ -164,7 +164,7 @@ def test_sentences():
         (([True], [True, False]), "correct_a has 1 items and correct_b 2"),
     ],
 )
-def test_wrong_input_is_told_in_one_line(arguments, message):
+def test_wrong_input_is_refused_in_one_line(arguments, message):
     with pytest.raises(DataError, match=message):
         compare_pair(*arguments)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from rich.cells import cell_len
 
-from featx.evaluation import evaluate, format_confusion, format_metrics, format_per_class
+from featx.evaluation import Evaluation, evaluate, format_confusion, format_metrics, format_per_class
 from featx.wording import pad_name, shorten_name
 
 NASTY = ["$\\alpha$", "日本語", "Äpfel", "line\nbreak", "esc\x1b[31m", "bad\udcff", "a name " * 20, ""]
@@ -35,6 +35,14 @@ def test_metrics_say_why_there_is_no_interval():
     text = format_metrics(evaluate([[1.0, 0.0]], [0], ["a", "b"]))
     assert "macro-F1                    1.0000   none: all resamples agree" in text
     assert text.splitlines()[6].split() == ["ROC-AUC", "-", "-"]
+
+
+def test_a_metric_that_is_not_recorded_has_a_dash():
+    values = make_evaluation(["a", "b"], {0: 1}).to_dict()
+    del values["accuracy"], values["accuracy_low"], values["accuracy_high"], values["per_class"][0]["recall"]
+    evaluation = Evaluation.from_dict(values)
+    assert format_metrics(evaluation).splitlines()[1].split() == ["accuracy", "-", "-"]
+    assert format_per_class(evaluation).splitlines()[1].split()[2] == "-"
 
 
 @pytest.mark.parametrize("write", [format_per_class, format_confusion])

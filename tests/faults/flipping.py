@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from featx.errors import StoreFormatError
-from featx.store.checking import verify_store
+from featx.store.verification import verify_store
 
 _MOST_SECONDS = 10
 

@@ -16,7 +16,7 @@ from operations import Fault, Operation, Shim
 _PRELOADED = [
     "featx.embedding",
     "featx.backbones.colour",
-    "featx.store.checking",
+    "featx.store.verification",
     "PIL.PngImagePlugin",
     "featx.options",
 ]

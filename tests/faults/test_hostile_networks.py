@@ -89,12 +89,12 @@ def check_refused(path, message):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("../../evil.txt", "is no file inside of it"),
-        ("/etc/evil.txt", "is no file inside of it"),
-        ("assets/../../evil.txt", "is no file inside of it"),
-        ("assets\\evil.txt", "is no file inside of it"),
-        ("assets/vocabulary.txt", "it has or lacks assets/vocabulary.txt"),
-        ("model.weights.npz", "it has or lacks model.weights.npz"),
+        ("../../evil.txt", "is not a file inside it"),
+        ("/etc/evil.txt", "is not a file inside it"),
+        ("assets/../../evil.txt", "is not a file inside it"),
+        ("assets\\evil.txt", "is not a file inside it"),
+        ("assets/vocabulary.txt", "extra or missing: assets/vocabulary.txt"),
+        ("model.weights.npz", "extra or missing: model.weights.npz"),
     ],
 )
 def test_members_that_no_network_needs_are_refused_and_never_unpacked(saved, tmp_path, name, message):
@@ -105,7 +105,7 @@ def test_members_that_no_network_needs_are_refused_and_never_unpacked(saved, tmp
 
 def test_a_bomb_is_refused_by_what_it_declares(saved):
     write_members(saved, read_members(saved) | {"model.weights.h5": bytes(10**8)}, zipfile.ZIP_DEFLATED)
-    check_refused(saved, "is compressed or encrypted, which what wrote it never does")
+    check_refused(saved, "is compressed or encrypted, which its writers never do")
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
@@ -129,17 +129,17 @@ def test_a_member_that_is_there_twice_is_refused(saved):
         ("keras.layers", "StringLookup", {"vocabulary": "/etc/passwd"}, "StringLookup, which runs code, reads"),
         ("keras.layers", "TextVectorization", {"vocabulary": "/etc/passwd"}, "TextVectorization, which runs code"),
         ("keras.layers", "MelSpectrogram", {"fft_length": 2**31}, "MelSpectrogram, which runs code, reads"),
-        ("os", "system", {}, "os.system, which is no layer of Keras"),
-        ("builtins.x", "eval", {}, "builtins.x.eval, which is no layer of Keras"),
+        ("os", "system", {}, "os.system, which is not a layer of Keras"),
+        ("builtins.x", "eval", {}, "builtins.x.eval, which is not a layer of Keras"),
         ("keras.utils", "get_file", {"origin": "http://localhost"}, "keras.utils.get_file, which is no layer"),
         ("keras.saving", "load_model", {"filepath": "x"}, "keras.saving.load_model, which is no layer"),
-        ("keras.src.saving.saving_lib", "load_model", {}, "load_model, which is no layer of Keras"),
-        ("keras.layers.", "Dense", {}, "Dense, which is no layer of Keras"),
-        (None, "Dense", {"units": 3}, "Dense, which is no layer of Keras"),
-        (None, "__lambda__", {"value": "x"}, "__lambda__, which is no layer of Keras"),
-        (None, "__typespec__", ["x"], "__typespec__, which is no layer of Keras"),
-        (None, "__numpy__", {"value": "x", "dtype": "S4000000000"}, "type S4000000000, which is no number"),
-        (None, "__numpy__", {"value": "x", "dtype": "object"}, "type object, which is no number"),
+        ("keras.src.saving.saving_lib", "load_model", {}, "load_model, which is not a layer of Keras"),
+        ("keras.layers.", "Dense", {}, "Dense, which is not a layer of Keras"),
+        (None, "Dense", {"units": 3}, "Dense, which is not a layer of Keras"),
+        (None, "__lambda__", {"value": "x"}, "__lambda__, which is not a layer of Keras"),
+        (None, "__typespec__", ["x"], "__typespec__, which is not a layer of Keras"),
+        (None, "__numpy__", {"value": "x", "dtype": "S4000000000"}, "type S4000000000, which is not numeric"),
+        (None, "__numpy__", {"value": "x", "dtype": "object"}, "type object, which is not numeric"),
         ("keras.layers", "Dense", {"units": "x"}, "cannot be loaded"),
         ("keras.layers", "NoLayer", {}, "cannot be loaded"),
     ],
@@ -160,7 +160,7 @@ def test_a_function_in_a_layer_is_one_of_keras(saved):
             find_layer(config, "conv")["config"]["activation"] = function
 
         change_config(saved, change)
-        check_refused(saved, f"{module}.function, which is no layer of Keras")
+        check_refused(saved, f"{module}.function, which is not a layer of Keras")
 
 
 @pytest.mark.parametrize("text", ["[" * 10**6, "{}", "[]", "null", '{"class_name": []}', "9" * 10**6, "\0", ""])
@@ -229,12 +229,12 @@ def test_what_declares_more_than_the_file_holds_takes_no_memory(saved, tmp_path)
     messages = get_refusals("import featx; featx.load_backbone('file:' + path)", paths)
     said = {path.stem: message for path, message in zip(paths, messages, strict=True)}
     for name in ("nested", "units", "orthogonal"):
-        assert "parameters, and the file holds" in said[name], name
+        assert "parameters, but the file holds only" in said[name], name
     for name in ("padding", "upsampling"):
-        assert "GiB for one image, and the limit is 2 GiB; choose smaller images or another network" in said[name]
+        assert "GiB for one image; the limit is 2 GiB; choose smaller images or another network" in said[name]
     for name in ("declare_shape", "deflate"):
         assert "its dataset '/layers/conv2d/vars/0' declares 4" in said[name]
-    assert "no network needs 16,777,216" in said["deep"]
+    assert "the limit is 16,777,216" in said["deep"]
 
 
 # --- the weights, in a network and by themselves
@@ -274,9 +274,9 @@ CHANGES = {
     link_softly: "is a link",
     link_outside: "is a link",
     link_a_group_outside: "its entry '/layers/extra' is a link",
-    store_outside: "lies in another file",
-    read_virtually: "lies in another file",
-    hold_objects: "which are no numbers",
+    store_outside: "is stored in another file",
+    read_virtually: "is stored in another file",
+    hold_objects: "which is not numeric",
     never_write: "declares 4,000,000,000,000 bytes and holds 0",
 }
 
@@ -320,5 +320,5 @@ def test_a_layer_of_unknown_size_is_not_cut_at(tmp_path):
     x = layers.EinsumDense("abcd,de->abce", (None, None, 5), name="einsum")(pixels)
     keras.Model(pixels, x).save(tmp_path / "einsum.keras")
     assert load_backbone(f"file:{tmp_path / 'einsum.keras'}?preprocess=tf").outputs[0].dim == 5
-    with pytest.raises(BackboneError, match="layer 'einsum' does not say how large its output is"):
+    with pytest.raises(BackboneError, match="the size of the output of layer 'einsum' is unknown"):
         load_backbone(f"file:{tmp_path / 'einsum.keras'}?preprocess=tf", pooling="none")

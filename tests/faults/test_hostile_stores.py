@@ -219,7 +219,7 @@ def test_no_attack_takes_memory(store, secret):
     code = """
 import resource, sys
 import numpy, h5py
-from featx.store.checking import verify_store
+from featx.store.verification import verify_store
 from featx.errors import StoreFormatError
 limit = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize() + (256 << 20)
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

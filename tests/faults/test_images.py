@@ -13,8 +13,7 @@ import pytest
 from faults.corpus import CORPUS, EMBEDDED, LEFT_OUT, QUARANTINED, write_corpus
 
 from featx import embed, load_backbone, read_folder
-from featx.items.decoding import decode
-from featx.items.probing import probe
+from featx.items.decoding import decode, probe
 from featx.specs import ImageSpec
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "images.md"

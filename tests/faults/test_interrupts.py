@@ -108,7 +108,7 @@ def interrupt_once(pictures, features, after):
     return done
 
 
-def test_after_one_interrupt_everything_that_was_finished_is_kept(pictures, undisturbed, tmp_path):
+def test_after_one_interrupt_everything_that_was_finished_is_kept(interruptible, pictures, undisturbed, tmp_path):
     done = interrupt_once(pictures, tmp_path, 3)
     new, cached = finish(pictures, tmp_path)
     assert new + cached == COUNT
@@ -118,7 +118,9 @@ def test_after_one_interrupt_everything_that_was_finished_is_kept(pictures, undi
     print(f"1 interrupt after {done} pictures, {cached} kept, 0 lost")  # noqa: T201 - shown by `make faults`
 
 
-def test_after_two_interrupts_it_is_gone_at_once_and_nothing_committed_is_lost(pictures, undisturbed, tmp_path):
+def test_after_two_interrupts_it_is_gone_at_once_and_nothing_committed_is_lost(
+    interruptible, pictures, undisturbed, tmp_path
+):
     committed = interrupt_once(pictures, tmp_path, 2)
     with start(pictures, tmp_path) as (process, terminal):
         terminal.wait_until_done(committed + 1)

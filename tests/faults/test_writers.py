@@ -1,4 +1,4 @@
-"""Two writers at once, one of them standing still at the worst moments, and readers meanwhile."""
+"""Two writers at once, one of them stopped at the worst moments, and readers meanwhile."""
 
 import contextlib
 import os
@@ -14,7 +14,7 @@ from featx.errors import StoreLockedError
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="the platform cannot stop a process")
 
-#: Embeds a folder, and stands still before the first call of a function of the store, until it is told to go on.
+#: Embeds a folder, and stops before the first call of one function of featx, until it receives SIGCONT.
 WRITER = """
 import importlib, os, signal, sys
 from featx import embed
@@ -23,16 +23,16 @@ from featx.store import journal
 
 source, folder, module, name = sys.argv[1:]
 journal.SHARD_BYTES = 1
-place = importlib.import_module(f"featx.store.{module}")
+place = importlib.import_module(f"featx.{module}")
 call = getattr(place, name)
 
-def stand_still(*arguments, **options):
+def stop(*arguments, **options):
     setattr(place, name, call)
-    print("still", flush=True)
+    print("stopping", flush=True)
     os.kill(os.getpid(), signal.SIGSTOP)
     return call(*arguments, **options)
 
-setattr(place, name, stand_still)
+setattr(place, name, stop)
 try:
     result = embed(source, "colour", folder=folder)
     print("done", len(result.store), flush=True)
@@ -47,10 +47,10 @@ def folders(tmp_path, digits):
 
 
 @contextlib.contextmanager
-def stand_still(folders, module, name):
+def start_stopped(folders, module, name):
     command = [sys.executable, "-c", WRITER, *folders, module, name]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "still\n"
+        assert process.stdout.readline() == "stopping\n"
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
         try:
             yield process
@@ -71,9 +71,9 @@ def assert_whole(folder, whole):
     assert [path.name for path in folder.iterdir()] == ["colour.h5"]
 
 
-def test_the_second_is_refused_with_the_first_ones_number_host_and_age(folders, whole):
+def test_the_second_writer_is_refused_with_pid_host_and_age_of_the_first(folders, whole):
     source, folder = folders
-    with stand_still(folders, "journal", "write_file") as first:
+    with start_stopped(folders, "store.journal", "write_file") as first:
         pattern = rf"colour.h5 is being written by process {first.pid} on \S+ since \d+ s; wait for it"
         with pytest.raises(StoreLockedError, match=pattern):
             embed(source, "colour", folder=folder)
@@ -82,14 +82,14 @@ def test_the_second_is_refused_with_the_first_ones_number_host_and_age(folders, 
     assert_whole(folder, whole)
 
 
-#: Where the first writer stands still: before it writes a shard, before that gets its name, and before the seal.
-MOMENTS = [("journal", "write_file"), ("hdf5", "publish_file"), ("sealing", "write_file")]
+#: Where the first writer stops: before it writes a shard, before the shard gets its name, and before the seal.
+MOMENTS = [("store.journal", "write_file"), ("files", "publish_file"), ("store.sealing", "write_file")]
 
 
 @pytest.mark.parametrize(("module", "name"), MOMENTS)
 def test_a_writer_that_wakes_after_its_lock_was_taken_commits_nothing(folders, whole, module, name):
     source, folder = folders
-    with stand_still(folders, module, name) as first:
+    with start_stopped(folders, module, name) as first:
         (folder / "colour.h5.lock").unlink()  # as its message says, if that process is gone
         embed(source, "colour", folder=folder)
         sealed = (folder / "colour.h5").stat()
@@ -103,9 +103,9 @@ def test_a_writer_that_wakes_after_its_lock_was_taken_commits_nothing(folders, w
 
 def test_a_writer_that_wakes_leaves_the_shards_and_the_lock_of_the_next(folders, whole):
     folder = folders[1]
-    with stand_still(folders, "sealing", "write_file") as first:
+    with start_stopped(folders, "store.sealing", "write_file") as first:
         (folder / "colour.h5.lock").unlink()
-        with stand_still(folders, "sealing", "write_file") as second:
+        with start_stopped(folders, "store.sealing", "write_file") as second:
             first.send_signal(signal.SIGCONT)
             assert first.stdout.read().startswith("StoreLockedError")
             assert (folder / "colour.h5.lock").exists()
@@ -115,8 +115,8 @@ def test_a_writer_that_wakes_leaves_the_shards_and_the_lock_of_the_next(folders,
     assert_whole(folder, whole)
 
 
-#: Adds a picture and takes it away again, so that the store is sealed anew each time.
-RESTLESS = """
+#: Adds a picture and removes it again, so that the store is sealed again each time.
+REWRITER = """
 import sys
 from pathlib import Path
 from featx import embed
@@ -132,13 +132,13 @@ for _ in range(int(number)):
 """
 
 
-def test_readers_see_one_store_or_the_other_whole_while_it_is_written_again_and_again(folders, tmp_path):
+def test_readers_always_see_a_whole_store_while_it_is_rewritten_again_and_again(folders, tmp_path):
     source, folder = tmp_path / "few", folders[1]
     shutil.copytree(folders[0] / "0", source / "0")
     first = embed(source, "colour", folder=folder)
     expected = dict(zip(first.store.ids.tolist(), map(bytes, first.store.features), strict=True))
     sizes = []
-    with subprocess.Popen([sys.executable, "-c", RESTLESS, source, folder, "15"]) as process:
+    with subprocess.Popen([sys.executable, "-c", REWRITER, source, folder, "15"]) as process:
         while process.poll() is None:
             found = FeatureStore(folder / "colour.h5")
             assert found.find_damage() == []

@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pictures import write_digits
+from reporters import Recorder
 from tiny import save_network
 
 import featx
 from featx.errors import DataError, StoreError, StoreLockedError, UnknownNameError, UsageError
 from featx.finetuning import finetuning, loop
 from featx.options import FineTuneOptions, FitOptions
+from featx.reporting import SILENT
 from featx.specs import FineTuneSpec, HeadSpec
 
 pytestmark = pytest.mark.keras
@@ -43,10 +45,9 @@ def features(tmp_path_factory):
 
 @pytest.fixture
 def tune(pictures, network, features, tmp_path):
-    def run(source=pictures, *, said=None, options=None, **settings):
+    def run(source=pictures, *, reporter=SILENT, options=None, **settings):
         spec = FineTuneSpec(**{"unfreeze": "last:3", **FEW, **settings})
-        told = None if said is None else said.append
-        where = FineTuneOptions(features=features, folder=tmp_path / "runs", report=told, **(options or {}))
+        where = FineTuneOptions(features=features, folder=tmp_path / "runs", reporter=reporter, **(options or {}))
         return featx.finetune(source, network, spec=spec, options=where)
 
     return run
@@ -99,7 +100,7 @@ def test_it_learns(run):
     assert rows[0]["loss"] == ""  # the start: nothing has been learnt
     assert float(rows[-1]["loss"]) < float(rows[1]["loss"])
     losses = [float(row["val_loss"]) for row in rows]
-    assert run.finetuned["best_epoch"] == int(np.argmin(losses))
+    assert run.finetuned.best_epoch == int(np.argmin(losses))
     assert run.validation.log_loss == pytest.approx(min(losses), rel=1e-3)
     assert run.test.accuracy > 0.7  # chance is a third
 
@@ -138,8 +139,8 @@ def test_the_cache_changes_nothing_but_the_time(tune, varied):
     head = HeadSpec("logreg", {"C": 1.0})
     cached = tune(head=head, options={"cache": "yes"}, **varied)
     whole = tune(head=head, options={"cache": "no"}, **varied)
-    assert cached.finetuned["cached"]
-    assert not whole.finetuned["cached"]
+    assert cached.finetuned.cached
+    assert not whole.finetuned.cached
     curves = [read_curve(one.bundle) for one in (cached, whole)]
     np.testing.assert_allclose(curves[0], curves[1], rtol=1e-3, atol=1e-4)
     for a, b in zip(read_weights(cached.bundle), read_weights(whole.bundle), strict=True):
@@ -155,12 +156,12 @@ def read_curve(bundle):
 
 
 def test_fresh_views_are_drawn_in_every_epoch_and_shown_before(tune):
-    said = []
-    run = tune(augmentation="light", said=said)
+    reporter = Recorder()
+    run = tune(augmentation="light", reporter=reporter)
     assert not run.finetuned["cached"]
-    assert any("--views" in line for line in said)
-    sheet = next(at for at, line in enumerate(said) if "augmentation.png" in line)
-    assert sheet < next(at for at, line in enumerate(said) if line.startswith("epoch"))
+    assert any("--views" in line for line in reporter.lines)
+    sheet = next(at for at, line in enumerate(reporter.lines) if "augmentation.png" in line)
+    assert sheet < next(at for at, line in enumerate(reporter.lines) if line.startswith("epoch"))
     assert (run.bundle / "augmentation.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -172,10 +173,13 @@ def test_keras_heads_are_trained_first(tune, clf):
 
 
 def test_blocks_thaw_one_after_the_other(tune):
-    said = []
-    run = tune(unfreeze="gradual:2", epochs=2, said=said)
+    reporter = Recorder()
+    run = tune(unfreeze="gradual:2", epochs=2, reporter=reporter)
     assert run.finetuned["epochs"] == 4
-    assert [line for line in said if line.startswith("stage")] == ["stage 1/2: blocks:1", "stage 2/2: blocks:2"]
+    assert [line for line in reporter.lines if line.startswith("stage")] == [
+        "stage 1/2: blocks:1",
+        "stage 2/2: blocks:2",
+    ]
     with (run.bundle / "curves.csv").open(newline="") as file:
         rates = [float(row["learning_rate"]) for row in csv.DictReader(file)]
     assert rates[-1] < rates[1]
@@ -184,8 +188,8 @@ def test_blocks_thaw_one_after_the_other(tune):
 @pytest.mark.parametrize("unfreeze", ["all", "from:stem", "blocks:1"])
 def test_every_plan_trains(tune, unfreeze):
     run = tune(unfreeze=unfreeze, epochs=1)
-    assert run.finetuned["unfreeze"] == unfreeze
-    assert run.finetuned["cached"] == (unfreeze == "blocks:1")  # the maps of pixels alone would spare nothing
+    assert run.finetuned.unfreeze == unfreeze
+    assert run.finetuned.cached == (unfreeze == "blocks:1")  # the maps of pixels alone would spare nothing
 
 
 def test_two_classes_and_their_auc(tune, tmp_path):
@@ -204,7 +208,7 @@ def test_the_val_split_of_the_source_is_watched(tune, tmp_path):
 def test_of_few_items_a_fifth_is_held_out(tune, tmp_path):
     run = tune(write_digits(tmp_path / "few", per_class=12, classes=2), epochs=1)
     assert 2 <= run.validation.n_items < 10
-    assert run.finetuned["validated_on"] == "validation"
+    assert run.finetuned.validated_on == "validation"
 
 
 def test_where_nothing_can_be_held_out_the_training_images_are_watched(tune, tmp_path):
@@ -213,7 +217,7 @@ def test_where_nothing_can_be_held_out_the_training_images_are_watched(tune, tmp
         write_digits(source / split, per_class=count, classes=2, skip=skip)
     head = HeadSpec("keras", {"epochs": 2})
     run = tune(source, head=head, epochs=1, options={"group": r"(\d)/digit"})
-    assert run.finetuned["validated_on"] == "training"
+    assert run.finetuned.validated_on == "training"
     assert run.validation.n_items == run.n_train == 16
     assert any("no image can be held out" in note for note in run.notes)
 
@@ -233,8 +237,8 @@ def test_a_branch_is_tuned_without_the_other(tune, network, pictures, features, 
     spec = FineTuneSpec(unfreeze="all", **{**FEW, "epochs": 1})
     run = featx.finetune(pictures, network, layer="right", spec=spec, options=options)
     counts = run.finetuned
-    assert counts["trainable_parameters"] == (3 * 9 * 8 + 8 + 16) + (8 * 8 + 8)
-    assert counts["frozen_parameters"] == 16  # the statistics
+    assert counts.trainable_parameters == (3 * 9 * 8 + 8 + 16) + (8 * 8 + 8)
+    assert counts.frozen_parameters == 16  # the statistics
     assert featx.Predictor.load(run.bundle).classes == ("0", "1", "2")
 
 
@@ -247,20 +251,20 @@ def test_other_settings_have_other_stores(tune, network, pictures, features, tmp
 
 
 def test_quarantine_is_told(tune):
-    said = []
-    tune(epochs=1, said=said)
-    assert any("broken.png" in line and "quarantined" in line for line in said)
+    reporter = Recorder()
+    tune(epochs=1, reporter=reporter)
+    assert any("broken.png" in line and "quarantined" in line for line in reporter.lines)
 
 
 def test_two_processes_do_not_share_a_state(tune, monkeypatch):
-    original = loop.Course.run
+    original = loop.TrainingLoop.run
 
     def run_twice(self):
         with pytest.raises(StoreLockedError):
             tune(epochs=1)
         original(self)
 
-    monkeypatch.setattr(loop.Course, "run", run_twice)
+    monkeypatch.setattr(loop.TrainingLoop, "run", run_twice)
     tune(epochs=1)
 
 
@@ -275,7 +279,7 @@ def test_the_test_is_opened_once(tune, monkeypatch):
 
 
 def test_no_epoch_better_than_the_start_keeps_the_start(tune, network):
-    said = []
+    reporter = Recorder()
     run = tune(
         learning_rate=10.0,
         head_learning_rate=10.0,
@@ -283,36 +287,36 @@ def test_no_epoch_better_than_the_start_keeps_the_start(tune, network):
         optimizer="sgd",
         label_smoothing=0.1,
         epochs=1,
-        said=said,
+        reporter=reporter,
     )
     assert run.finetuned["best_epoch"] == 0
-    assert any("no epoch was better than the start" in line for line in said)
+    assert any("no epoch was better than the start" in line for line in reporter.lines)
     first = featx.load_backbone(network).parts.trunk.weights
     for variable, array in zip(first, read_weights(run.bundle), strict=False):
         assert np.array_equal(variable.numpy(), array)
 
 
 def test_out_of_memory_divides_the_batch(tune, monkeypatch):
-    from featx.finetuning.network import TunableNetwork
+    from featx.finetuning.network import TrainableNetwork
 
-    original = TunableNetwork.learn
+    original = TrainableNetwork.train_batch
 
-    def learn(self, inputs, targets, weights, parts=1):
+    def train_batch(self, inputs, targets, weights, parts=1):
         if len(targets) / parts > 4:
             msg = "as a full device says"
             raise MemoryError(msg)
         return original(self, inputs, targets, weights, parts)
 
-    monkeypatch.setattr(TunableNetwork, "learn", learn)
-    said = []
-    run = tune(epochs=1, said=said)
+    monkeypatch.setattr(TrainableNetwork, "train_batch", train_batch)
+    reporter = Recorder()
+    run = tune(epochs=1, reporter=reporter)
     assert run.finetuned["batch_parts"] == 4
-    assert sum("gradients are added up" in line for line in said) == 2
+    assert sum("gradients are added up" in line for line in reporter.lines) == 2
 
 
 def test_an_epoch_that_was_interrupted_is_begun_again(tune, monkeypatch):
     whole = tune(batch_norm="train", head=HeadSpec("keras:8", {"epochs": 3}), options={"fresh": True})
-    original, calls = loop.Course._learn_batch, []
+    original, calls = loop.TrainingLoop._train_batch, []
 
     def stop(self, items, inputs):
         calls.append(1)
@@ -320,20 +324,20 @@ def test_an_epoch_that_was_interrupted_is_begun_again(tune, monkeypatch):
             raise KeyboardInterrupt
         return original(self, items, inputs)
 
-    monkeypatch.setattr(loop.Course, "_learn_batch", stop)
+    monkeypatch.setattr(loop.TrainingLoop, "_train_batch", stop)
     with pytest.raises(KeyboardInterrupt):
         tune(batch_norm="train", head=HeadSpec("keras:8", {"epochs": 3}))
     monkeypatch.undo()
-    said = []
-    resumed = tune(batch_norm="train", head=HeadSpec("keras:8", {"epochs": 3}), said=said)
-    assert any(line.startswith("going on from epoch 1") for line in said)
+    reporter = Recorder()
+    resumed = tune(batch_norm="train", head=HeadSpec("keras:8", {"epochs": 3}), reporter=reporter)
+    assert any(line.startswith("going on from epoch 1") for line in reporter.lines)
     for a, b in zip(read_weights(whole.bundle), read_weights(resumed.bundle), strict=True):
         assert np.array_equal(a, b)
     assert read_curve(whole.bundle) == read_curve(resumed.bundle)
 
 
 def test_a_damaged_state_is_told(tune, monkeypatch, tmp_path):
-    monkeypatch.setattr(loop.Course, "_take_head", None)  # ends the run before its first epoch
+    monkeypatch.setattr(loop.TrainingLoop, "_take_head", None)  # ends the run before its first epoch
     with pytest.raises(TypeError):
         tune(epochs=1)
     (folder,) = (path for path in (tmp_path / "runs" / ".finetune").iterdir() if path.is_dir())
@@ -341,7 +345,7 @@ def test_a_damaged_state_is_told(tune, monkeypatch, tmp_path):
     monkeypatch.undo()
     with pytest.raises(StoreError, match=r"is damaged .* --fresh"):
         tune(epochs=1)
-    assert tune(epochs=1, options={"fresh": True}).finetuned["epochs"] == 1
+    assert tune(epochs=1, options={"fresh": True}).finetuned.epochs == 1
 
 
 def start(pictures, network, runs, features, n_epochs):
@@ -383,7 +387,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(pictures, network, features, t
 
 
 def test_what_cannot_be_tuned_is_refused(pictures, tune, tmp_path):
-    with pytest.raises(UsageError, match="colour has no weights that could learn"):
+    with pytest.raises(UsageError, match="colour has no trainable weights"):
         featx.finetune(pictures, "colour", options=FineTuneOptions(features=tmp_path, folder=tmp_path))
     with pytest.raises(UsageError, match="ridge cannot be trained together"):
         tune(head=HeadSpec("ridge"))
@@ -391,25 +395,25 @@ def test_what_cannot_be_tuned_is_refused(pictures, tune, tmp_path):
         tune(head=HeadSpec("logreg", calibration="temperature"))
     with pytest.raises(UnknownNameError, match="no layer called 'topp'"):
         tune(unfreeze="from:topp")
-    with pytest.raises(UsageError, match="scattering has no weights that could learn"):
+    with pytest.raises(UsageError, match="scattering has no trainable weights"):
         featx.finetune(pictures, "scattering", options=FineTuneOptions(features=tmp_path, folder=tmp_path))
     with pytest.raises(UnknownNameError, match="flp"):
         tune(augmentation="flp")
-    with pytest.raises(UsageError, match="varied anew"):
+    with pytest.raises(UsageError, match="each epoch augments the images differently"):
         tune(augmentation="light", options={"cache": "yes"})
     with pytest.raises(UsageError, match="1000 at most"):
         tune(head_learning_rate=1e30)
 
 
 def test_a_loss_without_end_is_told(tune, monkeypatch):
-    from featx.finetuning.network import TunableNetwork
+    from featx.finetuning.network import TrainableNetwork
 
-    original = TunableNetwork.learn
+    original = TrainableNetwork.train_batch
 
-    def learn(self, *arguments):
+    def train_batch(self, *arguments):
         return np.nan, original(self, *arguments)[1]
 
-    monkeypatch.setattr(TunableNetwork, "learn", learn)
+    monkeypatch.setattr(TrainableNetwork, "train_batch", train_batch)
     with pytest.raises(DataError, match=r"the loss is not finite at a learning rate of 0.001; choose a smaller one"):
         tune(epochs=1)
 
@@ -430,6 +434,6 @@ def test_a_changed_file_is_noticed(tune, pictures, tmp_path):
 
 
 def test_mixed_precision_without_a_gpu_is_told_and_left(tune):
-    said = []
-    tune(epochs=1, options={"mixed_precision": True}, said=said)
-    assert any("there is none" in line for line in said)
+    reporter = Recorder()
+    tune(epochs=1, options={"mixed_precision": True}, reporter=reporter)
+    assert any("none was found" in line for line in reporter.lines)

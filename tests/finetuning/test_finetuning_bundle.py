@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from featx.files import Result, write_result
-from featx.finetuning.finetuning import Tuning
-from featx.finetuning.loop import STATE, Course, Progressed, Roles
+from featx.finetuning.finetuning import TrainedNetwork
+from featx.finetuning.loop import STATE, LoopState, Roles, TrainingLoop
 from featx.options import FineTuneOptions
 from featx.specs import FineTuneSpec
 
@@ -22,13 +22,13 @@ from featx.specs import FineTuneSpec
     ],
 )
 def test_seconds_are_of_everything(stores, own, earlier, expected):
-    supply = SimpleNamespace(embed_seconds=stores, own_embed_seconds=own, cached=True)
-    tuner = SimpleNamespace(count_parameters=lambda: {"head_parameters": 3}, frontier=("cut",))
-    progressed = Progressed(seconds=80.0, earlier_seconds=earlier)
+    data = SimpleNamespace(embed_seconds=stores, own_embed_seconds=own, cached=True)
+    trainable = SimpleNamespace(count_parameters=lambda: {"head_parameters": 3}, frontier=("cut",))
+    progressed = LoopState(seconds=80.0, earlier_seconds=earlier)
     nobody = np.array([], np.intp)
     roles = Roles(nobody, nobody, nobody, ())
-    tuning = Tuning(tuner, None, FineTuneSpec(), supply, None, roles, progressed, lambda: None)
-    told = tuning.describe("mobilenet", 100.0)
+    trained = TrainedNetwork(trainable, None, FineTuneSpec(), data, None, roles, progressed, lambda: None)
+    told = trained.describe("mobilenet", 100.0)
     assert told["seconds"] == pytest.approx(expected)
     assert (told["elapsed_seconds"], told["embed_seconds"], told["train_seconds"]) == (100.0, stores, 80.0)
 
@@ -36,9 +36,9 @@ def test_seconds_are_of_everything(stores, own, earlier, expected):
 def test_epochs_before_an_interruption_are_known(tmp_path):
     weights = {"w": np.zeros(2)}
     network = SimpleNamespace(dump=lambda: weights, restore=lambda _: None)
-    record = {name: getattr(Progressed(seconds=12.5), name) for name in Progressed.__dataclass_fields__}
+    record = {name: getattr(LoopState(seconds=12.5), name) for name in LoopState.__dataclass_fields__}
     del record["earlier_seconds"]  # as an older featx left it
     write_result(tmp_path / STATE, Result(record, weights | {"best_w": weights["w"]}))
-    course = Course(network, None, None, (), FineTuneSpec(), tmp_path, FineTuneOptions())
-    state = course._resume()
+    loop = TrainingLoop(network, None, None, (), FineTuneSpec(), tmp_path, FineTuneOptions())
+    state = loop._resume()
     assert (state.seconds, state.earlier_seconds) == (12.5, 12.5)

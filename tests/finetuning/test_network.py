@@ -28,12 +28,12 @@ def pixels():
 
 
 def make_network(network_file, plan, *, hidden="", dropout=0.0, **settings):
-    from featx.finetuning.network import TunableNetwork
+    from featx.finetuning.network import TrainableNetwork
 
     backbone = load_backbone(f"file:{network_file}")
     spec = FineTuneSpec(unfreeze=plan, learning_rate=1e-2, **settings)
     stages = plan_stages(plan, backbone.layers, "tiny")
-    network = TunableNetwork(backbone, stages, spec)
+    network = TrainableNetwork(backbone, stages, spec)
     features = np.random.default_rng(1).normal(size=(30, network.dim)).astype(np.float32)
     head = NetworkClassifier(hidden=hidden, dropout=dropout, scaling="none", epochs=1, random_state=0)
     with np.errstate(all="ignore"):
@@ -49,7 +49,7 @@ def embed_maps(network_file, network, pixels):
 
 def learn(network, stages, inputs, steps=3, parts=1):
     network.start(stages[0])
-    return [network.learn(inputs, TARGETS, WEIGHTS, parts)[0] for _ in range(steps)]
+    return [network.train_batch(inputs, TARGETS, WEIGHTS, parts)[0] for _ in range(steps)]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_each_step_is_that_of_keras_itself(network_file, pixels):
         with tf.GradientTape() as tape:
             expected = loss(TARGETS, model(pixels.astype(np.float32), training=False))
         optimizer.apply(tape.gradient(expected, model.trainable_weights), model.trainable_weights)
-        assert network.learn([pixels], TARGETS, WEIGHTS)[0] == pytest.approx(float(expected), rel=1e-5)
+        assert network.train_batch([pixels], TARGETS, WEIGHTS)[0] == pytest.approx(float(expected), rel=1e-5)
     tuned = backbone.parts.layers["top"].get_weights()
     np.testing.assert_allclose(tuned[0], plain.get_layer("top").get_weights()[0], rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(network.get_head_weights()[0], dense.get_weights()[0], rtol=1e-4, atol=1e-6)
@@ -173,7 +173,7 @@ def test_what_does_not_fit_into_the_memory_is_told_and_learns_nothing(network_fi
 
     network._differentiate = fail
     with pytest.raises(MemoryError, match="out of memory"):
-        network.learn([pixels], TARGETS, WEIGHTS)
+        network.train_batch([pixels], TARGETS, WEIGHTS)
     assert all(np.array_equal(array, before[name]) for name, array in network.dump().items())
 
 

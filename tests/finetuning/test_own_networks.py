@@ -39,14 +39,14 @@ def make_regular(keras):
 
 
 def open_network(make, folder, plan, stages=None):
-    from featx.finetuning.network import TunableNetwork
+    from featx.finetuning.network import TrainableNetwork
     from featx.frameworks import keras
 
     make(keras).save(folder / "own.keras")
     backbone = load_backbone(f"file:{folder / 'own.keras'}")
     spec = FineTuneSpec(unfreeze=plan, learning_rate=1e-2, optimizer="sgd", head_learning_rate=1e-2)
     stages = stages or plan_stages(plan, backbone.layers, "own")
-    network = TunableNetwork(backbone, stages, spec)
+    network = TrainableNetwork(backbone, stages, spec)
     head = NetworkClassifier(hidden="", dropout=0.0, scaling="none", epochs=1, random_state=0)
     head.fit(np.random.default_rng(1).normal(size=(30, network.dim)).astype(np.float32), np.arange(30) % 3)
     network.attach(head)
@@ -82,7 +82,7 @@ def learn_by_hand(folder, learning, head_weights, steps):
 def test_each_step_is_that_of_a_loop_by_hand(make, plan, parts, tmp_path):
     network, backbone, stages = open_network(make, tmp_path, plan)
     expected, plain = learn_by_hand(tmp_path, stages[0].layers, network.get_head_weights(), 3)
-    found = [network.learn([IMAGES], TARGETS, WEIGHTS, parts)[0] for _ in range(3)]
+    found = [network.train_batch([IMAGES], TARGETS, WEIGHTS, parts)[0] for _ in range(3)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     for layer in plain.layers:
         for one, other in zip(backbone.parts.layers[layer.name].get_weights(), layer.get_weights(), strict=True):
@@ -93,7 +93,7 @@ def test_each_step_is_that_of_a_loop_by_hand(make, plan, parts, tmp_path):
 def test_a_layer_that_is_used_twice_is_an_obstacle_to_a_cut(tmp_path):
     network, _, _ = open_network(make_shared, tmp_path, "last:1")
     assert network.frontier == ()
-    assert network.obstacle == "a layer of it (shared) is used more than once"
+    assert network.obstacle == "its layer shared is used more than once"
     assert open_network(make_regular, tmp_path, "last:1")[0].obstacle == ""
 
 
@@ -103,11 +103,11 @@ def test_half_precision_is_refused_with_what_works(tmp_path):
     stages = [Stage("last:3", frozenset({"conv_pw_13_bn"}))]
 
     def open_mobilenet(precision):
-        from featx.finetuning.network import TunableNetwork
+        from featx.finetuning.network import TrainableNetwork
 
         uri = f"mobilenet?alpha=0.25&precision={precision}"
         backbone = load_backbone(uri, weights="none", image_size=(32, 32))
-        return TunableNetwork(backbone, stages, FineTuneSpec(unfreeze="last:3"))
+        return TrainableNetwork(backbone, stages, FineTuneSpec(unfreeze="last:3"))
 
     with pytest.raises(UsageError, match=r"mobilenet.*float16.*mixed_bfloat16"):
         open_mobilenet("mixed_float16")
@@ -123,7 +123,7 @@ def test_half_precision_is_refused_with_what_works(tmp_path):
 
 
 def test_layers_beside_the_cut_do_not_count(tmp_path):
-    from featx.finetuning.network import TunableNetwork
+    from featx.finetuning.network import TrainableNetwork
     from featx.frameworks import keras
 
     def make(keras):
@@ -136,7 +136,7 @@ def test_layers_beside_the_cut_do_not_count(tmp_path):
     make(keras).save(tmp_path / "own.keras")
     backbone = load_backbone(f"file:{tmp_path / 'own.keras'}", layers=["left"])
     spec = FineTuneSpec(unfreeze="all")
-    network = TunableNetwork(backbone, [Stage("all", frozenset({"left", "right"}))], spec)
+    network = TrainableNetwork(backbone, [Stage("all", frozenset({"left", "right"}))], spec)
     network.attach(
         NetworkClassifier(hidden="", dropout=0.0, scaling="none", epochs=1).fit(
             np.random.default_rng(1).normal(size=(30, 4)).astype(np.float32), np.arange(30) % 3
@@ -145,4 +145,4 @@ def test_layers_beside_the_cut_do_not_count(tmp_path):
     counts = network.count_parameters()
     assert (counts["trainable_parameters"], counts["frozen_parameters"]) == (4 * 4 * 9 + 4, 3 * 4 * 9 + 4)
     with pytest.raises(UsageError, match="none of the layers that should learn"):
-        TunableNetwork(backbone, [Stage("all", frozenset({"right", "image"}))], spec)
+        TrainableNetwork(backbone, [Stage("all", frozenset({"right", "image"}))], spec)

@@ -72,21 +72,21 @@ def test_an_unknown_layer_names_the_closest():
 
 
 def test_layers_without_parameters_alone_learn_nothing():
-    with pytest.raises(UsageError, match="no layer of net that has parameters learns"):
+    with pytest.raises(UsageError, match="unfreezes no layer of net that has parameters"):
         plan_stages("last:1", LAYERS, "net")
 
 
 def test_statistics_are_no_block_and_learn_nothing():
     statistics = LayerInfo(0, "normalization", "Normalization", (32, 32, 3), 7, 0, 0)
     assert list_blocks([statistics, *LAYERS[1:]]) == list_blocks(LAYERS)
-    with pytest.raises(UsageError, match="no layer of net that has parameters learns"):
+    with pytest.raises(UsageError, match="unfreezes no layer of net that has parameters"):
         plan_stages("last:1", [*LAYERS, statistics], "net")
 
 
 def test_one_block_is_nothing_to_go_down_by():
     tokens = [make_layer(number, f"encoder_{number}", (50, 8), 10) for number in range(4)]
     for plan in ("gradual", "gradual:2"):
-        with pytest.raises(UsageError, match=r"net has one block only.*choose last:N or from:LAYER"):
+        with pytest.raises(UsageError, match=r"net has only one block.*choose last:N or from:LAYER"):
             plan_stages(plan, tokens, "net")
     assert [stage.layers for stage in plan_stages("blocks:7", tokens, "net")] == [{layer.name for layer in tokens}]
     assert name_layers("blocks:7") == name_layers("blocks:3")

@@ -25,7 +25,7 @@ def test_targets_are_positions_in_the_sorted_classes(store):
     assert np.shares_memory(np.asarray(dataset.take_features()), store.features)
 
 
-def test_items_without_a_label_are_left_out_and_said(tmp_path):
+def test_items_without_a_label_are_left_out_and_reported(tmp_path):
     write_digits(tmp_path / "images", per_class=3, classes=2)
     (tmp_path / "table.csv").write_text(
         "path,label\n"
@@ -42,7 +42,7 @@ def test_items_without_a_label_are_left_out_and_said(tmp_path):
 
 def test_no_labels_and_one_class_are_errors(tmp_path):
     write_digits(tmp_path / "one", per_class=3, classes=1)
-    with pytest.raises(DataError, match="one class only"):
+    with pytest.raises(DataError, match="only one class"):
         load_dataset(embed(tmp_path / "one", tmp_path / "f"))
     with pytest.raises(DataError, match="no labels"):
         load_dataset(embed(tmp_path / "one" / "0", tmp_path / "g"))
@@ -89,7 +89,7 @@ def test_the_splits_of_the_source_are_kept(tmp_path):
     assert (partition.train.sum(), partition.validation.sum(), len(partition.test)) == (24, 12, 12)
 
 
-def test_val_is_reported_on_where_there_is_no_test(tmp_path):
+def test_val_is_the_test_where_there_is_no_other(tmp_path):
     root = arrange(tmp_path / "d", train=(3, 8, 0), val=(3, 4, 8))
     partition = split_dataset(load_dataset(embed(root, tmp_path / "f")), test_size=0.2, seed=0)
     assert partition.test_name == "val"
@@ -114,7 +114,7 @@ def test_classes_in_test_that_train_lacks_are_named(tmp_path):
 def test_test_targets_can_be_taken_once(store):
     partition = split_dataset(load_dataset(store), test_size=0.2, seed=0)
     assert len(partition.test.open_targets()) == len(partition.test)
-    with pytest.raises(RuntimeError, match="taken before"):
+    with pytest.raises(RuntimeError, match="read before"):
         partition.test.open_targets()
 
 
@@ -168,7 +168,7 @@ def test_a_table_that_marks_only_the_test_trains_on_the_rest(tmp_path, digits):
     assert not partition.notes
 
 
-def test_items_in_no_split_beside_a_train_split_are_left_out_and_said(tmp_path, digits):
+def test_items_in_no_split_are_left_out_and_reported(tmp_path, digits):
     images = sorted(digits.rglob("*.png"))[::10]
     names = ("train", "test", "")
     rows = [(path, path.parent.name, names[number % 3], "") for number, path in enumerate(images)]
@@ -177,7 +177,7 @@ def test_items_in_no_split_beside_a_train_split_are_left_out_and_said(tmp_path, 
     assert f"{sum(row[2] == '' for row in rows)} items are in no split" in partition.notes[0]
 
 
-def test_groups_in_train_and_test_of_the_source_are_said(tmp_path, digits):
+def test_groups_in_train_and_test_of_the_source_are_reported(tmp_path, digits):
     images = sorted(digits.rglob("*.png"))[::10]
     rows = [
         (path, path.parent.name, ("train", "test")[number % 2], f"p{number % 3}") for number, path in enumerate(images)

@@ -11,7 +11,7 @@ import featx
 from featx.errors import BundleError, StoreError, StoreFormatError, UnknownNameError, UsageError
 from featx.fitting import fitting
 from featx.fitting.dataset import HeldOut
-from featx.fitting.procedure import name_classes
+from featx.heads import describe_single_fold, tuning
 from featx.options import FitOptions
 
 
@@ -73,7 +73,7 @@ def test_a_calibration_that_is_asked_for_is_used_and_recorded(store, tmp_path, c
 def test_balanced_classes_are_asked_of_heads_that_know_them(store):
     run = featx.fit(store, "ridge", params={"class_weight": "balanced"}, options=FitOptions(folder=None))
     assert run.head.params["class_weight"] == "balanced"
-    with pytest.raises(UsageError, match="knn cannot weight classes; of the heads, logreg, ridge"):
+    with pytest.raises(UsageError, match="knn cannot weight classes; choose one of logreg, ridge"):
         featx.fit(store, "knn", params={"class_weight": "balanced"}, options=FitOptions(folder=None))
 
 
@@ -98,8 +98,8 @@ def test_the_test_targets_are_taken_once_and_last(store, monkeypatch):
         return take(held)
 
     def record(name):
-        function = getattr(fitting, name)
-        monkeypatch.setattr(fitting, name, lambda *args, **kwargs: (events.append(name), function(*args, **kwargs))[1])
+        function = getattr(tuning, name)
+        monkeypatch.setattr(tuning, name, lambda *args, **kwargs: (events.append(name), function(*args, **kwargs))[1])
 
     monkeypatch.setattr(HeldOut, "open_targets", spy)
     record("tune")
@@ -202,7 +202,7 @@ def test_groups_stay_together_in_cross_validation(store, monkeypatch):
     assert all(not held & train for held, train in seen)
 
 
-def test_a_class_of_one_image_is_trained_on_and_said(tmp_path):
+def test_a_class_of_one_image_is_trained_on_and_reported(tmp_path):
     write_digits(tmp_path / "d", per_class=12, classes=3)
     for path in sorted((tmp_path / "d" / "2").iterdir())[1:]:
         path.unlink()
@@ -210,13 +210,18 @@ def test_a_class_of_one_image_is_trained_on_and_said(tmp_path):
     run = featx.fit(store, "logreg", options=FitOptions(folder=None))
     assert run.test.per_class[2].support == 0
     assert any("single image" in note for note in run.notes)
+    assert any("class '2' is in one fold only" in note for note in run.notes)
     folded = featx.fit(store, "logreg", options=FitOptions(folder=None, cv=3))
     assert any("alone in their class" in note for note in folded.notes)
 
 
 def test_notes_name_classes_and_not_their_numbers():
-    note = name_classes("targets 1, 3: in one fold only", ("cat", "dog", "eel", "fox"))
-    assert note == "class 'dog', 'fox': in one fold only"
+    classes = ("cat", "dog", "eel", "fox")
+    assert describe_single_fold((), classes) == []
+    assert describe_single_fold((3,), classes)[0].startswith("class 'fox' is in one fold only")
+    assert describe_single_fold((1, 3), classes)[0].startswith("classes 'dog', 'fox' are each in one fold only")
+    (many,) = describe_single_fold(range(20), "abcdefghijklmnopqrst")
+    assert "'g', 'h' and 12 more are each in one fold only" in many
 
 
 def test_wrong_names_and_values_are_clear(store):
@@ -230,7 +235,7 @@ def test_wrong_names_and_values_are_clear(store):
         featx.fit("nowhere.h5")
 
 
-def test_damaged_features_are_not_learnt_from(digits, tmp_path):
+def test_heads_are_not_fitted_on_damaged_features(digits, tmp_path):
     store = featx.embed(digits, "colour", folder=tmp_path).store
     content = bytearray(store.path.read_bytes())
     content[content.index(store.features[7].tobytes()) + 3] ^= 1

@@ -110,15 +110,15 @@ def test_few_shots_of_groups_can_be_measured(grouped):
     assert shots.means[-1] > 0.6
 
 
-def test_too_few_items_for_a_curve_are_said(tmp_path):
+def test_too_few_items_for_a_curve_are_refused(tmp_path):
     write_digits(tmp_path / "d", per_class=8, classes=2)
     store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f").store
     with pytest.raises(DataError, match="too few for a learning curve"):
         featx.fit(store, "ridge", options=FitOptions(folder=None, curve=True, test_size=0.3))
 
 
-def test_classes_with_fewer_items_than_shots_are_said(tmp_path):
+def test_classes_with_fewer_items_than_shots_are_reported(tmp_path):
     write_digits(tmp_path / "d", per_class=12, classes=3)
     store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f").store
     run = featx.fit(store, protocol="fewshot", options=FitOptions(folder=None, test_size=0.3))
-    assert any("gave all of them to more shots" in note for note in run.notes)
+    assert any("larger numbers of shots use all of them" in note for note in run.notes)

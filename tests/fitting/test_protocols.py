@@ -30,7 +30,7 @@ def test_neighbours_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_a_protocol_runs_and_tells_its_whole_path(name, store, tmp_path):
+def test_a_protocol_runs_and_reports_its_whole_path(name, store, tmp_path):
     run = featx.fit(store, protocol=name, options=FitOptions(folder=tmp_path))
     protocol = PROTOCOLS[name]
     assert (run.protocol, run.head.name) == (name, protocol.head)

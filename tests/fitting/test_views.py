@@ -1,4 +1,4 @@
-"""Learning from stores with views: their mean, each of them, or the image itself."""
+"""Fits on stores with views: their mean, each of them, or the image itself."""
 
 import csv
 
@@ -10,6 +10,7 @@ from featx import Bundle, FitOptions, Predictor
 from featx.errors import UsageError
 from featx.fitting.dataset import load_dataset, open_rows, split_dataset
 from featx.fitting.learning_curve import measure_curve
+from featx.heads import tuning
 from featx.options import VIEWS
 from featx.specs import ViewSpec
 
@@ -61,11 +62,13 @@ def test_each_view_is_a_row_that_stays_with_its_item(viewed):
     dataset = load_dataset(viewed, views="augment")
     members = np.zeros(400, bool)
     members[[2, 5, 300]] = True
-    lessons = dataset.take_lessons(members)
-    assert np.shares_memory(lessons.features.features, viewed.features)
-    assert np.array_equal(lessons.features[:], np.asarray(viewed.features)[members].reshape(12, -1))
-    assert lessons.targets.tolist() == np.repeat(dataset.targets[members], 4).tolist()
-    assert lessons.units.tolist() == np.repeat(dataset.find_units(members), 4).tolist()
+    rows = dataset.take_training_rows(members, np.array([0, 1, 0]))
+    assert np.shares_memory(rows.features.features, viewed.features)
+    assert np.array_equal(rows.features[:], np.asarray(viewed.features)[members].reshape(12, -1))
+    assert rows.copies == 4
+    assert rows.folds.tolist() == [0] * 4 + [1] * 4 + [0] * 4
+    assert rows.targets.tolist() == np.repeat(dataset.targets[members], 4).tolist()
+    assert rows.units.tolist() == np.repeat(dataset.find_units(members), 4).tolist()
     assert np.array_equal(dataset.take_features(members)[:], np.asarray(viewed.features)[members][:, : viewed.dim // 4])
 
 
@@ -74,7 +77,7 @@ def test_each_view_is_a_row_that_stays_with_its_item(viewed):
 
 @pytest.mark.parametrize("views", VIEWS)
 @pytest.mark.parametrize("clf", ["logreg", "ridge", "knn", "lda", "svm", "random-forest"])
-def test_every_head_learns_from_views(viewed, clf, views):
+def test_every_head_is_fitted_on_views(viewed, clf, views):
     run = fit(viewed, clf, views=views)
     assert run.n_train + run.test.n_items == 400
     assert run.validation.n_items == run.n_train
@@ -104,10 +107,8 @@ def test_views_of_an_item_are_never_on_both_sides_of_a_fold(viewed, monkeypatch)
         seen.append((np.asarray(folds).reshape(-1, 4), np.asarray(units).reshape(-1, 4)))
         return tune(head, X, y, folds, units=units, **others)
 
-    from featx.fitting import fitting
-
-    tune = fitting.tune
-    monkeypatch.setattr(fitting, "tune", spy)
+    tune = tuning.tune
+    monkeypatch.setattr(tuning, "tune", spy)
     fit(viewed, "ridge", views="augment")
     ((folds, units),) = seen
     assert (folds == folds[:, :1]).all()
@@ -115,7 +116,7 @@ def test_views_of_an_item_are_never_on_both_sides_of_a_fold(viewed, monkeypatch)
 
 
 def test_ridge_leaves_an_item_out_with_all_its_views(tmp_path):
-    """Labels that say nothing about the pictures: what is seen of an item in another view must not help."""
+    """The labels are random, so seeing another view of a held-out item must not help."""
     from runs import draw
 
     for number in range(80):
@@ -155,20 +156,20 @@ def test_half_precision_is_averaged_in_single(digits, tmp_path):
 @pytest.mark.parametrize(
     ("views", "words"), [("average", "mean over its 4"), ("augment", "each of the 4"), ("plain", "only the image")]
 )
-def test_it_is_said_what_is_done_with_views(viewed, store, views, words):
+def test_a_note_describes_how_views_are_used(viewed, store, views, words):
     assert any(words in note for note in fit(viewed, views=views).notes)
     if views != "augment":
         assert not any("view" in note for note in fit(store, views=views).notes)
 
 
-def test_what_cannot_be_learnt_is_refused(store):
+def test_views_that_do_not_fit_are_refused(store):
     with pytest.raises(UsageError, match="has no views to augment by; embed again with --views 4"):
         fit(store, views="augment")
     with pytest.raises(UsageError, match="average, augment, plain"):
         FitOptions(views="mean")
 
 
-def test_a_bundle_records_what_was_learnt(viewed, tmp_path):
+def test_a_bundle_records_the_views(viewed, tmp_path):
     import json
 
     about = json.loads((fit(viewed, views="augment", folder=tmp_path).bundle / "bundle.json").read_text())
@@ -181,10 +182,38 @@ def test_a_bundle_records_what_was_learnt(viewed, tmp_path):
 
 def test_stores_are_compared_by_their_means(viewed, store, tmp_path):
     comparison = featx.compare([viewed, store], "centroid", options=featx.CompareOptions(folder=tmp_path, jobs=1))
-    by_store = {standing.store: standing for standing in comparison.standings}
+    by_store = {standing.store: standing for standing in comparison.rows}
     assert by_store["viewed"].test.accuracy == fit(viewed, "centroid").test.accuracy
     assert by_store["colour"].test.accuracy == fit(store, "centroid").test.accuracy
     assert any("mean over its 4 views" in note for note in comparison.notes)
+
+
+@pytest.mark.parametrize("views", VIEWS)
+@pytest.mark.parametrize("clf", ["ridge", "knn"])
+def test_fit_and_compare_give_the_same_test_for_any_views(viewed, clf, views):
+    options = featx.CompareOptions(folder=None, jobs=1, views=views)
+    best = featx.compare(viewed, clf, options=options).best
+    run = fit(viewed, clf, views=views)
+    assert best.test.accuracy == run.test.accuracy
+    assert best.test.log_loss == pytest.approx(run.test.log_loss, rel=1e-6)
+    assert best.head == run.head
+
+
+def test_other_views_are_other_jobs(viewed, store, tmp_path):
+    def count(stores, views):
+        featx.compare(stores, "centroid", options=featx.CompareOptions(folder=tmp_path, jobs=1, views=views))
+        return len(list((tmp_path / ".compare").iterdir()))
+
+    counts = [count(viewed, views) for views in VIEWS]
+    assert counts == [counts[0], 2 * counts[0], 3 * counts[0]]
+    assert count(store, "average") == count(store, "plain") == 4 * counts[0]
+
+
+def test_compare_refuses_views_like_fit(store):
+    with pytest.raises(UsageError, match="has no views to augment by; embed again with --views 4"):
+        featx.compare(store, "centroid", options=featx.CompareOptions(folder=None, views="augment"))
+    with pytest.raises(UsageError, match="views is 'mean'; it must be one of average, augment, plain"):
+        featx.CompareOptions(views="mean")
 
 
 def test_view_specs_are_public():

@@ -80,7 +80,7 @@ def test_no_calibration_is_softmax_and_temperature_keeps_the_order():
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("n_classes", [2, 4])
-def test_a_class_that_was_not_learnt_has_no_probability(method, n_classes):
+def test_a_class_that_was_not_trained_on_has_no_probability(method, n_classes):
     scores, y = make_scores(200, n_classes)
     scores[:, 1] = -np.inf
     chances = Calibrator(method).fit(scores, y).predict_proba(scores)
@@ -89,7 +89,7 @@ def test_a_class_that_was_not_learnt_has_no_probability(method, n_classes):
     assert np.isfinite(chances).all()
 
 
-def test_where_no_class_has_a_chance_all_learnt_ones_have_the_same():
+def test_where_no_class_has_a_chance_all_trained_ones_are_equal():
     scores = np.repeat(np.eye(3), 20, axis=0)
     calibrator = Calibrator("isotonic").fit(scores, np.repeat(np.arange(3), 20))
     assert calibrator.predict_proba([[-1.0, -1, -1], [-1, -1, -np.inf]]) == pytest.approx(
@@ -125,11 +125,11 @@ def test_it_is_an_estimator():
         ([[-np.inf, -np.inf]], [0], "without any finite score"),
         ([[1.0, 2]], [0.5], "positions are float64"),
         ([[1.0, 2]], [0, 1], "positions are int64 of shape"),
-        ([[1.0, 2]], [2], "positions reach from 2 to 2"),
+        ([[1.0, 2]], [2], "positions range from 2 to 2"),
         ([[-np.inf, 2]], [0], "no item to calibrate with"),
     ],
 )
-def test_wrong_input_is_told_in_one_line(scores, positions, message):
+def test_wrong_input_is_refused_in_one_line(scores, positions, message):
     with pytest.raises(DataError, match=message):
         Calibrator().fit(scores, positions)
 

@@ -6,7 +6,7 @@ from sklearn.metrics import log_loss
 
 from featx.errors import DataError, UnknownNameError
 from featx.heads import find_head, fit_head, make_head, tune
-from featx.heads.fitting import check_data, split_folds
+from featx.heads.fitting import check_data, count_parameters, split_folds
 from featx.registry import HEADS
 from featx.specs import HeadSpec
 
@@ -78,7 +78,7 @@ def test_calibrated_probabilities_are_good_on_new_items(name, limit, digits):
 
 
 @pytest.mark.parametrize("name", ["ridge", "lda", "logreg"])
-def test_as_many_items_as_features_is_no_collapse(name):
+def test_accuracy_does_not_collapse_with_as_many_items_as_features(name):
     """Untuned, least squares fails where items and features are equally many (double descent)."""
     random = np.random.default_rng(0)
     y = np.arange(1000) % 10
@@ -91,12 +91,12 @@ def test_as_many_items_as_features_is_no_collapse(name):
 
 
 @pytest.mark.parametrize("name", ["ridge", "linear-svm", "svm", "lda", "centroid", "naive-bayes"])
-def test_a_class_of_one_item_is_learnt_and_said(name, wide):
+def test_a_class_of_one_item_is_fitted_and_reported(name, wide):
     X, y, folds = wide
     y = y.copy()
     y[7] = 9
     tuned, fitted = fit(name, X, y, folds)
-    assert any("target 9" in note and "in one fold only" in note for note in tuned.notes)
+    assert tuned.single_fold == (9,)
     assert fitted.estimator.classes_.tolist() == [0, 1, 2, 3, 9]
     assert np.isfinite(fitted.estimator.predict_proba(X)).all()
     assert tuned.probabilities[7, 4] < 1e-6
@@ -106,7 +106,7 @@ def test_a_class_of_one_item_is_learnt_and_said(name, wide):
 def test_a_fit_that_does_not_converge_is_a_note_not_a_warning(digits):
     X, y, folds = digits
     fitted = fit_head(find_head("logreg"), X, y, HeadSpec("logreg", {"C": 1.0, "max_iter": 5}, "none"), folds)
-    assert fitted.notes == ("logreg did not converge in 5 iterations; --param max_iter=25 gives it more",)
+    assert fitted.notes == ("logreg did not converge in 5 iterations; allow more with --param max_iter=25",)
 
 
 def test_balanced_class_weights_help_the_rare_class(wide):
@@ -129,14 +129,14 @@ def test_balanced_class_weights_help_the_rare_class(wide):
 @pytest.mark.parametrize(
     ("X", "y", "words"),
     [
-        (np.zeros((3, 2)), [1, 1, 1], "one class only in 3 items"),
+        (np.zeros((3, 2)), [1, 1, 1], "only one class in 3 items"),
         (np.zeros((3, 2)), [0, 1, 1], "features of all 3 items are equal"),
-        ([[0, 1], [np.nan, 1], [1, 1]], [0, 1, 1], "1 items are not finite, first of item 1"),
+        ([[0, 1], [np.nan, 1], [1, 1]], [0, 1, 1], "1 items are not finite, the first is item 1"),
         (np.zeros((3, 2)), [0, 1], "shape"),
         (np.zeros(3), [0, 1, 1], "shape"),
     ],
 )
-def test_data_that_cannot_be_learnt(X, y, words):
+def test_data_that_cannot_be_fitted_are_refused(X, y, words):
     with pytest.raises(DataError, match=words):
         check_data(X, y)
 
@@ -145,11 +145,11 @@ def test_data_that_cannot_be_learnt(X, y, words):
     ("folds", "words"),
     [
         ([0, 0, 0, 0], "all 4 items are in one fold"),
-        ([0, 0, 1, 1], "leaves one class only"),
+        ([0, 0, 1, 1], "leaves only one class"),
         ([0, 1], "one fold each"),
     ],
 )
-def test_folds_that_cannot_be_used(folds, words):
+def test_folds_that_cannot_be_used_are_refused(folds, words):
     with pytest.raises(DataError, match=words):
         split_folds(folds, np.array([0, 0, 1, 1]))
 
@@ -157,3 +157,28 @@ def test_folds_that_cannot_be_used(folds, words):
 def test_an_unknown_scaling_is_refused(digits):
     with pytest.raises(UnknownNameError, match="no scaling is called 'minmax'"):
         fit_head(find_head("logreg"), *digits[:2], HeadSpec("logreg", scaling="minmax"), digits[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "expected"),
+    [
+        ("logreg", {"C": 1.0}, 3 * (6 + 1)),
+        ("ridge", {"alpha": 1.0}, 3 * (6 + 1)),
+        ("linear-svm", {"C": 1.0}, 3 * (6 + 1)),
+        ("lda", {"shrinkage": 0.1}, 3 * (6 + 1)),
+        ("centroid", {}, 3 * (6 + 1)),
+        ("mlp", {"hidden_layer_sizes": (4,), "max_iter": 500}, 4 * (6 + 1) + 3 * (4 + 1)),
+        ("knn", {"n_neighbors": 3}, None),
+        ("random-forest", {"n_estimators": 5}, None),
+        ("naive-bayes", {}, None),
+        ("svm", {}, None),
+        ("dummy", {}, None),
+    ],
+)
+def test_trained_parameters_are_counted(name, params, expected):
+    random = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    X = (random.normal(size=(60, 6)) + y[:, np.newaxis]).astype(np.float32)
+    head = find_head(name)
+    fitted = fit_head(head, X, y, HeadSpec(name, params, head.scalings[0]), np.arange(60) // 3 % 3)
+    assert count_parameters(fitted.estimator) == expected

@@ -125,8 +125,8 @@ def test_rows_of_a_half_precision_store_are_read_a_block_at_a_time(tmp_path, mon
     assert network.score(rows, y) > 0.7
 
 
-def test_held_out_items_are_never_learnt_from(digits):
-    """Nonsense in the held-out items changes what is measured on them, and nothing that is learnt."""
+def test_held_out_items_are_never_trained_on(digits):
+    """Nonsense in the held-out items changes their metrics, but not the weights."""
     X, y, _ = digits
     validation = np.arange(len(X)) % 5 == 0
     honest = make_network(patience=10).fit(X, y, validation)
@@ -138,7 +138,7 @@ def test_held_out_items_are_never_learnt_from(digits):
     np.testing.assert_array_equal(other.scaler_.mean_, X[~validation].mean(axis=0, dtype=np.float64))
 
 
-def test_the_curves_are_what_scikit_learn_measures(digits):
+def test_the_curves_equal_the_metrics_of_scikit_learn(digits):
     X, y, _ = digits
     for n_classes in (2, 10):
         targets = y % n_classes
@@ -170,7 +170,7 @@ def test_training_stops_early_with_the_best_weights_and_a_lower_rate(digits):
     np.testing.assert_array_equal(network.predict_proba(X), shorter.predict_proba(X))
 
 
-def test_a_loss_that_still_falls_is_warned_of(digits):
+def test_a_loss_that_still_falls_is_a_warning(digits):
     X, y, _ = digits
     with pytest.warns(match="fell by more than 5% in the last 2 of 4 epochs"):
         make_network(learning_rate=1e-3, patience=2).fit(X, y)
@@ -200,7 +200,7 @@ def test_class_weights_favour_the_rare_class():
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop", "sgd"])
-def test_every_optimizer_learns(optimizer, digits):
+def test_every_optimizer_trains(optimizer, digits):
     X, y, _ = digits
     assert make_network(optimizer=optimizer, epochs=10).fit(X[:300], y[:300]).score(X[300:], y[300:]) > 0.8
 
@@ -238,7 +238,7 @@ def test_too_few_items_are_not_held_out(counts):
     assert not hold_out_units(np.repeat(np.arange(len(counts)), counts), 0).any()
 
 
-def test_what_belongs_together_is_held_out_together():
+def test_items_of_one_unit_are_held_out_together():
     generator = np.random.default_rng(0)
     units = np.repeat(np.arange(80), generator.integers(1, 12, 80))
     y = units % 3
@@ -287,12 +287,12 @@ def test_the_checkpoint_is_the_best_network(digits, tmp_path):
         ({"checkpoint": "best.h5"}, "the path of a .keras file"),
     ],
 )
-def test_wrong_settings_are_told(params, words, digits):
+def test_wrong_settings_are_refused(params, words, digits):
     with pytest.raises(UsageError, match=words):
         make_network(**params).fit(*digits[:2])
 
 
-def test_wrong_data_are_told(digits):
+def test_wrong_data_are_refused(digits):
     X, y, _ = digits
     with pytest.raises(UnknownNameError, match="did you mean standard"):
         make_network(scaling="standart").fit(X, y)
@@ -302,7 +302,7 @@ def test_wrong_data_are_told(digits):
         make_network().fit(X, y, y > 0)
     with pytest.raises(ValueError, match="600 rows of features and 599 targets"):
         make_network().fit(FeatureRows.wrap(X), y[1:])
-    with pytest.raises(ValueError, match="63 columns; the network has learnt from 64"):
+    with pytest.raises(ValueError, match="63 columns; the network was trained on 64"):
         make_network(epochs=1).fit(X, y).predict(FeatureRows.wrap(X[:, 1:]))
     with pytest.raises(DataError, match="the loss is not finite at learning_rate=1e\\+30"):
         make_network(hidden="8", learning_rate=1e30).fit(X, y)

@@ -24,7 +24,7 @@ def test_sizes_of_hidden_layers():
 
 
 @pytest.mark.parametrize("text", ["abc", "0", "512-", "-512", "512--2", "5.5", "65537", "9" * 5000, "²", " 5", "1e3"])
-def test_what_is_no_size_is_told_with_an_example(text):
+def test_wrong_sizes_are_refused_with_an_example(text):
     with pytest.raises(UsageError, match="write 1 to 65,536 units for each, such as 256 or 512-256"):
         read_hidden(text)
 

@@ -42,7 +42,7 @@ def test_units_are_cut_whole():
 @pytest.mark.parametrize(("n_items", "dim"), [(60, 400), (60, 62), (400, 300)])
 @pytest.mark.parametrize("alpha", [1e-9, 1e-4, 1e-1])
 def test_noise_stays_noise_however_small_alpha_is(n_items, dim, alpha):
-    """Where nothing can be learnt, leaving out must not look like knowing."""
+    """With random labels, leave-one-out accuracy must not exceed chance."""
     random = np.random.default_rng(0)
     X, y = random.standard_normal((n_items, dim)).astype(np.float32), random.integers(0, 2, n_items)
     units = np.arange(n_items)

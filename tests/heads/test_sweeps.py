@@ -49,7 +49,7 @@ def sweep(name, problem, candidates, scaling="none"):
 
 
 def fit_each(model, problem, scaling):
-    """Fit scikit-learn's pipeline on each fold, in float64; yield it with what it is to score."""
+    """Fit scikit-learn's pipeline on each fold, in float64; yield it with the items to score."""
     for train, held in problem.splits:
         pipeline = make_pipeline(make_scaler(scaling), clone(model))
         yield pipeline.fit(problem.X[train].astype(np.float64), problem.positions[train]), held
@@ -192,7 +192,7 @@ def test_neighbours_from_one_search(data, weights, scaling):
 
 
 @pytest.mark.parametrize("name", ["logreg", "ridge", "svm", "knn", "lda", "naive-bayes"])
-def test_a_class_that_was_not_learnt_is_never_chosen(name, digits):
+def test_a_class_that_was_not_trained_on_is_never_chosen(name, digits):
     X, y, _ = digits
     problem, _ = pose(
         (X, y, np.where(y == 4, 0, 1 + np.arange(len(y)) % 2)), units=np.where(y == 4, 0, 1 + np.arange(len(y)))
@@ -214,7 +214,7 @@ def test_scores_are_log_probabilities_where_there_are_any(digits):
 @pytest.mark.parametrize("name", ["logreg", "ridge", "lda", "knn"])
 @pytest.mark.parametrize("scaling", ["none", "standard"])
 def test_held_out_scores_are_in_the_units_of_the_fitted_head(name, scaling, wide):
-    """What a calibrator learns from while items are held out is what it is given afterwards."""
+    """A calibrator is fitted on the same kind of scores that it maps afterwards."""
     for n_classes in (2, 4):
         problem, _ = pose(wide, n_classes)
         head = find_head(name)

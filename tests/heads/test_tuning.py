@@ -102,7 +102,7 @@ def test_a_best_value_at_the_end_of_the_grid_is_noted():
         note
         for name in ("logreg", "ridge")
         for note in tune(find_head(name), X, y, folds, spec=HeadSpec(name)).notes
-        if "end of what was tried" in note
+        if "end of the range tried" in note
     }
     for name in ("logreg", "ridge"):
         tuned = tune(find_head(name), X, y, folds, spec=HeadSpec(name))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from featx.errors import SourceError
 from featx.items import archives, read_archive, read_folder
 
-JPEG = b"\xff\xd8\xff\xe0 a picture, as far as its first bytes tell"
+JPEG = b"\xff\xd8\xff\xe0 a picture by its first bytes"
 FILES = {
     "train/cat/1.jpg": JPEG + b"1",
     "train/dog/2.JPG": JPEG + b"2" * 5000,
@@ -58,7 +58,7 @@ def list_ids(manifest):
 
 @pytest.mark.parametrize("wrapper", ["", "data/", "./", "a/b/"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_archive_gives_what_its_folder_gives(make, tmp_path, kind, wrapper):
+def test_an_archive_has_the_items_of_its_folder(make, tmp_path, kind, wrapper):
     for name, content in FILES.items():
         path = tmp_path / "folder" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ def test_nothing_is_left_on_the_disk(make, tmp_path, kind, monkeypatch):
 
 @pytest.mark.parametrize("with_pread", [True, False])
 @pytest.mark.parametrize("kind", [".zip", ".tar", ".tar.gz"])
-def test_threads_read_at_once(make, kind, with_pread, monkeypatch):
+def test_threads_read_concurrently(make, kind, with_pread, monkeypatch):
     if not with_pread:
         monkeypatch.delattr(os, "pread", raising=False)
     files = {f"c{n % 3}/{n}.jpg": JPEG + bytes([n]) * (50 * n) for n in range(200)}
@@ -95,7 +95,7 @@ def test_threads_read_at_once(make, kind, with_pread, monkeypatch):
         assert list(pool.map(manifest.reader.read, ids)) == [files[item_id] for item_id in ids]
 
 
-def test_one_folder_around_everything_is_no_class_but_deeper_ones_are(make):
+def test_one_folder_around_everything_is_not_a_class_but_deeper_ones_are(make):
     assert read_archive(make([("photos/1.jpg", JPEG)])).items[0].label == ""
     assert read_archive(make([("data/cat/1.jpg", JPEG), ("readme.txt", b"x")])).items[0].label == "cat"
     assert read_archive(make([("train/cat/1.jpg", JPEG)])).items[0].split == "train"
@@ -144,7 +144,7 @@ def test_the_last_of_several_members_with_one_name_counts(make, kind):
 def test_a_member_too_large_for_a_picture_refuses_the_archive(make, kind, monkeypatch):
     monkeypatch.setattr(archives, "MAX_FILE_BYTES", 10_000)
     assert len(read_archive(make([("cat/1.jpg", b"x" * 10_000), ("cat/video.mp4", b"x" * 20_000)], kind))) == 1
-    with pytest.raises(SourceError, match=r"big.jpg' has 10,001 bytes, which is no picture"):
+    with pytest.raises(SourceError, match=r"big.jpg' has 10,001 bytes, too many for an image"):
         read_archive(make([("cat/big.jpg", b"x" * 10_001)], kind))
 
 
@@ -158,7 +158,7 @@ def test_a_bomb_is_refused_before_it_unpacks(make, kind, monkeypatch):
         read_archive(source)
 
 
-def test_a_zip_member_that_lies_about_its_size_is_not_believed(make):
+def test_a_zip_member_with_a_false_size_is_damaged(make):
     source = make([("cat/1.jpg", JPEG + bytes(100_000)), ("dog/1.jpg", JPEG)])
     content = source.read_bytes()
     true_size = (len(JPEG) + 100_000).to_bytes(4, "little")
@@ -181,7 +181,7 @@ def test_a_damaged_zip_member_is_an_error_of_that_item_alone(make):
     assert manifest.reader.read("dog/1.jpg") == JPEG + b"intact"
 
 
-def test_an_encrypted_zip_says_so(make):
+def test_an_encrypted_zip_is_refused(make):
     source = make([("cat/1.jpg", JPEG)])
     content = bytearray(source.read_bytes())
     content[content.index(b"PK\1\2") + 8] |= 1
@@ -200,7 +200,7 @@ def test_names_in_a_zip_that_are_utf8_without_its_flag(make):
     assert [item.label for item in read_archive(source).items] == ["b\u00e4r", "dog"]
 
 
-def test_names_in_a_tar_that_are_no_utf8_are_kept(make):
+def test_names_in_a_tar_that_are_not_utf8_are_kept(make):
     manifest = read_archive(make([("b\udce4r/1.jpg", JPEG), ("dog/1.jpg", JPEG)], ".tar"))
     assert [(item.id, item.label) for item in manifest.items] == [
         ("b\udce4r/1.jpg", "b\\udce4r"),
@@ -262,7 +262,7 @@ def test_times_are_those_stored(make):
         ("-9", 0),
     ],
 )
-def test_times_in_a_tar_need_not_be_times(make, stored, expected):
+def test_invalid_times_in_a_tar_are_zero(make, stored, expected):
     entry = tarfile.TarInfo("cat/1.jpg")
     entry.pax_headers["mtime"] = stored
     source = make([(entry, JPEG)], ".tar")
@@ -270,7 +270,7 @@ def test_times_in_a_tar_need_not_be_times(make, stored, expected):
     assert read_archive(source).reader.stat("1.jpg").mtime_ns == expected
 
 
-def test_a_rebuilt_archive_with_fixed_times_is_seen(make):
+def test_a_rebuilt_archive_with_fixed_times_is_noticed(make):
     entry = tarfile.TarInfo("cat/1.jpg")
     source = make([(entry, JPEG)], ".tar")
     before = read_archive(source).reader.stat("1.jpg")
@@ -296,7 +296,7 @@ def test_an_unknown_item_is_a_file_not_found(make):
 
 
 @pytest.mark.parametrize("content", [b"", b"PK no zip", b"\x1f\x8b no gzip", b"BZh no bzip", b"no tar at all" * 100])
-def test_what_is_no_archive_is_refused(tmp_path, content):
+def test_a_file_that_is_not_an_archive_is_refused(tmp_path, content):
     path = tmp_path / "x.zip"
     path.write_bytes(content)
     with pytest.raises(SourceError, match="cannot be read"):
@@ -304,14 +304,14 @@ def test_what_is_no_archive_is_refused(tmp_path, content):
 
 
 @pytest.mark.parametrize("kind", [".zip", ".tar"])
-def test_an_archive_without_images_says_what_it_has(make, kind):
-    with pytest.raises(SourceError, match=r"holds no images \(left out: files that are no images \(1\)\)"):
+def test_an_archive_without_images_lists_what_it_has(make, kind):
+    with pytest.raises(SourceError, match=r"holds no images \(left out: files that are not images \(1\)\)"):
         read_archive(make([("a.txt", b"text")], kind))
     with pytest.raises(SourceError, match="holds no images"):
         read_archive(make([], kind))
 
 
-def test_content_decides_about_the_compression(make, tmp_path):
+def test_content_decides_the_compression(make, tmp_path):
     path = tmp_path / "renamed.tar"
     path.write_bytes(gzip.compress(make([("cat/1.jpg", JPEG)], ".tar").read_bytes()))
     assert list_ids(read_archive(path)) == ["1.jpg"]
@@ -321,7 +321,7 @@ def test_content_decides_about_the_compression(make, tmp_path):
 def test_a_full_disk_names_the_folder_that_is_full(make, monkeypatch):
     source = make([("cat/1.jpg", JPEG)], ".tar.gz")
     monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: io.FileIO("/dev/full", "r+"))
-    with pytest.raises(SourceError, match=r"no room to unpack .*TMPDIR"):
+    with pytest.raises(SourceError, match=r"cannot be unpacked into .*TMPDIR"):
         read_archive(source)
 
 
@@ -368,7 +368,7 @@ def test_damaged_archives_never_raise_anything_else(kind, changes, cut):
         try:
             manifest = read_archive(path)
         except SourceError as error:
-            assert "\n" not in str(error)  # noqa: PT017 - most damages are refused, some survive
+            assert "\n" not in str(error)  # noqa: PT017 - most damage is refused, some goes unnoticed
             return
         for item in manifest.items:
             try:

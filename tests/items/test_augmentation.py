@@ -20,7 +20,7 @@ from featx.items.augmentation import (
 ONE, OTHER = "ab" * 32, "cd" * 32
 EXAMPLES = ("flip", "flip:both", "rotate", "zoom", "shear", "shift", "contrast", "crop", *PRESETS)
 
-#: What two places of a view showed when views were new.
+#: Pixels at two places of each view in the first version.
 PINNED = {
     "light": [92, 59, 70, 207, 154, 166],
     "medium": [98, 81, 83, 208, 131, 159],
@@ -45,7 +45,7 @@ def photo():
 
 
 def make_dot(x, y, width=81, height=61):
-    """White with one dark square around a place; far from the borders, so that no reflection is seen."""
+    """Return a white image with a dark square far from the borders, so that no reflection is visible."""
     pixels = np.full((height, width, 3), 255, np.uint8)
     pixels[y - 2 : y + 3, x - 2 : x + 3] = 0
     return pixels
@@ -106,10 +106,10 @@ def test_texts_have_one_canonical_form(text, canonical):
         ("rotate:fast", "write for example rotate:15"),
         ("flip:sideways", "horizontal, vertical, both, or none"),
         ("rotate:1,rotate:2", "rotate twice"),
-        ("light,strong", "light and strong"),
+        ("light,strong", "has the presets light and strong; name only one"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(text, words):
+def test_invalid_texts_are_refused(text, words):
     with pytest.raises(UsageError, match=words):
         parse_augmentation(text)
 
@@ -122,7 +122,7 @@ def test_unknown_names_list_the_known_ones_closest_first():
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_a_view_depends_on_content_seed_and_number_alone(photo, text):
+def test_a_view_depends_only_on_content_seed_and_number(photo, text):
     first = list_views(photo, text, 8)
     assert all(np.array_equal(one, again) for one, again in zip(first, list_views(photo, text, 8), strict=True))
     others = [
@@ -144,7 +144,7 @@ def test_views_keep_shape_and_leave_the_image_unchanged(photo, text):
     assert np.array_equal(photo, before)
 
 
-def test_an_added_strength_leaves_the_rest_of_a_view_as_it_was(photo):
+def test_adding_a_strength_leaves_the_rest_of_a_view_unchanged(photo):
     flipped = [np.array_equal(one, photo[:, ::-1]) for one in list_views(photo, "flip")]
     bright = list_views(np.ascontiguousarray(photo), "flip,contrast:0.001")
     again = [np.abs(one.astype(int) - photo[:, ::-1]).max() <= 1 for one in bright]
@@ -159,7 +159,7 @@ def test_an_added_strength_leaves_the_rest_of_a_view_as_it_was(photo):
         ("flip:both", [lambda image: image, np.fliplr, np.flipud, lambda image: image[::-1, ::-1]]),
     ],
 )
-def test_flips_are_exact_and_each_comes_up(photo, flip, kinds):
+def test_flips_are_exact_and_each_occurs(photo, flip, kinds):
     views = list_views(photo, flip, 200)
     found = [[np.array_equal(one, kind(photo)) for kind in kinds] for one in views]
     assert all(sum(row) == 1 for row in found)
@@ -193,14 +193,14 @@ def test_shear_moves_rows_along_and_keeps_the_middle_row():
     assert all(abs(find_dot(pixels)[0] - 40) < 0.1 for pixels in list_views(middle, "shear:0.3"))
 
 
-def test_shift_moves_by_at_most_its_share_of_each_side():
+def test_shift_moves_by_at_most_its_fraction_of_each_side():
     moved = np.array([find_dot(pixels) for pixels in list_views(make_dot(40, 30), "shift:0.2")]) - (40, 30)
     assert (np.abs(moved) <= np.array([81, 61]) * 0.2 + 0.1).all()
     assert (moved.min(axis=0) < -5).all()
     assert (moved.max(axis=0) > 5).all()
 
 
-def test_contrast_goes_about_the_mean(photo):
+def test_contrast_changes_about_the_mean(photo):
     factors = []
     for pixels in list_views(photo // 2 + 64, "contrast:0.3"):
         before = photo // 2 + 64
@@ -210,8 +210,8 @@ def test_contrast_goes_about_the_mean(photo):
     assert 1.15 < max(factors) < 1.31
 
 
-def test_a_crop_keeps_at_least_its_share_of_the_area_within_the_aspects():
-    # A ramp in each direction shows by its slope how much of it is seen.
+def test_a_crop_keeps_at_least_its_fraction_of_the_area_within_the_aspects():
+    # The slopes of a ramp in each direction show how much of it is visible.
     rows, columns = np.mgrid[0:240, 0:240].astype(np.uint8)
     ramp = np.stack([columns, rows, columns], axis=2)
     shares = []
@@ -231,7 +231,7 @@ def test_a_crop_that_fits_nowhere_takes_the_whole_image():
 
 
 @pytest.mark.parametrize("strength", ["rotate", "zoom", "shear", "shift", "contrast"])
-def test_the_weaker_the_nearer_to_the_image(photo, strength):
+def test_weak_views_are_close_to_the_image(photo, strength):
     assert np.array_equal(view(photo, f"{strength}:0"), photo)
     tiny = view(photo, f"{strength}:1e-7")
     assert np.abs(tiny.astype(int) - photo).max() <= 1
@@ -252,7 +252,7 @@ def test_the_smallest_images_have_views(shape):
 
 
 @given(AUGMENTATIONS, st.integers(0, 2**32 - 1), st.integers(1, 1000))
-def test_no_augmentation_breaks(augmentation, seed, number):
+def test_every_augmentation_makes_a_view(augmentation, seed, number):
     assume(augmentation)
     pixels = np.random.default_rng(1).integers(0, 256, (13, 17, 3), dtype=np.uint8)
     made = view_image(pixels, augmentation, seed=seed, sha256=ONE, number=number)
@@ -278,8 +278,8 @@ def test_a_contact_sheet_of_nothing_is_refused(photo, tmp_path, sha256s, views):
         draw_contact_sheet([photo], Augmentation(), seed=0, sha256s=sha256s, path=tmp_path / "a.png", views=views)
 
 
-def test_views_stay_what_they_were():
-    """Stores and bundles that exist hold features of these pixels; another Pillow or NumPy must not move them."""
+def test_views_never_change():
+    """Existing stores and bundles hold features of these pixels; a new Pillow or NumPy must not change them."""
     rows, columns = np.mgrid[0:48, 0:64]
     pixels = np.stack([4 * columns, 5 * rows, 2 * (rows + columns)], axis=2).astype(np.uint8)
     found = {text: view(pixels, text, seed=3)[[10, 30], [20, 50]].ravel().tolist() for text in PINNED}

@@ -2,6 +2,7 @@ import io
 import struct
 import threading
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -9,13 +10,27 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from image_files import RECIPES, encode, load_photo, make_chunk, make_exif, make_file, make_png
 from PIL import Image, ImageFile, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from featx.errors import ImageError
-from featx.items.decoding import decode
-from featx.items.probing import probe
+from featx.items import decoding
+from featx.items.decoding import MAX_PIXELS, Probe, decode, open_image, probe
 from featx.specs import ImageSpec
 
 SPEC = ImageSpec(height=24, width=32)
+FORMATS = {
+    "jpeg": "JPEG",
+    "png": "PNG",
+    "gif": "GIF",
+    "webp": "WebP",
+    "bmp": "BMP",
+    "tiff": "TIFF",
+    "jp2": "JPEG 2000",
+    "j2k": "JPEG 2000",
+    "avif": "AVIF",
+    "ppm": "PNM",
+    "pgm": "PNM",
+}
 WHITE, GREY, BLACK = [255, 255, 255], [128, 128, 128], [0, 0, 0]
 
 
@@ -23,6 +38,128 @@ def decode_plain(data, **fields):
     """Decode at the image's own size, so that the resize changes nothing."""
     header = probe(data)
     return decode(data, ImageSpec(height=header.height_px, width=header.width_px, **fields)).pixels
+
+
+# --- headers
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_format_is_recognised_by_content(name):
+    header = probe(make_file(name))
+    assert (header.format, header.width_px, header.height_px) == (FORMATS[name.split()[0]], 320, 214)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "gif", "bmp", "tiff", "jp2", "ppm"])
+def test_probing_decodes_no_pixel(name):
+    image, _ = open_image(make_file(name))
+    assert image.tile  # Pillow's list of the parts that are still to be decoded
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "the file is empty"),
+        (
+            b"<!DOCTYPE html><html></html>",
+            "not an image: it starts with b'<!DOCTYPE html><'.*known formats are JPEG, PNG",
+        ),
+        (b"\xff", "not an image"),
+        (b"\xff\xd8\xff", "truncated or damaged JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image"),
+        (b"MM\0*" + bytes(20), "truncated or damaged TIFF"),
+    ],
+)
+def test_a_file_that_is_not_an_image_is_refused(data, message):
+    with pytest.raises(ImageError, match=message) as caught:
+        decode(data, SPEC)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
+@pytest.mark.parametrize("brands", [b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic"])
+def test_heic_names_the_package_that_reads_it(brands):
+    with pytest.raises(ImageError, match="pip install pillow-heif"):
+        decode(b"\0\0\0\x18ftyp" + brands, SPEC)
+
+
+def test_nothing_larger_than_the_limit_is_decoded():
+    bomb = encode(Image.new("1", (14_000, 14_000)), "PNG")
+    assert len(bomb) < 100_000
+    with pytest.raises(ImageError, match=f"14000x14000 px are more than the {MAX_PIXELS:,}"):
+        decode(bomb, SPEC)
+    for data in (bomb[:60], make_png(2**31 - 1, 2**31 - 1, 8, 2, []), b"P6 99999999 99999999 255\n"):
+        with pytest.raises(ImageError, match="px are more than"):
+            probe(data)
+
+
+@pytest.mark.parametrize(
+    ("name", "bytes_per_pixel"),
+    [
+        ("jpeg", 4),
+        ("jpeg grey", 1),
+        ("jpeg cmyk", 8),
+        ("jpeg progressive", 10),
+        ("png", 4),
+        ("png 16", 3),
+        ("png palette", 5),
+        ("webp", 16.6),
+        ("jp2", 19),
+        ("avif", 10),
+    ],
+)
+def test_the_memory_that_an_image_takes_is_limited_before_it_is_decoded(name, bytes_per_pixel, monkeypatch):
+    data = make_file(name)
+    needed = 320 * 214 * bytes_per_pixel + len(data)
+    monkeypatch.setattr(decoding, "MAX_DECODING_BYTES", needed + 1)
+    assert decode(data, SPEC).width_px == 320
+    monkeypatch.setattr(decoding, "MAX_DECODING_BYTES", needed - 1)
+    with pytest.raises(ImageError, match=r"320x214 px of .* MiB of memory to decode, .*make it smaller, or save it"):
+        decode(data, SPEC)
+
+
+def test_tags_of_tiles_that_are_not_numbers_do_no_harm():
+    tiff = encode(load_photo(), "TIFF", tiffinfo={322: "wide", 323: 10**9})
+    assert probe(tiff).width_px == 320
+
+
+def test_exif_after_the_pixels_of_a_png_counts():
+    exif = make_chunk(b"eXIf", make_exif(6).tobytes()[6:])
+    rows = [bytes([0, 50, 100]), bytes([150, 200, 250])]
+    for data in (make_png(3, 2, 8, 0, rows, before=exif), make_png(3, 2, 8, 0, rows, after=exif)):
+        assert probe(data) == Probe("PNG", "L", width_px=2, height_px=3, orientation=6)
+        pixels = decode(data, ImageSpec(height=3, width=2)).pixels
+        assert pixels[..., 0].tolist() == [[150, 0], [200, 50], [250, 100]]
+
+
+def test_exif_in_the_text_of_a_png_counts():
+    # Older writers store it as hexadecimal text instead of a chunk.
+    exif = make_exif(8).tobytes()
+    text = PngInfo()
+    text.add_text("Raw profile type exif", f"\nexif\n{len(exif):8}\n{exif.hex()}\n", zip=True)
+    header = probe(encode(load_photo(), "PNG", pnginfo=text))
+    assert (header.orientation, header.width_px, header.height_px) == (8, 214, 320)
+
+
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"",
+        b"garbage",
+        b"Exif\0\0garbage",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        make_exif(9).tobytes(),
+        make_exif(0).tobytes(),
+        make_exif(6).tobytes()[:-9],
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data", "ignore:Truncated File Read")
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_broken_exif_does_not_lose_the_image(kind, exif):
+    decoded = decode(encode(load_photo(), kind, exif=exif), SPEC)
+    assert (decoded.width_px, decoded.height_px) == (320, 214)
+
+
+# --- formats
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -45,19 +182,21 @@ def test_every_format_shows_the_same_photo(name):
 
 @pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
 @pytest.mark.parametrize("name", RECIPES)
-@pytest.mark.filterwarnings("ignore")  # by default warnings are no errors, and must not be what refuses the file
+@pytest.mark.filterwarnings(
+    "ignore"
+)  # by default warnings are not errors, and must not be the reason for refusing the file
 def test_a_truncated_file_is_refused(name, part):
     whole = make_file(name)
     cut = whole[: int(len(whole) * part)]
-    if (name, part) == ("tiff fax", 0.9):  # only metadata follow here: every pixel is there
+    if (name, part) == ("tiff fax", 0.9):  # only metadata is missing: every pixel is there
         assert np.array_equal(decode(cut, SPEC).pixels, decode(whole, SPEC).pixels)
         return
-    with pytest.raises(ImageError, match=r"truncated or damaged|no image"):
+    with pytest.raises(ImageError, match=r"truncated or damaged|not an image"):
         decode(cut, SPEC)
 
 
 def test_a_jpeg_that_ends_in_zeros_is_refused():
-    # An interrupted copy into a preallocated file: right size, nothing behind the middle.
+    # An interrupted copy into a preallocated file: the right size, but zeros from the middle on.
     data = make_file("jpeg")
     with pytest.raises(ImageError, match="its end is missing"):
         decode(data[: len(data) // 2] + bytes(len(data) - len(data) // 2), SPEC)
@@ -145,7 +284,7 @@ def test_lab_photo_keeps_its_colours():
     assert np.abs(pixels.astype(int) - np.asarray(photo)).mean() < 3
 
 
-def test_inverted_cmyk_of_adobe_is_read_the_right_way():
+def test_inverted_cmyk_of_adobe_is_read_correctly():
     photo = load_photo()
     data = encode(photo.convert("CMYK"), "JPEG", quality=95)
     assert b"Adobe" in data[:100]
@@ -172,7 +311,7 @@ def test_a_colour_key_is_transparent():
     assert decode_plain(make_png(2, 1, 8, 2, [bytes([7, 8, 9, 9, 8, 7])], before=key)).tolist() == [[WHITE, [9, 8, 7]]]
 
 
-def test_colour_of_16_bits_is_within_one_level():
+def test_colours_of_16_bits_are_within_one_level():
     rows = [struct.pack(">3H", 0x1200, 0x12FF, 0xFFFF) + struct.pack(">3H", 0, 0x8080, 0x0101)]
     assert decode_plain(make_png(2, 1, 16, 2, rows)).tolist() == [[[18, 18, 255], [0, 128, 1]]]
 
@@ -192,8 +331,8 @@ def test_tiff_of_12_bits_and_of_16_counted_from_white():
     assert decode_plain(make_grey_tiff(3, 16, values, photometric=0)).tolist() == [[WHITE, BLACK, GREY]]
 
 
-def test_premultiplied_grey_is_laid_on_white():
-    # Pillow reads this mode and does not write it; its files are those of LA but for the kind of extra sample.
+def test_premultiplied_grey_is_put_on_white():
+    # Pillow reads this mode but does not write it. Its files differ from those of LA only in the kind of extra sample.
     straight = encode(Image.new("LA", (7, 5), (64, 128)), "TIFF")
     tag = struct.pack("<HHI", 338, 3, 1)
     assert straight.count(tag + b"\2") == 1

@@ -7,7 +7,7 @@ import pytest
 from featx.errors import SourceError
 from featx.items import FolderReader, Item, folders, read_folder
 
-JPEG = b"\xff\xd8\xff\xe0 a picture, as far as its first bytes tell"
+JPEG = b"\xff\xd8\xff\xe0 a picture by its first bytes"
 
 
 @pytest.fixture
@@ -58,9 +58,9 @@ def test_a_class_may_be_called_train(make):
     assert read_folder(make("bus/1.jpg", "train/2.jpg")).count_classes() == {"bus": 1, "train": 1}
 
 
-def test_split_folders_beside_other_folders_are_refused(make):
+def test_split_folders_next_to_other_folders_are_refused(make):
     source = make("train/cat/1.jpg", "test/cat/2.jpg", "copy/train/cat/1.jpg")
-    with pytest.raises(SourceError, match=r"beside others with images.*'copy'"):
+    with pytest.raises(SourceError, match=r"has split folders .*and other folders with images.*'copy'"):
         read_folder(source)
 
 
@@ -70,7 +70,7 @@ def test_a_flat_folder_has_no_classes(make):
     assert manifest.count_classes() == {}
 
 
-def test_images_beside_class_folders_have_no_class(make):
+def test_images_outside_class_folders_have_no_class(make):
     assert Item("loose.jpg") in read_folder(make("cat/1.jpg", "loose.jpg")).items
 
 
@@ -84,7 +84,7 @@ def test_junk_is_left_out_and_counted_by_reason(make):
         "system folders": 2,
         "hidden files": 1,
         "hidden folders": 1,
-        "files that are no images": 2,
+        "files that are not images": 2,
     }
 
 
@@ -104,7 +104,7 @@ def test_junk_is_left_out_and_counted_by_reason(make):
         b"\0\0\0\x0cjP  \r\n\x87\n",
     ],
 )
-def test_images_without_a_telling_name_are_known_by_their_first_bytes(make, head):
+def test_images_without_a_suffix_are_recognised_by_their_first_bytes(make, head):
     assert list_ids(read_folder(make("cat/scan", "cat/scan.dcm.part", content=head))) == [
         "cat/scan",
         "cat/scan.dcm.part",
@@ -114,7 +114,7 @@ def test_images_without_a_telling_name_are_known_by_their_first_bytes(make, head
 @pytest.mark.parametrize(
     "head", [b"BMW and Audi are makers of cars", b"P1 is a patient", b"RIFF\0\0\0\0WAVEfmt ", b"P"]
 )
-def test_what_only_begins_like_an_image_is_none(make, head):
+def test_a_file_that_only_begins_like_an_image_is_left_out(make, head):
     make("cat/1.jpg")
     assert list_ids(read_folder(make("cat/other", content=head))) == ["cat/1.jpg"]
 
@@ -133,7 +133,7 @@ def test_order_is_that_of_the_bytes_of_the_paths(make):
     assert list_ids(read_folder(make(*names))) == sorted(names, key=str.encode)
 
 
-def test_links_that_loop_or_lead_nowhere_end(make):
+def test_looping_and_broken_links_end(make):
     root = make("data/cat/1.jpg", "outside/2.jpg", "data/dog/3.jpg") / "data"
     (root / "cat" / "loop").symlink_to(root, target_is_directory=True)
     (root / "above").symlink_to(root.parent, target_is_directory=True)
@@ -155,7 +155,7 @@ def test_a_folder_may_be_named_through_a_link(make, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform in {"darwin", "win32"}, reason="the file system allows no such names")
-def test_names_that_are_no_utf8_are_kept_and_read(make, tmp_path):
+def test_names_that_are_not_utf8_are_kept_and_read(make, tmp_path):
     folder = os.fsencode(make("cat/1.jpg")) + b"/b\xe4r"
     os.mkdir(folder)  # noqa: PTH102 - Path takes no bytes
     with open(folder + b"/\xff.jpg", "wb") as file:  # noqa: PTH123 - as above
@@ -186,7 +186,7 @@ def test_the_reader_gives_bytes_size_and_time(make):
 
 
 @pytest.mark.parametrize("item_id", ["cat/none.jpg", "cat", "nul\0.jpg", "x" * 5000])
-def test_what_cannot_be_read_raises_os_errors(make, item_id):
+def test_unreadable_items_raise_os_errors(make, item_id):
     reader = FolderReader(make("cat/1.jpg"))
     with pytest.raises(OSError):  # noqa: PT011 - the text is the system's
         reader.stat(item_id)
@@ -200,8 +200,8 @@ def test_files_too_large_to_be_pictures_are_not_read(make, monkeypatch):
         read_folder(make("cat/1.jpg")).reader.read("cat/1.jpg")
 
 
-class Hasty(FolderReader):
-    """Something happens to the file between the look at it and its opening."""
+class InterruptedReader(FolderReader):
+    """A reader in which something happens to the file between `stat` and `open`."""
 
     def __init__(self, root, happen):
         super().__init__(root)
@@ -214,32 +214,32 @@ class Hasty(FolderReader):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_file_that_becomes_a_pipe_is_not_waited_for(make):
+def test_a_file_that_becomes_a_pipe_does_not_block(make):
     path = make("cat/1.jpg") / "cat/1.jpg"
-    reader = Hasty(path.parent, lambda: (path.unlink(), os.mkfifo(path)))
+    reader = InterruptedReader(path.parent, lambda: (path.unlink(), os.mkfifo(path)))
     with pytest.raises(OSError, match="not a regular file"):
         reader.read("1.jpg")
 
 
 def test_a_file_that_grows_is_read_to_its_end_or_refused(make, monkeypatch):
     path = make("cat/1.jpg") / "cat/1.jpg"
-    reader = Hasty(path.parent, lambda: path.write_bytes(path.read_bytes() + JPEG))
+    reader = InterruptedReader(path.parent, lambda: path.write_bytes(path.read_bytes() + JPEG))
     assert reader.read("1.jpg") == 2 * JPEG
     monkeypatch.setattr(folders, "MAX_FILE_BYTES", 2 * len(JPEG))
     with pytest.raises(OSError, match="larger than"):
         reader.read("1.jpg")
 
 
-@pytest.mark.skipif(not Path("/proc/version").exists(), reason="only Linux has files that do not know their size")
-def test_a_file_that_holds_more_than_its_size_is_read_to_its_end():
+@pytest.mark.skipif(not Path("/proc/version").exists(), reason="only Linux has files that report a size of 0")
+def test_a_file_longer_than_its_size_is_read_to_its_end():
     assert FolderReader("/proc").stat("version").size_bytes == 0
     assert FolderReader("/proc").read("version") == Path("/proc/version").read_bytes() != b""
 
 
-def test_a_folder_without_images_says_what_it_has(make):
+def test_a_folder_without_images_lists_what_it_has(make):
     make(".hidden.jpg")
     with pytest.raises(
-        SourceError, match=r"no images \(left out: files that are no images \(1\), hidden files \(1\)\)"
+        SourceError, match=r"no images \(left out: files that are not images \(1\), hidden files \(1\)\)"
     ):
         read_folder(make("a.txt", content=b"text"))
 

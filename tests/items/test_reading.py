@@ -15,7 +15,7 @@ SPEC = ImageSpec(8, 8)
 
 
 class Shelf:
-    """A reader of files in memory that counts what is read."""
+    """A reader of files in memory that records which of them are read."""
 
     def __init__(self, files):
         self.files = files
@@ -67,13 +67,13 @@ def test_every_item_comes_in_order_with_its_content_or_a_reason(shelf):
 
 def test_reasons_say_what_is_wrong(shelf):
     reasons = {examined.item.id: examined.reason for examined in run(shelf) if examined.reason}
-    assert reasons["page.jpg"].startswith("no image: it starts with b'<html>'")
+    assert reasons["page.jpg"].startswith("not an image: it starts with b'<html>'")
     assert reasons["gone.png"] == "cannot be read: No such file or directory"
     assert reasons["damaged.png"] == "cannot be read: damaged in the archive"
     assert len(reasons) == 3  # the copy of the page has that of the page
 
 
-def test_what_cannot_be_read_has_no_identity(shelf):
+def test_an_unreadable_file_has_no_identity(shelf):
     assert [examined.item.id for examined in run(shelf) if examined.stamp is None] == ["gone.png", "damaged.png"]
 
 
@@ -90,13 +90,13 @@ def test_what_cannot_be_read_has_no_identity(shelf):
         (FileNotFoundError("the archive has no item 'a.png'"), False),
     ],
 )
-def test_a_file_that_may_be_read_next_time_is_told_from_one_that_is_gone(shelf, error, is_momentary):
+def test_momentary_errors_differ_from_lasting_ones(shelf, error, is_momentary):
     shelf.files = {"a.png": error}
     assert run(shelf)[0].is_momentary is is_momentary
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_the_same_bytes_bring_one_image_whoever_is_first(shelf, workers):
+def test_identical_files_are_decoded_once(shelf, workers):
     shelf.files = {f"{number}.png": make_file("png") for number in range(40)}
     found = run(shelf, workers=workers)
     assert sum(examined.image is not None for examined in found) == 1
@@ -109,13 +109,13 @@ def test_known_content_is_hashed_and_not_decoded(shelf):
     assert found[0].stamp.sha256 == hash_file(make_file("png"))
 
 
-def test_without_known_content_every_item_brings_its_image_or_reason(shelf):
+def test_without_known_content_every_item_has_its_image_or_reason(shelf):
     found = run(shelf, known=None)
     assert all((examined.image is None) == bool(examined.reason) for examined in found)
     assert np.array_equal(found[0].image.pixels, found[2].image.pixels)
 
 
-def test_a_file_of_the_size_and_time_that_were_seen_is_not_read(shelf):
+def test_a_file_of_unchanged_size_and_time_is_not_read(shelf):
     seen = Stamp("seen", FileStat(len(shelf.files["a.png"]), 1000))
     found = run(shelf, stamps={"a.png": seen})
     assert found[0].stamp == seen
@@ -128,14 +128,14 @@ def test_a_file_of_another_size_or_time_is_read_again(shelf, changed):
     assert found[0].stamp.sha256 == hash_file(make_file("png"))
 
 
-def test_a_file_that_grows_while_it_is_read_is_noted_with_the_bytes_that_were_read(shelf):
+def test_a_file_that_grows_while_it_is_read_is_recorded_as_it_was_read(shelf):
     shelf.files = {"a.png": make_file("png")}
     shelf.stat = lambda _: FileStat(3, 1000)
     assert run(shelf)[0].stamp.stat == FileStat(len(make_file("png")), 1000)
 
 
 @pytest.mark.parametrize(("side", "most"), [(8, 256), (1024, 21), (8192, 3)])
-def test_no_more_than_so_many_items_are_in_memory(shelf, side, most):
+def test_the_number_of_items_in_memory_is_limited(shelf, side, most):
     shelf.files = {f"{number}.png": b"x" for number in range(300)}
     manifest = Manifest(tuple(Item(name) for name in shelf.files), shelf, "shelf")
     spec = ImageSpec(side, side)

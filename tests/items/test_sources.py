@@ -6,9 +6,9 @@ import zipfile
 import pytest
 
 from featx.errors import SourceError, UsageError
-from featx.items import Columns, Item, Manifest, read_source
+from featx.items import Columns, Item, read_source
 
-JPEG = b"\xff\xd8\xff\xe0 a picture, as far as its first bytes tell"
+JPEG = b"\xff\xd8\xff\xe0 a picture by its first bytes"
 
 
 @pytest.fixture
@@ -20,11 +20,7 @@ def folder(tmp_path):
     return tmp_path / "data"
 
 
-def make_manifest(items, junk=None):
-    return Manifest(tuple(items), reader=None, source="data", junk=junk or {})
-
-
-def test_folders_tables_and_archives_give_the_same_items(folder, tmp_path):
+def test_folders_tables_and_archives_have_the_same_items(folder, tmp_path):
     expected = (Item("cat/1.jpg", "cat"), Item("cat/2.jpg", "cat"), Item("dog/3.jpg", "dog"))
     table = tmp_path / "table.CSV"
     table.write_text("path,label\ncat/1.jpg,cat\ncat/2.jpg,cat\ndog/3.jpg,dog\n")
@@ -48,8 +44,8 @@ def test_a_source_may_be_relative(folder, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("none", r"there is no '.*none'; name a folder, a table or an archive"),
-        ("photo.JPG", "is a single image; name the folder that holds it"),
+        ("none", r"none' does not exist; name a folder, a table or an archive"),
+        ("photo.JPG", "is a single image; name its folder, or use `featx predict`"),
         ("model.h5", r"is neither a folder nor one of .csv, .tsv, .parquet, .zip"),
         ("empty", "holds no images; name the folder"),
     ],
@@ -64,49 +60,18 @@ def test_wrong_sources_get_one_clear_line(tmp_path, name, message):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
-def test_a_pipe_is_no_source(tmp_path):
+def test_a_pipe_is_not_a_source(tmp_path):
     os.mkfifo(tmp_path / "data.zip")
     with pytest.raises(SourceError, match="is neither a folder nor one of"):
         read_source(tmp_path / "data.zip")
 
 
 def test_columns_and_roots_are_for_tables(folder):
-    with pytest.raises(UsageError, match="are for tables"):
+    with pytest.raises(UsageError, match="is not a table; leave out the root"):
         read_source(folder, columns=Columns(label="class"))
-    with pytest.raises(UsageError, match="are for tables"):
+    with pytest.raises(UsageError, match="is not a table; leave out the root"):
         read_source(folder, root=folder)
     assert len(read_source(folder, columns=Columns())) == 3
-
-
-def test_a_manifest_describes_itself():
-    items = [Item(f"{n}.jpg", f"c{n % 2}", "train", f"p{n % 3}") for n in range(1200)]
-    items += [Item("x.jpg", "c0", "val"), Item("y.jpg", "odd", "test"), Item("z.jpg")]
-    assert make_manifest(items, {"hidden files": 3, "broken links": 1}).describe() == [
-        "data: 1,203 images",
-        "classes: 3 (c0 601, c1 600, odd 1)",
-        "without a class: 1",
-        "splits: train 1,200, val 1, test 1, none 1",
-        "test has classes that train lacks: odd",
-        "groups: 3",
-        "left out: broken links (1), hidden files (3)",
-    ]
-
-
-def test_many_classes_are_counted_and_twelve_named():
-    lines = make_manifest(Item(f"{n}.jpg", f"c{n:03}") for n in range(100)).describe()
-    assert lines[1].startswith("classes: 100 (c000 1, c001 1, ")
-    assert lines[1].endswith("c011 1 and 88 more)")
-    assert len(lines) == 2
-
-
-def test_a_manifest_without_classes_says_so():
-    assert make_manifest([Item("1.jpg")]).describe() == ["data: 1 image", "classes: 0, so this can only be embedded"]
-
-
-def test_classes_are_counted_by_split():
-    manifest = make_manifest([Item("1", "b", "train"), Item("2", "a", "val"), Item("3", "a", "train"), Item("4")])
-    assert manifest.count_classes() == {"a": 2, "b": 1}
-    assert manifest.count_classes("val") == {"a": 1}
 
 
 def test_reading_a_source_imports_nothing_heavy(folder):

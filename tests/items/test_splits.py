@@ -7,7 +7,17 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from featx.errors import DataError, UsageError
-from featx.items.splits import ALWAYS_TRAINED, assign_folds, find_leaks, find_units, hold_out
+from featx.items.splits import (
+    ALWAYS_TRAINED,
+    assign_folds,
+    describe_ungrouped,
+    find_groups,
+    find_leaks,
+    find_units,
+    hold_out,
+)
+
+IDS = ["a/p1-1.png", "b/p1-2.png", "b/deep/q.png", "r.png"]
 
 
 def make_key(number):
@@ -129,7 +139,7 @@ def test_a_class_that_is_all_test_gives_one_image_to_training():
     assert held.notes == ("class 'c0' had no image for training; one image or group was moved there from the test",)
 
 
-def test_a_class_in_one_unit_stays_in_training_whatever_the_hash():
+def test_a_class_in_one_unit_stays_in_training_for_any_hash():
     keys, labels, groups = make_plain(40, n_classes=2)
     for seed in range(20):
         held = hold_out([*keys, "k", "k"], [*labels, "rare", "rare"], [*groups, "", ""], test_size=0.5, seed=seed)
@@ -247,17 +257,17 @@ def test_too_few_units_for_the_folds_are_an_error(table, message):
 def test_folds_that_rare_classes_keep_empty_are_an_error():
     keys = [make_key(n) for n in range(10)]
     labels = ["common", *(f"rare{n}" for n in range(5))]
-    with pytest.raises(DataError, match=r"because each of the classes 'rare0'.* in a single image or group"):
+    with pytest.raises(DataError, match=r"because each of the classes 'rare0'.* has a single image or group"):
         assign_folds(keys, [labels[0]] * 5 + labels[1:], [f"p{n % 5}" for n in range(10)], folds=5)
 
 
 @pytest.mark.parametrize("folds", [1, 0, -3])
-def test_one_fold_is_no_cross_validation(folds):
-    with pytest.raises(UsageError, match="ask for 2 or more"):
+def test_cross_validation_needs_two_folds(folds):
+    with pytest.raises(UsageError, match=r"needs at least two folds; got .*ask for 2 or more"):
         assign_folds(*make_plain(10), folds=folds)
 
 
-def test_leaks_are_what_a_later_split_holds_again():
+def test_leaks_are_items_that_a_later_split_has_again():
     keys = ["a", "a", "b", "b", "c", "c", "d", "d", "e", "f"]
     splits = ["train", "test", "train", "val", "val", "test", "train", "train", "test", ""]
     assert np.flatnonzero(find_leaks(keys, splits)).tolist() == [0, 2, 4]
@@ -272,3 +282,33 @@ def test_without_the_leaks_no_bytes_are_in_two_splits(table):
     kept = [row for row, leak in zip(table, leaks.tolist(), strict=True) if not leak and row[1]]
     assert not find_straddlers(*unzip(kept)[:2] if kept else ([], []))
     assert {key for key, split in kept} == {key for key, split in table if split}
+
+
+def test_folders_and_expressions():
+    assert find_groups(IDS, "folder", "x", {}) == ["a", "b", "b/deep", ""]
+    assert find_groups(IDS, r"(p\d)-", "x", {}) == ["p1", "p1", "", ""]
+
+
+def test_a_column_is_read_from_the_table_as_it_was_read(tmp_path):
+    (tmp_path / "r.png").touch()
+    table = tmp_path / "t.csv"
+    table.write_text("where,who\n" + "".join(f"{name},{at}\n" for at, name in enumerate(IDS)))
+    reading = {"columns": {"path": "where"}}
+    assert find_groups(IDS[::-1], "who", str(table), reading) == ["3", "2", "1", "0"]
+    with pytest.raises(UsageError, match="the groups cannot be read again"):
+        find_groups(IDS, "whom", str(table), reading)
+    with pytest.raises(UsageError, match=r"no longer has s\.png; embed it again with --group who"):
+        find_groups(["s.png"], "who", str(table), reading)
+
+
+@pytest.mark.parametrize("group", [r"(p\d)(-)", "patient", "(", r"(z\d+)"])
+def test_an_unknown_group_is_an_error(group):
+    with pytest.raises(UsageError, match=r"is not a group|matches no image"):
+        find_groups(IDS, group, "no table", {})
+
+
+def test_items_in_no_group_are_counted_where_groups_were_asked_for():
+    assert describe_ungrouped(["p", "", ""], "x") == [
+        "2 of 3 items are in no group by 'x'; each of them counts as a group"
+    ]
+    assert describe_ungrouped(["", ""], "") == describe_ungrouped(["p"], "x") == []

@@ -12,7 +12,7 @@ from featx.items import Columns, Item, read_table, tables
 
 @pytest.fixture
 def make(tmp_path):
-    """Write a table, and the files `a.jpg`, `b.jpg` and `sub/c.jpg` beside it."""
+    """Write a table, and the files `a.jpg`, `b.jpg` and `sub/c.jpg` next to it."""
     (tmp_path / "sub").mkdir()
     for name in ("a.jpg", "b.jpg", "sub/c.jpg"):
         (tmp_path / name).write_bytes(name.encode())
@@ -50,12 +50,12 @@ def test_rows_become_items_in_their_order(make):
     "path", ["path", "FILE", "file name", "File_Name", "filename", "image", "Image Path", "filepath"]
 )
 @pytest.mark.parametrize("label", ["label", "Class", "TARGET", "category"])
-def test_usual_column_names_are_found(make, path, label):
+def test_usual_column_names_are_recognised(make, path, label):
     assert read_table(make(f"id,{label},{path}\n7,cat,a.jpg\n")).items == (Item("a.jpg", "cat"),)
 
 
 @pytest.mark.parametrize("group", ["group", "Patient", "patient_id", "Subject"])
-def test_usual_group_names_are_found(make, group):
+def test_usual_group_names_are_recognised(make, group):
     assert read_table(make(f"file,{group}\na.jpg,p1\n")).items[0].group == "p1"
 
 
@@ -77,7 +77,7 @@ def test_a_named_split_with_other_values_is_refused(make):
 
 
 @pytest.mark.parametrize("columns", [Columns(), Columns(path="picture"), Columns(label="Finding")])
-def test_a_missing_column_lists_those_there_are(make, columns):
+def test_a_missing_column_lists_the_existing_ones(make, columns):
     with pytest.raises(SourceError, match="its columns are 'bild', 'Art'"):
         read_table(make("bild,Art\na.jpg,x\n"), columns=columns)
 
@@ -100,7 +100,7 @@ def test_one_column_is_enough_and_tabs_separate_a_tsv(make):
     assert read_table(make("path\tlabel, long\na.jpg\tx\n", "t.tsv")).items == (Item("a.jpg"),)
 
 
-def test_bytes_that_are_no_utf8_are_kept_in_paths(make):
+def test_bytes_that_are_not_utf8_are_kept_in_paths(make):
     manifest = read_table(make(b"path,label\na.jpg,x\nb\xe4r.jpg,B\xe4r\n"))
     assert manifest.items[1] == Item("b\udce4r.jpg", "B\\udce4r")
 
@@ -163,13 +163,13 @@ def test_identical_rows_count_once_and_different_ones_are_refused(make):
     [
         ("", "no column for the path"),
         ("path,label\n", "has no rows"),
-        ("path,label\na.jpg,x\n,y\n", "line 3 of .* names no file"),
+        ("path,label\na.jpg,x\n,y\n", "line 3 of .* has no path"),
         ("path,label\na.jpg,x\nb.jpg, one, two\n", "line 3 of .* has 3 fields and the header has 2"),
         (b"\xff\xfep", "cannot be read"),
         ("path\n" + "x" * 200_000, "cannot be read: field larger"),
     ],
 )
-def test_what_is_wrong_with_a_table_is_said(make, content, message):
+def test_the_error_says_what_is_wrong_with_a_table(make, content, message):
     with pytest.raises(SourceError, match=message):
         read_table(make(content))
 
@@ -194,11 +194,11 @@ def test_parquet_categories_and_booleans_are_labels(make_parquet):
     assert read_table(make_parquet(columns), columns=Columns(label="sick")).items[0].label == "True"
 
 
-def test_images_inside_a_parquet_table_are_no_paths(make_parquet):
+def test_images_inside_a_parquet_table_are_not_paths(make_parquet):
     with pytest.raises(SourceError, match="no column for the path; its columns are 'label'"):
         read_table(make_parquet({"image": [{"bytes": b"x", "path": "a.jpg"}], "file": [b"\xff\xd8"], "label": ["x"]}))
 
 
-def test_a_file_that_is_no_parquet_is_an_error(make):
+def test_a_file_that_is_not_parquet_is_an_error(make):
     with pytest.raises(SourceError, match="cannot be read as Parquet"):
         read_table(make("path\na.jpg\n", "x.parquet"))

@@ -1,6 +1,4 @@
-import contextlib
 import hashlib
-import resource
 
 import numpy as np
 import pytest
@@ -65,22 +63,6 @@ class Maker:
 @pytest.fixture
 def maker(tmp_path):
     return Maker(tmp_path)
-
-
-@pytest.fixture
-def full_disk():
-    """Let no file grow beyond a size, as where the disk is full."""
-
-    @contextlib.contextmanager
-    def fill(limit_bytes=4096):
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limits[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-
-    return fill
 
 
 @pytest.fixture

@@ -25,6 +25,9 @@ def flip(path, pattern, offset=0):
     path.write_bytes(data)
 
 
+NO_QUARANTINE = {"id": [], "sha256": [], "reason": []}
+
+
 def test_a_store_gives_back_what_was_sealed(store, maker):
     assert len(store) == 6
     assert store.spec == maker.make_spec()
@@ -66,6 +69,45 @@ def test_what_is_shown_to_a_user(store):
     assert about["spec_digest"] == store.spec.digest
     assert {"format_version", "spec", "items", "dim", "dtype"} <= set(about)
     assert about["file_bytes"] == store.path.stat().st_size
+
+
+def test_items_are_a_frame_in_the_order_of_the_rows(store):
+    items = store.items
+    assert items.columns.tolist() == ["id", "label", "split", "group", "sha256", "width", "height", "bytes", "mtime_ns"]
+    assert all(items[name].tolist() == store.columns[name].tolist() for name in items.columns)
+    items["label"] = "changed"
+    assert store.items["label"].tolist() == store.labels.tolist() == ["even", "odd"] * 3
+
+
+def test_a_frame_has_the_features_as_columns_on_request(store):
+    assert store.to_frame().equals(store.items)
+    frame = store.to_frame(features=True)
+    assert frame.columns.tolist() == [*store.items.columns, *(f"f{number}" for number in range(6))]
+    assert np.array_equal(frame[[f"f{number}" for number in range(6)]].to_numpy(), store.features)
+    assert (frame["f0"].dtype, frame["width"].dtype) == (np.float32, np.int32)
+
+
+def test_a_frame_keeps_names_that_are_not_utf8(maker):
+    with maker.open_writer() as writer:
+        maker.append(writer, [0])
+        store = writer.seal(maker.make_columns([0], id=["caf\udce9.png"]), NO_QUARANTINE)
+    assert store.items["id"].tolist() == ["caf\udce9.png"]
+
+
+def test_a_notebook_shows_a_store_without_running_its_names(maker):
+    names = ["<script>alert(1)</script>", "a&b", "caf\udce9", "two\nlines", *map(str, range(8))]
+    numbers = range(len(names))
+    with maker.open_writer(maker.make_spec(layer="<b>top")) as writer:
+        maker.append(writer, numbers)
+        store = writer.seal(maker.make_columns(numbers, label=names), NO_QUARANTINE)
+    shown = store._repr_html_()
+    assert "<script" not in shown
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; 1" in shown
+    assert "layer &lt;b&gt;top" in shown
+    assert "and 2 more" in shown
+    assert "<tr><th>items</th><td>12</td></tr>" in shown
+    assert "splits" not in shown
+    assert shown.encode()
 
 
 def test_names_of_all_kinds_come_back(maker):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from featx.errors import StoreError, StoreLockedError
-from featx.files import publish_file, remove_leftovers, sync_folder
+from featx.files import remove_leftovers
 from featx.store.hdf5 import write_file
 
 
@@ -18,17 +18,6 @@ def go_on():
 
 def list_names(folder):
     return sorted(path.name for path in folder.iterdir())
-
-
-def test_publishing_replaces_the_old_file_by_the_whole_new_one(tmp_path):
-    new, path = tmp_path / "new.tmp", tmp_path / "store"
-    path.write_text("old")
-    with path.open() as reader:
-        new.write_text("new")
-        publish_file(new, path)
-        assert reader.read() == "old"
-    assert path.read_text() == "new"
-    assert list_names(tmp_path) == ["store"]
 
 
 def test_data_is_synced_before_the_name_and_the_folder_after_it(tmp_path, monkeypatch):
@@ -67,11 +56,6 @@ def test_a_file_that_others_removed_before_it_was_named_is_no_success(tmp_path):
     ):
         file["rows"] = np.arange(3)
     assert list_names(tmp_path) == []
-
-
-def test_a_folder_that_is_gone_cannot_be_synced(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        sync_folder(tmp_path / "gone")
 
 
 def test_a_file_appears_when_it_is_whole(tmp_path):
@@ -140,11 +124,3 @@ try:
 except StoreError as error:
     print(type(error).__name__)
 """
-
-
-def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
-    kept = ["[a].h5", ".b.h5.12.tmp", ".[a].h5.tmp", "a.h5"]
-    for name in [*kept, ".[a].h5.12.tmp", ".[a].h5.999.tmp"]:
-        (tmp_path / name).write_text("x")
-    remove_leftovers(tmp_path, "[a].h5.")
-    assert list_names(tmp_path) == sorted(kept)

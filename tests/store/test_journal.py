@@ -183,7 +183,7 @@ def test_an_interrupted_commit_keeps_its_rows_pending(open_journal, maker, monke
         raise KeyboardInterrupt
 
     with monkeypatch.context() as pressed:
-        pressed.setattr("featx.store.hdf5.sync_file", interrupt)
+        pressed.setattr("featx.files.sync_file", interrupt)
         with pytest.raises(KeyboardInterrupt):
             opened.commit()
     opened.commit()  # as leaving the writer does

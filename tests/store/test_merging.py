@@ -19,11 +19,11 @@ from featx import FeatureStore, FitOptions, embed, fit, load_backbone, merge_sto
 from featx.errors import SpecMismatchError, StoreError, StoreFormatError, StoreLockedError, UsageError
 from featx.golden import Golden
 from featx.specs import BackboneSpec, EmbedSpec, ImageSpec
-from featx.store.checking import describe_provenance
 from featx.store.journal import Journal
 from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS
 from featx.store.lock import StoreLock
 from featx.store.sealing import Provenance, Row, seal
+from featx.store.verification import describe_provenance
 
 DIM = 6
 SPEC = EmbedSpec(BackboneSpec("made", "top", "none", "computed", "0" * 64), ImageSpec(8, 8))

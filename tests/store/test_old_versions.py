@@ -12,8 +12,8 @@ import pytest
 
 from featx import FeatureStore, verify_store
 from featx.specs import BackboneSpec, EmbedSpec, ImageSpec
-from featx.store.checking import describe_provenance
 from featx.store.journal import name_journal
+from featx.store.verification import describe_provenance
 from featx.store.writing import StoreWriter
 
 DATA = Path(__file__).parents[1] / "data"

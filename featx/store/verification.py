@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from featx.errors import StoreFormatError
 from featx.files import remove_leftovers
-from featx.options import Progress
+from featx.reporting import Progress
 from featx.store.feature_store import Damage, FeatureStore
 from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS
 from featx.store.lock import StoreLock

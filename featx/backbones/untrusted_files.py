@@ -1,7 +1,7 @@
-"""What a stranger's model or weights file declares, checked before Keras builds or reads anything of it.
+"""Checks of an untrusted model or weights file, made before Keras builds or reads anything from it.
 
-Keras refuses code, links and external storage by itself, and a file that declares sizes of its own
-making only above 4 GiB. Here nothing is allocated that the file does not hold.
+Keras itself refuses code, links and external storage, but refuses a file that declares more than it
+holds only above 4 GiB. These checks let nothing be allocated that the file does not hold.
 """
 
 import io
@@ -22,10 +22,10 @@ _CONFIG = "config.json"
 _WEIGHTS = "model.weights.h5"
 _MEMBERS = {_CONFIG, _WEIGHTS, "metadata.json"}
 
-#: The largest network of `keras.applications` takes 0.8 MB; Python makes up to 30 times as much of JSON.
+#: The largest network of `keras.applications` takes 0.8 MB; parsed, JSON takes up to 30 times its size.
 _MOST_CONFIG_BYTES = 16 * 2**20
 
-#: Layers that run code of the file, read other files, or are for sound and text and build tables of any size.
+#: Layers that run code from the file, read other files, or are for sound or text and build tables of any size.
 _REFUSED = {
     *("Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"),
     *("StringLookup", "IntegerLookup", "IndexLookup", "TextVectorization", "FeatureSpace"),
@@ -35,19 +35,19 @@ _MODULE = re.compile(
     r"builtins|keras(\.(activations|constraints|dtype_policies|initializers|layers|losses|metrics|models|ops"
     r"|optimizers(\.schedules)?|quantizers|regularizers|src\.(applications|dtype_policies|layers|models|ops)\..+))?"
 )
-#: What Keras writes for values that JSON lacks.
+#: Names that Keras writes for values that JSON lacks.
 _VALUES = {"__bytes__", "__ellipsis__", "__keras_tensor__", "__numpy__", "__slice__", "__tensor__", "__tuple__"}
 _NUMBER = re.compile(r"bool|(u?int|b?float|complex)\d{1,3}")
 
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """What a `.keras` file declares.
+    """The declarations of a `.keras` file.
 
     Attributes:
-        config: What describes the network, without how it was trained.
+        config: The description of the network, without its training.
         held_bytes: Bytes of all its parameters.
-        has_own: Whether it needs classes or functions of the user's own.
+        has_own: Whether it needs classes or functions of the user.
     """
 
     config: dict[str, Any]
@@ -63,22 +63,22 @@ def inspect_model(path: Path, own: Collection[str]) -> Inspected:
         own: Names of classes and functions that this process has registered with Keras.
 
     Raises:
-        ValueError: If it is made of other things than Keras's own layers for images and
-            their parameters, or declares more bytes than it has.
+        ValueError: If it holds anything but Keras's own layers for images and their parameters, or
+            declares more bytes than it has.
     """
     members = list_members(path)
     if not {_CONFIG, _WEIGHTS} <= set(members) <= _MEMBERS:
         odd = ", ".join(sorted(set(members) ^ _MEMBERS))
-        msg = f"beside {_CONFIG}, {_WEIGHTS} and metadata.json it has or lacks {odd[:200]}"
+        msg = f"its members must be {_CONFIG}, {_WEIGHTS} and metadata.json; extra or missing: {odd[:200]}"
         raise ValueError(msg)
     if members[_CONFIG] > _MOST_CONFIG_BYTES:
-        msg = f"its {_CONFIG} has {members[_CONFIG]:,} bytes, and no network needs {_MOST_CONFIG_BYTES:,}"
+        msg = f"its {_CONFIG} has {members[_CONFIG]:,} bytes; the limit is {_MOST_CONFIG_BYTES:,}"
         raise ValueError(msg)
     with zipfile.ZipFile(path) as archive:
         config = json.loads(archive.read(_CONFIG))
-        # As Keras does: HDF5 jumps about, and each jump back in a zip file begins at its start.
+        # Into memory, as Keras does: HDF5 seeks back and forth, and a seek back in a zip member starts it again.
         held_bytes = inspect_weights(io.BytesIO(archive.read(_WEIGHTS)), members[_WEIGHTS])
-    config.pop("compile_config", None)  # Keras leaves that of the whole model unread
+    config.pop("compile_config", None)  # Keras does not read that of the whole model
     entries = list(_list_classes(config))
     foreign = [entry for entry in entries if not _is_own(entry, own)]
     for entry in foreign:
@@ -104,10 +104,10 @@ def inspect_weights(file: Path | IO[bytes], size_bytes: int) -> int:
     with h5py.File(file, "r") as opened:
         for name, dataset in _list_datasets(opened):
             if dataset.external or dataset.is_virtual:
-                msg = f"its dataset {name!r} lies in another file"
+                msg = f"its dataset {name!r} is stored in another file"
                 raise ValueError(msg)
             if dataset.dtype.hasobject:
-                msg = f"its dataset {name!r} is of {dataset.dtype}, which are no numbers"
+                msg = f"its dataset {name!r} has the type {dataset.dtype}, which is not numeric"
                 raise ValueError(msg)
             declared = math.prod(dataset.shape or ()) * dataset.dtype.itemsize if dataset.shape is not None else 0
             total += declared
@@ -120,7 +120,7 @@ def inspect_weights(file: Path | IO[bytes], size_bytes: int) -> int:
 
 def _list_datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
     groups: list[h5py.Group] = [file]
-    seen = {h5py.h5o.get_info(file.id).addr}  # hard links can lead back
+    seen = {h5py.h5o.get_info(file.id).addr}  # hard links can form a cycle
     while groups:
         group = groups.pop()
         for name in group:
@@ -161,7 +161,7 @@ def _check_class(entry: dict[str, Any]) -> None:
     name, module, config = str(entry["class_name"]), str(entry.get("module") or ""), entry.get("config")
     if name in _VALUES:
         if isinstance(config, dict) and not _NUMBER.fullmatch(str(config.get("dtype", "bool"))):
-            msg = f"a value of type {str(config['dtype'])[:40]}, which is no number"
+            msg = f"a value of type {str(config['dtype'])[:40]}, which is not numeric"
             raise ValueError(msg)
         return
     title = f"{module}.{name}"[:100].lstrip(".")
@@ -169,11 +169,11 @@ def _check_class(entry: dict[str, Any]) -> None:
         msg = f"{title}, which runs code, reads other files or is not for images"
         raise ValueError(msg)
     if not _MODULE.fullmatch(module):
-        msg = f"{title}, which is no layer of Keras"
+        msg = f"{title}, which is not a layer of Keras"
         raise ValueError(msg)
 
 
-def _drop_training(value: Any) -> Any:  # noqa: ANN401 - what JSON holds
+def _drop_training(value: Any) -> Any:  # noqa: ANN401 - any JSON value
     if isinstance(value, dict):
         return {name: _drop_training(part) for name, part in value.items() if name != "compile_config"}
     return [_drop_training(part) for part in value] if isinstance(value, list) else value

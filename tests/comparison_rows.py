@@ -10,7 +10,7 @@ from featx.specs import HeadSpec
 TARGETS = np.arange(60) % 3
 
 
-def make_standing(name, verdict, wrong=0, store="photos", **options):
+def make_row(name, verdict, wrong=0, store="photos", **options):
     predicted = np.where(np.arange(60) < wrong, (TARGETS + 1) % 3, TARGETS)
     probabilities = np.full((60, 3), 0.1)
     probabilities[np.arange(60), predicted] = 0.8
@@ -34,9 +34,9 @@ def make_standing(name, verdict, wrong=0, store="photos", **options):
     )
 
 
-def make_comparison(*standings):
+def make_comparison(*rows):
     how = ("test", "3 folds of the training items", 240, 60, {"featx": "0.1.0"}, ("a note | with a bar",), 2.0)
-    return Comparison(standings, None, *how)
+    return Comparison(rows, None, *how)
 
 
 FAILED = ComparisonRow("photos", HeadSpec("svm"), "", 3072, error="no memory")

@@ -3,9 +3,9 @@ import pytest
 
 from featx.errors import StoreError, StoreFormatError, StoreLockedError
 from featx.store import FeatureStore
-from featx.store.checking import drop_damage, verify_store
 from featx.store.feature_store import Damage
 from featx.store.lock import StoreLock
+from featx.store.verification import drop_damage, verify_store
 
 BAD = [("bad.png", "", "cannot be read")]
 

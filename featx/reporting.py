@@ -1,0 +1,115 @@
+"""Progress reports: what a run tells its caller while it works, and a progress bar for terminals and notebooks."""
+
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from featx.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+#: Called with the number of steps done and the number of all steps.
+Progress = Callable[[int, int], None]
+
+
+class Reporter:
+    """A listener to a run, which ignores everything; subclasses override what they want to show."""
+
+    def begin(self, phase: str) -> None:
+        """Note that a phase begins, such as `embedding`; progress counts from 0 again."""
+
+    def advance(self, done: int, total: int) -> None:
+        """Note how many steps of the current phase are done, and how many there are."""
+
+    def say(self, line: str) -> None:
+        """Note a line that is meant for the user."""
+
+
+#: The default of all options.
+SILENT = Reporter()
+
+
+class ProgressReporter(Reporter):
+    """A progress bar with rate and time left, for terminals and notebooks; lines appear above it.
+
+    The bar goes to stderr, and is left out if stderr is neither a terminal nor a notebook; lines are still printed.
+
+        with featx.ProgressReporter() as reporter:
+            featx.embed("photos/", "mobilenetv2", options=featx.EmbedOptions(reporter=reporter))
+
+    Args:
+        phase: The first phase, shown until the run begins one itself.
+    """
+
+    def __init__(self, phase: str = "starting") -> None:
+        self._phase = phase
+        self._is_open = False
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._is_open, self._bar = True, _make_bar()
+        if self._bar is not None:
+            # Importing, building and converting take seconds before the first item is done.
+            self._task = self._bar.add_task(f"{self._phase}: loading", total=None)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._is_open, self._bar, self._task = False, None, None
+
+    def begin(self, phase: str) -> None:
+        """Start the bar again for another phase, whose length is not known yet."""
+        self._check_open()
+        if self._bar is None or self._task is None or phase == self._phase:
+            return
+        # Once a task of rich has a total, it cannot lose it: take a new one.
+        self._bar.remove_task(self._task)
+        self._phase = phase
+        self._task = self._bar.add_task(phase, total=None)
+
+    def advance(self, done: int, total: int) -> None:
+        """Move the bar."""
+        self._check_open()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, total=total, description=self._phase)
+
+    def say(self, line: str) -> None:
+        """Print a line to stderr, above the bar."""
+        if sys.stderr is not None:  # Python has none where the caller closed it
+            sys.stderr.write(f"{line}\n")
+
+    def _check_open(self) -> None:
+        """Refuse to work where nothing would stop the bar if the run failed."""
+        if not self._is_open:
+            msg = "a ProgressReporter works inside `with featx.ProgressReporter() as reporter:`; pass `reporter` there"
+            raise UsageError(msg)
+
+
+def _make_bar() -> "Bar | None":
+    """Make a bar of rich; None where nobody would see it."""
+    if sys.stderr is None:  # Python has none where the caller closed it
+        return None
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    if not (console.is_jupyter or sys.stderr.isatty()):
+        return None
+
+    class RateColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:,.1f}/s" if task.speed else "")
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), RateColumn(), TimeRemainingColumn())
+    # rich would otherwise send what is printed to stdout to the bar's console: rows of `> out.csv` to stderr.
+    return Bar(*columns, console=console, transient=True, redirect_stdout=False, speed_estimate_period=5)

@@ -4,6 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 NEWEST_BIN := .venv-newest/bin
 NEWEST := .venv-newest/.installed
+# One process for each core, up to four: each that loads TensorFlow takes 1.5 GB. A file stays in one process, whose
+# fixtures its tests share.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+FAST := not keras and not shared and not faults
 
 .PHONY: demo test fast faults newest check format wheel clean
 
@@ -11,20 +15,21 @@ demo: $(INSTALLED)
 	$(BIN)/featx demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
-# Everything that needs no TensorFlow: under a minute.
+# What needs neither TensorFlow nor many processes: a minute or two.
 fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not keras and not shared and not faults"
+	$(BIN)/python -m pytest $(PARALLEL) -m "$(FAST) and not slow"
 
 # Hundreds of killed processes, full disks and power cuts; `make test` has a sample of them.
 faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults -rP tests/faults
 
-# The same without TensorFlow, which holds h5py back, and with the newest h5py.
+# Without TensorFlow, which holds h5py back, and with the newest h5py: whatever reads or writes a store, and the commands.
+# Heads, metrics and plots see arrays only, and `make test` has all of them.
 newest: $(NEWEST)
 	$(NEWEST_BIN)/python -c 'import h5py; print("h5py", h5py.version.version, "on HDF5", h5py.version.hdf5_version)'
-	$(NEWEST_BIN)/python -m pytest -q -m "not keras and not shared and not faults"
+	$(NEWEST_BIN)/python -m pytest -q $(PARALLEL) -m "$(FAST)" tests/store tests/faults tests/items tests/cli tests/test_*.py
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -13,6 +13,8 @@ from featx.fitting.learning_curve import measure_curve
 from featx.options import VIEWS
 from featx.specs import ViewSpec
 
+pytestmark = pytest.mark.slow
+
 AUGMENTATION = "rotate:15,shift:0.1"
 
 

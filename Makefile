@@ -4,6 +4,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 NEWEST_BIN := .venv-newest/bin
 NEWEST := .venv-newest/.installed
+# One process for each core, up to four: each that loads TensorFlow takes 1.5 GB. A file stays in one process, whose
+# fixtures its tests share.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
 FAST := not keras and not shared and not faults
 CORE = $(shell $(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
@@ -16,23 +19,24 @@ help: ## list these targets
 demo: $(INSTALLED) ## run the whole loop on real images; nothing is downloaded
 	$(BIN)/featx demo
 
-# The fast part measures coverage. The rest does not: without sys.monitoring (Python 3.11), coverage doubles the time
-# of tests that run mostly Python.
+# Coverage is measured on the fast tests only: without sys.monitoring (Python 3.11) it doubles the time of tests that
+# run mostly Python.
 test: $(INSTALLED) ## run all tests but the long fault suite, and report coverage of the fast ones
-	COVERAGE_CORE=$(CORE) $(BIN)/python -m pytest -m "$(FAST)" --cov --cov-report=term
-	$(BIN)/python -m pytest -m "(keras or shared) and not faults"
+	COVERAGE_CORE=$(CORE) $(BIN)/python -m pytest $(PARALLEL) -m "$(FAST) and not slow" --cov --cov-report=term
+	$(BIN)/python -m pytest $(PARALLEL) -m "(keras or shared or slow) and not faults"
 
-fast: $(INSTALLED) ## run the tests that need no TensorFlow, in under a minute
-	$(BIN)/python -m pytest -m "$(FAST)"
+fast: $(INSTALLED) ## run what needs neither TensorFlow nor many processes: a minute or two
+	$(BIN)/python -m pytest $(PARALLEL) -m "$(FAST) and not slow"
 
 # `make test` has a sample of them.
 faults: $(INSTALLED) ## kill processes, fill disks and cut power, by the hundred
 	$(BIN)/python -m pytest -m faults -rP tests/faults
 
-# TensorFlow holds h5py back, so it is left out here.
-newest: $(NEWEST) ## run the fast tests with the newest h5py
+# Without TensorFlow, which holds h5py back: whatever reads or writes a store, and the commands. Heads, metrics and plots
+# see arrays only, and `make test` has all of them.
+newest: $(NEWEST) ## run the fast tests of stores with the newest h5py
 	$(NEWEST_BIN)/python -c 'import h5py; print("h5py", h5py.version.version, "on HDF5", h5py.version.hdf5_version)'
-	$(NEWEST_BIN)/python -m pytest -q -m "$(FAST)"
+	$(NEWEST_BIN)/python -m pytest -q $(PARALLEL) -m "$(FAST)" tests/store tests/faults tests/items tests/cli tests/test_*.py
 
 check: $(INSTALLED) ## check format, lint, types, layers, sizes, and build the documentation site
 	$(BIN)/ruff format --check .

@@ -17,6 +17,8 @@ from featx.fitting.dataset import HeldOut
 from featx.options import CompareOptions, FitOptions
 from featx.specs import HeadSpec
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = CompareOptions(folder=None, jobs=1)
 
 

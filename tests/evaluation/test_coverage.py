@@ -9,6 +9,8 @@ from scipy.special import expit, softmax
 
 from featx.evaluation import METRICS, compare_pair, evaluate
 
+pytestmark = pytest.mark.slow
+
 N_SETS = 1000
 CLASSES = list("abcd")
 

@@ -105,7 +105,7 @@ def test_a_lock_of_another_machine_is_never_taken_over(store, path):
         pytest.fail("taken from another machine")
 
 
-@pytest.mark.parametrize("pid", [1, os.getpid(), os.getppid()])
+@pytest.mark.parametrize("pid", [1, os.getpid(), os.getppid()], ids=["first", "own", "parent"])
 def test_a_dead_owner_whose_number_another_process_has_by_now_is_dead(store, path, pid):
     """As after a restart of the machine, or in a container, where the first process is always number 1."""
     write_owner(path, pid=pid)

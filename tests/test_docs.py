@@ -104,22 +104,23 @@ def test_the_reader_of_the_format_page_runs(folder):
 
 
 def run_examples(blocks, folder):
-    """Run blocks of the page of examples as one program."""
+    """Run blocks of the page of examples as one program, in a folder with nothing but `photos`."""
+    write_digits(folder / "photos", per_class=20, classes=4)
     return run([sys.executable, "-c", "\n".join(blocks)], folder)
 
 
 @keras
-def test_the_examples_run(folder):
+def test_the_examples_run(tmp_path):
     blocks = [block for block in find_blocks("docs/examples.md", "python") if "finetune(" not in block]
-    output = run_examples(blocks, folder)
+    output = run_examples(blocks, tmp_path)
     assert "80 0 0" in output  # embedded, cached, quarantined
     assert "no classifier is called 'logistic'" in output
 
 
 @keras
-def test_the_example_of_fine_tuning_runs(folder):
+def test_the_example_of_fine_tuning_runs(tmp_path):
     (block,) = (block for block in find_blocks("docs/examples.md", "python") if "finetune(" in block)
-    assert "finetune-mobilenet" in run_examples(["import featx", block], folder)
+    assert "finetune-mobilenet" in run_examples(["import featx", block], tmp_path)
 
 
 def test_every_public_function_has_an_example():

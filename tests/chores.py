@@ -30,6 +30,16 @@ def rest(argument):
     return Result({"rested": number})
 
 
+def hang_once(argument):
+    """Wait to be killed, the first time."""
+    folder, number = argument
+    is_first = not (Path(folder) / f"hang-{number}").exists()
+    _sign(folder, f"hang-{number}")
+    if is_first:
+        time.sleep(600)
+    return Result({"waited": number})
+
+
 def fail(argument):
     msg = f"no number\nlike {argument}"
     raise np.linalg.LinAlgError(msg)
@@ -57,7 +67,7 @@ def learn_or_die(head_task):
     from featx.comparing.jobs import fit_and_predict  # the other chores have no use for scikit-learn
 
     folder = Path(os.environ["FEATX_TEST_FOLDER"])
-    _sign(folder, f"{head_task.head.name}-{len(head_task.learnt)}")
+    _sign(folder, f"{head_task.head.name}-{len(head_task.trained_on)}")
     deaths = folder / "deaths"
     if head_task.head.name == os.environ["FEATX_TEST_VICTIM"]:
         count = len(deaths.read_text().splitlines()) if deaths.exists() else 0

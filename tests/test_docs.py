@@ -13,6 +13,7 @@ import pytest
 from pictures import write_digits
 
 import featx
+from featx.cli.app import main
 from featx.heads import find_head
 from featx.registry import HEADS
 
@@ -76,7 +77,8 @@ def test_the_citation_has_the_version_of_the_package():
 
 
 @keras
-def test_the_commands_of_the_readme_run(folder):
+def test_the_commands_of_the_readme_run(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
     (block,) = find_blocks("README.md", "console")
     commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
     assert len(commands) >= 10
@@ -84,7 +86,12 @@ def test_the_commands_of_the_readme_run(folder):
         program, *arguments = shlex.split(command)
         assert program == "featx"
         expanded = [name for word in arguments for name in sorted(glob.glob(word, root_dir=folder)) or [word]]  # noqa: PTH207 - as a shell does
-        assert run([sys.executable, "-m", "featx", *expanded], folder)
+        monkeypatch.setattr(sys, "argv", ["featx", *expanded])
+        with pytest.raises(SystemExit) as ended:  # in this process, which starts TensorFlow once for all of them
+            main()
+        printed = capsys.readouterr()
+        assert not ended.value.code, f"{command}: {printed.err}"
+        assert printed.out, command
 
 
 @keras

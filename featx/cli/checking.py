@@ -59,15 +59,15 @@ def repair(
         done = featx.repair_store(store, drop=drop, options=options)
     if as_json:
         print_json(done.to_dict())
-    elif not done.checkup.damage:
+    elif not done.verification.damage:
         typer.echo(f"{store}: sound; nothing to repair")
     else:
-        lost = int(done.checkup.lost.sum())
-        restored = f", {done.embedding.new:,} embedded again" if done.embedding else ""
-        typer.echo(f"{lost:,} of {len(done.checkup.store):,} rows were damaged and taken out{restored} -> {store}")
-    if done.embedding:
-        show_quarantine([done.embedding])
-        done.embedding.check()
+        lost = int(done.verification.lost.sum())
+        restored = f", {done.result.new:,} embedded again" if done.result else ""
+        typer.echo(f"{lost:,} of {len(done.verification.store):,} rows were damaged and taken out{restored} -> {store}")
+    if done.result:
+        show_quarantine([done.result])
+        done.result.check()
 
 
 def _show_damage(found: Any) -> None:  # noqa: ANN401 - a Verification, whose module loads numpy

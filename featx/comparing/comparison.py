@@ -46,35 +46,35 @@ def compare(
 ) -> Comparison:
     """Compare heads on stores, on the items that all stores have, and with finished runs, such as fine-tuned ones.
 
-    Each head is tuned and fitted on folds of the training items, and ranked by the items held
-    out: what it does to find its parameters is inside, so that tuning much wins nothing by
-    itself. If the source has a split for that, this is used instead. Each is then tuned and fitted on
-    all training and validation items. Only then is the test opened, once for all; it ranks nothing.
+    Each head is tuned and fitted on folds of the training items, and ranked by the items held out. Tuning happens
+    inside each fold, so more tuning alone gains nothing. If the source has a val split, that is used instead of folds.
+    Each head is then tuned and fitted on all training and validation items. Only then is the test opened, once for
+    all; it ranks nothing.
 
-    A finished run is tested by its own predictions, which must be of these test items. If it was validated on that
-    split of the source, this ranks it among the heads; if on other items, it is listed below them. A plan such as
-    `last:23` is fine-tuned first, on the source and with the backbone of the first store, unless a finished run of
-    it lies in `options.folder`. Fine-tuned runs are compared with the best frozen head: `Comparison.verdict`.
+    A finished run is tested by its own predictions, which must be of these test items. If it was validated on the val
+    split of the source, it is ranked among the heads; otherwise it is listed below them. A plan such as `last:23` is
+    fine-tuned first, on the source and with the backbone of the first store, unless `options.folder` has a finished
+    run of it. Fine-tuned runs are compared with the best frozen head: see `Comparison.verdict`.
 
     Args:
         stores: One or more stores, or their paths.
-        heads: Names of heads, or of sets of them (`featx.registry.HEAD_SETS`); one text may have several,
-            with commas between. A spec fixes parameters.
+        heads: Names of heads or of sets of heads (`featx.registry.HEAD_SETS`), also several in one text, separated by
+            commas; a spec fixes parameters.
         runs: What `featx.fit` or `featx.finetune` gave, folders of their bundles, or what to unfreeze (`last:N`,
             `from:LAYER`, `blocks:N`, `gradual`, `gradual:N` or `all`); one or more.
         params: Hyper-parameters that are fixed for each named head that has them, such as `class_weight`.
-        calibration: One of `featx.specs.CALIBRATIONS` for all named heads; None for what each needs.
+        calibration: One of `featx.specs.CALIBRATIONS` for all named heads; None for the default of each.
         options: How to split, how many processes, and where to write.
 
     Returns:
-        A standing for each store and head, and for each run.
+        A row for each store and head, and for each run.
 
     Raises:
         UnknownNameError: If no head, or no layer of a plan, has that name.
         DataError: If the items cannot be split or matched, every head fails, or a run was tested on other items.
-        BundleError: If a run is no bundle, or a damaged one.
+        BundleError: If a run is not a bundle, or is damaged.
         StoreFormatError: If a store is damaged.
-        StoreError: If there is no such store, or nothing can be written.
+        StoreError: If a store does not exist, or the results cannot be written.
         SourceError: If the images of a plan are gone or have changed.
     """
     started = time.perf_counter()
@@ -97,18 +97,18 @@ def compare(
         validated = [_validate(*each, rounds, match.dataset) for each in zip(candidates, outcomes, strict=True)]
         ranked = sorted([*validated, *run_entries], key=lambda entry: entry.rank)
         # Nothing is chosen below this line.
-        standings = run_final_test(ranked, match.dataset, partition, options.seed)
+        rows = run_final_test(ranked, match.dataset, partition, options.seed)
     comparison = Comparison(
-        rows=standings,
+        rows=rows,
         folder=None,
         test_name=partition.test_name,
         validation_name=rounds.name,
-        n_train=int(rounds.final.learnt.sum()),
+        n_train=int(rounds.final.trained_on.sum()),
         n_test=len(partition.test),
         versions=read_versions(),
         notes=tuple(dict.fromkeys([*match.notes, *partition.notes, *lacking])),
         seconds=time.perf_counter() - started,
-        verdict=describe_gains(standings, partition.test_name),
+        verdict=describe_gains(rows, partition.test_name),
     )
     if options.out is None and options.folder is None:
         return comparison
@@ -118,9 +118,9 @@ def compare(
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """Items to learn from and items to predict, bool `(n_items,)` each."""
+    """Training items and items to predict, bool `(n_items,)` each."""
 
-    learnt: NDArray[np.bool_]
+    trained_on: NDArray[np.bool_]
     predicted: NDArray[np.bool_]
 
 
@@ -146,14 +146,14 @@ def _open_stores(
     opened = [store if isinstance(store, FeatureStore) else FeatureStore(store) for store in given]
     unique = list({store.path.resolve(): store for store in opened}.values())
     if not unique:
-        msg = "no store is named; give the path of one at least"
+        msg = "no store is named; give the path of at least one"
         raise UsageError(msg)
     refuse_damage(unique)
     return unique
 
 
 def _name_stores(stores: Sequence[FeatureStore]) -> list[str]:
-    """Name stores by their files, or by their paths where two files have one name."""
+    """Name stores by their files, or by their paths if two files have the same name."""
     stems = [store.path.stem for store in stores]
     return [
         to_printable(stem if stems.count(stem) == 1 else str(store.path))
@@ -176,10 +176,10 @@ def _plan_rounds(dataset: Dataset, partition: Partition, options: CompareOptions
 def _run_rounds(
     candidates: Sequence[_Candidate], rounds: _Rounds, dataset: Dataset, work: Path, options: CompareOptions
 ) -> list[list[Path] | str]:
-    """Let every candidate learn and predict in every round: its results, the final one last, or why it failed."""
+    """Fit every candidate and predict in every round. Return its results, the final one last, or why it failed."""
     order = (*rounds.validating, rounds.final)
     seeds = {candidate.spec.seed for candidate in candidates}
-    folds = {seed: [deal_folds(dataset, part.learnt, seed) for part in order] for seed in seeds}
+    folds = {seed: [deal_folds(dataset, part.trained_on, seed) for part in order] for seed in seeds}
     tasks = [
         [
             _make_task(candidate, dataset, part, dealt, options.views)
@@ -187,7 +187,7 @@ def _run_rounds(
         ]
         for candidate in candidates
     ]
-    # The final round, which takes longest, begins, so that no process is left alone with one at the end.
+    # The final round takes longest and comes first, so that no process is left alone with it at the end.
     queue = [task for column in reversed(list(zip(*tasks, strict=True))) for task in column]
     if options.fresh:
         remove_results(queue, work)
@@ -203,17 +203,17 @@ def _run_rounds(
 
 
 def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDArray[np.intp], views: str) -> Task:
-    learnt, predicted = candidate.rows[part.learnt], candidate.rows[part.predicted]
+    trained_on, predicted = candidate.rows[part.trained_on], candidate.rows[part.predicted]
     head_task = HeadTask(
         store=candidate.store.path.resolve(),
         head=candidate.spec,
-        learnt=learnt,
-        targets=dataset.targets[part.learnt],
+        trained_on=trained_on,
+        targets=dataset.targets[part.trained_on],
         folds=folds,
-        units=dataset.find_units(part.learnt),
+        units=dataset.find_units(part.trained_on),
         predicted=predicted,
         n_classes=len(dataset.classes),
-        items_digest=digest_items(candidate.store, learnt, predicted),
+        items_digest=digest_items(candidate.store, trained_on, predicted),
         views=views if candidate.store.spec.n_views > 1 else VIEWS[0],  # without views, all are one job
     )
     return Task(head_task.digest, fit_and_predict, head_task)
@@ -229,11 +229,11 @@ def _find_work(options: CompareOptions) -> Iterator[Path]:
 
 
 def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds, dataset: Dataset) -> Entry:
-    """Score a candidate by the items that were held out of the training items."""
+    """Score a candidate on the items that were held out of the training items."""
     size = candidate.store.dim * candidate.store.features.dtype.itemsize
     if isinstance(outcome, str):
-        standing = ComparisonRow(candidate.name, candidate.spec, describe_choice(candidate.spec), size, error=outcome)
-        return Entry(standing, None)
+        row = ComparisonRow(candidate.name, candidate.spec, describe_choice(candidate.spec), size, error=outcome)
+        return Entry(row, None)
     right, losses = [], []
     for path, part in zip(outcome[:-1], rounds.validating, strict=True):
         probabilities, targets = read_result(path).arrays["probabilities"], dataset.targets[part.predicted]
@@ -246,7 +246,7 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         [*describe_single_fold(record.get("single_fold_targets", ()), dataset.classes), *record["notes"]]
     )
     head = replace(candidate.spec, params=record["params"], scaling=record["scaling"])
-    standing = ComparisonRow(
+    row = ComparisonRow(
         store=candidate.name,
         head=head,
         chosen=describe_choice(head, candidate.spec),
@@ -262,7 +262,7 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         trained_parameters=record.get("trained_parameters"),
         notes=tuple(notes),
     )
-    return Entry(standing, functools.partial(_recall, outcome[-1]))
+    return Entry(row, functools.partial(_recall, outcome[-1]))
 
 
 def _recall(path: Path) -> NDArray[np.float64]:
@@ -273,13 +273,13 @@ def _recall(path: Path) -> NDArray[np.float64]:
 def choose_heads(
     heads: str | Sequence[str | HeadSpec], seed: int, params: Mapping[str, Any], calibration: str | None
 ) -> tuple[list[HeadSpec], list[str]]:
-    """Make the specs of heads, each once, and notes on what could not be fixed.
+    """Return the spec of each head once, and notes on parameters that some heads lack.
 
     Args:
         heads: Names of heads or sets, with commas between in one text, or specs, which stay as they are.
         seed: Seed of those that are named.
         params: What is fixed of every named head that has such a parameter.
-        calibration: One of `featx.specs.CALIBRATIONS` for every named head; None for what each needs.
+        calibration: One of `featx.specs.CALIBRATIONS` for every named head; None for the default of each.
 
     Raises:
         UnknownNameError: If no head has a name.
@@ -309,7 +309,7 @@ def _note_lacking(parameter: str, heads: Sequence[Head]) -> list[str]:
     if heads and len(lacking) == len({head.name for head in heads}):
         msg = f"none of {', '.join(lacking)} has a parameter {parameter}; leave it out, or name another head"
         raise UsageError(msg)
-    return [f"{', '.join(lacking)}: without {parameter}, which is no parameter there"] if lacking else []
+    return [f"{', '.join(lacking)}: no parameter {parameter}, so it is ignored"] if lacking else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,13 +357,13 @@ def match_stores(stores: Sequence[FeatureStore], *, group: str = "", views: str 
     missing = [(len(dataset) - len(shared), dataset.store.path) for dataset in (first, *others)]
     if any(count for count, _ in missing):
         left_out = ", ".join(f"{count:,} of {path}" for count, path in missing if count)
-        notes.append(f"compared on the {len(shared):,} items that all stores have; left out are {left_out}")
+        notes.append(f"compared on the {len(shared):,} items that all stores have, without {left_out}")
     rows = tuple(dataset.rows[at] for dataset, at in zip((first, *others), positions, strict=True))
     return Match(_take_items(first, positions[0]), rows, tuple(dict.fromkeys(notes)))
 
 
 def _unite_groups(datasets: Sequence[Dataset], positions: Sequence[NDArray[np.intp]]) -> NDArray[np.str_]:
-    """Take the group of each item of the first store from whichever store has one."""
+    """Return the group of each item of the first store, from the first store that has one."""
     first, *others = datasets
     at, *rest = positions
     groups = first.groups.astype(object)
@@ -391,8 +391,8 @@ def _check_agreement(first: Dataset, at: NDArray[np.intp], other: Dataset, at_ot
             name = first.store.ids[first.rows[at]][item]
             msg = (
                 f"the {what} of {len(differing)} items differs between {first.store.path} and {other.store.path}, such "
-                f"as that of {name} ({str(ours[item])!r} and {str(theirs[item])!r}); embed both from the same source, "
-                f"which computes nothing anew"
+                f"as that of {name} ({str(ours[item])!r} and {str(theirs[item])!r}); embed both again from one source: "
+                f"computed features are kept"
             )
             raise DataError(msg)
 

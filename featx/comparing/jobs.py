@@ -1,7 +1,7 @@
-"""Tasks that are independent: run over processes, kept on disk as they end, and not run again.
+"""Independent tasks: run in several processes, with each result kept on disk so that it is not computed again.
 
-Each slot is a pool of one process. A pool of many, where one process is killed, ends them all and cannot tell
-which task was to blame; here only the slot of that task is lost, and opened again.
+Each slot is a pool of one process. When a process of a larger pool is killed, the whole pool ends and it is not known
+which task was to blame. Here only the slot of that task is lost, and it is opened again.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from joblib.externals.loky import ProcessPoolExecutor
+from loky import ProcessPoolExecutor
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped]  # it ships no types
 
@@ -44,24 +44,24 @@ from featx.reporting import Progress
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 
-#: What the libraries that compute in threads read when they are loaded.
+#: Environment variables that the numerical libraries read when they are loaded.
 _THREADS = (
     *("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"),
     *("TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"),
 )
 
-#: Windows wakes no main thread that waits for ever, not even for Ctrl-C.
+#: On Windows a main thread that waits without a timeout is not woken even by Ctrl-C.
 _WAKE_SECONDS = 1.0
 
-#: How often a process looks whether the one that started it is still there.
+#: How often a process checks that its parent still exists.
 _WATCH_SECONDS = 0.5
 
-#: A process that has had nothing to do for so long leaves.
+#: A process that has been idle for this long exits.
 _IDLE_SECONDS = 30.0
 
 _KILLED = (
-    "the process that computed it was killed twice, the second time alone{}: for want of memory, most likely, or by a "
-    "fault in native code"
+    "the process that computed it was killed twice, the second time while it ran alone{}: most likely because memory "
+    "ran out, or by a fault in native code"
 )
 
 
@@ -70,7 +70,7 @@ class Task:
     """A call in another process.
 
     Attributes:
-        key: What decides the result, as hexadecimal digits: tasks of one key have one result.
+        key: Digest of everything that decides the result, in hexadecimal: tasks with the same key have one result.
         call: A function of a module.
         argument: Its argument, which is pickled.
     """
@@ -83,20 +83,20 @@ class Task:
 def run_tasks(
     tasks: Sequence[Task], folder: Path, *, jobs: int, threads: int | None = None, progress: Progress | None = None
 ) -> dict[str, Path | str]:
-    """Run those tasks whose results are not in a folder yet, and put them there one by one.
+    """Run the tasks whose results are not in a folder yet, and write each result there.
 
-    A task that fails, or whose process is killed, leaves the others as they are. One whose process
-    was killed is tried once more, with nothing beside it; it may have lacked memory.
+    A task that fails, or whose process is killed, does not affect the others. If its process was killed, the task is
+    tried once more while nothing else runs, since memory may have run out.
 
     Args:
-        tasks: What is to be done.
-        folder: Where results are kept, a file each; it is made if it is not there.
-        jobs: How many processes.
-        threads: Threads of one process; None for what its libraries choose.
-        progress: Called with how many tasks are done or failed, and how many there are.
+        tasks: The tasks.
+        folder: Where results are kept, one file each; it is created if needed.
+        jobs: Number of processes.
+        threads: Threads per process; None leaves the choice to its libraries.
+        progress: Called with the number of tasks that are done or failed, and the number of tasks.
 
     Returns:
-        By key, the file of the result, which `read_result` reads, or the reason why there is none.
+        By key, the file of the result, which `read_result` reads, or the reason why the task failed.
 
     Raises:
         StoreError: If the folder cannot be made.
@@ -121,7 +121,7 @@ def run_tasks(
 
 
 def remove_results(tasks: Sequence[Task], folder: Path) -> None:
-    """Remove the results of tasks, so that they are run again."""
+    """Remove the results of tasks, so that they run again."""
     for task in tasks:
         _place(folder, task.key).unlink(missing_ok=True)
 
@@ -131,7 +131,7 @@ def _place(folder: Path, key: str) -> Path:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether there is a result that can be read; a damaged one is computed again."""
+    """Return whether the result exists and can be read; a damaged one is computed again."""
     try:
         read_result(path)
     except Exception:  # noqa: BLE001 - zipfile and NumPy raise anything on a file that they never wrote
@@ -170,7 +170,7 @@ def _run_round(
 def _open_slots(
     count: int, threads: int | None
 ) -> Iterator[tuple[list[ProcessPoolExecutor], Callable[[ProcessPoolExecutor], ProcessPoolExecutor]]]:
-    """Open pools of one process each, and what replaces a broken one; all are ended behind, whatever they do."""
+    """Open pools of one process each, and yield them with a function that replaces a broken one; end all at the end."""
     environment = {name: str(threads) for name in _THREADS} if threads else {}
     opened: list[ProcessPoolExecutor] = []
 
@@ -194,9 +194,9 @@ def _open_slots(
 
 
 def _obey_parent(parent: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to all processes, to the one that started this, and end when that is gone.
+    """Ignore Ctrl-C, which a terminal sends to all processes and the parent handles, and exit when the parent is gone.
 
-    On Windows a parent's number outlives it; there, a process ends when it has been idle for long enough.
+    On Windows a parent's process id outlives it; there, a process exits after it has been idle for long enough.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), name="featx-parent", daemon=True).start()
@@ -214,7 +214,7 @@ def _work(task: Task, path: Path) -> str:
         write_result(path, task.call(task.argument))
     except FeatxError as error:
         return str(error)
-    except Exception as error:  # noqa: BLE001 - whatever a task raises is its own failure, and told as such
+    except Exception as error:  # noqa: BLE001 - any error of a task is reported as the failure of that task
         return f"{type(error).__name__}: {' '.join(str(error).split())}"
     return ""
 
@@ -227,24 +227,24 @@ def _describe_failure(future: "Future[str]") -> str:
 
 
 def _name_signal(error: BaseException | None) -> str:
-    """Name the signal that loky tells at the end of its message, if any."""
+    """Return the name of the signal that loky's message ends with, if any."""
     names = [name for name in signal.Signals.__members__ if f"{name}(" in str(error)]
     return f" ({names[0]})" if names else ""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadTask:
-    """What a head learns from and what it predicts, told in rows of a store.
+    """A head to tune and fit, with the rows of a store that it is fitted on and those that it predicts.
 
-    It is all that another process is given: no features, and no labels but those to learn from.
+    Another process gets nothing else: no features, and no labels except those of the training rows.
 
     Attributes:
-        store: The file.
+        store: Path of the store.
         head: Name, fixed parameters and seed.
-        learnt: int `(n_learnt,)`, rows to learn from.
-        targets: int `(n_learnt,)`, their classes.
-        folds: int `(n_learnt,)`, the folds on which parameters are chosen and probabilities calibrated.
-        units: int `(n_learnt,)`, the items to learn from that stay together.
+        trained_on: int `(n_trained,)`, training rows.
+        targets: int `(n_trained,)`, their classes.
+        folds: int `(n_trained,)`, the folds on which parameters are chosen and probabilities calibrated.
+        units: int `(n_trained,)`: training items with the same number stay together.
         predicted: int `(n_predicted,)`, rows to predict.
         n_classes: Number of classes, of which `targets` may lack some.
         items_digest: Digest of the store's spec and of the sha256 of all these items, by `digest_items`.
@@ -253,7 +253,7 @@ class HeadTask:
 
     store: Path
     head: HeadSpec
-    learnt: NDArray[np.intp]
+    trained_on: NDArray[np.intp]
     targets: NDArray[np.intp]
     folds: NDArray[np.intp]
     units: NDArray[np.intp]
@@ -264,7 +264,7 @@ class HeadTask:
 
     @property
     def digest(self) -> str:
-        """A digest of everything that decides the probabilities, whatever rows the items are in."""
+        """The digest of everything that decides the probabilities; the order of rows in the store does not."""
         versions = sorted(read_versions().items())
         state = hashlib.sha256(f"{self.items_digest} {self.head.to_json()} {self.n_classes} {versions}".encode())
         state.update(self.targets.astype("<i8").tobytes())
@@ -275,10 +275,10 @@ class HeadTask:
         return state.hexdigest()
 
 
-def digest_items(store: FeatureStore, learnt: NDArray[np.intp], predicted: NDArray[np.intp]) -> str:
-    """Digest what the features of items are: the spec, and the sha256 of each item."""
+def digest_items(store: FeatureStore, trained_on: NDArray[np.intp], predicted: NDArray[np.intp]) -> str:
+    """Return the digest of items' features: of the spec, and of the sha256 of each item."""
     state = hashlib.sha256(store.spec.digest.encode())
-    for rows in (learnt, predicted):
+    for rows in (trained_on, predicted):
         state.update(f" {len(rows)} ".encode())
         state.update("".join(store.sha256[rows].tolist()).encode())
     return state.hexdigest()
@@ -288,21 +288,23 @@ def fit_and_predict(task: HeadTask) -> Result:
     """Tune and fit a head, and predict.
 
     Returns:
-        The record has `params`, `scaling`, `fit_seconds` (tuning included), `predict_seconds`, `threads` (that were
-        allowed), `peak_memory_bytes` (of this process while it tuned and fitted), `trained_parameters`, `notes` and
+        The record has `params`, `scaling`, `fit_seconds` (including tuning), `predict_seconds`, `threads` (the number
+        allowed), `peak_memory_bytes` (of this process during tuning and fitting), `trained_parameters`, `notes` and
         `single_fold_targets` (see `featx.heads.Tuned`); the array
         `probabilities` is float64 `(n_predicted, n_classes)`.
 
     Raises:
-        StoreError: If the store is another one by now.
-        DataError: If the head cannot learn from these items, or gives no probabilities.
+        StoreError: If the store has been replaced.
+        DataError: If the head cannot be fitted to these items, or gives no probabilities.
     """
     store = _open_store(task.store)
-    if digest_items(store, task.learnt, task.predicted) != task.items_digest:
-        msg = f"{store.path} was replaced while it was read; run the same command again"
+    if digest_items(store, task.trained_on, task.predicted) != task.items_digest:
+        msg = f"{store.path} was replaced during the comparison; run the same command again"
         raise StoreError(msg)
-    rows = open_training_rows(store, task.learnt, task.targets, folds=task.folds, units=task.units, views=task.views)
-    with record_warnings():  # those of fits are notes by now; of predictions there is nothing to tell
+    rows = open_training_rows(
+        store, task.trained_on, task.targets, folds=task.folds, units=task.units, views=task.views
+    )
+    with record_warnings():  # warnings of fits are kept as notes; those of predictions say nothing
         read_peak, started = watch_memory(), time.perf_counter()
         tuned = tune_and_fit(find_head(task.head.name), rows, task.head, always_tune=False)
         fit_seconds, peak = time.perf_counter() - started, read_peak()

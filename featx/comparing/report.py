@@ -35,53 +35,54 @@ def describe_choice(head: HeadSpec, asked: HeadSpec | None = None) -> str:
 
 
 def describe_comparison(comparison: Comparison) -> list[str]:
-    """Say what the table shows, and what it does not, a sentence each."""
+    """Describe what the table shows and what it does not, in one sentence each."""
     best, ties = comparison.best, comparison.ties
-    of = name_standings(comparison)
+    of = name_rows(comparison)
     items = f"{comparison.n_test:,} {comparison.test_name} images"
-    others = sum(standing.test is not None for standing in comparison.rows) - 1
-    learnt = "" if best.run else f", and learnt from {comparison.n_train:,} images"
-    lines = [f"{of(best)} is best by validation ({comparison.validation_name}){learnt}; the test chose nothing"]
+    others = sum(row.test is not None for row in comparison.rows) - 1
+    trained = "" if best.run else f", trained on {comparison.n_train:,} images"
+    lines = [f"{of(best)} is best by validation ({comparison.validation_name}){trained}; the test chose nothing"]
     if ties:
-        which = "the other one" if others == 1 else f"{len(ties)} of {others} others"
-        lines.append(f"{which} cannot be told from the best by these {items}: {', '.join(map(of, ties))}")
+        which = "the other one" if others == 1 else f"{len(ties)} of the {others} others"
+        verb = "is" if len(ties) == 1 else "are"
+        lines.append(f"{which} {verb} not shown to differ from the best by these {items}: {', '.join(map(of, ties))}")
     elif others:
-        which = "the other one" if others == 1 else f"each of the {others} others"
-        lines.append(f"{which} can be told from the best by these {items}")
-    better = [of(standing) for standing in comparison.rows if standing.verdict == "better"]
+        which = "the other one is" if others == 1 else f"all {others} others are"
+        lines.append(f"{which} shown to differ from the best by these {items}")
+    better = [of(row) for row in comparison.rows if row.verdict == "better"]
     if better:
         lines.append(
-            f"{', '.join(better)} did better on the test than the best by validation; new images must tell whether to "
-            f"prefer it, as these have told"
+            f"{', '.join(better)} did better on the test than the best by validation; to prefer it, test both again on "
+            f"new images, since these have been used"
         )
     lines += comparison.verdict
-    lines += [f"failed: {of(standing)}: {standing.error}" for standing in comparison.failed]
+    lines += [f"failed: {of(row)}: {row.error}" for row in comparison.failed]
     return lines
 
 
-def name_standings(comparison: Comparison) -> Callable[[ComparisonRow], str]:
-    """Give what names a standing: with its store where heads are on several, or a finished run is on another."""
-    stores = {standing.store for standing in comparison.rows if standing.run is None}
+def name_rows(comparison: Comparison) -> Callable[[ComparisonRow], str]:
+    """Return a function that names a row: with its store if heads are on several, or a finished run is on another."""
+    stores = {row.store for row in comparison.rows if row.run is None}
 
-    def name(standing: ComparisonRow) -> str:
-        plain = stores == {standing.store} or (not stores and len(comparison.rows) == 1)
-        return standing.title if plain else f"{standing.title} on {standing.store}"
+    def name(row: ComparisonRow) -> str:
+        plain = stores == {row.store} or (not stores and len(comparison.rows) == 1)
+        return row.title if plain else f"{row.title} on {row.store}"
 
     return name
 
 
-def list_notes(comparison: Comparison, standings: Sequence[ComparisonRow]) -> list[str]:
-    """List the notes on the items, and those of some standings; one note of many heads is told once."""
-    of = name_standings(comparison)
-    told = dict[str, list[str]]()
-    for standing in standings:
-        for note in standing.notes:
-            told.setdefault(note.removeprefix(f"{standing.title} "), []).append(of(standing))
-    return [*comparison.notes, *(f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in told.items())]
+def list_notes(comparison: Comparison, rows: Sequence[ComparisonRow]) -> list[str]:
+    """List the notes on the items and on some rows; a note that several heads share is listed once."""
+    of = name_rows(comparison)
+    shared = dict[str, list[str]]()
+    for row in rows:
+        for note in row.notes:
+            shared.setdefault(note.removeprefix(f"{row.title} "), []).append(of(row))
+    return [*comparison.notes, *(f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in shared.items())]
 
 
 def name_folder(parent: Path) -> Path:
-    """Name a new folder for a comparison: `<date>-compare`, or with a number behind if that exists."""
+    """Name a new folder for a comparison: `<date>-compare`, with a number appended if that exists."""
     stem = f"{dt.datetime.now(tz=dt.UTC).date()}-compare"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(parent / name for name in names if not (parent / name).exists())
@@ -99,10 +100,10 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
     from featx.evaluation.plots import plot_costs
 
     written = replace(comparison, folder=folder)
-    able = [standing for standing in comparison.rows if standing.test is not None]
-    # Far below all others, the dummy would press them into one line.
-    able = [standing for standing in able if standing.head.name != "dummy"] or able
-    intervals = [standing.test.get_interval("accuracy") for standing in able if standing.test is not None]
+    able = [row for row in comparison.rows if row.test is not None]
+    # The dummy is far below all others and would compress them into one line.
+    able = [row for row in able if row.head.name != "dummy"] or able
+    intervals = [row.test.get_interval("accuracy") for row in able if row.test is not None]
     accuracies, lows, highs = np.array(intervals, np.float64).T
     with say_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,65 +112,65 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
         write_json(comparison.to_dict(), folder / "comparison.json")
         plot_costs(
             _name_points(able),
-            [_add_seconds(standing) for standing in able],
+            [_add_seconds(row) for row in able],
             accuracies,
             lows,
             highs,
             folder / "accuracy_against_cost.png",
             chosen=able.index(comparison.best) if comparison.best in able else None,
-            tuned=[standing.kind == FINE_TUNED for standing in able],
+            tuned=[row.kind == FINE_TUNED for row in able],
         )
     return written
 
 
-def _add_seconds(standing: ComparisonRow) -> float:
-    """Add embedding to fitting, where it is known and not a part of it."""
-    embedding = 0.0 if standing.kind == FINE_TUNED else standing.embed_seconds
-    return max((standing.fit_seconds or 0.0) + (embedding or 0.0), _LEAST_SECONDS)
+def _add_seconds(row: ComparisonRow) -> float:
+    """Add the time of embedding to that of fitting, if it is known and not already part of it."""
+    embedding = 0.0 if row.kind == FINE_TUNED else row.embed_seconds
+    return max((row.fit_seconds or 0.0) + (embedding or 0.0), _LEAST_SECONDS)
 
 
-def _name_points(standings: Sequence[ComparisonRow]) -> list[str]:
-    """Name the points of a plot, which has little room: with the store only where there is doubt, and that cut."""
-    titles = [standing.title for standing in standings]
+def _name_points(rows: Sequence[ComparisonRow]) -> list[str]:
+    """Name the points of a plot, which has little room: with a shortened store only if names are ambiguous."""
+    titles = [row.title for row in rows]
     return [
         title
         if titles.count(title) == 1
         else f"{title} on {cut_middle(one.store, max(8, NAME_CELLS - 4 - len(title)))}"
-        for one, title in zip(standings, titles, strict=True)
+        for one, title in zip(rows, titles, strict=True)
     ]
 
 
 def to_markdown(comparison: Comparison) -> str:
-    """Make a page of the table, what it shows, and all notes."""
+    """Return a Markdown page with the findings, the table and all notes."""
     header, rows = tabulate(comparison)
     marks = [":---" if name in LEFT else "---:" for name in header]
     lines = ["# Comparison", "", *(f"- {line}" for line in describe_comparison(comparison)), ""]
     lines += [_join(header), _join(marks), *(_join(row) for row in rows), ""]
     notes = list_notes(comparison, comparison.rows)
     lines += [*(f"- note: {note}" for note in notes), ""] if notes else []
-    counts = sorted({standing.threads for standing in comparison.rows if standing.threads})
+    counts = sorted({row.threads for row in comparison.rows if row.threads})
     threads = f"{' or '.join(map(str, counts))} thread{'s' if max(counts, default=0) > 1 else ''}"
     lines.append(_EXPLANATION.format(threads=threads))
-    lines += [_RUNS] if any(standing.run for standing in comparison.rows) else []
+    lines += [_RUNS] if any(row.run for row in comparison.rows) else []
     return "\n".join(lines) + "\n"
 
 
 _EXPLANATION = """\
-`valid.` is the accuracy on items held out of the training items, with the choice of parameters repeated inside; it
-alone orders the table. `95 %` is the interval of the test accuracy. `to the best` is the difference in test accuracy
-on the same images, with its interval; `p` its p-value (McNemar's test with mid-p; whole groups, where there are any),
-adjusted for the number of differences (Holm). `bal.` is the mean accuracy of the classes. A `tie` is a
-difference that this test cannot show, not the proof that there is none. Seconds are those of tuning and fitting, with
-{threads}, and of predicting all test images; `embed s` those of embedding, which all heads of a store share. `memory`
-is the most that the fitting process held, libraries and the pages of the store that it had loaded included. `params`
-counts what was learnt: coefficients and intercepts, or the weights of networks."""
+`valid.` is the accuracy on items held out of the training items, with tuning repeated inside each fold; it alone
+orders the table. `95 %` is the interval of the test accuracy. `to the best` is the difference in test accuracy on the
+same images, with its interval. `p` is its p-value (McNemar's test with mid-p, or sign flips of whole groups), adjusted
+for the number of differences (Holm). `bal.` is the mean accuracy of the classes. A `tie` is a difference that this test
+cannot show; it does not prove that there is none. `fit s` is the time of tuning and fitting with {threads},
+`predict s` that of predicting all test images, and `embed s` that of embedding, which all heads of a store share.
+`memory` is the peak of the fitting process, including libraries and the pages of the store that it had loaded.
+`params` counts fitted parameters: coefficients and intercepts, or the weights of networks."""
 
 _RUNS = """\
 
 A row of a finished run has the numbers of its bundle, and is tested here by its own predictions of the same images.
-If it was validated on other images than the heads, it is listed below them, whatever its validation says.
-Where it is fine-tuned, its `fit s` are of everything, embedding included, as if nothing had been cached; those of a
-head on cached features leave embedding out."""
+If it was validated on other images than the heads, its validation cannot be ranked with theirs and it is listed below
+them. The `fit s` of a fine-tuned run include everything, embedding too, as if nothing had been cached; those of a head
+on cached features exclude embedding."""
 
 
 def _join(cells: Sequence[str]) -> str:
@@ -178,11 +179,8 @@ def _join(cells: Sequence[str]) -> str:
 
 def _write_csv(path: Path, comparison: Comparison) -> None:
     rows = [
-        {
-            name: json.dumps(value) if isinstance(value, dict | list) else value
-            for name, value in standing.to_dict().items()
-        }
-        for standing in comparison.rows
+        {name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in row.to_dict().items()}
+        for row in comparison.rows
     ]
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -200,23 +198,23 @@ _UNDEFINED = "-"
 _LEAST_SHOWN = 0.001
 _GAP = 2
 
-#: Where the table is too wide: a column that is cut, to how few cells, or left out (0), one after the other.
+#: What to do, in this order, while the table is too wide: shorten a column to so many cells, or drop it (0).
 _SAVINGS = (("chosen", 8), ("chosen", 0), ("log-loss", 0), ("store", 14), ("head", 18), ("params", 0), ("memory", 0))
 
 
 def tabulate(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Make the header and the cells of the table, the best by validation first."""
-    return _arrange(comparison, [_format_standing(standing) for standing in comparison.rows])
+    """Return the header and the cells of the table, the best by validation first."""
+    return _arrange(comparison, [_format_row(row) for row in comparison.rows])
 
 
 def tabulate_briefly(comparison: Comparison, cells: int = TERMINAL_CELLS) -> tuple[list[str], list[list[str]]]:
-    """Make the same table of fewer columns, no wider than a terminal.
+    """Return the table with fewer columns, no wider than a terminal.
 
     Args:
-        comparison: What was found.
-        cells: Columns of the terminal.
+        comparison: The comparison.
+        cells: Width of the terminal in columns.
     """
-    header, rows = _arrange(comparison, [_format_briefly(standing) for standing in comparison.rows])
+    header, rows = _arrange(comparison, [_format_briefly(row) for row in comparison.rows])
     columns = {name: [row[at] for row in rows] for at, name in enumerate(header)}
     for name, fewest in _SAVINGS:
         excess = _measure(columns) - cells
@@ -231,11 +229,11 @@ def tabulate_briefly(comparison: Comparison, cells: int = TERMINAL_CELLS) -> tup
 
 
 def cut_middle(text: str, cells: int) -> str:
-    """Cut a text in its middle, as stores often differ at the end.
+    """Shorten a text in its middle, since the names of stores often differ at the end.
 
     Args:
         text: Any text.
-        cells: The most columns of a terminal that it may take.
+        cells: Largest width in terminal columns.
     """
     if cell_len(text) <= cells:
         return text
@@ -249,58 +247,58 @@ def _measure(columns: Mapping[str, Sequence[str]]) -> int:
 
 
 def _arrange(comparison: Comparison, rows: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:
-    stores = {standing.store for standing in comparison.rows}
+    stores = {row.store for row in comparison.rows}
     hidden = {"store"} if len(stores) == 1 else set()
     header = [name for name in rows[0] if name not in hidden]
     return header, [[row[name] for name in header] for row in rows]
 
 
-def _format_standing(standing: ComparisonRow) -> dict[str, str]:
-    test, paired, size = standing.test, standing.paired, standing.bytes_per_item
+def _format_row(row: ComparisonRow) -> dict[str, str]:
+    test, paired, size = row.test, row.paired, row.bytes_per_item
     interval = f"{test.accuracy_low:.3f} to {test.accuracy_high:.3f}" if test else _UNDEFINED
     difference = f"{paired.difference:+.3f} ({paired.low:+.3f} to {paired.high:+.3f})" if paired else _UNDEFINED
     return {
-        "store": standing.store,
-        "head": standing.title,
-        "chosen": standing.chosen or _UNDEFINED,
-        "valid.": _format(standing.validation_accuracy),
+        "store": row.store,
+        "head": row.title,
+        "chosen": row.chosen or _UNDEFINED,
+        "valid.": _format(row.validation_accuracy),
         "test": _format(test.accuracy if test else None),
         "95 %": interval,
         "bal.": _format(test.mean_per_class_accuracy if test else None),
         "F1": _format(test.macro_f1 if test else None),
         "log-loss": _format(test.log_loss if test else None),
         "ECE": _format(test.expected_calibration_error if test else None),
-        "fit s": _format(standing.fit_seconds, 2),
-        "embed s": _format(standing.embed_seconds, 2),
-        "predict s": _format(standing.predict_seconds),
-        **_format_costs(standing),
+        "fit s": _format(row.fit_seconds, 2),
+        "embed s": _format(row.embed_seconds, 2),
+        "predict s": _format(row.predict_seconds),
+        **_format_costs(row),
         "bytes/item": _UNDEFINED if size is None else f"{size:,}",
         "to the best": difference,
-        "p": _format_p(standing.p_value),
-        "verdict": standing.verdict,
+        "p": _format_p(row.p_value),
+        "verdict": row.verdict,
     }
 
 
-def _format_briefly(standing: ComparisonRow) -> dict[str, str]:
-    test, paired, seconds = standing.test, standing.paired, standing.fit_seconds
+def _format_briefly(row: ComparisonRow) -> dict[str, str]:
+    test, paired, seconds = row.test, row.paired, row.fit_seconds
     points = [f"{100 * share:+.1f}" for share in (paired.difference, paired.low, paired.high)] if paired else []
     return {
-        "store": standing.store,
-        "head": standing.title,
-        "chosen": standing.chosen or _UNDEFINED,
-        "valid.": _format(standing.validation_accuracy),
+        "store": row.store,
+        "head": row.title,
+        "chosen": row.chosen or _UNDEFINED,
+        "valid.": _format(row.validation_accuracy),
         "test": _format(test.accuracy if test else None),
         "95 %": f"{test.accuracy_low:.3f}-{test.accuracy_high:.3f}" if test else _UNDEFINED,
         "log-loss": _format(test.log_loss if test else None),
         "time": _UNDEFINED if seconds is None else format_seconds(seconds),
-        **_format_costs(standing),
+        **_format_costs(row),
         "points to the best": f"{points[0]} ({points[1]} to {points[2]})" if points else _UNDEFINED,
-        "verdict": standing.verdict,
+        "verdict": row.verdict,
     }
 
 
-def _format_costs(standing: ComparisonRow) -> dict[str, str]:
-    memory, parameters = standing.peak_memory_bytes, standing.trained_parameters
+def _format_costs(row: ComparisonRow) -> dict[str, str]:
+    memory, parameters = row.peak_memory_bytes, row.trained_parameters
     return {
         "memory": _UNDEFINED if memory is None else format_bytes(memory),
         "params": _UNDEFINED if parameters is None else format_count(parameters),
@@ -315,26 +313,26 @@ def _format_p(value: float | None) -> str:
     return "<0.001" if value is not None and value < _LEAST_SHOWN else _format(value)
 
 
-#: From here on, a digit behind the point says nothing.
+#: From this ratio on, a digit after the decimal point says nothing.
 _WHOLE_RATIO = 10
 
 
-def describe_gains(standings: Sequence[ComparisonRow], test_name: str) -> tuple[str, ...]:
-    """Say of each fine-tuned run what it gains over the frozen head that validation ranks first, and for what time.
+def describe_gains(rows: Sequence[ComparisonRow], test_name: str) -> tuple[str, ...]:
+    """Describe what each fine-tuned run gains over the frozen head that validation ranks first, and at what cost.
 
-    A gain is called one only if the paired test shows it, by the p-value that is adjusted for all
-    differences of the comparison.
+    It counts as a gain only if the paired test shows it, with the p-value adjusted for all differences of the
+    comparison.
 
     Args:
-        standings: All of a comparison, in its order.
-        test_name: The split that was reported on.
+        rows: All rows of a comparison, in its order.
+        test_name: Name of the split that is reported on.
     """
-    frozen = [one for one in standings if one.kind == FROZEN and one.test is not None][:1]
-    several = len({one.store for one in standings if one.run is None}) > 1
+    frozen = [one for one in rows if one.kind == FROZEN and one.test is not None][:1]
+    several = len({one.store for one in rows if one.run is None}) > 1
     return tuple(
         _describe_gain(tuned, tuned.gain, best, f"{best.title} on {best.store}" if several else best.title, test_name)
         for best in frozen
-        for tuned in standings
+        for tuned in rows
         if tuned.gain is not None
     )
 
@@ -343,29 +341,29 @@ def _describe_gain(tuned: ComparisonRow, gain: Paired, frozen: ComparisonRow, ag
     time, of = _describe_time(tuned, frozen), _name(tuned, frozen)
     p_value = gain.p_value if tuned.gain_p_value is None else tuned.gain_p_value
     if p_value >= SIGNIFICANCE:
-        point = f"{_sign(gain.difference)} points ({_sign(gain.low)} to {_sign(gain.high)}) to {against}"
-        # The interval is of this difference alone, and so may exclude 0 where the table as a whole shows nothing.
+        point = f"{_sign(gain.difference)} points ({_sign(gain.low)} to {_sign(gain.high)}) against {against}"
+        # The interval is of this difference alone, so it may exclude 0 although the table as a whole shows nothing.
         alone = "" if gain.low <= 0 <= gain.high else f", p {p_value:.2f} among all differences of the table"
-        return f"no difference that {_count(gain, test_name)} could show: {of} is at {point}{alone}, {time}"
+        return f"{_count(gain, test_name)} cannot show a difference: {of} is at {point}{alone}, {time}"
     if gain.difference > 0:
         return f"{of} gains {_range(gain.difference, gain.low, gain.high)} over {against}, {time}"
     return f"{of} loses {_range(-gain.difference, -gain.high, -gain.low)} against {against}, {time}"
 
 
 def _name(tuned: ComparisonRow, frozen: ComparisonRow) -> str:
-    """Name the plan, and the backbone where that is another one."""
+    """Name the plan, and the backbone if it differs from that of the frozen head."""
     plan = tuned.title.removeprefix("finetune ")
     return f"fine-tuning ({plan}{'' if tuned.store == frozen.store else f' of {tuned.store}'})"
 
 
 def _describe_time(tuned: ComparisonRow, frozen: ComparisonRow) -> str:
-    """Tell both times: each of everything, where both the run and the store tell what embedding took."""
+    """Describe both times, each including embedding if both the run and the store record it."""
     if tuned.fit_seconds is None or frozen.fit_seconds is None:
         return "in a time that is not recorded"
     whole, fitting = format_seconds(tuned.fit_seconds), format_seconds(frozen.fit_seconds)
     if frozen.embed_seconds is None or tuned.embed_seconds is None:
         which = "store" if frozen.embed_seconds is None else "run"
-        return f"in {whole} all told, beside {fitting} of fitting (the {which} does not tell how long embedding took)"
+        return f"in {whole} in all, against {fitting} of fitting (the {which} does not record the time of embedding)"
     least = max(frozen.embed_seconds + frozen.fit_seconds, _LEAST_SECONDS)
     times = tuned.fit_seconds / least
     ratio = f"{times:,.0f}" if times >= _WHOLE_RATIO else f"{times:.1f}"

@@ -289,10 +289,10 @@ def make_entries(
     entries = []
     for run in {run.bundle.path.resolve(): run for run in runs}.values():
         probabilities, labels = align_run(run, dataset, partition.test.members, options)
-        standing, note = _describe_run(run, stores), _explain_unranked(run, dataset, partition)
-        standing = replace(standing, notes=(note,) if note else ())
-        entries.append(Entry(standing, functools.partial(np.copy, probabilities), labels, ranked=not note))
-    titles = [(one.standing.store, one.standing.title) for one in entries]
+        row, note = _describe_run(run, stores), _explain_unranked(run, dataset, partition)
+        row = replace(row, notes=(note,) if note else ())
+        entries.append(Entry(row, functools.partial(np.copy, probabilities), labels, ranked=not note))
+    titles = [(one.row.store, one.row.title) for one in entries]
     return [
         _name_by_folder(one) if titles.count(title) > 1 else one for one, title in zip(entries, titles, strict=True)
     ]
@@ -357,7 +357,7 @@ def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> ComparisonRow:
 
 
 def _name_by_folder(entry: Entry) -> Entry:
-    standing = entry.standing
-    folder = to_printable(standing.run.name) if standing.run else ""
-    name = f"{standing.title.removesuffix(' (run)')} ({folder})"
-    return replace(entry, standing=replace(standing, name=name))
+    row = entry.row
+    folder = to_printable(row.run.name) if row.run else ""
+    name = f"{row.title.removesuffix(' (run)')} ({folder})"
+    return replace(entry, row=replace(row, name=name))

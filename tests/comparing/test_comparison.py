@@ -238,12 +238,12 @@ def test_a_lesson_is_known_by_what_decides_it(store):
         replace(head_task, folds=folds[::-1]),
         replace(head_task, units=head_task.units[::-1] // 2),
         replace(head_task, n_classes=11),
-        replace(head_task, items_digest=digest_items(store, head_task.learnt[1:], head_task.predicted)),
+        replace(head_task, items_digest=digest_items(store, head_task.trained_on[1:], head_task.predicted)),
         replace(head_task, views="augment"),
         replace(head_task, views="plain"),
     ]
     assert len({head_task.digest, *(other.digest for other in others)}) == 10
-    moved = replace(head_task, store=store.path.with_name("moved.h5"), learnt=head_task.learnt + 1)
+    moved = replace(head_task, store=store.path.with_name("moved.h5"), trained_on=head_task.trained_on + 1)
     assert moved.digest == head_task.digest
 
 
@@ -264,7 +264,7 @@ def test_a_store_that_is_replaced_meanwhile_is_said(store):
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     folds = np.arange(int(partition.train.sum())) % 3
     head_task = replace(_make_lesson(store, dataset, partition, HeadSpec("dummy"), folds), items_digest="0" * 64)
-    with pytest.raises(StoreError, match="was replaced while it was read"):
+    with pytest.raises(StoreError, match="was replaced during the comparison"):
         fit_and_predict(head_task)
 
 
@@ -299,4 +299,4 @@ def test_what_is_fixed_for_all_is_so_where_it_can_be(few):
     heads = {standing.head.name: standing.head for standing in found.rows}
     assert heads["logreg"].params["class_weight"] == "balanced"
     assert {head.calibration for head in heads.values()} == {"none"}
-    assert "centroid: without class_weight, which is no parameter there" in found.notes
+    assert "centroid: no parameter class_weight, so it is ignored" in found.notes

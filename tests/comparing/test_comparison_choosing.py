@@ -19,7 +19,7 @@ def test_what_is_fixed_of_named_heads():
     assert logreg == HeadSpec("logreg", {"class_weight": "balanced", "C": 2.0}, None, 0, "none")
     assert ridge == HeadSpec("ridge", {"class_weight": "balanced"}, None, 0, "none")
     assert own == HeadSpec("lda")
-    assert notes == ["ridge: without C, which is no parameter there"]
+    assert notes == ["ridge: no parameter C, so it is ignored"]
 
 
 def test_what_no_head_has():

@@ -56,7 +56,7 @@ def test_only_shared_items_are_compared(large, pictures, tmp_path):
         assert np.array_equal(store.labels[match.rows[number]], match.dataset.labels)
     assert np.array_equal(large.ids[match.rows[0]], other.ids[match.rows[1]])
     (note,) = match.notes
-    assert note == f"compared on the 16 items that all stores have; left out are 2 of {large.path}, 4 of {other.path}"
+    assert note == f"compared on the 16 items that all stores have, without 2 of {large.path}, 4 of {other.path}"
 
 
 def test_a_class_that_is_not_shared_is_left_out(large, pictures, tmp_path):

@@ -12,7 +12,7 @@ from featx.results import FINE_TUNED, ComparisonRow
 from featx.specs import HeadSpec
 
 N = 150
-TIME = "in 2.1 min all told, beside 3.0 s of fitting (the store does not tell how long embedding took)"
+TIME = "in 2.1 min in all, against 3.0 s of fitting (the store does not record the time of embedding)"
 
 
 def evaluate_few():
@@ -53,26 +53,26 @@ def make_tuned(only_tuned, only_frozen, groups=None, p_value=None, store="photos
         (
             make_tuned(3, 2),
             (
-                "no difference that 150 test images could show: fine-tuning (last:23) is at +0.7 points (-3.0 to +4.6) "
-                f"to logreg, {TIME}"
+                "150 test images cannot show a difference: fine-tuning (last:23) is at +0.7 points (-3.0 to +4.6) "
+                f"against logreg, {TIME}"
             ),
         ),
         (
             make_tuned(0, 0),
             (
-                "no difference that 150 test images could show: fine-tuning (last:23) is at +0.0 points (-2.5 to +2.5) "
-                f"to logreg, {TIME}"
+                "150 test images cannot show a difference: fine-tuning (last:23) is at +0.0 points (-2.5 to +2.5) "
+                f"against logreg, {TIME}"
             ),
         ),
         (
             make_tuned(3, 2, groups=[str(item // 5) for item in range(N)]),
-            "no difference that 150 test images in 30 groups could show: fine-tuning (last:23) is at +0.7 points ",
+            "150 test images in 30 groups cannot show a difference: fine-tuning (last:23) is at +0.7 points ",
         ),
         (
             make_tuned(12, 0, p_value=0.06),
             (
-                "no difference that 150 test images could show: fine-tuning (last:23) is at +8.0 points "
-                f"(+4.6 to +13.5) to logreg, p 0.06 among all differences of the table, {TIME}"
+                "150 test images cannot show a difference: fine-tuning (last:23) is at +8.0 points "
+                f"(+4.6 to +13.5) against logreg, p 0.06 among all differences of the table, {TIME}"
             ),
         ),
     ],
@@ -99,7 +99,7 @@ def test_the_times_of_both_are_of_everything(seconds, frozen, expected):
 
 def test_a_run_that_does_not_tell_what_embedding_took():
     (said,) = describe_gains([make_frozen(embedding=4.0), make_tuned(12, 0, embed_seconds=None)], "test")
-    assert said.endswith("beside 3.0 s of fitting (the run does not tell how long embedding took)")
+    assert said.endswith("against 3.0 s of fitting (the run does not record the time of embedding)")
 
 
 def test_what_is_named():

@@ -92,7 +92,7 @@ def test_what_an_older_run_does_not_tell(few, bundle):
     del metrics["finetuned"]["elapsed_seconds"]
     rewrite(bundle, "metrics.json", json.dumps(metrics))
     assert read_run(bundle).embed_seconds is None
-    assert "the run does not tell how long embedding took" in compare(few, bundle).verdict[0]
+    assert "the run does not record the time of embedding" in compare(few, bundle).verdict[0]
 
 
 def test_a_metric_that_an_older_version_did_not_write_is_no_damage(few, bundle):
@@ -203,6 +203,13 @@ def test_a_run_that_was_tested_on_other_items(few, tmp_path, options, pattern):
     run = featx.fit(few, "centroid", options=FitOptions(folder=tmp_path, **options))
     with pytest.raises(DataError, match=pattern):
         compare(few, run)
+
+
+def test_an_older_bundle_without_the_seed_of_its_split_has_that_of_its_head(few, tmp_path):
+    run = featx.fit(few, "centroid", options=FitOptions(folder=tmp_path, seed=1))
+    change_record(split={"origin": "hold-out", "test_size": 0.2, "cv": 0, "group": ""})(run.bundle)
+    with pytest.raises(DataError, match=r"It was made with --seed 1 --test-size 0\.2, this is with --seed 0"):
+        compare(few, run.bundle)
 
 
 def test_what_a_run_says_of_its_split_is_told_in_few_plain_letters(few, bundle):

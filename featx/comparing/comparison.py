@@ -86,13 +86,9 @@ def compare(
     rounds = _plan_rounds(match.dataset, partition, options)
     names = _name_stores(opened)
     found = read_runs(finetune, runs, match.dataset, partition, options)
-    by_backbone = {store.spec.backbone.uri: name for store, name in zip(opened[::-1], names[::-1], strict=True)}
-    run_entries = make_entries(found, match.dataset, partition, options, by_backbone)
-    candidates = [
-        _Candidate(name, store, rows, spec)
-        for name, store, rows in zip(names, opened, match.rows, strict=True)
-        for spec in specs
-    ]
+    run_entries = make_entries(found, match.dataset, partition, options, _name_backbones(opened, names))
+    places = zip(names, opened, match.rows, strict=True)
+    candidates = [_Candidate(*place, spec) for place in places for spec in specs]
     with _find_work(options) as work:
         outcomes = _run_rounds(candidates, rounds, match.dataset, work, options)
         validated = [_validate(*each, rounds, match.dataset) for each in zip(candidates, outcomes, strict=True)]
@@ -111,6 +107,10 @@ def compare(
         seconds=time.perf_counter() - started,
         verdict=describe_gains(rows, partition.test_name),
     )
+    return _write(comparison, options)
+
+
+def _write(comparison: Comparison, options: CompareOptions) -> Comparison:
     if options.out is None and options.folder is None:
         return comparison
     out = Path(options.out) if options.out is not None else name_folder(Path(str(options.folder)))
@@ -160,6 +160,11 @@ def _name_stores(stores: Sequence[FeatureStore]) -> list[str]:
         to_printable(stem if stems.count(stem) == 1 else str(store.path))
         for stem, store in zip(stems, stores, strict=True)
     ]
+
+
+def _name_backbones(stores: Sequence[FeatureStore], names: Sequence[str]) -> dict[str, str]:
+    """Return the name of the first store that each backbone has, by its uri."""
+    return {store.spec.backbone.uri: name for store, name in zip(stores[::-1], names[::-1], strict=True)}
 
 
 def _plan_rounds(dataset: Dataset, partition: Partition, options: CompareOptions) -> _Rounds:

@@ -4,44 +4,60 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 NEWEST_BIN := .venv-newest/bin
 NEWEST := .venv-newest/.installed
+# One process for each core, up to four: each that loads TensorFlow takes 1.5 GB. A file stays in one process, whose
+# fixtures its tests share.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+FAST := not keras and not shared and not faults
+CORE = $(shell $(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
-.PHONY: demo test fast faults newest check format wheel clean
+.DEFAULT_GOAL := help
+.PHONY: help demo test fast faults newest check docs format wheel clean
 
-demo: $(INSTALLED)
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## run the whole loop on real images; nothing is downloaded
 	$(BIN)/featx demo
 
-test: $(INSTALLED)
-	$(BIN)/python -m pytest
+# Coverage is measured on the fast tests only: without sys.monitoring (Python 3.11) it doubles the time of tests that
+# run mostly Python.
+test: $(INSTALLED) ## run all tests but the long fault suite, and report coverage of the fast ones
+	COVERAGE_CORE=$(CORE) $(BIN)/python -m pytest $(PARALLEL) -m "$(FAST) and not slow" --cov --cov-report=term
+	$(BIN)/python -m pytest $(PARALLEL) -m "(keras or shared or slow) and not faults"
 
-# Everything that needs no TensorFlow: under a minute.
-fast: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not keras and not shared and not faults"
+fast: $(INSTALLED) ## run what needs neither TensorFlow nor many processes: a minute or two
+	$(BIN)/python -m pytest $(PARALLEL) -m "$(FAST) and not slow"
 
-# Hundreds of killed processes, full disks and power cuts; `make test` has a sample of them.
-faults: $(INSTALLED)
+# `make test` has a sample of them.
+faults: $(INSTALLED) ## kill processes, fill disks and cut power, by the hundred
 	$(BIN)/python -m pytest -m faults -rP tests/faults
 
-# The same without TensorFlow, which holds h5py back, and with the newest h5py.
-newest: $(NEWEST)
+# Without TensorFlow, which holds h5py back: whatever reads or writes a store, and the commands. Heads, metrics and plots
+# see arrays only, and `make test` has all of them.
+newest: $(NEWEST) ## run the fast tests of stores with the newest h5py
 	$(NEWEST_BIN)/python -c 'import h5py; print("h5py", h5py.version.version, "on HDF5", h5py.version.hdf5_version)'
-	$(NEWEST_BIN)/python -m pytest -q -m "not keras and not shared and not faults"
+	$(NEWEST_BIN)/python -m pytest -q $(PARALLEL) -m "$(FAST)" tests/store tests/faults tests/items tests/cli tests/test_*.py
 
-check: $(INSTALLED)
+check: $(INSTALLED) ## check format, lint, types, layers, sizes, and build the documentation site
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest -q tests/test_project.py
+	$(BIN)/python -m pytest -q tests/test_project.py tests/test_site.py
 
-format: $(INSTALLED)
+docs: $(INSTALLED) ## regenerate docs/cli.md and build the site into build/site
+	$(BIN)/python tests/cli_page.py
+	$(BIN)/zensical build --strict --clean
+
+format: $(INSTALLED) ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-wheel: $(INSTALLED)
+wheel: $(INSTALLED) ## build a wheel into dist/
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
-clean:
-	rm -rf .venv .venv-newest dist build featx-demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## remove environments, builds and caches
+	rm -rf .venv .venv-newest dist build featx-demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache .coverage
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

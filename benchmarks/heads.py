@@ -2,7 +2,7 @@
 
     python benchmarks/heads.py speed                       # seconds and memory beside scikit-learn's, alternating
     python benchmarks/heads.py collapse                    # as many items as dimensions
-    python benchmarks/heads.py table signs.h5 ants.h5 --page README.md   # writes the README's tables
+    python benchmarks/heads.py table signs.h5 ants.h5 --page docs/heads-compared.md
     python benchmarks/heads.py table                       # the same of scikit-learn's digits with `scattering`
 
 `speed` fits features of 20,000 x 2,048 (low-rank classes, noise, a ReLU), 10 and 100 classes, `--rounds` times each

@@ -141,6 +141,12 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
     Raises:
         UsageError: If a backbone object has several outputs; see `embed_layers`.
         FeatxError: Another of its subclasses, for a source, backbone or store that cannot be used.
+
+    Example:
+        >>> import featx
+        >>> result = featx.embed("digits", "colour")
+        >>> len(result.store), result.quarantined
+        (400, 0)
     """
     if not isinstance(backbone, str) and len(backbone.outputs) > 1:
         layers = ", ".join(output.layer for output in backbone.outputs)

@@ -1,7 +1,7 @@
-"""Golden pictures: a check that a later stack still gives the numbers of the first one.
+"""Golden pictures: a check that a later software stack computes the same numbers as the first one.
 
-They are made up, so that a bundle carries nobody's pictures, and kept as encoded
-files, so that the check covers the decoder as well as the network.
+They are synthetic, so a bundle carries nobody's pictures, and kept as encoded files,
+so the check covers the decoder as well as the network.
 """
 
 import io
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-#: A relative difference of features above this is another stack: float32 reorderings
+#: A larger relative difference of features means another stack: reordered float32 sums
 #: stay below 1e-5 here, another resize or scaling is above 1e-2.
 MAX_DRIFT = 1e-3
 
@@ -22,7 +22,7 @@ _SEED = 20130
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Made-up pictures and what the backbone gave for them.
+    """Synthetic pictures and the features that the backbone computed for them.
 
     Attributes:
         files: The encoded pictures.
@@ -34,7 +34,7 @@ class Golden:
 
 
 def make_golden_files() -> tuple[bytes, ...]:
-    """Make the pictures: smooth random colours, one JPEG and one PNG."""
+    """Make the encoded pictures: smooth random colours, one JPEG and one PNG."""
     files = []
     for (width, height), kind in zip(_SIZES, ("JPEG", "PNG"), strict=True):
         coarse = np.random.default_rng(_SEED).integers(0, 256, (6, 8, 3)).astype(np.uint8)
@@ -46,7 +46,7 @@ def make_golden_files() -> tuple[bytes, ...]:
 
 
 def measure_drift(expected: Golden, found: Golden) -> float:
-    """Measure how far features have moved: the largest difference over the largest value; inf for other shapes."""
+    """Return the largest difference of features over their largest value; infinite if the shapes differ."""
     if expected.features.shape != found.features.shape:
         return math.inf
     scale = float(np.abs(expected.features).max()) or 1.0

@@ -1,4 +1,4 @@
-"""Where the time of a run goes, so that a user knows what would make it faster."""
+"""Time of each stage of a run, and peak memory."""
 
 import sys
 import threading
@@ -11,7 +11,7 @@ from featx.options import count_cores
 
 READ, DECODE, INFER, WRITE = "read+hash", "decode", "infer", "write"
 
-# In any run some cores are idle for some of the time, which is nobody's disk.
+# In any run, cores are idle for some of the time, without waiting for a disk.
 _USUALLY_IDLE = 0.15
 
 #: The stages of an embedding run, in the order of the data.
@@ -19,12 +19,12 @@ STAGES = (READ, DECODE, INFER, WRITE)
 
 
 class Timing:
-    """Adds up the seconds of each stage over all threads, from when it is made.
+    """A clock that adds up the seconds of each stage over all threads.
 
-    A thread that waits for a core or for Python's lock is in no stage, so that stages count their own processor
-    time. To that, reading and writing add what they waited for disks and drives, as far as more cores
-    than usual were idle meanwhile. The network has what is left of the process's time, because it runs in
-    threads that no clock of Python sees; on a device, it has the time that its calls take.
+    A stage counts its processor time, since a thread that waits for a core or for Python's lock does no work.
+    Reading and writing also count the time that they wait for disks, if more cores than usual are idle meanwhile.
+    The network runs in threads that Python cannot measure, so it gets the rest of the process's time; on a device,
+    it gets the duration of its calls.
 
     Attributes:
         is_on_device: Whether the network runs on a GPU.
@@ -36,13 +36,13 @@ class Timing:
         self._cpu = dict.fromkeys(STAGES, 0.0)
         self._lock = threading.Lock()
         self._owner = threading.get_ident()
-        self._others_cpu = 0.0  # of threads that neither own this nor run the network
+        self._others_cpu = 0.0  # of threads that neither made this clock nor run the network
         self._own_infer_cpu = 0.0
         self._started = _read_clocks()
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
-        """Count what happens inside towards a stage."""
+        """Count the time of the block towards a stage."""
         wall, cpu = time.perf_counter(), time.thread_time()
         try:
             yield
@@ -58,7 +58,7 @@ class Timing:
                     self._others_cpu += cpu
 
     def conclude(self) -> dict[str, float]:
-        """Return the seconds of each stage; called in the thread that made it."""
+        """Return the seconds of each stage; call it in the thread that made the clock."""
         elapsed, process, own = (now - then for now, then in zip(_read_clocks(), self._started, strict=True))
         idle = max(0.0, (1 - _USUALLY_IDLE) * elapsed * count_cores() - process)
         with self._lock:
@@ -76,19 +76,19 @@ def _read_clocks() -> tuple[float, float, float]:
 
 _SELF = Path("/proc/self")
 
-#: What resets the peak, by proc(5).
+#: Resets the peak; see proc(5).
 _RESET_PEAK = "5"
 
 
 def watch_memory() -> Callable[[], int | None]:
-    """Begin to watch this process.
+    """Start to watch the memory of this process.
 
-    What is measured is the memory of the whole process that is resident (code, imports, what an earlier task
-    left, and pages of mapped files such as a store's features), as that is what a machine must have.
+    It measures the resident memory of the whole process, since a machine must have that much: code, imports,
+    leftovers of an earlier task, and pages of mapped files such as a store's features.
 
     Returns:
-        What gives the peak in bytes since then; None where the system does not tell it, as where
-        an earlier peak was higher and cannot be reset.
+        A function that returns the peak since then, in bytes. It returns None if the system does not report it,
+        or if an earlier peak was higher and cannot be reset.
     """
     if _reset_peak():
         return _read_peak
@@ -102,7 +102,7 @@ def watch_memory() -> Callable[[], int | None]:
 
 
 def _reset_peak() -> bool:
-    """Make the peak of this process what it takes now; Linux can, where it is allowed."""
+    """Reset the peak of this process to its present memory; only Linux can, and not everywhere."""
     try:
         (_SELF / "clear_refs").write_text(_RESET_PEAK, encoding="ascii")
     except OSError:
@@ -120,7 +120,7 @@ def _read_peak() -> int | None:
 
 
 def _read_highest() -> int | None:
-    """Read the peak since the process began, which cannot be reset."""
+    """Read the peak since the process started, which cannot be reset."""
     try:
         import resource
     except ImportError:  # Windows

@@ -1,4 +1,4 @@
-"""Restoring a damaged store from the images that it was made of."""
+"""Restoration of a damaged store from its images."""
 
 import os
 from dataclasses import dataclass, replace
@@ -17,41 +17,48 @@ from featx.store.verification import Verification, drop_damage, verify_store
 
 @dataclass(frozen=True, slots=True)
 class Repair:
-    """What was wrong with a store, and what was done.
+    """The damage of a store, and the run that repaired it.
 
     Attributes:
-        checkup: What was found.
-        embedding: The run that embedded the lost items again; None if there were none, or they were only dropped.
+        verification: The damage that was found.
+        result: The run that embedded the lost items again; None if nothing was lost, or rows were only dropped.
     """
 
-    checkup: Verification
-    embedding: EmbedResult | None
+    verification: Verification
+    result: EmbedResult | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `featx repair --json` prints."""
-        done = {"restored": self.embedding.new, "items_now": len(self.embedding.store)} if self.embedding else {}
-        return {**self.checkup.to_dict(), **done}
+        """Return the output of `featx repair --json`."""
+        done = {"restored": self.result.new, "items_now": len(self.result.store)} if self.result else {}
+        return {**self.verification.to_dict(), **done}
 
 
 def repair_store(path: str | os.PathLike[str], *, drop: bool = False, options: EmbedOptions = EMBED_DEFAULTS) -> Repair:
-    """Take the damaged rows out of a store, and embed their items again.
+    """Remove the damaged rows of a store, and embed their items again.
 
-    The images are read from the source as it is now: those that the store holds soundly are not
-    computed again. Nothing of the store is touched before all is done, so that a run that
-    breaks off can be repeated, and goes on where it was.
+    The images are read from the source as it is now; rows that are sound are not computed
+    again. The store is not touched before everything is done, so an interrupted run can be
+    repeated and continues where it stopped.
 
     Args:
         path: The store.
-        drop: Only take the rows out; neither images nor backbone are needed.
-        options: How to run.
+        drop: Only remove the damaged rows; neither images nor backbone are needed.
+        options: Options of the run.
 
     Returns:
-        What was found and done; a sound store is left as it is.
+        The damage and the repair; a sound store is left as it is.
 
     Raises:
         StoreError: If the store cannot be repaired; it is left as it is.
         SourceError: If the source is gone, or lacks items that the store holds soundly.
-        BackboneError: If the backbone cannot be built, or has other weights now.
+        BackboneError: If the backbone cannot be built.
+        WeightsError: If the backbone has other weights now.
+
+    Example:
+        >>> import featx
+        >>> repair = featx.repair_store("features/colour.h5", drop=True)
+        >>> repair.verification.damage
+        ()
     """
     options.reporter.begin("checking")
     found = verify_store(path, options.reporter.advance)
@@ -68,7 +75,7 @@ def _embed_again(found: Verification, options: EmbedOptions) -> EmbedResult:
     file = Path(store.backbone_file) if store.backbone_file else None
     network = rebuild_backbone(store.spec.backbone, store.spec.image, file)
     image = {name: value for name, value in store.spec.image.to_dict().items() if name not in {"height", "width"}}
-    (embedding,) = embed_layers(
+    (result,) = embed_layers(
         manifest,
         network,
         image=image,
@@ -79,33 +86,36 @@ def _embed_again(found: Verification, options: EmbedOptions) -> EmbedResult:
         salvage=True,
         options=options,
     )
-    return embedding
+    return result
 
 
 def _list_views(views: ViewSpec | None) -> dict[str, Any]:
-    """List the arguments of `embed` that give the same views again."""
+    """Return the arguments of `embed` that make the same views again."""
     if views is None:
         return {}
     return {"views": views.count, "augmentation": views.augmentation, "view_seed": views.seed}
 
 
 def _read_items(found: Verification) -> Manifest:
-    """Read the items of a store from its source, and no others as far as their names are known."""
+    """Read the items of a store from its source, without other items where the ids can be trusted."""
     store = found.store
     if store.path.suffix != ".h5":
-        msg = f"{store.path} is not called .h5, as stores are; rename it, then repair it"
+        msg = f"{store.path} does not end in .h5, as stores must; rename it, then repair it"
         raise StoreError(msg)
     try:
         manifest = read_source_again(store.source, store.reading)
     except FeatxError as error:
-        msg = f"the images cannot be read again: {error}; `featx repair {store.path} --drop` only takes the damage out"
+        msg = (
+            f"the images cannot be read again: {error}; bring them back, or remove only the damaged rows with "
+            f"`featx repair {store.path} --drop`"
+        )
         raise SourceError(msg) from error
     names = {item.id for item in manifest.items}
     gone = [] if found.hopeless else [name for name in store.ids[~found.lost].tolist() if name not in names]
     if gone:
         msg = (
-            f"{len(gone)} items of {store.path} are no more in {store.source}, such as {gone[0]!r}, and repairing from "
-            f"it would drop their sound rows; bring them back, or only take the damage out with --drop"
+            f"{len(gone)} items of {store.path} are no longer in {store.source}, such as {gone[0]!r}, and repairing "
+            f"from it would drop their sound rows; bring them back, or remove only the damaged rows with --drop"
         )
         raise SourceError(msg)
     if any(damage.part in {"items", "quarantine"} for damage in found.damage):

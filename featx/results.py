@@ -423,7 +423,6 @@ class FineTuned:
             TypeError: If a value has the wrong type.
             ValueError: If a number is negative or not finite.
         """
-        seconds = read_seconds(values["seconds"], "seconds")
         cut, cached = values.get("cut"), values.get("cached")
         # Without `elapsed_seconds`, that version recorded the embedding of its own run alone.
         embedding = values.get("embed_seconds") if "elapsed_seconds" in values else None
@@ -435,7 +434,7 @@ class FineTuned:
             epochs=_read_count(values["epochs"], "epochs"),
             backbone=_read_text(values["backbone"], "backbone"),
             unfreeze=_read_text(values["unfreeze"], "unfreeze"),
-            seconds=seconds,
+            seconds=read_seconds(values["seconds"], "seconds"),
             elapsed_seconds=read_seconds_or_none(values, "elapsed_seconds"),
             embed_seconds=None if embedding is None else read_seconds(embedding, "embed_seconds"),
             train_seconds=read_seconds_or_none(values, "train_seconds"),

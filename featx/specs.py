@@ -1,8 +1,8 @@
 """Specs: the frozen values that decide the numbers, and their digests.
 
-A spec holds everything that changes a feature or a fitted head, and nothing that
-does not (batch size, workers and runtime are options, and live elsewhere). Two
-specs are the same if and only if their digests are.
+A spec holds everything that changes a feature or a fitted head, and nothing else:
+batch size, workers and runtime are options. Two specs are equal if and only if
+their digests are.
 """
 
 import hashlib
@@ -25,18 +25,18 @@ OPTIMIZERS = ("adam", "rmsprop", "sgd")
 SCHEDULES = ("plateau", "constant", "cosine")
 MONITORS = ("loss", "accuracy", "auc")
 
-#: A thousand views of one image tell no head more, and a stranger's bundle must not ask for millions.
+#: More views of one image help no head, and an untrusted bundle must not ask for millions.
 MOST_VIEWS = 1000
 
-#: What NumPy's and scikit-learn's generators take.
+#: The generators of NumPy and scikit-learn take seeds below this.
 _SEEDS = 2**32
 
-#: With larger steps, nothing is learnt but numbers without end.
+#: With larger steps, training only reaches infinite values.
 _LARGEST_RATE = 1e3
 
 
 class Spec:
-    """What all specs share: JSON, a digest, and the fields in which two differ."""
+    """The base of all specs: JSON and a digest."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the spec as nested plain values, ready for JSON."""
@@ -56,12 +56,12 @@ class Spec:
         """Build the spec from what `to_dict` returned.
 
         Raises:
-            ValueError: If a field is missing or not known.
+            ValueError: If a field is missing or unknown.
         """
         known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
         if set(values) != known:
             odd = ", ".join(sorted(set(values) ^ known))
-            msg = f"{cls.__name__} has the fields {', '.join(sorted(known))}; these do not fit: {odd}"
+            msg = f"{cls.__name__} has the fields {', '.join(sorted(known))}; missing or unknown: {odd}"
             raise ValueError(msg)
         return cls(**values)
 
@@ -77,12 +77,12 @@ class BackboneSpec(Spec):
     """A frozen network, cut at one layer and pooled.
 
     Attributes:
-        uri: What names the network: `inceptionv3`, `mobilenet?alpha=0.75`,
+        uri: Name of the network: `inceptionv3`, `mobilenet?alpha=0.75`,
             `file:model.keras`, `scattering`.
-        layer: Name of the layer whose output is taken, as in a freshly built model.
+        layer: Name of the layer that gives the features, as in a newly built model.
         pooling: How its feature map becomes a vector; one of `POOLINGS`.
-        weights: Where the parameters came from: `imagenet`, `none`, `computed` or `file`.
-        weights_digest: sha256 over the loaded parameters, in order, in hexadecimal.
+        weights: Origin of the parameters: `imagenet`, `none`, `computed` or `file`.
+        weights_digest: sha256 of the loaded parameters, in order, in hexadecimal.
     """
 
     uri: str
@@ -92,22 +92,22 @@ class BackboneSpec(Spec):
     weights_digest: str
 
     def __post_init__(self) -> None:
-        """Refuse a pooling that does not exist."""
+        """Refuse an unknown pooling."""
         _require("pooling", self.pooling, POOLINGS)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec(Spec):
-    """How the bytes of a file become pixels.
+    """How a file is decoded into pixels.
 
     Attributes:
         height: Rows of the decoded image, in px.
         width: Columns of the decoded image, in px.
-        resize: `stretch` to the size, `crop` the middle after fitting the shorter
+        resize: `stretch` to the size, `crop` the centre after fitting the shorter
             side, or `pad` with black after fitting the longer side.
         interpolation: Filter of the resize; antialiased, except `nearest`.
         decoder: `pillow-scaled` lets libjpeg decode large JPEGs at a reduced scale,
-            never below twice the size that is wanted; `pillow-full` never does.
+            never below twice the requested size; `pillow-full` decodes at full scale.
     """
 
     height: int
@@ -117,8 +117,8 @@ class ImageSpec(Spec):
     decoder: str = "pillow-scaled"
 
     def __post_init__(self) -> None:
-        """Refuse values that no decoder knows."""
-        # 224.0 equals 224, but is another text in the JSON, and so would be another digest.
+        """Refuse unknown values."""
+        # 224.0 equals 224, but is another text in the JSON, and so has another digest.
         if type(self.height) is not int or type(self.width) is not int or min(self.height, self.width) < 1:
             msg = f"image size is {self.height!r}x{self.width!r} px; both must be whole numbers, at least 1"
             raise UsageError(msg)
@@ -129,13 +129,13 @@ class ImageSpec(Spec):
 
 @dataclass(frozen=True, slots=True)
 class ViewSpec(Spec):
-    """The augmented views of an image that are embedded beside it.
+    """The augmented views of an image that are embedded with it.
 
     Attributes:
-        count: How many, beside the image itself; 1 to `MOST_VIEWS`.
-        augmentation: How far they may go, as the text of `featx.items.augmentation.parse_augmentation`;
+        count: Number of views, without the image itself; 1 to `MOST_VIEWS`.
+        augmentation: The augmentation, as a text that `featx.items.augmentation.parse_augmentation` reads;
             in a store or a bundle, its canonical form.
-        seed: Of what is drawn; a view depends on it, the content of the file and the number of the view alone.
+        seed: Seed of the random draws. A view depends only on it, the content of the file and the view's number.
     """
 
     count: int
@@ -143,15 +143,15 @@ class ViewSpec(Spec):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse numbers that no views can be made with."""
+        """Refuse values out of range."""
         if type(self.count) is not int or not 1 <= self.count <= MOST_VIEWS:
-            msg = f"{self.count!r} views cannot be made; ask for 1 to {MOST_VIEWS:,}"
+            msg = f"the number of views is {self.count!r}; it must be 1 to {MOST_VIEWS:,}"
             raise UsageError(msg)
         if type(self.seed) is not int or not 0 <= self.seed < _SEEDS:
             msg = f"the seed of the views is {self.seed!r}; it must be 0 to {_SEEDS - 1}"
             raise UsageError(msg)
         if not isinstance(self.augmentation, str) or not self.augmentation:
-            msg = f"{self.count} views without an augmentation are copies; name one, such as light"
+            msg = f"{self.count} views without an augmentation would be copies; name one, such as light"
             raise UsageError(msg)
 
 
@@ -160,10 +160,10 @@ class EmbedSpec(Spec):
     """Everything that decides the numbers in one feature store.
 
     Attributes:
-        backbone: What embeds.
-        image: What it is shown.
-        dtype: Of the stored features; one of `DTYPES`.
-        views: What is embedded of each image beside itself; None for nothing.
+        backbone: The backbone.
+        image: How its images are decoded.
+        dtype: Dtype of the stored features; one of `DTYPES`.
+        views: The augmented views that are embedded with each image; None for none.
     """
 
     backbone: BackboneSpec
@@ -172,16 +172,16 @@ class EmbedSpec(Spec):
     views: ViewSpec | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a dtype that a store cannot hold."""
+        """Refuse an unknown dtype."""
         _require("dtype", self.dtype, DTYPES)
 
     @property
     def n_views(self) -> int:
-        """Images that are embedded for each item: itself, and its augmented views."""
+        """Number of embedded images per item: the item itself and its augmented views."""
         return 1 + (self.views.count if self.views else 0)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return nested plain values, without views where there are none: as specs were before there could be any."""
+        """Return nested plain values; without views the key is absent, as before there were views."""
         values = super(EmbedSpec, self).to_dict()
         if self.views is None:
             del values["views"]
@@ -189,10 +189,10 @@ class EmbedSpec(Spec):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build the spec, and the two specs inside it, from plain values.
+        """Build the spec, and the specs inside it, from plain values.
 
         Raises:
-            ValueError: If a field is missing or not known.
+            ValueError: If a field is missing or unknown.
         """
         nested = dict(values)
         nested["backbone"] = BackboneSpec.from_dict(nested.get("backbone") or {})
@@ -203,15 +203,15 @@ class EmbedSpec(Spec):
 
 @dataclass(frozen=True, slots=True)
 class HeadSpec(Spec):
-    """A trainable classifier on features, before it has seen any.
+    """A classifier on features, before it is fitted.
 
     Attributes:
         name: Name in the table of heads, such as `logreg`.
-        params: Hyper-parameters that are fixed; the rest are tuned or defaults.
+        params: Fixed hyper-parameters; the others are tuned or have their defaults.
         scaling: One of `SCALINGS`, or None to let the folds choose.
         seed: Seed of everything random in the head.
-        calibration: One of `CALIBRATIONS`, or None for what the head needs: `temperature` where
-            it has no probabilities of its own, or none to trust.
+        calibration: One of `CALIBRATIONS`, or None for what the head needs: `temperature` if its own
+            probabilities are missing or unreliable.
     """
 
     name: str
@@ -221,16 +221,16 @@ class HeadSpec(Spec):
     calibration: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a calibration that does not exist."""
+        """Refuse an unknown calibration."""
         if self.calibration is not None:
             _require("calibration", self.calibration, CALIBRATIONS)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build the spec; those written before there was a choice of calibration have none.
+        """Build the spec; specs from before there was a choice of calibration lack it.
 
         Raises:
-            ValueError: If a field is missing or not known.
+            ValueError: If a field is missing or unknown.
         """
         return super(HeadSpec, cls).from_dict({"calibration": None, **values})
 
@@ -240,28 +240,28 @@ class FineTuneSpec(Spec):
     """How a backbone and its head are trained end to end; its fields are given by name.
 
     Attributes:
-        head: What is put on the backbone and trained first, on frozen features: a Keras head, or `logreg`,
-            whose coefficients the last layer then starts from (Kumar et al. 2022, "Fine-tuning can distort
+        head: The head, which is trained first, on frozen features: a Keras head, or `logreg`, whose
+            coefficients then initialise the last layer (Kumar et al. 2022, "Fine-tuning can distort
             pretrained features and underperform out-of-distribution").
-        unfreeze: Which layers learn: `last:N`, `from:LAYER`, `blocks:N`, `gradual`, `gradual:N` or `all`;
-            see `featx.finetuning.unfreezing`.
-        batch_norm: `inference` keeps the statistics of batch normalisation as they are, while its scale and
-            offset learn in unfrozen layers; `train` takes those of each batch, and updates them.
-        augmentation: How training images are varied; see `featx.items.augmentation`. Empty for not at all.
-        views: How many varied views each training image has; 0 for another one in every epoch.
+        unfreeze: The layers that are trained: `last:N`, `from:LAYER`, `blocks:N`, `gradual`, `gradual:N` or
+            `all`; see `featx.finetuning.unfreezing`.
+        batch_norm: `inference` keeps the statistics of batch normalisation, while its scale and offset are
+            trained in unfrozen layers; `train` uses the statistics of each batch, and updates them.
+        augmentation: How training images are augmented; see `featx.items.augmentation`. Empty for none.
+        views: Number of augmented views of each training image; 0 for a new one in every epoch.
         optimizer: One of `OPTIMIZERS`; `sgd` has momentum 0.9.
-        learning_rate: Step size of the backbone; of each later stage of `gradual`, half of the one before.
+        learning_rate: Step size of the backbone; each later stage of `gradual` has half that of the one before.
         head_learning_rate: Step size of the head.
-        schedule: `plateau` halves both when what is monitored has not improved for half of `patience`
-            epochs; `cosine` lowers them to a hundredth over all epochs; both let them rise from nothing in the
-            first epoch of each stage. `constant` leaves them as they are.
-        epochs: The most passes over the training items, in each stage.
-        batch_size: Items of one step.
-        patience: Epochs without improvement after which a stage ends.
-        monitor: What of the validation items must improve: one of `MONITORS`.
+        schedule: `plateau` halves both rates when the monitored value has not improved for half of `patience`
+            epochs; `cosine` lowers them to a hundredth over all epochs; both raise them from 0 in the first
+            epoch of each stage. `constant` does not change them.
+        epochs: Maximum number of passes over the training items, in each stage.
+        batch_size: Number of items in one step.
+        patience: Number of epochs without improvement after which a stage ends.
+        monitor: The value on validation items that must improve: one of `MONITORS`.
         class_weight: `balanced`, or None for equal weights.
         label_smoothing: Share of the target that is spread over all classes.
-        seed: Of split, order, augmentation, dropout and first weights.
+        seed: Seed of split, order, augmentation, dropout and initial weights.
     """
 
     head: HeadSpec = field(default_factory=lambda: HeadSpec("logreg"))
@@ -282,10 +282,10 @@ class FineTuneSpec(Spec):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what nothing can be trained with.
+        """Refuse values that nothing can be trained with.
 
         Raises:
-            UsageError: The message names the field and what it takes.
+            UsageError: If a value is unknown or out of range; the message names the field.
         """
         for name, allowed in (
             ("batch_norm", BATCH_NORMS),
@@ -303,19 +303,19 @@ class FineTuneSpec(Spec):
             "patience": (self.patience >= 1, "at least 1"),
             "views": (0 <= self.views <= MOST_VIEWS, f"0 to {MOST_VIEWS:,}"),
             "seed": (0 <= self.seed < _SEEDS, f"0 to {_SEEDS - 1}"),
-            "learning_rate": (0 < self.learning_rate <= _LARGEST_RATE, f"above 0, and {_LARGEST_RATE:g} at most"),
+            "learning_rate": (0 < self.learning_rate <= _LARGEST_RATE, f"above 0 and at most {_LARGEST_RATE:g}"),
             "head_learning_rate": (
                 0 < self.head_learning_rate <= _LARGEST_RATE,
-                f"above 0, and {_LARGEST_RATE:g} at most",
+                f"above 0 and at most {_LARGEST_RATE:g}",
             ),
-            "label_smoothing": (0 <= self.label_smoothing < 1, "a share from 0 to below 1"),
+            "label_smoothing": (0 <= self.label_smoothing < 1, "at least 0 and below 1"),
         }
         for name, (fit, words) in fits.items():
             if not fit:
                 msg = f"{name} is {getattr(self, name)!r}; it must be {words}"
                 raise UsageError(msg)
         if self.views and not self.augmentation:
-            msg = f"{self.views} views without an augmentation are copies; name one, such as light"
+            msg = f"{self.views} views without an augmentation would be copies; name one, such as light"
             raise UsageError(msg)
 
     @classmethod
@@ -323,7 +323,7 @@ class FineTuneSpec(Spec):
         """Build the spec, and that of the head inside it, from plain values.
 
         Raises:
-            ValueError: If a field is missing or not known.
+            ValueError: If a field is missing or unknown.
         """
         return super(FineTuneSpec, cls).from_dict({**values, "head": HeadSpec.from_dict(values.get("head") or {})})
 
@@ -332,12 +332,12 @@ def find_differences(ours: Spec, theirs: Spec) -> list[str]:
     """Name the fields in which two specs differ, each with both values.
 
     Args:
-        ours: The spec that is asked for.
+        ours: The requested spec.
         theirs: The spec that was found.
 
     Returns:
-        Lines such as `image.height: asked 224, found 299`, where a field that one of them
-        lacks is None; empty if they are equal.
+        Lines such as `image.height: asked 224, found 299`; a field that one of them lacks
+        is None. Empty if they are equal.
     """
     asked, found = _flatten(ours.to_dict()), _flatten(theirs.to_dict())
     return [

@@ -1,4 +1,4 @@
-"""Words for people: names that cannot break a table, and amounts in the unit that keeps them short."""
+"""Text for people: printable names, short amounts, and tables in LaTeX, Markdown and HTML."""
 
 import html
 import re
@@ -11,19 +11,19 @@ _MINUTE, _HOUR = 60, 3600
 
 
 def to_printable(text: str) -> str:
-    """Spell control characters and bytes that are no UTF-8, so that a name cannot break a table."""
+    """Escape control characters and bytes that are not UTF-8, so that a name cannot break a table."""
     return "".join(
         char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode("ascii") for char in text
     )
 
 
 def to_text(name: str) -> str:
-    r"""Make a file's name printable: a byte NN that is no UTF-8 becomes `\udcNN`, so different names stay different."""
+    r"""Make a file's name printable; a byte NN that is not UTF-8 becomes `\udcNN`, so that names stay different."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def format_bytes(count: int) -> str:
-    """Format a number of bytes in the unit that keeps it short."""
+    """Format a number of bytes in a short unit: `999 B`, `1.5 kB`, `345 MB`."""
     size = float(count)
     for unit in ("B", "kB", "MB", "GB"):
         if size < _STEP:
@@ -33,7 +33,7 @@ def format_bytes(count: int) -> str:
 
 
 def format_count(count: int) -> str:
-    """Format a number of things that nobody counts one by one, such as parameters: `768`, `48.2 k`, `1.2 M`."""
+    """Format a large count, such as parameters: `768`, `48.2 k`, `1.2 M`."""
     size = float(count)
     for unit in ("", " k", " M"):
         if size < _STEP:
@@ -43,7 +43,7 @@ def format_count(count: int) -> str:
 
 
 def format_seconds(seconds: float) -> str:
-    """Format a time in the unit that keeps it short: `0.05 s`, `1.2 s`, `3.4 min`, `2.5 h`."""
+    """Format a time in a short unit: `0.05 s`, `1.2 s`, `3.4 min`, `2.5 h`."""
     if seconds < 1:
         return f"{seconds:.2f} s"
     if seconds < _MINUTE:
@@ -51,19 +51,19 @@ def format_seconds(seconds: float) -> str:
     return f"{seconds / _MINUTE:.1f} min" if seconds < _HOUR else f"{seconds / _HOUR:.1f} h"
 
 
-# They join letters (Persian, Hindi) and emoji, and str.isprintable does not count them as printable.
+# They join letters (Persian, Hindi) and emoji; str.isprintable does not count them as printable.
 _JOINERS = "\u200c\u200d"
 
 
 def shorten_name(name: str, cells: int) -> str:
-    """Shorten a name to a width, with an ellipsis where it was cut.
+    """Shorten a name to a width, with an ellipsis at the cut.
 
-    What cannot be printed (line breaks, terminal escapes, the surrogates of file
-    names that are not UTF-8) becomes the replacement character.
+    Unprintable characters (line breaks, terminal escapes, the surrogates of file
+    names that are not UTF-8) become the replacement character.
 
     Args:
-        name: The name of a class, any text.
-        cells: The most columns of a terminal it may take; a Chinese character takes two.
+        name: Any text, such as the name of a class.
+        cells: The width in columns of a terminal; a Chinese character takes two.
 
     Returns:
         The name, or its beginning and `…`.
@@ -75,12 +75,12 @@ def shorten_name(name: str, cells: int) -> str:
 
 
 def pad_name(name: str, cells: int, *, right: bool = False) -> str:
-    """Shorten a name as `shorten_name` does, and fill it with spaces to exactly that width.
+    """Shorten a name as `shorten_name` does, and pad it with spaces to exactly that width.
 
     Args:
-        name: The name of a class, any text.
-        cells: Columns of a terminal that it shall take.
-        right: Whether the spaces come first.
+        name: Any text, such as the name of a class.
+        cells: The width in columns of a terminal.
+        right: Whether to align the name to the right.
     """
     shown = shorten_name(name, cells)
     spaces = " " * (cells - cell_len(shown))
@@ -88,7 +88,7 @@ def pad_name(name: str, cells: int, *, right: bool = False) -> str:
 
 
 def measure_names(names: list[str], cells: int) -> int:
-    """Measure the widest of the names, each shortened to at most `cells` columns of a terminal."""
+    """Return the width of the widest name, each shortened to at most `cells` columns of a terminal."""
     return max(cell_len(shorten_name(name, cells)) for name in names)
 
 
@@ -100,7 +100,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': r"{''}",
-    # After the end of a row, LaTeX takes these for an option of the line break.
+    # At the start of a row, LaTeX would take these for an option of the line break before it.
     "[": "{[}",
     "]": "{]}",
     "*": "{*}",
@@ -129,7 +129,7 @@ def format_latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, 
     Args:
         header: The names of the columns, as LaTeX.
         rows: The cells, as LaTeX.
-        n_text: How many of the first columns are text, and so aligned to the left.
+        n_text: Number of first columns that are aligned to the left.
     """
     lines = [" & ".join(cells) + r" \\" for cells in (header, *rows)]
     columns = "l" * n_text + "r" * (len(header) - n_text)
@@ -138,12 +138,12 @@ def format_latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, 
 
 
 def format_markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_text: int) -> str:
-    """Format a Markdown table of plain texts, which are escaped.
+    """Format a Markdown table; the cells are escaped.
 
     Args:
         header: The names of the columns.
         rows: The cells.
-        n_text: How many of the first columns are aligned to the left.
+        n_text: Number of first columns that are aligned to the left.
     """
     marks = [":---" if at < n_text else "---:" for at in range(len(header))]
     first, *others = ([to_markdown(cell) for cell in cells] for cells in (header, *rows))
@@ -151,12 +151,12 @@ def format_markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], 
 
 
 def format_html_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_text: int) -> str:
-    """Format an HTML table of plain texts, which are escaped.
+    """Format an HTML table; the cells are escaped.
 
     Args:
         header: The names of the columns.
         rows: The cells.
-        n_text: How many of the first columns are aligned to the left.
+        n_text: Number of first columns that are aligned to the left.
     """
 
     def join(cells: Sequence[str], tag: str) -> str:

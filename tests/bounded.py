@@ -37,7 +37,7 @@ def get_refusals(statement, paths):
         pytest.skip("this system does not say how much memory a process took")
     code = _CODE.format(statement=statement, space=ADDRESS_SPACE_BYTES)
     command = [sys.executable, "-W", "ignore", "-c", code, *map(str, paths)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stderr
     messages, peak_bytes = json.loads(done.stdout)
     assert all(messages), messages

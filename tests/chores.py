@@ -30,6 +30,16 @@ def rest(argument):
     return Result({"rested": number})
 
 
+def hang_once(argument):
+    """Wait to be killed, the first time."""
+    folder, number = argument
+    is_first = not (Path(folder) / f"hang-{number}").exists()
+    _sign(folder, f"hang-{number}")
+    if is_first:
+        time.sleep(600)
+    return Result({"waited": number})
+
+
 def fail(argument):
     msg = f"no number\nlike {argument}"
     raise np.linalg.LinAlgError(msg)

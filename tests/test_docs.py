@@ -1,20 +1,25 @@
-"""The README and the format page are run, line by line."""
+"""The commands and the Python of the README and the pages are run; generated pages are current."""
 
 import glob
 import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import cli_page
 import pytest
 from pictures import write_digits
 
+import featx
+from featx.cli.app import main
 from featx.heads import find_head
 from featx.registry import HEADS
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.keras
+README_WORDS = 1_400
+keras = pytest.mark.keras
 
 
 def find_blocks(document, language):
@@ -41,7 +46,39 @@ def test_the_readme_begins_with_the_two_commands_that_make_has():
     assert {"demo", "test", "check"} <= set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
-def test_the_commands_of_the_readme_run(folder):
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").split()) <= README_WORDS
+
+
+def test_make_help_lists_every_target():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)
+    lines = run(["make"], ROOT).splitlines()
+    assert [line.split()[1] for line in lines] == phony.split()
+    assert all(len(line.split()) > 3 for line in lines)
+
+
+def test_the_page_of_the_command_line_is_current():
+    assert cli_page.PAGE.read_text(encoding="utf-8") == cli_page.render(), "run `make docs`"
+
+
+def test_the_citation_has_the_version_of_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    # The file is a flat mapping but for its lists, so that its scalars can be read without a YAML library.
+    lines = (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
+    fields = dict(line.split(": ", 1) for line in lines if re.match(r"[a-z-]+: ", line))
+    assert fields["cff-version"] == "1.2.0"
+    assert fields["version"] == project["version"]
+    assert fields["license"] == project["license"]
+    assert fields["title"] == project["name"]
+    assert [f"  - name: {author['name']}" for author in project["authors"]] == lines[
+        lines.index("authors:") + 1 : lines.index(f"version: {fields['version']}")
+    ]
+
+
+@keras
+def test_the_commands_of_the_readme_run(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
     (block,) = find_blocks("README.md", "console")
     commands = [line.removeprefix("$ ") for line in block.splitlines() if line.startswith("$ ")]
     assert len(commands) >= 10
@@ -49,9 +86,15 @@ def test_the_commands_of_the_readme_run(folder):
         program, *arguments = shlex.split(command)
         assert program == "featx"
         expanded = [name for word in arguments for name in sorted(glob.glob(word, root_dir=folder)) or [word]]  # noqa: PTH207 - as a shell does
-        assert run([sys.executable, "-m", "featx", *expanded], folder)
+        monkeypatch.setattr(sys, "argv", ["featx", *expanded])
+        with pytest.raises(SystemExit) as ended:  # in this process, which starts TensorFlow once for all of them
+            main()
+        printed = capsys.readouterr()
+        assert not ended.value.code, f"{command}: {printed.err}"
+        assert printed.out, command
 
 
+@keras
 def test_the_python_of_the_readme_runs(folder):
     (block,) = find_blocks("README.md", "python")
     lines = run([sys.executable, "-c", block], folder).splitlines()
@@ -60,14 +103,42 @@ def test_the_python_of_the_readme_runs(folder):
     assert sum(line.startswith("photos/3/digit-") for line in lines) == 20
 
 
+@keras
 def test_the_reader_of_the_format_page_runs(folder):
     (block,) = find_blocks("docs/format.md", "python")
     assert len(block.strip().splitlines()) <= 7
     assert "(80, 3472) 0/digit" in run([sys.executable, "-c", block], folder)
 
 
+def run_examples(blocks, folder):
+    """Run blocks of the page of examples as one program, in a folder with nothing but `photos`."""
+    write_digits(folder / "photos", per_class=20, classes=4)
+    return run([sys.executable, "-c", "\n".join(blocks)], folder)
+
+
+@keras
+def test_the_examples_run(tmp_path):
+    blocks = [block for block in find_blocks("docs/examples.md", "python") if "finetune(" not in block]
+    output = run_examples(blocks, tmp_path)
+    assert "80 0 0" in output  # embedded, cached, quarantined
+    assert "no classifier is called 'logistic'" in output
+
+
+@keras
+def test_the_example_of_fine_tuning_runs(tmp_path):
+    (block,) = (block for block in find_blocks("docs/examples.md", "python") if "finetune(" in block)
+    assert "finetune-mobilenet" in run_examples(["import featx", block], tmp_path)
+
+
+def test_every_public_function_has_an_example():
+    code = "\n".join(find_blocks("docs/examples.md", "python"))
+    functions = [name for name in featx.__all__ if name.islower()]
+    assert len(functions) > 15
+    assert not [name for name in functions if f"featx.{name}(" not in code]
+
+
 def test_links_lead_somewhere():
-    for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
             assert target.startswith("https://") or (document.parent / target).exists(), f"{document}: {target}"
 
@@ -82,6 +153,7 @@ def test_the_page_of_heads_has_every_head_and_parameter():
         assert all(f"{value:g}" in rows[name] for values in head.grid.values() for value in values)
 
 
+@keras
 def test_the_page_of_augmentations_has_every_name_and_its_python_runs(folder):
     from featx.items.augmentation import PRESETS, parse_augmentation
 

@@ -1,4 +1,4 @@
-"""The loop, on small pictures and backbones that need no framework."""
+"""Embedding, on small pictures and backbones that need no framework."""
 
 import os
 import re
@@ -75,7 +75,7 @@ def test_every_item_is_new_once_and_cached_afterwards(pictures, features):
     assert list_names(features) == ["colour.h5"]
 
 
-def test_the_result_is_what_the_command_prints(pictures, features):
+def test_the_result_matches_the_output_of_the_command(pictures, features):
     result = run(pictures, features)
     about = result.to_dict()
     assert {name: about[name] for name in ("items", "new", "cached", "quarantined", "dim")} == {
@@ -89,7 +89,7 @@ def test_the_result_is_what_the_command_prints(pictures, features):
     assert about["images_per_second"] == pytest.approx(10 / about["seconds"])
 
 
-def test_rows_are_what_the_backbone_gives_for_each_image(pictures, features):
+def test_rows_are_the_features_of_each_image(pictures, features):
     store = run(pictures, features).store
     backbone = load_backbone("colour", image_size=(SIDE, SIDE))
     for name, row in zip(store.ids.tolist(), store.features, strict=True):
@@ -169,7 +169,7 @@ def test_the_same_bytes_under_five_names_are_embedded_once(pictures, features):
 
 
 def pad(path, size_bytes):
-    """Make a file so long; what follows the end of a PNG is not read."""
+    """Pad a file to a length; bytes after the end of a PNG are not read."""
     path.write_bytes(path.read_bytes().ljust(size_bytes, b"\0"))
 
 
@@ -189,7 +189,7 @@ def test_a_file_that_changes_right_after_the_run_is_seen_although_its_size_and_t
 def test_a_file_that_changes_during_a_long_run_is_seen_although_its_size_and_time_are_the_same(
     pictures, features, monkeypatch
 ):
-    """What counts is when the files were read, not when the store was written, perhaps hours later."""
+    """The time that counts is when the files were read, not when the store was written, perhaps hours later."""
     path, now = pictures / "dog" / "0.png", time.time()
     pad(path, 600)
     age(path, now)
@@ -201,7 +201,7 @@ def test_a_file_that_changes_during_a_long_run_is_seen_although_its_size_and_tim
     assert count(run(pictures, features)) == (1, 9, 0)
 
 
-def test_rehash_finds_what_was_changed_behind_the_back_of_the_clock(pictures, features):
+def test_rehash_finds_changes_that_kept_size_and_time(pictures, features):
     path = pictures / "dog" / "0.png"
     pad(path, 600)
     age(path)
@@ -237,7 +237,7 @@ def test_a_time_that_no_store_can_hold_does_not_end_the_run(pictures, features):
 
 @pytest.fixture
 def mixed(pictures):
-    """Ten good pictures and six bad items, two of them with the same bytes; folders list no pipes and no gone files."""
+    """Ten good pictures and six bad items, two of them with the same bytes; folders list no pipes or missing files."""
     (pictures / "dog" / "page.jpg").write_text("<html>")
     (pictures / "cat" / "same page.jpg").write_text("<html>")
     Image.new("RGB", (400, 400), "teal").save(pictures / "dog" / "cut.jpg")
@@ -316,13 +316,13 @@ def test_a_store_survives_a_run_without_a_single_good_item(pictures, features):
     assert identify(FeatureStore(features / "colour.h5")) == before
 
 
-def test_an_item_with_features_that_are_no_numbers_is_quarantined(tmp_path, features):
+def test_an_item_with_non_finite_features_is_quarantined(tmp_path, features):
     Image.new("RGB", (SIDE, SIDE), (200, 200, 200)).save(make_folder(tmp_path / "p") / "bright.png")
     Image.new("RGB", (SIDE, SIDE), (9, 9, 9)).save(tmp_path / "p" / "dark.png")
     result = run(tmp_path / "p", features, Patches("ratios"))
     assert count(result) == (1, 0, 1)
     assert [(name, reason) for name, _, reason in result.store.quarantine] == [
-        ("dark.png", "the backbone gave values that are not finite")
+        ("dark.png", "the backbone returned non-finite values")
     ]
     assert result.store.features.tolist() == [[1.0, 1.0, 1.0]]
 
@@ -340,7 +340,7 @@ def test_float16_rounds_and_refuses_what_does_not_fit(tmp_path, features):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are text there")
-def test_names_that_are_no_utf_8_or_span_lines(tmp_path, features):
+def test_names_that_are_not_utf_8_or_span_lines(tmp_path, features):
     source = tmp_path / os.fsdecode(b"so\xffurce")
     names = ["dog/" + os.fsdecode(name) for name in (b"caf\xe9.png", b"two\nlines.png", "\u4e2d.png".encode())]
     for number, name in enumerate(names):
@@ -374,7 +374,7 @@ def test_batches_and_workers_change_no_bit(pictures, tmp_path, batch_size, worke
     assert count(result) == (50, 0, 0)
 
 
-def test_progress_is_told_of_every_item(mixed, features):
+def test_progress_counts_every_item(mixed, features):
     first, second = Recorder(), Recorder()
     run(mixed, features, options=EmbedOptions(batch_size=4, workers=2, reporter=first))
     assert first.counts == sorted(first.counts)
@@ -384,7 +384,7 @@ def test_progress_is_told_of_every_item(mixed, features):
     assert {done for done, _ in second.counts} >= set(range(1, 17))
 
 
-def test_what_is_decoded_and_not_embedded_is_not_yet_done(pictures, features):
+def test_an_item_that_is_only_decoded_is_not_done(pictures, features):
     backbone, calls = load_counter(), []
 
     def note(done, _):
@@ -406,7 +406,7 @@ def test_options_that_cannot_be_are_refused(options):
 
 
 @pytest.mark.parametrize("stop_at", [3, 4])  # the first call of all is for the golden pictures
-def test_an_interrupted_run_is_finished_by_the_next_and_gives_the_same_store(pictures, tmp_path, stop_at):
+def test_an_interrupted_run_is_finished_by_the_next_with_the_same_store(pictures, tmp_path, stop_at):
     whole = run(pictures, tmp_path / "whole").store
     options = EmbedOptions(batch_size=3)
     with pytest.raises(KeyboardInterrupt):
@@ -434,7 +434,7 @@ def test_an_interruption_while_adding_leaves_the_old_store(pictures, features):
     assert count(run(pictures, features)) == (3, 13, 0)
 
 
-def test_no_thread_goes_on_after_an_interruption(pictures, features):
+def test_no_thread_keeps_running_after_an_interruption(pictures, features):
     reads = []
 
     class Slow(FolderReader):
@@ -544,7 +544,7 @@ def test_the_golden_pictures_of_the_first_run_stay(pictures, features):
     second = run(pictures, features, Patches("means", scale=1.0009)).store
     assert np.array_equal(second.golden.features, first.golden.features)
     draw(pictures / "dog" / "newer.png", 98)
-    with pytest.raises(SpecMismatchError, match="other numbers"):  # else small steps would add up
+    with pytest.raises(SpecMismatchError, match="other numbers"):  # otherwise small steps would add up
         run(pictures, features, Patches("means", scale=1.0018))
 
 
@@ -564,13 +564,15 @@ def test_a_dtype_that_no_store_holds_is_refused(pictures, features):
 def test_a_file_in_the_way_is_not_overwritten(pictures, features):
     make_folder(features)
     (features / "colour.h5").write_text("my notes")
-    with pytest.raises(StoreFormatError, match=r"colour.h5 is no feature store \(no HDF5 file\); name another one"):
+    with pytest.raises(
+        StoreFormatError, match=r"colour.h5 is not a feature store \(not an HDF5 file\); name another one"
+    ):
         run(pictures, features)
     assert (features / "colour.h5").read_text() == "my notes"
 
 
-def test_a_run_beside_another_is_refused(pictures, features):
-    with pytest.raises(StoreLockedError, match=f"is being written by process {os.getpid()} on .* since 0 s"):
+def test_a_run_during_another_is_refused(pictures, features):
+    with pytest.raises(StoreLockedError, match=f"is being written by process {os.getpid()} on .* for 0 s"):
         run(pictures, features, options=EmbedOptions(reporter=Recorder(lambda *_: run(pictures, features))))
 
 
@@ -664,7 +666,7 @@ def test_fields_of_images_that_do_not_exist_are_refused(pictures, features):
         embed(pictures, "colour", image={"width": 96}, folder=features)
 
 
-def test_stores_are_named_after_what_departs_from_the_defaults(pictures, features):
+def test_stores_are_named_after_settings_that_differ_from_the_defaults(pictures, features):
     def name(**options):
         return embed(pictures, "colour", folder=features, **options).store.path.name
 
@@ -700,7 +702,7 @@ def test_unfinished_rows_of_a_stack_that_computes_other_numbers_are_not_used(pic
     assert count(run(pictures, features, Patches("means", scale=1.05), options=options))[1] == 6
 
 
-def test_each_store_of_a_run_tells_the_time_of_the_run(pictures, features):
+def test_each_store_of_a_run_records_the_time_of_the_run(pictures, features):
     results = embed_layers(pictures, Patches("pixels", "means"), folder=features)
     for result in results:
         assert 0 < result.store.embed_seconds <= result.start_seconds + result.seconds + 0.001

@@ -1,4 +1,4 @@
-"""One command, whatever runs it: every runtime, batch size and number of workers gives the same store."""
+"""Every runtime, batch size and number of workers makes the same store."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from runs import age
 
 import featx
 from featx import EmbedOptions
-from featx.embedding import embed
+from featx.embedding import embed_layers
 from featx.store.journal import Journal
 
 openvino = pytest.importorskip("featx.backbones.openvino", reason="OpenVINO is not installed")
@@ -26,7 +26,7 @@ TOLERANCE = 1e-4
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """25 smooth pictures of several sizes, one of them twice, and one file that is none."""
+    """25 smooth pictures of several sizes, one of them twice, and one file that is not a picture."""
     folder = tmp_path_factory.mktemp("photos")
     generator = np.random.default_rng(3)
     for number in range(25):
@@ -42,7 +42,7 @@ def photos(tmp_path_factory):
 
 def run(photos, folder, network=None, **options):
     network = network or load()
-    return embed(photos, network, folder=folder, options=EmbedOptions(max_bad=1, **options))
+    return embed_layers(photos, network, folder=folder, options=EmbedOptions(max_bad=1, **options))
 
 
 def load():
@@ -51,7 +51,7 @@ def load():
 
 @pytest.fixture(scope="module")
 def reference(photos, tmp_path_factory):
-    """The stores that Keras gives, image by image."""
+    """The stores that Keras computes, image by image."""
     return run(photos, tmp_path_factory.mktemp("reference"), runtime="keras", batch_size=1, workers=1)
 
 
@@ -72,7 +72,7 @@ def test_options_change_no_row(photos, reference, tmp_path, runtime, batch_size,
     check_same(run(photos, tmp_path, runtime=runtime, batch_size=batch_size, workers=workers), reference)
 
 
-def test_a_store_says_what_ran_the_network_and_how_far_that_is_from_keras(photos, reference, tmp_path):
+def test_a_store_records_the_runtime_and_its_difference_from_keras(photos, reference, tmp_path):
     for result in reference:
         assert (result.runtime, result.store.runtime, result.store.drift) == ("keras", "keras", 0)
     for result in run(photos, tmp_path):
@@ -113,7 +113,7 @@ def test_shards_remember_their_runtime(photos, reference, tmp_path, monkeypatch)
 
 
 class Wrong(openvino.OpenVino):
-    """OpenVINO with one operation done otherwise, as a broken kernel would."""
+    """OpenVINO with one operation changed, as by a broken kernel."""
 
     def embed(self, images):
         return tuple(matrix + np.float32(0.01) * matrix.max() for matrix in super().embed(images))
@@ -135,7 +135,7 @@ def test_a_runtime_that_differs_leaves_no_row(photos, reference, tmp_path, monke
 commit = Journal.commit
 
 
-def test_the_command_says_the_runtime(photos, tmp_path, monkeypatch):
+def test_the_command_prints_the_runtime(photos, tmp_path, monkeypatch):
     from typer.testing import CliRunner
 
     from featx.cli.app import app

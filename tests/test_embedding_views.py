@@ -1,4 +1,4 @@
-"""Embedding with views: one row for each item, itself first and its augmented views behind."""
+"""Embedding with views: one row for each item, first the image itself, then its augmented views."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def run(pictures, features, backbone=None, **arguments):
 
 
 def embed_by_hand(store, pictures, backbone):
-    """What the rows must be, computed image by image from the public parts."""
+    """Compute the expected rows, image by image, from public functions."""
     views, augmentation = store.spec.views, parse_augmentation(store.spec.views.augmentation)
     rows = []
     for name, sha256 in zip(store.ids, store.sha256, strict=True):
@@ -97,7 +97,7 @@ def test_an_interrupted_run_goes_on_where_it_was(pictures, features):
     assert np.array_equal(again.store.features, whole.features)
 
 
-def test_what_cannot_be_decoded_is_quarantined_alone(pictures, features):
+def test_an_image_that_cannot_be_decoded_is_quarantined_alone(pictures, features):
     (pictures / "cat" / "page.jpg").write_bytes(b"<html></html>")
     result = run(pictures, features, options=EmbedOptions(max_bad=1))
     assert count(result) == (10, 0, 1)
@@ -143,7 +143,7 @@ def test_the_name_shows_the_views(pictures, features, arguments, name):
 @pytest.mark.parametrize(
     ("arguments", "error", "words"),
     [
-        ({"augmentation": ""}, UsageError, "name one, such as --augment light"),
+        ({"augmentation": ""}, UsageError, "add one, such as --augment light"),
         ({"views": 0}, UsageError, "such as --views 4"),
         ({"views": -1}, UsageError, "1 to 1,000"),
         ({"views": 1001}, UsageError, "1 to 1,000"),
@@ -160,7 +160,7 @@ def test_views_that_cannot_be_made_are_refused_before_anything_is_read(features,
 # The spec
 
 
-def test_a_spec_without_views_is_what_it_was_before_there_were_any(store):
+def test_a_spec_without_views_is_the_same_as_before_views_existed(store):
     values = store.spec.to_dict()
     assert set(values) == {"backbone", "image", "dtype"}
     assert EmbedSpec.from_dict(values) == store.spec
@@ -174,7 +174,7 @@ def test_a_spec_with_views_goes_through_json(pictures, features):
     assert hash(spec) == hash(EmbedSpec.from_dict(spec.to_dict()))
 
 
-# What else is done to stores
+# Other uses of stores
 
 
 def test_stores_with_views_are_verified_and_repaired(pictures, features):
@@ -185,7 +185,7 @@ def test_stores_with_views_are_verified_and_repaired(pictures, features):
         file.seek(at)
         file.write(b"\xff\xff")
     assert [damage.part for damage in verify_store(store.path).damage] == ["features"]
-    assert repair_store(store.path).embedding.new == 10  # a block is all ten rows
+    assert repair_store(store.path).result.new == 10  # a block is all ten rows
     again = FeatureStore(store.path)
     assert not verify_store(store.path).damage
     assert np.array_equal(again.features, before)
@@ -225,20 +225,20 @@ def disk(monkeypatch):
 def test_a_disk_that_is_too_small_is_refused_before_anything_is_decoded(pictures, features, disk):
     disk.free = 1_000_000
     backbone = load_counter()
-    with pytest.raises(StoreError, match=r"10 items of .* only 1\.0 MB are free .* --dtype float16"):
+    with pytest.raises(StoreError, match=r"10 items of .* only 1\.0 MB is free: .* --dtype float16"):
         run(pictures, features, backbone)
     assert backbone.images == 2
     assert not list(features.glob("*.h5"))
 
 
-def test_what_is_much_is_said(pictures, features, disk, monkeypatch, notes):
+def test_a_large_store_is_announced(pictures, features, disk, monkeypatch, notes):
     run(pictures, features, name="little")
     assert notes() == []
     monkeypatch.setattr("featx.store.writing._WORTH_SAYING_BYTES", 1000)
     run(pictures, features, name="much")
     (note,) = notes()
     assert "10 items of" in note
-    assert "1,000.0 GB are free" in note
+    assert "1,000.0 GB is free" in note
     disk.free = 0
     run(pictures, features, name="much")  # nothing is new, so nothing is needed
 

@@ -195,7 +195,7 @@ def test_other_objects_are_refused_with_their_position(paths, image, message):
     ("X", "message"),
     [
         ("photo.png", "X is a single path, 'photo.png'; pass a list of images"),
-        (Path("photo.png"), "X is one path"),
+        (Path("photo.png"), "X is a single path"),
         (np.zeros((64, 64, 3), np.uint8), r"X is a single image of shape \(64, 64, 3\); pass a list of images"),
         (pd.DataFrame({"path": ["photo.png"]}), r"X is a table; pass one of its columns, such as X\['path'\]"),
     ],

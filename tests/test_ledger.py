@@ -1,4 +1,4 @@
-"""What becomes of items that cannot be embedded, or not now, and what a run says of them."""
+"""Items that cannot be embedded, or not at the moment, and how a run reports them."""
 
 import os
 import sys
@@ -21,7 +21,7 @@ def spoil(pictures, how_many):
 
 
 def make_unreadable(path):
-    """Put a file in its place whose every read is an input/output error."""
+    """Replace a file by one whose every read is an input/output error."""
     if sys.platform != "linux":
         pytest.skip("only Linux has a file of which every read fails, its own memory's first page")
     path.unlink()
@@ -31,7 +31,7 @@ def make_unreadable(path):
 # When bad images end a run
 
 
-def test_a_run_that_may_not_fail_lists_what_did_and_keeps_what_was_finished(pictures, features):
+def test_a_run_that_allows_no_failures_lists_them_and_keeps_finished_work(pictures, features):
     spoil(pictures, 12)
     with pytest.raises(SourceError) as caught:
         run(pictures, features, options=FAIL)
@@ -61,11 +61,9 @@ def test_an_old_store_survives_a_run_that_may_not_fail(pictures, features):
     assert (features / "colour.h5").read_bytes() == before
 
 
-def test_features_that_are_no_numbers_count_as_bad(tmp_path, features):
+def test_non_finite_features_count_as_bad(tmp_path, features):
     shade(tmp_path / "p", bright=200, dark=9)
-    with pytest.raises(
-        SourceError, match=r"1 of the 2 images .*'dark.png': the backbone gave values that are not finite"
-    ):
+    with pytest.raises(SourceError, match=r"1 of the 2 images .*'dark.png': the backbone returned non-finite values"):
         embed_layers(tmp_path / "p", Patches("means", "ratios"), folder=features, options=FAIL)
 
 
@@ -124,7 +122,7 @@ def test_a_file_is_kept_in_the_stores_that_have_it_and_missing_in_the_others(pic
 
 
 def test_a_file_that_may_have_changed_is_read_as_soon_as_it_can_be_again(pictures, features, monkeypatch):
-    """It was modified just before the first run, so that its size and time alone never prove it the same."""
+    """It was modified just before the first run, so size and time alone never prove that it is unchanged."""
     path, now = pictures / "dog" / "0.bmp", time.time()
     Image.new("RGB", (SIDE, SIDE), "teal").save(path)
     age(path, now)
@@ -164,7 +162,7 @@ def test_a_file_that_has_become_something_else_leaves(pictures, features):
 
 
 def shade(folder, **greys):
-    """Plain pictures; the ratios of dark ones are no numbers."""
+    """Plain pictures; the ratios of dark ones are not finite."""
     make_folder(folder)
     for name, grey in greys.items():
         Image.new("RGB", (SIDE, SIDE), (grey,) * 3).save(folder / f"{name}.png")
@@ -201,7 +199,7 @@ def test_a_layer_that_holds_nothing_good_is_named_and_the_others_keep_their_rows
     assert network.calls == 1
 
 
-# What a run says
+# What a run reports
 
 
 def test_removed_items_are_counted(pictures, features):
@@ -228,7 +226,7 @@ def test_the_same_bytes_under_several_labels_are_reported_once(pictures, feature
     assert note.endswith("and 'dog/0.png' (dog); keep one file of each")
 
 
-def test_copies_with_one_label_or_none_are_no_contradiction(pictures, features, notes):
+def test_copies_with_one_label_or_none_do_not_contradict(pictures, features, notes):
     manifest = read_folder(pictures)
     (pictures / "copy.png").write_bytes((pictures / "dog" / "0.png").read_bytes())
     (pictures / "dog" / "copy.png").write_bytes((pictures / "dog" / "0.png").read_bytes())
@@ -246,7 +244,7 @@ def test_a_file_that_changes_during_the_run_is_known_by_the_bytes_that_were_embe
     path = pictures / "dog" / "0.png"
 
     class Busy:
-        """Lets a picture change between the look at its time and its reading, and again right after."""
+        """Change a picture between reading its time and its content, and again right after."""
 
         def stat(self, item_id):
             found = reader.stat(item_id)

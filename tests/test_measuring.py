@@ -12,7 +12,7 @@ from featx.measuring import DECODE, INFER, READ, STAGES, WRITE, Timing
 
 
 def burn(seconds):
-    """Use a processor for so long, in native code that leaves other threads alone."""
+    """Use a processor for that time, in native code that does not hold up other threads."""
     started = time.thread_time()
     while time.thread_time() - started < seconds:
         hashlib.sha256(bytes(1 << 20)).digest()
@@ -47,7 +47,7 @@ def test_each_stage_has_the_processor_time_of_its_own_threads():
     assert seconds[INFER] < 0.1
 
 
-def test_the_network_has_the_time_of_threads_that_nobody_measured():
+def test_the_network_has_the_time_of_threads_that_were_not_measured():
     timing = Timing()
     hidden = in_thread(burn, 0.3)  # as a runtime computes in threads of its own
     with timing.measure(INFER):
@@ -70,7 +70,7 @@ def test_on_a_device_the_network_has_the_time_of_its_calls():
     assert timing.conclude()[INFER] > 0.19
 
 
-def test_a_stage_counts_also_what_ended_in_an_error():
+def test_a_stage_counts_a_block_that_ended_in_an_error():
     timing = Timing()
 
     def fail():
@@ -87,12 +87,12 @@ BLOCK = 60_000_000
 
 
 def fill(n_bytes):
-    """Touch memory and give it back."""
+    """Allocate memory, use it and free it."""
     return int(np.ones(n_bytes, np.uint8).sum())
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux resets a peak")
-def test_a_peak_is_that_of_what_was_watched():
+def test_a_peak_counts_only_the_time_that_was_watched():
     read_small = measuring.watch_memory()
     small = read_small()
     read_large = measuring.watch_memory()

@@ -27,7 +27,7 @@ def test_no_tasks_no_results():
 
 
 def test_tasks_run_at_the_same_time():
-    meeting = threading.Barrier(3, timeout=10)  # broken unless three threads are inside at once
+    meeting = threading.Barrier(3, timeout=60)  # broken unless three threads are inside at once
     assert len(list(prefetch(lambda _: meeting.wait(), range(3), workers=3, ahead=3))) == 3
 
 

@@ -56,7 +56,7 @@ def assert_equal(path, store):
 def test_a_damaged_block_is_embedded_again_and_nothing_else(store):
     damage_row(store, 4)
     repair = repair_store(store.path)
-    assert (repair.embedding.new, repair.embedding.cached) == (3, 7)
+    assert (repair.result.new, repair.result.cached) == (3, 7)
     assert repair.to_dict() | {"damage": None} == {
         "store": str(store.path),
         "items": 10,
@@ -71,7 +71,7 @@ def test_a_damaged_block_is_embedded_again_and_nothing_else(store):
 
 def test_damaged_items_are_read_from_the_source_again(store):
     damage(store, store.sha256[5].encode())
-    assert repair_store(store.path).embedding.new == 3
+    assert repair_store(store.path).result.new == 3
     assert_equal(store.path, store)
 
 
@@ -82,7 +82,7 @@ def test_a_store_without_a_sound_part_is_made_again(store, part):
     else:
         for row in (0, 3, 6, 9):
             damage_row(FeatureStore(store.path), row)
-    assert repair_store(store.path).embedding.new == 10
+    assert repair_store(store.path).result.new == 10
     assert_equal(store.path, store)
     assert [path.name for path in store.path.parent.iterdir()] == [store.path.name]
 
@@ -95,15 +95,15 @@ def test_dropping_needs_no_images(store, pictures):
         repair_store(store.path)
     assert store.path.read_bytes() == before
     repair = repair_store(store.path, drop=True)
-    assert repair.embedding is None
-    assert repair.checkup.lost.sum() == 1
+    assert repair.result is None
+    assert repair.verification.lost.sum() == 1
     assert np.array_equal(FeatureStore(store.path).features, store.features[:9])
 
 
 def test_a_sound_store_is_left_alone(store):
     before = store.path.stat()
     for drop in (False, True):
-        assert repair_store(store.path, drop=drop).checkup.damage == ()
+        assert repair_store(store.path, drop=drop).verification.damage == ()
     assert store.path.stat() == before
 
 
@@ -116,7 +116,7 @@ def test_a_table_is_read_as_it_was(pictures, tmp_path):
     result = embed(manifest, "colour", folder=tmp_path / "features")
     assert result.store.labels[0] == "cat!"
     damage_row(result.store, 2)
-    assert repair_store(result.store.path).embedding.new == 3
+    assert repair_store(result.store.path).result.new == 3
     assert_equal(result.store.path, result.store)
 
 
@@ -133,7 +133,7 @@ def test_a_repair_that_breaks_off_leaves_the_store_and_can_be_repeated(store, mo
         with pytest.raises(failure):
             repair_store(store.path)
     assert store.path.read_bytes() == before
-    assert repair_store(store.path).embedding.new == 0  # they were committed by then
+    assert repair_store(store.path).result.new == 0  # they were committed by then
     assert_equal(store.path, store)
 
 
@@ -151,7 +151,7 @@ def test_sound_rows_are_kept_although_their_images_are_gone(store, pictures):
     damage_row(store, 9)
     (pictures / "cat" / "1.png").unlink()
     before = store.path.read_bytes()
-    with pytest.raises(SourceError, match=r"1 items of .* are no more in .*'cat/1.png'.*--drop"):
+    with pytest.raises(SourceError, match=r"1 items of .* are no longer in .*'cat/1.png'.*--drop"):
         repair_store(store.path)
     assert store.path.read_bytes() == before
 
@@ -166,14 +166,14 @@ def test_new_images_are_left_to_embed(store, pictures):
 def test_a_store_of_another_name_is_left_alone(store):
     damage_row(store, 4)
     path = store.path.rename(store.path.with_suffix(".hdf5"))
-    with pytest.raises(StoreError, match=r"is not called \.h5"):
+    with pytest.raises(StoreError, match=r"does not end in \.h5"):
         repair_store(path)
     assert [found.name for found in path.parent.iterdir()] == [path.name]
 
 
-def test_what_cannot_be_opened_cannot_be_repaired(store):
+def test_a_store_that_cannot_be_opened_cannot_be_repaired(store):
     damage(store, b'"layer"')
-    with pytest.raises(StoreFormatError, match=r"colour.*h5 is damaged or no feature store"):
+    with pytest.raises(StoreFormatError, match=r"colour.*h5 is damaged or not a feature store"):
         repair_store(store.path)
     with pytest.raises(StoreError, match="there is no store"):
         verify_store(store.path.with_name("gone.h5"))

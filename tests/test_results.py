@@ -193,6 +193,8 @@ def test_fine_tuning_of_an_older_version_lacks_what_it_did_not_record():
         ({"train_seconds": "1"}, "train_seconds is 1, not a number of seconds"),
         ({"backbone": 3}, "backbone is 3, not a text"),
         ({"cut": [["conv1"]]}, "cut is .*, not a text"),
+        ({"spec": FineTuneSpec().to_dict() | {"epochs": 0}}, "epochs is 0; it must be at least 1"),
+        ({"spec": FineTuneSpec().to_dict() | {"epochs": "x"}}, "not supported between"),
     ],
 )
 def test_values_that_cannot_be_are_refused(change, message):

@@ -48,7 +48,7 @@ def test_specs_are_equal_if_and_only_if_their_digests_are(one, other):
 
 
 def test_digests_are_stable():
-    """Stores in the world carry them: if this fails, none of them can be extended any more."""
+    """Existing stores hold them: if this fails, none of these can be extended."""
     assert SPEC.to_json() == (
         '{"backbone":{"layer":"mixed10","pooling":"avg","uri":"inceptionv3","weights":"imagenet","weights_digest":"'
         + "ab" * 32
@@ -91,7 +91,7 @@ def test_sizes_that_no_image_has_are_refused(size):
         (lambda: EmbedSpec(BACKBONE, ImageSpec(8, 8), "bfloat16"), "dtype is 'bfloat16'; it must be one of float32"),
     ],
 )
-def test_values_that_nothing_knows_are_refused(make, message):
+def test_unknown_values_are_refused(make, message):
     with pytest.raises(UsageError, match=message):
         make()
 
@@ -110,7 +110,7 @@ def test_values_that_nothing_knows_are_refused(make, message):
 def test_fields_that_are_missing_or_unknown_are_refused(spoil):
     values = SPEC.to_dict()
     spoil(values)
-    with pytest.raises(ValueError, match="these do not fit"):
+    with pytest.raises(ValueError, match="missing or unknown: "):
         EmbedSpec.from_dict(values)
 
 

@@ -1,6 +1,6 @@
 """The page of tutorials is run, command by command, on small pictures laid out as each tutorial has them.
 
-Networks are those of the page with random weights and at the smallest size they take, and learn for
+Networks are those of the page with random weights and at the smallest size they take, and train for
 one epoch: what is tested is that the commands do what the page says, not how well.
 """
 

@@ -36,12 +36,12 @@ def repair(
         done = featx.repair_store(store, drop=drop, options=options)
     if as_json:
         print_json(done.to_dict())
-    elif not done.checkup.damage:
+    elif not done.verification.damage:
         typer.echo(f"{store}: sound; nothing to repair")
     else:
-        lost = int(done.checkup.lost.sum())
-        restored = f", {done.embedding.new:,} embedded again" if done.embedding else ""
-        typer.echo(f"{lost:,} of {len(done.checkup.store):,} rows were damaged and removed{restored} -> {store}")
-    if done.embedding:
-        print_quarantine([done.embedding])
-        done.embedding.check()
+        lost = int(done.verification.lost.sum())
+        restored = f", {done.result.new:,} embedded again" if done.result else ""
+        typer.echo(f"{lost:,} of {len(done.verification.store):,} rows were damaged and removed{restored} -> {store}")
+    if done.result:
+        print_quarantine([done.result])
+        done.result.check()

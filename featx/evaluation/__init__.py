@@ -1,4 +1,4 @@
-"""Probabilities and targets in; metrics, 95 % intervals, comparisons, tables and pictures out."""
+"""Evaluation of predictions: metrics with 95 % intervals, paired comparisons, tables and plots."""
 
 from featx.evaluation.forecast import Forecast, forecast_accuracy
 from featx.evaluation.intervals import bootstrap_intervals, compute_wilson_interval

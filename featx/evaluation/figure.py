@@ -1,4 +1,4 @@
-"""What all pictures share: fonts for any name, the same bytes every time, PNG and SVG."""
+"""The base of all plots: fonts for any name, labels, PNG and SVG files with the same bytes every time."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,25 +16,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-#: The most columns of a terminal that a name in a picture takes.
+#: The longest name in a plot, in columns of a terminal.
 NAME_CELLS = 28
 
-#: Colours that colour-blind readers can tell apart (M. Okabe and K. Ito, "Color universal design", 2008).
+#: Colours that colour-blind readers can distinguish (M. Okabe and K. Ito, "Color universal design", 2008).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLUE = COLORS[0]
 GREY = "0.55"
 
-#: Lines that a black and white print can tell apart.
+#: Line styles that differ in black and white.
 DASHES = ("-", "--", "-.", ":", "-", "--")
 
-# Over more than this, powers of ten are ticks enough.
+# On a longer axis, powers of ten are enough ticks.
 _DECADES = 2.5
 
 _DPI = 150
 _MARGIN_INCHES = 0.15
 
-# Beside matplotlib's own font, which has no Chinese, Japanese, Korean or Indian letters:
-# the first families that Linux, macOS and Windows bring for them.
+# Matplotlib's own font has no Chinese, Japanese, Korean or Indian letters. These are the first
+# families with such letters that come with Linux, macOS and Windows.
 _FAMILY = "DejaVu Sans"
 _OTHER_FAMILIES = (
     "Noto Sans CJK JP",
@@ -52,18 +52,18 @@ _OTHER_FAMILIES = (
 
 @contextmanager
 def open_figure(names: Sequence[str], path: Path, *, noun: str = "class") -> Iterator[tuple["Figure", list[str]]]:
-    """Give a figure to draw on, and write it as PNG and, beside it, as SVG.
+    """Yield a figure to draw on, then write it as PNG and, next to it, as SVG.
 
-    The same drawing and matplotlib give the same bytes. What lies outside of the
-    figure widens the picture. The settings of matplotlib are put back.
+    The same drawing and version of matplotlib give the same bytes. Artists outside the
+    figure widen the saved plot. The settings of matplotlib are restored.
 
     Args:
-        names: The names that the picture shall hold.
+        names: The names that the plot contains.
         path: The PNG file; the SVG file has the same stem.
-        noun: What a name stands for, where its letters cannot be drawn: `class 4`.
+        noun: The word that replaces a name whose letters cannot be drawn, as in `class 4`.
 
     Yields:
-        The figure, and the names as its fonts can draw them, at most 28 columns wide.
+        The figure, and the names as its fonts can draw them, shortened to 28 columns.
 
     Raises:
         OSError: If a file cannot be written.
@@ -73,7 +73,7 @@ def open_figure(names: Sequence[str], path: Path, *, noun: str = "class") -> Ite
     from matplotlib.figure import Figure
 
     families = _choose_families(names)
-    # Without a salt the ids in an SVG file are random. Only the settings can give one.
+    # Without a salt, the ids in an SVG file are random; only the settings can set it.
     with mpl.rc_context(
         {
             "svg.hashsalt": "featx",
@@ -95,13 +95,13 @@ def open_figure(names: Sequence[str], path: Path, *, noun: str = "class") -> Ite
 def open_chart(
     names: Sequence[str], path: Path, *, noun: str = "class", inches: tuple[float, float] = (6.6, 4.2)
 ) -> Iterator[tuple["Axes", list[str]]]:
-    """Give axes to draw on, as `open_figure` gives a figure.
+    """Yield axes to draw on, as `open_figure` yields a figure.
 
     Args:
         names: As for `open_figure`.
         path: As for `open_figure`.
         noun: As for `open_figure`.
-        inches: Width and height of what the axes enclose.
+        inches: Width and height of the axes.
 
     Yields:
         The axes, and the names as they can be drawn.
@@ -114,18 +114,18 @@ def open_chart(
 
 
 def clear_axes(axes: "Axes") -> None:
-    """Leave two sides of the frame, and a grid that is hardly seen."""
+    """Draw only the left and lower side of the frame, and a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="0.92", lw=0.8)
     axes.set_axisbelow(True)
 
 
 def scale_logarithmically(axes: "Axes", values: "NDArray[np.float64]") -> None:
-    """Make the x axis logarithmic, at least a decade wide, with ticks as numbers are read: `0.05`, `2,000`, `1e-05`.
+    """Make the x axis logarithmic, at least a decade wide, with readable ticks: `0.05`, `2,000`, `1e-05`.
 
     Args:
-        axes: What values are drawn in.
-        values: What the axis shall show, above 0, any shape.
+        axes: The axes.
+        values: The values that the axis must show, above 0, any shape.
     """
     from matplotlib.ticker import LogLocator
 
@@ -139,7 +139,7 @@ def scale_logarithmically(axes: "Axes", values: "NDArray[np.float64]") -> None:
 
 
 def show_names(names: Sequence[str], families: list[str], noun: str) -> list[str]:
-    """Shorten the names; one with letters that no font has is numbered, and keeps the rest."""
+    """Shorten the names; a name with letters that no font has gets a number and keeps its other letters."""
     glyphs = _find_glyphs(families)
     shown = []
     for number, name in enumerate(names, start=1):
@@ -150,7 +150,7 @@ def show_names(names: Sequence[str], families: list[str], noun: str) -> list[str
 
 
 def _choose_families(names: Sequence[str]) -> list[str]:
-    """Add the other families that are installed, if a name has letters that the first one lacks."""
+    """Return the first family, and all installed ones if a name has letters that the first lacks."""
     from matplotlib.font_manager import fontManager
 
     if not set("".join(names)) - _find_glyphs([_FAMILY]):
@@ -168,38 +168,38 @@ def _find_glyphs(families: list[str]) -> set[str]:
 
 _FONT_SIZE = 9
 
-# Distances from the point in points (1/72 inch), and directions, right and left first; its bar is above and below.
+# Distances from the marker in points (1/72 inch), and directions; right and left first, since bars are above and below.
 _DISTANCES = (8, 14, 22, 32, 44, 58, 74, 92, 112)
 _ANGLES = (0, 180, 30, -30, 150, -150, 60, -60, 120, -120)
 
-# The price of leaving the axes, of each label, marker and bar that is covered, and of each point of distance.
+# The cost of leaving the axes, of each covered label, marker and bar, and of each point of distance.
 _OUTSIDE, _COVERED, _MARKED, _BARRED, _FAR = 1000.0, 100.0, 60.0, 4.0, 0.15
 
-# The price of each label and marker that a line to a label crosses, and in how many points a line is looked at.
+# The cost of each label and marker that a leader line crosses, and the number of points sampled on a line.
 _CROSSED, _SAMPLES = 10.0, 15
 
-# The price of a label without a line that is not that many times nearer to its own point than to any other.
+# The cost of a label without a leader line that is not this many times nearer to its own marker than to any other.
 _MISTAKEN, _CLEARLY = 6.0, 1.4
 
-# Half the size of a marker, and how near other points make a crowd, in points.
+# Half the size of a marker, and the distance at which markers crowd each other, in points.
 _RADIUS, _CROWDED = 5, 60
 
-# Beyond it a line shows to which point a label belongs.
+# A label farther away gets a leader line.
 _NEAR = 12
 
 
 def place_labels(axes: "Axes", names: Sequence[str], x: FloatArray, y: FloatArray, bars: FloatArray) -> None:
-    """Write each name near its point, where it covers least.
+    """Write each name near its point, where it covers least (docs/decisions/0012-labels-in-plots.md).
 
-    Names are placed one after the other, from the most crowded point to the least; for
-    each, about a hundred places are tried, near ones first.
+    Names are placed one by one, from the most crowded point to the least. For each,
+    90 places are tried, near ones first.
 
     Args:
-        axes: What the points were drawn in; its limits are final.
+        axes: The axes with the points; their limits must be final.
         names: (n_points,).
-        x: Places of the points, float64 (n_points,).
-        y: Places of the points, float64 (n_points,).
-        bars: The lower and upper ends of their vertical bars, float64 (n_points, 2).
+        x: Horizontal positions of the points, float64 (n_points,).
+        y: Vertical positions of the points, float64 (n_points,).
+        bars: Lower and upper ends of their vertical bars, float64 (n_points, 2).
     """
     scale = axes.figure.dpi / 72
     axes.autoscale_view()
@@ -226,7 +226,7 @@ def place_labels(axes: "Axes", names: Sequence[str], x: FloatArray, y: FloatArra
 
 
 def _measure(axes: "Axes", names: Sequence[str]) -> FloatArray:
-    """Measure the names as they will be written: float64 (n_names, 2) in pixels."""
+    """Measure the width and height of the written names: float64 (n_names, 2) in pixels."""
     sizes = []
     for name in names:
         text = axes.text(0, 0, name or " ", fontsize=_FONT_SIZE)
@@ -237,7 +237,7 @@ def _measure(axes: "Axes", names: Sequence[str]) -> FloatArray:
 
 
 def _make_box(point: FloatArray, offset: FloatArray, size: FloatArray) -> FloatArray:
-    """Return left, bottom, right and top of a label that the offset leads to the near side of."""
+    """Return left, bottom, right and top of a label whose near side is at the offset from the point."""
     anchor = point + offset
     side = np.sign(np.round(offset[0], 6))
     left = anchor[0] - size[0] * (1 - side) / 2
@@ -248,7 +248,7 @@ def _make_box(point: FloatArray, offset: FloatArray, size: FloatArray) -> FloatA
 def _count_covered(
     boxes: FloatArray, placed: FloatArray, points: FloatArray, ends: FloatArray, radius: float
 ) -> FloatArray:
-    """Price what each box covers: float64 (n_boxes,)."""
+    """Compute the cost of what each box covers: float64 (n_boxes,)."""
     left, bottom, right, top = boxes.T[:, :, np.newaxis]
     labels = (left < placed[:, 2]) & (right > placed[:, 0]) & (bottom < placed[:, 3]) & (top > placed[:, 1])
     markers = _measure_gaps(boxes, points) < radius
@@ -284,7 +284,7 @@ def _write(axes: "Axes", name: str, point: FloatArray, box: FloatArray, *, far: 
         line = to_data.transform([point, np.clip(point, box[:2], box[2:])])
         axes.plot(*line.T, color=GREY, lw=0.7, zorder=1)
     x, y = to_data.transform((box[:2] + box[2:]) / 2).tolist()
-    # A rim around the letters, and no box: what is behind, such as an interval, can still be followed. It is
-    # drawn by itself, as letters with path effects are no text in an SVG file.
+    # A white rim around the letters instead of a box, so that an interval behind them stays visible. It is a
+    # text of its own, since letters with path effects are not text in an SVG file.
     for effects in ([Stroke(linewidth=2.5, foreground="white")], None):
         axes.text(x, y, name, fontsize=_FONT_SIZE, ha="center", va="center", zorder=6, path_effects=effects)

@@ -1,4 +1,4 @@
-"""Whether more labels would help: a power law through the learning curve."""
+"""Forecast of the accuracy with more labels: a power law through the learning curve."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,29 +11,29 @@ from featx.errors import DataError
 from featx.evaluation.intervals import CONFIDENCE, FloatArray
 
 _FEWEST_SIZES = 3
-# Of a power, a factor and a floor, three sizes can tell two.
+# Three sizes determine two of power, factor and floor.
 _FEWEST_FOR_FLOOR = 4
 
-# From curves that hardly fall to 1 / n, the rate at which the parameters of a fixed model are learnt.
+# From almost flat curves to 1 / n, the rate at which the parameters of a fixed model converge.
 _POWERS = np.geomspace(0.05, 1, 40)
 
-# Gains in accuracy: below it labels are not worth their cost, and above it they are worth a word.
+# The gain in accuracy below which more labels are not worth their cost.
 _HARDLY = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """A power law of the error, factor x items^-power + floor, and what it promises of twice the items.
+    """A power law of the error, factor x items^-power + floor, and its forecast for twice the items.
 
     Attributes:
         factor: At least 0.
         power: Above 0, at most 1.
-        floor: The error that no number of items removes, at least 0.
-        n_items: The largest size that was measured.
-        accuracy: Accuracy expected of twice that many.
-        gain: What of it is gained over `n_items`, at least 0.
-        gain_low: Lower end of its 95 % interval.
-        gain_high: Upper end of its 95 % interval.
+        floor: The error that remains with any number of items, at least 0.
+        n_items: The largest measured size.
+        accuracy: The expected accuracy with twice as many items.
+        gain: Its difference from the fitted accuracy at `n_items`, at least 0.
+        gain_low: Lower end of the gain's 95 % interval.
+        gain_high: Upper end of the gain's 95 % interval.
     """
 
     factor: float
@@ -57,37 +57,37 @@ class Forecast:
     def __str__(self) -> str:
         low, gain, high = (f"{100 * value:.1f}" for value in (self.gain_low, self.gain, self.gain_high))
         if self.gain_high < _HARDLY:
-            return f"more labels of this kind would hardly help: twice as many, +{gain} points ({low} to {high})"
+            return f"more labels of this kind would hardly help: +{gain} points with twice as many ({low} to {high})"
         if self.gain_low < _HARDLY / 5:
-            return f"whether more labels would help is not clear: twice as many, +{gain} points ({low} to {high})"
-        return f"twice the labels would bring about +{gain} points ({low} to {high})"
+            return f"it is not clear if more labels would help: +{gain} points with twice as many ({low} to {high})"
+        return f"twice as many labels would add about {gain} points ({low} to {high})"
 
 
 def forecast_accuracy(sizes: Sequence[int], accuracies: ArrayLike, *, seed: int = 0, resamples: int = 1000) -> Forecast:
-    """Fit the error as a power law of the number of training items, and say what twice as many would give.
+    """Fit the error as a power law of the number of training items, and forecast twice as many.
 
     The law, with a floor, is that of C. Cortes et al., "Learning curves: asymptotic
     values and rate of convergence", NIPS 1993; J. Hestness et al., "Deep learning
     scaling is predictable, empirically", 2017, find it over several decades. For each
-    of 40 powers the best factor and floor, neither negative, are known in closed form,
-    so that no start and no local minimum matters; with three sizes the floor is 0.
+    of 40 powers, the best non-negative factor and floor have a closed form, so the fit
+    depends on no starting point and has no local minimum. With three sizes the floor is 0.
 
     The interval is a parametric bootstrap (B. Efron and R. J. Tibshirani, "An
-    Introduction to the Bootstrap" (1993), section 6.5): the fitted curve, with noise
-    of the size found among the repeats of each size or about the curve, is fitted anew.
-    As no floor is below 0, these fits lie to one side of the first; the interval holds
-    both their percentiles and the mirror image of these, and so the truth in 93 to 100 %
-    of simulated curves (five sizes, three repeats). It takes the law for granted: a curve
-    that bends only later does otherwise.
+    Introduction to the Bootstrap" (1993), section 6.5). The fitted curve gets noise as
+    large as that among the repeats of each size or around the curve, and is fitted again.
+    Since no floor is below 0, these fits lie to one side of the first. The interval spans
+    their percentiles and the mirror image of these; it held the truth in 93 to 100 % of
+    simulated curves (five sizes, three repeats). It assumes the law: a curve that bends
+    beyond the measured sizes ends up elsewhere.
 
     Args:
         sizes: Numbers of training items, at least 3 different ones.
         accuracies: float (n_sizes,), or (n_sizes, n_repeats) of several draws of each size.
         seed: Seed of the noise.
-        resamples: How often the curve is fitted anew.
+        resamples: How often the curve is fitted again.
 
     Raises:
-        DataError: If there are too few sizes, or the values are no accuracies of these sizes.
+        DataError: If there are too few sizes, or the values are not accuracies of these sizes.
     """
     counts, given = _check_curve(sizes, accuracies)
     errors = 1 - given.mean(axis=1)
@@ -124,10 +124,10 @@ def _check_curve(sizes: Sequence[int], accuracies: ArrayLike) -> tuple[FloatArra
         msg = f"sizes have the shape {counts.shape} and accuracies {np.shape(accuracies)}; pass one row for each size"
         raise DataError(msg)
     if np.unique(counts).size < _FEWEST_SIZES or not (counts >= 1).all():
-        msg = f"the learning curve has the sizes {list(sizes)}; pass at least {_FEWEST_SIZES} different ones from 1 on"
+        msg = f"the learning curve has the sizes {list(sizes)}; pass at least {_FEWEST_SIZES} different ones, from 1 up"
         raise DataError(msg)
     if not ((given >= 0) & (given <= 1)).all():
-        msg = "the learning curve has accuracies outside of 0 to 1; pass the share of items that were right"
+        msg = "the learning curve has accuracies outside 0 to 1; pass the share of items that were right"
         raise DataError(msg)
     return counts, given
 
@@ -147,7 +147,7 @@ def _fit_law(counts: FloatArray, errors: FloatArray, *, with_floor: bool) -> Flo
 
 
 def _solve(powers: FloatArray, errors: FloatArray, *, with_floor: bool) -> tuple[FloatArray, FloatArray]:
-    """Find the best factors and floors that are not negative, each float64 (n_curves,)."""
+    """Find the best non-negative factors and floors, each float64 (n_curves,)."""
     through_zero = np.maximum(0, errors @ powers / (powers @ powers))
     if not with_floor:
         return through_zero, np.zeros(len(errors))
@@ -155,7 +155,7 @@ def _solve(powers: FloatArray, errors: FloatArray, *, with_floor: bool) -> tuple
     centered = powers - powers.mean()
     slopes = errors @ centered / (centered @ centered)
     floors = means - slopes * powers.mean()
-    # With two unknowns, one that would be negative is 0, and the other the best without it.
+    # If one of the two would be negative, it is 0, and the other is the best fit without it.
     factors = np.where(slopes < 0, 0, np.where(floors < 0, through_zero, slopes))
     return factors, np.where(slopes < 0, np.maximum(0, means), np.where(floors < 0, 0, floors))
 

@@ -1,12 +1,12 @@
-"""95 % intervals: Wilson's for a proportion, and from the bootstrap for any other metric.
+"""95 % intervals: Wilson's for a proportion, bootstrap intervals for any other metric.
 
 Items that share a group (a patient, a burst) are not independent. With groups,
-the bootstrap draws whole groups, and Wilson's interval counts the items at what
-they are worth together.
+the bootstrap draws whole groups, and Wilson's interval takes the effective number
+of independent items.
 
 Plain percentiles of resamples are too narrow for a few hundred items: in simulations
 like those of `benchmarks/intervals.py` they held the truth in 72 to 95 % of the data
-sets, where `fit_fraction` and `studentize` hold it in 93 to 98 %.
+sets, while `fit_fraction` and `studentize` hold it in 93 to 98 %.
 """
 
 import math
@@ -26,7 +26,7 @@ WeightedMetric = Callable[[FloatArray], FloatArray]
 
 CONFIDENCE = 0.95
 
-# Numbers in one block of weights: 4 MB, so that a block stays in the processor's cache.
+# Numbers in one block of weights: 4 MB, so that it fits in the processor's cache.
 _BLOCK_SIZE = 2**19
 _SMALLEST_BLOCK = 16
 
@@ -40,12 +40,12 @@ def compute_wilson_interval(successes: ArrayLike, trials: ArrayLike) -> tuple[Fl
     inference", Journal of the American Statistical Association 22 (1927), 209-212.
 
     Args:
-        successes: How many of the trials succeeded, any shape; need not be whole.
-        trials: How many trials there were, of a shape that broadcasts.
+        successes: Number of successful trials, any shape; fractions are allowed.
+        trials: Number of trials, of a shape that broadcasts.
 
     Returns:
-        The lower and the upper ends, float64 of the broadcast shape; 0 and 1
-        where there were no trials.
+        The lower and upper ends, float64 of the broadcast shape; 0 and 1 for no
+        trials.
     """
     from scipy.special import ndtri
 
@@ -54,7 +54,7 @@ def compute_wilson_interval(successes: ArrayLike, trials: ArrayLike) -> tuple[Fl
     lost = total - won
     center = won + z**2 / 2
     reach = z * np.sqrt(won * lost / np.where(total > 0, total, 1) + z**2 / 4)
-    # The ends are exact at no success and no failure, where rounding would leave 1e-17.
+    # Without successes or failures the end is exact, where rounding would leave 1e-17.
     low = np.where(won == 0, 0.0, (center - reach) / (total + z**2))
     high = np.where(lost == 0, 1.0, (center + reach) / (total + z**2))
     return low, high
@@ -65,7 +65,7 @@ def encode_groups(groups: Sequence[Hashable]) -> IntArray:
 
     Args:
         groups: The group of every item; an item whose group is empty or None
-            has none, and becomes a group of its own.
+            becomes a group of its own.
 
     Returns:
         Group numbers, int64 (n_items,).
@@ -76,34 +76,34 @@ def encode_groups(groups: Sequence[Hashable]) -> IntArray:
 
 
 def check_groups(groups: Sequence[Hashable], n_items: int) -> IntArray:
-    """Number the groups as `encode_groups` does, if there is one for each item.
+    """Number the groups as `encode_groups` does, after checking that each item has one.
 
     Raises:
         DataError: If there are more or fewer.
     """
     if len(groups) != n_items:
-        msg = f"there are {len(groups)} groups for {n_items} items; pass one for each, empty where there is none"
+        msg = f"there are {len(groups)} groups for {n_items} items; pass one for each item, empty for none"
         raise DataError(msg)
     return encode_groups(groups)
 
 
 def estimate_effective_items(values: NDArray[np.bool_] | FloatArray, groups: IntArray) -> float:
-    """Estimate how many independent items would know the mean as well as these do.
+    """Estimate how many independent items would give the mean the same variance.
 
     The variance of the mean (of the proportion, where the values are bool) is that of
     the ratio estimator over groups (W. G. Cochran, "Sampling Techniques", 3rd ed. 1977,
     section 3.12, without the finite-population term); putting n / (design effect) into
     Wilson's interval follows N. Dean and M. Pagano, "Evaluating confidence interval
     methods for binomial proportions in clustered surveys", Journal of Survey Statistics
-    and Methodology 3 (2015), 484-503. Where all items agree there is no variance to
-    estimate; each group then counts once (L. Kish, "Survey Sampling", 1965:
-    (sum of sizes)^2 / sum of squared sizes). Few groups know their variance badly,
-    which Student's t stands for (E. L. Korn and B. I. Graubard, "Confidence intervals
+    and Methodology 3 (2015), 484-503. If all items agree there is no variance to
+    estimate, and each group counts once (L. Kish, "Survey Sampling", 1965:
+    (sum of sizes)^2 / sum of squared sizes). Few groups give a poor estimate of the variance,
+    which Student's t accounts for (E. L. Korn and B. I. Graubard, "Confidence intervals
     for proportions with small expected number of positive counts estimated from survey
     data", Survey Methodology 24 (1998), 193-201).
 
     Args:
-        values: What is averaged, such as whether each item was classified correctly, bool or float64 (n_items,).
+        values: The averaged values, such as whether each item is classified correctly, bool or float64 (n_items,).
         groups: Group numbers as from `encode_groups`, int64 (n_items,).
 
     Returns:
@@ -121,7 +121,7 @@ def estimate_effective_items(values: NDArray[np.bool_] | FloatArray, groups: Int
 
 
 def count_units(targets: IntArray, groups: IntArray | None) -> float:
-    """Count how many items, or groups, an average class is known by: their harmonic mean over the classes.
+    """Compute the harmonic mean, over the classes, of the number of their items or groups.
 
     Args:
         targets: True classes, int64 (n_items,).
@@ -144,13 +144,13 @@ def bootstrap_intervals(
     """Find the 95 % percentile intervals of metrics by resampling the items.
 
     B. Efron and R. J. Tibshirani, "An Introduction to the Bootstrap" (1993), section
-    13.3. A resample varies less than the items it is drawn from, and few items know
-    their variance badly; the percentiles are those farther out that make up for both
+    13.3. A resample varies less than the items it is drawn from, and few items give a
+    poor estimate of their variance. Percentiles farther out make up for both
     (T. C. Hesterberg, "What teachers should know about the bootstrap", The American
     Statistician 69 (2015), 371-386, expanded percentiles): 2.2 and 97.8 for 60 items.
 
     Args:
-        metric: What maps weights (n_items, n_resamples) to values (n_resamples, n_metrics).
+        metric: Maps weights (n_items, n_resamples) to values (n_resamples, n_metrics).
         n_items: Number of items.
         groups: Group numbers as from `encode_groups`, int64 (n_items,); whole
             groups are then drawn instead of items.
@@ -158,9 +158,9 @@ def bootstrap_intervals(
         resamples: Number of resamples.
 
     Returns:
-        The lower and the upper ends, float64 (n_metrics,). Both are NaN where all
-        resamples agree, since an interval without width would claim a certainty that
-        resampling cannot give, and where the metric is undefined in all of them.
+        The lower and upper ends, float64 (n_metrics,). Both are NaN if the metric is
+        undefined in all resamples, or if all of them agree: an interval without width
+        would claim a certainty that resampling cannot give.
     """
     values = resample(metric, n_items, groups=groups, seed=seed, resamples=resamples)
     n_units = count_drawn(n_items, groups)
@@ -177,7 +177,7 @@ def resample(metric: WeightedMetric, n_items: int, *, groups: IntArray | None, s
 
 
 def count_drawn(n_items: int, groups: IntArray | None) -> int:
-    """Count what the bootstrap draws: the groups, or the items where there are none."""
+    """Return how many units the bootstrap draws: the groups, or the items if there are none."""
     return n_items if groups is None else int(groups.max()) + 1
 
 
@@ -186,7 +186,7 @@ def take_percentiles(values: FloatArray, n_units: int) -> tuple[float, float]:
 
     Args:
         values: float64 (n_resamples,); NaN where undefined.
-        n_units: How many items or groups were drawn.
+        n_units: Number of items or groups that were drawn.
     """
     from scipy.special import ndtr
 
@@ -198,23 +198,23 @@ def take_percentiles(values: FloatArray, n_units: int) -> tuple[float, float]:
 
 
 def fit_fraction(point: float, values: FloatArray, n_units: int, per_class: float) -> tuple[float, float]:
-    """Find the interval of a metric that lies between 0 and 1, such as a mean of recalls.
+    """Compute the interval of a metric that lies between 0 and 1, such as a mean of recalls.
 
-    It is Wilson's, for as many items as would make a proportion of the same size vary
-    as much as the metric's resamples do; this is the effective number of items of
-    `estimate_effective_items` with the variance from the bootstrap, and with the same
-    allowance for few of them. Unlike percentiles it is skewed where the metric is near
-    1, as the truth may be farther below than above. A class of m items varies by
-    (m - 1) / m too little in resamples, which is put right.
+    It is Wilson's interval, for the number of items with which a proportion of the same
+    size would vary as much as the metric's resamples do. That is the effective number of
+    `estimate_effective_items`, with the variance from the bootstrap and the same allowance
+    for few items. Unlike percentiles, the interval is skewed near 1, where the truth may
+    be farther below than above. In resamples, the variance of a class of m items is too
+    small by (m - 1) / m; this is corrected.
 
     Args:
         point: The metric on the items themselves.
         values: The metric on resamples, float64 (n_resamples,); NaN where undefined.
-        n_units: How many items or groups were drawn.
-        per_class: How many of them a class has, as from `count_units`.
+        n_units: Number of items or groups that were drawn.
+        per_class: Number of them per class, as from `count_units`.
 
     Returns:
-        The lower and the upper ends; NaN where all resamples agree.
+        The lower and upper ends; NaN if all resamples agree.
     """
     spread = _find_spread(values)
     if spread == 0:
@@ -226,10 +226,10 @@ def fit_fraction(point: float, values: FloatArray, n_units: int, per_class: floa
 
 
 def studentize(point: float, error: float, values: FloatArray, errors: FloatArray) -> tuple[float, float]:
-    """Find the bootstrap-t interval of a mean of skewed values, such as losses.
+    """Compute the bootstrap-t interval of a mean of skewed values, such as losses.
 
-    B. Efron and R. J. Tibshirani (1993), section 12.5: what is resampled is the
-    distance from the point value in standard errors, each resample's own.
+    B. Efron and R. J. Tibshirani (1993), section 12.5: the resampled statistic is
+    the distance from the point value in units of the resample's own standard error.
 
     Args:
         point: The mean of the items themselves.
@@ -238,7 +238,7 @@ def studentize(point: float, error: float, values: FloatArray, errors: FloatArra
         errors: Their standard errors, float64 (n_resamples,).
 
     Returns:
-        The lower and the upper ends; NaN where all resamples agree.
+        The lower and upper ends; NaN if all resamples agree.
     """
     usable = errors > _ROUNDING
     if not usable.any() or _find_spread(values) == 0:
@@ -249,17 +249,17 @@ def studentize(point: float, error: float, values: FloatArray, errors: FloatArra
 
 
 def reflect_interval(point: float, low: float, high: float) -> tuple[float, float]:
-    """Turn the percentile interval of a metric that noise can only raise into a fair one.
+    """Correct the percentile interval of a metric that noise can only raise.
 
-    A calibration error is a mean of absolute values: the noise of few items raises
-    it, and resampling adds the same noise again, so that its percentiles lie above the
+    A calibration error is a mean of absolute values. The noise of few items raises
+    it, and resampling adds the same noise again, so its percentiles lie above the
     truth. In simulations of calibrated classifiers (100 to 2,000 items, 10 classes) they
     never held it, and in up to a quarter of the runs missed even the point value. The
     basic interval subtracts that bias: it runs from 2 point - high to 2 point - low
     (A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their Application" (1997),
     eq. 5.6). It held the truth in 43 to 70 % of the same simulations, and in 81 to 96 %
-    of those of overconfident classifiers. It is kept between 0 and 1, and widened to
-    hold the point value.
+    of those of overconfident classifiers. It is clipped to 0 to 1, and widened to
+    include the point value.
 
     Args:
         point: Value of the metric on the items themselves.
@@ -267,9 +267,9 @@ def reflect_interval(point: float, low: float, high: float) -> tuple[float, floa
         high: Upper end of its percentile interval.
 
     Returns:
-        The lower and the upper ends; NaN if they were.
+        The lower and upper ends; NaN if the percentile interval is NaN.
     """
-    # NaN passes through np.clip and np.maximum, and not through Python's max.
+    # Unlike Python's max, np.clip and np.maximum keep NaN.
     return float(np.clip(2 * point - high, 0, 1)), float(np.clip(np.maximum(point, 2 * point - low), 0, 1))
 
 
@@ -287,14 +287,14 @@ def _draw_weights(n_items: int, groups: IntArray | None, seed: int, resamples: i
 
 
 def _find_spread(values: FloatArray) -> float:
-    """Find the standard deviation of the resamples that are defined; 0 where they agree or there are none."""
+    """Return the standard deviation of the defined resamples; 0 if they agree or there are none."""
     defined = values[~np.isnan(values)]
-    # Weighted sums of equal terms differ by rounding alone.
+    # Weighted sums of equal terms differ only by rounding.
     return float(defined.std()) if defined.size and np.ptp(defined) >= _ROUNDING else 0.0
 
 
 def _find_t(n_units: int) -> float:
-    """Find the 97.5 % point of Student's distribution with n_units - 1 degrees of freedom."""
+    """Return the 97.5 % point of Student's distribution with n_units - 1 degrees of freedom."""
     from scipy.special import stdtrit
 
     return float(stdtrit(n_units - 1, 0.5 + CONFIDENCE / 2))

@@ -1,4 +1,4 @@
-"""Probabilities and targets in, an `Evaluation` out: the metrics, each with its interval."""
+"""The metrics of class probabilities against targets, each with its 95 % interval."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from scipy.sparse import csc_array
 
 
-#: The metrics of an `Evaluation`; each has its ends in `<name>_low` and `<name>_high`.
+#: The metrics of an `Evaluation`; the ends of each interval are `<name>_low` and `<name>_high`.
 METRICS = ("accuracy", "mean_per_class_accuracy", "macro_f1", "log_loss", "expected_calibration_error", "roc_auc")
 
 # Value, lower and upper end; NaN where undefined.
@@ -37,23 +37,23 @@ _Interval = tuple[float, float, float]
 # Rows of probabilities in float16 sum to 1 within 5e-4.
 _SUM_TOLERANCE = 1e-3
 
-# The loss of an item whose class had no probability at all, and so the most that a mean can be.
+# The loss of an item whose class has probability 0; no mean can be larger.
 _MOST_LOSS = -float(np.log(np.finfo(np.float64).eps))
 
-# Items x classes x resamples of ROC-AUC: ten seconds of one core. Beyond it, its resamples are fewer.
+# Items x classes x resamples of ROC-AUC: ten seconds on one core. Above it, ROC-AUC has fewer resamples.
 _AUC_WORK = 4_000_000_000
 _FEWEST_AUC_RESAMPLES = 100
 
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
-    """How well one class is told from the others.
+    """The metrics of one class against the others.
 
     Attributes:
         name: The class.
-        precision: Part of the items predicted as this class that are of it; None if none was.
-        recall: Part of the items of this class that were predicted as it; None if there are none.
-        f1: Harmonic mean of the two; None if no item is of this class or predicted as it.
+        precision: Share of the items predicted as this class that belong to it; None if none was predicted.
+        recall: Share of the items of this class that were predicted as it; None if there are none.
+        f1: Harmonic mean of the two; None if no item belongs to this class or was predicted as it.
         support: Number of items of this class.
     """
 
@@ -66,18 +66,18 @@ class ClassMetrics:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Evaluation:
-    """What a classifier did on items that it had not seen.
+    """The metrics of a classifier on items that it has not seen.
 
-    Every metric has a 95 % interval, `<metric>_low` to `<metric>_high`: Wilson's for
-    accuracy, and for the other fractions at their variance in the bootstrap; the
-    bootstrap-t interval for log-loss, reflected percentiles for the expected
-    calibration error (see `featx.evaluation.intervals`). A value that is not defined
-    is None, and so are both ends where all resamples agree. Averages over classes
-    are over those that are present among the targets.
+    Every metric has a 95 % interval, `<metric>_low` to `<metric>_high` (see
+    `featx.evaluation.intervals`). Accuracy has Wilson's interval. The other fractions have
+    it too, with their variance from the bootstrap. Log-loss has the bootstrap-t interval,
+    the expected calibration error reflected percentiles. An undefined value is None, as is
+    a metric that the version that wrote a file did not have. Both ends are None if all
+    resamples agree. Averages over classes cover the classes that are present among the targets.
 
     Attributes:
         n_items: Number of items.
-        accuracy: Part of the items that were predicted correctly.
+        accuracy: Share of the items that were predicted correctly.
         mean_per_class_accuracy: Mean of the classes' recalls, also called balanced accuracy.
         macro_f1: Mean of the classes' F1.
         log_loss: Mean of -ln(probability of the true class), in nats.
@@ -113,7 +113,7 @@ class Evaluation:
     confusion: IntArray
 
     def get_interval(self, metric: str) -> tuple[float | None, float | None, float | None]:
-        """Return value, lower and upper end of one of `METRICS`."""
+        """Return the value, lower end and upper end of one of `METRICS`."""
         return getattr(self, metric), getattr(self, f"{metric}_low"), getattr(self, f"{metric}_high")
 
     def to_dict(self) -> dict[str, Any]:
@@ -171,29 +171,29 @@ def evaluate(
     seed: int = 0,
     resamples: int = 1000,
 ) -> Evaluation:
-    """Measure predictions against the truth.
+    """Evaluate predictions against the true classes.
 
     Args:
         probabilities: Class probabilities, float (n_items, n_classes); rows sum to 1.
         targets: True classes as positions in `classes`, int (n_items,).
         classes: The names of the classes, in the order of the columns.
-        predictions: Predicted classes, int (n_items,), of a head whose choice is not
-            always the most probable class; by default the most probable class.
-        groups: The group of every item; items of a group are resampled together. Items
-            whose group is empty have none.
+        predictions: Predicted classes, int (n_items,), for a head that does not always
+            predict the most probable class; by default the most probable class.
+        groups: The group of every item; items of one group are resampled together. An
+            item whose group is empty has none.
         seed: Seed of the bootstrap.
-        resamples: Resamples of the bootstrap. For ROC-AUC it is lowered, not below 100,
-            where items x classes x resamples exceed 4e9 (10,000 items of 400 classes).
+        resamples: Number of resamples. ROC-AUC has fewer, but at least 100, if items x
+            classes x resamples exceed 4e9 (10,000 items of 400 classes).
 
     Returns:
         The metrics and their 95 % intervals.
 
     Raises:
-        DataError: If an array does not have the shape or the values above.
-        UsageError: If there is no resample.
+        DataError: If an array does not have the shape or values above.
+        UsageError: If `resamples` is below 1.
     """
     if resamples < 1:
-        msg = f"resamples is {resamples}; an interval needs at least 1, and 1000 are usual"
+        msg = f"resamples is {resamples}; pass at least 1 (1000 is usual)"
         raise UsageError(msg)
     chances, epsilon = check_probabilities(probabilities, len(classes))
     truth = check_labels("targets", targets, chances.shape)
@@ -218,26 +218,26 @@ def evaluate(
 
 
 def check_probabilities(probabilities: ArrayLike, n_classes: int) -> tuple[FloatArray, float]:
-    """Return class probabilities as float64 (n_items, n_classes), and the smallest step from 1 in their own dtype.
+    """Return class probabilities as float64 (n_items, n_classes), and the machine epsilon of their own dtype.
 
     Raises:
-        DataError: If they do not have this shape, are negative, or do not sum to 1.
+        DataError: If they do not have this shape, are negative, or do not sum to 1 in each row.
     """
     given = np.asarray(probabilities)
     if given.dtype.kind not in "fiu":
-        msg = f"probabilities are {given.dtype}; pass numbers, such as those of predict_proba"
+        msg = f"probabilities have the dtype {given.dtype}; pass numbers, such as predict_proba returns"
         raise DataError(msg)
     if given.ndim != 2 or given.shape[1] != n_classes or given.size == 0:  # noqa: PLR2004 - items and classes
-        msg = f"probabilities have the shape {given.shape}; (items, {n_classes}) is needed, with at least one item"
+        msg = f"probabilities have the shape {given.shape}; pass (items, {n_classes}), with at least one item"
         raise DataError(msg)
     chances = given.astype(np.float64)
     sums = chances.sum(axis=1)
-    # Written so that NaN, which compares as false, is wrong too.
+    # NaN compares as false, so it counts as wrong too.
     wrong = ~((chances >= 0).all(axis=1) & (np.abs(sums - 1) <= _SUM_TOLERANCE))
     if wrong.any():
         item = int(wrong.argmax())
         msg = (
-            f"probabilities of item {item} (and {wrong.sum() - 1} more) sum to {sums[item]:.6g}, the least is "
+            f"probabilities of item {item} (and {wrong.sum() - 1} more) sum to {sums[item]:.6g}, the smallest is "
             f"{chances[item].min():.6g}; pass probabilities that are not negative and sum to 1"
         )
         raise DataError(msg)
@@ -248,17 +248,17 @@ def check_labels(name: str, labels: ArrayLike, shape: tuple[int, ...]) -> IntArr
     """Return targets or predictions as int64 (n_items,).
 
     Args:
-        name: What they are called in an error.
-        labels: Positions in the classes, int (n_items,).
+        name: Their name in an error message.
+        labels: Positions in the list of classes, int (n_items,).
         shape: (n_items, n_classes).
 
     Raises:
-        DataError: If they are not whole numbers of this shape, or not below n_classes.
+        DataError: If they are not integers of this shape, from 0 to n_classes - 1.
     """
     n_items, n_classes = shape
     given = np.asarray(labels)
     if given.dtype.kind not in "iu" or given.shape != (n_items,):
-        msg = f"{name} are {given.dtype} of shape {given.shape}; integers of shape ({n_items},) are needed"
+        msg = f"{name} have the dtype {given.dtype} and the shape {given.shape}; pass integers of shape ({n_items},)"
         raise DataError(msg)
     wrong = (given < 0) | (given >= n_classes)
     if wrong.any():
@@ -270,7 +270,7 @@ def check_labels(name: str, labels: ArrayLike, shape: tuple[int, ...]) -> IntArr
 
 @dataclass(frozen=True, slots=True)
 class _Sample:
-    """What the bootstrap draws from."""
+    """The items that the bootstrap draws from."""
 
     targets: IntArray
     groups: IntArray | None
@@ -281,7 +281,7 @@ class _Sample:
         return count_drawn(self.targets.size, self.groups)
 
     def measure(self, metric: WeightedMetric, resamples: int) -> list[tuple[float, FloatArray]]:
-        """Return for every column of the metric its value on the items, and those on resamples."""
+        """Return, for each column of the metric, its value on the items and its values on resamples."""
         n_items = self.targets.size
         points = metric(np.ones((n_items, 1)))[0].tolist()
         values = resample(metric, n_items, groups=self.groups, seed=self.seed, resamples=resamples)
@@ -322,7 +322,7 @@ def _name_fields(metric: str) -> tuple[str, str, str]:
 
 
 def _name_intervals(intervals: Mapping[str, _Interval]) -> dict[str, Any]:
-    """Name the values and ends of `METRICS`; what is not defined becomes None."""
+    """Name the values and ends of `METRICS`; NaN becomes None."""
     named: dict[str, float] = {}
     for metric, interval in intervals.items():
         named |= zip(_name_fields(metric), interval, strict=True)
@@ -398,7 +398,7 @@ def make_class_scores(
         found = hits @ weights
         n_present = (support > 0).sum(axis=0)
         recall = found / np.where(support > 0, support, 1)
-        # A class that is absent has no hits: it adds nothing to either sum.
+        # An absent class has no hits, so it adds nothing to either sum.
         f1 = 2 * found / np.maximum(support + by_prediction @ weights, 1)
         gap = np.abs(gaps @ weights).sum(axis=0)
         return np.stack(
@@ -429,7 +429,7 @@ def make_log_loss(losses: FloatArray, groups: IntArray | None) -> WeightedMetric
     firsts = slice(None) if groups is None else np.unique(groups, return_index=True)[1]
     sizes = np.bincount(units).astype(np.float64)
     totals = np.bincount(units, weights=losses)
-    # A sparse product, as a dense one of so few rows would wait for threads longer than it computes.
+    # Sparse, since a dense product of so few rows waits for threads longer than it computes.
     moments = csr_array(np.stack([sizes, sizes**2, sizes * totals, totals**2]))
 
     def score(weights: FloatArray) -> FloatArray:
@@ -445,7 +445,7 @@ def make_roc_auc(probabilities: FloatArray, targets: IntArray) -> WeightedMetric
     """Make the weighted area under the ROC curve, as a metric of one column.
 
     With two classes the second is the positive one. With more, each class that is
-    present among the targets is held against the rest, and the areas are averaged.
+    present among the targets is compared with the rest, and the areas are averaged.
     The area is the probability that a positive item scores above a negative one,
     ties counting half (J. A. Hanley and B. J. McNeil, Radiology 143 (1982), 29-36).
     It is NaN where no class has both positive and negative items.
@@ -477,8 +477,8 @@ def make_roc_auc(probabilities: FloatArray, targets: IntArray) -> WeightedMetric
 def _rank_among_positives(scores: FloatArray, positive: NDArray[np.bool_]) -> NDArray[np.int32]:
     """Rank every item among the distinct scores of the positive ones.
 
-    Rank 2t + 1 is the t-th smallest positive score itself, 2t what lies between it
-    and the one before. Only positive items need to be told apart, so that a class of
+    Rank 2t + 1 is the t-th smallest positive score itself; rank 2t holds the scores
+    between it and the one before. Only the positive items need distinct ranks, so a class of
     few items has few ranks, however many items there are.
     """
     distinct = np.unique(scores[positive])

@@ -1,8 +1,8 @@
-"""Two classifiers on the same items: which is better, by how much, and whether these items can show it.
+"""Paired comparison of two classifiers on the same items: the difference, its interval and p-value.
 
-What both had right or both had wrong says nothing about their difference. All that
-is counted is the items that only one of them had right; with groups (patients,
-bursts), how many more of them one had in each group.
+Items that both classify correctly, or both incorrectly, say nothing about the difference.
+Only items that exactly one of them classifies correctly count; with groups (patients,
+bursts), the sum of the differences in each group.
 """
 
 import math
@@ -23,13 +23,13 @@ from featx.evaluation.intervals import (
     estimate_effective_items,
 )
 
-#: A difference counts as shown where its p-value is below.
+#: A difference is significant if its p-value is below this.
 SIGNIFICANCE = 0.05
 
-# With fewer units (items, or groups) that differ, percentiles of resamples are too narrow: benchmarks/intervals.py.
+# With fewer differing units (items or groups), percentiles of resamples are too narrow: benchmarks/intervals.py.
 _FEWEST_DIFFERING = 30
 
-# What is smaller may be the rounding of a transform.
+# Smaller values may be rounding errors of a transform.
 _LEAST_P_VALUE = 1e-9
 _LEAST_SHOWN = 0.001
 _STEP = 1e-9
@@ -37,18 +37,18 @@ _STEP = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """How two classifiers, a and b, differ on the same items.
+    """The difference of two classifiers, a and b, on the same items.
 
     Attributes:
-        difference: Accuracy of a less that of b.
+        difference: Accuracy of a minus accuracy of b.
         low: Lower end of its 95 % interval.
         high: Upper end of its 95 % interval.
-        p_value: Two-sided mid-p value of the hypothesis that neither is better; 1e-9 stands for all below.
-        p_value_exact: The same without the half of what was observed: never too small, mostly too large.
-        only_a: Items that only a had right.
-        only_b: Items that only b had right.
+        p_value: Two-sided mid-p value of the hypothesis that neither is better, at least 1e-9.
+        p_value_exact: The exact p-value: never too small, mostly too large.
+        only_a: Number of items that only a classifies correctly.
+        only_b: Number of items that only b classifies correctly.
         n_items: Number of items.
-        n_units: Number of groups, or of items where there are none.
+        n_units: Number of groups, or of items if there are no groups.
     """
 
     difference: float
@@ -74,45 +74,45 @@ def compare_pair(
     seed: int = 0,
     resamples: int = 2000,
 ) -> Paired:
-    """Compare two classifiers by the same items.
+    """Compare two classifiers on the same items.
 
     The test is McNemar's with the mid-p value (M. W. Fagerland, S. Lydersen and
     P. Laake, "The McNemar test for binary matched-pairs data: mid-p and asymptotic are
     better than exact conditional", BMC Medical Research Methodology 13 (2013), 91). At
     the 5 % level it is wrong in 4 to 5 % of comparisons of equals that differ on at
-    least ten items, where the exact test is in 3 to 5 % (`benchmarks/intervals.py`);
-    on fewer items both are wrong less often, and see less.
+    least ten items; the exact test in 3 to 5 % (`benchmarks/intervals.py`). On fewer
+    items both are wrong less often, and have less power.
 
-    With groups it is the test that flips the signs of whole groups: were the two
-    equally good, each group's difference could as well be the opposite (E. J. G.
-    Pitman, Supplement to the Journal of the Royal Statistical Society 4 (1937),
-    119-130). Where every group is one item this is McNemar's test, so that one
-    computation serves both; it is exact, not drawn.
+    With groups, the test flips the signs of whole groups: if both were equally good,
+    each group's difference could just as well have the opposite sign (E. J. G. Pitman,
+    Supplement to the Journal of the Royal Statistical Society 4 (1937),
+    119-130). If every group is one item, this is McNemar's test, so one computation
+    serves both. It is exact, without random draws.
 
-    The interval is the percentile bootstrap of items, or of groups, drawn for both at
-    once. Where fewer than 30 of them differ it held the truth in as few as 84 % of the
-    simulations, and the score interval, with 93 to 98 %, takes its place (T. Tango, "Equivalence
+    The interval is the percentile bootstrap of items, or of groups, drawn for both
+    classifiers at once. If fewer than 30 of them differ, it held the truth in only 84 %
+    of some simulations; the score interval, with 93 to 98 %, replaces it (T. Tango, "Equivalence
     test and confidence interval for the difference in proportions for the paired-sample
-    design", Statistics in Medicine 17 (1998), 891-908), with groups at the number of
-    items that they are worth. Two classifiers that agree on all of n items are so known
-    to within 3.84 / (n + 3.84) of each other.
+    design", Statistics in Medicine 17 (1998), 891-908), with groups at their
+    effective number of items. For two classifiers that agree on all n items, its ends
+    are 3.84 / (n + 3.84) from 0.
 
     Args:
-        correct_a: Whether a had each item right, bool (n_items,).
-        correct_b: Whether b had each item right, bool (n_items,), the items in the same order.
-        groups: The group of every item; items whose group is empty have none.
+        correct_a: Whether a classifies each item correctly, bool (n_items,).
+        correct_b: The same for b, with the items in the same order.
+        groups: The group of every item; an item whose group is empty has none.
         seed: Seed of the bootstrap.
-        resamples: Resamples of the bootstrap.
+        resamples: Number of resamples.
 
     Returns:
         Their difference, its 95 % interval and its p-values.
 
     Raises:
         DataError: If there is no item, or the arrays do not have the shape or values above.
-        UsageError: If there is no resample.
+        UsageError: If `resamples` is below 1.
     """
     if resamples < 1:
-        msg = f"resamples is {resamples}; an interval needs at least 1, and 2000 are usual"
+        msg = f"resamples is {resamples}; pass at least 1 (2000 is usual)"
         raise UsageError(msg)
     right_a, right_b = _check_correct("correct_a", correct_a), _check_correct("correct_b", correct_b)
     if right_a.size != right_b.size:
@@ -140,10 +140,10 @@ def compare_pair(
 
 
 def adjust_holm(p_values: ArrayLike) -> FloatArray:
-    """Adjust p-values for their number, so that all that stay below 5 % are right at once in 95 % of the cases.
+    """Adjust p-values for multiple tests, so that at the 5 % level the chance of any false positive is at most 5 %.
 
     S. Holm, "A simple sequentially rejective multiple test procedure", Scandinavian
-    Journal of Statistics 6 (1979), 65-70. It holds whatever the dependence of the tests.
+    Journal of Statistics 6 (1979), 65-70. It holds for any dependence between the tests.
 
     Args:
         p_values: float (n_tests,), between 0 and 1.
@@ -152,7 +152,7 @@ def adjust_holm(p_values: ArrayLike) -> FloatArray:
         The adjusted values in the same order, float64 (n_tests,), none above 1.
 
     Raises:
-        DataError: If these are not p-values.
+        DataError: If they are not p-values.
     """
     given = np.asarray(p_values, np.float64)
     if given.ndim != 1 or not ((given >= 0) & (given <= 1)).all():
@@ -167,14 +167,14 @@ def adjust_holm(p_values: ArrayLike) -> FloatArray:
 def describe_pair(
     paired: Paired, name_a: str, name_b: str, *, p_value: float | None = None, items: str = "test items"
 ) -> str:
-    """Describe a comparison in one sentence, a tie as a tie.
+    """Describe a comparison in one sentence; it names no winner if the difference is not significant.
 
     Args:
         paired: The comparison.
-        name_a: What a is called.
-        name_b: What b is called.
-        p_value: What decides, such as one adjusted for several comparisons; by default the comparison's own.
-        items: What was compared, in the plural.
+        name_a: The name of a.
+        name_b: The name of b.
+        p_value: The p-value that decides, such as an adjusted one; by default the comparison's own.
+        items: The plural noun for the items.
     """
     p = paired.p_value if p_value is None else p_value
     if p >= SIGNIFICANCE:
@@ -191,13 +191,13 @@ def describe_pair(
 def _check_correct(name: str, correct: ArrayLike) -> NDArray[np.bool_]:
     given = np.asarray(correct)
     if given.dtype != np.bool_ or given.ndim != 1 or given.size == 0:
-        msg = f"{name} is {given.dtype} of shape {given.shape}; pass predictions == targets, one bool for each item"
+        msg = f"{name} is {given.dtype} of shape {given.shape}; pass predictions == targets, one bool per item"
         raise DataError(msg)
     return given
 
 
 def _sum_by_group(differences: IntArray, codes: IntArray) -> IntArray:
-    # Sums of whole numbers are exact in float64.
+    # Sums of integers are exact in float64.
     return np.bincount(codes, weights=differences.astype(np.float64)).astype(np.int64)
 
 
@@ -236,7 +236,7 @@ def _resample(differences: IntArray, codes: IntArray | None, seed: int, resample
 
 
 def _score_interval(differences: IntArray, codes: IntArray | None) -> tuple[float, float]:
-    """Find Tango's interval: the differences that his score test (1998, eq. 16) does not refuse."""
+    """Compute Tango's interval: the differences that his score test (1998, eq. 16) does not reject."""
     from scipy.optimize import brentq
     from scipy.special import ndtri
 
@@ -247,13 +247,13 @@ def _score_interval(differences: IntArray, codes: IntArray | None) -> tuple[floa
     z_squared = float(ndtri(0.5 + CONFIDENCE / 2)) ** 2
 
     def exceed(difference: float) -> float:
-        """Return by how much the squared score is too large for this difference; below 0 around the point."""
+        """Return the excess of the squared score for this difference; below 0 near the point value."""
         half = (only_a + only_b - (2 * worth - only_a + only_b) * difference) / 2
         root = math.sqrt(max(half**2 + 2 * worth * only_b * difference * (1 - difference), 0.0))
         variance = half + root + worth * difference * (1 - difference)
         return float((only_a - only_b - worth * difference) ** 2 - z_squared * variance)
 
-    # Without items that differ the variance is 0 at the point itself.
+    # Without differing items the variance is 0 at the point value itself.
     below, above = point - _STEP, point + _STEP
     low = brentq(exceed, -1.0, below) if below > -1 else -1.0
     high = brentq(exceed, above, 1.0) if above < 1 else 1.0

@@ -1,4 +1,4 @@
-"""The confusion matrix as a picture, for two classes and for a thousand."""
+"""The plots: confusion matrix, tuning path, costs, learning curve, reliability and training history."""
 
 import csv
 import math
@@ -36,10 +36,10 @@ _MOST_COUNTED = 30
 _MOST_ZEROS = 10
 _MOST_NAMED = 110
 
-# Width of a letter or digit, in parts of the font's size.
+# Width of a letter or digit, relative to the font size.
 _LETTER_WIDTH = 0.62
 
-# A linear scale would leave the few confused items of a good classifier white: 2 % is at 0.21 of this one.
+# On a linear scale the few confused items of a good classifier would be white; 2 % is at 0.21 of this one.
 _GAMMA = 0.4
 
 # Text on darker shades is white.
@@ -47,13 +47,13 @@ _DARK = 0.6
 
 
 def plot_confusion(evaluation: Evaluation, path: Path) -> None:
-    """Draw the confusion matrix, and write it as PNG and, beside it, as SVG.
+    """Draw the confusion matrix, and write it as PNG and, next to it, as SVG.
 
-    The colour is the part of the true class's items; up to 30 classes the cells hold
-    the counts. The same evaluation and matplotlib give the same bytes.
+    The colour is the share of the true class's items. With up to 30 classes, the cells
+    hold the counts. The same evaluation and version of matplotlib give the same bytes.
 
     Args:
-        evaluation: What to draw.
+        evaluation: The evaluation.
         path: The PNG file; the SVG file has the same stem.
 
     Raises:
@@ -64,7 +64,7 @@ def plot_confusion(evaluation: Evaluation, path: Path) -> None:
 
 
 def _draw_confusion(figure: "Figure", evaluation: Evaluation, names: list[str]) -> None:
-    """Fill the figure with the matrix; what is around it lies outside, and widens the picture when it is saved."""
+    """Fill the figure with the matrix; names and colour scale lie outside, and widen the saved plot."""
     n_classes = len(names)
     counted = n_classes <= _MOST_COUNTED
     side_inches = float(np.clip(0.45 * n_classes, 3, 12) if counted else np.clip(0.115 * n_classes, 9, 13))
@@ -89,7 +89,7 @@ def _title_confusion(evaluation: Evaluation) -> str:
 
 
 def _paint(axes: "Axes", evaluation: Evaluation, side_inches: float) -> None:
-    """Paint the cells, and a scale of their colours to the right."""
+    """Paint the cells, and the colour scale to their right."""
     from matplotlib import colormaps
     from matplotlib.colors import PowerNorm
 
@@ -99,11 +99,11 @@ def _paint(axes: "Axes", evaluation: Evaluation, side_inches: float) -> None:
     beside = axes.inset_axes((1 + 0.15 / side_inches, 0, 0.2 / side_inches, 1))
     scale = axes.figure.colorbar(image, cax=beside)
     scale.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1], labels=["0", "1 %", "5 %", "10 %", "25 %", "50 %", "100 %"])
-    scale.set_label("part of the true class", fontsize=max(10.0, side_inches))
+    scale.set_label("share of the true class", fontsize=max(10.0, side_inches))
 
 
 def _write_names(axes: "Axes", names: list[str], side_points: float) -> None:
-    """Name the rows and columns, or every second, third ... of them where there is no room for more."""
+    """Name the rows and columns, or every second, third ... one if there is not enough room."""
     step = -(-len(names) // _MOST_NAMED)
     room = side_points / len(names) * step
     size = float(np.clip(0.85 * room, 5, 9))
@@ -114,7 +114,7 @@ def _write_names(axes: "Axes", names: list[str], side_points: float) -> None:
 
 
 def _write_counts(axes: "Axes", evaluation: Evaluation, cell_points: float) -> None:
-    """Write the counts into the cells; of more than ten classes, those above 0."""
+    """Write the counts into the cells; with more than ten classes, only those above 0."""
     shades = _normalize_rows(evaluation).filled(0) ** _GAMMA
     digits = max(2, len(str(evaluation.confusion.max())))
     size = min(11.0, 0.9 * cell_points / (digits * _LETTER_WIDTH))
@@ -130,7 +130,8 @@ def _normalize_rows(evaluation: Evaluation) -> "np.ma.MaskedArray[tuple[int, int
     return np.ma.masked_where(support == 0, evaluation.confusion / np.maximum(support, 1))
 
 
-# Below the chosen value by more, a path is cut off: the strongest regularisation knows nothing but the largest class.
+# A path is cut off this far below the chosen value: with the strongest regularisation, only the largest class is
+# predicted.
 _DEEPEST = 0.2
 
 
@@ -142,16 +143,16 @@ def plot_path(
     *,
     label: str = "C",
 ) -> None:
-    """Draw held-out accuracy against a parameter, and write it as PNG and, beside it, as SVG.
+    """Draw held-out accuracy against a parameter, and write it as PNG and, next to it, as SVG.
 
     Args:
-        title: What was tuned.
-        curves: For each scaling (one without a name for a single curve) the parameter's
-            values, above 0, the accuracies and the standard deviations over the folds,
-            each float (n_values,).
-        chosen: The curve and the value that were chosen.
+        title: The title, such as the head and the store.
+        curves: For each scaling (an empty name for a single curve), the parameter's values,
+            above 0, the accuracies, and the standard deviations over the folds, each float
+            (n_values,).
+        chosen: The chosen curve and value.
         path: The PNG file; the SVG file has the same stem.
-        label: What the parameter is called.
+        label: The name of the parameter.
 
     Raises:
         OSError: If a file cannot be written.
@@ -188,19 +189,19 @@ def plot_costs(
     chosen: int | None = None,
     tuned: Sequence[bool] = (),
 ) -> None:
-    """Draw accuracy with its interval against seconds, and write it as PNG and, beside it, as SVG.
+    """Draw accuracy with its interval against seconds, and write it as PNG and, next to it, as SVG.
 
-    What no other equals in less time is filled and joined by a line.
+    Points that no other matches in less time are filled and joined by a line.
 
     Args:
-        names: What was compared, (n_rows,).
-        seconds: What each cost, above 0, float (n_rows,).
+        names: Names of the points, (n_rows,).
+        seconds: Time of each, above 0, float (n_rows,).
         accuracies: float (n_rows,).
-        lows: Lower ends of their intervals, float (n_rows,).
-        highs: Upper ends of them, float (n_rows,).
+        lows: Lower ends of the intervals, float (n_rows,).
+        highs: Upper ends of the intervals, float (n_rows,).
         path: The PNG file; the SVG file has the same stem.
-        chosen: The row that validation chose, which gets a ring; None for none.
-        tuned: Which rows are fine-tuned backbones, (n_rows,); empty if none is.
+        chosen: The row that validation chose; it gets a ring. None for no ring.
+        tuned: Whether each row is a fine-tuned backbone, (n_rows,); empty if none is.
 
     Raises:
         OSError: If a file cannot be written.
@@ -242,16 +243,16 @@ def plot_learning(
     forecast: Forecast | None = None,
     label: str = "training items",
 ) -> None:
-    """Draw accuracy against the number of training items, and write it as PNG and, beside it, as SVG.
+    """Draw accuracy against the number of training items, and write it as PNG and, next to it, as SVG.
 
     Args:
         sizes: Numbers of items, int (n_sizes,), rising.
         accuracies: float (n_sizes,).
         lows: Lower ends of the band, float (n_sizes,).
-        highs: Upper ends of it, float (n_sizes,).
+        highs: Upper ends of the band, float (n_sizes,).
         path: The PNG file; the SVG file has the same stem.
-        forecast: The power law of `forecast_accuracy`; drawn to twice the items, with its words as the title.
-        label: What the sizes count.
+        forecast: The power law of `forecast_accuracy`, drawn up to twice the items; its sentence is the title.
+        label: The label of the x axis.
 
     Raises:
         OSError: If a file cannot be written.
@@ -273,13 +274,12 @@ def plot_learning(
 
 
 def plot_reliability(curves: Mapping[str, Reliability], path: Path) -> None:
-    """Draw accuracy against confidence, and where the confidences are, as PNG and, beside it, as SVG.
+    """Draw accuracy against confidence and the distribution of confidence, as PNG and, next to it, as SVG.
 
-    Points on the diagonal are probabilities that can be believed, points below it
-    overconfident ones.
+    Points on the diagonal are calibrated probabilities; points below it are overconfident.
 
     Args:
-        curves: By name, such as that of the calibration; up to 6.
+        curves: Up to 6 curves by name, such as the name of the calibration.
         path: The PNG file; the SVG file has the same stem.
 
     Raises:
@@ -296,11 +296,11 @@ def plot_reliability(curves: Mapping[str, Reliability], path: Path) -> None:
             _draw_reliability(upper, lower, curve, name, color, marker)
         upper.set_ylim(0, 1.01)
         upper.set_xticklabels([])
-        upper.set_ylabel("part that was right, with 95 % interval")
+        upper.set_ylabel("share that was right, with 95 % interval")
         upper.legend(loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False, borderaxespad=0)
         lower.set_ylim(bottom=0)
         pairs = any(curve.classwise for curve in curves.values())
-        lower.set(xlabel="probability of each class" if pairs else "confidence", ylabel="part of all")
+        lower.set(xlabel="probability of each class" if pairs else "confidence", ylabel="share of all")
 
 
 def _draw_reliability(upper: "Axes", lower: "Axes", curve: Reliability, name: str, color: str, marker: str) -> None:
@@ -308,7 +308,7 @@ def _draw_reliability(upper: "Axes", lower: "Axes", curve: Reliability, name: st
     x, y = curve.confidences[filled], curve.accuracies[filled]
     reach = np.abs(np.stack([curve.lows[filled], curve.highs[filled]]) - y)
     words = f"{name}: " * bool(name) + f"calibration error {curve.calibration_error:.3f}"
-    # A bin of few items has a long bar; it shall not draw the eye.
+    # A bin of few items has a long bar; paler, it does not draw the eye.
     shades = np.clip(np.sqrt(curve.counts[filled] / curve.counts.max()), 0.25, 1)
     for index, shade in enumerate(shades.tolist()):
         upper.vlines(x[index], y[index] - reach[0, index], y[index] + reach[1, index], color=color, lw=1.2, alpha=shade)
@@ -337,7 +337,7 @@ def _draw_forecast(axes: "Axes", forecast: Forecast, start: float) -> None:
 
 
 def _spread_ticks(sizes: FloatArray) -> list[float]:
-    """Leave out sizes that would be written over the one before."""
+    """Leave out sizes whose ticks would overlap."""
     kept = [float(sizes[-1])]
     span = np.log(sizes[-1] / sizes[0])
     for size in sizes[-2::-1].tolist():
@@ -347,7 +347,7 @@ def _spread_ticks(sizes: FloatArray) -> list[float]:
 
 
 def _find_front(costs: FloatArray, heights: FloatArray) -> list[int]:
-    """Find the rows that no other beats in both, the cheapest first."""
+    """Find the rows that no other beats in both cost and height, the cheapest first."""
     front: list[int] = []
     for row in np.lexsort((-heights, costs)).tolist():
         if not front or heights[row] > heights[front[-1]]:
@@ -355,23 +355,23 @@ def _find_front(costs: FloatArray, heights: FloatArray) -> list[int]:
     return front
 
 
-#: For each epoch, values by name: `loss`, `accuracy` and `auc` on training items, the same of
-#: held-out items with `val_` before the name (if any were held out), and `learning_rate`.
+#: One value for each epoch, by name: `loss`, `accuracy` and `auc` on training items, the same with
+#: `val_` before the name on held-out items (if there are any), and `learning_rate`.
 History = Mapping[str, Sequence[float]]
 
 _PANELS = {"loss": "loss", "accuracy": "accuracy", "auc": "ROC-AUC"}
 
-# Up to so many epochs each one is a dot, as a line through two of them says little.
+# Up to this many epochs, each has a dot, since a line through two epochs says little.
 _MOST_DOTS = 15
 
 
 def find_best_epoch(history: History) -> int:
-    """Find the epoch whose weights are kept, counted from 1: that of the lowest loss on held-out items."""
+    """Return the epoch whose weights are kept, counted from 1: the one with the lowest loss on held-out items."""
     return int(np.argmin(history.get("val_loss", history["loss"]))) + 1
 
 
 def write_history(history: History, path: Path, *, first: int = 1) -> None:
-    """Write the curves as CSV, one row for each epoch; a value that is not defined is left empty.
+    """Write the curves as CSV, one row for each epoch; an undefined value is an empty cell.
 
     Args:
         history: The curves.
@@ -389,16 +389,16 @@ def write_history(history: History, path: Path, *, first: int = 1) -> None:
 
 
 def plot_history(history: History, path: Path, *, first: int = 1, kept: int | None = None) -> None:
-    """Draw loss, accuracy and ROC-AUC by epoch, and write them as PNG and, beside it, as SVG.
+    """Draw loss, accuracy and ROC-AUC by epoch, and write them as PNG and, next to it, as SVG.
 
-    The epoch whose weights are kept is marked, and so is where the learning rate was
-    lowered. The same history and matplotlib give the same bytes.
+    The epoch whose weights are kept and the reductions of the learning rate are marked.
+    The same history and version of matplotlib give the same bytes.
 
     Args:
         history: The curves.
         path: The PNG file; the SVG file has the same stem.
-        first: Number of the first epoch; 0 where the state before any training is the first.
-        kept: Number of the epoch whose weights are kept; None for that of `find_best_epoch`.
+        first: Number of the first epoch; 0 if the history starts before any training.
+        kept: Number of the epoch whose weights are kept; None for the one of `find_best_epoch`.
 
     Raises:
         OSError: If a file cannot be written.
@@ -407,7 +407,7 @@ def plot_history(history: History, path: Path, *, first: int = 1, kept: int | No
         figure.set_size_inches(12, 4.2)
         figure.set_layout_engine("constrained")
         _draw_history(figure, history, first, find_best_epoch(history) if kept is None else kept)
-        figure.draw_without_rendering()  # only a drawing lays out
+        figure.draw_without_rendering()  # the layout happens while drawing
 
 
 def _draw_history(figure: "Figure", history: History, first: int, best: int) -> None:

@@ -1,4 +1,4 @@
-"""How far probabilities can be believed: confidence against accuracy, bin by bin."""
+"""Reliability of probabilities: confidence against accuracy, bin by bin."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -13,22 +13,22 @@ from featx.evaluation.metrics import N_BINS, check_labels, check_probabilities
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reliability:
-    """Confidence against accuracy; values of a bin without items are NaN.
+    """Confidence against accuracy in bins; the values of an empty bin are NaN.
 
     Attributes:
-        edges: The bins' ends, float64 (n_bins + 1,); a bin holds its upper end.
+        edges: Ends of the bins, float64 (n_bins + 1,); a bin includes its upper end.
         confidences: Mean confidence in each bin, float64 (n_bins,).
-        accuracies: Part of each bin's items that were right, float64 (n_bins,).
-        lows: Lower end of its 95 % interval (Wilson), float64 (n_bins,).
-        highs: Upper end of it, float64 (n_bins,).
-        counts: Items in each bin, int64 (n_bins,); pairs of an item and a class if classwise.
-        histogram: Part of all whose confidence is in each fifteenth from 0 to 1, float64 (15,).
-        calibration_error: Mean distance between confidence and accuracy, over the bins by their items.
+        accuracies: Share of each bin's items that were predicted correctly, float64 (n_bins,).
+        lows: Lower ends of the accuracies' 95 % intervals (Wilson), float64 (n_bins,).
+        highs: Upper ends of these intervals, float64 (n_bins,).
+        counts: Number of items in each bin, int64 (n_bins,); of pairs of item and class if classwise.
+        histogram: Share of all confidences in each fifteenth from 0 to 1, float64 (15,).
+        calibration_error: Mean distance between confidence and accuracy over the bins, weighted by their items.
         brier_score: Mean over the items of the squared distance between the probabilities
             and 1 for the true class, 0 for the others: 0 to 2 (G. W. Brier, Monthly
             Weather Review 78 (1950), 1-3).
         n_items: Number of items.
-        classwise: Whether every class was held against the rest, instead of the predicted one.
+        classwise: Whether every class is compared with the rest, instead of only the predicted one.
     """
 
     edges: FloatArray
@@ -44,7 +44,7 @@ class Reliability:
     classwise: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values, ready for JSON; what is NaN becomes None."""
+        """Return the fields as plain values, ready for JSON; NaN becomes None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: _make_plain(value) for name, value in values.items()}
 
@@ -58,29 +58,29 @@ def measure_reliability(
     equal_mass: bool = False,
     classwise: bool = False,
 ) -> Reliability:
-    """Measure how often a classifier is right when it says that it is so sure.
+    """Measure how often a classifier is right at each level of confidence.
 
-    With the defaults the error is the expected calibration error of `evaluate`. Bins
-    of equal numbers of items follow K. Nguyen and B. O'Connor, "Posterior calibration
+    With the defaults, the error is the expected calibration error of `evaluate`. Bins
+    with equal numbers of items follow K. Nguyen and B. O'Connor, "Posterior calibration
     and exploratory analysis for natural language processing models", EMNLP 2015; equal
-    confidences stay in one bin. The classwise error is the mean over the classes of
+    confidences share a bin. The classwise error is the mean over the classes of
     each one's error against the rest (M. Kull et al., "Beyond temperature scaling",
-    NeurIPS 2019, eq. 3); its bins are those of all the classes together.
+    NeurIPS 2019, eq. 3); its bins are the same for all classes.
 
     Args:
         probabilities: Class probabilities, float (n_items, n_classes); rows sum to 1.
         targets: True classes as positions, int (n_items,).
-        bins: Number of bins; of equal mass there may be fewer.
+        bins: Number of bins; with equal mass there may be fewer.
         predictions: Predicted classes, int (n_items,); by default the most probable ones.
         equal_mass: Whether the bins hold equal numbers of items instead of having equal widths.
-        classwise: Whether to judge all probabilities instead of the predicted class's.
+        classwise: Whether to measure all probabilities instead of only the predicted class's.
 
     Raises:
         DataError: If an array does not have the shape or the values above.
-        UsageError: If there is no bin.
+        UsageError: If `bins` is below 1.
     """
     if bins < 1:
-        msg = f"bins is {bins}; at least 1 is needed, and {N_BINS} are usual"
+        msg = f"bins is {bins}; pass at least 1 ({N_BINS} is usual)"
         raise UsageError(msg)
     chances, _ = check_probabilities(probabilities, np.shape(probabilities)[-1])
     truth = check_labels("targets", targets, chances.shape)
@@ -117,7 +117,7 @@ def measure_reliability(
 def _place_edges(confidences: FloatArray, bins: int, *, equal_mass: bool) -> FloatArray:
     if not equal_mass:
         return np.linspace(0, 1, bins + 1)
-    # Quantiles that are values themselves, so that equal ones are on one side of every edge.
+    # Edges that are confidences themselves, so that equal confidences share a bin.
     inner = np.quantile(confidences, np.arange(1, bins) / bins, method="inverted_cdf")
     return np.unique([0.0, *inner, 1.0])
 

@@ -23,7 +23,7 @@ _UNDEFINED = "-"
 
 
 def format_metrics(evaluation: Evaluation) -> str:
-    """Format the metrics, each with its 95 % interval; `-` is a value that is not defined."""
+    """Format the metrics, each with its 95 % interval; `-` stands for an undefined value."""
     width = max(map(len, METRIC_TITLES.values()))
     lines = [f"{'':{width}}   value   95 % interval"]
     for metric in METRICS:
@@ -36,7 +36,7 @@ def format_metrics(evaluation: Evaluation) -> str:
 
 
 def format_per_class(evaluation: Evaluation) -> str:
-    """Format precision, recall, F1 and support of every class; of more than 30, the 30 with the worst F1."""
+    """Format precision, recall, F1 and support of each class; with more than 30, of the 30 with the lowest F1."""
     rows = list(evaluation.per_class)
     if len(rows) > _MOST_ROWS:
         rows.sort(key=_rank_class)
@@ -56,7 +56,7 @@ def format_per_class(evaluation: Evaluation) -> str:
 def format_confusion(evaluation: Evaluation) -> str:
     """Format the confusion matrix, true classes down and predicted ones across.
 
-    Of more than 15 classes, the ten pairs that are confused most are listed instead.
+    With more than 15 classes, list the ten pairs that are confused most instead.
     """
     if len(evaluation.classes) > _MOST_CLASSES:
         return _format_pairs(evaluation)

@@ -312,7 +312,7 @@ def describe_split(origin: str, *, test_size: float, group: str, seed: int, cv: 
     Args:
         origin: `source`, `hold-out` or `cross-validation`.
         test_size: Fraction that was held out, if the source did not split.
-        group: What kept items together.
+        group: The option `group`, which keeps items together.
         seed: Seed of the split.
         cv: Folds of a cross-validation; 0 for none.
     """

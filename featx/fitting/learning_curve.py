@@ -43,7 +43,7 @@ def measure_curve(
 
     Args:
         head: The head to tune and fit.
-        spec: What is fixed.
+        spec: Parameters and scaling that are fixed; the others are tuned.
         dataset: The items.
         members: bool `(n_items,)`, the training items.
         progress: Called with the number of fits done, and of all fits.
@@ -86,7 +86,7 @@ def measure_shots(
 
     Args:
         head: The head to tune and fit.
-        spec: What is fixed.
+        spec: Parameters and scaling that are fixed; the others are tuned.
         dataset: The items.
         members: bool `(n_items,)`, the training items to draw from.
         test: bool `(n_items,)` and the targets of these items.

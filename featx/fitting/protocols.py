@@ -23,7 +23,7 @@ class Protocol:
 
     Attributes:
         name: Its name on the command line.
-        description: What it does, and its source.
+        description: A description, with the source.
         head: The head.
         scaling: The scaling; None if it is tuned.
         params: Parameters that are fixed.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class EarlyStopping:
-    """A value that should fall, watched epoch by epoch.
+    """A watch over a value that should fall from epoch to epoch.
 
     Heads and fine-tuned networks are trained by the same rule: after half of the patience without an improvement the
     learning rate is halved, and after all of it training stops. Whoever trains keeps the weights of the best epoch.
@@ -15,7 +15,7 @@ class EarlyStopping:
         best: The lowest value so far.
         best_epoch: Number of the epoch that reached it; 0 for the start.
         waited: Epochs since then.
-        factor: What the learning rate is multiplied by.
+        factor: The factor of the learning rate.
     """
 
     best: float = math.inf
@@ -27,7 +27,7 @@ class EarlyStopping:
         """Take the value of an epoch, and return whether it is the best so far.
 
         Args:
-            value: What should fall.
+            value: The value, which should fall.
             epoch: Number of the epoch, from 1.
             patience: Epochs without an improvement after which training stops.
             halves: Whether the learning rate is halved on a plateau.

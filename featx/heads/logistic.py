@@ -140,7 +140,7 @@ class Coordinates:
     Attributes:
         root: float32 (dim, dim), L; None if the coordinates are the weights themselves.
         inverse: float32 (dim, dim), its inverse; None in the same case.
-        unit: What the bias is divided by.
+        unit: The divisor of the bias.
     """
 
     root: Floats | None
@@ -188,7 +188,7 @@ class Whitening:
         Args:
             X: (n_items, dim).
             lengths: float32 (n_items,), what items are divided by first; None for no division.
-            frames: What is then subtracted and divided by, for each problem.
+            frames: The shift and scale of each problem.
         """
         if len(X) < _ITEMS_PER_FEATURE * X.shape[1]:
             return cls(None)
@@ -288,7 +288,7 @@ class SoftmaxLoss:
         lengths: float32 (n_items,), for the scaling `l2`; else None.
         positions: int (n_items,), classes.
         weights: float32 (n_items, n_problems).
-        frames: What is subtracted and divided by, for each problem.
+        frames: The shift and scale of each problem.
         sizes: float64 (n_problems,), s.
         absent: float32 (n_problems, n_outputs), 0, or hugely negative where a problem lacks a class.
     """

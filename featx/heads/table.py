@@ -143,7 +143,7 @@ class Head:
 
     Attributes:
         name: Its name on the command line.
-        description: What it is, in one line.
+        description: A description in one line.
         estimator: The scikit-learn class.
         params: The parameters that a user may fix, and the readers of their values.
         settings: Parameters that differ from scikit-learn's defaults, unless a user fixes them.

@@ -165,9 +165,9 @@ class TunedHead:
     """A head that was tuned and fitted on the same rows.
 
     Attributes:
-        spec: What was chosen.
+        spec: The chosen parameters and scaling, and the rest of the spec.
         fitted: The head, fitted to all rows.
-        tuned: How it was chosen; None where there was nothing to choose.
+        tuned: The result of tuning; None where there was nothing to choose.
     """
 
     spec: HeadSpec
@@ -192,8 +192,8 @@ def tune_and_fit(
 
     Args:
         head: The row of the table.
-        rows: What it is tuned and fitted on.
-        spec: What is fixed.
+        rows: The rows to tune and fit on.
+        spec: Parameters and scaling that are fixed; the others are tuned.
         always_tune: Whether to tune even where there is one candidate and nothing to calibrate, for the
             held-out scores.
         progress: Called after each fit of the tuning with how many are done, and how many there are.
@@ -216,8 +216,8 @@ def fit_tuned(head: Head, rows: TrainingRows, tuned: Tuned, *, fitted: Any = Non
 
     Args:
         head: The row of the table.
-        rows: What it is fitted on.
-        tuned: What was chosen.
+        rows: The rows to fit on.
+        tuned: The result of tuning.
         fitted: `tuned.fitted`, if the rows are those that it was chosen on.
 
     Raises:
@@ -279,7 +279,7 @@ def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) ->
     Args:
         head: The row of the table.
         X: float32 (n_items, dim), features, not scaled; their spread sets the grid's unit.
-        spec: What it fixes is not searched.
+        spec: Parameters and scaling that it fixes are not searched.
         n_train: The number of training items of the smallest fold.
 
     Raises:

@@ -2,12 +2,11 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
-from html import escape
 from typing import TYPE_CHECKING, Any, Protocol
 
-from featx.wording import to_printable, to_text
+from featx.wording import format_html_table, to_html, to_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -183,22 +182,18 @@ class Manifest:
         head = [split or "none" for split in splits] if self.count_splits() else ["images"]
         if len(head) > 1:
             head, rows = [*head, "all"], [[*row, sum(row)] for row in rows]
-        n_more = len(classes) - _NAMED_CLASSES
-        return "".join(
-            [
-                "<div>",
-                _to_paragraph(self.describe()[0]),
-                _to_html_table(
-                    ["class", *head],
-                    ([label or "none", *map(str, row)] for label, row in zip(labels, rows, strict=True)),
-                ),
-                _to_paragraph(f"and {n_more:,} more classes" if n_more > 0 else ""),
-                _to_html_table(COLUMNS, (astuple(item) for item in self.items[:_SHOWN_ITEMS])),
-                _to_paragraph(f"the first {_SHOWN_ITEMS} items" if len(self) > _SHOWN_ITEMS else ""),
-                _to_paragraph(f"left out: {list_junk(self.junk)}" if self.junk else ""),
-                "</div>",
-            ]
-        )
+        cells = [[label or "none", *map(str, row)] for label, row in zip(labels, rows, strict=True)]
+        notes = [f"and {len(classes) - _NAMED_CLASSES:,} more classes"] if len(classes) > _NAMED_CLASSES else []
+        notes += [f"the first {_SHOWN_ITEMS} items"] if len(self) > _SHOWN_ITEMS else []
+        notes += [f"left out: {list_junk(self.junk)}"] if self.junk else []
+        first = [list(astuple(item)) for item in self.items[:_SHOWN_ITEMS]]
+        parts = [
+            f"<p>{to_html(self.describe()[0])}</p>",
+            format_html_table(["class", *head], cells, n_text=1),
+            format_html_table(list(COLUMNS), first, n_text=len(COLUMNS)),
+            *(f"<p>{to_html(note)}</p>" for note in notes),
+        ]
+        return f"<div>{''.join(parts)}</div>"
 
 
 def list_junk(junk: Mapping[str, int]) -> str:
@@ -210,15 +205,3 @@ def _list_counts(counts: Mapping[str, int]) -> str:
     named = [f"{name} {count:,}" for name, count in list(counts.items())[:_NAMED_CLASSES]]
     more = len(counts) - len(named)
     return ", ".join(named) + (f" and {more:,} more" if more else "")
-
-
-def _to_paragraph(text: str) -> str:
-    return f"<p>{escape(to_printable(text))}</p>" if text else ""
-
-
-def _to_html_table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    def join(tag: str, cells: Iterable[str]) -> str:
-        return "".join(f"<{tag}>{escape(to_printable(cell))}</{tag}>" for cell in cells)
-
-    body = "".join(f"<tr>{join('td', row)}</tr>" for row in rows)
-    return f"<table><thead><tr>{join('th', head)}</tr></thead><tbody>{body}</tbody></table>"

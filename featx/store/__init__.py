@@ -1,4 +1,4 @@
-"""Where features live: sealed HDF5 files, and the journal while embedding."""
+"""Feature stores: sealed HDF5 files, and the journal while embedding."""
 
 from featx.store.feature_store import FeatureStore
 

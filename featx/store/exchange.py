@@ -1,7 +1,7 @@
 r"""Features in files that other tools read: NumPy's npz, Parquet and CSV, written from a store and read back.
 
-Each holds the same columns beside the features. Text is valid Unicode: a byte NN of a name that
-is no UTF-8 is spelled `\udcNN`, as everywhere where names leave featx.
+Each format holds the features and the same columns. Text is valid Unicode: a byte NN of a name
+that is not UTF-8 is spelled `\udcNN`, as in every file that featx writes.
 """
 
 import csv
@@ -10,7 +10,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -25,19 +25,20 @@ from featx.specs import DTYPES, EmbedSpec
 from featx.store.feature_store import FeatureStore
 from featx.store.layout import ITEM_COLUMNS, TEXT, choose_block_rows
 from featx.store.verification import count_on, refuse_damage
+from featx.wording import to_text
 
-#: In this order. What is left out of `/items`, sizes and times of files, serves only to embed again.
+#: In this order. Sizes and times of files are left out: they serve only to embed again.
 _COLUMNS = ("id", "label", "split", "group", "sha256", "width", "height")
 
-#: Checksum blocks, of about 1 MiB, that make one row group of a Parquet file: each costs a kilobyte of its index.
+#: Checksum blocks in one row group of a Parquet file, about 1 MiB: each group costs a kilobyte of the index.
 _BLOCKS_PER_GROUP = 16
 
-#: Digits after which a number read back is the same number.
+#: Formats with enough digits to read back the same number.
 _SPELLINGS = {"float32": "%.9g", "float16": "%.5g"}
 
 _SPEC = "spec"
 
-#: What the readers raise on files that were changed or are something else.
+#: What the readers raise on files that are damaged or not exports.
 _DAMAGES = (
     *(ArithmeticError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError, ValueError),
     *(csv.Error, zipfile.BadZipFile, zlib.error),
@@ -49,12 +50,12 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What `read_export` reads.
+    """The content of a file that `export_store` wrote.
 
     Attributes:
         features: float32 or float16 `(n_items, dim)`, bit for bit those of the store.
         items: `id`, `label`, `split`, `group`, `sha256` (text), `width`, `height` (px), each `(n_items,)`.
-        spec: What the features are; None for CSV, which has no place for it.
+        spec: Spec of the features; None for CSV, which has no place for it.
     """
 
     features: NDArray[np.floating]
@@ -69,28 +70,37 @@ def export_store(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    r"""Write a store's features and items to a file that needs no featx to be read.
+    r"""Write a store's features and items to a file that can be read without featx.
 
-    It is there as a whole or not at all, and takes no memory for the features.
+    The file is there whole or not at all. Writing it needs no memory for the features.
 
     - `.npz`: arrays `features`, one for each column, and `spec` (JSON); `np.load` reads them without pickle.
-    - `.parquet`: `features` are lists of fixed size; the schema's metadata have the `spec`.
+    - `.parquet`: `features` are lists of fixed size; the schema's metadata hold the `spec`.
     - `.csv`: UTF-8, lines end in CRLF; the features are called `f0`, `f1` and so on if they are float32,
-      and `e0`, `e1` if they are float16, after NumPy's letters.
+      and `e0`, `e1` if they are float16, after NumPy's type letters.
 
     Args:
         store: The store.
-        path: The file; its ending chooses the format.
-        overwrite: Replace a file that exists.
-        progress: Called with rows that were read or written, and twice the rows of the store.
+        path: The file; its suffix selects the format.
+        overwrite: Replace an existing file.
+        progress: Called with the rows read and written so far, and twice the rows of the store.
 
     Returns:
         The path.
 
     Raises:
-        UsageError: If no format has that ending.
+        UsageError: If no format has that suffix.
         StoreFormatError: If the store is damaged; nothing is written.
-        StoreError: If the file exists, or cannot be written.
+        StoreError: If the file exists or cannot be written.
+
+    Example:
+        >>> import featx
+        >>> store = featx.FeatureStore("features/colour.h5")
+        >>> featx.export_store(store, "colour.parquet")
+        PosixPath('colour.parquet')
+        >>> import pandas as pd
+        >>> pd.read_parquet("colour.parquet").shape
+        (400, 8)
     """
     target = Path(path)
     write = _choose(_WRITERS, target)
@@ -98,7 +108,7 @@ def export_store(
         msg = f"{target} exists; name another file, or replace it with --overwrite"
         raise StoreError(msg)
     if not target.parent.is_dir():
-        msg = f"there is no folder {target.parent} to write {target.name} into; make it first, or name another one"
+        msg = f"there is no folder {target.parent} to write {target.name} into; create it, or name another one"
         raise StoreError(msg)
     n_items = len(store)
     refuse_damage([store], count_on(progress, 0, 2 * n_items))
@@ -114,10 +124,20 @@ def export_store(
 def read_export(path: str | os.PathLike[str]) -> Export:
     """Read a file that `export_store` wrote.
 
+    Args:
+        path: The file; its suffix selects the format.
+
     Raises:
-        UsageError: If no format has that ending.
+        UsageError: If no format has that suffix.
         StoreError: If there is no such file.
-        StoreFormatError: If it is no export of featx, or damaged.
+        StoreFormatError: If it is not an export of featx, or is damaged.
+
+    Example:
+        >>> import featx
+        >>> store = featx.FeatureStore("features/colour.h5")
+        >>> export = featx.read_export(featx.export_store(store, "colour.npz"))
+        >>> export.features.shape, export.items["label"][:2].tolist()
+        ((400, 240), ['0', '0'])
     """
     source = Path(path)
     read = _choose(_READERS, source)
@@ -129,7 +149,7 @@ def read_export(path: str | os.PathLike[str]) -> Export:
         _check_shapes(export)
     except _DAMAGES as error:
         reason = " ".join(str(error).split())
-        msg = f"{source} is damaged or no export of featx: {reason}; export the store again"
+        msg = f"{source} is damaged or not an export of featx: {reason}; export the store again"
         raise StoreFormatError(msg) from error
     return export
 
@@ -143,13 +163,11 @@ def _choose(functions: Mapping[str, _Function], path: Path) -> _Function:
 
 def _read_items(store: FeatureStore) -> dict[str, NDArray[Any]]:
     return {
-        name: _make_text(store.columns[name].tolist()) if ITEM_COLUMNS[name] == TEXT else store.columns[name]
+        name: np.array([to_text(text) for text in store.columns[name].tolist()], np.str_)
+        if ITEM_COLUMNS[name] == TEXT
+        else store.columns[name]
         for name in _COLUMNS
     }
-
-
-def _make_text(values: Sequence[str]) -> NDArray[np.str_]:
-    return np.array([value.encode("utf-8", "backslashreplace").decode() for value in values], dtype=np.str_)
 
 
 def _write_npz(file: IO[bytes], store: FeatureStore, items: _Items, note: Progress) -> None:
@@ -172,7 +190,7 @@ def _write_parquet(file: IO[bytes], store: FeatureStore, items: _Items, note: Pr
     rows = pa.list_(pa.from_numpy_dtype(store.features.dtype), store.dim)
     fields = [*zip(_COLUMNS, kinds, strict=True), ("features", rows)]
     schema = pa.schema([pa.field(*field, nullable=False) for field in fields], {_SPEC: store.spec.to_json()})
-    # Dense features hardly repeat: neither a dictionary nor compression makes them smaller.
+    # Dense features hardly ever repeat: neither a dictionary nor compression makes them smaller.
     layout = {"compression": "none", "use_dictionary": ["label", "split", "group"]}
     with parquet.ParquetWriter(file, schema, **layout) as writer:
         for first, past in _list_groups(store):
@@ -210,7 +228,7 @@ def _write_csv(file: IO[bytes], store: FeatureStore, items: _Items, note: Progre
     spell = _SPELLINGS[store.spec.dtype].__mod__
     columns = zip(*(items[name].tolist() for name in _COLUMNS), strict=True)
     with io.TextIOWrapper(file, "utf-8", newline="") as text:
-        writer = csv.writer(text)  # ending lines in CRLF, or a lone CR in a name would not be quoted
+        writer = csv.writer(text)  # lines must end in CRLF, or a lone CR in a name would not be quoted
         writer.writerow([*_COLUMNS, *_name_features(store.features.dtype.char, store.dim)])
         for done, (cells, row) in enumerate(zip(columns, store.features, strict=True), 1):
             writer.writerow([*cells, *map(spell, row.tolist())])
@@ -244,11 +262,11 @@ def _read_csv(path: Path) -> Export:
 
 
 def _refuse_cut(path: Path) -> None:
-    """Refuse a file that ends within a line: its last number may lack digits and still be one."""
+    """Refuse a file that ends within a line: its last number may lack digits and still be valid."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - 1))
         if file.read() != b"\n":
-            msg = "its last line has no end"
+            msg = "its last line is incomplete"
             raise ValueError(msg)
 
 
@@ -259,10 +277,10 @@ def _read_spec(text: str) -> EmbedSpec:
 def _check_shapes(export: Export) -> None:
     features = export.features
     if features.ndim != 2 or features.dtype.name not in DTYPES:  # noqa: PLR2004 - rows and columns
-        msg = f"{features.dtype} {features.shape} are no features"
+        msg = f"{features.dtype} {features.shape} cannot be features"
         raise ValueError(msg)
     if {values.shape for values in export.items.values()} != {(len(features),)}:
-        msg = f"its columns are not all of {len(features)} rows"
+        msg = f"its columns do not all have {len(features)} rows"
         raise ValueError(msg)
 
 

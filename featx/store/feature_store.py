@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -38,7 +37,7 @@ from featx.store.layout import (
     read_text,
 )
 from featx.store.sealing import digest_golden, read_golden
-from featx.wording import to_printable
+from featx.wording import format_html_table, to_html
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,8 +61,8 @@ class Damage:
 
     Attributes:
         part: `features`, `items`, `quarantine` or `golden`.
-        first, past: The rows that one checksum covers: first, and past the last; all rows of the
-            part where it has one checksum.
+        first, past: The rows that one checksum covers: the first, and the one after the last; all
+            rows where the part has a single checksum.
     """
 
     part: str
@@ -71,43 +70,43 @@ class Damage:
     past: int
 
     def __str__(self) -> str:
-        """Say where it is, such as `rows 128 to 255 of /features`."""
+        """Return the place, such as `rows 128 to 255 of /features`."""
         return f"rows {self.first} to {self.past - 1} of /{self.part}"
 
 
 class FeatureStore:
     """The features of one spec and the items they belong to, read-only.
 
-    Everything but the features is read at once; they are mapped into memory, so
-    that opening costs nothing and workers share one copy. The file may be replaced
-    meanwhile: what was opened stays as it was.
+    Everything but the features is read at once. The features are mapped into memory, so
+    opening is cheap and workers share one copy. The file may be replaced while it is
+    open: an open store stays as it was.
 
     Attributes:
         path: The file.
         spec: What the features are.
         features: `(n_items, dim)` float32 or float16, mapped from the file.
         feature_shape: Shape of one item's features before they became a row.
-        ids, sha256, labels, splits, groups: Text `(n_items,)`; empty where there is none.
+        ids, sha256, labels, splits, groups: Text `(n_items,)`; empty where an item has none.
         sizes_px: int `(n_items, 2)`: width and height of each image.
         quarantine: `(id, sha256, reason)` of every item that could not be embedded.
         source: Absolute path of the folder, table or archive.
         created_with: Versions of what computed the features.
-        runtime: What ran the network.
+        runtime: The runtime of the network.
         drift: Largest relative difference of that runtime from Keras.
         backbone_file: The user's file that the backbone's parameters came from, if any.
-        golden: Pictures that any later stack must give the same features for.
-        reading: How the source was read beyond its defaults: arguments of `featx.read_source`.
-        started_ns: When the run began that read the files, in nanoseconds since 1970.
-        embed_seconds: Time of the runs that computed the rows; None where it is not known, as in older stores.
+        golden: Pictures for which any later software stack must compute the same features.
+        reading: Arguments of `featx.read_source` that differ from its defaults.
+        started_ns: Start of the run that read the files, in nanoseconds since 1970.
+        embed_seconds: Time of the runs that computed the rows; None if unknown, as in older stores.
 
     Args:
         path: The file.
-        allow_damage: Open it also if items, quarantine or golden pictures differ from their
-            checksums, so that the rest can be saved; `find_damage` lists them.
+        allow_damage: Open the file even if items, quarantine or golden pictures differ from
+            their checksums, so that the rest can be saved; `find_damage` lists the damage.
 
     Raises:
         StoreError: If there is no such file.
-        StoreFormatError: If it is no feature store, of a newer format, or damaged.
+        StoreFormatError: If it is not a feature store, has a newer format, or is damaged.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, allow_damage: bool = False) -> None:
@@ -116,7 +115,7 @@ class FeatureStore:
             msg = f"there is no store {self.path}; `featx embed SOURCE` makes one"
             raise StoreError(msg)
         if not self.path.is_file() or not h5py.is_hdf5(self.path):
-            msg = f"{self.path} is no feature store (no HDF5 file); name another one"
+            msg = f"{self.path} is not a feature store (not an HDF5 file); name another one"
             raise StoreFormatError(msg)
         try:
             with h5py.File(self.path, "r", locking=False) as file:
@@ -126,22 +125,25 @@ class FeatureStore:
                 raise
             reason = " ".join(str(error).split())
             msg = (
-                f"{self.path} is damaged or no feature store of featx: {reason}; embed again, after deleting it or "
+                f"{self.path} is damaged or not a feature store of featx: {reason}; embed again, after deleting it or "
                 f"with another --name"
             )
             raise StoreFormatError(msg) from error
         if self._damage and not allow_damage:
-            msg = f"{self.path} is damaged: {self._damage[0]} differ from their checksum; `featx repair {self.path}`"
+            damage = self._damage[0]
+            msg = f"{self.path} is damaged: {damage} differ from their checksum; run `featx repair {self.path}`"
             raise StoreFormatError(msg)
 
     def _read(self, file: h5py.File) -> None:
         attributes = file.attrs
         if "format" not in attributes or read_text(attributes, "format") != FORMAT:
-            msg = f"{self.path} is an HDF5 file, but no feature store of featx; name another one"
+            msg = f"{self.path} is an HDF5 file, but not a feature store of featx; name another one"
             raise StoreFormatError(msg)
         version = int(read_numbers(attributes, "format_version"))
         if not 1 <= version <= FORMAT_VERSION:
-            msg = f"{self.path} has format version {version}, this featx reads up to {FORMAT_VERSION}; upgrade featx"
+            msg = (
+                f"{self.path} has format version {version}, but this featx reads up to {FORMAT_VERSION}; upgrade featx"
+            )
             raise StoreFormatError(msg)
         if digest_attributes(attributes) != read_text(attributes, ATTRIBUTES_SHA256):
             msg = "its attributes differ from their checksum"
@@ -194,7 +196,7 @@ class FeatureStore:
         checksums = {name: decode_text(read_column(blocks, name, TEXT)).tolist() for name in ("features", "items")}
         n_blocks = -(-n_items // self._block_rows) if self._block_rows > 0 else -1
         if any(len(values) != n_blocks for values in checksums.values()):
-            msg = f"the checksums of blocks of {self._block_rows} rows do not fit {n_items} rows"
+            msg = f"the number of checksums, one per {self._block_rows} rows, does not match {n_items} rows"
             raise ValueError(msg)
         self._blocks = checksums["features"]
         found = digest_columns(columns, self._block_rows)
@@ -213,18 +215,18 @@ class FeatureStore:
         features = open_dataset(file, "features")
         expected = (len(self), math.prod(self.feature_shape))
         if features.shape != expected or features.dtype != np.dtype(self.spec.dtype):
-            msg = f"features are {features.dtype} {features.shape}, and must be {self.spec.dtype} {expected}"
+            msg = f"features are {features.dtype} {features.shape}, but must be {self.spec.dtype} {expected}"
             raise ValueError(msg)
         self.features = map_dataset(features)
 
     @classmethod
     def find_newest(cls, folder: str | os.PathLike[str] = "features", *, allow_damage: bool = False) -> Self:
-        """Open the store that was written last in a folder.
+        """Open the store in a folder that was written last.
 
         Raises:
-            StoreError: If there is none.
+            StoreError: If the folder has no store.
         """
-        there = [path for path in Path(folder).glob("[!.]*.h5") if path.exists()]  # a link may lead nowhere
+        there = [path for path in Path(folder).glob("[!.]*.h5") if path.exists()]  # a link may be broken
         stores = sorted(there, key=lambda path: (path.stat().st_mtime_ns, path.name))
         if not stores:
             msg = f"there is no feature store in {Path(folder)}/; make one with `featx embed SOURCE`, or name one"
@@ -276,8 +278,9 @@ class FeatureStore:
 
         Example:
             >>> import featx
-            >>> store = featx.FeatureStore("features/colour.h5")  # doctest: +SKIP
-            >>> store.to_frame(features=True).groupby("label")["f0"].mean()  # doctest: +SKIP
+            >>> store = featx.FeatureStore("features/colour.h5")
+            >>> store.to_frame(features=True)[["id", "label", "f0"]].shape
+            (400, 3)
         """
         if not features:
             return self.items
@@ -297,16 +300,14 @@ class FeatureStore:
             "splits": _list_counts(self.splits),
             "quarantined": f"{len(self.quarantine):,}",
         }
-        body = "".join(
-            f"<tr><th>{name}</th><td>{escape(to_printable(text))}</td></tr>" for name, text in rows.items() if text
-        )
-        return f"<table><caption>{escape(to_printable(str(self.path)))}</caption><tbody>{body}</tbody></table>"
+        shown = [[name, text] for name, text in rows.items() if text]
+        return f"<p>{to_html(str(self.path))}</p>{format_html_table(['', ''], shown, n_text=2)}"
 
     def find_damage(self, progress: Progress | None = None) -> list[Damage]:
-        """Read everything and list what differs from its checksum, features in blocks of rows.
+        """Read everything and list the parts that differ from their checksums, features in blocks of rows.
 
         Args:
-            progress: Called with rows read and in all.
+            progress: Called with the rows read so far and in total.
         """
         damage = self._damage.copy()
         for (first, past), checksum in zip(self._list_blocks(len(self)), self._blocks, strict=True):
@@ -317,7 +318,7 @@ class FeatureStore:
         return damage
 
     def describe(self) -> dict[str, Any]:
-        """Return what `featx info --json` prints."""
+        """Return the output of `featx info --json`."""
         labels, counts = np.unique(self.labels[self.labels != ""], return_counts=True)
         splits, sizes = np.unique(self.splits[self.splits != ""], return_counts=True)
         return {

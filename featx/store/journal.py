@@ -1,8 +1,8 @@
-"""The journal: immutable shards of rows beside a store while it is being embedded.
+"""The journal: immutable shards of rows next to a store while it is being embedded.
 
-A row is keyed by the sha256 of the file's bytes, since nothing else decides it
-under one spec. A shard is written under a temporary name, synced and renamed, so
-that every shard that has its name is whole, whatever killed the writer.
+A row is keyed by the sha256 of the file's bytes: under one spec, nothing else decides
+its values. A shard is written under a temporary name, synced and renamed, so every
+shard with its final name is whole, whatever killed the writer.
 """
 
 import contextlib
@@ -40,11 +40,11 @@ from featx.store.layout import (
 )
 from featx.store.sealing import digest_golden, read_golden, write_golden
 
-#: A shard is committed when it holds this many bytes or is this old, whichever comes first. Twice that is in memory.
+#: A shard is committed when it holds this many bytes or is this old, whichever comes first. Memory holds twice that.
 SHARD_BYTES = 16 << 20
 SHARD_SECONDS = 20.0
 
-#: A mapped file is an open file, of which a process may have 1,024, and a long run leaves thousands of shards.
+#: A mapped file is an open file. A process may have 1,024 of them, and a long run leaves thousands of shards.
 _MAPPED_SHARDS = 128
 
 _FLOAT16_MAX = 65504.0
@@ -67,11 +67,11 @@ class Shard:
     Attributes:
         sha256: Content of each row, hexadecimal.
         sizes: `[width, height]` of each row's image, in px.
-        load: Returns the features `(n_rows, dim)`, mapped from the file; keep them no longer than they are used.
-        golden: What the machine computed that made it.
-        runtime: What ran the network; empty if the shard does not say.
+        load: Returns the features `(n_rows, dim)`, mapped from the file; drop them as soon as possible.
+        golden: Golden pictures, with the features from the machine that wrote the shard.
+        runtime: The runtime of the network; empty if the shard does not record it.
         drift: Largest relative difference of the runtime from Keras.
-        seconds: Time of the run since its last shard, or since it began; None if the shard does not say.
+        seconds: Time of the run since its last shard or its start; None if the shard does not record it.
     """
 
     sha256: list[str]
@@ -84,20 +84,20 @@ class Shard:
 
 
 class Journal:
-    """Shards of one store; append rows, commit them, read them back.
+    """The shards of one store: append rows, commit them, read them back.
 
     Attributes:
-        runtime: What runs the network now; kept with every shard.
+        runtime: The current runtime of the network; recorded in every shard.
         drift: Its largest relative difference from Keras.
-        counted: Up to when the time of this run is told by shards, on the clock of `time.perf_counter`; None tells
-            none.
+        counted: Until when shards record the time of this run, on the clock of `time.perf_counter`; None records
+            no time.
 
     Args:
         store: Path of the store that the shards will be sealed into.
-        spec: What the rows are; shards of another spec are refused.
+        spec: Spec of the rows; shards of another spec are refused.
         dim: Width of a row.
-        confirm: Raises if this process may not write the store any more.
-        golden: What this machine computes, kept with every shard; needed to commit.
+        confirm: Raises if this process must no longer write the store.
+        golden: Golden pictures, with the features from this machine; needed to commit, recorded in every shard.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Journal:
         self._map = functools.lru_cache(_MAPPED_SHARDS)(_map_features)
 
     def append(self, sha256: str, width: int, height: int, row: NDArray[np.floating]) -> None:
-        """Add one row; it is committed with its shard.
+        """Add one row, to be committed with its shard.
 
         Args:
             sha256: Content of the file, hexadecimal.
@@ -132,10 +132,10 @@ class Journal:
         """
         largest = float(np.abs(row).max(initial=0.0))
         if not np.isfinite(largest):
-            msg = "the backbone gave values that are not finite"
+            msg = "the backbone returned non-finite values"
             raise DataError(msg)
         if self._dtype == np.float16 and largest > _FLOAT16_MAX:
-            msg = f"a feature of {largest:.0f} does not fit float16, which ends at 65,504; use --dtype float32"
+            msg = f"a feature of {largest:.0f} does not fit float16 (at most 65,504); use --dtype float32"
             raise StoreError(msg)
         pending = self._pending
         pending.since = pending.since or time.monotonic()
@@ -147,16 +147,16 @@ class Journal:
             self.commit()
 
     def commit_in_time(self) -> None:
-        """Commit what is pending, if the last commit is long ago; called between batches, which may be slow."""
+        """Commit the pending rows if the last commit was long ago; called between batches, which may be slow."""
         if time.monotonic() - self._committed >= SHARD_SECONDS:
             self.commit()
 
     def commit(self) -> None:
-        """Write the pending rows as one shard; afterwards no crash can lose them.
+        """Write the pending rows as one shard; after that, no crash can lose them.
 
         Raises:
-            StoreError: If the shard cannot be written; its rows are dropped, to be computed again.
-            KeyboardInterrupt: If Ctrl-C came meanwhile; the rows are still pending.
+            StoreError: If the shard cannot be written; its rows are dropped and must be computed again.
+            KeyboardInterrupt: If Ctrl-C interrupts it; the rows stay pending.
         """
         try:
             if self._pending.rows:
@@ -176,7 +176,7 @@ class Journal:
         with say_failures(self.folder):
             make_folder(self.folder)
         number = 1 + max((int(path.stem.partition("-")[0]) for path in self._list_shards()), default=0)
-        # A name that no other writer can ever choose: nothing that is committed is replaced.
+        # No other writer can choose this name, so no committed shard is ever replaced.
         with write_file(self.folder / f"{number:06d}-{secrets.token_hex(4)}.h5", self._confirm) as file:
             features = np.stack(pending.rows)
             columns = write_columns(file, {"sha256": pending.sha256, "sizes": pending.sizes}, _COLUMNS)
@@ -197,7 +197,7 @@ class Journal:
         return sorted(self.folder.glob("[0-9]*-*.h5"))
 
     def read_shards(self) -> Iterator[Shard]:
-        """Read every finished shard that was not read before, oldest first.
+        """Yield every finished shard that was not read before, oldest first.
 
         Raises:
             StoreError: If a shard belongs to another spec.
@@ -211,7 +211,8 @@ class Journal:
             except (KeyError, ValueError, TypeError, OSError, RuntimeError) as error:
                 if isinstance(error, StoreError):
                     raise
-                msg = f"{path} is damaged: {' '.join(str(error).split())}; delete it, and its images are embedded again"
+                reason = " ".join(str(error).split())
+                msg = f"{path} is damaged: {reason}; delete it, and its images will be embedded again"
                 raise StoreFormatError(msg) from error
             yield shard
 
@@ -220,21 +221,21 @@ class Journal:
             if read_text(file.attrs, "spec_digest") != self._spec_digest:
                 msg = (
                     f"{self.folder} holds unfinished work of another spec; finish it with the command that "
-                    f"began it, delete the folder, or write another store with --name"
+                    f"started it, delete the folder, or write another store with --name NAME"
                 )
                 raise StoreError(msg)
             columns = {name: read_column(file, name, kind) for name, kind in _COLUMNS.items()}
             golden = read_golden(open_group(file, "golden"))
             checksums = [read_text(file.attrs, f"{name}_sha256") for name in ("features", "columns", "golden")]
-            said = "runtime" in file.attrs  # older ones do not
+            recorded = "runtime" in file.attrs  # not in older shards
             runtime, drift = (
-                (read_text(file.attrs, "runtime"), float(read_numbers(file.attrs, "drift"))) if said else ("", 0.0)
+                (read_text(file.attrs, "runtime"), float(read_numbers(file.attrs, "drift"))) if recorded else ("", 0.0)
             )
             seconds = read_seconds(file.attrs, "seconds")
         features = self._map(path)
         contents, sizes = columns["sha256"], columns["sizes"]
         if features.shape != (len(contents), self._dim) or features.dtype != self._dtype:
-            msg = f"{features.dtype} {features.shape} are no features of {len(contents)} images"
+            msg = f"{features.dtype} {features.shape} cannot be the features of {len(contents)} images"
             raise ValueError(msg)
         if checksums != [digest_block(features), *digest_columns(columns), digest_golden(golden)]:
             msg = "its bytes differ from their checksum"
@@ -244,17 +245,17 @@ class Journal:
         return Shard(decode_text(contents).tolist(), sizes.tolist(), load, golden, runtime, drift, seconds)
 
     def discard(self) -> None:
-        """Remove the shards that were read, once they are sealed.
+        """Remove the shards that were read, once their rows are sealed.
 
         Raises:
-            StoreLockedError: If the store is another writer's by now.
+            StoreLockedError: If another writer has taken over the store.
         """
         self._map.cache_clear()
         for path in self._found:
             self._confirm()
             path.unlink(missing_ok=True)
         self._found.clear()
-        with contextlib.suppress(OSError):  # not there, or not empty: what somebody else put there stays
+        with contextlib.suppress(OSError):  # missing, or not empty: files from elsewhere stay
             self.folder.rmdir()
 
 

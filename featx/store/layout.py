@@ -1,6 +1,6 @@
 """The store's format: names, dtypes, and how columns of text become bytes.
 
-docs/format.md is its specification; this module is the only place that spells it.
+docs/format.md is its specification; this module is the only place that implements it.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ FORMAT_VERSION = 1
 ATTRIBUTES_SHA256 = "attributes_sha256"
 ROWS_PER_BLOCK = "rows_per_block"
 
-#: Text is UTF-8 in fixed-width, zero-padded bytes; names that are no UTF-8 keep their bytes.
+#: Text is UTF-8 in fixed-width, zero-padded bytes; names that are not UTF-8 keep their bytes.
 TEXT = "text"
 
 ITEM_COLUMNS: dict[str, str] = {
@@ -37,8 +37,8 @@ ITEM_COLUMNS: dict[str, str] = {
 }
 QUARANTINE_COLUMNS: dict[str, str] = {"id": TEXT, "sha256": TEXT, "reason": TEXT}
 
-#: A block of rows is what one checksum covers: small enough to name the damaged
-#: items closely, large enough that hashing runs at full speed.
+#: One checksum covers one block of rows: small enough to locate damaged items
+#: closely, large enough for hashing at full speed.
 BLOCK_BYTES = 1 << 16
 
 _ASCII = 128
@@ -54,7 +54,7 @@ def choose_block_rows(dim: int, dtype: str) -> int:
 def encode_text(values: Iterable[str]) -> NDArray[np.bytes_]:
     """Encode strings as fixed-width UTF-8; surrogate escapes become the bytes they stand for.
 
-    The padding is zeros, so zeros at a string's end are lost; no file can be called so.
+    The padding is zeros, so zeros at the end of a string are lost; no file name has them.
     """
     encoded = [value.encode("utf-8", "surrogateescape") for value in values]
     width = max((len(value) for value in encoded), default=0)
@@ -63,7 +63,7 @@ def encode_text(values: Iterable[str]) -> NDArray[np.bytes_]:
 
 def decode_text(values: NDArray[np.bytes_]) -> NDArray[np.str_]:
     """Undo `encode_text`."""
-    if values.view(np.uint8).max(initial=0) < _ASCII:  # 20 times as fast, and nearly all columns are so
+    if values.view(np.uint8).max(initial=0) < _ASCII:  # 20 times as fast, and true of nearly all columns
         return values.astype(np.str_)
     return np.array([value.decode("utf-8", "surrogateescape") for value in values.tolist()], dtype=np.str_)
 
@@ -71,8 +71,8 @@ def decode_text(values: NDArray[np.bytes_]) -> NDArray[np.str_]:
 def write_text(attributes: h5py.AttributeManager, name: str, text: str) -> None:
     """Write an attribute as fixed-width UTF-8.
 
-    HDF5 keeps text of variable width in a heap, in which one flipped bit can send its
-    reader round for ever (1.14; found by flipping bits at random), so there is none.
+    HDF5 keeps text of variable width in a heap, where one flipped bit can send its
+    reader into an endless loop (1.14; found by flipping bits at random), so it is not used.
     """
     attributes[name] = np.bytes_(text.encode("utf-8"))
 
@@ -82,7 +82,7 @@ def read_text(attributes: h5py.AttributeManager, name: str) -> str:
 
     Raises:
         KeyError: If there is no such attribute.
-        ValueError: If it is no text of fixed width.
+        ValueError: If it is not text of fixed width.
     """
     return bytes(_read_attribute(attributes, name, "S")).decode("utf-8")
 
@@ -92,28 +92,28 @@ def read_numbers(attributes: h5py.AttributeManager, name: str) -> NDArray[Any]:
 
     Raises:
         KeyError: If there is no such attribute.
-        ValueError: If it is no number.
+        ValueError: If it is not a number.
     """
     return np.asarray(_read_attribute(attributes, name, "iuf"))
 
 
 def read_seconds(attributes: h5py.AttributeManager, name: str) -> float | None:
-    """Read an attribute that tells a time; None if there is none, as in older files.
+    """Read an attribute that holds a time; return None if it is missing, as in older files.
 
     Raises:
-        ValueError: If it is no number of seconds.
+        ValueError: If it is not a number of seconds.
     """
     if name not in attributes:
         return None
     value = read_numbers(attributes, name)
     if value.shape or not 0 <= float(value) < math.inf:
-        msg = f"the attribute {name} is no number of seconds"
+        msg = f"the attribute {name} is not a number of seconds"
         raise ValueError(msg)
     return float(value)
 
 
 def add_seconds(times: Iterable[float | None]) -> float | None:
-    """Add up times; the sum is not known where one of them is not."""
+    """Add up times; return None if one of them is unknown."""
     known = list(times)
     return None if None in known else math.fsum(one for one in known if one is not None)
 
@@ -121,13 +121,13 @@ def add_seconds(times: Iterable[float | None]) -> float | None:
 def _read_attribute(attributes: h5py.AttributeManager, name: str, kinds: str) -> Any:  # noqa: ANN401 - text or numbers
     kind = attributes.get_id(name).dtype.kind
     if kind not in kinds:
-        msg = f"the attribute {name} is of another kind ({kind!r} is none of {kinds!r})"
+        msg = f"the attribute {name} has the wrong type ({kind!r}, not one of {kinds!r})"
         raise ValueError(msg)
     return attributes[name]
 
 
 def digest_attributes(attributes: h5py.AttributeManager) -> str:
-    """Return the sha256 over all attributes but itself."""
+    """Return the sha256 over all attributes except that of the checksum itself."""
     digest = hashlib.sha256()
     for name in sorted(name for name in attributes if name != ATTRIBUTES_SHA256):
         update_digest(digest, name, np.atleast_1d(_read_attribute(attributes, name, "Siuf")))
@@ -135,20 +135,20 @@ def digest_attributes(attributes: h5py.AttributeManager) -> str:
 
 
 def open_dataset(group: h5py.Group, name: str) -> h5py.Dataset:
-    """Open a dataset whose bytes lie in this file, all of them.
+    """Open a dataset whose bytes are all in this file.
 
-    A foreign file may send its reader elsewhere (soft and external links, external
+    An untrusted file may send its reader elsewhere (soft and external links, external
     storage, virtual datasets) or declare any size (chunks that were never written,
     compression, an end beyond that of the file).
 
     Raises:
         KeyError: If there is no such dataset.
-        TypeError: If it is no dataset.
-        ValueError: If it is linked from elsewhere, not contiguous, or reaches beyond the file.
+        TypeError: If it is not a dataset.
+        ValueError: If it is a link, not contiguous, or reaches beyond the end of the file.
     """
     dataset = _open_here(group, name)
     if not isinstance(dataset, h5py.Dataset):
-        msg = f"{name} is no dataset"
+        msg = f"{name} is not a dataset"
         raise TypeError(msg)
     layout = dataset.id.get_create_plist()
     if layout.get_layout() != h5py.h5d.CONTIGUOUS or layout.get_external_count():
@@ -166,12 +166,12 @@ def open_group(group: h5py.Group, name: str) -> h5py.Group:
 
     Raises:
         KeyError: If there is no such group.
-        TypeError: If it is no group.
-        ValueError: If it is linked from elsewhere.
+        TypeError: If it is not a group.
+        ValueError: If it is a link.
     """
     found = _open_here(group, name)
     if not isinstance(found, h5py.Group):
-        msg = f"{name} is no group"
+        msg = f"{name} is not a group"
         raise TypeError(msg)
     return found
 
@@ -198,7 +198,7 @@ def digest_columns(columns: Mapping[str, NDArray[Any]], block_rows: int | None =
 
     Args:
         columns: Arrays of equal length.
-        block_rows: Rows in a block; None for one block of all rows, also if there are none.
+        block_rows: Rows in a block; None for one block of all rows, even if there are no rows.
 
     Returns:
         For each block, the digest of the columns' names and dtypes, and the bytes of its rows.
@@ -219,7 +219,7 @@ def _view_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def read_column(group: h5py.Group, name: str, kind: str) -> NDArray[Any]:
-    """Read a whole dataset, if it is what the format says; a foreign one may be of any kind and size.
+    """Read a whole dataset if it conforms to the format; that of an untrusted file may have any type and size.
 
     Raises:
         KeyError: If there is no such dataset.
@@ -228,7 +228,7 @@ def read_column(group: h5py.Group, name: str, kind: str) -> NDArray[Any]:
     dataset = open_dataset(group, name)
     fits = dataset.dtype.kind == "S" if kind == TEXT else dataset.dtype == np.dtype(kind)
     if not fits or dataset.ndim < 1:
-        msg = f"{dataset.name} is {dataset.dtype} {dataset.shape}, which is not what it must be"
+        msg = f"{dataset.name} is {dataset.dtype} {dataset.shape}, which the format does not allow"
         raise ValueError(msg)
     values: NDArray[Any] = dataset[:]
     return values
@@ -248,10 +248,10 @@ def digest_block(rows: NDArray[Any]) -> str:
 def map_dataset(dataset: h5py.Dataset) -> NDArray[np.floating]:
     """Map a dataset into memory, read-only, from the very file that HDF5 has open.
 
-    By its path it could be another one: a writer may have replaced it since.
+    The path may lead to another file: a writer may have replaced it.
 
     Args:
-        dataset: As `open_dataset` gives it.
+        dataset: A dataset from `open_dataset`.
     """
     if not dataset.nbytes:
         return np.empty(dataset.shape, dataset.dtype)
@@ -260,10 +260,10 @@ def map_dataset(dataset: h5py.Dataset) -> NDArray[np.floating]:
 
 
 def forget_pages(matrix: NDArray[Any]) -> None:
-    """Give back the memory that a mapped matrix has taken so far; what is read again comes from the system's cache.
+    """Release the memory that a mapped matrix takes; pages that are read again come from the system's cache.
 
-    Else a long run would seem to take as much memory as it has rows: pages of a mapped file count until they are needed
-    by somebody else.
+    Otherwise a long run would seem to take as much memory as its rows: pages of a mapped file count until another
+    process needs the memory.
     """
-    if isinstance(matrix.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # Windows has none
+    if isinstance(matrix.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
         matrix.base.madvise(mmap.MADV_DONTNEED)

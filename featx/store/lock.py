@@ -1,7 +1,7 @@
-"""One writer at a time: a lock file beside the store.
+"""One writer at a time: a lock file next to the store.
 
-The file names its owner and is there as a whole or not at all. Its owner holds the
-operating system's lock on it as well, which ends with the process, however that ends.
+The file names its owner and exists whole or not at all. Its owner also holds the operating
+system's lock on it, which ends when the process ends, however that happens.
 """
 
 import contextlib
@@ -22,20 +22,20 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-#: A lock that names this process and is older than it was left by a dead one with the same number,
-#: as in containers, where every process that starts first is number 1.
+#: A lock that names this process and is older than this was left by a dead process with the same number,
+#: as in containers, where the first process is always number 1.
 _LOADED_SECONDS = time.time()
 
-#: Other writers may free or take the lock between two looks at it, but not for ever.
+#: Other writers may release or take the lock between two checks, but not forever.
 _ATTEMPTS = 5
 
-#: A lock names one process; what is longer is no lock.
+#: A lock names one process; a longer file is not a lock.
 _MOST_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class _Owner:
-    """Who holds a lock: process, host, and when it took it, in seconds since 1970; `nonce` tells two locks apart."""
+    """The owner of a lock: process, host, start in seconds since 1970, and a `nonce` that distinguishes locks."""
 
     pid: int
     host: str
@@ -47,11 +47,11 @@ class StoreLock:
     """A store's lock, held inside a `with` block.
 
     Args:
-        store: The store; the lock lies beside it.
+        store: The store; the lock file is next to it.
 
     Raises:
-        StoreLockedError: On entering, if a living process holds it; the message names the owner.
-        StoreError: On entering, if the lock cannot be written.
+        StoreLockedError: On entry, if a running process holds the lock; the message names the owner.
+        StoreError: On entry, if the lock cannot be written.
     """
 
     def __init__(self, store: Path) -> None:
@@ -70,35 +70,34 @@ class StoreLock:
             raise
         except OSError as error:
             msg = (
-                f"{self.path} cannot be written: {error.strerror or error}; a store lives in a folder that can be "
-                f"written to"
+                f"{self.path} cannot be written: {error.strerror or error}; a store needs a folder that you can "
+                f"write to"
             )
             raise StoreError(msg) from error
         self._content = content
         return self
 
     def __exit__(self, *_: object) -> None:
-        if _read(self.path) == self._content:  # else it is another writer's
-            with contextlib.suppress(OSError):  # where nothing can be removed, the next writer takes it over
+        if _read(self.path) == self._content:  # else the lock is another writer's
+            with contextlib.suppress(OSError):  # if it cannot be removed, the next writer takes it over
                 self.path.unlink(missing_ok=True)
         self._content = b""
         os.close(self._descriptor)
 
     def confirm(self) -> None:
-        """Refuse to go on if the lock is not held any more.
+        """Raise an error if this process no longer holds the lock.
 
-        A process that was stopped while others took its lock for a dead one's may wake
-        at any time. Whoever takes a lock removes the temporary files of its last owner
-        before it reads the store, so what is not yet renamed then never will be, and what
-        is begun afterwards ends here.
+        A stopped process may wake at any time after its lock was taken over. Whoever takes over
+        a lock removes the temporary files of its last owner before reading the store. So a file
+        that is not renamed by then never will be, and a later one fails here.
 
         Raises:
             StoreLockedError: If another writer has the lock, or it was deleted.
         """
         if not self._content or _read(self.path) != self._content:
             msg = (
-                f"{self._store} was taken over by another writer while this one stood still; what it had committed "
-                f"is kept, and the same command goes on from there when the other has finished"
+                f"{self._store} was taken over by another writer while this one was stopped; its committed work is "
+                f"kept: run the same command again when the other writer has finished"
             )
             raise StoreLockedError(msg)
 
@@ -110,16 +109,16 @@ def _acquire(path: Path, store: Path, content: bytes) -> int:
         except FileExistsError:
             _remove_dead(path, store)
         except FileNotFoundError:
-            continue  # another writer took the lock, and removed what was left of those before
+            continue  # another writer took the lock and removed the temporary files
     msg = f"{store} was locked by another process at the same moment; run the command again"
     raise StoreLockedError(msg)
 
 
 def _create(path: Path, content: bytes) -> int:
-    """Make the lock file with its content, and return the descriptor that holds it.
+    """Create the lock file with its content, and return the descriptor that holds it.
 
     Raises:
-        FileExistsError: If there is a lock.
+        FileExistsError: If a lock exists.
         FileNotFoundError: If another writer removed the temporary file.
     """
     temporary = name_temporary(path)
@@ -141,7 +140,7 @@ def _create(path: Path, content: bytes) -> int:
 
 
 def _create_without_link(path: Path, content: bytes) -> int:
-    """Make the lock file where the file system has no hard links, as exFAT; or fail with what made the link fail."""
+    """Create the lock file where the file system has no hard links, such as exFAT; a real error occurs again here."""
     descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o644)
     try:
         _hold(descriptor)
@@ -155,7 +154,7 @@ def _create_without_link(path: Path, content: bytes) -> int:
 
 
 def _hold(descriptor: int) -> bool | None:
-    """Take the operating system's lock of an open file; None where there is none to be had."""
+    """Take the operating system's lock on an open file; return None where locks are not available."""
     if fcntl is None:
         return None
     try:
@@ -171,7 +170,7 @@ def _remove_dead(path: Path, store: Path) -> None:
     """Remove the lock of a dead owner.
 
     Raises:
-        StoreLockedError: If the owner lives or is on another host, or the file is no lock.
+        StoreLockedError: If the owner is running or on another host, or the file is not a lock.
     """
     try:
         descriptor = os.open(path, os.O_RDWR)
@@ -180,9 +179,9 @@ def _remove_dead(path: Path, store: Path) -> None:
     try:
         held = _hold(descriptor)
         content = os.read(descriptor, _MOST_BYTES)
-        if content or not held:  # empty: its writer was killed between making and writing it, where links do not work
+        if content or not held:  # empty: its writer was killed before writing it, where hard links do not work
             _refuse_living(_read_owner(content, path, store), path, store, held=held)
-        # Whoever holds the dead owner's file is alone in removing it, if it is still the one with the name.
+        # Only the process that holds the dead owner's file may remove it, if the name still leads to that file.
         if held and os.path.samestat(os.fstat(descriptor), path.stat()):
             path.unlink(missing_ok=True)
     except FileNotFoundError:
@@ -197,7 +196,7 @@ def _refuse_living(owner: _Owner, path: Path, store: Path, *, held: bool | None)
     if owner.host == socket.gethostname() and (held or (held is None and not _is_alive(owner))):
         return
     msg = (
-        f"{store} is being written by process {owner.pid} on {owner.host} since "
+        f"{store} is being written by process {owner.pid} on {owner.host} for "
         f"{max(0, int(time.time() - owner.started))} s; wait for it, write elsewhere, or delete "
         f"{path} if that process is gone"
     )
@@ -217,16 +216,16 @@ def _read_owner(content: bytes, path: Path, store: Path) -> _Owner:
         values = json.loads(content)
         owner = _Owner(int(values["pid"]), str(values["host"]), float(values["started"]), str(values["nonce"]))
         if not 0 < owner.pid < 2**31 or not 0 < owner.started < 2**62:
-            msg = "no process has that number, or it started at no time"
-            raise ValueError(msg)  # noqa: TRY301 - one message for every way of being no lock
+            msg = "the process number or the start time is out of range"
+            raise ValueError(msg)  # noqa: TRY301 - one message for every kind of invalid lock
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        msg = f"{path} is no lock of featx; if nothing is writing {store}, delete it"
+        msg = f"{path} is not a lock of featx; if nothing is writing {store}, delete it"
         raise StoreLockedError(msg) from error
     return owner
 
 
 def _is_alive(owner: _Owner) -> bool:
-    """Tell whether a process of this host lives, where its file cannot be locked."""
+    """Return whether a process of this host is running, for files that cannot be locked."""
     if owner.pid == os.getpid():
         return owner.started >= _LOADED_SECONDS
     if os.name == "nt":  # os.kill would end the process there

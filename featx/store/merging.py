@@ -1,4 +1,4 @@
-"""Merging: one store from several of one spec, as several machines made them."""
+"""Merging: one store from several of the same spec, for example from several machines."""
 
 import itertools
 import logging
@@ -25,7 +25,7 @@ from featx.store.verification import describe_provenance, refuse_damage
 
 logger = logging.getLogger(__name__)
 
-#: What must be equal for two rows of one id to be one item.
+#: Columns that must be equal for two rows with the same id to be the same item.
 _FACTS = ("sha256", "label", "split", "group")
 
 
@@ -38,29 +38,35 @@ def merge_stores(
 ) -> FeatureStore:
     """Write one store with the items of several.
 
-    Items are sorted by id, and neither the order of the stores nor merging in steps changes a row:
-    of an item that several stores hold, that of the oldest file is taken, and of equally old ones
-    that whose bytes come first. What an item is quarantined for is kept where no store embedded it.
+    Items are sorted by id. Neither the order of the stores nor merging in steps changes a row: if
+    several stores hold an item, the row of the oldest file is taken, and among equally old ones the
+    row whose bytes sort first. A quarantined item keeps its reason if no store embedded it.
 
-    The versions and golden pictures are those of the run that began first. The source is that of the
-    stores where all have the same and one of them holds all items; otherwise it lists theirs, so that
-    `embed` of one cannot drop the items of another.
+    The versions and golden pictures are those of the earliest run. If all stores have the same source
+    and one of them holds all items, that is the source of the new store. Otherwise the source lists
+    theirs, so that `embed` of one source cannot drop the items of another.
 
     Args:
-        paths: The stores, two at least.
+        paths: At least two stores.
         target: The new store.
-        prefix: Put the name of its store before every id, such as `lab2/cat/1.png`.
-        progress: Called with rows checked and in all, before the writing.
+        prefix: Put the store's name before every id, such as `lab2/cat/1.png`.
+        progress: Called with the rows checked so far and in total, before writing starts.
 
     Returns:
         The new store.
 
     Raises:
-        UsageError: If these are not two stores, or `prefix` does not tell them apart.
+        UsageError: If there are fewer than two stores, or `prefix` cannot distinguish them.
         StoreFormatError: If a store is damaged.
-        SpecMismatchError: If specs differ, or stacks that give other numbers computed them.
-        StoreError: If an id is not the same item everywhere, or the target exists or cannot be written.
+        SpecMismatchError: If the specs differ, or the software stacks compute different numbers.
+        StoreError: If an id is different items in different stores, or the target exists or cannot be written.
         StoreLockedError: If another process is writing the target.
+
+    Example:
+        >>> import featx
+        >>> store = featx.merge_stores(["lab1.h5", "lab2.h5"], "both.h5", prefix=True)
+        >>> len(store)
+        800
     """
     path = Path(target)
     _refuse_target(path)
@@ -86,10 +92,10 @@ def merge_stores(
 
 def _refuse_target(path: Path) -> None:
     if path.exists():
-        msg = f"{path} exists; merge into another store with --name NAME, or delete that one"
+        msg = f"{path} exists; merge into another store with --name NAME, or delete this one"
         raise StoreError(msg)
     if _list_shards(path):
-        msg = f"{name_journal(path)} holds unfinished work of an embed; finish that, or choose another --name NAME"
+        msg = f"{name_journal(path)} holds unfinished work of an embed; finish that run, or choose another --name NAME"
         raise StoreError(msg)
 
 
@@ -99,26 +105,26 @@ def _list_shards(path: Path) -> list[Path]:
 
 
 def _open_stores(paths: Sequence[str | os.PathLike[str]]) -> list[FeatureStore]:
-    """Open distinct stores and sort them by what is in them, so that the order of the paths decides nothing."""
+    """Open distinct stores and sort them by their content, so that the order of the paths does not matter."""
     stores: list[FeatureStore] = []
     for path in paths:
         store = FeatureStore(path)
         if not any(store.path.samefile(other.path) for other in stores):
             stores.append(store)
-    if len(stores) < 2:  # noqa: PLR2004 - fewer are not merged
-        msg = f"two different stores at least can be merged, and here is {len(stores)}; name more"
+    if len(stores) < 2:  # noqa: PLR2004 - a merge takes two stores or more
+        msg = f"merge needs at least two different stores; got {len(stores)}"
         raise UsageError(msg)
     for store in stores:
         if _list_shards(store.path):
             logger.warning(
-                "%s holds unfinished work, which is not merged; to have it, finish that embed first",
+                "%s holds unfinished work, which is not merged; to include it, finish that embed first",
                 name_journal(store.path),
             )
     return sorted(stores, key=_rank)
 
 
 def _rank(store: FeatureStore) -> tuple[int, str, str, str, str]:
-    """Order stores by the start of their runs; by what else tells them apart where that is the same."""
+    """Return a sort key: the start of the store's run, then whatever else distinguishes stores."""
     versions = repr(sorted(store.created_with.items()))
     return store.started_ns, store.source, versions, digest_golden(store.golden), store.backbone_file
 
@@ -129,12 +135,12 @@ def _refuse_other_numbers(first: FeatureStore, other: FeatureStore) -> None:
         differences.append(f"feature_shape: asked {first.feature_shape}, found {other.feature_shape}")
     if differences:
         msg = (
-            f"{other.path} holds features of another spec than {first.path} ({'; '.join(differences)}); "
-            f"merge stores of one spec"
+            f"{other.path} and {first.path} hold features of different specs ({'; '.join(differences)}); "
+            f"merge only stores of the same spec"
         )
         raise SpecMismatchError(msg)
     if first.golden.files != other.golden.files:
-        reason = "their golden pictures are not the same files, so that nothing shows whether they agree"
+        reason = "their golden pictures are not the same files, so nothing shows whether they agree"
     elif not (drift := measure_drift(first.golden, other.golden)) <= MAX_DRIFT:
         reason = f"features differ by {drift:.1e} of their range (limit {MAX_DRIFT:.0e})"
     else:
@@ -154,7 +160,7 @@ def _name_prefixes(stores: Sequence[FeatureStore]) -> list[str]:
     names = [store.path.name.removesuffix(".h5") for store in stores]
     if len(set(names)) < len(names):
         same = next(name for name in names if names.count(name) > 1)
-        msg = f"several of the stores are called {same!r}, so that prefixes do not tell them apart; rename the files"
+        msg = f"several stores are called {same!r}, so prefixes cannot distinguish them; rename the files"
         raise UsageError(msg)
     return [f"{name}/" for name in names]
 
@@ -175,7 +181,7 @@ def _list_rows(store: FeatureStore) -> list[Row]:
 def _choose_rows(
     stores: Sequence[FeatureStore], columns: Mapping[str, Sequence[Any]], rows: Sequence[Row]
 ) -> list[int]:
-    """Choose one row for each id, in the order of the ids.
+    """Return the index of one row for each id, in the order of the ids.
 
     Raises:
         StoreError: If an id has several labels, splits, groups or contents.
@@ -200,8 +206,8 @@ def _choose_rows(
         one, other = conflicts[name]
         what = ", ".join(list_differences(one, other))
         msg = (
-            f"{len(conflicts):,} ids are not the same items in all stores, such as {name!r}, which has another {what} "
-            f"in {_find_path(stores, one)} than in {_find_path(stores, other)}; --prefix puts the name of its store "
+            f"{len(conflicts):,} ids are different items in different stores, such as {name!r}, whose {what} differs "
+            f"between {_find_path(stores, one)} and {_find_path(stores, other)}; --prefix puts the store's name "
             f"before every id"
         )
         raise StoreError(msg)
@@ -209,13 +215,13 @@ def _choose_rows(
 
 
 def _find_path(stores: Sequence[FeatureStore], row: int) -> Path:
-    """Find the store that a row of the joined columns came from."""
+    """Return the path of the store that a row of the joined columns came from."""
     past = itertools.accumulate(map(len, stores))
     return next(store.path for store, end in zip(stores, past, strict=True) if row < end)
 
 
 def _join_quarantine(stores: Sequence[FeatureStore], prefixes: Sequence[str], embedded: frozenset[str]) -> Columns:
-    """Join what is in quarantine and embedded nowhere, one reason for each id."""
+    """Join the quarantined items that no store embedded, with one reason for each id."""
     found = {
         (prefix + name, sha256, reason)
         for store, prefix in zip(stores, prefixes, strict=True)

@@ -1,4 +1,4 @@
-"""Sealing: one new file from the rows that are known, in the manifest's order."""
+"""Sealing: one new file from the known rows, in the manifest's order."""
 
 import hashlib
 import json
@@ -35,25 +35,25 @@ from featx.store.layout import (
     write_text,
 )
 
-#: A clock tells no more, and sums of rounded times do not depend on their order.
+#: Clocks are no more precise, and sums of rounded times do not depend on their order.
 _SECONDS_DIGITS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a store's numbers came from, beside its spec.
+    """The origin of a store's numbers, in addition to its spec.
 
     Attributes:
         source: The folder, table or archive, as an absolute path in valid Unicode.
-        created_with: Versions of what computed the features.
-        runtime: What ran the network.
+        created_with: Versions of the software that computed the features.
+        runtime: The runtime of the network.
         drift: Largest relative difference from Keras of a runtime that was tried; 0 for Keras.
         feature_shape: Shape of one item's features before they became a row.
         backbone_file: The user's file that the backbone's parameters came from, if any; in valid Unicode.
-        golden: Pictures that any later stack must give the same features for.
-        started_ns: When the run began that read the files, in nanoseconds since 1970.
-        reading: How the source was read beyond its defaults; values that JSON can hold.
-        embed_seconds: Time of the runs that computed the rows; None if it is not known.
+        golden: Pictures for which any later software stack must compute the same features.
+        started_ns: Start of the run that read the files, in nanoseconds since 1970.
+        reading: Arguments that the source was read with and that differ from the defaults; values for JSON.
+        embed_seconds: Time of the runs that computed the rows; None if unknown.
     """
 
     source: str
@@ -70,7 +70,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Where the features of one item are: what loads a matrix, and the row in it."""
+    """The place of one item's features: a function that loads a matrix, and the row in it."""
 
     load: Callable[[], NDArray[np.floating]]
     index: int
@@ -86,16 +86,16 @@ def seal(
     *,
     confirm: Callable[[], None],
 ) -> None:
-    """Write a sealed store under a temporary name and give it its own.
+    """Write a sealed store under a temporary name, then give it its own.
 
     Args:
         path: The store; an older one is replaced at the very end.
-        spec: What the features are.
-        provenance: Where they came from.
+        spec: Spec of the features.
+        provenance: Origin of the features.
         items: The columns of `/items`, in the order of the rows.
         rows: The features of each item.
         quarantine: The columns of `/quarantine`.
-        confirm: Raises if this process may not write the store any more.
+        confirm: Raises if this process must no longer write the store.
 
     Raises:
         StoreError: If the file cannot be written; an older store is left as it was.
@@ -153,11 +153,11 @@ def write_golden(group: h5py.Group, golden: Golden) -> str:
 
 
 def read_golden(group: h5py.Group) -> Golden:
-    """Read what `write_golden` wrote.
+    """Read golden pictures that `write_golden` wrote.
 
     Raises:
-        KeyError: If something is missing.
-        ValueError: If there are more bytes than the file has, as where many names lead to one dataset.
+        KeyError: If a dataset is missing.
+        ValueError: If they declare more bytes than the file has, for example when many names lead to one dataset.
     """
     names = [name for name in group if name.isdecimal()]
     declared = sum(open_dataset(group, name).nbytes for name in names)
@@ -181,7 +181,7 @@ def _write_features(
         last = block
         for at, row in enumerate(chosen):
             matrix = row.load()
-            block[at] = matrix[row.index]  # copied, so that no more matrices stay mapped than the loader keeps
+            block[at] = matrix[row.index]  # copied, so that only the matrices that the loader keeps stay mapped
             if matrix is not last:
                 forget_pages(last)
                 last = matrix

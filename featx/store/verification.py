@@ -1,4 +1,4 @@
-"""Checking a whole store, and taking out what is damaged."""
+"""Verification of a whole store, and removal of its damaged rows."""
 
 import os
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from featx.store.sealing import Provenance, Row, seal
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What reading every byte of a store found.
+    """The result of reading every byte of a store.
 
     Attributes:
-        store: The store, opened as far as it can be.
-        damage: What differs from its checksum; empty for a sound store.
-        lost: bool `(n_items,)`: the rows that cannot be trusted, of features or of items.
+        store: The store, opened despite its damage.
+        damage: The parts that differ from their checksums; empty for a sound store.
+        lost: bool `(n_items,)`: rows whose features or items cannot be trusted.
     """
 
     store: FeatureStore
@@ -33,18 +33,18 @@ class Verification:
 
     @property
     def hopeless(self) -> str:
-        """Why nothing of the store can be kept; empty if something can."""
+        """The reason why no row of the store can be kept; empty if some can."""
         if any(found.part == "golden" for found in self.damage):
-            return "its golden pictures are damaged, so that nothing shows whether this machine computes the same"
+            return "its golden pictures are damaged, so nothing shows whether this machine computes the same numbers"
         return "no row is sound" if self.lost.all() else ""
 
     def list_items(self, damage: Damage) -> list[str]:
-        """Name the items in a damaged block of rows, as they are spelled there if it is the items that are damaged."""
+        """Return the ids in a damaged block of rows; if the items themselves are damaged, the ids may be wrong."""
         names: list[str] = self.store.ids[damage.first : damage.past].tolist()
         return names if damage.part in {"features", "items"} else []
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `featx verify --json` prints."""
+        """Return the output of `featx verify --json`."""
         return {
             "store": str(self.store.path),
             "items": len(self.store),
@@ -62,11 +62,16 @@ def verify_store(path: str | os.PathLike[str], progress: Progress | None = None)
 
     Args:
         path: The store.
-        progress: Called with rows read and in all.
+        progress: Called with the rows read so far and in total.
 
     Raises:
         StoreError: If there is no such store.
-        StoreFormatError: If so much is damaged that nothing in it can be told apart.
+        StoreFormatError: If the file is too damaged to be opened.
+
+    Example:
+        >>> import featx
+        >>> featx.verify_store("features/colour.h5").damage
+        ()
     """
     store = FeatureStore(path, allow_damage=True)
     damage = tuple(store.find_damage(progress))
@@ -78,21 +83,20 @@ def verify_store(path: str | os.PathLike[str], progress: Progress | None = None)
 
 
 def drop_damage(path: str | os.PathLike[str], progress: Progress | None = None) -> Verification:
-    """Write a store anew without the rows that cannot be trusted.
+    """Write a store again without the rows that cannot be trusted.
 
-    The quarantine is emptied if it is damaged: what was in it is tried again by the next `embed`.
+    A damaged quarantine is emptied: the next `embed` tries its items again.
 
     Args:
         path: The store.
-        progress: Called with rows read and in all.
+        progress: Called with the rows read so far and in total.
 
     Returns:
-        What was found, and is no longer in the store; a sound store is left as it is.
+        The damage that was found and is no longer in the store; a sound store is left as it is.
 
     Raises:
-        StoreFormatError: If no row is left, or nothing can vouch for those that are: the
-            store is left as it is.
-        StoreLockedError: If another process is writing it.
+        StoreFormatError: If no row is left, or the golden pictures are damaged; the store is left as it is.
+        StoreLockedError: If another process is writing the store.
     """
     target = FeatureStore(path, allow_damage=True).path
     with StoreLock(target) as lock:
@@ -119,7 +123,7 @@ def _seal_rest(found: Verification, lock: StoreLock) -> None:
 
 
 def describe_provenance(store: FeatureStore) -> Provenance:
-    """Return where a store's numbers came from, for another store that holds some of them."""
+    """Return the origin of a store's numbers, for another store that holds some of them."""
     return Provenance(
         source=store.source,
         created_with=store.created_with,
@@ -135,26 +139,26 @@ def describe_provenance(store: FeatureStore) -> Provenance:
 
 
 def refuse_damage(stores: Sequence[FeatureStore], progress: Progress | None = None) -> None:
-    """Read every byte of stores before their rows get into another file, where no checksum would tell.
+    """Read every byte of stores before their rows are copied to another file, where checksums would hide damage.
 
     Args:
         stores: The stores.
-        progress: Called with rows read, and those of all stores.
+        progress: Called with the rows read so far, and the rows of all stores.
 
     Raises:
-        StoreFormatError: If one is damaged.
+        StoreFormatError: If a store is damaged.
     """
     total, before = sum(map(len, stores)), 0
     for store in stores:
         damage = store.find_damage(count_on(progress, before, total))
         if damage:
-            msg = f"{damage[0]} of {store.path} are damaged; `featx repair {store.path}` first"
+            msg = f"{damage[0]} of {store.path} are damaged; run `featx repair {store.path}` first"
             raise StoreFormatError(msg)
         before += len(store)
 
 
 def count_on(progress: Progress | None, before: int, total: int) -> Progress:
-    """Make of one part's progress that of the whole, of which so much was done before."""
+    """Turn the progress of one part into that of the whole, of which `before` was done already."""
 
     def count(done: int, _: int) -> None:
         if progress:

@@ -1,4 +1,4 @@
-"""Writing one store: what it holds already, what is added, and its sealing."""
+"""Writing one store: disk space, the rows it already holds, new rows, and sealing."""
 
 import contextlib
 import logging
@@ -24,10 +24,10 @@ from featx.store.lock import StoreLock
 from featx.store.sealing import Provenance, Row, digest_golden, seal
 from featx.store.verification import refuse_damage, verify_store
 
-#: Below that, nobody wonders where the disk went.
+#: A smaller store needs no note about disk space.
 _WORTH_SAYING_BYTES = 100_000_000
 
-#: Beside the features: names, checksums and the file system's own.
+#: For names, checksums and the file system's own records.
 _SPARE_BYTES = 1_000_000
 
 logger = logging.getLogger(__name__)
@@ -37,22 +37,22 @@ class StoreWriter:
     """The only way to change a store; a context manager that holds its lock.
 
     Attributes:
-        old: The store as it was; None if there was none, or nothing of it can be salvaged.
-        lost: bool `(n_items,)`: rows of the old store that are damaged, and taken for not there.
-        goldens: What the machines computed that made the rows that are known.
+        old: The existing store; None if there was none, or if nothing in it can be salvaged.
+        lost: bool `(n_items,)`: damaged rows of the existing store, which are treated as missing.
+        goldens: Golden pictures, with the features from each machine that computed known rows.
 
     Args:
         path: The store, which may exist.
-        spec: What its features are.
-        provenance: Where they come from.
-        salvage: Open a damaged store as well, and take what is damaged in it for not there.
-        begun: When this run began, on the clock of `time.perf_counter`, so that the store can tell the time of its
-            rows; None tells none.
+        spec: Spec of its features.
+        provenance: Origin of its features.
+        salvage: Open a damaged store as well, and treat its damaged rows as missing.
+        begun: Start of this run, on the clock of `time.perf_counter`, so that the store can record the time of its
+            rows; None records no time.
 
     Raises:
         SpecMismatchError: If the store exists with another spec.
-        StoreLockedError: If another process is writing it.
-        StoreError: If unfinished work beside it belongs to another spec, or it is damaged.
+        StoreLockedError: If another process is writing the store.
+        StoreError: If the store is damaged, or unfinished work next to it belongs to another spec.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class StoreWriter:
         self._resources.enter_context(self._lock)
         with contextlib.ExitStack() as undo:
             undo.callback(self._resources.close)
-            # Before anything is read: what the last owner had not renamed by now, it never will.
+            # Before anything is read: a file that the last owner has not renamed yet never will be.
             with say_failures(self.path):
                 remove_leftovers(self.path.parent, f"{self.path.name}.")
                 remove_leftovers(self._journal.folder)
@@ -98,7 +98,7 @@ class StoreWriter:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self._journal.commit()  # an interrupted run keeps everything that it finished
+            self._journal.commit()  # an interrupted run keeps all finished rows
         finally:
             self._resources.close()
 
@@ -125,7 +125,7 @@ class StoreWriter:
 
     def _read_journal(self) -> None:
         for shard in self._journal.read_shards():
-            if not self._rows.keys() >= set(shard.sha256):  # else sealed before, by a run that was killed then
+            if not self._rows.keys() >= set(shard.sha256):  # else sealed already, by a run that was killed then
                 self._seconds = add_seconds((self._seconds, shard.seconds))
             self._add_rows(shard.sha256, shard.sizes, shard.load, np.zeros(len(shard.sha256), np.bool_))
             self._add_runtime(shard.runtime, shard.drift)
@@ -147,22 +147,22 @@ class StoreWriter:
 
     @property
     def known(self) -> frozenset[str]:
-        """The sha256 of every image whose row was committed when the writer was opened or sealed."""
+        """The sha256 of every image whose row was committed when the writer was opened or last sealed."""
         return frozenset(self._rows)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row on the disk."""
+        """Size of one row on disk, in bytes."""
         return math.prod(self._provenance.feature_shape) * np.dtype(self.spec.dtype).itemsize
 
     @property
     def n_unfinished(self) -> int:
-        """Rows that an earlier run left unsealed, and that need not be written again."""
+        """Number of rows that an earlier run left unsealed, and that need not be written again."""
         sealed = set() if self.old is None else set(self.old.sha256.tolist())
         return len(self._rows.keys() - sealed)
 
     def note_runtime(self, name: str, drift: float) -> None:
-        """Note what computes the rows that are appended from now on; the store names all that computed some."""
+        """Record the runtime of the rows that are appended from now on; the store names all runtimes of its rows."""
         self._journal.runtime, self._journal.drift = name, drift
         self._add_runtime(name, drift)
 
@@ -175,25 +175,25 @@ class StoreWriter:
         self._journal.append(sha256, width, height, row)
 
     def commit_in_time(self) -> None:
-        """Commit the rows that are pending, if the last commit is long ago."""
+        """Commit the pending rows if the last commit was long ago."""
         self._journal.commit_in_time()
 
     def seal(self, items: Mapping[str, Sequence[Any]], quarantine: Columns) -> FeatureStore:
-        """Write the store anew with exactly these items, unless it holds them already.
+        """Write the store again with exactly these items, unless it already holds them.
 
         Args:
-            items: The columns of `/items` but width and height, which come with the rows.
+            items: The columns of `/items` except width and height, which come with the rows.
             quarantine: The columns of `/quarantine`.
 
         Raises:
             StoreError: If an item has no row, or the file cannot be written.
-            StoreFormatError: If features that it holds are damaged.
+            StoreFormatError: If features of the existing store are damaged.
         """
         self._journal.commit()
         self._read_journal()
         missing = [sha256 for sha256 in items["sha256"] if sha256 not in self._rows]
         if missing:
-            msg = f"{len(missing)} items have no features, the first has sha256 {missing[0]}; {self.path} is unchanged"
+            msg = f"{len(missing)} items have no features (first sha256: {missing[0]}); {self.path} is unchanged"
             raise StoreError(msg)
         sizes = [self._sizes[sha256] for sha256 in items["sha256"]]
         columns = {**items, "width": [size[0] for size in sizes], "height": [size[1] for size in sizes]}
@@ -206,8 +206,8 @@ class StoreWriter:
             self.old, self._damaged = FeatureStore(self.path), False
         else:
             with say_failures(self.path):
-                os.utime(self.path)  # the store asked for last is the newest, also where nothing was to do
-                sync_folder(self.path.parent)  # its writer may have been killed before; the shards go only now
+                os.utime(self.path)  # the last requested store is the newest, even if there was nothing to do
+                sync_folder(self.path.parent)  # its writer may have been killed before this; shards are removed after
         with say_failures(self._journal.folder):
             self._journal.discard()
         return self.old
@@ -224,12 +224,12 @@ class StoreWriter:
         return same and old.quarantine == list(zip(*quarantine.values(), strict=True))
 
     def _choose_provenance(self) -> Provenance:
-        """Keep what computed the first rows: all later ones were checked against its golden pictures."""
+        """Keep the provenance of the first rows: all later rows were checked against its golden pictures."""
         runtimes = ", ".join(sorted(self._runtimes)) or self._provenance.runtime
         new = replace(self._provenance, runtime=runtimes, drift=self._drift, embed_seconds=self._seconds)
         if self.old is None:
             return new
-        versions = {**new.created_with, **self.old.created_with}  # with those of what the first run did not use
+        versions = {**new.created_with, **self.old.created_with}  # plus packages that the first run did not use
         return replace(new, golden=self.old.golden, created_with=versions)
 
 
@@ -246,18 +246,18 @@ def check_spec(store: FeatureStore, spec: EmbedSpec) -> None:
 
 
 def check_space(writers: Sequence[StoreWriter], n_items: int, n_new: int) -> None:
-    """Say how large stores will be, if that is much, and refuse to begin what the disk has no room for.
+    """Log the size of large stores before a run, and refuse stores that the disk has no room for.
 
-    While a store is sealed, the disk holds the rows of the run beside the file that is made of them, and an older
-    store as well: so much must be free, not the size of the store alone.
+    While a store is sealed, the disk holds the shards of the run and the new file, as well as an older store.
+    That much must be free, not just the size of the store.
 
     Args:
         writers: The stores, in one folder.
-        n_items: Items that each will hold.
-        n_new: How many of these it does not hold already, at most.
+        n_items: Number of items that each store will hold.
+        n_new: Largest number of these that a store does not hold yet.
 
     Raises:
-        StoreError: If less is free.
+        StoreError: If the disk has less free space.
     """
     if not n_new:
         return
@@ -266,15 +266,15 @@ def check_space(writers: Sequence[StoreWriter], n_items: int, n_new: int) -> Non
     store_bytes, needed = n_items * item_bytes, n_items * item_bytes + unwritten + _SPARE_BYTES
     folder = writers[0].path.parent
     free = shutil.disk_usage(_find_existing(folder)).free
-    size = f"{n_items:,} items of {_show(item_bytes)} each: {_show(store_bytes)} in {folder}"
+    size = f"{n_items:,} items of {_show(item_bytes)} each need {_show(store_bytes)} in {folder}"
     if needed > free:
         msg = (
-            f"{size}, and {_show(needed)} while it is written; only {_show(free)} are free there: make room, name "
-            f"another disk by --features, or store less (fewer --views, another --pooling, --dtype float16)"
+            f"{size}, and {_show(needed)} during writing, but only {_show(free)} is free: make room, choose another "
+            f"disk with --features, or store less (fewer --views, another --pooling, --dtype float16)"
         )
         raise StoreError(msg)
     if store_bytes > _WORTH_SAYING_BYTES:
-        logger.warning("%s, and up to %s while it is written; %s are free", size, _show(needed), _show(free))
+        logger.warning("%s, and up to %s during writing; %s is free", size, _show(needed), _show(free))
 
 
 def _find_existing(folder: Path) -> Path:

@@ -13,6 +13,8 @@ from photos import check_rows, make_photos
 from featx.backbones import describe_layers, load_backbone
 from featx.backbones.applications import name_layers
 from featx.backbones.catalogue import APPLICATIONS
+from featx.backbones.openvino import OpenVino
+from featx.backbones.running import measure_runtime_drift
 from featx.errors import BackboneError, UnknownNameError
 from featx.testing import BackboneContract
 
@@ -142,6 +144,13 @@ def test_a_family_describes_itself(family):
     assert (backbone.height, backbone.width) == family.images.shape[1:3]
 
 
+def test_openvino_gives_the_features_of_keras(family):
+    runtime = OpenVino(family.backbone)
+    assert measure_runtime_drift(family.features, runtime.embed(family.images)) < 1e-5
+    runtime.fix_batch_size(3)
+    assert measure_runtime_drift(family.features, runtime.embed(family.images)) < 1e-5
+
+
 # --- the contract
 
 
@@ -253,7 +262,7 @@ def test_booleans_are_read():
             "mobilenet?width=2&alpha=1",
             "mobilenet takes the arguments alpha, depth_multiplier, dropout, precision; leave out width",
         ),
-        ("mobilenet?include_top=true&weights=none", "not include_top, weights"),
+        ("mobilenet?include_top=true&weights=none", "leave out include_top, weights"),
         ("mobilenet?alpha=wide", "alpha of mobilenet is 'wide'; it must be a number, such as 1.0"),
         ("mobilenet?alpha=", "alpha of mobilenet is ''; it must be a number"),
         (

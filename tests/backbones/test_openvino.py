@@ -15,7 +15,7 @@ from photos import make_photos
 
 from featx.backbones import load_backbone
 from featx.backbones.openvino import OpenVino
-from featx.backbones.running import choose_runtime, measure_runtime_drift
+from featx.backbones.running import choose_runtime
 from featx.errors import BackboneError
 from featx.testing import BackboneContract
 
@@ -65,24 +65,6 @@ class TestScattering(BackboneContract):
     @pytest.fixture
     def backbone(self):
         return run("scattering", 32)
-
-
-@pytest.mark.parametrize(
-    ("name", "side"),
-    [
-        *(("inceptionv3", 75), ("convnexttiny", 32), ("densenet121", 32), ("efficientnetv2b0", 32)),
-        *(("mobilenetv2", 32), ("mobilenetv3small", 32), ("nasnetmobile", 32), ("resnet50", 32), ("vgg16", 32)),
-        *(("xception", 71), ("inceptionresnetv2", 75), ("resnet50v2", 32)),
-    ],
-)
-def test_the_features_are_those_of_keras(name, side):
-    network = load_backbone(name, weights="none", image_size=(side, side))
-    images = make_photos(side)
-    expected = network.embed(images)
-    runtime = OpenVino(network)
-    assert measure_runtime_drift(expected, runtime.embed(images)) < 1e-5
-    runtime.fix_batch_size(3)
-    assert measure_runtime_drift(expected, runtime.embed(images)) < 1e-5
 
 
 def test_a_converted_network_has_no_extra_outputs():

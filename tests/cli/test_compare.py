@@ -15,6 +15,8 @@ from tuned import mark_finetuned
 
 from featx.registry import HEAD_SETS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def embedded(featx_command, tmp_path):

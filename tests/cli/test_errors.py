@@ -47,7 +47,7 @@ def expect(result, code, pattern):
         (["embed", "photos", "--backbone", "colour", "--max-bad", "nan"], 2, "'nan' is not a share"),
         (["fit"], 1, "featx embed"),
         (["fit", "nowhere.h5"], 1, "nowhere.h5"),
-        (["fit", "photos"], 1, "no feature store"),
+        (["fit", "photos"], 1, "not a feature store"),
         (["predict", "photos", "x.png"], 1, "is not a bundle"),
         (["evaluate", "nothing", "photos"], 1, "is not a bundle"),
         (["info"], 1, "featx embed"),
@@ -90,7 +90,7 @@ def test_wrong_heads_and_labels(featx_command, photos, tmp_path):
 
 def test_stores_and_bundles_that_are_not(featx_command, photos, tmp_path):
     (tmp_path / "text.h5").write_text("no HDF5")
-    expect(featx_command("fit", "text.h5"), 1, "no feature store")
+    expect(featx_command("fit", "text.h5"), 1, "not a feature store")
     featx_command("embed", "photos", "--backbone", "colour")
     featx_command("fit")
     (bundle,) = (tmp_path / "runs").iterdir()

@@ -52,7 +52,8 @@ def test_unfinished_work_beside_a_store_gets_a_note(featx_command, embedded):
     result = featx_command("merge", *embedded, "--name", "all")
     assert result.code == 0
     assert result.err == (
-        "note: features/lab2.h5.parts holds unfinished work, which is not merged; to have it, finish that embed first\n"
+        "note: features/lab2.h5.parts holds unfinished work, which is not merged; "
+        "to include it, finish that embed first\n"
     )
 
 
@@ -74,11 +75,11 @@ def test_export_says_what_it_wrote(featx_command, embedded, ending):
 @pytest.mark.parametrize(
     ("arguments", "code", "pattern"),
     [
-        (["merge", "features/lab1.h5", "--name", "all"], 2, "two different stores at least"),
+        (["merge", "features/lab1.h5", "--name", "all"], 2, "merge needs at least two different stores"),
         (["merge", "features/lab1.h5", "features/lab2.h5"], 2, "--name"),
         (["merge", "features/lab1.h5", "features/lab2.h5", "--name", "lab1"], 1, "features/lab1.h5 exists"),
         (["merge", "features/lab1.h5", "gone.h5", "--name", "all"], 1, "there is no store gone.h5"),
-        (["merge", "features/lab1.h5", "lab1", "--name", "all"], 1, "lab1 is no feature store"),
+        (["merge", "features/lab1.h5", "lab1", "--name", "all"], 1, "lab1 is not a feature store"),
         (["export"], 2, "'STORE'"),
         (["export", "features/lab1.h5"], 2, "'FILE'"),
         (["export", "features/lab1.h5", "out.xlsx"], 2, ".npz, .parquet, .csv"),

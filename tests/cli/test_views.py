@@ -36,6 +36,8 @@ def test_the_whole_way_with_views(featx_command, embedded, digits):
     assert "views" not in json.loads((other / "bundle.json").read_text())["embed"]
     compared = featx_command("compare", "--clf", "centroid", "--jobs", "1")
     assert "mean over its 3 views" in compared.err
+    every = featx_command("compare", "--clf", "centroid", "--jobs", "1", "--views", "augment")
+    assert "each of the 3 views" in every.err
 
 
 def test_predict_and_evaluate_take_views(featx_command, digits):
@@ -61,7 +63,7 @@ def test_predict_and_evaluate_take_views(featx_command, digits):
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (("--views", "2"), 2, "name one, such as --augment light"),
+        (("--views", "2"), 2, "add one, such as --augment light"),
         (("--augment", "flip"), 2, "add their number, such as --views 4"),
         (("--views", "2", "--augment", "flop"), 1, "did you mean flip"),
         (("--views", "-1"), 2, "greater than or equal to 0"),
@@ -87,4 +89,4 @@ def test_a_disk_that_is_too_small(featx_command, digits, monkeypatch):
     monkeypatch.setattr("featx.store.writing.shutil.disk_usage", lambda _: SimpleNamespace(free=5_000))
     result = featx_command("embed", digits, "--backbone", "colour", *FLAGS)
     assert result.code == 1
-    assert "only 5.0 kB are free there: make room" in result.err
+    assert "only 5.0 kB is free: make room" in result.err

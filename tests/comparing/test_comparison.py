@@ -22,6 +22,8 @@ from featx.fitting.dataset import HeldOut, load_dataset, split_dataset
 from featx.options import CompareOptions, FitOptions
 from featx.specs import HeadSpec
 
+pytestmark = pytest.mark.slow
+
 HEADS = "lda,ridge,centroid,dummy,knn"
 
 

@@ -22,6 +22,8 @@ from featx.finetuning.first_head import plan_first_head
 from featx.options import CompareOptions, FitOptions
 from featx.specs import BackboneSpec, FineTuneSpec
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):

@@ -17,6 +17,8 @@ from featx.fitting.dataset import HeldOut
 from featx.options import CompareOptions, FitOptions
 from featx.specs import HeadSpec
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = CompareOptions(folder=None, jobs=1)
 
 
@@ -201,6 +203,13 @@ def test_a_run_that_was_tested_on_other_items(few, tmp_path, options, pattern):
     run = featx.fit(few, "centroid", options=FitOptions(folder=tmp_path, **options))
     with pytest.raises(DataError, match=pattern):
         compare(few, run)
+
+
+def test_an_older_bundle_without_the_seed_of_its_split_has_that_of_its_head(few, tmp_path):
+    run = featx.fit(few, "centroid", options=FitOptions(folder=tmp_path, seed=1))
+    change_record(split={"origin": "hold-out", "test_size": 0.2, "cv": 0, "group": ""})(run.bundle)
+    with pytest.raises(DataError, match=r"It was made with --seed 1 --test-size 0\.2, this is with --seed 0"):
+        compare(few, run.bundle)
 
 
 def test_what_a_run_says_of_its_split_is_told_in_few_plain_letters(few, bundle):

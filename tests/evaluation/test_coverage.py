@@ -1,6 +1,6 @@
-"""What the intervals and the paired test promise, held in a thousand and more simulated data sets.
+"""Coverage of the intervals, and errors of the paired test, in a thousand or more simulated data sets.
 
-More cases, with their figures, are those of `benchmarks/intervals.py`.
+`benchmarks/intervals.py` has more cases, with their figures.
 """
 
 import numpy as np
@@ -9,12 +9,14 @@ from scipy.special import expit, softmax
 
 from featx.evaluation import METRICS, compare_pair, evaluate
 
+pytestmark = pytest.mark.slow
+
 N_SETS = 1000
 CLASSES = list("abcd")
 
 
 def draw_items(rng, n_items, size):
-    """Draw what a calibrated classifier says; with groups of a size, these share their class and a shift."""
+    """Draw the predictions of a calibrated classifier; the items of a group share their class and a shift."""
     groups = np.arange(n_items) // size
     targets = rng.integers(len(CLASSES), size=groups[-1] + 1)[groups]
     scores = rng.normal(size=(n_items, len(CLASSES))) + 2.5 * np.eye(len(CLASSES))[targets]
@@ -41,7 +43,7 @@ def test_the_intervals_of_an_evaluation_hold_the_truth(n_items, size):
 
 
 def draw_pair(rng, n_items, size, difference=0.0):
-    """Draw what two classifiers had right, whose luck is mostly the same; groups differ in who is better there."""
+    """Draw which items two classifiers got right, mostly the same ones; who is better differs by group."""
     groups = np.arange(n_items) // size
     ease, tilt = rng.normal(size=(2, groups[-1] + 1)) * (size > 1)
     luck = rng.random(n_items)

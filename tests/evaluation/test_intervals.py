@@ -28,7 +28,7 @@ def test_wilson_equals_scipy(counts):
     assert high == pytest.approx(reference.high, abs=1e-12)
 
 
-def test_wilson_takes_arrays_and_no_trials():
+def test_wilson_accepts_arrays_and_zero_trials():
     low, high = compute_wilson_interval([0, 5, 10, 0], [10, 10, 10, 0])
     assert low.shape == high.shape == (4,)
     assert (low[0], high[2], low[3], high[3]) == (0, 1, 0, 1)
@@ -53,7 +53,7 @@ def test_bootstrap_agrees_with_scipy():
     assert high[0] == pytest.approx(reference.high, abs=0.01)
 
 
-def test_few_items_get_percentiles_farther_out():
+def test_few_items_have_percentiles_farther_out():
     values = np.random.default_rng(3).normal(size=1000)
     # Hesterberg (2015): Phi(-sqrt(n / (n - 1)) t), 1.0 % for 8 items and 2.5 % for very many.
     level = norm.cdf(-np.sqrt(8 / 7) * t.ppf(0.975, 7))
@@ -61,7 +61,7 @@ def test_few_items_get_percentiles_farther_out():
     assert take_percentiles(values, 10**6) == pytest.approx(tuple(np.quantile(values, [0.025, 0.975])), abs=1e-4)
 
 
-def test_a_fraction_that_is_a_proportion_gets_nearly_the_interval_of_wilson():
+def test_a_fraction_that_is_a_proportion_has_nearly_the_interval_of_wilson():
     correct = np.random.default_rng(0).random(400) < 0.9
     values = resample(weigh_mean(correct.astype(float)), 400, groups=None, seed=0, resamples=4000)[:, 0]
     low, high = map(float, compute_wilson_interval(correct.sum(), 400))
@@ -70,7 +70,7 @@ def test_a_fraction_that_is_a_proportion_gets_nearly_the_interval_of_wilson():
     assert (wider[1] - wider[0]) / (high - low) == pytest.approx(np.sqrt(2), rel=0.03)
 
 
-def test_units_of_a_class_are_its_items_or_its_groups():
+def test_the_units_of_a_class_are_its_items_or_groups():
     targets = np.array([0, 0, 0, 0, 1, 1])
     assert count_units(targets, None) == pytest.approx(2 / (1 / 4 + 1 / 2))
     assert count_units(targets, np.array([0, 0, 1, 1, 1, 1])) == pytest.approx(2 / (1 / 2 + 1 / 1))
@@ -122,7 +122,7 @@ def test_bootstrap_keeps_groups_together_and_widens_the_interval():
     low, high = bootstrap_intervals(metric, 200, groups=groups)
     assert max(apart) == 0
     single_low, single_high = bootstrap_intervals(weigh_mean(values), 200)
-    # Ten copies of every value know no more than one: the interval is sqrt(10) times wider, and 20 are few.
+    # Ten copies of a value carry the information of one: the interval is sqrt(10) times wider, and 20 are few.
     few, many = (np.sqrt(n / (n - 1)) * t.ppf(0.975, n - 1) for n in (20, 200))
     assert (high - low) / (single_high - single_low) == pytest.approx(np.sqrt(10) * few / many, rel=0.1)
 
@@ -142,13 +142,13 @@ def test_bootstrap_claims_no_certainty_where_all_resamples_agree():
     assert np.isnan([low, high]).all()
 
 
-def test_items_without_a_group_stand_alone():
+def test_an_item_without_a_group_is_its_own_group():
     codes = encode_groups(["a", "", "b", "a", None, ""])
     assert codes.tolist() == [0, 1, 2, 0, 3, 4]
     assert encode_groups([("alone", 1), ""]).tolist() == [0, 1]
 
 
-def test_independent_items_are_worth_their_number_and_copies_one():
+def test_independent_items_count_each_and_copies_count_once():
     rng = np.random.default_rng(0)
     correct = rng.random(2000) < 0.8
     singles = estimate_effective_items(correct, np.arange(2000))
@@ -172,6 +172,6 @@ def test_a_reflected_interval_is_a_fraction_and_below_it_is_the_bias(point, end,
     assert point <= high <= 1
 
 
-def test_reflection_keeps_what_is_undefined():
+def test_reflection_keeps_undefined_ends():
     assert np.isnan(reflect_interval(0.1, np.nan, np.nan)).all()
     assert reflect_interval(0.05, 0.055, 0.09) == pytest.approx((0.01, 0.05))

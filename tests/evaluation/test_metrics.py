@@ -261,7 +261,7 @@ GOOD = np.array([[0.5, 0.5], [0.1, 0.9]])
     ("change", "message"),
     [
         ({"probabilities": np.array([[0.5, 0.5], [0.6, 0.9]])}, "item 1 .* sum to 1.5"),
-        ({"probabilities": np.array([[0.5, 0.5], [-0.5, 1.5]])}, "item 1 .* least is -0.5"),
+        ({"probabilities": np.array([[0.5, 0.5], [-0.5, 1.5]])}, "item 1 .* smallest is -0.5"),
         ({"probabilities": np.array([[np.nan, 0.5], [0.1, 0.9]])}, "item 0 .* nan"),
         ({"probabilities": GOOD[:, :1]}, r"\(2, 1\).*\(items, 2\)"),
         ({"probabilities": GOOD[0]}, "shape"),
@@ -269,7 +269,7 @@ GOOD = np.array([[0.5, 0.5], [0.1, 0.9]])
         ({"probabilities": GOOD.astype(str)}, "predict_proba"),
         ({"targets": [0, 2]}, r"targets\[1\] is 2; .* from 0 to 1"),
         ({"targets": [-1, 0]}, r"targets\[0\] is -1"),
-        ({"targets": [0]}, "targets are .*shape"),
+        ({"targets": [0]}, "targets have the dtype .* and the shape"),
         ({"targets": [0.0, 1.0]}, "integers"),
         ({"predictions": [0, 5]}, r"predictions\[1\] is 5"),
         ({"groups": ["a"]}, "1 groups for 2 items"),

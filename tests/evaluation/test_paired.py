@@ -53,7 +53,7 @@ def test_with_groups_the_signs_of_whole_groups_are_flipped(sums):
     assert (paired.n_units, paired.n_items) == (len(sums), groups.size)
 
 
-def test_groups_of_one_are_no_groups_and_copies_know_no_more():
+def test_groups_of_one_change_nothing_and_copies_add_nothing():
     rng = np.random.default_rng(0)
     right_a, right_b = rng.random(200) < 0.9, rng.random(200) < 0.8
     alone = compare_pair(right_a, right_b)
@@ -93,7 +93,7 @@ def solve_tango(only_a, only_b, n_items, end):
 
 
 @pytest.mark.parametrize(("only_a", "only_b"), [(5, 2), (1, 3)])
-def test_few_differing_items_get_the_score_interval(only_a, only_b):
+def test_few_differing_items_have_the_score_interval(only_a, only_b):
     paired = compare_pair(*make_pair(only_a, only_b, 53))
     n_items = only_a + only_b + 53
     assert paired.low == pytest.approx(solve_tango(only_a, only_b, n_items, min), abs=2e-4)
@@ -101,7 +101,7 @@ def test_few_differing_items_get_the_score_interval(only_a, only_b):
 
 
 @pytest.mark.parametrize("n_items", [1, 10, 153])
-def test_equal_predictions_are_a_tie_that_is_known_as_well_as_the_items_allow(n_items):
+def test_equal_predictions_are_a_tie_with_an_interval_that_depends_on_the_items(n_items):
     right = np.ones(n_items, dtype=bool)
     paired = compare_pair(right, right)
     assert (paired.difference, paired.p_value, paired.only_a, paired.only_b) == (0, 1, 0, 0)

@@ -88,7 +88,7 @@ def test_the_title_of_an_evaluation_without_accuracy_states_the_items(tmp_path):
     assert "accuracy" not in text
 
 
-def test_every_second_name_is_written_where_there_is_no_room_for_all(tmp_path):
+def test_every_second_name_is_written_if_there_is_not_enough_room(tmp_path):
     plot_confusion(make_evaluation([f"name{n:03}" for n in range(150)]), tmp_path / "matrix.png")
     text = read_svg(tmp_path / "matrix.svg")
     assert text.count("<!-- name148 -->") == 2
@@ -123,7 +123,7 @@ with tempfile.TemporaryDirectory() as folder:
     evaluation.plot_confusion(result, pathlib.Path(folder, "matrix.png"))
 assert "matplotlib.pyplot" not in sys.modules
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=500)
 
 
 NAMES = ["logreg", "ridge", "lda", "centroid", "knn", "svm-linear", "svm-rbf", "mlp", "forest", "$\\alpha$", "日本", ""]
@@ -200,10 +200,10 @@ def test_reliability_states_the_errors(tmp_path):
     assert "confidence" in texts
 
 
-def test_a_learning_curve_says_what_more_labels_bring(tmp_path):
+def test_a_learning_curve_states_the_gain_of_more_labels(tmp_path):
     draw_learning(tmp_path / "learning.png")
     texts = read_texts(tmp_path / "learning.png")
-    assert any("twice the labels would bring about" in text for text in texts)
+    assert any("twice as many labels would add about" in text for text in texts)
     assert {"60", "961", "1,922"} <= set(texts)
     plot_learning([10, 20], [0.5, 0.6], [0.4, 0.5], [0.6, 0.7], tmp_path / "plain.png")
     assert "with twice the items" not in read_texts(tmp_path / "plain.png")
@@ -221,7 +221,7 @@ def test_costs_of_one_head_and_names_that_no_font_has(tmp_path):
 
 
 def test_costs_name_what_is_marked(tmp_path):
-    """Of two that are equally accurate the slower one is not called worse, and marks are told apart."""
+    """The slower of two equally accurate heads is not called worse, and each mark has its legend."""
     rows = (["knn", "mlp", "last:23"], [0.05, 0.3, 125], [0.87, 0.87, 0.92], [0.8, 0.8, 0.87], [0.91, 0.91, 0.95])
     plot_costs(*rows, tmp_path / "plain.png")
     plain = set(read_texts(tmp_path / "plain.png"))
@@ -232,7 +232,7 @@ def test_costs_name_what_is_marked(tmp_path):
     assert marks == {"the best by validation", "fine-tuned"}
 
 
-def test_the_front_holds_what_none_beats_in_both():
+def test_the_front_holds_the_rows_that_no_other_beats_in_both():
     costs, accuracies = np.array([1.0, 2, 2, 3, 4, 4]), np.array([0.8, 0.9, 0.7, 0.9, 0.95, 0.94])
     assert _find_front(costs, accuracies) == [0, 1, 4]
 
@@ -251,7 +251,7 @@ def test_the_best_epoch_is_that_of_the_lowest_loss_on_held_out_items():
     assert find_best_epoch(make_history(20, held_out=False)) == 20
 
 
-def test_the_table_has_every_number_and_gaps_where_there_is_none(tmp_path):
+def test_the_table_has_every_number_and_empty_cells_for_undefined_ones(tmp_path):
     history = make_history(3)
     write_history(history, tmp_path / "curves.csv")
     with (tmp_path / "curves.csv").open(newline="") as file:

@@ -32,7 +32,7 @@ def test_bins_by_hand():
     assert result.brier_score == pytest.approx(2 * np.mean([0.45**2, 0.05**2, 0.9**2, 0.3**2]))
 
 
-def test_the_error_and_the_score_equal_those_measured_elsewhere():
+def test_the_error_and_the_score_equal_those_of_evaluate_and_scikit_learn():
     probabilities, targets = make_items()
     result = measure_reliability(probabilities, targets)
     reference = evaluate(probabilities, targets, list("abcd"), resamples=2)
@@ -64,7 +64,7 @@ def test_bins_of_equal_mass():
     assert ties.counts[ties.counts > 0].tolist() == [50, 50]
 
 
-def test_sharpened_probabilities_are_seen_to_be_overconfident():
+def test_sharpened_probabilities_are_overconfident():
     probabilities, targets = make_items(5000, sharpness=5.0)
     result = measure_reliability(probabilities, targets)
     filled = result.counts > 100

@@ -6,6 +6,11 @@ from scenarios import make_adding, make_fresh, make_resealing, make_takeover
 MAKERS = {"fresh": make_fresh, "adding": make_adding, "resealing": make_resealing, "takeover": make_takeover}
 
 
+def pytest_itemcollected(item):
+    """Mark what is in this folder: it kills processes, fills disks and opens bombs."""
+    item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def make_scenario(tmp_path_factory):
     """Make a scenario by its name, once."""

@@ -1,17 +1,17 @@
-"""A model of a disk that loses power: what had been synced is there, anything else may be or not, each by itself."""
+"""A model of a disk that loses power: synced changes survive, and each other change may or may not."""
 
 import itertools
 
-#: Up to so many operations that may have reached the disk or not, every subset is tried.
+#: Every subset is tried of up to this many operations that may or may not have reached the disk.
 _ALL_SUBSETS = 8
 _DRAWN_SUBSETS = 64
 
 
 class Effect:
-    """What one operation did to a node; `durable` once it was synced, `stuck` if that failed.
+    """The effect of one operation on a node; `durable` once it was synced, `stuck` if the sync failed.
 
-    After a failed sync the system takes the pages for clean, and a later sync succeeds without
-    writing them (https://wiki.postgresql.org/wiki/Fsync_Errors), so that nothing makes them durable.
+    After a failed sync the system treats the pages as clean, and a later sync succeeds without
+    writing them (https://wiki.postgresql.org/wiki/Fsync_Errors), so nothing makes them durable.
     """
 
     def __init__(self, change, *, durable=False):
@@ -63,7 +63,7 @@ class Folder(Node):
         return {name: node for name, node in entries.items() if node is not None}
 
     def list_possible(self):
-        """List every node that may have a name here, whatever reaches the disk."""
+        """List every node that may have a name here, whichever operations reach the disk."""
         nodes = list(self.render(()).values())
         for effect in self.effects:
             nodes += [node for node in effect.change.values() if node is not None and not effect.durable]
@@ -71,7 +71,7 @@ class Folder(Node):
 
 
 class Disk:
-    """The disk under a folder, all of which is durable now; it follows what is done there.
+    """The disk below a folder, all of it durable at the start; it follows the operations there.
 
     Args:
         root: The folder.
@@ -91,7 +91,7 @@ class Disk:
             node.sync()
 
     def follow(self, operation):
-        """Do what an operation did; see `operations.Operation`."""
+        """Apply an operation; see `operations.Operation`."""
         if operation.error:
             if operation.name == "sync":
                 self._nodes[operation.inode].fail_sync()
@@ -104,7 +104,7 @@ class Disk:
         return node
 
     def _enter(self, entries):
-        """Give or take names, all in one step; they are in one folder."""
+        """Add and remove names of one folder, all in one step."""
         (parent,) = {path.rpartition("/")[0] for path in entries}
         self._names[parent].effects.append(Effect({path.rpartition("/")[2]: node for path, node in entries.items()}))
         self._names.update(entries)
@@ -140,10 +140,10 @@ class Disk:
     _rmdir = _remove
 
     def _touch(self, _):
-        """A time is nothing that is kept for certain."""
+        """Ignore times, which need not survive a power cut."""
 
     def list_states(self, rng):
-        """Yield what may lie on the disk after a power cut now: each state maps paths to bytes, folders to None."""
+        """Yield the possible states of the disk after a power cut now; each maps paths to bytes, folders to None."""
         pending = self._list_pending()
         if len(pending) <= _ALL_SUBSETS:
             for choices in itertools.product((False, True), repeat=len(pending)):
@@ -157,7 +157,7 @@ class Disk:
             yield self._render(set(itertools.compress(pending, rng.integers(0, 2, len(pending)))))
 
     def _list_pending(self):
-        """List what may yet be lost of the nodes that may have a name."""
+        """List the effects that may still be lost, of nodes that may have a name."""
         reachable, rest = {self._root: None}, [self._root]
         while rest:
             node = rest.pop()

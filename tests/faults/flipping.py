@@ -1,4 +1,4 @@
-"""A process that flips one bit of a store at a time and says what verification makes of it, as JSON lines.
+"""A process that flips one bit of a store at a time and prints the result of its verification, as JSON lines.
 
 It is a process of its own since damage can end or stall HDF5 itself: then the last line is missing.
 """
@@ -22,7 +22,7 @@ def main():
     for offset, bit in flips:
         changed = bytearray(data)
         changed[offset] ^= 1 << bit
-        copy.unlink(missing_ok=True)  # the last one may still be mapped
+        copy.unlink(missing_ok=True)  # the last copy may still be mapped
         copy.write_bytes(changed)
         faulthandler.dump_traceback_later(_MOST_SECONDS, exit=True)
         sys.stdout.write(json.dumps(describe(copy)) + "\n")

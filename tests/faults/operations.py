@@ -1,7 +1,7 @@
 """Operations that change the disk: counted, recorded, and made to fail or to be the last one.
 
-featx changes the disk through Python alone (HDF5 writes into a `FileIO` of featx), so
-that replacing what it calls in one process sees all of it; test_operations.py proves so.
+featx changes the disk only through Python (HDF5 writes into a `FileIO` of featx), so replacing
+the functions that it calls in one process catches everything; test_operations.py proves it.
 """
 
 import functools
@@ -10,10 +10,10 @@ import os
 import signal
 from dataclasses import dataclass, replace
 
-#: What a full disk still does; on a read-only one nothing works.
+#: Operations that still work on a full disk; on a read-only disk none does.
 NEEDS_NO_ROOM = frozenset({"remove", "rmdir", "touch"})
 
-#: What an operation is called here, by its function in `os`.
+#: Names of operations here, by their functions in `os`.
 _BY_PATH = {"unlink": "remove", "remove": "remove", "mkdir": "mkdir", "rmdir": "rmdir", "utime": "touch"}
 _BY_TWO_PATHS = {"rename": "rename", "replace": "rename", "link": "link"}
 _BY_DESCRIPTOR = {"write": "write", "pwrite": "write", "ftruncate": "truncate", "fsync": "sync", "fdatasync": "sync"}
@@ -25,11 +25,11 @@ class Operation:
 
     Attributes:
         name: `create`, `write`, `truncate`, `sync`, `rename`, `link`, `remove`, `mkdir`, `rmdir` or `touch`.
-        path: What it was done to, relative to the folder that is watched.
-        other: The new name, of `rename` and `link`.
-        inode: Of what was created, written, truncated or synced.
-        offset: Where was written, or the new size, in bytes.
-        data: What was written, as Latin-1.
+        path: The file or folder, relative to the watched folder.
+        other: The new name, for `rename` and `link`.
+        inode: Inode that was created, written, truncated or synced.
+        offset: Position of the write, or the new size, in bytes.
+        data: The written bytes, as Latin-1.
         error: errno if it failed, else 0.
     """
 
@@ -44,13 +44,13 @@ class Operation:
 
 @dataclass(frozen=True)
 class Fault:
-    """What goes wrong.
+    """A fault to inject.
 
     Attributes:
-        at: Number of the operation that it strikes, from 0.
-        error: errno that it fails with; 0 kills the process in its place (a write is half done by then).
+        at: Number of the operation that fails, from 0.
+        error: errno of the failure; 0 kills the process instead (a write is then half done).
         lasting: Whether all later operations fail as well.
-        spared: Names of operations that it never strikes.
+        spared: Names of operations that never fail.
     """
 
     at: int
@@ -63,12 +63,12 @@ class Fault:
 
 
 class Shim:
-    """Stands between this process and the disk; of use once, in a process of its own.
+    """A layer between this process and the disk; used once, in its own process.
 
     Args:
-        folder: Operations elsewhere are neither counted nor disturbed.
-        fault: What goes wrong, if anything.
-        note: Is called with every operation, once it is done or has failed.
+        folder: The watched folder; operations elsewhere are neither counted nor disturbed.
+        fault: The fault, if any.
+        note: Called with every operation after it succeeded or failed.
     """
 
     def __init__(self, folder, fault, note):
@@ -79,7 +79,7 @@ class Shim:
         self._open: dict[int, tuple[str, int]] = {}
 
     def install(self, *files):
-        """Replace the functions of `os`, and what these classes inherit from `FileIO`."""
+        """Replace the functions of `os`, and the methods that these classes inherit from `FileIO`."""
         for function, name in _BY_PATH.items():
             setattr(os, function, self._wrap_path(name, getattr(os, function)))
         for function, name in _BY_TWO_PATHS.items():
@@ -91,12 +91,12 @@ class Shim:
             file.__bases__ = (_make_file(self),)
 
     def find(self, path):
-        """Return a path relative to the folder, which is empty for itself; None if it is elsewhere."""
+        """Return a path relative to the folder, empty for the folder itself; None if it is elsewhere."""
         full = os.path.join(os.path.abspath(os.fsdecode(path)), "")  # noqa: PTH100, PTH118
         return full.removeprefix(self._folder).rstrip(os.sep) if full.startswith(self._folder) else None
 
     def perform(self, operation, act, tear=None):
-        """Do one operation, unless it is the one that goes wrong.
+        """Perform one operation, unless it is the one that fails.
 
         Args:
             operation: What it is.
@@ -122,11 +122,11 @@ class Shim:
         return result
 
     def remember(self, descriptor, path):
-        """Remember what a descriptor stands for."""
+        """Remember the file of a descriptor."""
         self._open[descriptor] = path, os.fstat(descriptor).st_ino
 
     def perform_on(self, descriptor, name, act, tear=None, **details):
-        """Do one operation on an open file, as `perform` does; on one from elsewhere, just do it."""
+        """Perform one operation on an open file, like `perform`; on a file from elsewhere, without counting it."""
         if descriptor not in self._open:
             return act()
         path, inode = self._open[descriptor]

@@ -12,7 +12,7 @@ from typing import Any
 
 from operations import Fault, Operation, Shim
 
-#: What every child needs is imported once, in the process that they are forked from.
+#: Modules that every child needs are imported once, in the process that all are forked from.
 _PRELOADED = [
     "featx.embedding",
     "featx.backbones.colour",
@@ -31,8 +31,8 @@ class Command:
 
     Attributes:
         source: The folder of pictures.
-        root: The folder that is watched; the store is `features/s.h5` in it.
-        fault: What goes wrong.
+        root: The watched folder; the store is `features/s.h5` in it.
+        fault: The fault, if any.
         batch_size: Images of one batch, and rows of one shard.
     """
 
@@ -44,12 +44,12 @@ class Command:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run wrote down before it ended, however it ended.
+    """The record that a run wrote before it ended, however it ended.
 
     Attributes:
-        events: Operations, and between them the sha256 of the rows that had been committed by then.
-        result: `new`, `cached` and `quarantined`, and whether TensorFlow was imported; None if it did not get so far.
-        error: `kinds`, its class and those above it, and `text` of what it raised; None if it did not.
+        events: Operations, and between them the sha256 of the rows committed so far.
+        result: `new`, `cached` and `quarantined`, and whether TensorFlow was imported; None if it did not get there.
+        error: `kinds`, the class and base classes of its exception, and its `text`; None if it raised none.
         exit_code: 0, or minus the signal that ended it.
     """
 
@@ -100,7 +100,7 @@ def run_embedding(command, notes, *, kill_after=None):
 
 
 def embed(command, notes):
-    """Embed, and write down what happens at once: what is written so outlives a kill."""
+    """Embed, and record every event at once, so that the record survives a kill."""
     from featx.embedding import embed
     from featx.options import EmbedOptions
     from featx.store import journal
@@ -118,7 +118,7 @@ def embed(command, notes):
     options = EmbedOptions(batch_size=command.batch_size, workers=1)
     try:
         result = embed(command.source, "colour", name="s", folder=command.root / "features", options=options)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the test judges it
+    except Exception as error:  # noqa: BLE001 - the test checks it, whatever it is
         kinds = [kind.__name__ for kind in type(error).__mro__]
         note("error", {"kinds": kinds, "text": str(error)})
     else:
@@ -132,7 +132,7 @@ def _list_files():
 
 
 def _note_commits(journal, note):
-    """Note the rows of a journal as soon as it says that no crash can lose them."""
+    """Record the rows of a journal as soon as it reports them as committed."""
     append, commit = journal.append, journal.commit
     rows: list[str] = []
 

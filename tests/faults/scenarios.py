@@ -1,4 +1,4 @@
-"""Runs of `embed` to be broken, and what must be left of them."""
+"""Runs of `embed` to be broken, and the content that must survive."""
 
 import hashlib
 import os
@@ -16,17 +16,17 @@ from featx.errors import StoreError
 from featx.store import FeatureStore
 from featx.store.journal import Journal
 
-#: So old that its time vouches for a picture's content.
+#: Old enough for a picture's modification time to prove its content.
 _AGE_SECONDS = 3600
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """One run, from what lies there before it to what it must give.
+    """One run: the files before it, and the expected content after it.
 
     Attributes:
         source: The folder of pictures.
-        base: What lies there before the run; the store is `features/s.h5` in it.
+        base: The files before the run; the store is `features/s.h5` in it.
         old: Content of the store before the run, None if there is none.
         final: Content of the store after the run.
         known: sha256 of the rows that are committed before the run.
@@ -43,7 +43,7 @@ class Scenario:
     operations: list
 
     def prepare(self, root):
-        """Lay out what was there before the run in a new folder."""
+        """Copy the files from before the run to a new folder."""
         shutil.rmtree(root, ignore_errors=True)
         shutil.copytree(self.base, root)
 
@@ -69,7 +69,7 @@ def make_adding(folder):
 
 
 def make_resealing(folder):
-    """A store whose rows are all there, but one picture has moved to another class."""
+    """A store with all rows, one picture of which has moved to another class."""
     _begin_store(folder)
     moved = min((folder / "pictures/0").iterdir())
     moved.rename(folder / "pictures/1" / moved.name)
@@ -138,7 +138,7 @@ def list_names(root):
 
 
 class Verdict:
-    """What many broken runs of one scenario left: counts of each harm, and the first few cases of it."""
+    """The outcome of many broken runs of one scenario: counts of each harm, and its first few cases."""
 
     def __init__(self, scenario):
         self.harms = Counter(dict.fromkeys(("lost", "wrong", "unreadable", "not resumed", "not said"), 0))
@@ -153,13 +153,13 @@ class Verdict:
         }
 
     def look(self, where, root, committed, *, done=False):
-        """Read what a broken run left as featx reads it, and compare.
+        """Read the files of a broken run with featx, and compare.
 
         Args:
-            where: What was done to it, for the message.
-            root: What it left.
-            committed: sha256 of the rows that may not be lost.
-            done: Whether the run had said that it succeeded.
+            where: The fault, for the message.
+            root: The files that the run left.
+            committed: sha256 of the rows that must not be lost.
+            done: Whether the run reported success.
         """
         path, scenario = root / "features/s.h5", self._scenario
         found = {}
@@ -180,7 +180,7 @@ class Verdict:
                 self.blame(harm, where, f"{len(rows)} rows")
 
     def _read_store(self, path):
-        """Read a store as a whole, one of the same bytes only once."""
+        """Read a whole store, but one with the same bytes only once."""
         digest = hashlib.sha256(path.read_bytes() if path.exists() else b"").digest()
         if digest not in self._stores:
             store = FeatureStore(path)
@@ -189,7 +189,7 @@ class Verdict:
         return self._stores[digest]
 
     def resume(self, where, root, committed):
-        """Run it again, undisturbed: it embeds no committed row, and gives the store of a run without faults."""
+        """Run it again, undisturbed: it embeds no committed row, and makes the store of a run without faults."""
         scenario = self._scenario
         report = scenario.run(root)
         again = report.committed & (committed | scenario.known)
@@ -204,7 +204,7 @@ class Verdict:
         return report
 
     def blame(self, harm, where, what):
-        """Count a harm, and keep where it was."""
+        """Count a harm, and record where it happened."""
         self.harms[harm] += 1
         self.cases.append(f"{harm} {where}: {what}")
 

@@ -1,4 +1,4 @@
-"""Every flipped bit of a sealed store is found, and named where it is rows that it damaged."""
+"""Every flipped bit of a sealed store is found, and damaged rows are named."""
 
 import json
 import subprocess
@@ -73,7 +73,7 @@ def test_400_flips_of_rows_are_all_named_by_their_rows(store):
 
 
 def test_no_flip_anywhere_gives_wrong_content_for_good_or_hangs(store):
-    """Bytes that nothing is read from, such as room between HDF5's records, may change."""
+    """Unread bytes, such as gaps between HDF5's records, may change."""
     generator = np.random.default_rng(2)
     size = store.path.stat().st_size
     with h5py.File(store.path) as file:

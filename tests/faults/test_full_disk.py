@@ -10,7 +10,7 @@ FULL = pytest.mark.faults
 @pytest.mark.parametrize("name", ["fresh", "adding", "resealing"])
 @pytest.mark.parametrize("step", [17, pytest.param(1, marks=FULL)])
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
-def test_a_full_disk_at_any_operation_is_said_and_loses_nothing(make_scenario, tmp_path, name, step, lasting):
+def test_a_full_disk_at_any_operation_is_reported_and_loses_nothing(make_scenario, tmp_path, name, step, lasting):
     scenario, root = make_scenario(name), tmp_path / "root"
     verdict = Verdict(scenario)
     spared = NEEDS_NO_ROOM if lasting else frozenset()
@@ -26,7 +26,9 @@ def test_a_full_disk_at_any_operation_is_said_and_loses_nothing(make_scenario, t
 
 @pytest.mark.parametrize("name", ["fresh", "adding", "resealing"])
 @pytest.mark.parametrize("step", [17, pytest.param(1, marks=FULL)])
-def test_a_disk_that_becomes_read_only_at_any_operation_is_said_and_loses_nothing(make_scenario, tmp_path, name, step):
+def test_a_disk_that_becomes_read_only_at_any_operation_is_reported_and_loses_nothing(
+    make_scenario, tmp_path, name, step
+):
     scenario, root = make_scenario(name), tmp_path / "root"
     verdict = Verdict(scenario)
     points = range(0, len(scenario.operations), step)
@@ -37,7 +39,7 @@ def test_a_disk_that_becomes_read_only_at_any_operation_is_said_and_loses_nothin
 
 
 @pytest.mark.parametrize("name", ["fresh", "adding", "resealing"])
-def test_a_sync_that_failed_is_no_success(make_scenario, tmp_path, name):
+def test_a_failed_sync_is_an_error(make_scenario, tmp_path, name):
     scenario, root = make_scenario(name), tmp_path / "root"
     verdict = Verdict(scenario)
     points = [at for at, operation in enumerate(scenario.operations) if operation.name == "sync"]
@@ -51,7 +53,7 @@ def test_a_sync_that_failed_is_no_success(make_scenario, tmp_path, name):
 
 
 def disturb(scenario, root, verdict, fault):
-    """Run with a fault that must end in the right store, or in one line that says what to do."""
+    """Run with a fault that must end in the right store, or in one line with a way out."""
     scenario.prepare(root)
     operation = scenario.operations[fault.at]
     where = f"after {errno.errorcode[fault.error]} at {fault.at}, {operation.name} {operation.path}"

@@ -1,4 +1,4 @@
-"""A store from elsewhere cannot read other files, run code, eat the memory or stall its reader."""
+"""An untrusted store cannot read other files, run code, exhaust the memory or stall its reader."""
 
 import os
 import subprocess
@@ -159,9 +159,9 @@ HOSTILE = [
     (hold_references, "/items/label is object"),
     (hold_pickles, r"/items/label is \|V"),
     (go_round, "items is a link to elsewhere"),
-    (go_round_by_hard_links, "id is no dataset"),
+    (go_round_by_hard_links, "id is not a dataset"),
     (nest_the_spec, "recursion"),
-    (name_a_spec_of_variable_width, "the attribute spec is of another kind"),
+    (name_a_spec_of_variable_width, "the attribute spec has the wrong type"),
     (lengthen_one_column, "the columns of /items differ in length"),
     (multiply_the_golden_pictures, "/golden declares 9,9"),
     (name_no_rows, "checksums of blocks of 0 rows"),
@@ -176,12 +176,14 @@ def sign(file):
 
 
 @pytest.mark.parametrize(("attack", "reason"), HOSTILE, ids=[attack.__name__ for attack, _ in HOSTILE])
-def test_a_hostile_store_is_refused_and_nothing_of_elsewhere_is_read(store, secret, attack, reason):
+def test_a_hostile_store_is_refused_and_no_other_file_is_read(store, secret, attack, reason):
     with h5py.File(store.path, "r+") as file:
         attack(file, secret)
         sign(file)
     for opening in (FeatureStore, verify_store, fit):
-        with pytest.raises(StoreFormatError, match=rf"colour.h5 is damaged or no feature store .*{reason}") as caught:
+        with pytest.raises(
+            StoreFormatError, match=rf"colour.h5 is damaged or not a feature store .*{reason}"
+        ) as caught:
             opening(store.path)
         assert b"not for the eyes".decode() not in str(caught.value)
         assert "\n" not in str(caught.value)
@@ -205,7 +207,7 @@ def test_a_hostile_shard_is_refused(store, secret, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the platform has no FIFOs")
-def test_a_store_that_is_no_file_does_not_stall_its_reader(tmp_path):
+def test_a_store_that_is_not_a_file_does_not_stall_its_reader(tmp_path):
     os.mkfifo(tmp_path / "fifo.h5")
     (tmp_path / "round.h5").symlink_to(tmp_path / "round.h5")
     (tmp_path / "folder.h5").mkdir()
@@ -215,7 +217,7 @@ def test_a_store_that_is_no_file_does_not_stall_its_reader(tmp_path):
 
 
 def test_no_attack_takes_memory(store, secret):
-    """All of them, each in the memory that a sound store takes and 256 MiB more."""
+    """Each attack, in the memory that a sound store takes plus 256 MiB."""
     code = """
 import resource, sys
 import numpy, h5py

@@ -1,4 +1,4 @@
-"""Any sequence of changes, runs and crashes gives the store that a dict says it must."""
+"""After any sequence of changes, runs and crashes, the store matches a dict."""
 
 import hashlib
 import multiprocessing
@@ -31,14 +31,14 @@ CONTENTS = range(6)
 
 
 def write_picture(path, content):
-    """Write one of a few pictures, so that the same bytes come under several names; -1 is no picture."""
+    """Write one of a few pictures, so that the same bytes occur under several names; -1 is not a picture."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if content < 0:
         path.write_bytes(b"no picture")
     else:
         noise = np.random.default_rng(content).integers(0, 256, (8, 8, 3)).astype(np.uint8)
         Image.fromarray(noise).save(path)
-    # Times go up, as a clock's do, and lie far enough back to vouch for the content.
+    # Times increase, as a clock's do, and are old enough to prove the content.
     write_picture.clock += 1
     os.utime(path, (write_picture.clock, write_picture.clock))
 
@@ -54,7 +54,7 @@ def embed_directly(data):
 
 
 class StoreMachine(RuleBasedStateMachine):
-    """A folder of pictures, its store, and a dict of what the store must hold."""
+    """A folder of pictures, its store, and a dict of the expected content."""
 
     files = Bundle("files")
 
@@ -113,7 +113,7 @@ class StoreMachine(RuleBasedStateMachine):
             held = self.read_store()
             assert held in (self.sealed, self.list_good())
             self.sealed = held
-            if held == self.list_good():  # shards of files that are gone by now may be gone as well
+            if held == self.list_good():  # shards of files that are gone may be gone as well
                 self.committed &= {hashlib.sha256(data).hexdigest() for data in held.values()}
 
     @rule(data=st.data())
@@ -144,7 +144,7 @@ class StoreMachine(RuleBasedStateMachine):
         return {name: data for name, data in self.there.items() if data != b"no picture"}
 
     def read_store(self):
-        """Return the bytes that each item of the store had, by the one picture that they can be of."""
+        """Return the bytes of each item of the store, from the only picture that matches its row."""
         store = FeatureStore(self.path)
         known = {hashlib.sha256(data).hexdigest(): data for data in [*self.sealed.values(), *self.there.values()]}
         return {name: known[sha256] for name, sha256 in zip(store.ids.tolist(), store.sha256.tolist(), strict=True)}

@@ -1,4 +1,4 @@
-"""The shim sees every call that changes the disk: else what the other tests break on purpose proves little."""
+"""The shim sees every call that changes the disk; otherwise the faults of the other tests would prove little."""
 
 import json
 import re
@@ -23,7 +23,7 @@ source, root, notes = map(Path, sys.argv[1:4])
 embed(Command(source, root), notes)
 """
 
-#: Prints what Python's own hook says, which names the functions that open, name and remove.
+#: Prints the events of Python's audit hook, which names the functions that open, name and remove.
 AUDIT = f"""
 import os
 import sys
@@ -43,7 +43,7 @@ sys.addaudithook(hook)
 print(json.dumps([[name, path] for name, path in events if Path(path).is_relative_to(root)]))
 """
 
-#: What the system's calls are called here; those without a name here are shown as they are, and make the test fail.
+#: Names of the system calls here; a call without a name here is printed as it is, and fails the test.
 CALLS = {
     "open": "create",
     "openat": "create",
@@ -72,7 +72,7 @@ OTHER_CALLS = (
 
 
 def run_watched(scenario, tmp_path, code, *prefix):
-    """Run in a process of its own; return its output and what the shim saw."""
+    """Run in its own process; return its output and the operations that the shim saw."""
     root, notes = tmp_path / "disk", tmp_path / "notes"
     scenario.prepare(root)
     notes.touch()

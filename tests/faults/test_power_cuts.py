@@ -11,15 +11,15 @@ from scenarios import Verdict
 
 FULL = pytest.mark.faults
 
-#: One in so many distinct states is also gone on from, which takes twenty times as long as reading it.
+#: One in this many distinct states is also resumed, which takes twenty times as long as reading it.
 RESUMED = 60
 
-#: Operations that change names, or make sure of them.
+#: Operations that change names, or make them durable.
 NO_DATA = {"sync", "rename", "link", "remove", "mkdir", "rmdir"}
 
 
 class Cuts:
-    """The power is cut at every moment of one or more runs after another."""
+    """Power cuts at every moment of one or more consecutive runs."""
 
     def __init__(self, scenario, tmp_path, *, seed=3):
         self.scenario, self.root = scenario, tmp_path / "root"
@@ -30,7 +30,7 @@ class Cuts:
         self._seen = set()
 
     def begin(self, where=""):
-        """Lay out what was there before the first run, all of it durable."""
+        """Lay out the files from before the first run, all of them durable."""
         self.scenario.prepare(self.root)
         self._disk = Disk(self.root)
         self._committed = frozenset()
@@ -42,14 +42,14 @@ class Cuts:
         for number, operation in enumerate(self._follow(report.events)):
             if cut_before(number, operation):
                 self._cut_power(f"{number}, {operation.name} {operation.path}")
-        if report.exit_code == 0:  # a power cut after a kill is one before what comes next
+        if report.exit_code == 0:  # a power cut after a kill is the same as one before the next operation
             done = report.result is not None
             self._committed |= frozenset(self.scenario.store.sha256.tolist() if done else ())
             self._cut_power("the end", done=done)
         return report
 
     def _follow(self, events):
-        """Yield each operation before it is done."""
+        """Yield each operation before it is performed."""
         for event in events:
             if isinstance(event, Operation):
                 yield event
@@ -101,8 +101,8 @@ def test_a_power_cut_at_any_moment_loses_nothing(make_scenario, tmp_path, name, 
     ],
 )
 @pytest.mark.parametrize("error", [0, errno.EIO], ids=["killed", "failed"])
-def test_a_power_cut_after_a_run_that_broke_off_loses_nothing(make_scenario, tmp_path, name, kinds, error):
-    """What the first run named but had not synced, or could not, is nothing that the second may build on."""
+def test_a_power_cut_after_an_interrupted_run_loses_nothing(make_scenario, tmp_path, name, kinds, error):
+    """The second run must not rely on names that the first run gave but did not or could not sync."""
     scenario = make_scenario(name)
     cuts = Cuts(scenario, tmp_path)
     points = [at for at, operation in enumerate(scenario.operations) if operation.name in kinds]

@@ -74,7 +74,7 @@ def assert_whole(folder, whole):
 def test_the_second_writer_is_refused_with_pid_host_and_age_of_the_first(folders, whole):
     source, folder = folders
     with start_stopped(folders, "store.journal", "write_file") as first:
-        pattern = rf"colour.h5 is being written by process {first.pid} on \S+ since \d+ s; wait for it"
+        pattern = rf"colour.h5 is being written by process {first.pid} on \S+ for \d+ s; wait for it"
         with pytest.raises(StoreLockedError, match=pattern):
             embed(source, "colour", folder=folder)
         first.send_signal(signal.SIGCONT)

@@ -39,6 +39,8 @@ def test_a_run_writes_the_whole_bundle(run, store):
     metrics = json.loads((run.bundle / "metrics.json").read_text())
     assert metrics["test"]["accuracy"] == run.test.accuracy
     assert {"validation", "test", "head", "seconds"} <= metrics.keys()
+    split = json.loads((run.bundle / "bundle.json").read_text())["record"]["split"]
+    assert split == {"origin": "hold-out", "test_size": 0.2, "cv": 0, "group": "", "seed": 0}
     with (run.bundle / "items.csv").open(newline="") as file:
         roles = [row["role"] for row in csv.DictReader(file)]
     assert len(roles) == len(store)
@@ -241,7 +243,7 @@ def test_heads_are_not_fitted_on_damaged_features(digits, tmp_path):
     content[content.index(store.features[7].tobytes()) + 3] ^= 1
     store.path.unlink()
     store.path.write_bytes(content)
-    with pytest.raises(StoreFormatError, match=r"rows 0 to \d+ of /features of .* are damaged; `featx repair"):
+    with pytest.raises(StoreFormatError, match=r"rows 0 to \d+ of /features of .* are damaged; run `featx repair"):
         featx.fit(store.path, "ridge")
 
 

@@ -10,6 +10,8 @@ from featx.fitting.protocols import CLIP, DINOV2_KNN, KORNBLITH, PROTOCOLS, find
 from featx.options import FitOptions
 from featx.specs import HeadSpec
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("protocol", "count", "low", "high"), [(KORNBLITH, 45, 1e-6, 1e5), (CLIP, 96, 1e-6, 1e6)], ids=["kornblith", "clip"]

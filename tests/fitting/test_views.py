@@ -14,6 +14,8 @@ from featx.heads import tuning
 from featx.options import VIEWS
 from featx.specs import ViewSpec
 
+pytestmark = pytest.mark.slow
+
 AUGMENTATION = "rotate:15,shift:0.1"
 
 

@@ -122,11 +122,11 @@ def test_it_is_an_estimator():
     [
         ([[1.0]], [0], "scores have the shape"),
         ([[np.nan, 1]], [0], "NaN"),
-        ([[-np.inf, -np.inf]], [0], "without any finite score"),
+        ([[-np.inf, -np.inf]], [0], "without a finite score"),
         ([[1.0, 2]], [0.5], "positions are float64"),
         ([[1.0, 2]], [0, 1], "positions are int64 of shape"),
         ([[1.0, 2]], [2], "positions range from 2 to 2"),
-        ([[-np.inf, 2]], [0], "no item to calibrate with"),
+        ([[-np.inf, 2]], [0], "no item to calibrate on"),
     ],
 )
 def test_wrong_input_is_refused_in_one_line(scores, positions, message):
@@ -135,7 +135,7 @@ def test_wrong_input_is_refused_in_one_line(scores, positions, message):
 
 
 def test_other_wrong_input():
-    with pytest.raises(UnknownNameError, match="'platt' is not known"):
+    with pytest.raises(UnknownNameError, match="calibration 'platt' is unknown"):
         Calibrator("platt").fit([[1.0, 2]], [0])
     with pytest.raises(DataError, match="scores have 3 columns"):
         Calibrator().fit([[1.0, 2]], [0]).predict_proba([[1.0, 2, 3]])

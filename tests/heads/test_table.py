@@ -36,7 +36,7 @@ from featx.specs import HeadSpec
 X, y = numpy.eye(12, 3, dtype="float32"), numpy.arange(12) % 2
 heads.fit_head(heads.find_head("ridge"), X, y, HeadSpec("ridge"), numpy.arange(12) // 2 % 3)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=500)
 
 
 @pytest.mark.parametrize(

@@ -67,5 +67,5 @@ def maker(tmp_path):
 
 @pytest.fixture
 def list_files(maker):
-    """List what lies in the folder of the stores, by name."""
+    """List the content of the folder of the stores, by name."""
     return lambda: sorted(str(path.relative_to(maker.path.parent)) for path in maker.path.parent.rglob("*"))

@@ -1,4 +1,4 @@
-"""Files for other tools: what is read back is what was in the store, to the last bit."""
+"""Files for other tools: reading them back returns the content of the store, bit for bit."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ NAMES = ('a "quoted".png', "one,\ntwo\r\n.png", "return\r.png", " blank ", "caf√
 
 @pytest.fixture
 def write(maker, tmp_path):
-    """Write a store of given features, with ids and labels of a user who has seen everything."""
+    """Write a store of given features, with ids and labels that are hard to write."""
 
     def write(features, names=None):
         n_items, dim = features.shape
@@ -44,7 +44,7 @@ def write(maker, tmp_path):
 
 
 def make_features(dtype, n_items=7, dim=5):
-    """Any finite bit pattern, with the ones that are hard to spell among them."""
+    """Any finite bit pattern, including those that are hard to write."""
     kind = {"float32": np.uint32, "float16": np.uint16}[dtype]
     bits = np.random.default_rng(3).integers(0, np.iinfo(kind).max, (n_items, dim), dtype=kind, endpoint=True)
     features = bits.view(dtype)
@@ -75,7 +75,7 @@ def test_everything_comes_back_to_the_last_bit(write, tmp_path, ending, dtype):
 
 @settings(max_examples=200)
 @given(bits=st.integers(0, 2**32 - 1))
-def test_any_number_has_a_spelling_that_gives_it_back(bits):
+def test_any_float32_reads_back_from_its_text(bits):
     from featx.store.exchange import _SPELLINGS
 
     for dtype, kind in (("float32", np.uint32), ("float16", np.uint16)):
@@ -84,7 +84,7 @@ def test_any_number_has_a_spelling_that_gives_it_back(bits):
             assert np.array([float(_SPELLINGS[dtype] % value.tolist()[0])], dtype).tobytes() == value.tobytes()
 
 
-def test_every_half_has_a_spelling_that_gives_it_back(write, tmp_path):
+def test_every_float16_reads_back_from_its_text(write, tmp_path):
     every = np.arange(2**16, dtype=np.uint16).view(np.float16)
     store = write(every[np.isfinite(every)].reshape(-1, 992))
     check_same(read_export(export_store(store, tmp_path / "out.csv")), store)
@@ -97,7 +97,7 @@ def test_a_store_without_items_is_exported_too(write, tmp_path, ending):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_name_that_is_no_utf8_is_spelled(write, tmp_path, ending):
+def test_a_name_that_is_not_utf8_is_written_as_an_escape(write, tmp_path, ending):
     store = write(make_features("float32", n_items=1), names=["caf\udce9.png"])
     items = read_export(export_store(store, tmp_path / f"out{ending}")).items
     assert items["id"].tolist() == [r"caf\udce9.png"]
@@ -145,7 +145,9 @@ def test_a_damaged_store_is_refused_before_anything_is_written(write, tmp_path):
     data = bytearray(store.path.read_bytes())
     data[data.index(store.features[3].tobytes())] ^= 1
     store.path.write_bytes(data)
-    with pytest.raises(StoreFormatError, match=r"rows 0 to 6 of /features of .*store.h5 are damaged; `featx repair"):
+    with pytest.raises(
+        StoreFormatError, match=r"rows 0 to 6 of /features of .*store.h5 are damaged; run `featx repair"
+    ):
         export_store(FeatureStore(store.path), tmp_path / "out.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["store.h5"]
 
@@ -177,7 +179,7 @@ def test_a_missing_folder_and_a_file_for_a_folder_are_named(write, tmp_path):
 
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("room", [0, 4096, 60_000])
-def test_a_full_disk_leaves_nothing_but_what_was_there(write, tmp_path, full_disk, ending, room):
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(write, tmp_path, full_disk, ending, room):
     store = write(make_features("float32", n_items=200, dim=5).repeat(100, axis=1))
     (tmp_path / f"out{ending}").write_text("mine")
     with full_disk(room), pytest.raises(StoreError, match=rf"out\{ending} cannot be written: .*[Ff]ile too large"):
@@ -187,14 +189,14 @@ def test_a_full_disk_leaves_nothing_but_what_was_there(write, tmp_path, full_dis
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_what_is_no_export_is_refused(write, tmp_path, ending):
+def test_a_file_that_is_not_an_export_is_refused(write, tmp_path, ending):
     path = tmp_path / f"out{ending}"
     with pytest.raises(StoreError, match=r"there is no file .*`featx export STORE"):
         read_export(path)
     whole = export_store(write(make_features("float32")), tmp_path / f"whole{ending}").read_bytes()
     for data in (b"", b"\x93NUMPY", b"id,label\nx,y\n", b"<html></html>", whole[: len(whole) // 2], whole[:-3]):
         path.write_bytes(data)
-        with pytest.raises(StoreFormatError, match=rf"out\{ending} is damaged or no export of featx"):
+        with pytest.raises(StoreFormatError, match=rf"out\{ending} is damaged or not an export of featx"):
             read_export(path)
 
 
@@ -203,7 +205,7 @@ def test_tables_of_other_tools_are_refused(tmp_path):
     pd.DataFrame({"features": [1, 2]}).to_parquet(tmp_path / "out.parquet")
     pd.DataFrame({"id": ["a"], "f0": [1.0]}).to_csv(tmp_path / "out.csv")
     for ending in ENDINGS:
-        with pytest.raises(StoreFormatError, match="no export of featx"):
+        with pytest.raises(StoreFormatError, match="not an export of featx"):
             read_export(tmp_path / f"out{ending}")
 
 

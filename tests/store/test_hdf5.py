@@ -33,12 +33,12 @@ def test_data_is_synced_before_the_name_and_the_folder_after_it(tmp_path, monkey
     assert synced == [(False, False), (True, True)]
 
 
-def test_a_writer_that_may_not_go_on_gives_no_name(tmp_path):
+def test_a_refused_confirmation_gives_the_file_no_name(tmp_path):
     path = tmp_path / "a.h5"
     path.write_text("old")
 
     def refuse():
-        assert len(list_names(tmp_path)) == 2  # all is written by then
+        assert len(list_names(tmp_path)) == 2  # everything is written
         msg = "not any more"
         raise StoreLockedError(msg)
 
@@ -48,7 +48,7 @@ def test_a_writer_that_may_not_go_on_gives_no_name(tmp_path):
     assert path.read_text() == "old"
 
 
-def test_a_file_that_others_removed_before_it_was_named_is_no_success(tmp_path):
+def test_a_file_removed_by_others_before_it_was_named_is_an_error(tmp_path):
     path = tmp_path / "a.h5"
     with (
         pytest.raises(StoreError, match=r"a.h5 cannot be written: No such file"),
@@ -78,7 +78,7 @@ def test_an_error_inside_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 @pytest.mark.parametrize("limit_bytes", [0, 100, 2048, 3000, 20_000, 60_000])
-def test_a_full_disk_is_said_in_one_line_and_leaves_the_old_file(tmp_path, full_disk, limit_bytes):
+def test_a_full_disk_is_reported_in_one_line_and_leaves_the_old_file(tmp_path, full_disk, limit_bytes):
     path = tmp_path / "a.h5"
     path.write_text("old")
     with full_disk(limit_bytes), pytest.raises(StoreError, match=r"a.h5 cannot be written: File too large; make room"):

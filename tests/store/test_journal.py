@@ -74,12 +74,12 @@ def test_a_pending_row_is_a_copy(open_journal, maker):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_rows_that_are_no_numbers_are_refused_and_the_others_kept(open_journal, maker, value, dtype):
+def test_non_finite_rows_are_refused_and_the_others_kept(open_journal, maker, value, dtype):
     opened = open_journal(dtype=dtype)
     maker.append(opened, [1])
     row = maker.make_row(2)
     row[3] = value
-    with pytest.raises(DataError, match="not finite"):
+    with pytest.raises(DataError, match="returned non-finite values"):
         opened.append(maker.make_sha256(2), 1, 1, row)
     opened.commit()
     assert read_rows(opened)[0] == [maker.make_sha256(1)]
@@ -130,7 +130,7 @@ def test_a_shard_without_its_columns_is_named(open_journal, maker):
         list(opened.read_shards())
 
 
-def test_other_files_in_the_folder_are_no_shards(open_journal, maker, list_files):
+def test_other_files_in_the_folder_are_not_read_as_shards(open_journal, maker, list_files):
     opened = open_journal()
     maker.append(opened, [1])
     opened.commit()
@@ -143,8 +143,8 @@ def test_other_files_in_the_folder_are_no_shards(open_journal, maker, list_files
     assert [name[14:] for name in list_files()] == ["", ".000002-0.h5.999-0.tmp", "._000001-0.h5"]
 
 
-def test_only_what_was_read_is_discarded(open_journal, maker):
-    """A writer that stood still meanwhile may not remove the shards of the next one."""
+def test_only_shards_that_were_read_are_discarded(open_journal, maker):
+    """A writer that was stopped must not remove the shards of the next one."""
     opened, other = open_journal(), open_journal()
     maker.append(opened, [1])
     opened.commit()
@@ -232,7 +232,7 @@ def test_a_damaged_matrix_is_named(open_journal, maker):
         del file["features"]
         file["features"] = maker.make_rows([1])
     with pytest.raises(
-        StoreFormatError, match=r"000001-\w+.h5 is damaged: float32 \(1, 6\) are no features of 2 images"
+        StoreFormatError, match=r"000001-\w+.h5 is damaged: float32 \(1, 6\) cannot be the features of 2 images"
     ):
         list(open_journal().read_shards())
 

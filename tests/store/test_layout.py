@@ -38,7 +38,7 @@ def test_text_comes_back_as_it_was(values):
     assert decode_text(encode_text(values)).tolist() == values
 
 
-def test_bytes_that_are_no_utf_8_are_kept_as_they_are():
+def test_bytes_that_are_not_utf_8_are_kept_as_they_are():
     assert encode_text(["caf\udce9", "caf\u00e9"]).tolist() == [b"caf\xe9", b"caf\xc3\xa9"]
 
 
@@ -54,7 +54,7 @@ def test_a_block_holds_about_64_kib_and_at_least_a_row():
     assert choose_block_rows(10**7, "float32") == 1
 
 
-def test_the_checksum_of_a_block_sees_every_bit_and_no_strides():
+def test_the_checksum_of_a_block_depends_on_every_bit_and_not_on_strides():
     rows = np.arange(12, dtype=np.float32).reshape(3, 4)
     assert digest_block(rows) == digest_block(np.asfortranarray(rows))
     changed = rows.copy()
@@ -74,7 +74,7 @@ def test_the_checksum_of_columns_sees_every_value_and_only_the_rows_asked_for(tm
     assert [*map(operator.eq, digest_columns(first, 1), digest_columns(other, 1))] == [True, False]
 
 
-def test_the_checksum_of_columns_is_what_the_format_says():
+def test_the_checksum_of_columns_follows_the_format():
     columns = {"name": encode_text(["a", "bc"]), "sizes": np.array([[1, 2], [3, 4]], "<i4")}
     header = b"name:|S2;sizes:<i4;"
     rows = [b"a\0" + struct.pack("<ii", 1, 2), b"bc" + struct.pack("<ii", 3, 4)]
@@ -97,7 +97,7 @@ def test_attributes_of_text_have_a_fixed_width(file):
         assert read_text(file.attrs, "text") == text
         assert file.attrs.get_id("text").dtype.kind == "S"
     file.attrs["text"] = "of variable width"
-    with pytest.raises(ValueError, match="of another kind"):
+    with pytest.raises(ValueError, match="has the wrong type"):
         read_text(file.attrs, "text")
     with pytest.raises(KeyError):
         read_text(file.attrs, "nothing")
@@ -110,7 +110,7 @@ def test_attributes_of_numbers(file):
     assert read_numbers(file.attrs, "shape").tolist() == [2, 3]
     for value in (b"3", "3", True):
         file.attrs["count"] = value
-        with pytest.raises(ValueError, match="of another kind"):
+        with pytest.raises(ValueError, match="has the wrong type"):
             read_numbers(file.attrs, "count")
 
 
@@ -143,14 +143,14 @@ def test_a_column_of_another_kind_is_refused(file):
 
 
 class TestWhatIsNotStoredHere:
-    """Foreign files, each a way to read another file, to take all memory or to stall; see also tests/faults."""
+    """Untrusted files that try to read another file, exhaust the memory or stall; see also tests/faults."""
 
     def test_chunks(self, file):
         file.create_dataset("huge", shape=(2**42,), dtype="<i8", chunks=(1024,))
         self.refuse(file, "huge", "not stored contiguously")
 
     def test_more_than_the_file_holds(self, file):
-        """HDF5 sets room aside when the first byte is written, and declares it before."""
+        """HDF5 allocates space when the first byte is written, but declares it before."""
         layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
         layout.set_alloc_time(h5py.h5d.ALLOC_TIME_LATE)
         space = h5py.h5s.create_simple((2**42,))
@@ -181,10 +181,10 @@ class TestWhatIsNotStoredHere:
         self.refuse(file, "round", "a link to elsewhere")
         group = file.create_group("group")
         group["itself"] = group
-        self.refuse(file, "group", "no dataset", TypeError)
+        self.refuse(file, "group", "group is not a dataset", TypeError)
         assert open_group(file, "group") == group
         file["rows"] = np.arange(3)
-        with pytest.raises(TypeError, match="rows is no group"):
+        with pytest.raises(TypeError, match="rows is not a group"):
             open_group(file, "rows")
 
     def refuse(self, file, name, reason, error=ValueError):
@@ -240,5 +240,5 @@ def test_forgotten_pages_leave_the_memory_and_can_be_read_again(tmp_path):
     assert matrix.sum(dtype=np.float64) == total
 
 
-def test_what_is_not_mapped_has_nothing_to_forget():
+def test_an_array_that_is_not_mapped_has_no_pages_to_forget():
     forget_pages(np.zeros(3))

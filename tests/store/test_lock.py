@@ -81,7 +81,7 @@ def test_a_second_lock_in_the_same_process_is_refused(store):
 
 def test_a_living_process_keeps_its_lock_and_a_killed_one_loses_it(store):
     with hold_elsewhere(store) as process:
-        pattern = rf"a.h5 is being written by process {process.pid} on {socket.gethostname()} since \d+ s; .*a.h5.lock"
+        pattern = rf"a.h5 is being written by process {process.pid} on {socket.gethostname()} for \d+ s; .*a.h5.lock"
         with pytest.raises(StoreLockedError, match=pattern), StoreLock(store):
             pytest.fail("taken from a living process")
         process.kill()
@@ -91,22 +91,22 @@ def test_a_living_process_keeps_its_lock_and_a_killed_one_loses_it(store):
     assert list_names(store.parent) == []
 
 
-def test_the_message_says_how_old_the_lock_is(store, monkeypatch):
+def test_the_message_names_the_age_of_the_lock(store, monkeypatch):
     with hold_elsewhere(store):
         now = time.time()
         monkeypatch.setattr(time, "time", lambda: now + 3600)
-        with pytest.raises(StoreLockedError, match=r"since 36\d\d s"), StoreLock(store):
+        with pytest.raises(StoreLockedError, match=r"for 36\d\d s"), StoreLock(store):
             pytest.fail("taken from a living process")
 
 
 def test_a_lock_of_another_machine_is_never_taken_over(store, path):
     write_owner(path, pid=find_dead_pid(), host="elsewhere")
-    with pytest.raises(StoreLockedError, match=r"on elsewhere since 10. s; .* delete .*a.h5.lock"), StoreLock(store):
+    with pytest.raises(StoreLockedError, match=r"on elsewhere for 10. s; .* delete .*a.h5.lock"), StoreLock(store):
         pytest.fail("taken from another machine")
 
 
-@pytest.mark.parametrize("pid", [1, os.getpid(), os.getppid()])
-def test_a_dead_owner_whose_number_another_process_has_by_now_is_dead(store, path, pid):
+@pytest.mark.parametrize("pid", [1, os.getpid(), os.getppid()], ids=["first", "own", "parent"])
+def test_a_dead_owner_whose_number_another_process_has_now_is_dead(store, path, pid):
     """As after a restart of the machine, or in a container, where the first process is always number 1."""
     write_owner(path, pid=pid)
     with StoreLock(store):
@@ -115,7 +115,7 @@ def test_a_dead_owner_whose_number_another_process_has_by_now_is_dead(store, pat
 
 
 class TestWithoutLocksOfTheSystem:
-    """As on Windows, or on a network drive without them: the owner's process number decides."""
+    """On Windows, or on a network drive without locks, the owner's process number decides."""
 
     @pytest.fixture(autouse=True)
     def forget_locks(self, monkeypatch):
@@ -139,7 +139,7 @@ class TestWithoutLocksOfTheSystem:
             assert json.loads(path.read_text())["started"] > lock._LOADED_SECONDS
 
 
-def test_a_file_system_without_hard_links_has_locks_as_well(store, monkeypatch):
+def test_locks_work_on_a_file_system_without_hard_links(store, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EPERM, "Operation not permitted")
 
@@ -159,13 +159,13 @@ def test_an_empty_lock_is_taken_over_unless_its_maker_lives(store, path):
     path.write_bytes(b"")
     with path.open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(StoreLockedError, match="no lock of featx"), StoreLock(store):
-            pytest.fail("taken from one that is about to write it")
+        with pytest.raises(StoreLockedError, match="not a lock of featx"), StoreLock(store):
+            pytest.fail("taken from a process that is about to write it")
 
 
-def test_a_folder_that_cannot_be_written_is_said_in_one_line(store):
+def test_a_folder_that_cannot_be_written_is_reported_in_one_line(store):
     store.parent.write_text("a file")
-    with pytest.raises(StoreError, match=r"a.h5.lock cannot be written: .*; a store lives in"), StoreLock(store):
+    with pytest.raises(StoreError, match=r"a.h5.lock cannot be written: .*; a store needs a folder"), StoreLock(store):
         pytest.fail("locked nothing")
 
 
@@ -185,9 +185,9 @@ def test_a_folder_that_cannot_be_written_is_said_in_one_line(store):
         b"[" * 4000,
     ],
 )
-def test_garbage_is_not_taken_over_and_the_message_says_what_to_delete(store, path, content):
+def test_garbage_is_not_taken_over_and_the_message_names_the_file_to_delete(store, path, content):
     path.write_bytes(content)
-    with pytest.raises(StoreLockedError, match=r"a.h5.lock is no lock of featx; .* delete it"), StoreLock(store):
+    with pytest.raises(StoreLockedError, match=r"a.h5.lock is not a lock of featx; .* delete it"), StoreLock(store):
         pytest.fail("garbage was taken over")
     assert path.read_bytes() == content
 
@@ -225,12 +225,12 @@ except StoreLockedError as error:
     assert list_names(store.parent) == []
 
 
-def test_a_writer_that_lost_its_lock_is_told_and_leaves_that_of_the_next(store, path):
+def test_a_writer_that_lost_its_lock_is_refused_and_leaves_that_of_the_next(store, path):
     with StoreLock(store) as held:
         held.confirm()
         path.unlink()
         with pytest.raises(
-            StoreLockedError, match=r"a.h5 was taken over by another writer while .* goes on from there"
+            StoreLockedError, match=r"a.h5 was taken over by another writer while .* run the same command again"
         ):
             held.confirm()
         with StoreLock(store) as other:

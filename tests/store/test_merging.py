@@ -32,7 +32,7 @@ PROVENANCE = Provenance("/pictures", {"numpy": "1.0"}, "numpy", 0.0, (2, 3), "",
 
 
 def make_store(path, numbers, *, quarantine=(), spec=SPEC, times=None, drift=0.0, items=(), **provenance):
-    """Write a store in which row `n` belongs to the item `n.png`, and other stacks move it by `drift`."""
+    """Write a store in which row `n` belongs to the item `n.png`, shifted by `drift` as by another stack."""
     numbers = list(numbers)
     columns = {
         "id": [f"{number}.png" for number in numbers],
@@ -57,7 +57,7 @@ def make_store(path, numbers, *, quarantine=(), spec=SPEC, times=None, drift=0.0
 
 
 def read_all(path):
-    """By id, all that a store knows of an item, its features as bytes."""
+    """Return everything that a store holds about each item, by id, with the features as bytes."""
     store = FeatureStore(path)
     assert store.find_damage() == []
     columns = zip(*(store.columns[name].tolist() for name in ITEM_COLUMNS), strict=True)
@@ -73,7 +73,7 @@ def merge(folder, *paths, **options):
 
 
 def describe(path):
-    """Where a store's numbers came from."""
+    """Return the origin of a store's numbers."""
     provenance = describe_provenance(FeatureStore(path))
     return replace(provenance, golden=replace(provenance.golden, features=provenance.golden.features.tobytes()))
 
@@ -162,7 +162,7 @@ def test_the_largest_drift_is_kept(tmp_path):
     assert FeatureStore(merge(tmp_path, *paths)).drift == 2e-4
 
 
-def test_quarantine_is_joined_without_what_another_store_embedded(tmp_path):
+def test_quarantine_is_joined_without_items_that_another_store_embedded(tmp_path):
     one = make_store(tmp_path / "1.h5", [1], quarantine=[("2.png", "", "cannot be read"), ("8.png", "", "gone")])
     two = make_store(tmp_path / "2.h5", [2], quarantine=[("8.png", "5" * 64, "cut"), ("9.png", "6" * 64, "cut")])
     rows, quarantine = read_all(merge(tmp_path, one, two))
@@ -179,8 +179,8 @@ def test_ids_that_are_other_items_are_refused_with_an_example(tmp_path, column, 
     two = make_store(tmp_path / "2.h5", [2, 3], items={column: values})
     count = sum(FeatureStore(one).columns[column][:2] != values)
     pattern = (
-        rf"{count} ids are not the same items in all stores, such as '2.png', which has another {column} in "
-        rf".*[12]\.h5 than in .*[12]\.h5; --prefix puts"
+        rf"{count} ids are different items in different stores, such as '2.png', whose {column} differs between "
+        rf".*[12]\.h5 and .*[12]\.h5; --prefix puts"
     )
     with pytest.raises(StoreError, match=pattern):
         merge_stores([one, two], tmp_path / "all.h5")
@@ -196,7 +196,7 @@ def test_prefixes_keep_ids_apart(tmp_path):
     assert merged.quarantine == [("1/9.png", "", "cut")]
     assert merged.source == "/pictures; /pictures"
     same = make_store(tmp_path / "elsewhere" / "1.h5", [5])
-    with pytest.raises(UsageError, match=r"several of the stores are called '1'.*rename"):
+    with pytest.raises(UsageError, match=r"several stores are called '1'.*rename"):
         merge_stores([one, same], tmp_path / "all.h5", prefix=True)
 
 
@@ -242,7 +242,7 @@ def test_the_target_is_new_and_the_stores_are_two(tmp_path):
         with pytest.raises(StoreError, match=r"h5 exists; merge into another store with --name"):
             merge_stores([one, two], target)
     for paths in ([], [one], [one, one], [one, tmp_path / "link.h5"]):
-        with pytest.raises(UsageError, match=rf"two different stores at least.*here is {bool(paths):d}"):
+        with pytest.raises(UsageError, match=rf"merge needs at least two different stores; got {bool(paths):d}"):
             merge_stores(paths, tmp_path / "all.h5")
     with pytest.raises(StoreError, match=r"no store .*gone.h5"):
         merge_stores([one, tmp_path / "gone.h5"], tmp_path / "all.h5")
@@ -321,7 +321,7 @@ def test_a_store_that_has_all_items_keeps_its_source(run, tmp_path):
     assert merge_stores([first.path, second.path], tmp_path / "features" / "all.h5").source == second.source
 
 
-def test_a_head_is_fitted_on_what_two_machines_embedded(run, tmp_path):
+def test_a_head_is_fitted_on_features_of_two_machines(run, tmp_path):
     stores = [run(draw(tmp_path / name, numbers), name).store for name, numbers in (("a", range(20)), ("b", range(40)))]
     merged = merge_stores([store.path for store in stores], tmp_path / "features" / "all.h5")
     assert fit(merged, "ridge", options=FitOptions(folder=None)).test.n_items == 9

@@ -1,4 +1,4 @@
-"""Stores of every format version that was ever written open for ever.
+"""Stores of every format version that was ever written open forever.
 
 The files in tests/data were written once, when their version was new, and are never written again.
 """

@@ -46,7 +46,7 @@ def test_five_lines_of_h5py_read_a_store(maker, dtype):
     assert labels.tolist() == columns["label"]
 
 
-def test_the_file_is_what_its_specification_says(maker):
+def test_the_file_follows_its_specification(maker):
     spec = maker.make_spec()
     maker.seal([1, 2], quarantine=[("bad.png", "", "cannot be read")])
     with h5py.File(maker.path) as file:

@@ -47,7 +47,7 @@ def test_each_damaged_block_is_named_with_its_items(store, maker):
     assert found.to_dict()["lost"] == 7
 
 
-def test_damage_outside_the_rows_costs_none(store):
+def test_damage_outside_the_rows_costs_no_row(store):
     flip(store.path, b"cannot be read")
     found = verify_store(store.path)
     assert found.damage == (Damage("quarantine", 0, 1),)
@@ -67,7 +67,7 @@ def test_dropping_leaves_the_sound_rows_as_they_were(store, maker, list_files):
     assert left.spec == store.spec
     assert (left.source, left.started_ns, left.golden.files) == (store.source, store.started_ns, store.golden.files)
     assert list_files() == ["made.h5"]
-    whole = maker.seal(range(10), new=range(6), quarantine=BAD)  # what an embed does afterwards
+    whole = maker.seal(range(10), new=range(6), quarantine=BAD)  # as the next embed does
     assert np.array_equal(whole.features, maker.make_rows(range(10)))
 
 
@@ -85,7 +85,7 @@ def test_a_sound_store_is_not_written(store):
     assert store.path.stat() == before
 
 
-def test_what_is_beyond_repair_is_left_as_it_is(maker, store):
+def test_a_store_beyond_repair_is_left_as_it_is(maker, store):
     flip(store.path, b"one picture")
     before = store.path.read_bytes()
     with pytest.raises(

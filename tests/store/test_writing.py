@@ -63,7 +63,7 @@ def test_an_interrupted_writer_keeps_its_rows_and_leaves_no_lock(maker, list_fil
     assert list_files() == ["made.h5"]
 
 
-def test_a_crash_between_sealing_and_removing_the_shards_is_mended_by_the_next_run(maker, list_files):
+def test_a_crash_between_sealing_and_removing_the_shards_is_repaired_by_the_next_run(maker, list_files):
     with maker.open_writer() as writer:
         maker.append(writer, [1, 2])
     (shard,) = maker.path.with_name("made.h5.parts").iterdir()
@@ -126,12 +126,12 @@ def test_damaged_rows_are_not_copied_under_a_new_checksum(maker):
     data = bytearray(maker.path.read_bytes())
     data[data.index(maker.make_row(2).tobytes()) + 3] ^= 1
     maker.path.write_bytes(data)
-    with pytest.raises(StoreFormatError, match=r"rows 0 to 1 of /features of .*made.h5 are damaged; `featx repair"):
+    with pytest.raises(StoreFormatError, match=r"rows 0 to 1 of /features of .*made.h5 are damaged; run `featx repair"):
         maker.seal([1, 2, 3], new=[3])
     assert maker.path.read_bytes() == data
 
 
-def test_what_computed_the_first_rows_stays_noted(maker):
+def test_the_provenance_of_the_first_rows_is_kept(maker):
     maker.seal([1], stack="1.0")
     assert maker.seal([1, 2], new=[2], stack="2.0").created_with == {"numpy": "1.0"}
 
@@ -176,12 +176,12 @@ def test_a_store_names_every_runtime_that_computed_rows_and_the_largest_drift(ma
 
 
 def ago(seconds):
-    """A moment of a run that began so long before."""
+    """Return the start of a run that began this long ago."""
     return time.perf_counter() - seconds
 
 
-def test_a_store_tells_what_its_rows_took(maker):
-    """The sum over the runs that computed them, to which a run that computes none adds nothing."""
+def test_a_store_records_the_time_of_its_rows(maker):
+    """The time is the sum over the runs that computed rows; a run that computes no row adds nothing."""
     assert maker.seal([1], begun=ago(10)).embed_seconds == pytest.approx(10, abs=1)
     assert maker.seal([1], new=[], begun=ago(500)).embed_seconds == pytest.approx(10, abs=1)
     relabelled = maker.seal([1], new=[], source="/elsewhere", begun=ago(500))
@@ -189,7 +189,7 @@ def test_a_store_tells_what_its_rows_took(maker):
     assert maker.seal([1, 2], new=[2], begun=ago(20)).embed_seconds == pytest.approx(30, abs=1)
 
 
-def test_the_time_of_an_interrupted_run_is_not_lost_and_told_once(maker):
+def test_the_time_of_an_interrupted_run_is_counted_once(maker):
     with maker.open_writer(begun=ago(10)) as writer:
         maker.append(writer, [1])
         writer._journal.commit()
@@ -202,6 +202,6 @@ def test_the_time_of_an_interrupted_run_is_not_lost_and_told_once(maker):
     assert maker.seal([1, 2, 3], new=[], source="/b").embed_seconds == sealed.embed_seconds
 
 
-def test_a_time_that_is_known_in_part_is_not_told(maker):
+def test_a_time_that_is_known_only_in_part_is_not_recorded(maker):
     maker.seal([1])
     assert maker.seal([1, 2], new=[2], begun=ago(20)).embed_seconds is None

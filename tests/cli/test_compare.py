@@ -33,7 +33,10 @@ def test_a_table_that_says_what_cannot_be_told_apart(featx_command, embedded, tm
     assert header.endswith("verdict")
     assert {row.split()[0] for row in rows} == {"centroid", "ridge", "dummy"}
     assert rows[0].endswith("best")
-    assert re.search(r"([12] of 2 others cannot be told|each of the 2 others can be told)", result.out)
+    assert re.search(
+        r"([12] of the 2 others (is|are) not|all 2 others are) shown to differ from the best by these 24 test images",
+        result.out,
+    )
     assert re.search(r"s -> runs/\d{4}-\d\d-\d\d-compare\n$", result.out)
     assert len(list((tmp_path / "runs" / ".compare").glob("*.npz"))) == 12
     again = featx_command("compare", embedded, "--clf", "dummy,centroid,ridge", "--seed", "3")
@@ -55,7 +58,7 @@ def test_formats_for_a_report(featx_command, embedded, tmp_path):
     arguments = ("compare", embedded, "--clf", "centroid,dummy", "--jobs", "1", "--out")
     markdown = featx_command(*arguments, "a", "--format", "markdown")
     assert markdown.out.startswith("| head | validation | accuracy |")
-    assert re.search(r"^\| centroid .*\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", markdown.out, re.MULTILINE)
+    assert re.search(r"^\| centroid .*\d\.\d{3} \\\[\d\.\d{3}, \d\.\d{3}\\\]", markdown.out, re.MULTILINE)
     assert re.fullmatch(r"[\d.]+ s -> a\n", markdown.err)
     latex = featx_command(*arguments, "b", "--format", "latex").out
     assert r"\begin{table}" in latex
@@ -75,13 +78,15 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
     assert result.code == 0, result
     assert re.search(r"\nfinetune last:23 .* 2\.1 min  1\.5 GB   1\.2 M ", result.out)
     assert re.search(
-        r"\n(no difference .*: )?fine-tuning \(last:23\) (gains|loses|is at) .*, for [\d,.]+ times the time "
-        r"\(2\.1 min, embedding included, against ",
+        r"\n(\d+ test images cannot show a difference: )?fine-tuning \(last:23\) (gains|loses|is at) .*, "
+        r"for [\d,.]+ times the time \(2\.1 min, embedding included, against ",
         result.out,
     )
     assert max(map(len, result.out.split("\n\n")[0].splitlines())) <= 120
     assert re.search(
-        r"note: finetune last:23: validated on \d+ images of its own training items, so it is ", result.err
+        r"note: finetune last:23: validated on \d+ images of its own training items, so its validation cannot be ranked "
+        r"with the heads and it is listed below them; ",
+        result.err,
     )
     assert result.out.split("\n\n")[0].splitlines()[-1].startswith("finetune last:23")
     rows = json.loads(featx_command(*arguments, "--json", "--out", "there").out)

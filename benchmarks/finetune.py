@@ -1,4 +1,4 @@
-"""How fast is fine-tuning beside `Model.fit`, and what is it worth beside frozen features?
+"""How fast is fine-tuning compared with `Model.fit`, and what does it gain over frozen features?
 
     python benchmarks/finetune.py speed [--data DIR] [--images 512] [--epochs 10] [--rounds 3] [--cases mobilenet,...]
     python benchmarks/finetune.py worth --data DIR --backbone mobilenet?alpha=0.75 --plans last:23,all [--epochs 20]
@@ -134,7 +134,7 @@ class Case:
 
     @property
     def n_items(self):
-        """Items that are learnt from."""
+        """The training items."""
         return len(self.roles["trained"])
 
     def run(self, way):

@@ -203,7 +203,7 @@ def run_table(options):
 def format_comparison(name, compared):
     """Format what fits on a page of a comparison, as Markdown."""
     lines = [
-        f"**{name}**: {compared.n_train:,} images to learn from, {compared.n_test:,} tested; {compared.seconds:.0f} s",
+        f"**{name}**: {compared.n_train:,} training images, {compared.n_test:,} tested; {compared.seconds:.0f} s",
         "",
         "| head | chosen | validation | test | 95 % interval | log-loss | ECE | fit s | to the best | |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -258,7 +258,7 @@ def main():
     table = commands.add_parser("table")
     table.add_argument("stores", nargs="*")
     table.add_argument("--clf", default=TABLE)
-    table.add_argument("--page", type=Path, help="a Markdown page whose table is written anew")
+    table.add_argument("--page", type=Path, help="a Markdown page whose table is written again")
     table.set_defaults(run=run_table)
     one = commands.add_parser("measure")
     one.add_argument("head")

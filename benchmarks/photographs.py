@@ -18,7 +18,7 @@ _NOISE = 4.0
 
 
 def draw_photographs(folder, count, size=SMALL, *, classes=1):
-    """Write JPEGs into class folders, as far as they are not there.
+    """Write the JPEGs that do not exist yet into class folders.
 
     Args:
         folder: Where they are written.

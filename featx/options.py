@@ -23,7 +23,7 @@ _SEEDS = 2**32
 
 
 def count_cores() -> int:
-    """Count the cores that this process may use: in a container, by its affinity or its quota, often not all."""
+    """Count the cores that this process may use; in a container, affinity and quota often leave only some."""
     from joblib import cpu_count
 
     return int(cpu_count())
@@ -31,18 +31,18 @@ def count_cores() -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedOptions:
-    """How to embed, which does not change the numbers.
+    """How to embed; none of these changes the numbers.
 
     Attributes:
-        batch_size: Images per forward pass; None for what the runtime is fastest with, by a short probe.
+        batch_size: Images per forward pass; None for the fastest size, found by a short probe.
         workers: Threads that read and decode; None for one per core.
-        rehash: Hash every file, also where size and time are unchanged.
-        on_bad: What an image that cannot be embedded does: `quarantine` leaves it out, with its reason in
-            the store; `fail` ends the run before anything is sealed.
+        rehash: Hash every file, even if its size and time are unchanged.
+        on_bad: What happens to an image that cannot be embedded: `quarantine` leaves it out and records the reason
+            in the store; `fail` ends the run before anything is sealed.
         max_bad: Largest share of items in quarantine, 0 to 1, that `EmbedResult.check` and the command line
             accept; the store is sealed in any case.
-        runtime: What runs the network: `keras`; `openvino`, several times as fast on a CPU; or `auto`: Keras
-            on a GPU, else OpenVINO where it is installed and gives the same numbers, else Keras.
+        runtime: The software that runs the network: `keras`; `openvino`, which is several times as fast on a CPU; or
+            `auto`: Keras on a GPU, otherwise OpenVINO if it is installed and gives the same numbers, otherwise Keras.
         reporter: Receives the progress in items: those written to the store or up to date.
     """
 
@@ -55,7 +55,7 @@ class EmbedOptions:
     reporter: Reporter = SILENT
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can go by.
+        """Refuse invalid values.
 
         Raises:
             UsageError: The message names the option and what it takes.
@@ -82,19 +82,18 @@ class FitOptions:
     """How to split the items of a store, and where to write the bundle.
 
     Attributes:
-        test_size: Fraction held out where the source has no test split.
-        cv: Folds of a cross-validation over all items in place of one test; 0 for none.
+        test_size: Fraction held out if the source has no test split.
+        cv: Folds of a cross-validation over all items, instead of one test; 0 for none.
         group: What keeps items together: empty for the groups in the store, `folder` for
             the folder of each image, a column of the table that was embedded, or a
             regular expression with one group, searched in each item's id.
         seed: Seed of the split, the folds and the head.
         folder: Where bundles are written; None writes none.
         curve: Whether the learning curve is measured as well, which takes some 25 more fits.
-        views: What is learnt from a store with views: `average`, the mean over all views of an item, which then
-            stands for it when the bundle predicts as well; `augment`, every view as a row of its own, while
-            tests and predictions take the image itself; `plain`, the image itself alone. The first is the default
-            since it has as many rows as items, so that nothing that counts rows is misled, and no strange views
-            to learn; `augment` predicts at the cost of one view.
+        views: What heads are fitted on in a store with views. `average` takes the mean over all views of an item,
+            also when the bundle predicts. `augment` takes every view as a separate row, while tests and predictions
+            take the image itself. `plain` takes only the image itself. `average` is the default because it has one
+            row per item, so nothing that counts rows is misled. `augment` predicts at the cost of one view.
         reporter: Receives the progress in fits.
     """
 
@@ -108,7 +107,7 @@ class FitOptions:
     reporter: Reporter = SILENT
 
     def __post_init__(self) -> None:
-        """Refuse values that no split can be made with.
+        """Refuse invalid values.
 
         Raises:
             UsageError: The message names the option and what it takes.
@@ -116,21 +115,21 @@ class FitOptions:
         _check_split(self.test_size, self.seed)
         _check_views(self.views)
         if self.cv < 0 or self.cv == 1:
-            msg = f"{self.cv} folds cannot be made; ask for 2 or more, or for 0 to hold one test out"
+            msg = f"cv is {self.cv}; it must be at least 2, or 0 to hold out one test"
             raise UsageError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitOptions:
-    """How to split a source into train, val and test, and whether what is there may be replaced.
+    """How to split a source into train, val and test, and whether existing splits and files may be replaced.
 
     Attributes:
         val_size: Fraction of the images for validation; 0 for none.
-        test_size: Fraction held out for the test, as `FitOptions` has it; 0 for none.
-        group: What keeps items together, as in `FitOptions`; empty for the groups that a table has.
+        test_size: Fraction held out for the test, as in `FitOptions`; 0 for none.
+        group: What keeps items together, as in `FitOptions`; empty for the groups of the table, if any.
         seed: Seed of the split.
-        replace: Whether splits that the source has are given up for new ones.
-        force: Whether an older table of the same name is overwritten.
+        replace: Whether existing splits of the source are replaced by new ones.
+        force: Whether an existing table of the same name is overwritten.
         workers: Threads that read and hash; None for one per core.
         reporter: Receives the progress in files read.
     """
@@ -145,14 +144,14 @@ class SplitOptions:
     reporter: Reporter = SILENT
 
     def __post_init__(self) -> None:
-        """Refuse values that no split can be made with.
+        """Refuse invalid values.
 
         Raises:
             UsageError: The message names the option and what it takes.
         """
         for name, size in (("val", self.val_size), ("test", self.test_size)):
             if not 0 <= size < 1:
-                msg = f"the size of {name} is {size}; it must be a fraction from 0 to below 1, such as 0.1"
+                msg = f"the size of {name} is {size}; it must be at least 0 and below 1, such as 0.1"
                 raise UsageError(msg)
         if not 0 < self.val_size + self.test_size < 1:
             msg = (
@@ -175,14 +174,14 @@ class CompareOptions:
     """How to compare heads on stores: on what items, in how many processes, and where to write.
 
     Attributes:
-        test_size: Fraction held out where the source has no test split.
-        folds: Folds of the training items, by which candidates are ranked where the source has no split for that.
+        test_size: Fraction held out if the source has no test split.
+        folds: Folds of the training items; they rank the candidates if the source has no val split.
         group: What keeps items together, as in `FitOptions`.
         seed: Seed of the splits, the folds and the heads.
         jobs: Processes; None for one per core.
-        folder: Where the comparison is written, in a folder with the date in its name, and where finished parts
-            are kept, in `.compare`, so that the same call goes on from there; None writes nothing.
-        out: The folder to write the comparison into, in place of that with the date.
+        folder: Where the comparison is written, in a folder named by date, and where `.compare` keeps finished parts,
+            so that the same call can continue; None writes nothing.
+        out: The folder to write the comparison into, instead of the one named by date.
         fresh: Whether to compute everything again, fine-tuned runs included.
         reporter: Receives the progress in fits (in images during fine-tuning) and lines on finished and new runs.
         views: What heads are fitted on in a store with views, as in `FitOptions`.
@@ -200,15 +199,15 @@ class CompareOptions:
     views: str = VIEWS[0]
 
     def __post_init__(self) -> None:
-        """Refuse values that nothing can be compared with.
+        """Refuse invalid values.
 
         Raises:
             UsageError: The message names the option and what it takes.
         """
         _check_split(self.test_size, self.seed)
         _check_views(self.views)
-        if self.folds < 2:  # noqa: PLR2004 - one to learn from, one held out
-            msg = f"{self.folds} folds cannot rank anything; ask for 2 or more"
+        if self.folds < 2:  # noqa: PLR2004 - one to train on, one to hold out
+            msg = f"folds is {self.folds}; it must be at least 2"
             raise UsageError(msg)
         if self.jobs is not None and self.jobs < 1:
             msg = f"jobs is {self.jobs}; it must be at least 1"
@@ -224,16 +223,16 @@ class FineTuneOptions:
     """How to fine-tune: on what items, from where, and where to write.
 
     Attributes:
-        test_size: Fraction held out where the source has no test split.
+        test_size: Fraction held out if the source has no test split.
         group: What keeps items together, as in `FitOptions`.
-        cache: `yes` embeds the feature maps at which learning begins once, and trains from these; `no` runs
-            the whole network on pixels in every epoch; `auto` caches where it can and the disk has room.
-        features: Folder of the stores; feature maps are in `maps` inside.
-        folder: Where bundles are written, and, in `.finetune`, what an interrupted run goes on from.
-        fresh: Whether to begin anew where an interrupted run could go on.
+        cache: `yes` embeds the feature maps below the trainable layers once and trains from these; `no` runs the
+            whole network on pixels in every epoch; `auto` caches if that is possible and the disk has room.
+        features: Folder of the stores; feature maps are in its subfolder `maps`.
+        folder: Where bundles are written, and where `.finetune` keeps the state of unfinished runs.
+        fresh: Whether to start again instead of resuming an interrupted run.
         workers: Threads that read and decode; None for one per core.
-        runtime: What runs the frozen part when it is embedded; as in `EmbedOptions`.
-        mixed_precision: Compute in bfloat16 where there is a GPU.
+        runtime: The software that embeds the frozen part, as in `EmbedOptions`.
+        mixed_precision: Whether to compute in bfloat16 if there is a GPU.
         reporter: Receives the phases, their progress in images, and lines such as one per epoch.
     """
 
@@ -249,7 +248,7 @@ class FineTuneOptions:
     reporter: Reporter = SILENT
 
     def __post_init__(self) -> None:
-        """Refuse values that no run can go by.
+        """Refuse invalid values.
 
         Raises:
             UsageError: The message names the option and what it takes.

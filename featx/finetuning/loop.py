@@ -114,7 +114,7 @@ class TrainingLoop:
         stages: The layers that are trained.
         spec: How they are trained.
         folder: Where state and curves are kept.
-        options: Whom to tell.
+        options: Where to report progress.
 
     Attributes:
         state: How far it has come.

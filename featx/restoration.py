@@ -53,7 +53,7 @@ def repair_store(path: str | os.PathLike[str], *, drop: bool = False, options: E
         SourceError: If the source is gone, or lacks items that the store holds soundly.
         BackboneError: If the backbone cannot be built, or has other weights now.
 
-    Example:
+    Examples:
         >>> import featx
         >>> repair = featx.repair_store("features/colour.h5", drop=True)
         >>> repair.verification.damage

@@ -1,6 +1,6 @@
 """Embedding: manifest, decoding ahead, backbone, store.
 
-`embed_layers` is the whole algorithm; the other functions are its steps.
+`embed_layers` and `_embed_images`, the loop itself, are the whole algorithm; the other functions are its steps.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -237,19 +237,27 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
         timing, started = Timing(), time.perf_counter()
         # Closed at once when the run ends early, so that no thread keeps decoding.
         images = stack.enter_context(contextlib.closing(ledger.examine(image_spec, timing, planned)))
-        for batch, vectors in stack.enter_context(contextlib.closing(runner.stream(images, timing))):
-            with timing.measure(WRITE):
-                for writer, rows in zip(writers, vectors, strict=True):
-                    writer.note_runtime(runner.name, runner.drift)
-                    ledger.keep(writer, batch, rows)
-            ledger.settle(batch)
-        with timing.measure(WRITE):
-            stores = [writer.seal(*rows) for writer, rows in zip(writers, ledger.conclude(), strict=True)]
+        stores = _embed_images(images, runner, ledger, writers, timing)
     seconds, stages = time.perf_counter() - started, timing.conclude()
     return [
         EmbedResult(store, *counts, seconds, started - begun, stages, runner.name if counts[0] else "", options.max_bad)
         for counts, store in zip(map(ledger.count, writers), stores, strict=True)
     ]
+
+
+def _embed_images(
+    images: Iterable[Any], runner: Runner, ledger: Ledger, writers: Sequence[StoreWriter], timing: Timing
+) -> list[FeatureStore]:
+    """Run the network on decoded images, batch by batch, and seal the stores."""
+    with contextlib.closing(runner.stream(images, timing)) as batches:
+        for batch, vectors in batches:
+            with timing.measure(WRITE):
+                for writer, rows in zip(writers, vectors, strict=True):
+                    writer.note_runtime(runner.name, runner.drift)
+                    ledger.keep(writer, batch, rows)
+            ledger.settle(batch)
+    with timing.measure(WRITE):
+        return [writer.seal(*rows) for writer, rows in zip(writers, ledger.conclude(), strict=True)]
 
 
 def make_spec(

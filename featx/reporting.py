@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -103,7 +104,10 @@ def _make_bar() -> "Bar | None":
     from rich.text import Text
 
     console = Console(stderr=True)
-    if not (console.is_jupyter or sys.stderr.isatty()):
+    if console.is_jupyter and find_spec("ipywidgets") is None:
+        # rich would show a warning instead of a bar; a notebook also understands a terminal's carriage returns.
+        console = Console(stderr=True, force_jupyter=False, force_terminal=True)
+    elif not (console.is_jupyter or sys.stderr.isatty()):
         return None
 
     class RateColumn(ProgressColumn):

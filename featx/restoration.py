@@ -51,7 +51,8 @@ def repair_store(path: str | os.PathLike[str], *, drop: bool = False, options: E
     Raises:
         StoreError: If the store cannot be repaired; it is left as it is.
         SourceError: If the source is gone, or lacks items that the store holds soundly.
-        BackboneError: If the backbone cannot be built, or has other weights now.
+        BackboneError: If the backbone cannot be built.
+        WeightsError: If the backbone has other weights now.
 
     Examples:
         >>> import featx

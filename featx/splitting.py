@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from featx.errors import DataError, ImageError, SourceError, UsageError
-from featx.files import name_temporary, publish_file, sync_file
+from featx.files import write_atomically
 from featx.items import FolderReader, Manifest, read_source, read_table
 from featx.items.decoding import probe
 from featx.items.manifest import COLUMNS, SPLITS, Item
@@ -229,23 +229,18 @@ def _write_table(path: Path, items: Sequence[Item], reader: FolderReader, confir
     rows = [(_relate(reader.locate(item.id), folder), item.label, item.split, item.group) for item in items]
     # Unless a field is quoted, readers drop spaces before it and take a carriage return for the end of a line.
     odd = any(cell != cell.strip() or "\r" in cell for row in rows for cell in row)
-    temporary = name_temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Names that are not UTF-8 are kept byte by byte, as in the reader of tables.
-        with temporary.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(_HEADER_LINE)
-            csv.writer(file, quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL, lineterminator="\n").writerows(rows)
-        sync_file(temporary)
-        _check_table(temporary, items, reader)
-        confirm()
-        publish_file(temporary, path)
+        with write_atomically(path, confirm) as temporary:
+            # Names that are not UTF-8 are kept byte by byte, as in the reader of tables.
+            with temporary.open("x", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                file.write(_HEADER_LINE)
+                writer = csv.writer(file, quoting=csv.QUOTE_ALL if odd else csv.QUOTE_MINIMAL, lineterminator="\n")
+                writer.writerows(rows)
+            _check_table(temporary, items, reader)
     except OSError as error:
         msg = f"the table {str(path)!r} cannot be written: {error.strerror or error}; name another path with --out"
         raise SourceError(msg) from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def _relate(path: Path, folder: str) -> str:

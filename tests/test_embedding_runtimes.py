@@ -12,7 +12,7 @@ from runs import age
 
 import featx
 from featx import EmbedOptions
-from featx.embedding import embed
+from featx.embedding import embed_layers
 from featx.store.journal import Journal
 
 openvino = pytest.importorskip("featx.backbones.openvino", reason="OpenVINO is not installed")
@@ -42,7 +42,7 @@ def photos(tmp_path_factory):
 
 def run(photos, folder, network=None, **options):
     network = network or load()
-    return embed(photos, network, folder=folder, options=EmbedOptions(max_bad=1, **options))
+    return embed_layers(photos, network, folder=folder, options=EmbedOptions(max_bad=1, **options))
 
 
 def load():

@@ -32,6 +32,13 @@ with ProgressReporter("tuning") as reporter:
     reporter.advance(1, 2)
 """
 
+#: What rich takes for a notebook; the second line makes `ipywidgets` a missing package.
+IN_A_NOTEBOOK_WITHOUT_WIDGETS = """
+import builtins, sys
+sys.modules["ipywidgets"] = None
+builtins.get_ipython = type("ZMQInteractiveShell", (), {})
+"""
+
 
 def test_each_phase_starts_the_bar_again_and_lines_go_above_it():
     shown, result = run_on_a_terminal(SAY_ABOVE_A_BAR)
@@ -73,6 +80,16 @@ def test_a_file_gets_the_lines_and_no_bar(capsys):
     with ProgressReporter("working") as reporter:
         use(reporter)
     assert capsys.readouterr() == ("", "one line\n")
+
+
+def test_a_notebook_without_widgets_gets_a_bar_of_text():
+    command = [sys.executable, "-W", "error", "-c", IN_A_NOTEBOOK_WITHOUT_WIDGETS + SAY_ABOVE_A_BAR]
+    result = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "TERM": "xterm"}, check=True)
+    assert result.stdout == ""
+    before, after = result.stderr.split("one line", 1)
+    assert "testing" in before
+    assert "1/2" in after
+    assert "ipywidgets" not in result.stderr
 
 
 def test_the_default_reporter_is_silent(capsys):

@@ -182,24 +182,29 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each difference between pr
     maps = maps if isinstance(maps, list | tuple) else [maps]
     poolings = [pooling or choose_pooling(len(m.shape), default_pooling) for m in maps]
     pooled = [pool(m, p, cut) for cut, m, p in zip(cuts, maps, poolings, strict=True)]
-    for cut, vector in zip(cuts, pooled, strict=True):
-        if None in vector.shape[1:]:
-            msg = f"the size of the output of layer {cut!r} is unknown; choose another layer or pooling"
-            raise BackboneError(msg)
-    outputs = tuple(
-        Output(cut, how, int(np.prod(vector.shape[1:])), tuple(vector.shape[1:]))
-        for cut, how, vector in zip(cuts, poolings, pooled, strict=True)
-    )
     return KerasBackbone(
         keras.Model(pixels, pooled, name="backbone"),
         parts,
         uri=uri,
         weights=weights,
         weights_digest=digest_weights(network),
-        outputs=outputs,
+        outputs=tuple(_describe_output(*each) for each in zip(cuts, poolings, pooled, strict=True)),
         layers=tuple(_describe_layers(network, known, default_pooling)),
         source_file=source_file,
     )
+
+
+def _describe_output(cut: str, pooling: str, vector: Any) -> Output:  # noqa: ANN401 - a symbolic tensor
+    """Describe one output of a backbone.
+
+    Raises:
+        BackboneError: If its size is unknown.
+    """
+    shape = tuple(vector.shape[1:])
+    if None in shape:
+        msg = f"the size of the output of layer {cut!r} is unknown; choose another layer or pooling"
+        raise BackboneError(msg)
+    return Output(cut, pooling, int(np.prod(shape)), shape)
 
 
 def choose_pooling(rank: int, default: str | None = None) -> str:

@@ -1,4 +1,4 @@
-"""The `featx` command: its verbs, and how their errors end."""
+"""The `featx` command: its verbs, and the line in which an error ends."""
 
 import gc
 import io
@@ -6,62 +6,73 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Annotated, TextIO
 
 import typer
 from typer.exceptions import Exit, TyperException
 
 from featx.cli import (
-    checking,
-    comparing,
+    backbones,
+    compare,
     demo,
-    embedding,
-    exchanging,
-    fitting,
-    inspecting,
-    predicting,
-    splitting,
-    tuning,
+    embed,
+    evaluate,
+    export,
+    finetune,
+    fit,
+    info,
+    layers,
+    merge,
+    predict,
+    repair,
+    split,
+    verify,
 )
-from featx.cli.interruption import EXIT_CODE
+from featx.cli.ctrl_c import EXIT_CODE
 from featx.errors import FeatxError
 
-#: Python looks for cyclic garbage after so many new objects, and at old ones after so many looks. With its own numbers,
-#: importing TensorFlow and listing 100,000 items are looked at over and over: 2 of 9 seconds.
+#: Thresholds of Python's garbage collector. With its defaults, it scans the objects of TensorFlow's import and of
+#: a list of 100,000 items over and over, for 2 of 9 seconds.
 _GARBAGE_THRESHOLDS = (100_000, 50, 100)
 
-_STOPPED = "stopped; what was finished is kept, and the same command goes on from there"
+_STOPPED = "stopped; finished work is kept, and the same command continues from there"
 
-#: Verbs of which that is true; the others begin anew.
+#: Verbs of which that is true; the others start from scratch.
 _RESUMED = {"embed", "repair", "compare", "finetune"}
 
 app = typer.Typer(
     name="featx",
-    help="Embed images once with a frozen backbone; after that, a classifier takes seconds.",
+    help="Embed images once with a frozen backbone; then fit, compare and ship classifiers in seconds.",
+    epilog="Run `featx demo` for an example, and `featx COMMAND --help` for the options of a command.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-for command in (
-    demo.demo,
-    splitting.split,
-    embedding.embed,
-    fitting.fit,
-    comparing.compare,
-    tuning.finetune,
-    predicting.evaluate,
-    predicting.predict,
-    inspecting.info,
-    checking.verify,
-    checking.repair,
-    exchanging.merge,
-    exchanging.export,
-    inspecting.backbones,
-    inspecting.layers,
-):
-    app.command()(command)
+
+
+def _add_verb(command: Callable[..., None], example: str) -> None:
+    # `\b` keeps the line of the example as it is.
+    app.command(epilog=f"\b\nExample:\n  {example}")(command)
+
+
+_add_verb(demo.demo, demo.EXAMPLE)
+_add_verb(split.split, split.EXAMPLE)
+_add_verb(embed.embed, embed.EXAMPLE)
+_add_verb(fit.fit, fit.EXAMPLE)
+_add_verb(compare.compare, compare.EXAMPLE)
+_add_verb(finetune.finetune, finetune.EXAMPLE)
+_add_verb(evaluate.evaluate, evaluate.EXAMPLE)
+_add_verb(predict.predict, predict.EXAMPLE)
+_add_verb(info.info, info.EXAMPLE)
+_add_verb(verify.verify, verify.EXAMPLE)
+_add_verb(repair.repair, repair.EXAMPLE)
+_add_verb(merge.merge, merge.EXAMPLE)
+_add_verb(export.export, export.EXAMPLE)
+_add_verb(backbones.backbones, backbones.EXAMPLE)
+_add_verb(layers.layers, layers.EXAMPLE)
 
 
 class _StderrHandler(logging.StreamHandler[TextIO]):
@@ -95,7 +106,7 @@ def start(
     handler = _StderrHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.addLevelName(logging.WARNING, "note")
-    # Pillow's two lines on broken EXIF data, in the middle of a run: the image is embedded all the same.
+    # Pillow's two lines on broken EXIF data, in the middle of a run: the image is embedded anyway.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     logger = logging.getLogger("featx")
     logger.handlers[:] = [handler]
@@ -109,7 +120,7 @@ def main() -> None:
     gc.set_threshold(*_GARBAGE_THRESHOLDS)
     debug = "--debug" in sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a class name that the terminal cannot spell ends nothing
+        if isinstance(stream, io.TextIOWrapper):  # a class name that the terminal cannot show must not end the run
             stream.reconfigure(errors="backslashreplace")
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0

@@ -1,4 +1,4 @@
-"""`featx demo`: the whole loop on real images that scikit-learn ships."""
+"""`featx demo`: embed, fit and predict on real images that scikit-learn ships."""
 
 import contextlib
 import csv
@@ -10,21 +10,27 @@ import typer
 
 from featx.errors import SourceError
 
+EXAMPLE = "featx demo --into featx-demo"
+
 _SHOWN_IMAGES = 5
 _NEXT = """
 Next, with your own pictures in one folder per class:
   featx embed photos/ --backbone mobilenetv2     # downloads ImageNet weights once
   featx fit --clf logreg --cv 5                  # cross-validated
-  featx backbones                                # all that can stand there
-  featx fit --help                               # the other classifiers, splits, groups"""
+  featx backbones                                # all built-in backbones
+  featx fit --help                               # other classifiers, splits, groups"""
 
 
 def demo(
-    folder: Annotated[Path, typer.Option("--into", help="Folder for the images, features and runs.")] = Path(
-        "featx-demo"
-    ),
+    folder: Annotated[
+        Path, typer.Option("--into", metavar="FOLDER", help="Folder for the images, features and runs.")
+    ] = Path("featx-demo"),
 ) -> None:
-    """Run the whole loop on scikit-learn's scanned digits: nothing is downloaded."""
+    """Embed, fit and predict on an example.
+
+    The images are the scanned digits that scikit-learn ships; nothing is downloaded. Every command is shown before it
+    runs.
+    """
     count = _write_digits(folder / "digits")
     typer.echo(
         f"{count:,} scanned digits (UCI, shipped by scikit-learn) are in {folder / 'digits'}, one folder per class\n"
@@ -40,7 +46,7 @@ def demo(
 
 
 def _run(*arguments: str) -> None:
-    """Show a command and run it, so that what is shown is what was run."""
+    """Show a command and run it, so that the text and the run agree."""
     from featx.cli.app import app
 
     typer.echo(f"\n$ featx {shlex.join(arguments)}")
@@ -54,7 +60,7 @@ def _write_digits(folder: Path) -> int:
 
     digits = load_digits()
     if folder.exists() and not (folder / "0").is_dir():
-        msg = f"{folder} exists and is not the demo's; choose another folder with --into"
+        msg = f"{folder} exists and was not made by the demo; choose another folder with --into"
         raise SourceError(msg)
     for number, (pixels, target) in enumerate(zip(digits.images, digits.target, strict=True)):
         path = folder / str(target) / f"digit-{number:04d}.png"
@@ -66,7 +72,7 @@ def _write_digits(folder: Path) -> int:
 
 
 def _choose_tested(bundle: Path) -> list[str]:
-    """Choose held-out images, so that the demo predicts none that it was trained on."""
+    """Choose held-out images, so that the demo predicts no image that it was trained on."""
     with (bundle / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     step = max(1, len(rows) // _SHOWN_IMAGES)

@@ -1,32 +1,56 @@
-"""Output of results on stdout: JSON and tables."""
+"""Output: results on stdout, notes on stderr."""
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
 
 from featx.wording import to_printable
 
+#: Images whose reason is printed; a note counts all.
+SHOWN_REASONS = 5
+
+
+def print_notes(notes: Iterable[str]) -> None:
+    """Print notes to stderr."""
+    for note in notes:
+        typer.echo(f"note: {note}", err=True)
+
+
+def print_quarantine(results: Sequence[Any]) -> None:
+    """Print to stderr why images are quarantined, and how many are.
+
+    Args:
+        results: The `EmbedResult` of each store.
+    """
+    reasons = {name: reason for result in results for name, _, reason in result.store.quarantine}
+    for item, reason in list(reasons.items())[:SHOWN_REASONS]:
+        typer.echo(f"quarantined {to_printable(item)}: {to_printable(reason)}", err=True)
+    worst = max(results, key=lambda result: result.bad_share)
+    if 0 < worst.bad_share <= worst.max_bad:
+        share = f"{worst.bad_share:.1%} of the images are quarantined (up to {worst.max_bad:.1%} is accepted)"
+        print_notes([f"{share}; `featx info {worst.store.path}` lists the reasons, and the next run tries them again"])
+
 
 def print_json(values: Any) -> None:  # noqa: ANN401 - anything that JSON can hold
-    """Print one line of JSON; NaN, which JSON lacks, becomes null."""
-    typer.echo(json.dumps(_replace_nan(values), ensure_ascii=True))
+    """Print one line of JSON; values that JSON lacks, NaN and infinity, become null."""
+    typer.echo(json.dumps(_replace_non_finite(values), ensure_ascii=True))
 
 
-def _replace_nan(value: Any) -> Any:  # noqa: ANN401 - recursive over JSON
+def _replace_non_finite(value: Any) -> Any:  # noqa: ANN401 - recursive over JSON
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {key: _replace_nan(item) for key, item in value.items()}
+        return {key: _replace_non_finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_replace_nan(item) for item in value]
+        return [_replace_non_finite(item) for item in value]
     return value
 
 
 def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
-    """Align columns; those numbered in `left` to the left, the others to the right."""
+    """Align columns: those numbered in `left` to the left, the others to the right."""
     from rich.cells import cell_len
 
     cells = [[to_printable(cell) for cell in row] for row in (header, *rows)]

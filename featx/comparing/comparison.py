@@ -39,6 +39,7 @@ def compare(
     stores: FeatureStore | str | os.PathLike[str] | Sequence[FeatureStore | str | os.PathLike[str]],
     heads: str | Sequence[str | HeadSpec] = "fast",
     *,
+    finetune: Sequence[str] | str = (),
     runs: Sequence[Run | str | os.PathLike[str]] | Run | str | os.PathLike[str] = (),
     params: Mapping[str, Any] | None = None,
     calibration: str | None = None,
@@ -60,8 +61,8 @@ def compare(
         stores: One or more stores, or their paths.
         heads: Names of heads or of sets of heads (`featx.registry.HEAD_SETS`), also several in one text, separated by
             commas; a spec fixes parameters.
-        runs: What `featx.fit` or `featx.finetune` gave, folders of their bundles, or what to unfreeze (`last:N`,
-            `from:LAYER`, `blocks:N`, `gradual`, `gradual:N` or `all`); one or more.
+        finetune: What to unfreeze: `last:N`, `from:LAYER`, `blocks:N`, `gradual`, `gradual:N` or `all`; one or more.
+        runs: What `featx.fit` or `featx.finetune` returned, or folders of their bundles; one or more.
         params: Hyper-parameters that are fixed for each named head that has them, such as `class_weight`.
         calibration: One of `featx.specs.CALIBRATIONS` for all named heads; None for the default of each.
         options: How to split, how many processes, and where to write.
@@ -84,14 +85,10 @@ def compare(
     partition = split_dataset(match.dataset, test_size=options.test_size, seed=options.seed)
     rounds = _plan_rounds(match.dataset, partition, options)
     names = _name_stores(opened)
-    found = read_runs(runs, match.dataset, partition, options)
-    by_backbone = {store.spec.backbone.uri: name for store, name in zip(opened[::-1], names[::-1], strict=True)}
-    run_entries = make_entries(found, match.dataset, partition, options, by_backbone)
-    candidates = [
-        _Candidate(name, store, rows, spec)
-        for name, store, rows in zip(names, opened, match.rows, strict=True)
-        for spec in specs
-    ]
+    found = read_runs(finetune, runs, match.dataset, partition, options)
+    run_entries = make_entries(found, match.dataset, partition, options, _name_backbones(opened, names))
+    places = zip(names, opened, match.rows, strict=True)
+    candidates = [_Candidate(*place, spec) for place in places for spec in specs]
     with _find_work(options) as work:
         outcomes = _run_rounds(candidates, rounds, match.dataset, work, options)
         validated = [_validate(*each, rounds, match.dataset) for each in zip(candidates, outcomes, strict=True)]
@@ -110,6 +107,10 @@ def compare(
         seconds=time.perf_counter() - started,
         verdict=describe_gains(rows, partition.test_name),
     )
+    return _write(comparison, options)
+
+
+def _write(comparison: Comparison, options: CompareOptions) -> Comparison:
     if options.out is None and options.folder is None:
         return comparison
     out = Path(options.out) if options.out is not None else name_folder(Path(str(options.folder)))
@@ -159,6 +160,11 @@ def _name_stores(stores: Sequence[FeatureStore]) -> list[str]:
         to_printable(stem if stems.count(stem) == 1 else str(store.path))
         for stem, store in zip(stems, stores, strict=True)
     ]
+
+
+def _name_backbones(stores: Sequence[FeatureStore], names: Sequence[str]) -> dict[str, str]:
+    """Return the name of the first store that each backbone has, by its uri."""
+    return {store.spec.backbone.uri: name for store, name in zip(stores[::-1], names[::-1], strict=True)}
 
 
 def _plan_rounds(dataset: Dataset, partition: Partition, options: CompareOptions) -> _Rounds:

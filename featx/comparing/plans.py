@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
@@ -57,45 +57,62 @@ class FineTuneSource:
 
 
 def read_runs(
-    runs: Sequence[Named] | Named, dataset: Dataset, partition: Partition, options: CompareOptions
+    plans: Sequence[str] | str,
+    runs: Sequence[Named] | Named,
+    dataset: Dataset,
+    partition: Partition,
+    options: CompareOptions,
 ) -> list[FinishedRun]:
-    """Read the runs that stand in a comparison; what is only planned is fine-tuned first.
+    """Read the finished runs of a comparison, and fine-tune the plans of which there is none.
 
-    All are looked at before anything is trained, so that the last one's mistake costs nothing.
+    All are checked before anything is trained, so that a mistake in the last one costs nothing.
 
     Args:
-        runs: What `fit` or `finetune` gave, folders of bundles, or plans such as `last:23`; one or more.
+        plans: Unfreeze plans, such as `last:23`; one or more.
+        runs: What `fit` or `finetune` returned, or folders of bundles; one or more.
         dataset: All items of the comparison, as its first store has them.
         partition: What holds its test.
         options: How it was split, and where runs are looked for and written.
 
+    Returns:
+        The runs, and after them those of the plans, each once.
+
     Raises:
-        UsageError: If a run wrote no bundle, or a plan is none, or lets nothing learn.
-        UnknownNameError: If a plan names a layer that is not there.
-        BundleError: If a folder is no bundle, or a damaged one.
+        UsageError: If a run wrote no bundle, or a plan is not a plan or trains nothing.
+        UnknownNameError: If a plan names a layer that does not exist.
+        BundleError: If a folder is not a bundle, or is damaged.
         SourceError: If the images of a plan are gone or have changed.
         DataError: If a plan would be tested on other images than the comparison.
     """
-    named = [runs] if isinstance(runs, Run | str | os.PathLike) else list(runs)
-    found = {at: read_run(find_folder(one)) for at, one in enumerate(named) if not is_plan(one)}
-    plans = list(dict.fromkeys(one for one in named if is_plan(one)))
-    planned = {plan: None if options.fresh else find_finished(plan, dataset, partition, options) for plan in plans}
+    named = [plans] if isinstance(plans, str) else list(plans)
+    for plan in named:
+        _refuse_folder(plan)
+    found = [read_run(find_folder(run)) for run in ([runs] if isinstance(runs, Run | str | os.PathLike) else runs)]
+    planned = {plan: None if options.fresh else find_finished(plan, dataset, partition, options) for plan in named}
     lacking = [plan for plan, run in planned.items() if run is None]
     if lacking:
         origin = reopen_source(dataset, options)
         check_plans(lacking, origin)
         planned |= {plan: read_run(finetune_store(plan, origin)) for plan in lacking}
-    both = [planned[one] if is_plan(one) else found[at] for at, one in enumerate(named)]
-    return [run for run in both if run is not None]
+    return [*found, *(run for run in planned.values() if run is not None)]
 
 
-def is_plan(named: Named) -> TypeGuard[str]:
-    """Tell an unfreeze plan from the folder of a run, which wins where there is one of that name."""
-    return isinstance(named, str) and _PLAN.fullmatch(named) is not None and not Path(named).exists()
+def _refuse_folder(plan: str) -> None:
+    """Refuse the folder of a run where a plan belongs, before any network is loaded.
+
+    Raises:
+        UsageError: If the text cannot be a plan.
+    """
+    if _PLAN.fullmatch(plan) is None:
+        msg = (
+            f"{plan} is not an unfreeze plan, such as last:23, blocks:1 or all; to compare a finished run, name its "
+            "folder with --run (runs= in Python)"
+        )
+        raise UsageError(msg)
 
 
 def find_folder(named: Named) -> Path:
-    """Find the folder of a run: that of what `fit` or `finetune` gave, or one that is named.
+    """Find the folder of a run that `fit` or `finetune` returned, or of one that is named.
 
     Raises:
         UsageError: If the run wrote no bundle.
@@ -108,10 +125,9 @@ def find_folder(named: Named) -> Path:
         return named.bundle
     folder = Path(named)
     if not folder.exists():
-        msg = (
-            f"{folder} does not exist, and is not a plan either; name the folder of a bundle, or a plan such as "
-            f"last:23, blocks:1 or all"
-        )
+        plan = _PLAN.fullmatch(str(named)) is not None
+        hint = "an unfreeze plan goes to --finetune (finetune= in Python)" if plan else "name the folder of a bundle"
+        msg = f"there is no run {folder}; {hint}"
         raise BundleError(msg)
     return folder
 

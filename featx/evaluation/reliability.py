@@ -85,14 +85,7 @@ def measure_reliability(
     chances, _ = check_probabilities(probabilities, np.shape(probabilities)[-1])
     truth = check_labels("targets", targets, chances.shape)
     outcomes = np.arange(chances.shape[1]) == truth[:, np.newaxis]
-    if classwise:
-        confidences, right = chances.T, outcomes.T
-    else:
-        chosen = (
-            chances.argmax(axis=1) if predictions is None else check_labels("predictions", predictions, chances.shape)
-        )
-        items = np.arange(truth.size)
-        confidences, right = chances[items, chosen][np.newaxis], (chosen == truth)[np.newaxis]
+    confidences, right = (chances.T, outcomes.T) if classwise else _take_predicted(chances, truth, predictions)
     edges = _place_edges(confidences, bins, equal_mass=equal_mass)
     counts, sums, hits = _count_bins(confidences, right, edges)
     gaps = np.abs(sums - hits).sum(axis=1) / truth.size
@@ -112,6 +105,14 @@ def measure_reliability(
         n_items=truth.size,
         classwise=classwise,
     )
+
+
+def _take_predicted(
+    chances: FloatArray, truth: IntArray, predictions: ArrayLike | None
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    """Return the probability of each predicted class, and whether it is right: (1, n_items) each."""
+    chosen = chances.argmax(axis=1) if predictions is None else check_labels("predictions", predictions, chances.shape)
+    return chances[np.arange(truth.size), chosen][np.newaxis], (chosen == truth)[np.newaxis]
 
 
 def _place_edges(confidences: FloatArray, bins: int, *, equal_mass: bool) -> FloatArray:

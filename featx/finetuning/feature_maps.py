@@ -112,16 +112,13 @@ def prepare_data(
         maps = _plan_maps(manifest, load(layers=cut.layers, pooling="none"), cut, spec, options, image)
     cached, reason = _decide(maps, cut, len(manifest), spec, options, obstacle)
     options.reporter.say(reason)
-    found = (
-        _embed_maps(manifest, maps, spec, options, image)
-        if maps and cached
-        else _embed(manifest, network, options, image)
-    )
+    kept = maps if cached else None
+    found = _embed_maps(manifest, kept, spec, options, image) if kept else _embed(manifest, network, options, image)
     _report_quarantine(found, options)
-    for embedding in found:
-        embedding.check()
+    for result in found:
+        result.check()
     dataset = load_dataset(found[0].store, group=options.group, views=None)
-    stores = tuple(embedding.store for embedding in found)
+    stores = tuple(result.store for result in found)
     ids = stores[0].ids[dataset.rows]
     image_spec = stores[0].spec.image
     augmentation = parse_augmentation(spec.augmentation)

@@ -1,4 +1,4 @@
-"""Epochs: a network learns, is measured, and is kept on disk after each, so that it can go on from there."""
+"""The training loop: after each epoch the network is validated and saved, so that training can resume from there."""
 
 import contextlib
 import math
@@ -25,7 +25,7 @@ from featx.specs import FineTuneSpec
 STATE = "state.npz"
 CURVES = "curves"
 
-#: Of the time of training, drawing its curves takes no more than one part in so many.
+#: Drawing the curves takes at most one part in this many of the training time.
 _DRAWN_PART = 30
 
 #: What drawing takes, as long as that is not known.
@@ -38,13 +38,13 @@ Arrays = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """What is learnt from.
+    """The items that a network is trained on and validated with.
 
     Attributes:
-        feed: Where the network's inputs come from.
-        train, held: int, the items that are learnt from, and those that are watched; perhaps none.
+        feed: The network's inputs.
+        train, held: int, the training items and the validation items; there may be no validation items.
         targets: int32 `(n_items,)`.
-        weights: float32 `(n_items,)`, of each item in the loss.
+        weights: float32 `(n_items,)`: the weight of each item in the loss.
     """
 
     feed: Feed
@@ -56,12 +56,12 @@ class TrainingSet:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """What items are for, as int positions in the dataset.
+    """The roles of items, as int positions in the dataset.
 
     Attributes:
-        train: Those that are learnt from.
-        held: Those that choose the epoch; none where nothing can be held out.
-        validated: Those that the validation is of: `held`, and those of classes that are not learnt.
+        train: The items that are trained on.
+        held: The items that choose the epoch; none if nothing can be held out.
+        validated: The items of the validation: `held`, and items of classes without training items.
         notes: What the user should know.
     """
 
@@ -72,13 +72,13 @@ class Roles:
 
     @property
     def validated_on(self) -> str:
-        """What the validation is of: `validation` or, for want of that, `training` images."""
+        """The images that validate: `validation`, or `training` if none could be held out."""
         return "validation" if len(self.validated) else "training"
 
 
 @dataclass(slots=True)
 class LoopState(EarlyStopping):
-    """How far training has come; all of it is on disk.
+    """The state of training; all of it is on disk.
 
     The best epoch is counted over all stages, and the epochs waited since then in this stage.
 
@@ -87,8 +87,8 @@ class LoopState(EarlyStopping):
         epoch: Epochs of this stage that are done.
         parts: Into how many parts a batch is divided, for it to fit into the memory.
         seconds: Time of all epochs.
-        earlier_seconds: What of this was in runs that were interrupted, before this one.
-        history: The curves; the first value of each is of the start.
+        earlier_seconds: The part of it that earlier, interrupted runs took.
+        history: The curves; the first value of each is that of the start.
     """
 
     stage: int = 0
@@ -100,7 +100,7 @@ class LoopState(EarlyStopping):
 
     @property
     def n_epochs(self) -> int:
-        """Epochs that are done, over all stages."""
+        """Number of finished epochs, over all stages."""
         return len(self.history.get("loss", [0])) - 1
 
 
@@ -109,10 +109,10 @@ class TrainingLoop:
 
     Args:
         network: A `TrainableNetwork` with its head; not typed, since its module imports TensorFlow.
-        head: The head, which is given the weights that the network has learnt.
-        training_set: What is learnt from.
-        stages: What learns.
-        spec: How.
+        head: The head, which receives the trained weights.
+        training_set: The items.
+        stages: The layers that are trained.
+        spec: How they are trained.
         folder: Where state and curves are kept.
         options: Whom to tell.
 
@@ -137,11 +137,11 @@ class TrainingLoop:
         self._drawn, self._draw_seconds = time.perf_counter(), _DRAW_SECONDS
 
     def run(self) -> None:
-        """Train through all stages; the network and the head have the best weights then.
+        """Train through all stages; afterwards the network and the head have the best weights.
 
         Raises:
             DataError: If the loss is not finite.
-            BackboneError: If a single item does not fit into the memory.
+            BackboneError: If a single item does not fit into memory.
         """
         state = self.state = self._resume()
         while state.stage < len(self._stages):
@@ -152,7 +152,7 @@ class TrainingLoop:
                 self._options.reporter.say(f"stage {state.stage + 1}/{len(self._stages)}: {stage.name}")
             while state.epoch < self._spec.epochs and state.waited < self._spec.patience:
                 self._run_epoch()
-            # What comes next begins with the best so far.
+            # The next stage starts from the best weights so far.
             self._network.restore(self._best)
             state.stage, state.epoch, state.waited, state.factor = state.stage + 1, 0, 0, 1.0
             self._save(optimizers=False)
@@ -178,7 +178,7 @@ class TrainingLoop:
             self._draw()
 
     def _train(self) -> dict[str, float]:
-        """Learn from all items once, and return how well that went."""
+        """Train on all items once, and return the loss and the metrics."""
         state, train, spec = self.state, self._training_set.train, self._spec
         number = state.n_epochs + 1
         order = np.random.default_rng([spec.seed, number]).permutation(train)
@@ -190,7 +190,8 @@ class TrainingLoop:
         total, done, logits = 0.0, 0, []
         with contextlib.closing(self._training_set.feed.stream(batches)) as shown:
             for batch, (items, inputs) in enumerate(shown, 1):
-                # Adam's first steps are as long as any, whatever it has seen: they begin small, and grow.
+                # Adam's first steps are as long as all others although its averages are not yet reliable, so the
+                # rate rises during the first epoch.
                 rises = not state.epoch and spec.schedule != "constant"
                 self._network.set_rate(state.factor * (batch / n_batches if rises else 1.0))
                 loss, answer = self._train_batch(items, inputs)
@@ -198,7 +199,7 @@ class TrainingLoop:
                 logits.append(answer)
                 self._options.reporter.advance(state.epoch * len(train) + done, spec.epochs * len(train))
         if not math.isfinite(total):
-            msg = f"the loss is not finite at a learning rate of {spec.learning_rate:g}; choose a smaller one"
+            msg = f"the loss is not finite at a learning rate of {spec.learning_rate:g}; choose a smaller rate"
             raise DataError(msg)
         return {"loss": total / done, **_score(np.concatenate(logits), self._training_set.targets[order])}
 
@@ -215,23 +216,23 @@ class TrainingLoop:
                 return found
 
     def _divide(self, error: MemoryError) -> None:
-        """Go on with half of the items at a time; gradients of the parts of a batch are added up.
+        """Continue with half as many items at a time; the gradients of a batch's parts are added up.
 
         Raises:
-            BackboneError: If that leaves less than one.
+            BackboneError: If less than one item would be left.
         """
         parts = 2 * self.state.parts
         if parts >= 2 * self._spec.batch_size:
-            msg = f"one image does not fit into the memory ({error}); unfreeze less, or choose a smaller --image-size"
+            msg = f"a single image does not fit into memory ({error}); unfreeze less, or choose a smaller --image-size"
             raise BackboneError(msg) from error
         self.state.parts = parts
         self._options.reporter.say(
-            f"note: {-(-2 * self._spec.batch_size // parts)} images do not fit into the memory at a time; each batch "
-            f"of {self._spec.batch_size} is learnt in {parts} parts, whose gradients are added up"
+            f"note: {-(-2 * self._spec.batch_size // parts)} images do not fit into memory at once; each batch of "
+            f"{self._spec.batch_size} is divided into {parts} parts, whose gradients are added up"
         )
 
     def _validate(self) -> dict[str, float]:
-        """Measure the items that are held out, or, without any, those that are learnt from, as they are."""
+        """Evaluate on the held-out items or, if there are none, on the training items without augmentation."""
         held = self._training_set.held
         items, prefix = (held, "val_") if len(held) else (self._training_set.train, "plain_")
         self._take_head()
@@ -241,7 +242,7 @@ class TrainingLoop:
         targets = self._training_set.targets[items]
         loss = self._network.measure_loss(targets, logits, self._training_set.weights[items])
         if not math.isfinite(loss):
-            msg = f"the loss is not finite at a learning rate of {self._spec.learning_rate:g}; choose a smaller one"
+            msg = f"the loss is not finite at a learning rate of {self._spec.learning_rate:g}; choose a smaller rate"
             raise DataError(msg)
         return {f"{prefix}{name}": value for name, value in {"loss": loss, **_score(logits, targets)}.items()}
 
@@ -261,15 +262,15 @@ class TrainingLoop:
 
     def _report(self, record: dict[str, float], seconds: float) -> None:
         state = self.state
-        learnt = f"loss {record['loss']:.4f}, accuracy {record['accuracy']:.3f}"
-        held = "validation" if len(self._training_set.held) else "afterwards, as they are:"
+        trained = f"loss {record['loss']:.4f}, accuracy {record['accuracy']:.3f}"
+        held = "validation" if len(self._training_set.held) else "after the epoch:"
         prefix = "val" if len(self._training_set.held) else "plain"
         watched = f"{held} loss {record[f'{prefix}_loss']:.4f}, accuracy {record[f'{prefix}_accuracy']:.3f}"
         area = f", AUC {record[f'{prefix}_auc']:.4f}" if self._spec.monitor == "auc" else ""
         best = f"best so far: epoch {state.best_epoch}" if state.best_epoch else "no better than the start"
         width = len(str(self._spec.epochs))
         self._options.reporter.say(
-            f"epoch {state.epoch:{width}}/{self._spec.epochs}: {learnt}; {watched}{area} ({best}); {seconds:.1f} s"
+            f"epoch {state.epoch:{width}}/{self._spec.epochs}: {trained}; {watched}{area} ({best}); {seconds:.1f} s"
         )
 
     def _draw(self) -> None:
@@ -280,7 +281,7 @@ class TrainingLoop:
         self._draw_seconds = self._drawn - started
 
     def _save(self, *, optimizers: bool) -> None:
-        """Write curves and state; the state is there as a whole, or still that of the epoch before."""
+        """Write curves and state; a crash leaves the new state or that of the epoch before, never a part."""
         state = self.state
         with say_failures(self._folder):
             write_history(state.history, self._folder / f"{CURVES}.csv", first=0)
@@ -301,27 +302,27 @@ class TrainingLoop:
             self._network.restore(found.arrays)
             self._best = {name: found.arrays[f"best_{name}"] for name in self._best}
         except (*DAMAGES, TypeError) as error:
-            msg = f"{path} is damaged ({' '.join(str(error).split())[:100]}); begin anew with --fresh"
+            msg = f"{path} is damaged ({' '.join(str(error).split())[:100]}); start again with --fresh"
             raise StoreError(msg) from error
         if state.stage < len(self._stages) and state.epoch:
             self._network.start(self._stages[state.stage])
             self._network.restore_optimizers(found.arrays)
         self._options.reporter.say(
-            f"going on from epoch {state.n_epochs}, which an interrupted run left; --fresh begins anew"
+            f"going on from epoch {state.n_epochs}, which an interrupted run left; --fresh starts again"
         )
         return state
 
     def _describe_start(self) -> str:
-        """Measure the start, which the best epoch must beat, and describe it."""
+        """Evaluate the start, which an epoch must beat to be kept, and describe it."""
         record = self._validate()
         start = dict.fromkeys(("loss", "accuracy", "auc"), math.nan)
         self._record({**start, **record, "learning_rate": self._spec.learning_rate * self._stages[0].rate}, 0.0)
         self.state.best = self._read_monitored(record)
         if not math.isfinite(self.state.best):
-            msg = f"the {self._spec.monitor} of these images is not defined, as one class alone is there; monitor loss"
+            msg = f"the {self._spec.monitor} of these images is undefined for a single class; use --monitor loss"
             raise DataError(msg)
         held = len(self._training_set.held)
-        watched = f"{held:,} validation images" if held else "the training images, as none can be held out"
+        watched = f"{held:,} validation images" if held else "the training images, since none can be held out"
         name = "val" if held else "plain"
         return f"start: loss {record[f'{name}_loss']:.4f}, accuracy {record[f'{name}_accuracy']:.3f} on {watched}"
 
@@ -332,11 +333,11 @@ def stream_features(
     items: NDArray[np.intp],
     batch_size: int,
 ) -> Iterator[NDArray[np.float32]]:
-    """Embed items, as they are, by a network as it is now, a batch at a time.
+    """Embed items without augmentation and with the network's current weights, a batch at a time.
 
     Args:
         network: The network.
-        feed: Where its inputs come from.
+        feed: The network's inputs.
         items: int `(n_items,)`.
         batch_size: Items of a batch.
 
@@ -344,7 +345,7 @@ def stream_features(
         float32 `(n_batch, dim)`.
 
     Raises:
-        BackboneError: If a single item does not fit into the memory.
+        BackboneError: If a single item does not fit into memory.
         DataError: If features are not finite.
     """
     parts = np.array_split(items, -(-len(items) // batch_size))
@@ -352,24 +353,24 @@ def stream_features(
         for _, inputs in shown:
             rows = _embed_halving(network, inputs)
             if not np.isfinite(rows).all():
-                msg = "the features of the network are not finite any more; choose smaller learning rates"
+                msg = "the features of the network are no longer finite; choose smaller learning rates"
                 raise DataError(msg)
             yield rows
 
 
 def embed_items(network: Any, feed: Feed, items: NDArray[np.intp], batch_size: int) -> NDArray[np.float32]:  # noqa: ANN401 - as above
-    """Embed items, as they are, into one matrix float32 `(n_items, dim)`; see `stream_features`."""
+    """Embed items into one matrix float32 `(n_items, dim)`; see `stream_features`."""
     return np.concatenate(list(stream_features(network, feed, items, batch_size)))
 
 
 def _embed_halving(network: Any, inputs: list[NDArray[Any]]) -> NDArray[np.float32]:  # noqa: ANN401 - as above
-    """Embed a batch, in halves where it does not fit into the memory."""
+    """Embed a batch, in halves if it does not fit into memory."""
     try:
         return np.asarray(network.embed(inputs))
     except MemoryError as error:
         half = len(inputs[0]) // 2
         if not half:
-            msg = f"one image does not fit into the memory ({error}); choose a smaller --image-size"
+            msg = f"a single image does not fit into memory ({error}); choose a smaller --image-size"
             raise BackboneError(msg) from error
     return np.concatenate(
         [_embed_halving(network, [array[rows] for array in inputs]) for rows in (slice(half), slice(half, None))]

@@ -250,6 +250,27 @@ def _draft_bundle(
     options: FitOptions,
     predictions: Mapping[str, Any],
 ) -> Draft:
+    ids, labels = store.ids[dataset.rows], dataset.labels
+    truth = dataset.targets[outcome.tested]
+    return Draft(
+        # A head fitted on means over views needs the views of new images too; others take the image itself.
+        embed_spec=store.spec if options.views == "average" else replace(store.spec, views=None),
+        head_spec=run.head,
+        classes=dataset.classes,
+        golden=store.golden,
+        head=outcome.fitted.estimator,
+        backbone_file=store.backbone_file,
+        record=_make_record(run, store, outcome, options),
+        test=outcome.test,
+        metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
+        items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
+        predictions=predictions,
+        extras=list_illustrations(run, outcome.tuned, outcome.fitted, outcome.probabilities, truth),
+    )
+
+
+def _make_record(run: Run, store: FeatureStore, outcome: _Outcome, options: FitOptions) -> dict[str, Any]:
+    """Make the record of a bundle: how the head was chosen, on what split, from which store."""
     record: dict[str, Any] = {
         "candidates": [candidate.to_dict() for candidate in run.candidates],
         "protocol": run.protocol,
@@ -266,23 +287,7 @@ def _draft_bundle(
     }
     if store.spec.views:
         record["views"] = {"learnt": options.views, **store.spec.views.to_dict()}
-    ids, labels = store.ids[dataset.rows], dataset.labels
-    truth = dataset.targets[outcome.tested]
-    return Draft(
-        # A head fitted on means over views needs the views of new images too; others take the image itself.
-        embed_spec=store.spec if options.views == "average" else replace(store.spec, views=None),
-        head_spec=run.head,
-        classes=dataset.classes,
-        golden=store.golden,
-        head=outcome.fitted.estimator,
-        backbone_file=store.backbone_file,
-        record=record,
-        test=outcome.test,
-        metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
-        items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
-        predictions=predictions,
-        extras=list_illustrations(run, outcome.tuned, outcome.fitted, outcome.probabilities, truth),
-    )
+    return record
 
 
 def _name_roles(outcome: _Outcome) -> NDArray[np.str_]:

@@ -171,7 +171,7 @@ class KerasNetwork:
         targets, probabilities = plan.targets[items], take_probabilities(logits)
         value = float(loss(targets, logits, plan.weights[items]))
         if not math.isfinite(value):
-            msg = f"the loss is not finite at learning_rate={plan.learning_rate:g}; choose a smaller one"
+            msg = f"the loss is not finite at learning_rate={plan.learning_rate:g}; choose a smaller rate"
             raise DataError(msg)
         area = make_roc_auc(probabilities.astype(np.float64), targets.astype(np.int64))(np.ones((len(items), 1)))
         return {

@@ -6,7 +6,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,40 +92,58 @@ def examine(
         One `Examined` for each item. Unless `known` is None, the same bytes under several names
         are decoded once: only the first of them has an image, or a reason.
     """
-    claimed: set[str] = set()
-    lock = threading.Lock()
+    examiner = _Examiner(manifest, spec, known, timing, views)
+    ahead = limit_ahead(spec, workers, count_views(views))
+    parts = _separate(manifest, stamps, workers, timing) if stamps else manifest.items
+    with contextlib.closing(prefetch(examiner.examine_part, parts, workers=workers, ahead=ahead)) as found:
+        for examined in found:
+            yield from examined
 
-    def claim(sha256: str) -> bool:
-        if known is None:
-            return True
-        with lock:
-            new = sha256 not in claimed and sha256 not in known
-            claimed.add(sha256)
-            return new
 
-    def examine_one(item: Item) -> Examined:
+@dataclass(frozen=True, slots=True)
+class _Examiner:
+    """Reads and decodes items for several threads.
+
+    Attributes:
+        manifest, spec, known, timing, views: As in `examine`.
+        claimed: sha256 of content that a thread has decoded or is decoding.
+        lock: Held while `claimed` is read and changed.
+    """
+
+    manifest: Manifest
+    spec: ImageSpec
+    known: Collection[str] | None
+    timing: Timing
+    views: Sequence[ViewSpec]
+    claimed: set[str] = field(default_factory=set)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def examine_part(self, part: Item | list[Examined]) -> list[Examined]:
+        """Examine an item, unless it comes with its outcome."""
+        return part if isinstance(part, list) else [self._examine(part)]
+
+    def _examine(self, item: Item) -> Examined:
         try:
-            with timing.measure(READ):
-                stamp, data = read_stamped(manifest, item.id)
+            with self.timing.measure(READ):
+                stamp, data = read_stamped(self.manifest, item.id)
         except OSError as error:
             is_momentary = error.errno is not None and error.errno not in _LASTING
             return Examined(item, None, reason=describe_failure(error), is_momentary=is_momentary)
-        if not claim(stamp.sha256):
+        if not self._claim(stamp.sha256):
             return Examined(item, stamp)
         try:
-            with timing.measure(DECODE):
-                return Examined(item, stamp, image=_expand(decode(data, spec), views, stamp.sha256))
+            with self.timing.measure(DECODE):
+                return Examined(item, stamp, image=_expand(decode(data, self.spec), self.views, stamp.sha256))
         except ImageError as error:
             return Examined(item, stamp, reason=str(error))
 
-    def examine_part(part: Item | list[Examined]) -> list[Examined]:
-        return part if isinstance(part, list) else [examine_one(part)]
-
-    ahead = limit_ahead(spec, workers, count_views(views))
-    parts = _separate(manifest, stamps, workers, timing) if stamps else manifest.items
-    with contextlib.closing(prefetch(examine_part, parts, workers=workers, ahead=ahead)) as found:
-        for examined in found:
-            yield from examined
+    def _claim(self, sha256: str) -> bool:
+        if self.known is None:
+            return True
+        with self.lock:
+            new = sha256 not in self.claimed and sha256 not in self.known
+            self.claimed.add(sha256)
+            return new
 
 
 def count_views(views: Sequence[ViewSpec]) -> int:

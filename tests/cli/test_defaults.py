@@ -4,7 +4,7 @@ import inspect
 from dataclasses import fields
 
 import featx
-from featx.cli import comparing, embedding, fitting, predicting, tuning
+from featx.cli import compare, embed, evaluate, finetune, fit, predict
 from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions
 from featx.specs import FineTuneSpec
 
@@ -19,7 +19,7 @@ def read_fields(cls):
 
 
 def test_embed():
-    command, library = read_defaults(embedding.embed), read_defaults(featx.embed)
+    command, library = read_defaults(embed.embed), read_defaults(featx.embed_layers)
     for name in ("pooling", "weights", "dtype", "views", "view_seed", "name"):
         assert command[name] == library[name]
     assert command["augment"] == library["augmentation"]
@@ -33,7 +33,7 @@ def test_embed():
 
 
 def test_fit():
-    command, library, options = read_defaults(fitting.fit), read_defaults(featx.fit), read_fields(FitOptions)
+    command, library, options = read_defaults(fit.fit), read_defaults(featx.fit), read_fields(FitOptions)
     assert (command["clf"], command["scaling"]) == (library["clf"], library["scaling"])
     assert str(command["runs"]) == options["folder"]
     for name in ("test_size", "cv", "group", "seed", "views"):
@@ -42,11 +42,12 @@ def test_fit():
 
 
 def test_compare():
-    command, library = read_defaults(comparing.compare), read_defaults(featx.compare)
+    command, library = read_defaults(compare.compare), read_defaults(featx.compare)
     options = read_fields(CompareOptions)
     assert command["clf"] == [library["heads"]]
-    assert (command["calibration"], library["runs"]) == (library["calibration"], ())
-    assert command["finetune"] is command["class_weight"] is library["params"] is None
+    assert command["calibration"] == library["calibration"]
+    assert library["finetune"] == library["runs"] == ()
+    assert command["finetune"] is command["run"] is command["class_weight"] is library["params"] is None
     assert str(command["runs"]) == options["folder"]
     for name in ("test_size", "folds", "group", "seed", "jobs", "out", "fresh"):
         assert command[name] == options[name]
@@ -54,7 +55,7 @@ def test_compare():
 
 
 def test_finetune():
-    command, library = read_defaults(tuning.finetune), read_defaults(featx.finetune)
+    command, library = read_defaults(finetune.finetune), read_defaults(featx.finetune)
     spec, options = FineTuneSpec(), FineTuneOptions()
     assert (command["clf"], command["scaling"], command["augment"]) == (
         spec.head.name,
@@ -83,6 +84,6 @@ def test_the_newest_store_is_looked_for_where_embed_writes():
 
 def test_evaluate_and_predict():
     options = read_fields(EmbedOptions)
-    for function in (predicting.evaluate, predicting.predict):
+    for function in (evaluate.evaluate, predict.predict):
         command = read_defaults(function)
         assert (command["batch_size"], command["workers"]) == (options["batch_size"], options["workers"])

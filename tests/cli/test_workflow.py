@@ -108,7 +108,7 @@ def test_quarantined_images_are_named_and_counted(featx_command, one_in_twenty_o
     notes = [line for line in result.err.splitlines() if line.startswith("note: ")]
     assert len(notes) == 1
     assert notes[0].startswith(
-        "note: 4.8% of the images are quarantined, up to 5.0% is accepted; `featx info features/"
+        "note: 4.8% of the images are quarantined (up to 5.0% is accepted); `featx info features/"
     )
     assert "0/page.jpg: " in featx_command("info").out
 
@@ -169,7 +169,7 @@ def test_predict_says_how_many_could_not_be_read_and_fails_if_none_could(featx_c
     featx_command("fit", "--clf", "centroid")
     (bundle,) = Path("runs").iterdir()
     some = featx_command("predict", bundle, next(digits.rglob("*.png")), "nowhere", "--format", "csv")
-    assert (some.code, some.err) == (0, "note: 1 could not be read, the first is nowhere\n")
+    assert (some.code, some.err) == (0, "note: 1 image could not be read; the first is nowhere\n")
     none = featx_command("predict", bundle, "nowhere", "nor here")
     assert none.code == 1
     assert "error: none of the 2 images could be read; the first is nowhere" in none.err

@@ -95,8 +95,8 @@ def trained(monkeypatch, made):
     return calls
 
 
-def compare(store, runs, options, heads="centroid"):
-    return featx.compare(store, heads, runs=runs, options=options)
+def compare(store, plans, options, heads="centroid"):
+    return featx.compare(store, heads, finetune=plans, options=options)
 
 
 def test_a_plan_is_fine_tuned_once_and_found_again(store, options, trained, reporter):
@@ -163,7 +163,7 @@ def test_what_lies_beside_is_passed_over(store, options, finished, trained):
         ("lsat:3", UsageError, "'lsat:3' does not say which layers to unfreeze"),
         ("last:none", UsageError, "does not say how many"),
         ("from:lsat", UnknownNameError, "no layer called 'lsat'; did you mean last"),
-        ("everything", BundleError, "does not exist, and is not a plan either"),
+        ("everything", UsageError, "everything is not an unfreeze plan, such as last:23"),
     ],
 )
 def test_a_plan_that_is_none_fails_first(store, options, trained, monkeypatch, plan, error, pattern):
@@ -217,21 +217,36 @@ def test_stores_that_share_a_part_are_refused(store, tmp_path, options, trained)
 def test_folders_and_runs(made, options, tmp_path):
     store, run = made
     assert plans.find_folder(run) == plans.find_folder(str(run.bundle)) == plans.find_folder(run.bundle) == run.bundle
-    assert all(map(plans.is_plan, ("last:23", "blocks:1", "all", "gradual", "gradual:2", "from:conv_1", "lsat:3")))
-    assert not any(map(plans.is_plan, ("runs", "c:run", "C:\\all", "a/b:c", run, run.bundle, str(run.bundle))))
     unwritten = featx.fit(store, "centroid", options=FitOptions(folder=None))
     with pytest.raises(UsageError, match="a run without a bundle"):
-        compare(store, unwritten, options)
-    with pytest.raises(BundleError, match="does not exist, and is not a plan either"):
-        compare(store, tmp_path / "gone", options)
+        featx.compare(store, "centroid", runs=unwritten, options=options)
+    with pytest.raises(BundleError, match=r"there is no run .*gone; name the folder of a bundle"):
+        featx.compare(store, "centroid", runs=tmp_path / "gone", options=options)
     with pytest.raises(UsageError, match="no head is named"):
-        compare(store, run, options, heads=",")
+        featx.compare(store, ",", runs=run, options=options)
 
 
-def test_a_folder_of_that_name_wins(made, options, tmp_path, monkeypatch):
+@pytest.mark.parametrize("plan", ["last:23", "blocks:1", "all", "gradual", "gradual:2", "from:conv_1", "lsat:3"])
+def test_a_plan_is_not_a_run(made, options, plan):
+    with pytest.raises(BundleError, match=rf"there is no run {plan}; an unfreeze plan goes to --finetune"):
+        featx.compare(made[0], "centroid", runs=plan, options=options)
+
+
+@pytest.mark.parametrize("plan", ["runs", "c:run", "C:\\all", "a/b:c", "runs/2026-01-31-lda-colour"])
+def test_a_run_is_not_a_plan(made, options, plan):
+    with pytest.raises(UsageError, match=re.escape(f"{plan} is not an unfreeze plan")):
+        compare(made[0], ["last:3", plan], options)
+
+
+def test_a_plan_does_not_stand_for_a_folder_of_its_name(made, options, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copytree(made[1].bundle, tmp_path / "all")
-    assert [one.title for one in compare(made[0], "all", options).rows if one.run] == ["lda (run)"]
+    run = featx.compare(made[0], "centroid", runs="all", options=options)
+    assert [row.title for row in run.rows if row.run] == ["lda (run)"]
+    assert not trained
+    both = featx.compare(made[0], "centroid", finetune="all", runs=["all"], options=options)
+    assert sorted(row.title for row in both.rows if row.run) == ["finetune all", "lda (run)"]
+    assert len(trained) == 1
 
 
 @pytest.mark.parametrize(

@@ -414,7 +414,7 @@ def test_a_loss_without_end_is_told(tune, monkeypatch):
         return np.nan, original(self, *arguments)[1]
 
     monkeypatch.setattr(TrainableNetwork, "train_batch", train_batch)
-    with pytest.raises(DataError, match=r"the loss is not finite at a learning rate of 0.001; choose a smaller one"):
+    with pytest.raises(DataError, match=r"the loss is not finite at a learning rate of 0.001; choose a smaller rate"):
         tune(epochs=1)
 
 

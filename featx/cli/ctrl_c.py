@@ -1,4 +1,4 @@
-"""What Ctrl-C does: once, a clean stop; twice, the end at once."""
+"""Ctrl-C: the first one stops cleanly, the second one ends the process at once."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-#: What a shell reports of a process that SIGINT ended.
+#: The exit status that a shell reports for a process that SIGINT ended.
 EXIT_CODE = 128 + 2
 
 _STDERR = 2
@@ -18,22 +18,22 @@ _STDERR = 2
 def end_at_second_interrupt() -> Iterator[None]:
     """End the process at the second Ctrl-C inside, without waiting for anything.
 
-    The first one stays Python's KeyboardInterrupt. A handler in Python alone could not answer the second
-    while the main thread waits in a network, a forward pass or a disk that hangs, and two presses in that
-    time would count as one; the bytes that Python's own handler in C writes are counted by a thread.
+    The first one stays Python's KeyboardInterrupt. A handler in Python could not answer the second while the main
+    thread waits for a network, a forward pass or a hanging disk, and two presses in that time would count as one.
+    So a thread counts the bytes that Python's own handler, in C, writes for each signal.
 
-    Outside the main thread, which alone gets signals, it does nothing.
+    Outside the main thread, the only one that receives signals, it does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     receiver, sender = socket.socketpair()
-    sender.setblocking(False)  # asked for by set_wakeup_fd
+    sender.setblocking(False)  # required by set_wakeup_fd
     watcher = threading.Thread(target=_watch, args=(receiver,), name="featx-interruption", daemon=True)
     watcher.start()
     previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
     handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler:  # else interrupts are ignored, or somebody else's
+    if handler is signal.default_int_handler:  # else interrupts are ignored, or the caller handles them
         signal.signal(signal.SIGINT, _raise_once)
     try:
         yield
@@ -45,7 +45,7 @@ def end_at_second_interrupt() -> Iterator[None]:
 
 
 def _raise_once(number: int, frame: FrameType | None) -> None:
-    """Stop cleanly; where the main thread is the first to see a second interrupt, it ends before it can complain."""
+    """Stop cleanly; if the main thread sees a second interrupt first, the process ends before a traceback."""
     signal.signal(signal.SIGINT, lambda *_: _end())
     signal.default_int_handler(number, frame)
 

@@ -1,107 +1,57 @@
-"""`featx evaluate` and `featx predict`."""
+"""`featx predict`."""
 
 import contextlib
 import csv
 import sys
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from featx.cli.embedding import (
-    Augment,
-    BatchSize,
-    GroupColumn,
-    Json,
-    LabelColumn,
-    PathColumn,
-    Root,
-    Runtime,
-    SplitColumn,
-    ViewSeed,
-    Workers,
-    read_and_describe,
-)
-from featx.cli.output import format_table, print_json
+from featx.cli import flags
+from featx.cli.output import format_table, print_json, print_notes
 from featx.errors import SourceError
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prefetching import gather
 from featx.reporting import SILENT, ProgressReporter
 from featx.wording import to_text
 
-_FLUSH_ROWS = 40
+EXAMPLE = "featx predict runs/2026-01-31-logreg-mobilenetv2 new-photos/ > labels.csv"
 
-TestViews = Annotated[
-    int,
-    typer.Option(
-        "--views",
-        min=0,
-        help="Views of each image that are predicted beside it, by --augment; probabilities are averaged.",
-    ),
-]
+_FLUSH_ROWS = 40
 
 
 class Format(StrEnum):
-    """How predictions are printed."""
+    """Formats of the predictions."""
 
     TABLE = "table"
     CSV = "csv"
     JSON = "json"
 
 
-def evaluate(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, as `featx fit` wrote it.")],
-    source: Annotated[str, typer.Argument(help="Labelled images: a folder, table or archive.")],
-    split: Annotated[str, typer.Option(help="Only this split of the source: train, val or test.")] = "",
-    root: Root = None,
-    path_column: PathColumn = None,
-    label_column: LabelColumn = None,
-    split_column: SplitColumn = None,
-    group: GroupColumn = None,
-    views: TestViews = 0,
-    augment: Augment = "",
-    view_seed: ViewSeed = 0,
-    batch_size: BatchSize = EMBED_DEFAULTS.batch_size,
-    workers: Workers = EMBED_DEFAULTS.workers,
-    runtime: Runtime = EMBED_DEFAULTS.runtime,
-    as_json: Json = False,
-) -> None:
-    """Evaluate a bundle on labelled images, from pixels."""
-    import featx
-    from featx.evaluation import format_confusion, format_metrics, format_per_class
-    from featx.items.augmentation import plan_views
-
-    planned = plan_views(views, augment, view_seed)
-    manifest = read_and_describe(source, root, path_column, label_column, split_column, group)
-    predictor = featx.Predictor.load(bundle)
-    with ProgressReporter("predicting") as reporter:
-        options = EmbedOptions(batch_size=batch_size, workers=workers, runtime=runtime, reporter=reporter)
-        evaluation = predictor.evaluate(manifest, split=split, options=options, views=planned)
-    if as_json:
-        print_json({"bundle": str(bundle), "test": evaluation.to_dict()})
-    else:
-        typer.echo(
-            "\n\n".join([format_metrics(evaluation), format_per_class(evaluation), format_confusion(evaluation)])
-        )
-
-
 def predict(
-    bundle: Annotated[Path, typer.Argument(help="A bundle, as `featx fit` wrote it.")],
-    images: Annotated[list[str], typer.Argument(help="Images, and folders of images.")],
+    bundle: flags.Bundle,
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Image files, and folders of images.")],
     output: Annotated[
-        Format | None, typer.Option("--format", help="table, csv or json (lines); table on a terminal, else csv.")
+        Format | None,
+        typer.Option(
+            "--format",
+            help="Output format; json has one object per line. By default, table on a terminal and csv elsewhere.",
+        ),
     ] = None,
-    views: TestViews = 0,
-    augment: Augment = "",
-    view_seed: ViewSeed = 0,
-    batch_size: BatchSize = EMBED_DEFAULTS.batch_size,
-    workers: Workers = EMBED_DEFAULTS.workers,
-    runtime: Runtime = EMBED_DEFAULTS.runtime,
+    views: flags.PredictedViews = 0,
+    augment: flags.Augment = "",
+    view_seed: flags.ViewSeed = 0,
+    batch_size: flags.BatchSize = EMBED_DEFAULTS.batch_size,
+    workers: flags.Workers = EMBED_DEFAULTS.workers,
+    runtime: flags.Runtime = EMBED_DEFAULTS.runtime,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Predict the class of images; one that cannot be read gets a row that says why."""
+    """Predict the classes of images.
+
+    An image that cannot be read gets a row that gives the reason.
+    """
     import featx
     from featx.items.augmentation import plan_views
 
@@ -115,14 +65,15 @@ def predict(
         failed: list[str] = []
         printer(_note_failures(predictor.predict(images, options, views=planned), failed), predictor.classes)
     if failed:
-        typer.echo(f"note: {len(failed):,} could not be read, the first is {to_text(failed[0])}", err=True)
+        count = "1 image" if len(failed) == 1 else f"{len(failed):,} images"
+        print_notes([f"{count} could not be read; the first is {to_text(failed[0])}"])
 
 
 def _note_failures(predictions: Iterable[Any], failed: list[str]) -> Iterator[Any]:
-    """Pass predictions on and note those that failed.
+    """Pass predictions on, and collect the paths of those that failed.
 
     Raises:
-        SourceError: At the end, if all did.
+        SourceError: At the end, if all failed.
     """
     has_read = False
     for row in predictions:
@@ -136,7 +87,7 @@ def _note_failures(predictions: Iterable[Any], failed: list[str]) -> Iterator[An
 
 
 def _print_table(predictions: Iterable[Any], classes: tuple[str, ...]) -> None:  # noqa: ARG001 - one signature for all
-    # By the screenful, so that a long table begins at once and still lines up.
+    # One screen at a time, so that a long table begins at once and still lines up.
     for rows in gather(predictions, _FLUSH_ROWS):
         table = [
             (row.path, row.label or "-", f"{row.probability:.3f}" if not row.error else "-", row.error) for row in rows

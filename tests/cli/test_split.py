@@ -7,7 +7,7 @@ import re
 import pytest
 from pictures import write_digits
 
-from featx.cli import splitting
+from featx.cli.split import split
 from featx.options import SplitOptions
 
 
@@ -43,7 +43,7 @@ def test_json_has_counts_and_what_could_not_be_read(featx_command, photos):
     assert {"table", "items", "splits", "classes", "unread", "notes"} <= values.keys()
     assert (values["table"], values["items"], values["splits"]["train"]) == ("t.csv", 61, 60)
     assert values["unread"][0]["path"] == "0/page.jpg"
-    assert "in no split 0/page.jpg: " in result.err
+    assert "not in any split: 0/page.jpg: " in result.err
     assert "has a single image or group" in result.err
     assert "none" in featx_command("split", "photos", "--out", "u.csv").out.splitlines()[0]
 
@@ -77,7 +77,7 @@ def test_force_and_replace(featx_command, photos):
 
 
 def test_defaults_are_those_of_the_library():
-    parameters = inspect.signature(splitting.split).parameters
+    parameters = inspect.signature(split).parameters
     flags = {"val": "val_size", "test": "test_size", "replace_splits": "replace"}
     for flag in ("val", "test", "group", "seed", "force", "replace_splits", "workers"):
         assert parameters[flag].default == getattr(SplitOptions(), flags.get(flag, flag))

@@ -1,5 +1,6 @@
 """`featx compare`, as a user types it."""
 
+import csv
 import json
 import os
 import re
@@ -32,7 +33,10 @@ def test_a_table_that_says_what_cannot_be_told_apart(featx_command, embedded, tm
     assert header.endswith("verdict")
     assert {row.split()[0] for row in rows} == {"centroid", "ridge", "dummy"}
     assert rows[0].endswith("best")
-    assert re.search(r"([12] of 2 others cannot be told|each of the 2 others can be told)", result.out)
+    assert re.search(
+        r"([12] of the 2 others (is|are) not|all 2 others are) shown to differ from the best by these 24 test images",
+        result.out,
+    )
     assert re.search(r"s -> runs/\d{4}-\d\d-\d\d-compare\n$", result.out)
     assert len(list((tmp_path / "runs" / ".compare").glob("*.npz"))) == 12
     again = featx_command("compare", embedded, "--clf", "dummy,centroid,ridge", "--seed", "3")
@@ -50,22 +54,39 @@ def test_json_is_a_list_of_rows(featx_command, embedded, tmp_path):
     assert json.loads((tmp_path / "there" / "comparison.json").read_text())["rows"][1]["head"] == "dummy"
 
 
+def test_formats_for_a_report(featx_command, embedded, tmp_path):
+    arguments = ("compare", embedded, "--clf", "centroid,dummy", "--jobs", "1", "--out")
+    markdown = featx_command(*arguments, "a", "--format", "markdown")
+    assert markdown.out.startswith("| head | validation | accuracy |")
+    assert re.search(r"^\| centroid .*\d\.\d{3} \\\[\d\.\d{3}, \d\.\d{3}\\\]", markdown.out, re.MULTILINE)
+    assert re.fullmatch(r"[\d.]+ s -> a\n", markdown.err)
+    latex = featx_command(*arguments, "b", "--format", "latex").out
+    assert r"\begin{table}" in latex
+    assert latex.endswith("\\end{table}\n")
+    printed = featx_command(*arguments, "c", "--format", "csv").out
+    assert printed == (tmp_path / "c" / "comparison.csv").read_text()
+    assert [row["head"] for row in csv.DictReader(printed.splitlines())] == ["centroid", "dummy"]
+    assert json.loads(featx_command(*arguments, "d", "--format", "json").out)[0]["head"] == "centroid"
+
+
 def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
     assert featx_command("fit", embedded, "--clf", "lda").code == 0
     (run,) = (tmp_path / "runs").glob("*-lda-colour")
     mark_finetuned(run)
-    arguments = ("compare", embedded, "--clf", "centroid,dummy", "--finetune", run.relative_to(tmp_path))
+    arguments = ("compare", embedded, "--clf", "centroid,dummy", "--run", run.relative_to(tmp_path))
     result = featx_command(*arguments)
     assert result.code == 0, result
     assert re.search(r"\nfinetune last:23 .* 2\.1 min  1\.5 GB   1\.2 M ", result.out)
     assert re.search(
-        r"\n(no difference .*: )?fine-tuning \(last:23\) (gains|loses|is at) .*, for [\d,.]+ times the time "
-        r"\(2\.1 min, embedding included, against ",
+        r"\n(\d+ test images cannot show a difference: )?fine-tuning \(last:23\) (gains|loses|is at) .*, "
+        r"for [\d,.]+ times the time \(2\.1 min, embedding included, against ",
         result.out,
     )
     assert max(map(len, result.out.split("\n\n")[0].splitlines())) <= 120
     assert re.search(
-        r"note: finetune last:23: validated on \d+ images of its own training items, so it is ", result.err
+        r"note: finetune last:23: validated on \d+ images of its own training items, so its validation cannot be "
+        r"ranked with the heads and it is listed below them; ",
+        result.err,
     )
     assert result.out.split("\n\n")[0].splitlines()[-1].startswith("finetune last:23")
     rows = json.loads(featx_command(*arguments, "--json", "--out", "there").out)
@@ -93,7 +114,9 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
         (["features/gone.h5"], 1, "there is no store features/gone.h5"),
         (["--clf", "knn", "--class-weight", "balanced"], 2, "none of knn has a parameter class_weight"),
         (["--calibration", "magic"], 2, "must be one of none, temperature"),
-        (["--finetune", "gone"], 1, "gone does not exist, and is not a plan either"),
+        (["--run", "gone"], 1, "there is no run gone; name the folder of a bundle"),
+        (["--run", "last:23"], 1, "there is no run last:23; an unfreeze plan goes to --finetune"),
+        (["--finetune", "runs/a"], 2, "runs/a is not an unfreeze plan, such as last:23, blocks:1 or all; to compare"),
         (["--finetune", "last:23"], 2, "colour has no trainable weights"),
         (["features/colour.h5", "--group", "nothing"], 2, "'nothing' is not a group"),
     ],
@@ -123,7 +146,7 @@ def test_ctrl_c_is_clean_and_goes_on(interruptible, featx_command, embedded, tmp
         os.killpg(process.pid, signal.SIGINT)
         said = process.stderr.read()
         assert process.wait(30) == 130
-    assert said == "error: stopped; what was finished is kept, and the same command goes on from there\n"
+    assert said == "error: stopped; finished work is kept, and the same command continues from there\n"
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/.compare/*.npz")}
     assert 1 <= len(done) < 12
     assert featx_command("compare", embedded, "--clf", "hist-gb,random-forest,dummy").code == 0

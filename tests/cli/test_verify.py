@@ -40,7 +40,7 @@ def test_damage_is_shown_and_ends_with_1(featx_command, damaged):
     assert header.split() == ["damaged", "first", "row", "last", "row", "items"]
     assert all(row.startswith("/features") for row in rows)
     assert f"0/{Path(damaged.ids[0]).name}" in rows[0]
-    assert "error: features/colour.h5 is damaged; `featx repair features/colour.h5`" in result.err
+    assert "error: features/colour.h5 is damaged; run `featx repair features/colour.h5`" in result.err
     values = json.loads(featx_command("verify", STORE, "--json").out)
     assert values["sound"] is False
     assert values["lost"] == sum(len(found["items"]) for found in values["damage"])

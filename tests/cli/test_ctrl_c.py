@@ -11,7 +11,7 @@ import time
 import pytest
 from runs import count, draw, run
 
-from featx.cli.interruption import end_at_second_interrupt
+from featx.cli.ctrl_c import end_at_second_interrupt
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,7 +49,7 @@ import signal
 import threading
 import time
 
-from featx.cli.interruption import end_at_second_interrupt
+from featx.cli.ctrl_c import end_at_second_interrupt
 
 with end_at_second_interrupt():
     # Said by another thread, a second later: an interrupt that comes before the wait would be handled before it.
@@ -100,7 +100,7 @@ def test_the_first_interrupt_is_a_clean_stop(interruptible, pictures, tmp_path):
         (tmp_path / "pipe").write_bytes(b"")  # the read ends, and with it the stop can
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("error: stopped; what was finished is kept")
+    assert errors.splitlines()[-1].startswith("error: stopped; finished work is kept")
     assert errors.count("error: ") == 1
     assert "Traceback" not in errors
     assert list((tmp_path / "features").glob("*.lock")) == []

@@ -5,60 +5,63 @@ from typing import Annotated, Any
 
 import typer
 
-from featx.cli.output import format_table, print_json
-from featx.options import FIT_DEFAULTS, VIEWS, FitOptions
+from featx.cli import flags
+from featx.cli.output import format_table, print_json, print_notes
+from featx.options import FIT_DEFAULTS, FitOptions
 from featx.registry import HEADS
 from featx.reporting import ProgressReporter
-from featx.specs import CALIBRATIONS, SCALINGS
+from featx.specs import SCALINGS
 
-TestSize = Annotated[float, typer.Option(help="Fraction held out where the source has no test split.")]
-Together = Annotated[str, typer.Option(help="What stays together: a table's column, folder, or a regular expression.")]
-ClassWeight = Annotated[
-    str | None, typer.Option(help="balanced: classes count the same, however many items they have.")
-]
-Views = Annotated[
-    str, typer.Option(help=f"What to fit on in a store with views: {', '.join(VIEWS)} (the image itself).")
-]
-Runs = Annotated[Path, typer.Option(help="Folder of the bundles.")]
+EXAMPLE = "featx fit features/mobilenetv2.h5 --clf logreg --cv 5"
 
 
 def fit(
-    store: Annotated[
-        Path | None, typer.Argument(help="A feature store; the newest in ./features if not given.")
-    ] = None,
+    store: flags.NewestStore = None,
     clf: Annotated[
         str | None,
-        typer.Option("--clf", help=f"One of {', '.join(HEADS)}; keras:512-512 has hidden layers. logreg if not given."),
+        typer.Option(
+            "--clf",
+            metavar="HEAD",
+            help=f"Head: {flags.join(HEADS)}; keras:512-512 has two hidden layers. By default, logreg.",
+        ),
     ] = None,
-    param: Annotated[
-        list[str] | None, typer.Option("--param", "-p", help="Fix a hyper-parameter: C=1. Others are tuned.")
+    param: flags.Param = None,
+    scaling: Annotated[
+        str | None,
+        typer.Option(metavar="SCALING", help=f"Scaling of the features: {flags.join(SCALINGS)}. By default, tuned."),
     ] = None,
-    scaling: Annotated[str | None, typer.Option(help=f"One of {', '.join(SCALINGS)}; tuned if not given.")] = None,
-    class_weight: ClassWeight = None,
-    calibration: Annotated[
-        str | None, typer.Option(help=f"One of {', '.join(CALIBRATIONS)}; what the head needs if not given.")
-    ] = None,
+    class_weight: flags.ClassWeight = None,
+    calibration: flags.Calibration = None,
     protocol: Annotated[
-        str | None, typer.Option(help="Measure as the field does: kornblith, clip, dinov2-knn or fewshot.")
+        str | None,
+        typer.Option(metavar="PROTOCOL", help="Follow a published protocol: kornblith, clip, dinov2-knn or fewshot."),
     ] = None,
     curve: Annotated[
-        bool, typer.Option("--curve", help="Measure how accuracy grows with the items, and whether more would help.")
+        bool,
+        typer.Option("--curve", help="Also measure how accuracy grows with the number of items (about 25 more fits)."),
     ] = FIT_DEFAULTS.curve,
-    test_size: TestSize = FIT_DEFAULTS.test_size,
+    test_size: flags.TestSize = FIT_DEFAULTS.test_size,
     cv: Annotated[
-        int, typer.Option(help="Folds of a cross-validation over all items; 0 for one held-out test.")
+        int,
+        typer.Option(
+            metavar="K", help="Test by K-fold cross-validation over all items; 0 tests on one held-out split."
+        ),
     ] = FIT_DEFAULTS.cv,
-    group: Together = FIT_DEFAULTS.group,
-    views: Views = FIT_DEFAULTS.views,
-    seed: Annotated[int, typer.Option(help="Seed of split, folds and head.")] = FIT_DEFAULTS.seed,
-    runs: Runs = Path(str(FIT_DEFAULTS.folder)),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    group: flags.Group = FIT_DEFAULTS.group,
+    views: flags.FitViews = FIT_DEFAULTS.views,
+    seed: flags.Seed = FIT_DEFAULTS.seed,
+    runs: flags.Runs = Path(str(FIT_DEFAULTS.folder)),
+    as_json: flags.Json = False,
 ) -> None:
-    """Train a classifier on cached features, report on held-out items, write a bundle."""
+    """Fit a classifier on a feature store and test it.
+
+    The hyper-parameters are tuned on the training items. The test items are used once, for the metrics, which come
+    with 95 % intervals. The result is a bundle that `featx predict` and `featx evaluate` take.
+    """
     import featx
     from featx.heads import split_params
 
-    opened = featx.FeatureStore(store) if store else featx.FeatureStore.find_newest()
+    opened = flags.open_store(store)
     params = split_params([*(param or ()), *([f"class_weight={class_weight}"] if class_weight else ())])
     with ProgressReporter("fitting") as reporter:
         options = FitOptions(
@@ -73,15 +76,14 @@ def fit(
             protocol=protocol,
             options=options,
         )
-    for note in run.notes:
-        typer.echo(f"note: {note}", err=True)
+    print_notes(run.notes)
     if as_json:
         print_json(run.to_dict())
     else:
-        typer.echo(describe_run(run, opened))
+        typer.echo(_describe(run, opened))
 
 
-def describe_run(run: Any, store: Any) -> str:  # noqa: ANN401 - a Run and a FeatureStore, whose modules load numpy
+def _describe(run: Any, store: Any) -> str:  # noqa: ANN401 - a Run and a FeatureStore, whose modules load numpy
     """Describe a run as text: what was chosen, the metrics, the classes, the confusion."""
     from featx.evaluation import format_confusion, format_metrics, format_per_class
 

@@ -9,7 +9,8 @@ import pytest
 from pictures import write_digits
 
 import featx
-from featx.cli import exchanging
+from featx.cli.export import export
+from featx.cli.merge import merge
 from featx.store.journal import Journal
 
 
@@ -79,8 +80,8 @@ def test_export_says_what_it_wrote(featx_command, embedded, ending):
         (["merge", "features/lab1.h5", "features/lab2.h5", "--name", "lab1"], 1, "features/lab1.h5 exists"),
         (["merge", "features/lab1.h5", "gone.h5", "--name", "all"], 1, "there is no store gone.h5"),
         (["merge", "features/lab1.h5", "lab1", "--name", "all"], 1, "lab1 is not a feature store"),
-        (["export"], 2, "'store'"),
-        (["export", "features/lab1.h5"], 2, "'out'"),
+        (["export"], 2, "'STORE'"),
+        (["export", "features/lab1.h5"], 2, "'FILE'"),
         (["export", "features/lab1.h5", "out.xlsx"], 2, ".npz, .parquet, .csv"),
         (["export", "features/lab1.h5", "none/out.csv"], 1, "there is no folder none"),
         (["export", "gone.h5", "out.csv"], 1, "there is no store gone.h5"),
@@ -98,14 +99,14 @@ def test_a_bundle_is_not_exported_yet(featx_command, embedded):
     bundle = json.loads(featx_command("fit", embedded[1], "--json").out)["bundle"]
     result = featx_command("export", bundle, "out.npz")
     assert result.code == 2
-    assert result.err.startswith(f"error: {bundle} is a bundle, and only feature stores can be exported so far; name")
+    assert result.err.startswith(f"error: {bundle} is a bundle, but only feature stores can be exported; name")
 
 
 def test_the_command_does_what_the_library_does():
-    for command, library in ((exchanging.merge, featx.merge_stores), (exchanging.export, featx.export_store)):
+    for command, library in ((merge, featx.merge_stores), (export, featx.export_store)):
         defaults = inspect.signature(library).parameters
         for name in ("prefix", "overwrite"):
             if name in defaults:
                 assert inspect.signature(command).parameters[name].default == defaults[name].default
-    features = inspect.signature(exchanging.merge).parameters["features"].default
+    features = inspect.signature(merge).parameters["features"].default
     assert str(features) == inspect.signature(featx.embed).parameters["folder"].default

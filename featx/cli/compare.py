@@ -1,0 +1,164 @@
+"""`featx compare`."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featx.cli import flags
+from featx.cli.ctrl_c import end_at_second_interrupt
+from featx.cli.output import format_table, print_json, print_notes
+from featx.options import COMPARE_DEFAULTS, CompareOptions
+from featx.registry import HEAD_SETS, HEADS
+from featx.reporting import ProgressReporter
+from featx.wording import to_printable
+
+EXAMPLE = "featx compare --clf fast --finetune blocks:1"
+
+
+class Format(StrEnum):
+    """Formats of a comparison."""
+
+    TABLE = "table"
+    MARKDOWN = "markdown"
+    LATEX = "latex"
+    CSV = "csv"
+    JSON = "json"
+
+
+def compare(
+    stores: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="STORE", help="Feature stores (.h5); by default the newest in ./features."),
+    ] = None,
+    clf: Annotated[
+        list[str],
+        typer.Option(
+            "--clf",
+            metavar="HEADS",
+            help=f"Heads, separated by commas: {flags.join(HEADS)}; or a set of heads: {flags.join(HEAD_SETS)}. "
+            "Repeatable.",
+        ),
+    ] = ["fast"],  # noqa: B006 - typer copies it
+    finetune: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--finetune",
+            metavar="PLAN",
+            help="Also fine-tune the backbone of the first store: last:N, from:LAYER, blocks:N, gradual, gradual:N or "
+            "all. A finished run of the same plan is used again. Repeatable.",
+        ),
+    ] = None,
+    run: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--run",
+            metavar="BUNDLE",
+            help="Also compare a finished run of `featx fit` or `featx finetune` that was tested on the same items. "
+            "Repeatable.",
+        ),
+    ] = None,
+    class_weight: flags.ClassWeight = None,
+    calibration: flags.Calibration = None,
+    folds: Annotated[
+        int,
+        typer.Option(
+            metavar="K", help="Rank the heads by K folds of the training items, if the source has no val split."
+        ),
+    ] = COMPARE_DEFAULTS.folds,
+    test_size: flags.TestSize = COMPARE_DEFAULTS.test_size,
+    group: flags.Group = COMPARE_DEFAULTS.group,
+    views: flags.FitViews = COMPARE_DEFAULTS.views,
+    seed: flags.Seed = COMPARE_DEFAULTS.seed,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="Processes. By default, one per core.")
+    ] = COMPARE_DEFAULTS.jobs,
+    runs: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER", help="Folder for the comparison and fine-tuned bundles, which get dated names in it."
+        ),
+    ] = Path(str(COMPARE_DEFAULTS.folder)),
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write the comparison here. By default, <runs>/<date>-compare."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Compute and train everything again; reuse no earlier results.")
+    ] = COMPARE_DEFAULTS.fresh,
+    output: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="Output format; markdown and latex are tables with intervals for a report, csv has every number.",
+        ),
+    ] = Format.TABLE,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> None:
+    """Compare classifiers on one or more feature stores.
+
+    Every head is tuned on the same training items and tested on the same test items. Heads are ranked by
+    validation; the test then shows which differences are more than chance. After Ctrl-C, the same command continues
+    where it stopped.
+    """
+    import featx
+
+    opened = [featx.FeatureStore(store) for store in stores or ()] or [flags.open_store(None)]
+    with end_at_second_interrupt(), ProgressReporter("comparing") as reporter:
+        comparison = featx.compare(
+            opened,
+            clf,
+            finetune=finetune or (),
+            runs=run or (),
+            params={"class_weight": class_weight} if class_weight else {},
+            calibration=calibration,
+            options=CompareOptions(
+                test_size=test_size,
+                folds=folds,
+                group=group,
+                seed=seed,
+                jobs=jobs,
+                folder=runs,
+                out=out,
+                fresh=fresh,
+                views=views,
+                reporter=reporter,
+            ),
+        )
+    from featx.comparing.report import list_notes
+
+    finished = [row for row in comparison.rows[1:] if row.run]
+    print_notes(list_notes(comparison, [comparison.best, *finished]))
+    _print(comparison, Format.JSON if as_json else output)
+
+
+def _print(comparison: Any, output: Format) -> None:  # noqa: ANN401 - a Comparison, whose module loads numpy
+    if output is Format.JSON:
+        print_json([row.to_dict() for row in comparison.rows])
+        return
+    if output is Format.TABLE:
+        typer.echo(_describe(comparison))
+        return
+    if output is Format.CSV:
+        text = (comparison.folder / "comparison.csv").read_text("utf-8")
+    else:
+        text = comparison.to_markdown() if output is Format.MARKDOWN else comparison.to_latex()
+    typer.echo(text.rstrip("\n"))
+    typer.echo(_describe_end(comparison), err=True)
+
+
+def _describe_end(comparison: Any) -> str:  # noqa: ANN401 - as above
+    return f"{comparison.seconds:.1f} s -> {comparison.folder}"
+
+
+def _describe(comparison: Any) -> str:  # noqa: ANN401 - a Comparison, whose module loads numpy
+    """Describe a comparison as text: the table, what the test shows, and where everything is."""
+    from featx.comparing.report import LEFT, describe_comparison, tabulate_briefly
+
+    header, rows = tabulate_briefly(comparison)
+    left = [at for at, name in enumerate(header) if name in LEFT]
+    paths = [f"{row.title}: {to_printable(str(row.run))}" for row in comparison.rows if row.run]
+    return "\n".join(
+        [format_table(header, rows, left=left), "", *describe_comparison(comparison), *paths, _describe_end(comparison)]
+    )

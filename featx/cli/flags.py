@@ -1,0 +1,244 @@
+"""Options that several verbs share, and the functions that read their values."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from featx.errors import UsageError
+from featx.options import RUNTIMES, VIEWS
+from featx.specs import CALIBRATIONS, DECODERS, INTERPOLATIONS, POOLINGS, RESIZES
+
+
+def join(names: Any) -> str:  # noqa: ANN401 - any iterable of texts, of which a table of heads is one
+    """Join names for a help text."""
+    return ", ".join(names)
+
+
+# Stores and bundles
+
+Store = Annotated[Path, typer.Argument(metavar="STORE", help="Feature store (.h5).")]
+NewestStore = Annotated[
+    Path | None, typer.Argument(metavar="STORE", help="Feature store (.h5); by default the newest in ./features.")
+]
+Bundle = Annotated[
+    Path, typer.Argument(metavar="BUNDLE", help="Bundle: a folder that `featx fit` or `featx finetune` wrote.")
+]
+Features = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the feature stores.")]
+Runs = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the bundle, which gets a dated name in it.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+# Sources
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="A folder with one folder per class (also inside train/, val/ and test/), a CSV or Parquet table, "
+        "or a zip or tar archive.",
+    ),
+]
+Root = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="For a table: the folder that its paths are relative to.")
+]
+PathColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="For a table: the column with the file paths.")]
+LabelColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="For a table: the column with the classes.")]
+SplitColumn = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="For a table: the column with train, val or test.")
+]
+GroupColumn = Annotated[
+    str | None,
+    typer.Option(
+        "--group",
+        metavar="COLUMN",
+        help="For a table: the column that names what must stay in one split, such as the patient.",
+    ),
+]
+
+# Backbones and images
+
+Backbone = Annotated[
+    str,
+    typer.Option(
+        "--backbone",
+        "-b",
+        metavar="NAME",
+        help="A name that `featx backbones` lists, or file:PATH for a Keras model of your own.",
+    ),
+]
+Pooling = Annotated[
+    str | None,
+    typer.Option(
+        metavar="POOLING",
+        help=f"How a feature map becomes a vector: {join(POOLINGS)}. By default, what suits the layer.",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WEIGHTS",
+        help="imagenet, none (random, with a fixed seed) or the path of a weights file. By default, those of the "
+        "backbone.",
+    ),
+]
+ImageSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Size in pixels: 224, or 240x320 for height x width. By default, that of the backbone.",
+    ),
+]
+Resize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METHOD",
+        help=f"How images of another shape are made to fit: {join(RESIZES)}. By default, {RESIZES[0]}.",
+    ),
+]
+Interpolation = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILTER", help=f"Filter for resizing: {join(INTERPOLATIONS)}. By default, {INTERPOLATIONS[0]}."
+    ),
+]
+Decoder = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DECODER",
+        help=f"{join(DECODERS)}: whether large JPEGs may be decoded at a reduced scale, which is faster. By default, "
+        f"{DECODERS[0]}.",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Images per forward pass; changes the speed only. By default, what is fastest."
+    ),
+]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        metavar="RUNTIME",
+        help=f"Runtime of the network: {join(RUNTIMES)}. auto chooses OpenVINO if there is no GPU.",
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Threads that read and decode images. By default, one per core.")
+]
+ViewSeed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the augmented views.")]
+Augment = Annotated[
+    str,
+    typer.Option(
+        metavar="AUGMENTATION",
+        help="How to vary images: light, medium or strong, or a list such as flip,rotate:15,zoom:0.2. Known: flip, "
+        "rotate, zoom, shear, shift, contrast, crop.",
+    ),
+]
+PredictedViews = Annotated[
+    int,
+    typer.Option(
+        "--views",
+        min=0,
+        metavar="N",
+        help="Also predict N augmented views of each image, and average the probabilities. Needs --augment.",
+    ),
+]
+
+# Splits and heads
+
+TestSize = Annotated[
+    float,
+    typer.Option(metavar="FRACTION", help="Fraction held out for the test, if the source has no test split."),
+]
+Group = Annotated[
+    str,
+    typer.Option(
+        metavar="GROUP",
+        help="What must stay in one split: a column of the table, `folder`, or a regular expression with one group "
+        "that is searched in each id.",
+    ),
+]
+FitViews = Annotated[
+    str,
+    typer.Option(
+        metavar="VIEWS",
+        help=f"For a store with views: {VIEWS[0]} them, {VIEWS[1]} the training items with them, or use the {VIEWS[2]} "
+        "images only.",
+    ),
+]
+Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")]
+Param = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--param", "-p", metavar="NAME=VALUE", help="Fix a hyper-parameter of the head, such as C=1; repeatable."
+    ),
+]
+ClassWeight = Annotated[
+    str | None,
+    typer.Option(metavar="balanced", help="Give every class the same weight instead of every item."),
+]
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        metavar="METHOD",
+        help=f"Calibration of the probabilities: {join(CALIBRATIONS)}. By default, what the head needs.",
+    ),
+]
+
+
+def parse_image_options(
+    size: str | None, resize: str | None, interpolation: str | None, decoder: str | None
+) -> dict[str, Any]:
+    """Collect the fields of an image spec that a user gave.
+
+    Raises:
+        UsageError: If the size is not a number or a pair of numbers, or a choice does not exist.
+    """
+    image: dict[str, Any] = {}
+    if size is not None:
+        match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", size)
+        if not match or not int(match[1]) or match[2] == "0":
+            msg = f"--image-size is {size!r}; write 224, or 240x320 for height x width"
+            raise UsageError(msg)
+        image = {"height": int(match[1]), "width": int(match[2] or match[1])}
+    choices = (
+        ("resize", resize, RESIZES),
+        ("interpolation", interpolation, INTERPOLATIONS),
+        ("decoder", decoder, DECODERS),
+    )
+    for field, value, allowed in choices:
+        if value is not None and value not in allowed:
+            msg = f"--{field} is {value!r}; it must be one of {join(allowed)}"
+            raise UsageError(msg)
+        if value is not None:
+            image[field] = value
+    return image
+
+
+def parse_layer(text: str) -> str | int:
+    """Read a layer's name or index."""
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
+
+
+def read_source(
+    source: str,
+    root: Path | None,
+    path: str | None,
+    label: str | None,
+    split: str | None,
+    group: str | None = None,
+) -> Any:  # noqa: ANN401 - a Manifest, whose package is loaded only here
+    """Read a source with the flags for tables, and print on stderr what was found."""
+    import featx
+
+    manifest = featx.read_source(source, root=root, columns=featx.Columns(path, label, split, group))
+    typer.echo("\n".join(manifest.describe()), err=True)
+    return manifest
+
+
+def open_store(path: Path | None) -> Any:  # noqa: ANN401 - a FeatureStore, whose module loads numpy
+    """Open a store, or the newest one if none is named."""
+    import featx
+
+    return featx.FeatureStore(path) if path else featx.FeatureStore.find_newest()

@@ -47,7 +47,7 @@ check: $(INSTALLED) ## check format, lint, types, layers, sizes, and build the d
 
 docs: $(INSTALLED) ## regenerate docs/cli.md and build the site into build/site
 	$(BIN)/python tests/cli_page.py
-	$(BIN)/zensical build --strict --clean
+	$(BIN)/python -m zensical build --strict --clean
 
 format: $(INSTALLED) ## format the code and fix what ruff can fix
 	$(BIN)/ruff format .

@@ -142,7 +142,7 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
         UsageError: If a backbone object has several outputs; see `embed_layers`.
         FeatxError: Another of its subclasses, for a source, backbone or store that cannot be used.
 
-    Example:
+    Examples:
         >>> import featx
         >>> result = featx.embed("digits", "colour")
         >>> len(result.store), result.quarantined

@@ -54,7 +54,7 @@ def repair_store(path: str | os.PathLike[str], *, drop: bool = False, options: E
         BackboneError: If the backbone cannot be built.
         WeightsError: If the backbone has other weights now.
 
-    Example:
+    Examples:
         >>> import featx
         >>> repair = featx.repair_store("features/colour.h5", drop=True)
         >>> repair.verification.damage

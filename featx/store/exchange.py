@@ -93,7 +93,7 @@ def export_store(
         StoreFormatError: If the store is damaged; nothing is written.
         StoreError: If the file exists or cannot be written.
 
-    Example:
+    Examples:
         >>> import featx
         >>> store = featx.FeatureStore("features/colour.h5")
         >>> featx.export_store(store, "colour.parquet")
@@ -132,7 +132,7 @@ def read_export(path: str | os.PathLike[str]) -> Export:
         StoreError: If there is no such file.
         StoreFormatError: If it is not an export of featx, or is damaged.
 
-    Example:
+    Examples:
         >>> import featx
         >>> store = featx.FeatureStore("features/colour.h5")
         >>> export = featx.read_export(featx.export_store(store, "colour.npz"))

@@ -276,7 +276,7 @@ class FeatureStore:
         Args:
             features: Add the columns `f0`, `f1` and so on, as one block; all features are then in memory.
 
-        Example:
+        Examples:
             >>> import featx
             >>> store = featx.FeatureStore("features/colour.h5")
             >>> store.to_frame(features=True)[["id", "label", "f0"]].shape

@@ -62,7 +62,7 @@ def merge_stores(
         StoreError: If an id is different items in different stores, or the target exists or cannot be written.
         StoreLockedError: If another process is writing the target.
 
-    Example:
+    Examples:
         >>> import featx
         >>> store = featx.merge_stores(["lab1.h5", "lab2.h5"], "both.h5", prefix=True)
         >>> len(store)

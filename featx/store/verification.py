@@ -68,7 +68,7 @@ def verify_store(path: str | os.PathLike[str], progress: Progress | None = None)
         StoreError: If there is no such store.
         StoreFormatError: If the file is too damaged to be opened.
 
-    Example:
+    Examples:
         >>> import featx
         >>> featx.verify_store("features/colour.h5").damage
         ()

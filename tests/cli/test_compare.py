@@ -84,8 +84,8 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
     )
     assert max(map(len, result.out.split("\n\n")[0].splitlines())) <= 120
     assert re.search(
-        r"note: finetune last:23: validated on \d+ images of its own training items, so its validation cannot be "
-        r"ranked with the heads and it is listed below them; ",
+        r"note: finetune last:23: validated on \d+ images of its own training items, so its validation "
+        r"cannot be ranked with the heads and it is listed below them; ",
         result.err,
     )
     assert result.out.split("\n\n")[0].splitlines()[-1].startswith("finetune last:23")

@@ -91,7 +91,7 @@ def test_dropping_needs_no_images(store, pictures):
     damage_row(store, 9)
     shutil.rmtree(pictures)
     before = store.path.read_bytes()
-    with pytest.raises(SourceError, match="there is no"):
+    with pytest.raises(SourceError, match="does not exist"):
         repair_store(store.path)
     assert store.path.read_bytes() == before
     repair = repair_store(store.path, drop=True)

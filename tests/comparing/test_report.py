@@ -82,7 +82,7 @@ def test_markdown_is_one_table():
     assert len({line.count("|") for line in lines}) == 1
     assert len(lines) == 4
     assert "- note: lda: it did not converge" in page
-    assert "1 thread, and of predicting" in page
+    assert "fitting with 1 thread" in page
 
 
 def test_files_hold_the_same_numbers(tmp_path):

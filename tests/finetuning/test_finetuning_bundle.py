@@ -23,14 +23,16 @@ from featx.specs import FineTuneSpec
 )
 def test_seconds_are_of_everything(stores, own, earlier, expected):
     data = SimpleNamespace(embed_seconds=stores, own_embed_seconds=own, cached=True)
-    trainable = SimpleNamespace(count_parameters=lambda: {"head_parameters": 3}, frontier=("cut",))
+    trainable = SimpleNamespace(
+        count_parameters=lambda: dict(trainable_parameters=5, frozen_parameters=7, head_parameters=3), frontier=("cut",)
+    )
     progressed = LoopState(seconds=80.0, earlier_seconds=earlier)
     nobody = np.array([], np.intp)
     roles = Roles(nobody, nobody, nobody, ())
     trained = TrainedNetwork(trainable, None, FineTuneSpec(), data, None, roles, progressed, lambda: None)
-    told = trained.describe("mobilenet", 100.0)
-    assert told["seconds"] == pytest.approx(expected)
-    assert (told["elapsed_seconds"], told["embed_seconds"], told["train_seconds"]) == (100.0, stores, 80.0)
+    described = trained.describe("mobilenet", 100.0)
+    assert described.seconds == pytest.approx(expected)
+    assert (described.elapsed_seconds, described.embed_seconds, described.train_seconds) == (100.0, stores, 80.0)
 
 
 def test_epochs_before_an_interruption_are_known(tmp_path):

@@ -123,7 +123,7 @@ def test_groups_by_expression_by_folder_and_by_column(tmp_path, digits):
     by_tens = load_dataset(store, group=r"digit-(\d{3})")
     assert len(set(by_tens.groups)) == len({name.split("digit-")[1][:3] for name in store.ids})
     assert set(load_dataset(store, group="folder").groups) == set("0123456789")
-    with pytest.raises(UsageError, match="no table"):
+    with pytest.raises(UsageError, match="is not a table with that column"):
         load_dataset(store, group="patient")
 
     rows = [(path, path.parent.name, index % 7) for index, path in enumerate(sorted(digits.rglob("*.png")))]

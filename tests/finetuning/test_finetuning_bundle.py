@@ -23,9 +23,8 @@ from featx.specs import FineTuneSpec
 )
 def test_seconds_are_of_everything(stores, own, earlier, expected):
     data = SimpleNamespace(embed_seconds=stores, own_embed_seconds=own, cached=True)
-    trainable = SimpleNamespace(
-        count_parameters=lambda: dict(trainable_parameters=5, frozen_parameters=7, head_parameters=3), frontier=("cut",)
-    )
+    counts = {"trainable_parameters": 5, "frozen_parameters": 7, "head_parameters": 3}
+    trainable = SimpleNamespace(count_parameters=lambda: counts, frontier=("cut",))
     progressed = LoopState(seconds=80.0, earlier_seconds=earlier)
     nobody = np.array([], np.intp)
     roles = Roles(nobody, nobody, nobody, ())

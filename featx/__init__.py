@@ -8,6 +8,7 @@ Importing this package imports nothing heavy: each name below is loaded at its f
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -116,6 +117,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
+    if name == "__version__":
+        return version("featx")
     if name in {"errors", "specs"}:  # `featx.errors.StoreError`, without an import of its own
         return import_module(f"featx.{name}")
     if name not in _HOMES:
@@ -127,4 +130,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, "__version__", "errors", "specs"})

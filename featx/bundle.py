@@ -54,6 +54,7 @@ from featx.files import (
 from featx.golden import Golden
 from featx.items.augmentation import is_canonical
 from featx.items.decoding import MAX_PIXELS
+from featx.results import PREDICTIONS
 from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec
 
 FORMAT = "featx-bundle"
@@ -64,7 +65,7 @@ _MOST_BUNDLES = 10_000
 _MANIFEST = "bundle.json"
 _HEAD = "head.skops"
 _GOLDEN = "golden.npz"
-_ITEMS = "items.csv"
+ITEMS = "items.csv"
 _METRICS = "metrics.json"
 _BACKBONE = "backbone"
 
@@ -158,11 +159,11 @@ class Bundle:
             BundleError: If the list is damaged.
         """
         try:
-            with (self.path / _ITEMS).open(encoding="utf-8", newline="") as file:
+            with (self.path / ITEMS).open(encoding="utf-8", newline="") as file:
                 return frozenset(row["sha256"] for row in csv.DictReader(file) if row["role"] == "trained")
         except (KeyError, OSError, ValueError, csv.Error) as error:
             reason = f"no column {error}" if isinstance(error, KeyError) else error
-            msg = f"{self.path / _ITEMS} is damaged ({reason}); copy the bundle again, or fit it again"
+            msg = f"{self.path / ITEMS} is damaged ({reason}); copy the bundle again, or fit it again"
             raise BundleError(msg) from error
 
 
@@ -265,8 +266,8 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
         dump_head(draft.head, temporary / _HEAD)
         _write_golden(temporary / _GOLDEN, draft.golden)
         backbone_file = _copy_backbone(draft.backbone_file, temporary)
-        write_table(draft.items, temporary / _ITEMS)
-        write_table(draft.predictions, temporary / "predictions.csv")
+        write_table(draft.items, temporary / ITEMS)
+        write_table(draft.predictions, temporary / PREDICTIONS)
         write_json(draft.metrics, temporary / _METRICS)
         _write_extras(draft, temporary)
         about = {
@@ -368,7 +369,7 @@ def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], backbone_
     if outside:
         msg = f"{folder} names files outside the bundle ({', '.join(outside)[:200]}); do not use it"
         raise BundleError(msg)
-    unlisted = {_HEAD, _GOLDEN, _ITEMS, _METRICS, *([backbone_file] if backbone_file else [])} - set(files)
+    unlisted = {_HEAD, _GOLDEN, ITEMS, _METRICS, *([backbone_file] if backbone_file else [])} - set(files)
     missing = [name for name in files if not os.path.lexists(folder / name)]
     if unlisted or missing:
         lacking = ", ".join(sorted({*unlisted, *missing}))[:200]

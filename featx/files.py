@@ -13,12 +13,13 @@ import json
 import math
 import os
 import secrets
+import stat
 import tokenize
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,9 @@ from numpy.typing import NDArray
 from featx.errors import StoreError
 
 _RECORD = "record"
+
+#: Longest line of a table: a sparse file, which takes no disk space, can be one line of gigabytes.
+_MOST_LINE_CHARACTERS = 16 << 20
 
 
 @contextlib.contextmanager
@@ -248,6 +252,35 @@ def write_json(values: Mapping[str, Any], path: Path) -> None:
         ValueError: If a number is not finite.
     """
     path.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_table(path: Path) -> Iterator[list[str]]:
+    """Yield the rows of a CSV file that may be untrusted, the header first; all rows have its length.
+
+    Raises:
+        OSError: If the file cannot be read.
+        ValueError: If it is not a regular file, or a line is too long or has more or fewer cells than the header.
+        csv.Error: If it is not CSV.
+    """
+    if not stat.S_ISREG(path.lstat().st_mode):
+        msg = f"{path.name} is a link, a folder or a device"
+        raise ValueError(msg)
+    with path.open(encoding="utf-8", newline="") as file:
+        width = None
+        for row in csv.reader(_read_lines(file, path.name)):
+            width = len(row) if width is None else width
+            if len(row) != width:
+                msg = f"{path.name} has a row of {len(row)} cells under {width} columns"
+                raise ValueError(msg)
+            yield row
+
+
+def _read_lines(file: TextIO, name: str) -> Iterator[str]:
+    while line := file.readline(_MOST_LINE_CHARACTERS):
+        if len(line) == _MOST_LINE_CHARACTERS:
+            msg = f"{name} has a line of {_MOST_LINE_CHARACTERS:,} characters or more"
+            raise ValueError(msg)
+        yield line
 
 
 def write_table(columns: Table, path: Path) -> None:

@@ -14,8 +14,19 @@ from featx.evaluation import METRICS, Evaluation
 from featx.evaluation.forecast import Forecast
 from featx.evaluation.paired import Paired
 from featx.evaluation.text import METRIC_TITLES
+from featx.files import read_table
 from featx.specs import FineTuneSpec, HeadSpec
-from featx.wording import format_html_table, format_latex_table, format_markdown_table, to_html, to_latex, to_text
+from featx.wording import (
+    UNDEFINED,
+    escape_html,
+    escape_latex,
+    format_html_table,
+    format_interval,
+    format_latex_table,
+    format_markdown_table,
+    format_p_value,
+    to_text,
+)
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -32,9 +43,6 @@ LARGEST = 2.0**63
 
 #: The longest text of an untrusted bundle that a table shows.
 MOST_CHARACTERS = 80
-
-_UNDEFINED = "-"
-_LEAST_P_VALUE = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,9 +220,9 @@ class Comparison:
         """Return the table as LaTeX with booktabs, each metric with its 95 % interval."""
         header, rows = self._tabulate()
         n_text = self._count_texts()
-        cells = [[*map(to_latex, row[:n_text]), *map(_typeset_number, row[n_text:])] for row in rows]
-        table = format_latex_table([to_latex(name) for name in header], cells, n_text=n_text)
-        caption = to_latex(self._describe_items())
+        cells = [[*map(escape_latex, row[:n_text]), *map(_typeset_number, row[n_text:])] for row in rows]
+        table = format_latex_table([escape_latex(name) for name in header], cells, n_text=n_text)
+        caption = escape_latex(self._describe_items())
         return (
             "% \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
             f"\\caption{{{caption}}}\n\\label{{tab:comparison}}\n{table}\\end{{table}}\n"
@@ -223,7 +231,9 @@ class Comparison:
     def _repr_html_(self) -> str:
         """Show the table in a notebook."""
         header, rows = self._tabulate()
-        return f"<p>{to_html(self._describe_items())}</p>{format_html_table(header, rows, n_text=self._count_texts())}"
+        return (
+            f"<p>{escape_html(self._describe_items())}</p>{format_html_table(header, rows, n_text=self._count_texts())}"
+        )
 
     def _describe_items(self) -> str:
         return (
@@ -244,28 +254,19 @@ class Comparison:
 
 def _format_numbers(row: ComparisonRow) -> list[str]:
     intervals = [row.test.get_interval(name) if row.test else None for name in ("accuracy", "macro_f1", "log_loss")]
-    paired, p_value = row.paired, row.p_value
-    small = p_value is not None and p_value < _LEAST_P_VALUE
+    paired = row.paired
     return [
-        _format_interval((row.validation_accuracy, None, None)),
-        *(_format_interval(interval) for interval in intervals),
-        _format_interval((paired.difference, paired.low, paired.high) if paired else None, "+.3f"),
-        f"<{_LEAST_P_VALUE}" if small else _format_interval((p_value, None, None)),
+        format_interval((row.validation_accuracy, None, None)),
+        *(format_interval(interval) for interval in intervals),
+        format_interval((paired.difference, paired.low, paired.high) if paired else None, "+.3f"),
+        format_p_value(row.p_value),
         row.verdict,
     ]
 
 
-def _format_interval(interval: tuple[float | None, float | None, float | None] | None, digits: str = ".3f") -> str:
-    """Format a value and its interval, such as `0.952 [0.927, 0.969]`; an end that is not defined is left out."""
-    value, low, high = interval or (None, None, None)
-    if value is None:
-        return _UNDEFINED
-    return f"{value:{digits}}" if low is None or high is None else f"{value:{digits}} [{low:{digits}}, {high:{digits}}]"
-
-
 def _typeset_number(cell: str) -> str:
     r"""Typeset a cell of `_format_numbers`, its interval in small type: `0.952 {\\small [0.927, 0.969]}`."""
-    if cell == _UNDEFINED:
+    if cell == UNDEFINED:
         return "--"
     value, bracket, ends = cell.replace("-", "$-$").replace("<", "$<$").partition(" [")
     return f"{value} {{\\small [{ends}}}" if bracket else value
@@ -572,10 +573,12 @@ class Run:
             f"({self.test_name}){where}"
         )
         rows = [
-            [METRIC_TITLES[name], *(_format_interval(one.get_interval(name)) for one in (self.test, self.validation))]
+            [METRIC_TITLES[name], *(format_interval(one.get_interval(name)) for one in (self.test, self.validation))]
             for name in METRICS
         ]
-        return f"<p>{to_html(first)}</p>{format_html_table(['', 'test [95 %]', 'validation [95 %]'], rows, n_text=1)}"
+        return (
+            f"<p>{escape_html(first)}</p>{format_html_table(['', 'test [95 %]', 'validation [95 %]'], rows, n_text=1)}"
+        )
 
 
 _TEXTS = ("id", "label", "predicted")
@@ -586,8 +589,7 @@ def _read_predictions(path: Path) -> "DataFrame":
 
     try:
         # Not by pandas, which would take the id `007` for a number and the class `NA` for a gap.
-        with path.open(encoding="utf-8", newline="") as file:
-            header, *rows = csv.reader(file)
+        header, *rows = list(read_table(path)) or [[]]
         columns = dict(zip(header, zip(*rows, strict=True), strict=True))
         return DataFrame(
             {name: list(column) if name in _TEXTS else list(map(float, column)) for name, column in columns.items()}

@@ -6,6 +6,12 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len, set_cell_size
 
+#: An undefined value in a table.
+UNDEFINED = "-"
+
+#: Smaller p-values are shown as below it.
+LEAST_P_VALUE = 0.001
+
 _STEP = 1000
 _MINUTE, _HOUR = 60, 3600
 
@@ -108,17 +114,17 @@ _LATEX = {
 }
 
 
-def to_latex(text: str) -> str:
+def escape_latex(text: str) -> str:
     """Escape a text for LaTeX."""
     return "".join(_LATEX.get(char, char) for char in to_printable(text))
 
 
-def to_markdown(text: str) -> str:
+def escape_markdown(text: str) -> str:
     """Escape a text for a cell of a Markdown table."""
     return re.sub(r"([\\`*_{}\[\]<>#|~&])", r"\\\1", to_printable(text))
 
 
-def to_html(text: str) -> str:
+def escape_html(text: str) -> str:
     """Escape a text for HTML."""
     return html.escape(to_printable(text))
 
@@ -146,8 +152,26 @@ def format_markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], 
         n_text: Number of first columns that are aligned to the left.
     """
     marks = [":---" if at < n_text else "---:" for at in range(len(header))]
-    first, *others = ([to_markdown(cell) for cell in cells] for cells in (header, *rows))
+    first, *others = ([escape_markdown(cell) for cell in cells] for cells in (header, *rows))
     return "".join("| " + " | ".join(cells) + " |\n" for cells in (first, marks, *others))
+
+
+def format_value(value: float | None, digits: int = 3) -> str:
+    """Format a number with so many decimals; `-` if it is undefined."""
+    return UNDEFINED if value is None else f"{value:.{digits}f}"
+
+
+def format_p_value(value: float | None) -> str:
+    """Format a p-value, such as `0.032` or `<0.001`; `-` if it is undefined."""
+    return f"<{LEAST_P_VALUE}" if value is not None and value < LEAST_P_VALUE else format_value(value)
+
+
+def format_interval(interval: tuple[float | None, float | None, float | None] | None, digits: str = ".3f") -> str:
+    """Format a value and its interval, such as `0.952 [0.927, 0.969]`; an undefined end is left out."""
+    value, low, high = interval or (None, None, None)
+    if value is None:
+        return UNDEFINED
+    return f"{value:{digits}}" if low is None or high is None else f"{value:{digits}} [{low:{digits}}, {high:{digits}}]"
 
 
 def format_html_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_text: int) -> str:
@@ -162,7 +186,7 @@ def format_html_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n
     def join(cells: Sequence[str], tag: str) -> str:
         sides = ("left" if at < n_text else "right" for at in range(len(cells)))
         return "".join(
-            f'<{tag} style="text-align: {side}">{to_html(cell)}</{tag}>'
+            f'<{tag} style="text-align: {side}">{escape_html(cell)}</{tag}>'
             for cell, side in zip(cells, sides, strict=True)
         )
 

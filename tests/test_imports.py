@@ -120,5 +120,6 @@ def test_every_public_name_exists():
         assert getattr(featx, name) is not None
     assert set(featx.__all__) <= set(dir(featx))
     assert sorted(featx.__all__) == featx.__all__
+    assert featx.__version__.count(".") == 2
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = featx.nonsense

@@ -1,6 +1,14 @@
 import pytest
 
-from featx.wording import format_bytes, format_count, format_seconds, to_html, to_latex, to_markdown, to_printable
+from featx.wording import (
+    escape_html,
+    escape_latex,
+    escape_markdown,
+    format_bytes,
+    format_count,
+    format_seconds,
+    to_printable,
+)
 
 
 def test_names_cannot_break_a_table():
@@ -20,6 +28,6 @@ def test_amounts_are_short(function, amounts):
 
 
 def test_markup_is_escaped():
-    assert to_latex("a_1 & 50% [x]\n") == "a\\_1 \\& 50\\% {[}x{]}\\textbackslash{}n"
-    assert to_markdown("a|b_*") == "a\\|b\\_\\*"
-    assert to_html("<b a='1'>\x1b") == "&lt;b a=&#x27;1&#x27;&gt;\\x1b"
+    assert escape_latex("a_1 & 50% [x]\n") == "a\\_1 \\& 50\\% {[}x{]}\\textbackslash{}n"
+    assert escape_markdown("a|b_*") == "a\\|b\\_\\*"
+    assert escape_html("<b a='1'>\x1b") == "&lt;b a=&#x27;1&#x27;&gt;\\x1b"

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +34,9 @@ from featx.wording import to_printable
 
 #: As in the log-loss of the test.
 _LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
+
+#: A note in results of an older featx.
+_OLD_NOTE = re.compile(r"targets? (\d+(?:, \d+)*): in one fold only")
 
 
 def compare(
@@ -247,10 +251,7 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         own = probabilities[np.arange(len(targets)), targets]
         losses.append(-np.log(np.maximum(own, _LEAST_PROBABILITY)))
     record = read_result(outcome[-1]).record
-    # An older featx kept results without `single_fold_targets`, which its notes name by number.
-    notes = dict.fromkeys(
-        [*describe_single_fold(record.get("single_fold_targets", ()), dataset.classes), *record["notes"]]
-    )
+    notes = dict.fromkeys(_read_notes(record, dataset.classes))
     head = replace(candidate.spec, params=record["params"], scaling=record["scaling"])
     row = ComparisonRow(
         store=candidate.name,
@@ -269,6 +270,18 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         notes=tuple(notes),
     )
     return Entry(row, functools.partial(_recall, outcome[-1]))
+
+
+def _read_notes(record: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
+    """Read the notes of a result; an older featx named classes in one of them by their position."""
+    if "single_fold_targets" in record:
+        return [*describe_single_fold(record["single_fold_targets"], classes), *record["notes"]]
+    notes = list[str]()
+    for note in record["notes"]:
+        match = _OLD_NOTE.match(note)
+        targets = [int(target) for target in match[1].split(", ")] if match else []
+        notes += describe_single_fold(targets, classes) if match else [note]
+    return notes
 
 
 def _recall(path: Path) -> NDArray[np.float64]:

@@ -17,7 +17,15 @@ from featx.files import say_failures, write_json
 from featx.heads import find_head
 from featx.results import FINE_TUNED, FROZEN, Comparison, ComparisonRow
 from featx.specs import HeadSpec
-from featx.wording import format_bytes, format_count, format_seconds, shorten_name
+from featx.wording import (
+    UNDEFINED,
+    format_bytes,
+    format_count,
+    format_p_value,
+    format_seconds,
+    format_value,
+    shorten_name,
+)
 
 # A logarithmic axis has no 0.
 _LEAST_SECONDS = 1e-3
@@ -107,7 +115,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
     accuracies, lows, highs = np.array(intervals, np.float64).T
     with say_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "comparison.md").write_text(to_markdown(comparison), encoding="utf-8")
+        (folder / "comparison.md").write_text(make_page(comparison), encoding="utf-8")
         _write_csv(folder / "comparison.csv", comparison)
         write_json(comparison.to_dict(), folder / "comparison.json")
         plot_costs(
@@ -140,7 +148,7 @@ def _name_points(rows: Sequence[ComparisonRow]) -> list[str]:
     ]
 
 
-def to_markdown(comparison: Comparison) -> str:
+def make_page(comparison: Comparison) -> str:
     """Return a Markdown page with the findings, the table and all notes."""
     header, rows = tabulate(comparison)
     marks = [":---" if name in LEFT else "---:" for name in header]
@@ -194,8 +202,6 @@ LEFT = ("store", "head", "chosen", "verdict")
 #: What a terminal can be counted on to show.
 TERMINAL_CELLS = 120
 
-_UNDEFINED = "-"
-_LEAST_SHOWN = 0.001
 _GAP = 2
 
 #: What to do, in this order, while the table is too wide: shorten a column to so many cells, or drop it (0).
@@ -255,26 +261,26 @@ def _arrange(comparison: Comparison, rows: Sequence[Mapping[str, str]]) -> tuple
 
 def _format_row(row: ComparisonRow) -> dict[str, str]:
     test, paired, size = row.test, row.paired, row.bytes_per_item
-    interval = f"{test.accuracy_low:.3f} to {test.accuracy_high:.3f}" if test else _UNDEFINED
-    difference = f"{paired.difference:+.3f} ({paired.low:+.3f} to {paired.high:+.3f})" if paired else _UNDEFINED
+    interval = f"{test.accuracy_low:.3f} to {test.accuracy_high:.3f}" if test else UNDEFINED
+    difference = f"{paired.difference:+.3f} ({paired.low:+.3f} to {paired.high:+.3f})" if paired else UNDEFINED
     return {
         "store": row.store,
         "head": row.title,
-        "chosen": row.chosen or _UNDEFINED,
-        "valid.": _format(row.validation_accuracy),
-        "test": _format(test.accuracy if test else None),
+        "chosen": row.chosen or UNDEFINED,
+        "valid.": format_value(row.validation_accuracy),
+        "test": format_value(test.accuracy if test else None),
         "95 %": interval,
-        "bal.": _format(test.mean_per_class_accuracy if test else None),
-        "F1": _format(test.macro_f1 if test else None),
-        "log-loss": _format(test.log_loss if test else None),
-        "ECE": _format(test.expected_calibration_error if test else None),
-        "fit s": _format(row.fit_seconds, 2),
-        "embed s": _format(row.embed_seconds, 2),
-        "predict s": _format(row.predict_seconds),
+        "bal.": format_value(test.mean_per_class_accuracy if test else None),
+        "F1": format_value(test.macro_f1 if test else None),
+        "log-loss": format_value(test.log_loss if test else None),
+        "ECE": format_value(test.expected_calibration_error if test else None),
+        "fit s": format_value(row.fit_seconds, 2),
+        "embed s": format_value(row.embed_seconds, 2),
+        "predict s": format_value(row.predict_seconds),
         **_format_costs(row),
-        "bytes/item": _UNDEFINED if size is None else f"{size:,}",
+        "bytes/item": UNDEFINED if size is None else f"{size:,}",
         "to the best": difference,
-        "p": _format_p(row.p_value),
+        "p": format_p_value(row.p_value),
         "verdict": row.verdict,
     }
 
@@ -285,14 +291,14 @@ def _format_briefly(row: ComparisonRow) -> dict[str, str]:
     return {
         "store": row.store,
         "head": row.title,
-        "chosen": row.chosen or _UNDEFINED,
-        "valid.": _format(row.validation_accuracy),
-        "test": _format(test.accuracy if test else None),
-        "95 %": f"{test.accuracy_low:.3f}-{test.accuracy_high:.3f}" if test else _UNDEFINED,
-        "log-loss": _format(test.log_loss if test else None),
-        "time": _UNDEFINED if seconds is None else format_seconds(seconds),
+        "chosen": row.chosen or UNDEFINED,
+        "valid.": format_value(row.validation_accuracy),
+        "test": format_value(test.accuracy if test else None),
+        "95 %": f"{test.accuracy_low:.3f}-{test.accuracy_high:.3f}" if test else UNDEFINED,
+        "log-loss": format_value(test.log_loss if test else None),
+        "time": UNDEFINED if seconds is None else format_seconds(seconds),
         **_format_costs(row),
-        "points to the best": f"{points[0]} ({points[1]} to {points[2]})" if points else _UNDEFINED,
+        "points to the best": f"{points[0]} ({points[1]} to {points[2]})" if points else UNDEFINED,
         "verdict": row.verdict,
     }
 
@@ -300,17 +306,9 @@ def _format_briefly(row: ComparisonRow) -> dict[str, str]:
 def _format_costs(row: ComparisonRow) -> dict[str, str]:
     memory, parameters = row.peak_memory_bytes, row.trained_parameters
     return {
-        "memory": _UNDEFINED if memory is None else format_bytes(memory),
-        "params": _UNDEFINED if parameters is None else format_count(parameters),
+        "memory": UNDEFINED if memory is None else format_bytes(memory),
+        "params": UNDEFINED if parameters is None else format_count(parameters),
     }
-
-
-def _format(value: float | None, digits: int = 3) -> str:
-    return _UNDEFINED if value is None else f"{value:.{digits}f}"
-
-
-def _format_p(value: float | None) -> str:
-    return "<0.001" if value is not None and value < _LEAST_SHOWN else _format(value)
 
 
 #: From this ratio on, a digit after the decimal point says nothing.

@@ -5,20 +5,21 @@ A bundle may come from an untrusted source, so its tables are checked before the
 
 import csv
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.bundle import Bundle, check_own, read_json
+from featx.bundle import ITEMS, Bundle, check_own, read_json
 from featx.comparing.final_test import Entry
 from featx.comparing.report import describe_choice
 from featx.errors import BundleError, DataError
 from featx.evaluation import Evaluation
 from featx.evaluation.metrics import check_probabilities
+from featx.files import read_table
 from featx.fitting.dataset import Dataset, Partition
 from featx.heads.fitting import count_parameters
 from featx.options import CompareOptions
@@ -27,21 +28,18 @@ from featx.results import (
     FROZEN,
     LARGEST,
     MOST_CHARACTERS,
+    PREDICTIONS,
     ComparisonRow,
     FineTuned,
     read_seconds_or_none,
 )
 from featx.wording import to_printable, to_text
 
-_PREDICTIONS, _ITEMS = "predictions.csv", "items.csv"
 _PREFIX = "probability_"
 _ROLES = ("trained", "validated", "tested", "unused")
 
 #: Metrics that differ by less are the same: both are computed from the same numbers.
 _SAME = 1e-9
-
-#: Longest line of a table: a sparse file, which takes no disk space, can be one line of gigabytes.
-_MOST_LINE_CHARACTERS = 16 << 20
 
 _DAMAGES = (ArithmeticError, AttributeError, OSError, KeyError, IndexError, TypeError, ValueError, csv.Error)
 
@@ -94,18 +92,18 @@ def read_run(folder: Path) -> FinishedRun:
 
 def _read_run(folder: Path, bundle: Bundle) -> FinishedRun:
     about = read_json(folder, "bundle.json")
-    if _PREDICTIONS not in about["files"]:
-        msg = f"{folder} has no {_PREDICTIONS}; repeat the run"
+    if PREDICTIONS not in about["files"]:
+        msg = f"{folder} has no {PREDICTIONS}; repeat the run"
         raise BundleError(msg)
     metrics = bundle.metrics
     record, tuned, seconds = about["record"], metrics.get("finetuned"), metrics["seconds"]
     if not isinstance(record, dict) or not 0 <= seconds < LARGEST:
         msg = "bundle.json has no record, or metrics.json has no valid time"
         raise ValueError(msg)
-    roles = _read_roles(folder / _ITEMS)
-    ids, labels, probabilities = _read_predictions(folder / _PREDICTIONS, bundle.classes)
+    roles = _read_roles(folder / ITEMS)
+    ids, labels, probabilities = _read_predictions(folder / PREDICTIONS, bundle.classes)
     if sorted(ids) != sorted(name for name, _ in roles["tested"]):
-        msg = f"{_PREDICTIONS} lists other items than those that {_ITEMS} marks as tested"
+        msg = f"{PREDICTIONS} lists other items than those that {ITEMS} marks as tested"
         if roles["tested"] or not ids:
             raise ValueError(msg)
     _check_metrics(metrics["test"], bundle.classes, labels, probabilities)
@@ -123,20 +121,14 @@ def _read_run(folder: Path, bundle: Bundle) -> FinishedRun:
 
 
 def _read_roles(path: Path) -> dict[str, frozenset[tuple[str, str]]]:
-    found: dict[str, set[tuple[str, str]]] = {role: set() for role in _ROLES}
     check_own(path)
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(_read_lines(file, path.name)):
-            found[row["role"]].add((row["id"], row["sha256"]))
+    header, *rows = list(read_table(path)) or [[]]
+    at = [header.index(name) for name in ("role", "id", "sha256")]
+    found: dict[str, set[tuple[str, str]]] = {role: set() for role in _ROLES}
+    for row in rows:
+        role, item, sha256 = (row[column] for column in at)
+        found[role].add((item, sha256))
     return {role: frozenset(items) for role, items in found.items()}
-
-
-def _read_lines(file: TextIO, name: str) -> Iterator[str]:
-    while line := file.readline(_MOST_LINE_CHARACTERS):
-        if len(line) == _MOST_LINE_CHARACTERS:
-            msg = f"{name} has a line of {_MOST_LINE_CHARACTERS:,} characters or more"
-            raise ValueError(msg)
-        yield line
 
 
 def _read_predictions(
@@ -144,30 +136,20 @@ def _read_predictions(
 ) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.float64]]:
     """Read ids, labels and probabilities, one column per class in the bundle's order."""
     check_own(path)
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.reader(_read_lines(file, path.name))
-        header = next(reader, [])
-        wanted = ["id", "label", *(f"{_PREFIX}{to_text(name)}" for name in classes)]
-        named = [name for name in header if name in {"id", "label"} or name.startswith(_PREFIX)]
-        if sorted(named) != sorted(wanted):
-            msg = f"{path.name} has other columns than id, label and {_PREFIX}CLASS for each of {len(classes)} classes"
-            raise ValueError(msg)
-        at = [header.index(name) for name in wanted]
-        rows = [_take_row(row, at, len(header), path.name) for row in reader]
-    ids, labels = tuple(name for name, _, _ in rows), tuple(label for _, label, _ in rows)
+    header, *rows = list(read_table(path)) or [[]]
+    wanted = ["id", "label", *(f"{_PREFIX}{to_text(name)}" for name in classes)]
+    named = [name for name in header if name in {"id", "label"} or name.startswith(_PREFIX)]
+    if sorted(named) != sorted(wanted):
+        msg = f"{path.name} has other columns than id, label and {_PREFIX}CLASS for each of {len(classes)} classes"
+        raise ValueError(msg)
+    first, second, *rest = (header.index(name) for name in wanted)
+    ids, labels = tuple(row[first] for row in rows), tuple(row[second] for row in rows)
     if len(set(ids)) < len(ids) or not rows:
         msg = f"{path.name} is empty, or lists an item twice"
         raise ValueError(msg)
-    probabilities, _ = check_probabilities(np.array([values for *_, values in rows]), len(classes))
+    values = np.array([[row[column] for column in rest] for row in rows]).astype(np.float64)
+    probabilities, _ = check_probabilities(values, len(classes))
     return ids, labels, probabilities
-
-
-def _take_row(row: Sequence[str], at: Sequence[int], width: int, name: str) -> tuple[str, str, NDArray[np.float64]]:
-    if len(row) != width:
-        msg = f"{name} has a row of {len(row)} cells under {width} columns"
-        raise ValueError(msg)
-    item, label, *values = (row[column] for column in at)
-    return item, label, np.array(values, np.float64)
 
 
 def _check_metrics(
@@ -179,7 +161,7 @@ def _check_metrics(
     recorded = accuracy if test.get("accuracy") is None else test["accuracy"]
     if test["items"] != len(labels) or not abs(recorded - accuracy) <= _SAME:
         msg = (
-            f"metrics.json has an accuracy of {recorded} on {test['items']} items, but {_PREDICTIONS} gives "
+            f"metrics.json has an accuracy of {recorded} on {test['items']} items, but {PREDICTIONS} gives "
             f"{accuracy} on {len(labels)}"
         )
         raise ValueError(msg)

@@ -22,6 +22,7 @@ from featx.evaluation.intervals import (
     check_groups,
     estimate_effective_items,
 )
+from featx.wording import LEAST_P_VALUE
 
 #: A difference is significant if its p-value is below this.
 SIGNIFICANCE = 0.05
@@ -31,7 +32,6 @@ _FEWEST_DIFFERING = 30
 
 # Smaller values may be rounding errors of a transform.
 _LEAST_P_VALUE = 1e-9
-_LEAST_SHOWN = 0.001
 _STEP = 1e-9
 
 
@@ -184,7 +184,7 @@ def describe_pair(
     better, worse = (name_a, name_b) if paired.difference > 0 else (name_b, name_a)
     ends = (paired.low, paired.high) if paired.difference > 0 else (-paired.high, -paired.low)
     low, high = (f"{100 * end:.1f}" for end in ends)
-    shown = f"p < {_LEAST_SHOWN}" if p < _LEAST_SHOWN else f"p {p:.3f}"
+    shown = f"p < {LEAST_P_VALUE}" if p < LEAST_P_VALUE else f"p {p:.3f}"
     return f"{better} is {100 * abs(paired.difference):.1f} points better than {worse} ({low} to {high}), {shown}"
 
 

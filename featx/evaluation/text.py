@@ -3,7 +3,7 @@
 import numpy as np
 
 from featx.evaluation.metrics import METRICS, ClassMetrics, Evaluation
-from featx.wording import measure_names, pad_name
+from featx.wording import UNDEFINED, format_value, measure_names, pad_name
 
 #: What the metrics are called in tables.
 METRIC_TITLES = {
@@ -19,7 +19,6 @@ _MOST_ROWS = 30
 _MOST_CLASSES = 15
 _MOST_PAIRS = 10
 _LINE_CELLS = 100
-_UNDEFINED = "-"
 
 
 def format_metrics(evaluation: Evaluation) -> str:
@@ -29,8 +28,8 @@ def format_metrics(evaluation: Evaluation) -> str:
     for metric in METRICS:
         point, low, high = evaluation.get_interval(metric)
         interval = "none: all resamples agree" if low is None or high is None else f"{low:.4f} to {high:.4f}"
-        interval = _UNDEFINED if point is None else interval
-        lines.append(f"{METRIC_TITLES[metric]:{width}}  {_format_value(point, 4):>6}   {interval}")
+        interval = UNDEFINED if point is None else interval
+        lines.append(f"{METRIC_TITLES[metric]:{width}}  {format_value(point, 4):>6}   {interval}")
     lines.append(f"{'items':{width}}  {evaluation.n_items:>6}")
     return "\n".join(lines)
 
@@ -44,8 +43,8 @@ def format_per_class(evaluation: Evaluation) -> str:
     width = measure_names(["class", *(row.name for row in shown)], _NAME_CELLS)
     lines = [f"{'class':{width}}  precision  recall      F1  support"]
     lines += [
-        f"{pad_name(row.name, width)}  {_format_value(row.precision):>9}  {_format_value(row.recall):>6}"
-        f"  {_format_value(row.f1):>6}  {row.support:>7}"
+        f"{pad_name(row.name, width)}  {format_value(row.precision):>9}  {format_value(row.recall):>6}"
+        f"  {format_value(row.f1):>6}  {row.support:>7}"
         for row in shown
     ]
     if hidden:
@@ -61,10 +60,6 @@ def format_confusion(evaluation: Evaluation) -> str:
     if len(evaluation.classes) > _MOST_CLASSES:
         return _format_pairs(evaluation)
     return _format_matrix(evaluation)
-
-
-def _format_value(value: float | None, digits: int = 3) -> str:
-    return _UNDEFINED if value is None else f"{value:.{digits}f}"
 
 
 def _rank_class(row: ClassMetrics) -> tuple[float, int]:

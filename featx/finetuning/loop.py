@@ -12,13 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import BackboneError, DataError, StoreError
-from featx.evaluation.metrics import make_roc_auc
 from featx.evaluation.plots import plot_history, write_history
 from featx.files import DAMAGES, Result, read_result, say_failures, write_result
 from featx.finetuning.feeds import Feed, choose_views
 from featx.finetuning.unfreezing import Stage
-from featx.heads.early_stopping import EarlyStopping
-from featx.heads.networks import NetworkClassifier, take_probabilities
+from featx.heads.early_stopping import EarlyStopping, check_loss
+from featx.heads.networks import NetworkClassifier, score_logits
 from featx.options import FineTuneOptions
 from featx.specs import FineTuneSpec
 
@@ -150,7 +149,7 @@ class TrainingLoop:
                 self._network.start(stage)
             if len(self._stages) > 1 and not state.epoch:
                 self._options.reporter.say(f"stage {state.stage + 1}/{len(self._stages)}: {stage.name}")
-            while state.epoch < self._spec.epochs and state.waited < self._spec.patience:
+            while state.epoch < self._spec.epochs and not state.is_over(self._spec.patience):
                 self._run_epoch()
             # The next stage starts from the best weights so far.
             self._network.restore(self._best)
@@ -198,10 +197,8 @@ class TrainingLoop:
                 total, done = total + loss * len(items), done + len(items)
                 logits.append(answer)
                 self._options.reporter.advance(state.epoch * len(train) + done, spec.epochs * len(train))
-        if not math.isfinite(total):
-            msg = f"the loss is not finite at a learning rate of {spec.learning_rate:g}; choose a smaller rate"
-            raise DataError(msg)
-        return {"loss": total / done, **_score(np.concatenate(logits), self._training_set.targets[order])}
+        check_loss(total, spec.learning_rate)
+        return {"loss": total / done, **score_logits(np.concatenate(logits), self._training_set.targets[order])}
 
     def _train_batch(self, items: NDArray[np.intp], inputs: list[NDArray[Any]]) -> tuple[float, NDArray[np.float32]]:
         targets, weights = self._training_set.targets[items], self._training_set.weights[items]
@@ -241,10 +238,8 @@ class TrainingLoop:
         )
         targets = self._training_set.targets[items]
         loss = self._network.measure_loss(targets, logits, self._training_set.weights[items])
-        if not math.isfinite(loss):
-            msg = f"the loss is not finite at a learning rate of {self._spec.learning_rate:g}; choose a smaller rate"
-            raise DataError(msg)
-        return {f"{prefix}{name}": value for name, value in {"loss": loss, **_score(logits, targets)}.items()}
+        check_loss(loss, self._spec.learning_rate)
+        return {f"{prefix}{name}": value for name, value in {"loss": loss, **score_logits(logits, targets)}.items()}
 
     def _take_head(self) -> None:
         self._head.weights_ = self._network.get_head_weights()
@@ -375,10 +370,3 @@ def _embed_halving(network: Any, inputs: list[NDArray[Any]]) -> NDArray[np.float
     return np.concatenate(
         [_embed_halving(network, [array[rows] for array in inputs]) for rows in (slice(half), slice(half, None))]
     )
-
-
-def _score(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> dict[str, float]:
-    probabilities = take_probabilities(logits)
-    right = float(np.mean(probabilities.argmax(axis=1) == targets))
-    area = make_roc_auc(probabilities.astype(np.float64), targets.astype(np.int64))(np.ones((len(targets), 1)))
-    return {"accuracy": right, "auc": float(area[0, 0])}

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from featx.errors import DataError
+
 
 @dataclass(slots=True)
 class EarlyStopping:
@@ -23,6 +25,10 @@ class EarlyStopping:
     waited: int = 0
     factor: float = 1.0
 
+    def is_over(self, patience: int) -> bool:
+        """Return whether training stops: so many epochs have passed without an improvement."""
+        return self.waited >= patience
+
     def watch(self, value: float, *, epoch: int, patience: int, halves: bool = True) -> bool:
         """Take the value of an epoch, and return whether it is the best so far.
 
@@ -39,3 +45,14 @@ class EarlyStopping:
         if halves and self.waited % max(1, patience // 2) == 0:
             self.factor /= 2
         return False
+
+
+def check_loss(loss: float, learning_rate: float) -> None:
+    """Check that training has not diverged.
+
+    Raises:
+        DataError: If the loss is not finite.
+    """
+    if not math.isfinite(loss):
+        msg = f"the loss is not finite at a learning rate of {learning_rate:g}; choose a smaller rate"
+        raise DataError(msg)

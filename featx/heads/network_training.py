@@ -1,6 +1,5 @@
 """Training of small networks in Keras, a block of features at a time."""
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -8,11 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
-from featx.errors import DataError
-from featx.evaluation.metrics import make_roc_auc
 from featx.frameworks import keras, tf
-from featx.heads.early_stopping import EarlyStopping
-from featx.heads.networks import EPSILON, Architecture, TrainingPlan, Weights, compute_logits, take_probabilities
+from featx.heads.early_stopping import EarlyStopping, check_loss
+from featx.heads.networks import EPSILON, Architecture, TrainingPlan, Weights, compute_logits, score_logits
 from featx.heads.rows import BLOCK_BYTES
 
 #: The training curve is measured on at least this many training items, if there are so many.
@@ -119,7 +116,7 @@ class KerasNetwork:
                 best = weights
                 if plan.keep is not None:
                     plan.keep()
-            if stopping.waited >= plan.patience:
+            if stopping.is_over(plan.patience):
                 break
             optimizer.learning_rate = plan.learning_rate * stopping.factor
         self._network.set_weights(best)
@@ -168,17 +165,10 @@ class KerasNetwork:
         n_outputs = self._architecture.widths[-1]
         blocks = np.array_split(items, _count_blocks(len(items), max(self._architecture.widths)))
         logits = np.concatenate([compute_logits(weights, plan.read(block), n_outputs) for block in blocks])
-        targets, probabilities = plan.targets[items], take_probabilities(logits)
+        targets = plan.targets[items]
         value = float(loss(targets, logits, plan.weights[items]))
-        if not math.isfinite(value):
-            msg = f"the loss is not finite at learning_rate={plan.learning_rate:g}; choose a smaller rate"
-            raise DataError(msg)
-        area = make_roc_auc(probabilities.astype(np.float64), targets.astype(np.int64))(np.ones((len(items), 1)))
-        return {
-            f"{prefix}loss": value,
-            f"{prefix}accuracy": float(np.mean(probabilities.argmax(axis=1) == targets)),
-            f"{prefix}auc": float(area[0, 0]),
-        }
+        check_loss(value, plan.learning_rate)
+        return {f"{prefix}{name}": one for name, one in {"loss": value, **score_logits(logits, targets)}.items()}
 
 
 def make_optimizer(name: str, learning_rate: float) -> Any:  # noqa: ANN401 - Keras is untyped

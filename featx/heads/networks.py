@@ -18,6 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featx.errors import UsageError
+from featx.evaluation.metrics import make_roc_auc
 from featx.heads.rows import FeatureRows
 from featx.heads.scaling import make_scaler
 from featx.specs import OPTIMIZERS
@@ -161,6 +162,13 @@ def compute_logits(weights: Weights, features: NDArray[np.float32], n_outputs: i
             values = (values - mean) * (gamma / np.sqrt(variance + np.float32(EPSILON))) + beta
         values = values @ kernel + bias
     return values
+
+
+def score_logits(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> dict[str, float]:
+    """Return `accuracy` and `auc` (ROC-AUC) of logits float32 `(n, n_outputs)` for targets int32 `(n,)`."""
+    probabilities = take_probabilities(logits)
+    area = make_roc_auc(probabilities.astype(np.float64), targets.astype(np.int64))(np.ones((len(targets), 1)))
+    return {"accuracy": float(np.mean(probabilities.argmax(axis=1) == targets)), "auc": float(area[0, 0])}
 
 
 def take_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:

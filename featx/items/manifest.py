@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from featx.wording import format_html_table, to_html, to_text
+from featx.wording import escape_html, format_html_table, to_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,10 +188,10 @@ class Manifest:
         notes += [f"left out: {list_junk(self.junk)}"] if self.junk else []
         first = [list(astuple(item)) for item in self.items[:_SHOWN_ITEMS]]
         parts = [
-            f"<p>{to_html(self.describe()[0])}</p>",
+            f"<p>{escape_html(self.describe()[0])}</p>",
             format_html_table(["class", *head], cells, n_text=1),
             format_html_table(list(COLUMNS), first, n_text=len(COLUMNS)),
-            *(f"<p>{to_html(note)}</p>" for note in notes),
+            *(f"<p>{escape_html(note)}</p>" for note in notes),
         ]
         return f"<div>{''.join(parts)}</div>"
 

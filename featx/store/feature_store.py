@@ -37,7 +37,7 @@ from featx.store.layout import (
     read_text,
 )
 from featx.store.sealing import digest_golden, read_golden
-from featx.wording import format_html_table, to_html
+from featx.wording import escape_html, format_html_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -301,7 +301,7 @@ class FeatureStore:
             "quarantined": f"{len(self.quarantine):,}",
         }
         shown = [[name, text] for name, text in rows.items() if text]
-        return f"<p>{to_html(str(self.path))}</p>{format_html_table(['', ''], shown, n_text=2)}"
+        return f"<p>{escape_html(str(self.path))}</p>{format_html_table(['', ''], shown, n_text=2)}"
 
     def find_damage(self, progress: Progress | None = None) -> list[Damage]:
         """Read everything and list the parts that differ from their checksums, features in blocks of rows.

@@ -300,3 +300,18 @@ def test_what_is_fixed_for_all_is_so_where_it_can_be(few):
     assert heads["logreg"].params["class_weight"] == "balanced"
     assert {head.calibration for head in heads.values()} == {"none"}
     assert "centroid: no parameter class_weight, so it is ignored" in found.notes
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ({"notes": ["few items"], "single_fold_targets": []}, ["few items"]),
+        ({"notes": ["few items"], "single_fold_targets": [1]}, ["class 'dog' is in one fold only", "few items"]),
+        ({"notes": ["target 1: in one fold only, and so never right", "few"]}, ["class 'dog' is in one", "few"]),
+        ({"notes": ["targets 0, 1: in one fold only, and so"]}, ["classes 'cat', 'dog' are each in one fold only"]),
+    ],
+)
+def test_results_of_an_older_version_name_classes_too(record, expected):
+    found = module._read_notes(record, ("cat", "dog"))
+    assert len(found) == len(expected)
+    assert all(note.startswith(start) for note, start in zip(found, expected, strict=True))

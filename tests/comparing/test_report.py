@@ -10,9 +10,9 @@ from comparison_rows import FAILED, make_comparison, make_row
 from featx.comparing.report import (
     describe_choice,
     describe_comparison,
+    make_page,
     name_folder,
     tabulate,
-    to_markdown,
     write_comparison,
 )
 from featx.errors import StoreError
@@ -75,7 +75,7 @@ def test_what_was_chosen_in_few_words(head, asked, text):
 
 
 def test_markdown_is_one_table():
-    page = to_markdown(
+    page = make_page(
         make_comparison(make_row("lda", "best", notes=("it did not converge",)), make_row("knn", "tie", 1))
     )
     lines = [line for line in page.splitlines() if line.startswith("|")]

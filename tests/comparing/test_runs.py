@@ -208,7 +208,9 @@ def test_a_run_that_was_tested_on_other_items(few, tmp_path, options, pattern):
 def test_an_older_bundle_without_the_seed_of_its_split_has_that_of_its_head(few, tmp_path):
     run = featx.fit(few, "centroid", options=FitOptions(folder=tmp_path, seed=1))
     change_record(split={"origin": "hold-out", "test_size": 0.2, "cv": 0, "group": ""})(run.bundle)
-    with pytest.raises(DataError, match=r"It was made with --seed 1 --test-size 0\.2, this is with --seed 0"):
+    with pytest.raises(
+        DataError, match=r"It was made with --seed 1 --test-size 0\.2, and this comparison with --seed 0"
+    ):
         compare(few, run.bundle)
 
 

@@ -304,7 +304,7 @@ def test_wrong_data_are_refused(digits):
         make_network().fit(FeatureRows.wrap(X), y[1:])
     with pytest.raises(ValueError, match="63 columns; the network was trained on 64"):
         make_network(epochs=1).fit(X, y).predict(FeatureRows.wrap(X[:, 1:]))
-    with pytest.raises(DataError, match="the loss is not finite at learning_rate=1e\\+30"):
+    with pytest.raises(DataError, match="the loss is not finite at a learning rate of 1e\\+30"):
         make_network(hidden="8", learning_rate=1e30).fit(X, y)
 
 

@@ -8,7 +8,6 @@ Importing this package imports nothing heavy: each name below is loaded at its f
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -118,6 +117,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("featx")
     if name in {"errors", "specs"}:  # `featx.errors.StoreError`, without an import of its own
         return import_module(f"featx.{name}")

@@ -184,7 +184,7 @@ class Manifest:
             head, rows = [*head, "all"], [[*row, sum(row)] for row in rows]
         cells = [[label or "none", *map(str, row)] for label, row in zip(labels, rows, strict=True)]
         notes = [f"and {len(classes) - _NAMED_CLASSES:,} more classes"] if len(classes) > _NAMED_CLASSES else []
-        notes += [f"the first {_SHOWN_ITEMS} items"] if len(self) > _SHOWN_ITEMS else []
+        notes += [f"the first {_SHOWN_ITEMS} of {len(self):,} items"] if len(self) > _SHOWN_ITEMS else []
         notes += [f"left out: {list_junk(self.junk)}"] if self.junk else []
         first = [list(astuple(item)) for item in self.items[:_SHOWN_ITEMS]]
         parts = [

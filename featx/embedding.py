@@ -342,7 +342,7 @@ def _refuse_drift(
         drift = measure_drift(expected, found)
         if not drift <= MAX_DRIFT:
             msg = (
-                f"{writer.path} holds other numbers (sealed or unfinished) than this machine computes: features "
+                f"{writer.path} holds features, or unfinished work, that this machine does not reproduce: they "
                 f"differ by {drift:.1e} of their range (limit {MAX_DRIFT:.0e}); install the versions that `featx info` "
                 f"lists, or write another store with --name NAME"
             )

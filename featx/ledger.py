@@ -187,7 +187,7 @@ class Ledger:
         msg = (
             f"{len(reasons):,} of the {len(self._manifest):,} images of {self._manifest.source} could not be embedded, "
             f"and --on-bad fail allows none: {'; '.join(listed)}; fix or remove them and run the command again "
-            f"(finished work is kept), or go on without them with --on-bad quarantine"
+            f"(finished work is kept), or continue without them with --on-bad quarantine"
         )
         raise SourceError(msg)
 

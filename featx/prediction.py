@@ -98,7 +98,7 @@ class Predictor:
         drift = measure_drift(bundle.golden, found)
         if not drift <= MAX_DRIFT:
             msg = (
-                f"{bundle.path} was trained on other features than this machine computes: they differ by "
+                f"{bundle.path} was trained on features that this machine does not reproduce: they differ by "
                 f"{drift:.1e} of their range (limit {MAX_DRIFT:.0e}); install the versions that it was made with"
             )
             raise DriftError(msg)
@@ -210,7 +210,9 @@ class Predictor:
             msg = f"none of the {failed} labelled images of {manifest.source} can be read"
             raise DataError(msg)
         if seen:
-            logger.warning("%d of %d images were trained on, so these numbers are too good", seen, len(rows))
+            logger.warning(
+                "%d of %d images were used in training, so these numbers are too optimistic", seen, len(rows)
+            )
         return evaluate(np.stack(rows), np.array(targets), self.classes, groups=groups if any(groups) else None)
 
     def _check_labels(self, items: Sequence[Item], manifest: Manifest) -> None:

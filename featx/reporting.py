@@ -1,4 +1,4 @@
-"""Progress reports: what a run tells its caller while it works, and a progress bar for terminals and notebooks."""
+"""Progress reports: what a run reports to its caller while it works, and a progress bar for terminals and notebooks."""
 
 import sys
 from collections.abc import Callable

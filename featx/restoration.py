@@ -105,8 +105,10 @@ def _read_items(found: Verification) -> Manifest:
     try:
         manifest = read_source_again(store.source, store.reading)
     except FeatxError as error:
+        # A DataFrame cannot be brought back; its error says what to do.
+        back = "or " if store.reading.get("frame") else "bring them back, or "
         msg = (
-            f"the images cannot be read again: {error}; bring them back, or remove only the damaged rows with "
+            f"the images cannot be read again: {error}; {back}remove only the damaged rows with "
             f"`featx repair {store.path} --drop`"
         )
         raise SourceError(msg) from error

@@ -221,7 +221,8 @@ class Comparison:
         header, rows = self._tabulate()
         n_text = self._count_texts()
         cells = [[*map(escape_latex, row[:n_text]), *map(_typeset_number, row[n_text:])] for row in rows]
-        table = format_latex_table([escape_latex(name) for name in header], cells, n_text=n_text)
+        columns = "l" * n_text + "r" * (len(header) - n_text - 1) + "l"  # the last one is the verdict
+        table = format_latex_table([escape_latex(name) for name in header], cells, columns=columns)
         caption = escape_latex(self._describe_items())
         return (
             "% \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
@@ -480,7 +481,7 @@ def read_seconds_or_none(values: Mapping[str, Any], name: str) -> float | None:
 
 def _read_text(value: object, name: str) -> str:
     if not isinstance(value, str):
-        msg = f"{name} is {str(value)[:MOST_CHARACTERS]}, not a text"
+        msg = f"{name} is {str(value)[:MOST_CHARACTERS]}, not text"
         raise TypeError(msg)
     return value[:MOST_CHARACTERS]
 
@@ -596,5 +597,5 @@ def _read_predictions(path: Path) -> "DataFrame":
         )
     except (OSError, ValueError, csv.Error) as error:
         reason = " ".join(str(error).split())[:200]
-        msg = f"{path} cannot be read ({reason}); copy the bundle again, or make the run again"
+        msg = f"{path} cannot be read ({reason}); copy the bundle again, or repeat the run"
         raise BundleError(msg) from error

@@ -77,7 +77,8 @@ def split_source(
 
     Args:
         source: A folder or table (see `featx.read_source`), or its manifest.
-        out: The table to write, a `.csv`; None for `<source>-splits.csv` next to the source.
+        out: The table to write, a `.csv`; None for `<source>-splits.csv` next to the source. A manifest of a
+            DataFrame needs it.
         options: How to split.
 
     Returns:
@@ -85,7 +86,7 @@ def split_source(
 
     Raises:
         SourceError: If the source cannot be split, or the table cannot be written.
-        UsageError: If the source has splits already, or the table's path is taken.
+        UsageError: If the source has splits already, or the table's path is taken or not given for a DataFrame.
         DataError: If the source has no labels, or its classes would be the same in a table.
     """
     manifest = source if isinstance(source, Manifest) else read_source(source)
@@ -152,6 +153,9 @@ def _refuse_splits(manifest: Manifest) -> None:
 
 
 def _choose_path(manifest: Manifest, out: str | os.PathLike[str] | None, *, force: bool) -> Path:
+    if out is None and manifest.reading.get("frame"):
+        msg = "the items came from a DataFrame, which has no file to write next to; name the table with out="
+        raise UsageError(msg)
     if out is None:
         source = Path(manifest.source)
         source = source if source.name not in {"", ".."} else Path(os.path.abspath(source))  # noqa: PTH100 - a link keeps its name

@@ -129,16 +129,15 @@ def escape_html(text: str) -> str:
     return html.escape(to_printable(text))
 
 
-def format_latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_text: int) -> str:
+def format_latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, columns: str) -> str:
     """Format a booktabs table.
 
     Args:
         header: The names of the columns, as LaTeX.
         rows: The cells, as LaTeX.
-        n_text: Number of first columns that are aligned to the left.
+        columns: The alignment of each column, `l` or `r`.
     """
     lines = [" & ".join(cells) + r" \\" for cells in (header, *rows)]
-    columns = "l" * n_text + "r" * (len(header) - n_text)
     parts = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
     return "\n".join([*parts, r"\end{tabular}", ""])
 

@@ -14,7 +14,8 @@ _HEAD = """# The command line
 <!-- Generated from the app by `make docs`; a test fails when this page is out of date. -->
 
 Results go to stdout, progress and notes to stderr. Exit codes: 0 for success, 1 for an error,
-2 for wrong usage, 130 for Ctrl-C. `--debug` before the verb shows the traceback of an error.
+2 for wrong usage, 3 if OpenVINO was asked for and is not installed (`MissingExtraError`), 130 for
+Ctrl-C. `--debug` before the verb shows the traceback of an error.
 """
 
 
@@ -33,9 +34,15 @@ def render():
             f"## {name}\n",
             f"{_escape(command.help)}\n",
             f"```text\n{usage}\n```\n",
+            f"Example:\n\n```console\n$ {_find_example(command)}\n```\n",
             _render_table(command, inner),
         ]
     return "\n".join(sections)
+
+
+def _find_example(command):
+    """Return the command line that the help of a verb ends with."""
+    return command.epilog.split("Example:")[1].strip()
 
 
 def _render_table(command, context):

@@ -123,7 +123,7 @@ def test_golden_pictures_with_other_features_are_refused(bundle):
         changed = {**arrays, "features": arrays["features"] + np.float32(0.01)}
     np.savez(bundle / "golden.npz", **changed)
     sign(bundle)
-    with pytest.raises(DriftError, match="trained on other features than this machine computes"):
+    with pytest.raises(DriftError, match="trained on features that this machine does not reproduce"):
         Predictor.load(bundle)
 
 

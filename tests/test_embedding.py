@@ -531,7 +531,9 @@ def test_a_source_that_was_moved_or_has_grown_elsewhere_goes_on(pictures, featur
 
 def test_a_stack_that_computes_other_numbers_may_not_add_to_a_store(pictures, features):
     run(pictures, features, Patches("means"))
-    pattern = r"patches.h5 holds other numbers .* differ by 1.0e-02 of their range .*featx info.*--name NAME"
+    pattern = (
+        r"patches.h5 holds features, or unfinished work, .* differ by 1.0e-02 of their range .*featx info.*--name NAME"
+    )
     draw(pictures / "dog" / "new.png", 99)
     with pytest.raises(SpecMismatchError, match=pattern):
         run(pictures, features, Patches("means", scale=1.01))
@@ -544,7 +546,9 @@ def test_the_golden_pictures_of_the_first_run_stay(pictures, features):
     second = run(pictures, features, Patches("means", scale=1.0009)).store
     assert np.array_equal(second.golden.features, first.golden.features)
     draw(pictures / "dog" / "newer.png", 98)
-    with pytest.raises(SpecMismatchError, match="other numbers"):  # otherwise small steps would add up
+    with pytest.raises(
+        SpecMismatchError, match="that this machine does not reproduce"
+    ):  # otherwise small steps would add up
         run(pictures, features, Patches("means", scale=1.0018))
 
 
@@ -696,7 +700,7 @@ def test_unfinished_rows_of_a_stack_that_computes_other_numbers_are_not_used(pic
     with pytest.raises(KeyboardInterrupt):
         run(pictures, features, Stopped("means", scale=1.05), options=options)
     with pytest.raises(
-        SpecMismatchError, match=r"patches.h5 holds other numbers \(sealed or unfinished\) than this machine computes"
+        SpecMismatchError, match=r"patches.h5 holds features, or unfinished work, that this machine does not reproduce"
     ):
         run(pictures, features, Patches("means"), options=options)
     assert count(run(pictures, features, Patches("means", scale=1.05), options=options))[1] == 6

@@ -87,7 +87,7 @@ def test_latex_is_a_booktabs_table_with_intervals(comparison):
 
 def test_latex_escapes_everything_and_every_row_has_all_columns(comparison):
     text = comparison.to_latex()
-    columns = re.search(r"\\begin\{tabular\}\{(l+r+)\}", text)[1]
+    columns = re.search(r"\\begin\{tabular\}\{(l+r+l)\}", text)[1]
     plain = re.sub(r"\\[\\&%$#_{}]", "", "".join(text.splitlines(keepends=True)[1:]))  # but for the first comment
     assert plain.count("{") == plain.count("}")
     assert "{*}" in plain
@@ -191,8 +191,8 @@ def test_fine_tuning_of_an_older_version_lacks_what_it_did_not_record():
         ({"views": -1}, "views is -1, not a count"),
         ({"seconds": float("nan")}, "seconds is nan, not a number of seconds"),
         ({"train_seconds": "1"}, "train_seconds is 1, not a number of seconds"),
-        ({"backbone": 3}, "backbone is 3, not a text"),
-        ({"cut": [["conv1"]]}, "cut is .*, not a text"),
+        ({"backbone": 3}, "backbone is 3, not text"),
+        ({"cut": [["conv1"]]}, "cut is .*, not text"),
         ({"spec": FineTuneSpec().to_dict() | {"epochs": 0}}, "epochs is 0; it must be at least 1"),
         ({"spec": FineTuneSpec().to_dict() | {"epochs": "x"}}, "not supported between"),
     ],

@@ -56,6 +56,15 @@ def test_files_stay_and_a_table_appears_next_to_the_source(tmp_path):
     assert all(0 < table.count_classes()[label][split] < 45 for label in "ab" for split in ("train", "val", "test"))
 
 
+def test_items_of_a_frame_need_a_named_table(tmp_path):
+    root = write_images(tmp_path / "photos", name_images(20))
+    manifest = featx.Manifest.from_frame(read_folder(root).to_frame(), root=root)
+    with pytest.raises(UsageError, match=r"came from a DataFrame, which has no file .*; name the table with out="):
+        featx.split_source(manifest)
+    table = featx.split_source(manifest, out=tmp_path / "splits.csv")
+    assert read_source(table.path).count_splits() == table.count_splits()
+
+
 @pytest.mark.parametrize("seed", [0, 7])
 @pytest.mark.parametrize("group", ["", r"digit-(\d{3})"])
 def test_the_test_is_that_of_fit(tmp_path, digits, seed, group):

@@ -137,7 +137,7 @@ def _make_openvino(network: Backbone) -> Runtime:
             msg = f"not enough memory to run {network.uri} with OpenVINO ({error}); run it with --runtime keras"
             raise BackboneError(msg) from error
         except (ImportError, OSError, RuntimeError) as error:  # OpenVINO or one of its libraries is missing or broken
-            msg = f"OpenVINO is not installed or broken ({error}); run pip install openvino, or use --runtime keras"
+            msg = f"OpenVINO is missing or broken ({error}); run pip install openvino, or use --runtime keras"
             raise MissingExtraError(msg) from error
     return _converted[network]
 

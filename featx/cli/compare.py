@@ -9,6 +9,7 @@ import typer
 from featx.cli import flags
 from featx.cli.ctrl_c import end_at_second_interrupt
 from featx.cli.output import format_table, print_json, print_notes
+from featx.errors import UsageError
 from featx.options import COMPARE_DEFAULTS, CompareOptions
 from featx.registry import HEAD_SETS, HEADS
 from featx.reporting import ProgressReporter
@@ -88,12 +89,13 @@ def compare(
         bool, typer.Option("--fresh", help="Compute and train everything again; reuse no earlier results.")
     ] = COMPARE_DEFAULTS.fresh,
     output: Annotated[
-        Format,
+        Format | None,
         typer.Option(
             "--format",
+            show_default=Format.TABLE.value,
             help="Output format; markdown and latex are tables with intervals for a report, csv has every number.",
         ),
-    ] = Format.TABLE,
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
     """Compare classifiers on one or more feature stores.
@@ -104,6 +106,9 @@ def compare(
     """
     import featx
 
+    if as_json and output not in {None, Format.JSON}:
+        msg = f"--json prints JSON, but --format is {output}; leave one of them out"
+        raise UsageError(msg)
     opened = [featx.FeatureStore(store) for store in stores or ()] or [flags.open_store(None)]
     with end_at_second_interrupt(), ProgressReporter("comparing") as reporter:
         comparison = featx.compare(
@@ -130,7 +135,7 @@ def compare(
 
     finished = [row for row in comparison.rows[1:] if row.run]
     print_notes(list_notes(comparison, [comparison.best, *finished]))
-    _print(comparison, Format.JSON if as_json else output)
+    _print(comparison, Format.JSON if as_json else output or Format.TABLE)
 
 
 def _print(comparison: Any, output: Format) -> None:  # noqa: ANN401 - a Comparison, whose module loads numpy
@@ -140,10 +145,12 @@ def _print(comparison: Any, output: Format) -> None:  # noqa: ANN401 - a Compari
     if output is Format.TABLE:
         typer.echo(_describe(comparison))
         return
-    if output is Format.CSV:
-        text = (comparison.folder / "comparison.csv").read_text("utf-8")
+    if output is Format.MARKDOWN:
+        text = comparison.to_markdown()
+    elif output is Format.LATEX:
+        text = comparison.to_latex()
     else:
-        text = comparison.to_markdown() if output is Format.MARKDOWN else comparison.to_latex()
+        text = (comparison.folder / "comparison.csv").read_text("utf-8")
     typer.echo(text.rstrip("\n"))
     typer.echo(_describe_end(comparison), err=True)
 

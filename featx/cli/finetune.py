@@ -65,7 +65,7 @@ def finetune(
         ),
     ] = FINETUNE_DEFAULTS.cache,
     epochs: Annotated[
-        int, typer.Option(metavar="N", help="Most passes over the training images, in each stage.")
+        int, typer.Option(metavar="N", help="Maximum number of epochs in each stage.")
     ] = _DEFAULTS.epochs,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Images per training step.")] = _DEFAULTS.batch_size,
     optimizer: Annotated[

@@ -155,8 +155,8 @@ Group = Annotated[
     str,
     typer.Option(
         metavar="GROUP",
-        help="What must stay in one split: a column of the table, `folder`, or a regular expression with one group "
-        "that is searched in each id.",
+        help="Keep items together in one split, by a column of the table, `folder`, or a regular expression with one "
+        "group that is searched in each id.",
     ),
 ]
 FitViews = Annotated[
@@ -167,7 +167,7 @@ FitViews = Annotated[
         "images only.",
     ),
 ]
-Seed = Annotated[int, typer.Option(metavar="N", help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(metavar="N", help="Random seed.")]
 Param = Annotated[
     list[str] | None,
     typer.Option(

@@ -49,7 +49,7 @@ def info(store: flags.NewestStore = None, as_json: flags.Json = False) -> None:
 def _describe_runtime(names: str, drift: float) -> str:
     if names == "keras" and drift:
         return f"keras (another runtime differed by {drift:.1e} and was not used)"
-    return f"{names}, at most {drift:.1e} off Keras" if drift else names
+    return f"{names}, within {drift:.1e} of Keras" if drift else names
 
 
 def _describe_seconds(seconds: float | None) -> str:

@@ -21,7 +21,11 @@ def split(
         float, typer.Option(metavar="FRACTION", help="Fraction for validation; 0 for none.")
     ] = SPLIT_DEFAULTS.val_size,
     test: Annotated[
-        float, typer.Option(metavar="FRACTION", help="Fraction for the test; 0 for none.")
+        float,
+        typer.Option(
+            metavar="FRACTION",
+            help="Fraction for the test; 0 for none. The held-out test is that of `fit --test-size`.",
+        ),
     ] = SPLIT_DEFAULTS.test_size,
     group: flags.Group = SPLIT_DEFAULTS.group,
     seed: flags.Seed = SPLIT_DEFAULTS.seed,

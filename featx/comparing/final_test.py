@@ -56,7 +56,9 @@ def run_final_test(
     able = [(one, one.recall) for one in ranked if one.recall is not None]
     failed = [one.row for one in ranked if one.recall is None]
     if failed and not any(one.row.run is None for one, _ in able):
-        msg = f"none of the {len(failed)} could be fitted; {failed[0].title} on {failed[0].store}: {failed[0].error}"
+        first = f"{failed[0].title} on {failed[0].store}: {failed[0].error}"
+        msg = f"none of the {len(failed)} heads could be fitted; the first error is {first}"
+        msg = msg if len(failed) > 1 else f"the head could not be fitted: {first}"
         raise DataError(msg)
     members, targets = partition.test.members, partition.test.open_targets()
     tested, correct = [], []

@@ -205,7 +205,9 @@ def reopen_source(dataset: Dataset, options: CompareOptions) -> FineTuneSource:
     try:
         manifest = read_source_again(store.source, store.reading)
     except FeatxError as error:
-        msg = f"fine-tuning needs the images again, and they cannot be read: {error}; or name a finished run"
+        # A DataFrame cannot be restored; its error says what to do.
+        restore = "or " if store.reading.get("frame") else "restore them, or "
+        msg = f"fine-tuning needs the images, which cannot be read: {error}; {restore}pass a finished run with --run"
         raise SourceError(msg) from error
     _refuse_change(store, manifest)
     uri, weights = locate_backbone(store.spec.backbone, Path(store.backbone_file) if store.backbone_file else None)

@@ -49,14 +49,15 @@ def describe_comparison(comparison: Comparison) -> list[str]:
     items = f"{comparison.n_test:,} {comparison.test_name} images"
     others = sum(row.test is not None for row in comparison.rows) - 1
     trained = "" if best.run else f", trained on {comparison.n_train:,} images"
-    lines = [f"{of(best)} is best by validation ({comparison.validation_name}){trained}; the test chose nothing"]
+    lines = [
+        f"{of(best)} is best by validation ({comparison.validation_name}){trained}; the test was not used to choose"
+    ]
     if ties:
-        which = "the other one" if others == 1 else f"{len(ties)} of the {others} others"
-        verb = "is" if len(ties) == 1 else "are"
-        lines.append(f"{which} {verb} not shown to differ from the best by these {items}: {', '.join(map(of, ties))}")
+        share = "" if others == 1 else f" ({len(ties)} of the {others} others)"
+        lines.append(f"these {items} show no difference between the best and {', '.join(map(of, ties))}{share}")
     elif others:
-        which = "the other one is" if others == 1 else f"all {others} others are"
-        lines.append(f"{which} shown to differ from the best by these {items}")
+        which = "the other one differs" if others == 1 else f"all {others} others differ"
+        lines.append(f"these {items} show that {which} from the best")
     better = [of(row) for row in comparison.rows if row.verdict == "better"]
     if better:
         lines.append(
@@ -342,10 +343,10 @@ def _describe_gain(tuned: ComparisonRow, gain: Paired, frozen: ComparisonRow, ag
         point = f"{_sign(gain.difference)} points ({_sign(gain.low)} to {_sign(gain.high)}) against {against}"
         # The interval is of this difference alone, so it may exclude 0 although the table as a whole shows nothing.
         alone = "" if gain.low <= 0 <= gain.high else f", p {p_value:.2f} among all differences of the table"
-        return f"{_count(gain, test_name)} cannot show a difference: {of} is at {point}{alone}, {time}"
+        return f"no difference shown on {_count(gain, test_name)}: {of} scores {point}{alone}, {time}"
     if gain.difference > 0:
         return f"{of} gains {_range(gain.difference, gain.low, gain.high)} over {against}, {time}"
-    return f"{of} loses {_range(-gain.difference, -gain.high, -gain.low)} against {against}, {time}"
+    return f"{of} scores {_range(-gain.difference, -gain.high, -gain.low)} less than {against}, {time}"
 
 
 def _name(tuned: ComparisonRow, frozen: ComparisonRow) -> str:
@@ -357,7 +358,7 @@ def _name(tuned: ComparisonRow, frozen: ComparisonRow) -> str:
 def _describe_time(tuned: ComparisonRow, frozen: ComparisonRow) -> str:
     """Describe both times, each including embedding if both the run and the store record it."""
     if tuned.fit_seconds is None or frozen.fit_seconds is None:
-        return "in a time that is not recorded"
+        return "time not recorded"
     whole, fitting = format_seconds(tuned.fit_seconds), format_seconds(frozen.fit_seconds)
     if frozen.embed_seconds is None or tuned.embed_seconds is None:
         which = "store" if frozen.embed_seconds is None else "run"
@@ -365,7 +366,7 @@ def _describe_time(tuned: ComparisonRow, frozen: ComparisonRow) -> str:
     least = max(frozen.embed_seconds + frozen.fit_seconds, _LEAST_SECONDS)
     times = tuned.fit_seconds / least
     ratio = f"{times:,.0f}" if times >= _WHOLE_RATIO else f"{times:.1f}"
-    return f"for {ratio} times the time ({whole}, embedding included, against {format_seconds(least)})"
+    return f"in {ratio} times the time ({whole}, embedding included, against {format_seconds(least)})"
 
 
 def _count(gain: Paired, test_name: str) -> str:

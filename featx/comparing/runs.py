@@ -219,8 +219,11 @@ def _check_tested(run: FinishedRun, wanted: Sequence[tuple[str, str]], options: 
         msg += " --seed, --test-size and --group as this comparison"
         raise DataError(msg)
     parts = [
-        f"{len(ours - theirs):,} of {whose} {len(ours):,} are not in {other}, such as {min(ours - theirs)[0]}"
-        for ours, theirs, whose, other in ((tested, own, "its", "this test"), (own, tested, "this test's", "its"))
+        f"{len(ours - theirs):,} of {whose} {len(ours):,} images are not in {other}, such as {min(ours - theirs)[0]}"
+        for ours, theirs, whose, other in (
+            (tested, own, "its", "this test"),
+            (own, tested, "this test's", "the run's test"),
+        )
         if ours - theirs
     ]
     changed = {name for name, _ in tested - own} & {name for name, _ in own - tested}
@@ -243,7 +246,7 @@ def _describe_split(seed: object, test_size: object, group: object) -> str:
 
 _SAME_TEST = "its test and its verdict use the same images as theirs"
 _BELOW = f"so its validation cannot be ranked with the heads and it is listed below them; {_SAME_TEST}"
-_OWN = f"validated on {{}} images of its own training items, {_BELOW}"
+_OWN = f"validated on {{}} images held out of its own training set, {_BELOW}"
 _OTHERS = f"validated on {{}} images that are not exactly those that rank the heads, {_BELOW}"
 _UNKNOWN = f"its bundle records no validation accuracy, so it is listed below the heads; {_SAME_TEST}"
 _NOT_VALIDATED = f"no validation images were held out of its training, so it is listed below the heads; {_SAME_TEST}"

@@ -257,7 +257,7 @@ def _decide(
         return True, f"the frozen layers are not run again: the maps of {layers} are in {folder / _MAPS} ({size})"
     reason = obstacle
     if not reason and options.cache == "no":
-        reason = f"without the cache, which would take {size}"
+        reason = f"caching is off (it would take {size})"
     if not reason and options.cache == "auto" and not cut.has_weights:
         reason = f"no layer before {layers} has weights, so cached maps would only save the decoding"
     if not reason and options.cache == "auto" and needed > _find_free(folder) / _FREE_PARTS:

@@ -342,10 +342,11 @@ def _deal_roles(dataset: Dataset, partition: Partition, spec: FineTuneSpec) -> R
     # The loss has no output for a class without training items; such items count as wrong in the validation.
     held = validated & np.isin(dataset.targets, dataset.targets[train])
     if held.any():
-        notes.append(f"{int(held.sum()):,} validation images chose the epoch, and were not trained on")
+        notes.append(f"the epoch was chosen on {int(held.sum()):,} validation images, which were not trained on")
     else:
         notes.append(
-            f"no image could be held out for validation: {spec.monitor} of the training images chose the epoch"
+            f"no image could be held out for validation: the epoch was chosen by the {spec.monitor} on the training "
+            "images"
         )
     return Roles(np.flatnonzero(train), np.flatnonzero(held), np.flatnonzero(validated), tuple(notes))
 

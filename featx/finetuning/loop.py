@@ -27,7 +27,7 @@ CURVES = "curves"
 #: Drawing the curves takes at most one part in this many of the training time.
 _DRAWN_PART = 30
 
-#: What drawing takes, as long as that is not known.
+#: Assumed drawing time until one is measured.
 _DRAW_SECONDS = 0.5
 
 _LEAST_RATE = 0.01
@@ -116,7 +116,7 @@ class TrainingLoop:
         options: Where to report progress.
 
     Attributes:
-        state: How far it has come.
+        state: The progress so far.
     """
 
     def __init__(
@@ -303,7 +303,7 @@ class TrainingLoop:
             self._network.start(self._stages[state.stage])
             self._network.restore_optimizers(found.arrays)
         self._options.reporter.say(
-            f"going on from epoch {state.n_epochs}, which an interrupted run left; --fresh starts again"
+            f"resuming after epoch {state.n_epochs} of an interrupted run; use --fresh to start from scratch"
         )
         return state
 

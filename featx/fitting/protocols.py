@@ -55,7 +55,7 @@ def _list_inverses(low: float, high: float, count: int) -> tuple[float, ...]:
 #: lambda multiplies half the squared weights, added to the sum of the losses, so it is 1 / C of scikit-learn.
 KORNBLITH = Protocol(
     "kornblith",
-    "multinomial logistic regression by L-BFGS on features as they are, 45 values of the L2 penalty from 1e-6 to "
+    "multinomial logistic regression by L-BFGS on unscaled features, 45 values of the L2 penalty from 1e-6 to "
     "1e5, each started from the one before (Kornblith, Shlens & Le 2019, Do Better ImageNet Models Transfer "
     "Better?, section 3; Chen et al. 2020, SimCLR, appendix B.8)",
     "logreg",
@@ -65,7 +65,7 @@ KORNBLITH = Protocol(
 
 CLIP = Protocol(
     "clip",
-    "multinomial logistic regression by L-BFGS on features as they are, at most 1,000 steps, 96 values of the L2 "
+    "multinomial logistic regression by L-BFGS on unscaled features, at most 1,000 steps, 96 values of the L2 "
     "penalty from 1e-6 to 1e6 (Radford et al. 2021, CLIP, appendix A.3; all values are tried, while the paper "
     "searches among them)",
     "logreg",

@@ -247,8 +247,10 @@ def describe_single_fold(targets: Sequence[int], classes: Sequence[str]) -> list
     if len(targets) > _MOST_NAMES:
         names += f" and {len(targets) - _MOST_NAMES} more"
     if len(targets) == 1:
-        return [f"class {names} is in one fold only, so tuning counts its items as wrong; add items or groups of it"]
-    return [f"classes {names} are each in one fold only, so tuning counts their items as wrong; add items or groups"]
+        which, more = f"class {names} is", "items as wrong; add more items or groups of this class"
+        return [f"{which} in one fold only, so tuning counts its {more}"]
+    which, more = f"classes {names} are each", "items as wrong; add more items or groups of these classes"
+    return [f"{which} in one fold only, so tuning counts their {more}"]
 
 
 def _find_only_choice(head: Head, rows: TrainingRows, spec: HeadSpec) -> HeadSpec | None:

@@ -1,7 +1,7 @@
 """From the bytes of a file to the pixels that a backbone takes.
 
-One function serves embedding, fine-tuning, prediction and the server, so that all
-of them see the same pixels. The header is read first, and an image that is too large
+One function serves embedding, fine-tuning and prediction, so that all of them see the
+same pixels. The header is read first, and an image that is too large
 is never decoded.
 
 Files are opened through the classes of Pillow's plugins instead of `Image.open`.

@@ -141,7 +141,8 @@ class Manifest:
     def to_frame(self) -> "pd.DataFrame":
         """Return the items as a DataFrame of text with the columns `path`, `label`, `split` and `group`.
 
-        Ids that are not UTF-8 keep their surrogate escapes, which pandas can hold only as objects.
+        `from_frame` reads it back if it gets the same root, since paths are relative to that. Ids that are not UTF-8
+        keep their surrogate escapes, which pandas can hold only as objects.
         """
         import pandas as pd
 

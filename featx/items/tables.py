@@ -135,7 +135,8 @@ def _make_manifest(table: _Table, base: str, columns: Columns, source: str, read
     if not any(_exists(item.id, reader) for item in items):
         msg = (
             f"none of the {len(items):,} files in {table.title} exists; the first one should be "
-            f"{str(Path(base, items[0].id))!r}; name the folder that the paths are relative to as the root"
+            f"{str(Path(base, items[0].id))!r}; pass the folder that the paths are relative to with --root "
+            "(root= in Python)"
         )
         raise SourceError(msg)
     junk = {"rows that repeat another": n_repeated} if n_repeated else {}

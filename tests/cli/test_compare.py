@@ -34,7 +34,8 @@ def test_a_table_that_says_what_cannot_be_told_apart(featx_command, embedded, tm
     assert {row.split()[0] for row in rows} == {"centroid", "ridge", "dummy"}
     assert rows[0].endswith("best")
     assert re.search(
-        r"([12] of the 2 others (is|are) not|all 2 others are) shown to differ from the best by these 24 test images",
+        r"these 24 test images show (that all 2 others differ from the best"
+        r"|no difference between the best and [a-z, ]+ \([12] of the 2 others\))\n",
         result.out,
     )
     assert re.search(r"s -> runs/\d{4}-\d\d-\d\d-compare\n$", result.out)
@@ -78,13 +79,13 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
     assert result.code == 0, result
     assert re.search(r"\nfinetune last:23 .* 2\.1 min  1\.5 GB   1\.2 M ", result.out)
     assert re.search(
-        r"\n(\d+ test images cannot show a difference: )?fine-tuning \(last:23\) (gains|loses|is at) .*, "
-        r"for [\d,.]+ times the time \(2\.1 min, embedding included, against ",
+        r"\n(no difference shown on \d+ test images: )?fine-tuning \(last:23\) (gains|scores) .*, "
+        r"in [\d,.]+ times the time \(2\.1 min, embedding included, against ",
         result.out,
     )
     assert max(map(len, result.out.split("\n\n")[0].splitlines())) <= 120
     assert re.search(
-        r"note: finetune last:23: validated on \d+ images of its own training items, so its validation "
+        r"note: finetune last:23: validated on \d+ images held out of its own training set, so its validation "
         r"cannot be ranked with the heads and it is listed below them; ",
         result.err,
     )
@@ -110,6 +111,8 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
         (["--clf", ","], 2, "no head is named"),
         (["--folds", "1"], 2, "2 or more"),
         (["--jobs", "0"], 2, "--jobs"),
+        (["--json", "--format", "csv"], 2, "--json prints JSON, but --format is csv; leave one of them out"),
+        (["--json", "--format", "table"], 2, "--json prints JSON, but --format is table; leave one of them out"),
         (["--test-size", "2"], 2, "above 0 and below 1"),
         (["features/gone.h5"], 1, "there is no store features/gone.h5"),
         (["--clf", "knn", "--class-weight", "balanced"], 2, "none of knn has a parameter class_weight"),

@@ -51,7 +51,7 @@ def test_a_run_in_numbers_and_in_words(finetune):
     lines = result.err.splitlines()
     assert any(re.match(r"epoch +1/1: loss ", line) for line in lines)
     assert any(line.startswith("start: loss ") for line in lines)
-    assert any(re.match(r"note: \d+ validation images chose the epoch", line) for line in lines)
+    assert any(re.match(r"note: the epoch was chosen on \d+ validation images", line) for line in lines)
     assert not any(line in result.out for line in lines)
 
 

@@ -190,7 +190,7 @@ def test_a_head_that_cannot_learn_is_a_row_with_its_reason(few):
     assert [standing.verdict for standing in found.rows] == ["best", "failed"]
     assert "choose fewer neighbours" in found.rows[1].error
     assert found.rows[1].to_dict()["accuracy"] is None
-    with pytest.raises(DataError, match=r"none of the 1 could be fitted; knn on colour: .*choose fewer neighbours"):
+    with pytest.raises(DataError, match=r"^the head could not be fitted: knn on colour: .*choose fewer neighbours"):
         featx.compare(few, heads[1:], options=CompareOptions(folder=None))
 
 

@@ -199,7 +199,8 @@ def test_images_that_have_changed_are_refused(tmp_path, options, trained):
     shutil.rmtree(folder)
     with pytest.raises(
         SourceError,
-        match=r"fine-tuning needs the images again, and they cannot be read: .* does not exist.*; or name a",
+        match=r"fine-tuning needs the images, which cannot be read: .* does not exist.*; "
+        r"restore them, or pass a finished run with --run",
     ):
         compare(store, "last:3", options)
     assert not trained

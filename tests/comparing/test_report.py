@@ -25,15 +25,16 @@ def test_ties_are_said_to_be_ties():
         make_comparison(make_row("lda", "best"), make_row("ridge", "tie", 1), make_row("knn", "worse", 30), FAILED)
     )
     assert lines == [
-        "lda is best by validation (3 folds of the training items), trained on 240 images; the test chose nothing",
-        "1 of the 2 others is not shown to differ from the best by these 60 test images: ridge",
+        "lda is best by validation (3 folds of the training items), trained on 240 images; "
+        "the test was not used to choose",
+        "these 60 test images show no difference between the best and ridge (1 of the 2 others)",
         "failed: svm: no memory",
     ]
 
 
 def test_what_is_shown_to_differ_is_said_too():
     lines = describe_comparison(make_comparison(make_row("lda", "best"), make_row("knn", "worse", 30)))
-    assert lines[1] == "the other one is shown to differ from the best by these 60 test images"
+    assert lines[1] == "these 60 test images show that the other one differs from the best"
     lines = describe_comparison(make_comparison(*[make_row(*row) for row in (("lda", "best"), ("knn", "better"))]))
     assert lines[2].startswith("knn did better on the test than the best by validation")
     assert len(describe_comparison(make_comparison(make_row("lda", "best")))) == 1

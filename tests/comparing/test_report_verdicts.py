@@ -49,29 +49,29 @@ def make_tuned(only_tuned, only_frozen, groups=None, p_value=None, store="photos
     ("tuned", "expected"),
     [
         (make_tuned(12, 0), f"fine-tuning (last:23) gains 8.0 points (4.6 to 13.5) over logreg, {TIME}"),
-        (make_tuned(0, 12), f"fine-tuning (last:23) loses 8.0 points (4.6 to 13.5) against logreg, {TIME}"),
+        (make_tuned(0, 12), f"fine-tuning (last:23) scores 8.0 points (4.6 to 13.5) less than logreg, {TIME}"),
         (
             make_tuned(3, 2),
             (
-                "150 test images cannot show a difference: fine-tuning (last:23) is at +0.7 points (-3.0 to +4.6) "
+                "no difference shown on 150 test images: fine-tuning (last:23) scores +0.7 points (-3.0 to +4.6) "
                 f"against logreg, {TIME}"
             ),
         ),
         (
             make_tuned(0, 0),
             (
-                "150 test images cannot show a difference: fine-tuning (last:23) is at +0.0 points (-2.5 to +2.5) "
+                "no difference shown on 150 test images: fine-tuning (last:23) scores +0.0 points (-2.5 to +2.5) "
                 f"against logreg, {TIME}"
             ),
         ),
         (
             make_tuned(3, 2, groups=[str(item // 5) for item in range(N)]),
-            "150 test images in 30 groups cannot show a difference: fine-tuning (last:23) is at +0.7 points ",
+            "no difference shown on 150 test images in 30 groups: fine-tuning (last:23) scores +0.7 points ",
         ),
         (
             make_tuned(12, 0, p_value=0.06),
             (
-                "150 test images cannot show a difference: fine-tuning (last:23) is at +8.0 points "
+                "no difference shown on 150 test images: fine-tuning (last:23) scores +8.0 points "
                 f"(+4.6 to +13.5) against logreg, p 0.06 among all differences of the table, {TIME}"
             ),
         ),
@@ -85,10 +85,10 @@ def test_each_outcome(tuned, expected):
 @pytest.mark.parametrize(
     ("seconds", "frozen", "expected"),
     [
-        (125.0, (0.1, 3.0), "for 40 times the time (2.1 min, embedding included, against 3.1 s)"),
-        (125.0, (5.0, 15.0), "for 6.2 times the time (2.1 min, embedding included, against 20.0 s)"),
-        (9.0, (5.0, 7.0), "for 0.8 times the time (9.0 s, embedding included, against 12.0 s)"),
-        (9.0, (0.0, 0.0), "for 9,000 times the time (9.0 s, embedding included, against 0.00 s)"),
+        (125.0, (0.1, 3.0), "in 40 times the time (2.1 min, embedding included, against 3.1 s)"),
+        (125.0, (5.0, 15.0), "in 6.2 times the time (2.1 min, embedding included, against 20.0 s)"),
+        (9.0, (5.0, 7.0), "in 0.8 times the time (9.0 s, embedding included, against 12.0 s)"),
+        (9.0, (0.0, 0.0), "in 9,000 times the time (9.0 s, embedding included, against 0.00 s)"),
     ],
 )
 def test_the_times_of_both_are_of_everything(seconds, frozen, expected):
@@ -109,10 +109,10 @@ def test_what_is_named():
     assert said[0].startswith(
         "fine-tuning (last:23 of big?alpha=2) gains 8.0 points (4.6 to 13.5) over svm on photos, "
     )
-    assert said[1].startswith("fine-tuning (last:23) loses 8.0 points")
+    assert said[1].startswith("fine-tuning (last:23) scores 8.0 points (4.6 to 13.5) less than svm on photos, ")
     assert "150 val images" in describe_gains([make_tuned(1, 1), *heads], "val")[0]
     unknown = describe_gains([make_tuned(12, 0), make_frozen(seconds=None)], "test")
-    assert unknown[0].endswith("over logreg, in a time that is not recorded")
+    assert unknown[0].endswith("over logreg, time not recorded")
 
 
 def test_nothing_is_said_without_both():

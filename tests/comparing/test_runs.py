@@ -59,7 +59,7 @@ def test_a_run_has_the_numbers_of_its_bundle(few, fitted):
     assert found.embed_seconds == few.embed_seconds > 0
     assert (found.validation_accuracy, found.fit_seconds) == (fitted.validation.accuracy, fitted.seconds)
     assert (found.kind, found.run, found.trained_parameters) == ("frozen", fitted.bundle, 4 * (240 + 1))
-    assert found.notes[0].startswith(f"validated on {fitted.n_train} images of its own training items, so its ")
+    assert found.notes[0].startswith(f"validated on {fitted.n_train} images held out of its own training set, so its ")
 
 
 def test_a_fine_tuned_run_is_compared_with_the_best_frozen_head(few, fitted, bundle, monkeypatch):
@@ -137,7 +137,7 @@ def test_all_differences_are_adjusted_together(split, split_run, tmp_path):
     assert titles == ["finetune last:23 (first)", "finetune last:23 (second)"]
     assert comparison.best.verdict == "best"
     line = describe_comparison(comparison)[0]
-    assert "(first) is best by validation (the val split of the source); the test chose nothing" in line
+    assert "(first) is best by validation (the val split of the source); the test was not used to choose" in line
     frozen = comparison.rows[2]
     assert frozen.paired.difference == -comparison.best.gain.difference
     assert frozen.p_value == comparison.best.gain_p_value
@@ -160,8 +160,8 @@ def test_what_was_validated_on_other_items_is_listed_below_the_heads(few, bundle
     assert [one.validation_accuracy for one in comparison.rows[1:3]] == [1, 0.9]
     n_held = [row["role"] for row in read_rows(good, "items.csv")].count("validated")
     told = (
-        f"validated on {n_held} images of its own training items, so its validation cannot be ranked with the heads "
-        "and it is listed below them; its test and its verdict use the same images as theirs"
+        f"validated on {n_held} images held out of its own training set, so its validation cannot be ranked with the "
+        "heads and it is listed below them; its test and its verdict use the same images as theirs"
     )
     assert [one.notes for one in comparison.rows[1:3]] == [(told,)] * 2
     assert comparison.rows[1].paired.difference == comparison.rows[1].gain.difference > 0
@@ -195,7 +195,7 @@ def test_items_may_be_in_any_order(few, fitted, bundle):
     ("options", "pattern"),
     [
         ({"seed": 1}, r"--seed 1 --test-size 0\.2, and this comparison with --seed 0 --test-size 0\.2: use the same"),
-        ({"test_size": 0.4}, r"\d+ of its \d+ are not in this test, such as .*--test-size 0\.4"),
+        ({"test_size": 0.4}, r"\d+ of its \d+ images are not in this test, such as .*--test-size 0\.4"),
         ({"cv": 3}, "was cross-validated, so it has no test split"),
     ],
 )
@@ -391,5 +391,5 @@ def test_a_validation_split_of_the_source_is_shared(split, split_run):
 def test_a_run_that_was_validated_on_its_own_tenth_beside_a_val_split(split, split_run):
     mark_finetuned(split_run, "train/0/digit-000")
     comparison = compare(split, split_run, heads="dummy")
-    assert "images of its own training items, so" in comparison.rows[-1].notes[0]
+    assert "images held out of its own training set, so" in comparison.rows[-1].notes[0]
     assert comparison.best.title == "dummy"

@@ -330,7 +330,7 @@ def test_an_epoch_that_was_interrupted_is_begun_again(tune, monkeypatch):
     monkeypatch.undo()
     reporter = Recorder()
     resumed = tune(batch_norm="train", head=HeadSpec("keras:8", {"epochs": 3}), reporter=reporter)
-    assert any(line.startswith("going on from epoch 1") for line in reporter.lines)
+    assert any(line.startswith("resuming after epoch 1 of an interrupted run") for line in reporter.lines)
     for a, b in zip(read_weights(whole.bundle), read_weights(resumed.bundle), strict=True):
         assert np.array_equal(a, b)
     assert read_curve(whole.bundle) == read_curve(resumed.bundle)
@@ -379,7 +379,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(pictures, network, features, t
     assert list(state.glob("*/state.npz"))
     output, said = start(pictures, network, tmp_path / "killed", features, n_epochs).communicate()
     found = json.loads(output)
-    assert "going on from epoch" in said
+    assert "resuming after epoch" in said
     pairs = zip(read_weights(Path(expected["bundle"])), read_weights(Path(found["bundle"])), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)
     assert found["test"] == expected["test"]

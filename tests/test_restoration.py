@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featx import Columns, FeatureStore, embed, read_table, repair_store, verify_store
+from featx import Columns, FeatureStore, Manifest, embed, read_folder, read_table, repair_store, verify_store
 from featx.errors import SourceError, StoreError, StoreFormatError, StoreLockedError
 from featx.store.lock import StoreLock
 
@@ -98,6 +98,18 @@ def test_dropping_needs_no_images(store, pictures):
     assert repair.result is None
     assert repair.verification.lost.sum() == 1
     assert np.array_equal(FeatureStore(store.path).features, store.features[:9])
+
+
+def test_the_images_of_a_frame_are_not_asked_for(pictures, tmp_path):
+    frame = read_folder(pictures).to_frame()
+    manifest = Manifest.from_frame(frame, root=pictures)
+    store = embed(manifest, "colour", folder=tmp_path / "frames").store
+    damage_row(store, 4)
+    with pytest.raises(
+        SourceError, match=r"with to_csv, and embed that table; or remove only the damaged rows"
+    ) as caught:
+        repair_store(store.path)
+    assert "bring them back" not in str(caught.value)
 
 
 def test_a_sound_store_is_left_alone(store):

@@ -120,7 +120,7 @@ def test_val_or_test_may_be_left_out(tmp_path, val, test):
 
 @pytest.mark.parametrize(("val", "test"), [(0, 0), (0.5, 0.5), (-0.1, 0.2), (0.1, 1), (float("nan"), 0.2)])
 def test_sizes_that_leave_nothing_are_refused(val, test):
-    with pytest.raises(UsageError, match=r"above 0 and|from 0 to below 1"):
+    with pytest.raises(UsageError, match=r"together they must be above 0 and|it must be at least 0 and below 1"):
         SplitOptions(val_size=val, test_size=test)
 
 

@@ -109,7 +109,7 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
     [
         (["--clf", "logrge"], 1, "no classifier is called 'logrge'; did you mean logreg"),
         (["--clf", ","], 2, "no head is named"),
-        (["--folds", "1"], 2, "2 or more"),
+        (["--folds", "1"], 2, "folds is 1; it must be at least 2"),
         (["--jobs", "0"], 2, "--jobs"),
         (["--json", "--format", "csv"], 2, "--json prints JSON, but --format is csv; leave one of them out"),
         (["--json", "--format", "table"], 2, "--json prints JSON, but --format is table; leave one of them out"),

@@ -206,6 +206,15 @@ def test_images_that_have_changed_are_refused(tmp_path, options, trained):
     assert not trained
 
 
+def test_the_images_of_a_frame_cannot_be_restored(tmp_path, options, trained):
+    folder = write_digits(tmp_path / "d", per_class=10, classes=3)
+    manifest = featx.Manifest.from_frame(featx.read_source(folder).to_frame(), root=folder)
+    store = featx.embed(manifest, "colour", folder=tmp_path / "f").store
+    with pytest.raises(SourceError, match=r"embed that table; or pass a finished run with --run"):
+        compare(store, "last:3", options)
+    assert not trained
+
+
 @pytest.mark.keras  # `scattering` is a network of Keras
 def test_stores_that_share_a_part_are_refused(store, tmp_path, options, trained):
     digits = write_digits(tmp_path / "digits", per_class=15, classes=4)

@@ -25,8 +25,10 @@ def test_ties_are_said_to_be_ties():
         make_comparison(make_row("lda", "best"), make_row("ridge", "tie", 1), make_row("knn", "worse", 30), FAILED)
     )
     assert lines == [
-        "lda is best by validation (3 folds of the training items), trained on 240 images; "
-        "the test was not used to choose",
+        (
+            "lda is best by validation (3 folds of the training items), trained on 240 images; "
+            "the test was not used to choose"
+        ),
         "these 60 test images show no difference between the best and ridge (1 of the 2 others)",
         "failed: svm: no memory",
     ]

@@ -60,12 +60,12 @@ def test_evaluation_from_pixels(predictor, others, caplog):
     evaluation = predictor.evaluate(others)
     assert evaluation.n_items == 100
     assert evaluation.accuracy > 0.7
-    assert "trained on" not in caplog.text
+    assert "used in training" not in caplog.text
 
 
 def test_images_that_were_trained_on_are_counted(predictor, digits, caplog):
     predictor.evaluate(digits)
-    assert "of 400 images were trained on" in caplog.text
+    assert "of 400 images were used in training" in caplog.text
 
 
 def test_classes_that_the_bundle_does_not_know_are_named(predictor, tmp_path):
@@ -116,9 +116,9 @@ def test_held_out_images_are_not_reported_as_trained_on(tmp_path, caplog):
     store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f").store
     predictor = featx.Predictor.load(featx.fit(store, "ridge", options=FitOptions(folder=tmp_path / "runs")).bundle)
     predictor.evaluate(tmp_path / "d", split="val")
-    assert "trained on" not in caplog.text
+    assert "used in training" not in caplog.text
     predictor.evaluate(tmp_path / "d", split="train")
-    assert "24 of 24 images were trained on" in caplog.text
+    assert "24 of 24 images were used in training" in caplog.text
 
 
 def test_a_folder_is_predicted_whatever_the_names_of_its_subfolders(predictor, tmp_path, caplog):

@@ -138,7 +138,7 @@ def broken(request, monkeypatch):
 @pytest.mark.usefixtures("broken")
 def test_a_runtime_that_is_not_installed_is_reported_and_not_used(notes):
     assert choose_runtime(Network(), "auto").name == "keras"
-    assert any("Keras runs the network, which takes longer: OpenVINO is not installed" in note for note in notes())
+    assert any("Keras runs the network, which takes longer: OpenVINO is missing or broken" in note for note in notes())
     with pytest.raises(MissingExtraError, match="pip install openvino") as caught:
         choose_runtime(Network(), "openvino")
     assert caught.value.exit_code == 3

@@ -61,8 +61,8 @@ def test_evaluate_and_predict_from_pixels(featx_command, embedded, digits, tmp_p
     write_digits(tmp_path / "other", per_class=10, skip=60)
     result = featx_command("evaluate", bundle, "other", "--json")
     assert json.loads(result.out)["test"]["items"] == 100
-    assert "trained on" not in result.err
-    assert "of 400 images were trained on" in featx_command("evaluate", bundle, digits).err
+    assert "used in training" not in result.err
+    assert "of 400 images were used in training" in featx_command("evaluate", bundle, digits).err
 
     (tmp_path / "broken.png").write_bytes(b"<html>not found</html>")
     images = ["other/3", "broken.png", "gone.png"]

@@ -90,7 +90,7 @@ def test_its_bundle_predicts_what_was_tested(run, pictures):
 def test_its_bundle_evaluates(run, pictures, notes):
     evaluation = featx.Predictor.load(run.bundle).evaluate(featx.read_source(pictures))
     assert evaluation.n_items == 180
-    assert any("were trained on" in note for note in notes())
+    assert any("were used in training" in note for note in notes())
 
 
 def test_it_learns(run):

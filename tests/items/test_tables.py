@@ -134,7 +134,7 @@ def test_rows_without_a_file_stay_items(make):
 
 
 def test_a_table_none_of_whose_files_exists_asks_for_the_root(make, tmp_path):
-    with pytest.raises(SourceError, match=r"none of the 2 files .* exists.*x\.jpg.*as the root"):
+    with pytest.raises(SourceError, match=r"none of the 2 files .* exists.*x\.jpg.*; pass the folder .* with --root"):
         read_table(make("path\nx.jpg\ny.jpg\n"), root=tmp_path / "sub")
 
 

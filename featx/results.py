@@ -221,8 +221,7 @@ class Comparison:
         header, rows = self._tabulate()
         n_text = self._count_texts()
         cells = [[*map(escape_latex, row[:n_text]), *map(_typeset_number, row[n_text:])] for row in rows]
-        columns = "l" * n_text + "r" * (len(header) - n_text - 1) + "l"  # the last one is the verdict
-        table = format_latex_table([escape_latex(name) for name in header], cells, columns=columns)
+        table = format_latex_table([escape_latex(name) for name in header], cells, n_text=n_text)
         caption = escape_latex(self._describe_items())
         return (
             "% \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"

@@ -129,15 +129,16 @@ def escape_html(text: str) -> str:
     return html.escape(to_printable(text))
 
 
-def format_latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, columns: str) -> str:
+def format_latex_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, n_text: int) -> str:
     """Format a booktabs table.
 
     Args:
         header: The names of the columns, as LaTeX.
         rows: The cells, as LaTeX.
-        columns: The alignment of each column, `l` or `r`.
+        n_text: Number of first columns that are aligned to the left; so is the last one, the verdict.
     """
     lines = [" & ".join(cells) + r" \\" for cells in (header, *rows)]
+    columns = "l" * n_text + "r" * (len(header) - n_text - 1) + "l"
     parts = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
     return "\n".join([*parts, r"\end{tabular}", ""])
 

@@ -1,4 +1,4 @@
-"""How fast are the features of a folder of photographs computed, and what is left between that and the network alone?
+"""Measure how fast featx embeds a folder of photographs, and how far that is from the network alone.
 
     python benchmarks/embed.py [speed] [large] [start] [cached] [memory]
         [--images 512] [--rounds 5] [--networks mobilenetv2,...] [--torch-python torch-env/bin/python] [--folder DIR]
@@ -18,8 +18,9 @@ no time). The ways alternate; figures are images/s, and ratios of medians over t
 store of 32 images. *cached*: `featx embed` again over 100,000 unchanged files. *memory*: the peak for 1,000 and for
 20,000 images.
 
-Where `featx` is more than 15 % below `bare`, we look at what its stages say, for a faster decoder or less Python; where
-`bare` is below `plain`, for what the conversion has lost. Each line is JSON.
+Where `featx` is more than 15 % below `bare`, we look at the times of its stages for what could be
+faster: the decoder, or Python. Where `bare` is below `plain`, we look for what the conversion has lost.
+Each line is JSON.
 """
 
 import argparse
@@ -39,7 +40,7 @@ import numpy as np
 from photographs import LARGE, copy_photographs, draw_photographs
 from reporting import read_processor, show
 
-#: Name, class and module in keras.applications, side in px; what is to be reached against script, torch, and the limit.
+#: Name, class and module in keras.applications, side in px; target ratios to script, torch, and the limit.
 NETWORKS = {
     "mobilenetv2": ("MobileNetV2", "mobilenet_v2", 224, {"script": 4.2, "tutorial": 4.2, "torch": 3.0, "bare": 0.85}),
     "efficientnetb0": (
@@ -59,7 +60,7 @@ MANY = 100_000
 
 
 def main():
-    """Run the parts that are asked for."""
+    """Run the requested parts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="part", help=f"any of {', '.join(PARTS)}; all if none is named")
     parser.add_argument("--images", type=int, default=512)
@@ -83,7 +84,7 @@ def main():
 
 
 class Keras:
-    """The two scripts, on the network that they would build."""
+    """The two scripts, with the network that they would build."""
 
     def __init__(self, name):
         import keras
@@ -162,7 +163,7 @@ class Featx:
         self.stages.append({stage: 1000 * seconds / result.new for stage, seconds in result.stage_seconds.items()})
 
     def run_bare(self, folder, _):
-        """Embed as many images that are ready in memory."""
+        """Embed the same number of images, ready in memory."""
         from featx.prefetching import prefetch
 
         size, parallel = self.runtime.batch_sizes[0], self.runtime.parallel
@@ -185,7 +186,7 @@ class Plain:
         self.images = draw_noise(PLAIN_BATCH, side).astype(np.float32)
 
     def __call__(self, folder, _):
-        """Run the network on as many images that are ready in memory."""
+        """Run the network on the same number of images, ready in memory."""
         for _number in range(-(-count(folder) // PLAIN_BATCH)):
             self.queue.start_async([self.images])
         self.queue.wait_all()
@@ -205,7 +206,7 @@ def count(folder):
 
 
 def alternate(ways, folder, rounds):
-    """Time each way once a round; return the images/s of each round."""
+    """Time each way once per round; return the images/s of each round."""
     n_images = count(folder)
     rates = {name: [] for name in ways}
     for _ in range(rounds):
@@ -295,7 +296,7 @@ def measure_start(folder, options):
 
 
 def measure_cached(folder, options):
-    """Time `featx embed` over many files that it knows."""
+    """Time `featx embed` over many unchanged files."""
     import io
 
     from PIL import Image

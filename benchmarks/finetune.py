@@ -1,4 +1,4 @@
-"""How fast is fine-tuning compared with `Model.fit`, and what does it gain over frozen features?
+"""Compare the speed of fine-tuning with `Model.fit`, and its accuracy with frozen features.
 
     python benchmarks/finetune.py speed [--data DIR] [--images 512] [--epochs 10] [--rounds 3] [--cases mobilenet,...]
     python benchmarks/finetune.py worth --data DIR --backbone mobilenet?alpha=0.75 --plans last:23,all [--epochs 20]
@@ -7,21 +7,21 @@
 ways alternate; ratios are of medians over the rounds:
 
 - `fit`: a network of `keras.applications`, its last layers unfrozen, pooling and a dense layer, by `Model.fit` on a
-  `tf.data` pipeline that decodes ahead, as a careful tutorial would write it. It begins with the head that featx
-  begins with, is given the same images in the same order, and calls the backbone by a layer of its own that holds
+  `tf.data` pipeline that decodes ahead, as a careful tutorial would write it. It starts from the same head as
+  featx, gets the same images in the same order, and calls the backbone by a layer of its own that holds
   batch normalisation in inference mode (in Keras 3.15, `backbone(images, training=False)` inside a functional
   model does not, under `fit`);
-- `cached`: `featx.finetune` from nothing: features of the frozen part embedded, head fitted, trained, tested, bundle
+- `cached`: `featx.finetune` from scratch: features of the frozen part embedded, head fitted, trained, tested, bundle
   written;
 - `whole`: the same with `cache="no"`.
 
 The curves of validation losses of all three are compared, with --exact on pixels that both decoders see alike. Without
---data, the images are photographs whose classes say nothing; with one, it is a folder of class folders.
+--data, the images are photographs with meaningless classes; with it, they come from a folder of class folders.
 
 *worth*: `featx.compare` with a frozen head and fine-tuned runs, on one split.
 
-What would change our mind: `cached` below twice the speed of `fit` for a fifth of a network, or `whole` below 0.95.
-Each line is JSON; the table of *worth* is Markdown.
+We would change the design if `cached` were below twice the speed of `fit` for a fifth of a network, or `whole`
+below 0.95. Each line is JSON; the table of *worth* is Markdown.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from photographs import draw_photographs
 from PIL import Image
 from reporting import read_processor, show
 
-#: Backbone, plan, class and module in keras.applications, its arguments, side in px, and what is to be reached.
+#: Backbone, plan, class and module in keras.applications, its arguments, side in px, and the target ratios.
 CASES = {
     "mobilenet": ("mobilenet", "last:21", "MobileNet", "mobilenet", {}, 224, 2.0),
     "mobilenet-23": ("mobilenet", "last:23", "MobileNet", "mobilenet", {}, 224, None),
@@ -53,7 +53,7 @@ RATE = 1e-4
 
 
 def main():
-    """Run the part that is asked for."""
+    """Run the requested part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=["speed", "worth"])
     parser.add_argument("--data", help="folder of class folders")
@@ -85,7 +85,7 @@ def measure_speed(folder, options):
         else:
             draw_photographs(source, options.images, classes=2)
         case = Case(name, source, folder / name, options)
-        case.run("cached")  # also what the others begin with: the items of each role, and the first head
+        case.run("cached")  # the others start from its items of each role, and its first head
         seconds, curves = {way: [] for way in options.ways.split(",")}, {}
         epochs = {way: [] for way in seconds}
         for number, way in itertools.product(range(options.rounds), list(seconds)):
@@ -125,7 +125,7 @@ def copy_some(data, folder, count, side):
 
 
 class Case:
-    """One network, trained in all ways."""
+    """One network, trained in every way."""
 
     def __init__(self, name, source, folder, options):
         self.uri, self.plan, self.attribute, self.module, self.arguments, self.side, _ = CASES[name]
@@ -138,12 +138,12 @@ class Case:
         return len(self.roles["trained"])
 
     def run(self, way):
-        """Train in one way; return the seconds, those of the epochs alone, and the validation losses."""
+        """Train in one way; return the seconds, the seconds of the epochs alone, and the validation losses."""
         self.number += 1
         return self.fit() if way == "fit" else self.finetune(way, self.folder / str(self.number))
 
     def finetune(self, way, folder):
-        """Train by featx, from nothing."""
+        """Train by featx, from scratch."""
         import featx
         from featx.finetuning import finetuning
 
@@ -190,7 +190,7 @@ class Case:
         started = time.perf_counter()
         model = self.build(keras)
         train = self.roles["trained"]
-        # featx cuts each epoch into nearly equal batches of an order that its seed and the epoch's number decide.
+        # featx cuts each epoch into nearly equal batches of an order set by its seed and the epoch's number.
         steps = -(-len(train) // BATCH)
         batches = [
             [train[at] for at in part]
@@ -234,10 +234,10 @@ class Case:
         return found.map(load_batch, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
 
     def build(self, keras):
-        """Build the network with its last layers unfrozen, and the head that featx begins with."""
+        """Build the network with its last layers unfrozen, and the head that featx starts from."""
 
         class Backbone(keras.layers.Layer):
-            """The backbone with its batch normalisation in inference mode, whatever `fit` says."""
+            """The backbone with its batch normalisation in inference mode, whatever `fit` passes."""
 
             def __init__(self, network):
                 super().__init__()

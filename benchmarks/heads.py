@@ -1,14 +1,14 @@
-"""How do featx's heads compare with scikit-learn's, and with each other?
+"""Compare featx's heads with scikit-learn's, and with each other.
 
-    python benchmarks/heads.py speed                       # seconds and memory beside scikit-learn's, alternating
+    python benchmarks/heads.py speed                       # seconds and memory next to scikit-learn's, alternating
     python benchmarks/heads.py collapse                    # as many items as dimensions
     python benchmarks/heads.py table signs.h5 ants.h5 --page docs/heads-compared.md
-    python benchmarks/heads.py table                       # the same of scikit-learn's digits with `scattering`
+    python benchmarks/heads.py table                       # the same for scikit-learn's digits with `scattering`
 
 `speed` fits features of 20,000 x 2,048 (low-rank classes, noise, a ReLU), 10 and 100 classes, `--rounds` times each
 in alternation, every fit in a process of its own. Memory is the peak of that process beyond what it had with the
-features loaded, so 1.0 x X means: as much again as the features. What would change our mind about own code: a ratio
-near 1 on several machines. Each line of output is JSON, with versions and machine.
+features loaded, so 1.0 x X means: as much again as the features. A ratio near 1 on several
+machines would be a reason to drop our own code. Each line of output is JSON, with versions and machine.
 """
 
 import argparse
@@ -71,7 +71,7 @@ def fit_ours(name, X, y, folds):
 
 
 def fit_theirs(name, X, y, folds):
-    """Fit what scikit-learn has for the same."""
+    """Fit scikit-learn's equivalent."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.linear_model import LogisticRegression, RidgeClassifierCV
     from sklearn.model_selection import GridSearchCV, PredefinedSplit
@@ -91,7 +91,7 @@ def fit_theirs(name, X, y, folds):
 
 
 def measure(name, who, folder):
-    """Fit in this process, and print what it took."""
+    """Fit in this process, and print its seconds and memory."""
     import warnings
 
     import sklearn.model_selection  # noqa: F401 - as above
@@ -128,7 +128,7 @@ def measure(name, who, folder):
 
 
 def run_speed(options):
-    """Measure each head beside scikit-learn's."""
+    """Measure each head against scikit-learn's."""
     for n_classes in options.classes:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
@@ -160,7 +160,7 @@ def report_pair(head, n_classes, folder, rounds):
 
 
 def run_collapse(_):
-    """Compare each default linear head with the best one where items and dimensions are equally many."""
+    """Compare each default linear head with the best one where there are as many items as dimensions."""
     from featx.heads import find_head, fit_head, tune
     from featx.specs import HeadSpec
 
@@ -201,7 +201,7 @@ def run_table(options):
 
 
 def format_comparison(name, compared):
-    """Format what fits on a page of a comparison, as Markdown."""
+    """Format a comparison for a page, as Markdown."""
     lines = [
         f"**{name}**: {compared.n_train:,} training images, {compared.n_test:,} tested; {compared.seconds:.0f} s",
         "",
@@ -237,7 +237,7 @@ def embed_digits(folder):
 
 
 def describe_machine():
-    """Say what ran this."""
+    """Describe the machine and the versions."""
     packages = ("featx", "numpy", "scipy", "scikit-learn")
     return {
         "versions": {name: version(name) for name in packages} | {"python": platform.python_version()},

@@ -1,15 +1,15 @@
-"""Do the 95 % intervals hold the truth in 95 % of the cases, and does the paired test cry wolf in 5 %?
+"""Measure how often the 95 % intervals hold the truth, and how often the paired test raises a false alarm.
 
     python benchmarks/intervals.py [--sets 500] [--resamples 400]
 
 *Metrics*: data sets are drawn from a model whose truth is known (normal scores around their
 class, posterior probabilities; with groups, a shift that a group's items share, and one class
 for each group). For each metric: in how many of the data sets its interval holds the truth. An
-interval that is None, as where nothing was wrong, holds it: it claims nothing.
+interval that is None (for example, where nothing was wrong) counts as holding it: it claims nothing.
 
 *Pairs*: two classifiers whose errors are correlated, equally good or not. How often the interval
 holds their difference; how often, for equals by chance, the p-values are below 0.05: the one
-that is used (mid-p), the exact one, and the one that takes no notice of groups.
+that is used (mid-p), the exact one, and the one that ignores groups.
 
 Between 93 and 97 % for intervals, and 3 and 7 % for the test where at least ten items are
 expected to differ, is what we want: sampling 500 data sets moves a share of 95 % by 1 %. Below,
@@ -41,7 +41,7 @@ METRIC_CASES = [
     (1000, 5, 3.5, 10),
 ]
 
-# Items, accuracy, share of common luck, difference, items in a group, how much groups differ in it.
+# Items, accuracy, share of the noise in common, difference, items in a group, spread of the groups.
 PAIR_CASES = [
     (100, 0.8, 0.5, 0.0, 0, 0.0),
     (153, 0.9, 0.3, 0.0, 0, 0.0),
@@ -125,7 +125,7 @@ def draw_pair(rng, n_items, accuracy, share, difference, size, tilt):
 
 
 def measure_pairs(n_items, accuracy, share, difference, size, tilt, sets, resamples):
-    """Measure how many intervals hold the difference, and of ten times as many pairs how many p-values are small."""
+    """Count the intervals that hold the difference, and, of ten times as many pairs, the p-values below 0.05."""
     rng = np.random.default_rng(0)
     case = (accuracy, share, difference, size, tilt)
     right_a, right_b, _ = draw_pair(rng, 10 * TRUTH_ITEMS, *case)
@@ -151,7 +151,7 @@ def measure_pairs(n_items, accuracy, share, difference, size, tilt, sets, resamp
 
 
 def compare(one, seed, resamples):
-    """Compare one pair as `draw_pair` gives it."""
+    """Compare one pair that `draw_pair` returned."""
     right_a, right_b, groups = one
     return compare_pair(right_a, right_b, groups=groups, seed=seed, resamples=resamples)
 

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 SMALL = (500, 375)
 LARGE = (4000, 3000)
 
-#: Of the noise on large pictures: without, an enlarged photograph has a third of the bytes of one from a camera.
+#: The noise on large pictures: without it, an enlarged photograph has a third of the bytes of one from a camera.
 _NOISE = 4.0
 
 

@@ -1,4 +1,4 @@
-"""What does a store that loses nothing cost, and is it as fast to read as a plain array?
+"""Measure the cost of a crash-safe store, and its reading speed against a plain array.
 
     python benchmarks/store.py [--images 4000] [--rows 50000] [--dim 2048] [--rounds 5]
 
@@ -10,8 +10,8 @@ larger rows make it larger. Above 2 % we would write shards in a thread of their
 
 *Reading*: all rows of a matrix once, summed, from a store (mapped, with its items checked)
 against `numpy.load` of the same matrix; and as a copy in memory, by the five lines of h5py of
-docs/format.md against `numpy.load`. Both are in the page cache. Below 1 we would read
-otherwise than by mapping.
+docs/format.md against `numpy.load`. Both are in the page cache. Below 1 we would stop
+mapping the file.
 
 The ways alternate in one process; medians, and ratios of medians, as JSON lines.
 """
@@ -62,7 +62,7 @@ def show(what, **figures):
 
 
 class Stopwatch:
-    """Adds up the seconds that calls of a function take."""
+    """Total seconds of the calls of a function."""
 
     def __init__(self, function):
         self.function = function
@@ -155,7 +155,7 @@ def write_store(path, features):
 
 
 def read_copy(path):
-    """Read a store's features as anybody without featx does."""
+    """Read a store's features without featx."""
     with h5py.File(path) as file:
         return file["features"][:]
 

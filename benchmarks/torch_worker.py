@@ -2,9 +2,9 @@
 
     python -m venv torch-env && torch-env/bin/pip install torch transformers pillow
 
-It reads the names of folders from stdin, embeds all images in each, and prints the seconds that took. As one would
-write it today: transformers' model of the same architecture, channels last, inference mode, a DataLoader with two
-workers, Pillow.
+It reads the names of folders from stdin, embeds all images in each, and prints the seconds that took. It is
+written as is usual today: transformers' model of the same architecture, channels last, inference mode, a DataLoader
+with two workers, Pillow.
 """
 
 import sys
@@ -52,7 +52,7 @@ class Photographs(torch.utils.data.Dataset):
 
 
 def main():
-    """Embed whatever is asked for."""
+    """Embed each folder that is named on stdin."""
     network = build(sys.argv[1]).eval().to(memory_format=torch.channels_last)
     print("ready", torch.__version__, transformers.__version__, flush=True)
     for line in sys.stdin:

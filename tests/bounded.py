@@ -1,4 +1,4 @@
-"""What featx says about strangers' files, in a process of its own whose memory is watched."""
+"""Open untrusted files in a process of its own, and measure its memory."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Changes to bundles, as a damaged disk or a stranger makes them."""
+"""Changes to bundles, as a damaged disk or an attacker would make them."""
 
 import hashlib
 import json

@@ -78,7 +78,7 @@ def interruptible():
 
 @pytest.fixture
 def notes(caplog, monkeypatch):
-    """What featx tells the user, whether or not another test has run the command line, which keeps it."""
+    """The warnings of featx, also after a test that ran the command line, which stops their propagation."""
     logger = logging.getLogger("featx")
     logger.addHandler(caplog.handler)
     monkeypatch.setattr(logger, "propagate", False)

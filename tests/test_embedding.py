@@ -299,7 +299,7 @@ def test_a_good_item_that_turns_bad_leaves_for_the_quarantine(pictures, features
     ]
 
 
-def test_without_a_single_good_item_there_is_no_store(tmp_path, features):
+def test_no_store_is_written_without_a_valid_item(tmp_path, features):
     (tmp_path / "bad" / "dog").mkdir(parents=True)
     (tmp_path / "bad" / "dog" / "two\nlines.jpg").write_text("<html>")
     with pytest.raises(SourceError, match=r"none of the 1 images of .*bad could .*'dog/two\\nlines.jpg': not an image"):

@@ -46,5 +46,5 @@ def test_drift_is_relative_to_the_largest_value():
 
 
 @pytest.mark.parametrize("found", [[[1, math.nan]], [[1, math.inf]], [[1, 2, 3]], [[1], [2]]])
-def test_what_cannot_be_compared_is_beyond_every_limit(found):
+def test_incomparable_values_exceed_every_limit(found):
     assert not measure_drift(make_golden([[1, 2]]), make_golden(found)) <= MAX_DRIFT

@@ -48,7 +48,7 @@ def test_no_public_function_bears_the_name_of_a_module():
 def list_text_files():
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
     if listed.returncode:
-        pytest.skip("the files of a checkout are listed by git, and this is none")
+        pytest.skip("git lists the files of a checkout, and this folder is not a checkout")
     return [path for name in listed.stdout.splitlines() if (path := ROOT / name).suffix != ".h5" and path.is_file()]
 
 

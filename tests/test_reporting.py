@@ -70,7 +70,7 @@ def test_rows_reach_a_file_while_a_bar_is_on_the_terminal():
     assert b"photo.jpg" not in shown
 
 
-def test_without_stderr_there_is_no_bar_and_no_crash(monkeypatch):
+def test_without_stderr_no_bar_is_shown(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)  # as where the caller closed it
     with ProgressReporter("working") as reporter:
         use(reporter)

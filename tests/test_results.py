@@ -5,9 +5,9 @@ import re
 import numpy as np
 import pytest
 from comparison_rows import FAILED, make_comparison, make_row
+from finetuned import FINETUNED
 from pandas.testing import assert_frame_equal
 from pictures import write_digits
-from tuned import FINETUNED
 
 import featx
 from featx.errors import BundleError

@@ -79,12 +79,12 @@ def run(text, folder):
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-def test_what_keeps_the_contracts_passes(tmp_path):
+def test_valid_components_pass(tmp_path):
     done = run(KEPT, tmp_path)
     assert done.returncode == 0, done.stdout
 
 
-def test_what_breaks_the_contracts_fails_where_it_does(tmp_path):
+def test_a_broken_contract_fails_its_own_check(tmp_path):
     done = run(BROKEN, tmp_path)
     failed = {line.split("::")[-1].split(" ")[0] for line in done.stdout.splitlines() if line.startswith("FAILED")}
     assert failed >= {

@@ -91,7 +91,7 @@ def shrink(words):
     for flag, value in (("--epochs", "1"), ("--patience", "1")):
         if flag in rest:
             rest[rest.index(flag) + 1] = value
-    fewer = {"gradual:3": "gradual:2", "blocks:2": "blocks:1"}  # TensorFlow traces a network anew for each stage
+    fewer = {"gradual:3": "gradual:2", "blocks:2": "blocks:1"}  # TensorFlow traces a network again for each stage
     rest = [fewer.get(word, word) for word in rest]
     if verb in {"embed", "finetune"}:
         rest += ["--image-size", "75"]

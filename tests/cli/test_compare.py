@@ -10,8 +10,8 @@ import sys
 import time
 
 import pytest
+from finetuned import mark_finetuned
 from pictures import write_digits
-from tuned import mark_finetuned
 
 from featx.registry import HEAD_SETS
 
@@ -25,7 +25,7 @@ def embedded(featx_command, tmp_path):
     return "features/colour.h5"
 
 
-def test_a_table_that_says_what_cannot_be_told_apart(featx_command, embedded, tmp_path):
+def test_a_table_marks_heads_that_do_not_differ(featx_command, embedded, tmp_path):
     result = featx_command("compare", "--clf", "centroid,ridge", "--clf", "dummy", "--seed", "3")
     assert (result.code, result.err) == (0, "")
     header, *rows = result.out.split("\n\n")[0].splitlines()
@@ -70,7 +70,7 @@ def test_formats_for_a_report(featx_command, embedded, tmp_path):
     assert json.loads(featx_command(*arguments, "d", "--format", "json").out)[0]["head"] == "centroid"
 
 
-def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
+def test_a_fine_tuned_run_among_heads(featx_command, embedded, tmp_path):
     assert featx_command("fit", embedded, "--clf", "lda").code == 0
     (run,) = (tmp_path / "runs").glob("*-lda-colour")
     mark_finetuned(run)
@@ -124,7 +124,7 @@ def test_a_fine_tuned_run_beside_heads(featx_command, embedded, tmp_path):
         (["features/colour.h5", "--group", "nothing"], 2, "'nothing' is not a group"),
     ],
 )
-def test_what_a_user_can_do_wrong(featx_command, embedded, arguments, code, pattern):
+def test_usage_errors(featx_command, embedded, arguments, code, pattern):
     result = featx_command("compare", *arguments)
     assert result.code == code, result
     assert pattern in result.err
@@ -147,9 +147,9 @@ def test_ctrl_c_is_clean_and_goes_on(interruptible, featx_command, embedded, tmp
         while not list(tmp_path.glob("runs/.compare/*.npz")) and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(process.pid, signal.SIGINT)
-        said = process.stderr.read()
+        errors = process.stderr.read()
         assert process.wait(30) == 130
-    assert said == "error: stopped; finished work is kept, and the same command continues from there\n"
+    assert errors == "error: stopped; finished work is kept, and the same command continues from there\n"
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/.compare/*.npz")}
     assert 1 <= len(done) < 12
     assert featx_command("compare", embedded, "--clf", "hist-gb,random-forest,dummy").code == 0

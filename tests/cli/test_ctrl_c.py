@@ -52,7 +52,7 @@ import time
 from featx.cli.ctrl_c import end_at_second_interrupt
 
 with end_at_second_interrupt():
-    # Said by another thread, a second later: an interrupt that comes before the wait would be handled before it.
+    # Printed by another thread, a second later: an interrupt that comes before the wait would be handled before it.
     threading.Timer(1, print, ["waiting"], {"flush": True}).start()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     time.sleep(600)

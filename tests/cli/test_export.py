@@ -44,7 +44,7 @@ def test_merge_json(featx_command, embedded, tmp_path):
     assert featx.FeatureStore("elsewhere/all.h5").ids[0].startswith("lab1/0/digit-")
 
 
-def test_unfinished_work_beside_a_store_gets_a_note(featx_command, embedded):
+def test_unfinished_work_next_to_a_store_gets_a_note(featx_command, embedded):
     store = featx.FeatureStore(embedded[1])
     journal = Journal(store.path, store.spec, store.dim, lambda: None, store.golden)
     journal.append("0" * 64, 8, 8, np.ones(store.dim, np.float32))
@@ -87,7 +87,7 @@ def test_export_says_what_it_wrote(featx_command, embedded, ending):
         (["export", "gone.h5", "out.csv"], 1, "there is no store gone.h5"),
     ],
 )
-def test_what_a_user_can_do_wrong(featx_command, embedded, arguments, code, pattern):
+def test_usage_errors(featx_command, embedded, arguments, code, pattern):
     result = featx_command(*arguments)
     (error,) = result.err.splitlines()
     assert result.code == code

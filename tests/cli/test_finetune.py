@@ -47,7 +47,7 @@ def test_a_run_in_numbers_and_in_words(finetune):
     assert re.match(r"kept (epoch 1 of 1|the start), validation accuracy [\d.]+, [\d.]+ s.* -> runs/", last)
     bundle = Path(last.split(" -> ")[1])
     assert {"backbone.keras", "head.keras", "augmentation.png"} <= {path.name for path in bundle.iterdir()}
-    # Whatever happens meanwhile is told on stderr, and so are notes.
+    # Progress and notes are printed on stderr.
     lines = result.err.splitlines()
     assert any(re.match(r"epoch +1/1: loss ", line) for line in lines)
     assert any(line.startswith("start: loss ") for line in lines)
@@ -150,7 +150,7 @@ OPTIONS = {
         (["--image-size", "big"], 2, "240x320"),
     ],
 )
-def test_what_a_user_can_do_wrong(finetune, arguments, code, pattern):
+def test_usage_errors(finetune, arguments, code, pattern):
     expect(finetune(*arguments), code, pattern)
 
 
@@ -162,7 +162,7 @@ def expect(result, code, pattern):
     assert "Traceback" not in result.err
 
 
-def test_what_is_not_there_or_cannot_learn(finetune):
+def test_missing_sources_and_untrainable_backbones(finetune):
     expect(finetune(source="gone"), 1, "'gone' does not exist")
     expect(finetune(backbone="colour"), 2, "colour has no trainable weights")
     expect(finetune(backbone="file:gone.keras"), 1, "gone.keras")
@@ -171,7 +171,7 @@ def test_what_is_not_there_or_cannot_learn(finetune):
 def test_help_names_every_default(featx_command, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     flags = featx_command("finetune", "--help").out.split("\n  --")
-    told = {text.split(maxsplit=1)[0].rstrip(","): " ".join(text.split()) for text in flags}
+    texts = {text.split(maxsplit=1)[0].rstrip(","): " ".join(text.split()) for text in flags}
     spec, options = FineTuneSpec(), FineTuneOptions()
     for flag, value in (
         ("clf", spec.head.name),
@@ -194,4 +194,4 @@ def test_help_names_every_default(featx_command, monkeypatch):
         ("runs", options.folder),
         ("runtime", options.runtime),
     ):
-        assert f"[default: {value}]" in told[flag], flag
+        assert f"[default: {value}]" in texts[flag], flag

@@ -63,7 +63,7 @@ def test_dropping_leaves_fewer(featx_command, damaged):
     assert json.loads(featx_command("embed", Path(damaged.source), "--backbone", "colour", "--json").out)["new"] == lost
 
 
-def test_there_is_no_store(featx_command):
+def test_a_missing_store_is_refused(featx_command):
     for arguments in (("verify",), ("verify", "gone.h5"), ("repair", "gone.h5")):
         result = featx_command(*arguments)
         assert result.code == 1

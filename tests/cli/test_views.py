@@ -1,4 +1,4 @@
-"""Views on the command line: embedded, learnt from, and predicted."""
+"""Views on the command line: embedding, training on them, and predicting."""
 
 import csv
 import io
@@ -76,7 +76,7 @@ def test_flags_that_do_not_fit_end_in_one_line(featx_command, verb, flags, code,
     assert words in result.err.splitlines()[-1]
 
 
-def test_learning_from_views_that_are_not_there(featx_command, digits):
+def test_training_on_missing_views_is_refused(featx_command, digits):
     featx_command("embed", digits, "--backbone", "colour")
     result = featx_command("fit", "--clf", "centroid", "--views", "augment")
     assert result.code == 2

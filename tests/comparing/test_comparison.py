@@ -4,9 +4,9 @@ import json
 import os
 from dataclasses import replace
 
-import chores
 import numpy as np
 import pytest
+import tasks
 from pictures import write_digits
 from reporters import Recorder
 from sklearn.metrics import accuracy_score
@@ -44,26 +44,26 @@ def compared(store, small, runs):
     return featx.compare(stores, HEADS, options=CompareOptions(folder=runs, jobs=2))
 
 
-def test_every_head_on_every_store_has_a_standing(compared):
-    pairs = {(standing.store, standing.head.name) for standing in compared.rows}
+def test_every_head_on_every_store_has_a_row(compared):
+    pairs = {(row.store, row.head.name) for row in compared.rows}
     assert len(pairs) == len(compared.rows) == 10
     assert compared.n_train + compared.n_test == 400
-    assert {standing.bytes_per_item for standing in compared.rows} == {240 * 4}
-    assert all(standing.threads == 1 and standing.fit_seconds > 0 for standing in compared.rows)
+    assert {row.bytes_per_item for row in compared.rows} == {240 * 4}
+    assert all(row.threads == 1 and row.fit_seconds > 0 for row in compared.rows)
     # A process that has NumPy and scikit-learn takes more than 20 MB.
-    assert all(standing.peak_memory_bytes is None or standing.peak_memory_bytes > 2e7 for standing in compared.rows)
-    learnt = {standing.head.name: standing.trained_parameters for standing in compared.rows}
+    assert all(row.peak_memory_bytes is None or row.peak_memory_bytes > 2e7 for row in compared.rows)
+    parameters = {row.head.name: row.trained_parameters for row in compared.rows}
     linear = 10 * (240 + 1)
-    assert learnt == {"lda": linear, "ridge": linear, "centroid": linear, "dummy": None, "knn": None}
-    assert {standing.kind for standing in compared.rows} == {"frozen"}
+    assert parameters == {"lda": linear, "ridge": linear, "centroid": linear, "dummy": None, "knn": None}
+    assert {row.kind for row in compared.rows} == {"frozen"}
     assert compared.verdict == ()
     assert compared.failed == ()
 
 
 def test_the_table_is_sorted_by_validation_and_the_first_is_the_best(compared):
-    scores = [standing.validation_accuracy for standing in compared.rows]
+    scores = [row.validation_accuracy for row in compared.rows]
     assert scores == sorted(scores, reverse=True)
-    assert [standing.verdict for standing in compared.rows].count("best") == 1
+    assert [row.verdict for row in compared.rows].count("best") == 1
     assert compared.best.verdict == "best"
     assert compared.best.paired is None
     assert compared.rows[-1].head.name == "dummy"
@@ -74,63 +74,63 @@ def test_a_test_number_is_what_fit_reports(compared, store):
     """`fit` tunes on the same items where there is no validation split."""
     for clf in ("lda", "ridge", "knn"):
         run = featx.fit(store, clf, options=FitOptions(folder=None))
-        (standing,) = [s for s in compared.rows if s.head.name == clf and _is_of(s, store)]
-        assert standing.head == run.head
-        assert standing.test.confusion.tolist() == run.test.confusion.tolist()
+        (row,) = [s for s in compared.rows if s.head.name == clf and _is_of(s, store)]
+        assert row.head == run.head
+        assert row.test.confusion.tolist() == run.test.confusion.tolist()
         for metric in METRICS:
-            ours, theirs = (np.array(test.get_interval(metric), float) for test in (standing.test, run.test))
+            ours, theirs = (np.array(test.get_interval(metric), float) for test in (row.test, run.test))
             np.testing.assert_allclose(ours, theirs, rtol=1e-6)
 
 
-def _is_of(standing, store):
-    return standing.store == store.path.stem
+def _is_of(row, store):
+    return row.store == store.path.stem
 
 
 def test_the_comparisons_are_those_of_the_predictions(store, compared):
     dataset = load_dataset(store)
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     truth = dataset.targets[partition.test.members]
-    own = [standing for standing in compared.rows if _is_of(standing, store)]
+    own = [row for row in compared.rows if _is_of(row, store)]
     folds = np.arange(int(partition.train.sum())) % 3
     assert own[0].verdict == "best"
     best, worst = (
-        fit_and_predict(_make_lesson(store, dataset, partition, standing.head, folds)).arrays["probabilities"]
-        for standing in (own[0], own[-1])
+        fit_and_predict(_make_head_task(store, dataset, partition, row.head, folds)).arrays["probabilities"]
+        for row in (own[0], own[-1])
     )
     correct = [probabilities.argmax(axis=1) == truth for probabilities in (worst, best)]
     assert accuracy_score(truth, best.argmax(axis=1)) == own[0].test.accuracy
     expected = compare_pair(*correct)
     assert own[-1].paired.difference == expected.difference < 0
-    raw = [standing.paired.p_value for standing in compared.rows[1:]]
-    assert [standing.p_value for standing in compared.rows[1:]] == adjust_holm(raw).tolist()
+    raw = [row.paired.p_value for row in compared.rows[1:]]
+    assert [row.p_value for row in compared.rows[1:]] == adjust_holm(raw).tolist()
 
 
-def _make_lesson(store, dataset, partition, head, folds):
-    learnt, predicted = dataset.rows[partition.train], dataset.rows[partition.test.members]
+def _make_head_task(store, dataset, partition, head, folds):
+    trained_on, predicted = dataset.rows[partition.train], dataset.rows[partition.test.members]
     targets = dataset.targets[partition.train]
-    digest = digest_items(store, learnt, predicted)
+    digest = digest_items(store, trained_on, predicted)
     units = dataset.find_units(partition.train)
-    return HeadTask(store.path, head, learnt, targets, folds, units, predicted, len(dataset.classes), digest)
+    return HeadTask(store.path, head, trained_on, targets, folds, units, predicted, len(dataset.classes), digest)
 
 
 def test_shuffled_test_labels_change_nothing_but_the_test(compared, store, small, tmp_path, monkeypatch):
-    openings = []
+    opened = []
     take = HeldOut.open_targets
-    monkeypatch.setattr(HeldOut, "open_targets", lambda held: (openings.append(1), np.roll(take(held), 7))[1])
+    monkeypatch.setattr(HeldOut, "open_targets", lambda held: (opened.append(1), np.roll(take(held), 7))[1])
     options = CompareOptions(folder=tmp_path, jobs=2)
     shuffled = featx.compare([store, small], HEADS, options=options)
-    assert len(openings) == 1
+    assert len(opened) == 1
     assert [s.test.accuracy for s in shuffled.rows] != [s.test.accuracy for s in compared.rows]
     assert list(map(_forget_test, shuffled.rows)) == list(map(_forget_test, compared.rows))
 
 
-def _forget_test(standing):
+def _forget_test(row):
     rest = {"test": None, "paired": None, "p_value": None, "verdict": "", "fit_seconds": None, "predict_seconds": None}
-    return standing is not None and replace(standing, **rest, peak_memory_bytes=None)
+    return row is not None and replace(row, **rest, peak_memory_bytes=None)
 
 
 def test_the_same_comparison_computes_nothing(compared, store, small, runs, monkeypatch):
-    monkeypatch.setattr(module, "fit_and_predict", chores.die)
+    monkeypatch.setattr(module, "fit_and_predict", tasks.die)
     reporter = Recorder()
     options = CompareOptions(folder=runs, reporter=reporter)
     again = featx.compare([store, small], HEADS, options=options)
@@ -162,11 +162,11 @@ def few(tmp_path_factory):
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 @pytest.mark.parametrize("deaths", [1, 9])
 def test_a_killed_worker_costs_its_own_task(few, tmp_path, monkeypatch, deaths):
-    monkeypatch.setattr(module, "fit_and_predict", chores.learn_or_die)
+    monkeypatch.setattr(module, "fit_and_predict", tasks.fit_or_die)
     for name, value in {"FOLDER": tmp_path, "VICTIM": "ridge", "DEATHS": deaths}.items():
         monkeypatch.setenv(f"FEATX_TEST_{name}", str(value))
     found = featx.compare(few, "centroid,ridge,dummy", options=CompareOptions(folder=tmp_path / "runs", jobs=2))
-    by_name = {standing.head.name: standing for standing in found.rows}
+    by_name = {row.head.name: row for row in found.rows}
     assert by_name["centroid"].test is not None
     begun = [len(path.read_text().splitlines()) for path in tmp_path.glob("centroid-*")]
     assert sum(begun) == 4  # three folds and the final one, each once
@@ -178,16 +178,16 @@ def test_a_killed_worker_costs_its_own_task(few, tmp_path, monkeypatch, deaths):
     assert found.rows[-1] is by_name["ridge"]
     assert "killed twice" in (found.folder / "comparison.md").read_text()
     monkeypatch.setenv("FEATX_TEST_DEATHS", "0")  # memory is there again
-    mended = featx.compare(few, "centroid,ridge,dummy", options=CompareOptions(folder=tmp_path / "runs", jobs=2))
-    assert mended.failed == ()
+    retried = featx.compare(few, "centroid,ridge,dummy", options=CompareOptions(folder=tmp_path / "runs", jobs=2))
+    assert retried.failed == ()
     assert sum(len(path.read_text().splitlines()) for path in tmp_path.glob("centroid-*")) == 4
 
 
-def test_a_head_that_cannot_learn_is_a_row_with_its_reason(few):
+def test_a_head_that_cannot_be_fitted_is_a_row_with_its_reason(few):
     heads = ["centroid", HeadSpec("knn", {"n_neighbors": 50})]
     found = featx.compare(few, heads, options=CompareOptions(folder=None))
     assert found.folder is None
-    assert [standing.verdict for standing in found.rows] == ["best", "failed"]
+    assert [row.verdict for row in found.rows] == ["best", "failed"]
     assert "choose fewer neighbours" in found.rows[1].error
     assert found.rows[1].to_dict()["accuracy"] is None
     with pytest.raises(DataError, match=r"^the head could not be fitted: knn on colour: .*choose fewer neighbours"):
@@ -220,17 +220,17 @@ def test_a_fixed_head_is_not_tuned(store, monkeypatch):
     folds = np.arange(int(partition.train.sum())) % 3
     monkeypatch.setattr("featx.heads.tuning.tune", None)  # calling it would be an error
     fixed = HeadSpec("logreg", {"C": 10.0, "tol": 1e-5}, "l2")
-    record = fit_and_predict(_make_lesson(store, dataset, partition, fixed, folds)).record
+    record = fit_and_predict(_make_head_task(store, dataset, partition, fixed, folds)).record
     assert (record["params"], record["scaling"]) == ({"C": 10.0, "tol": 1e-5}, "l2")
     with pytest.raises(TypeError):
-        fit_and_predict(_make_lesson(store, dataset, partition, HeadSpec("ridge"), folds))
+        fit_and_predict(_make_head_task(store, dataset, partition, HeadSpec("ridge"), folds))
 
 
-def test_a_lesson_is_known_by_what_decides_it(store):
+def test_the_digest_of_a_head_task_covers_all_that_decides_its_result(store):
     dataset = load_dataset(store)
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     folds = np.arange(int(partition.train.sum())) % 3
-    head_task = _make_lesson(store, dataset, partition, HeadSpec("ridge"), folds)
+    head_task = _make_head_task(store, dataset, partition, HeadSpec("ridge"), folds)
     others = [
         replace(head_task, head=HeadSpec("ridge", seed=1)),
         replace(head_task, head=HeadSpec("lda")),
@@ -252,24 +252,24 @@ def test_the_key_of_a_job_is_that_of_older_results(store):
     dataset = load_dataset(store)
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     folds = np.arange(int(partition.train.sum())) % 3
-    head_task = _make_lesson(store, dataset, partition, HeadSpec("ridge"), folds)
+    head_task = _make_head_task(store, dataset, partition, HeadSpec("ridge"), folds)
     text = f"{head_task.items_digest} {head_task.head.to_json()} 10 {sorted(read_versions().items())}"
     arrays = (head_task.targets, head_task.folds, head_task.units)
     content = text.encode() + b"".join(array.astype("<i8").tobytes() for array in arrays)
     assert head_task.digest == hashlib.sha256(content).hexdigest()
 
 
-def test_a_store_that_is_replaced_meanwhile_is_said(store):
+def test_a_store_that_is_replaced_meanwhile_is_refused(store):
     dataset = load_dataset(store)
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     folds = np.arange(int(partition.train.sum())) % 3
-    head_task = replace(_make_lesson(store, dataset, partition, HeadSpec("dummy"), folds), items_digest="0" * 64)
+    head_task = replace(_make_head_task(store, dataset, partition, HeadSpec("dummy"), folds), items_digest="0" * 64)
     with pytest.raises(StoreError, match="was replaced during the comparison"):
         fit_and_predict(head_task)
 
 
 def test_fresh_computes_again(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "fit_and_predict", chores.learn_or_die)
+    monkeypatch.setattr(module, "fit_and_predict", tasks.fit_or_die)
     for name, value in {"FOLDER": tmp_path, "VICTIM": "", "DEATHS": 0}.items():
         monkeypatch.setenv(f"FEATX_TEST_{name}", str(value))
     for fresh in (False, False, True):
@@ -277,7 +277,7 @@ def test_fresh_computes_again(few, tmp_path, monkeypatch):
     assert sum(len(path.read_text().splitlines()) for path in tmp_path.glob("dummy-*")) == 8
 
 
-def test_what_a_user_can_do_wrong(store):
+def test_usage_errors(store):
     with pytest.raises(UnknownNameError, match="did you mean logreg"):
         featx.compare(store, "ridge,logrge")
     with pytest.raises(UsageError, match="no head is named"):
@@ -293,10 +293,10 @@ def test_what_a_user_can_do_wrong(store):
             CompareOptions(**options)
 
 
-def test_what_is_fixed_for_all_is_so_where_it_can_be(few):
+def test_a_parameter_for_all_heads_is_set_where_it_exists(few):
     fixed = {"params": {"class_weight": "balanced"}, "calibration": "none"}
     found = featx.compare(few, "logreg,centroid", options=CompareOptions(folder=None, jobs=1), **fixed)
-    heads = {standing.head.name: standing.head for standing in found.rows}
+    heads = {row.head.name: row.head for row in found.rows}
     assert heads["logreg"].params["class_weight"] == "balanced"
     assert {head.calibration for head in heads.values()} == {"none"}
     assert "centroid: no parameter class_weight, so it is ignored" in found.notes

@@ -13,7 +13,7 @@ def test_sets_of_heads_and_heads_named_twice():
     assert notes == []
 
 
-def test_what_is_fixed_of_named_heads():
+def test_fixed_parameters_of_named_heads():
     fixed = {"class_weight": "balanced", "C": "2"}
     (logreg, ridge, own), notes = choose_heads(["logreg,ridge", HeadSpec("lda")], 0, fixed, "none")
     assert logreg == HeadSpec("logreg", {"class_weight": "balanced", "C": 2.0}, None, 0, "none")
@@ -22,7 +22,7 @@ def test_what_is_fixed_of_named_heads():
     assert notes == ["ridge: no parameter C, so it is ignored"]
 
 
-def test_what_no_head_has():
+def test_a_parameter_that_no_head_has():
     with pytest.raises(UsageError, match="none of knn, lda has a parameter class_weight"):
         choose_heads("knn,lda", 0, {"class_weight": "balanced"}, None)
     with pytest.raises(UsageError, match="class_weight"):

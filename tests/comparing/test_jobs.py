@@ -5,9 +5,9 @@ import sys
 import time
 from pathlib import Path
 
-import chores
 import numpy as np
 import pytest
+from tasks import add, die, die_once, fail, report_threads, rest
 
 from featx.comparing.jobs import Task, _is_whole, remove_results, run_tasks
 from featx.errors import StoreError
@@ -28,7 +28,7 @@ def count_begun(tmp_path, name):
 
 
 def test_results_are_kept_and_not_computed_again(tmp_path):
-    tasks, seen = make(tmp_path, chores.add, chores.add, chores.add), []
+    tasks, seen = make(tmp_path, add, add, add), []
     found = run_tasks(tasks, tmp_path / "work", jobs=2, progress=lambda *counts: seen.append(counts))
     assert [read_result(found[task.key]).record for task in tasks] == [{"sum": 1}, {"sum": 2}, {"sum": 3}]
     assert read_result(found["0002"]).arrays["numbers"].tolist() == [0, 1]
@@ -41,13 +41,13 @@ def test_results_are_kept_and_not_computed_again(tmp_path):
 
 
 def test_tasks_of_one_key_are_one(tmp_path):
-    tasks = make(tmp_path, chores.add) * 2
+    tasks = make(tmp_path, add) * 2
     assert len(run_tasks(tasks, tmp_path / "work", jobs=2)) == 1
     assert count_begun(tmp_path, "add-0") == 1
 
 
 def test_a_damaged_result_is_computed_again(tmp_path):
-    tasks = make(tmp_path, chores.add)
+    tasks = make(tmp_path, add)
     (path,) = run_tasks(tasks, tmp_path, jobs=1).values()
     whole = path.read_bytes()
     for damaged in (b"", whole[:100], whole[:-30], b"x" * 500):
@@ -57,7 +57,7 @@ def test_a_damaged_result_is_computed_again(tmp_path):
 
 
 def test_a_failure_costs_its_own_task(tmp_path):
-    tasks = make(tmp_path, chores.fail, chores.add, chores.add)
+    tasks = make(tmp_path, fail, add, add)
     found = run_tasks(tasks, tmp_path / "work", jobs=1)
     assert found["0000"] == f"LinAlgError: no number like ('{tmp_path}', 0)"
     assert read_result(found["0001"]).record == {"sum": 2}
@@ -66,7 +66,7 @@ def test_a_failure_costs_its_own_task(tmp_path):
 
 @kills
 def test_a_killed_process_costs_its_own_task(tmp_path):
-    tasks = make(tmp_path, chores.rest, chores.die_once, chores.add, chores.die, chores.rest)
+    tasks = make(tmp_path, rest, die_once, add, die, rest)
     found = run_tasks(tasks, tmp_path / "work", jobs=2)
     assert read_result(found["0001"]).record == {"survived": 1}
     assert "killed twice, the second time while it ran alone (SIGKILL)" in found["0003"]
@@ -79,7 +79,7 @@ def test_a_process_killed_from_outside(tmp_path):
     code = f"""
 import os, signal, threading, time
 from pathlib import Path
-import chores
+from tasks import add, hang_once
 from featx.comparing.jobs import Task, run_tasks
 
 folder = Path({str(tmp_path)!r})
@@ -90,28 +90,28 @@ def kill():
     os.kill(int((folder / "hang-1").read_text()), signal.SIGKILL)
 
 threading.Thread(target=kill).start()
-calls = [chores.add, chores.hang_once, chores.add]
+calls = [add, hang_once, add]
 found = run_tasks([Task(f"{{n}}", call, (str(folder), n)) for n, call in enumerate(calls)], folder / "work", jobs=2)
 print(sorted(path.name for path in found.values()))
 """
-    result = subprocess.run([sys.executable, "-c", code], env=find_chores(), capture_output=True, text=True, check=True)
+    result = subprocess.run([sys.executable, "-c", code], env=find_tasks(), capture_output=True, text=True, check=True)
     assert result.stdout == "['0.npz', '1.npz', '2.npz']\n"
     assert result.stderr == ""
     assert [count_begun(tmp_path, name) for name in ("add-0", "hang-1", "add-2")] == [1, 2, 1]
 
 
-def find_chores():
+def find_tasks():
     return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 ENDLESS = """
 import sys
 from pathlib import Path
-import chores
+from tasks import rest
 from featx.comparing.jobs import Task, run_tasks
 
 folder = sys.argv[1]
-tasks = [Task(f"{n:02x}", chores.rest, (folder, n)) for n in range(60)]
+tasks = [Task(f"{n:02x}", rest, (folder, n)) for n in range(60)]
 run_tasks(tasks, Path(folder) / "work", jobs=2)
 """
 
@@ -121,7 +121,7 @@ run_tasks(tasks, Path(folder) / "work", jobs=2)
 def test_an_end_in_the_middle_keeps_what_is_done_and_leaves_no_process(interruptible, tmp_path, number):
     command = [sys.executable, "-c", ENDLESS, str(tmp_path)]
     with subprocess.Popen(
-        command, env=find_chores(), stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, env=find_tasks(), stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         deadline = time.monotonic() + 120
         while len(list(tmp_path.glob("work/*.npz"))) < 3 and time.monotonic() < deadline:
@@ -154,7 +154,7 @@ def is_running(pid):
 
 
 def test_threads_of_a_process(tmp_path):
-    (path,) = run_tasks([Task("aa", chores.tell_threads, None)], tmp_path, jobs=1, threads=1).values()
+    (path,) = run_tasks([Task("aa", report_threads, None)], tmp_path, jobs=1, threads=1).values()
     assert read_result(path).record == {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
@@ -172,12 +172,12 @@ def test_a_result_is_written_as_a_whole_or_not_at_all(tmp_path):
 
 
 def test_whatever_one_flipped_bit_does_a_result_is_read_or_computed_again(tmp_path):
-    (path,) = run_tasks(make(tmp_path, chores.add), tmp_path / "work", jobs=1).values()
+    (path,) = run_tasks(make(tmp_path, add), tmp_path / "work", jobs=1).values()
     whole = path.read_bytes()
     random = np.random.default_rng(0)
     for bit in random.integers(0, 8 * len(whole), 400).tolist():
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(bytes(damaged))
-        (again,) = run_tasks(make(tmp_path, chores.add), tmp_path / "work", jobs=1).values() if bit < 80 else (path,)
+        (again,) = run_tasks(make(tmp_path, add), tmp_path / "work", jobs=1).values() if bit < 80 else (path,)
         _is_whole(again)  # no error, whatever it says

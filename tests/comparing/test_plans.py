@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from finetuned import mark_finetuned
 from pictures import write_digits
 from PIL import Image
 from reporters import Recorder
-from tuned import mark_finetuned
 
 import featx
 from featx.backbones import LayerInfo, load_backbone, locate_backbone
@@ -50,7 +50,7 @@ def options(tmp_path, reporter):
 
 
 def record_plan(bundle, store, plan="last:3", changes=()):
-    """Let a bundle say that it is what a plan was fine-tuned into."""
+    """Make a bundle record that it was fine-tuned by a plan."""
     about = json.loads((bundle / "bundle.json").read_text())
     about["record"] |= {
         "finetune": plan_first_head(FineTuneSpec(unfreeze=plan)).to_dict(),
@@ -67,7 +67,7 @@ def finished(made, options):
 
 
 class Network:
-    """Three layers that could learn, and the weights of the store."""
+    """Three layers that could be trained, and the weights of the store."""
 
     def __init__(self, digest):
         self.weights_digest = digest
@@ -149,7 +149,7 @@ def test_a_damaged_run_is_not_taken(store, options, finished, trained):
     assert len(trained) == 1
 
 
-def test_what_lies_beside_is_passed_over(store, options, finished, trained):
+def test_other_folders_are_passed_over(store, options, finished, trained):
     for name, text in (("b", "{"), ("c", "[]"), ("d", '{"record": 3}')):
         (options.folder / name).mkdir()
         (options.folder / name / "bundle.json").write_text(text)
@@ -166,7 +166,7 @@ def test_what_lies_beside_is_passed_over(store, options, finished, trained):
         ("everything", UsageError, "everything is not an unfreeze plan, such as last:23"),
     ],
 )
-def test_a_plan_that_is_none_fails_first(store, options, trained, monkeypatch, plan, error, pattern):
+def test_an_invalid_plan_fails_first(store, options, trained, monkeypatch, plan, error, pattern):
     monkeypatch.setattr("featx.comparing.comparison._run_rounds", lambda *_: pytest.fail("a head was fitted"))
     with pytest.raises(error, match=pattern):
         compare(store, ["last:2", plan], options)
@@ -270,7 +270,7 @@ def test_a_plan_does_not_stand_for_a_folder_of_its_name(made, options, trained, 
         ("scattering", "computed", ("scattering", None)),
     ],
 )
-def test_what_to_load_for_a_spec(uri, weights, expected, tmp_path):
+def test_the_backbone_to_load_for_a_spec(uri, weights, expected, tmp_path):
     file = type(tmp_path)("/own/net.h5")
     assert locate_backbone(BackboneSpec(uri, "top", "avg", weights, "0" * 64), file) == expected
 
@@ -298,13 +298,13 @@ def test_the_whole_way_with_a_network(tmp_path, reporter):
     uri, size = "mobilenet?alpha=0.25", {"height": 32, "width": 32}
     store = featx.embed(tmp_path / "d", uri, weights="none", image=size, folder=tmp_path / "f").store
     options = CompareOptions(folder=tmp_path / "runs", jobs=1, reporter=reporter)
-    (standing,) = [one for one in compare(store, "last:3", options, "dummy").rows if one.run]
-    assert (standing.kind, standing.store) == ("fine-tuned", store.path.stem)
-    assert standing.fit_seconds > standing.embed_seconds > 0
-    told = json.loads((standing.run / "metrics.json").read_text())["finetuned"]
+    (row,) = [one for one in compare(store, "last:3", options, "dummy").rows if one.run]
+    assert (row.kind, row.store) == ("fine-tuned", store.path.stem)
+    assert row.fit_seconds > row.embed_seconds > 0
+    finetuned = json.loads((row.run / "metrics.json").read_text())["finetuned"]
     (maps,) = [featx.FeatureStore(path) for path in (tmp_path / "f" / "maps").iterdir()]
-    assert told["embed_seconds"] == maps.embed_seconds
+    assert finetuned["embed_seconds"] == maps.embed_seconds
     again = compare(store, "last:3", options, "dummy")
-    assert [one.run for one in again.rows if one.run] == [standing.run]
+    assert [one.run for one in again.rows if one.run] == [row.run]
     assert "a finished run of this plan" in reporter.lines[-1]
     assert "embedding included, against" in again.verdict[0]

@@ -20,7 +20,7 @@ from featx.results import FINE_TUNED
 from featx.specs import HeadSpec
 
 
-def test_ties_are_said_to_be_ties():
+def test_ties_are_reported_as_ties():
     lines = describe_comparison(
         make_comparison(make_row("lda", "best"), make_row("ridge", "tie", 1), make_row("knn", "worse", 30), FAILED)
     )
@@ -34,7 +34,7 @@ def test_ties_are_said_to_be_ties():
     ]
 
 
-def test_what_is_shown_to_differ_is_said_too():
+def test_significant_differences_are_reported_too():
     lines = describe_comparison(make_comparison(make_row("lda", "best"), make_row("knn", "worse", 30)))
     assert lines[1] == "these 60 test images show that the other one differs from the best"
     lines = describe_comparison(make_comparison(*[make_row(*row) for row in (("lda", "best"), ("knn", "better"))]))
@@ -73,7 +73,7 @@ def test_cells():
         (HeadSpec("mlp", {"hidden_layer_sizes": (64, 32)}), None, "hidden_layer_sizes=(64, 32)"),
     ],
 )
-def test_what_was_chosen_in_few_words(head, asked, text):
+def test_chosen_parameters_in_few_words(head, asked, text):
     assert describe_choice(head, asked) == text
 
 

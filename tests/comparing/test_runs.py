@@ -1,12 +1,12 @@
-"""Finished runs beside heads: which are taken, which are refused, and that their numbers stay the same."""
+"""Finished runs compared with heads: which are taken, which are refused, and that their numbers stay the same."""
 
 import json
 import shutil
 
 import numpy as np
 import pytest
+from finetuned import FINETUNED, mark_finetuned, read_rows, rewrite, write_rows
 from pictures import write_digits
-from tuned import FINETUNED, mark_finetuned, read_rows, rewrite, write_rows
 
 import featx
 from featx.comparing.report import describe_comparison, tabulate
@@ -43,8 +43,8 @@ def compare(few, *runs, heads="centroid,ridge", options=OPTIONS):
 
 
 def find(comparison, title):
-    (standing,) = [one for one in comparison.rows if one.title == title]
-    return standing
+    (row,) = [one for one in comparison.rows if one.title == title]
+    return row
 
 
 def test_a_run_has_the_numbers_of_its_bundle(few, fitted):
@@ -63,11 +63,11 @@ def test_a_run_has_the_numbers_of_its_bundle(few, fitted):
 
 
 def test_a_fine_tuned_run_is_compared_with_the_best_frozen_head(few, fitted, bundle, monkeypatch):
-    openings, take = [], HeldOut.open_targets
-    monkeypatch.setattr(HeldOut, "open_targets", lambda held: (openings.append(1), take(held))[1])
+    opened, take = [], HeldOut.open_targets
+    monkeypatch.setattr(HeldOut, "open_targets", lambda held: (opened.append(1), take(held))[1])
     mark_finetuned(bundle)
     comparison = compare(few, fitted.bundle, bundle, bundle)
-    assert len(openings) == 1
+    assert len(opened) == 1
     assert len(comparison.rows) == 4  # a run that is named twice is one
     tuned = find(comparison, "finetune last:23")
     frozen = next(one for one in comparison.rows if one.kind == "frozen")
@@ -85,8 +85,8 @@ def test_a_fine_tuned_run_is_compared_with_the_best_frozen_head(few, fitted, bun
     assert (row["kind"], row["run"], row["gain"]) == ("fine-tuned", str(bundle), tuned.gain.difference)
 
 
-def test_what_an_older_run_does_not_tell(few, bundle):
-    """It told what embedding took in its own run, which is nothing where an earlier one had done it."""
+def test_an_older_run_does_not_record_all_seconds(few, bundle):
+    """An older run recorded only its own embedding seconds: zero where an earlier run had embedded."""
     mark_finetuned(bundle)
     metrics = json.loads((bundle / "metrics.json").read_text())
     del metrics["finetuned"]["elapsed_seconds"]
@@ -95,7 +95,7 @@ def test_what_an_older_run_does_not_tell(few, bundle):
     assert "the run does not record the time of embedding" in compare(few, bundle).verdict[0]
 
 
-def test_a_metric_that_an_older_version_did_not_write_is_no_damage(few, bundle):
+def test_a_metric_that_an_older_version_did_not_write_is_not_damage(few, bundle):
     metrics = json.loads((bundle / "metrics.json").read_text())
     for evaluation in (metrics["validation"], metrics["test"]):
         for name in [name for name in evaluation if name.startswith(("roc_auc", "log_loss", "accuracy"))]:
@@ -147,8 +147,8 @@ def test_all_differences_are_adjusted_together(split, split_run, tmp_path):
     assert len(comparison.verdict) == 2
 
 
-def test_what_was_validated_on_other_items_is_listed_below_the_heads(few, bundle, tmp_path):
-    """Not even with the best validation of all is it put among them; of several, each by its own."""
+def test_runs_validated_on_other_items_are_listed_below_the_heads(few, bundle, tmp_path):
+    """Even the best validation of all does not rank a run among the heads; several runs are ordered by their own."""
     good, less = (shutil.copytree(bundle, tmp_path / name) for name in ("good", "less"))
     set_validation(mark_finetuned(less), accuracy=0.9)
     set_validation(mark_finetuned(good), accuracy=1)
@@ -159,18 +159,18 @@ def test_what_was_validated_on_other_items_is_listed_below_the_heads(few, bundle
     assert comparison.best.verdict == "best"
     assert [one.validation_accuracy for one in comparison.rows[1:3]] == [1, 0.9]
     n_held = [row["role"] for row in read_rows(good, "items.csv")].count("validated")
-    told = (
+    note = (
         f"validated on {n_held} images held out of its own training set, so its validation cannot be ranked with the "
         "heads and it is listed below them; its test and its verdict use the same images as theirs"
     )
-    assert [one.notes for one in comparison.rows[1:3]] == [(told,)] * 2
+    assert [one.notes for one in comparison.rows[1:3]] == [(note,)] * 2
     assert comparison.rows[1].paired.difference == comparison.rows[1].gain.difference > 0
     assert len(comparison.verdict) == 2
 
 
-@pytest.mark.parametrize("told", [{"validated_on": "training"}, {}])
-def test_images_that_it_learnt_from_are_no_validation(few, bundle, told):
-    mark_finetuned(bundle, "no such item", **told)
+@pytest.mark.parametrize("record", [{"validated_on": "training"}, {}])
+def test_images_that_a_run_was_trained_on_are_not_its_validation(few, bundle, record):
+    mark_finetuned(bundle, "no such item", **record)
     comparison = compare(few, bundle)
     last = comparison.rows[-1]
     assert (last.title, last.validation_accuracy, last.validation_log_loss) == ("finetune last:23", None, None)
@@ -214,7 +214,7 @@ def test_an_older_bundle_without_the_seed_of_its_split_has_that_of_its_head(few,
         compare(few, run.bundle)
 
 
-def test_what_a_run_says_of_its_split_is_told_in_few_plain_letters(few, bundle):
+def test_a_recorded_split_is_quoted_short_and_printable(few, bundle):
     change_record(split={"seed": "\x1b[31m\n" + "9" * 5000, "test_size": "\x07"})(bundle)
     with pytest.raises(DataError, match="was tested on other images") as caught:
         compare(few, bundle, options=CompareOptions(folder=None, jobs=1, seed=1))
@@ -388,7 +388,7 @@ def test_a_validation_split_of_the_source_is_shared(split, split_run):
     assert almost.notes[0].startswith("validated on 17 images that are not exactly those that rank the heads, so ")
 
 
-def test_a_run_that_was_validated_on_its_own_tenth_beside_a_val_split(split, split_run):
+def test_a_run_that_was_validated_on_its_own_tenth_despite_a_val_split(split, split_run):
     mark_finetuned(split_run, "train/0/digit-000")
     comparison = compare(split, split_run, heads="dummy")
     assert "images held out of its own training set, so" in comparison.rows[-1].notes[0]

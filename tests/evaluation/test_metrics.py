@@ -125,7 +125,7 @@ def test_groups_widen_the_intervals_and_move_no_value():
         assert higher - lower > 1.8 * (high - low), metric
 
 
-def test_empty_groups_are_no_groups():
+def test_empty_groups_count_as_ungrouped():
     probabilities, targets = make_items(60, 3)
     plain = evaluate(probabilities, targets, name_classes(3), resamples=20)
     empty = evaluate(probabilities, targets, name_classes(3), groups=[""] * 60, resamples=20)

@@ -87,7 +87,7 @@ def skip(file, what, make, reason):
     return Entry(file, what, LEFT_OUT, reason, make)
 
 
-# --- what is no plain file
+# --- not plain files
 
 
 def make_unreadable(path):

@@ -1,4 +1,4 @@
-"""Archives from strangers: none writes a file, names one elsewhere, or takes memory without bounds."""
+"""Untrusted archives: none writes a file, names one elsewhere, or takes memory without bounds."""
 
 import copy
 import io
@@ -55,7 +55,7 @@ def make_header(name, size_bytes=0, kind=tarfile.REGTYPE):
 
 
 @pytest.mark.parametrize("name", ["inner.zip", "inner.tar.gz", "cat/inner"])
-def test_archives_within_archives_are_no_images(tmp_path, name):
+def test_archives_within_archives_are_not_images(tmp_path, name):
     inner = write_zip(tmp_path / "inner.zip", {"dog/1.jpg": JPEG, "../../evil.jpg": JPEG}).read_bytes()
     manifest = read_archive(write_zip(tmp_path / "outer.zip", {"cat/1.jpg": JPEG, name: inner}))
     assert [item.id for item in manifest.items] in (["cat/1.jpg"], ["1.jpg"])
@@ -63,7 +63,7 @@ def test_archives_within_archives_are_no_images(tmp_path, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inner.zip", "outer.zip"]
 
 
-def test_an_archive_that_is_no_file_is_not_waited_for(tmp_path):
+def test_an_archive_that_is_not_a_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "data.zip")
     check_refused(tmp_path / "data.zip", "is not a regular file; name a zip or tar file")
     with pytest.raises(SourceError, match="is neither a folder nor one of"):

@@ -1,4 +1,4 @@
-"""Bundles from strangers: each is refused in one line, runs nothing, reads no other file, takes no memory."""
+"""Untrusted bundles: each is refused in one line, runs nothing, reads no other file, takes no memory."""
 
 import copy
 import io
@@ -120,7 +120,7 @@ def test_a_value_of_another_kind_is_refused_wherever_it_stands(made, tmp_path, k
 
 
 @pytest.mark.parametrize("text", ["[" * 10**6, '{"a":' * 10**6, "9" * 10**6, '{"format": "\\ud800"}', "\ufeff{}", "\0"])
-def test_json_that_is_no_description_is_refused(bundle, text):
+def test_json_that_is_not_a_description_is_refused(bundle, text):
     (bundle / "bundle.json").write_text(text)
     check_refused(bundle, "is damaged|is a bundle of")
 
@@ -156,7 +156,7 @@ def write_golden(bundle, change):
     sign(bundle)
 
 
-def test_golden_pictures_that_are_none_are_refused(bundle):
+def test_invalid_golden_pictures_are_refused(bundle):
     write_golden(bundle, lambda arrays: {name: np.array([1, "x"], object) for name in arrays})
     check_refused(bundle, "dtype object, where numbers belong")
     np.savez(bundle / "golden.npz", features=np.zeros((1, 240), np.float32), file_0=np.zeros(9, np.uint8))
@@ -221,7 +221,7 @@ def test_one_member_in_many_places_takes_no_memory(bundle):
 @pytest.mark.parametrize(
     "content", [b"\xff\xfe,", b'role,sha256\n"' + b"x" * 200_000, b"role\ntrained\n", b"role,sha256\n\0"]
 )
-def test_a_list_of_items_that_is_none_is_refused(bundle, content):
+def test_an_invalid_list_of_items_is_refused(bundle, content):
     (bundle / "items.csv").write_bytes(content)
     sign(bundle)
     if b"\0" in content:

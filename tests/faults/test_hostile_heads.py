@@ -1,4 +1,4 @@
-"""Heads from strangers: types that no head holds, trees that lead nowhere, parts that grow; none is ever used."""
+"""Untrusted heads: types that no head holds, trees that lead nowhere, parts that grow; none is ever used."""
 
 import copy
 import json
@@ -184,7 +184,7 @@ def test_a_head_that_asks_for_threads_or_other_features_is_refused(made, tmp_pat
         check_refused(bundle, "differ in their number of features, or request threads")
 
 
-def test_a_head_without_what_it_learnt_is_refused(bundle):
+def test_a_head_without_its_fitted_parameters_is_refused(bundle):
     head = load_head(bundle / "head.skops")
     for name in ("classes_", "classifier_", "calibrator_"):
         broken = copy.deepcopy(head)

@@ -1,4 +1,4 @@
-"""Networks and weights from strangers: each is refused, runs nothing, reads no other file and takes no memory."""
+"""Untrusted networks and weights: each is refused, runs nothing, reads no other file and takes no memory."""
 
 import copy
 import io
@@ -103,7 +103,7 @@ def test_members_that_no_network_needs_are_refused_and_never_unpacked(saved, tmp
     assert not [path for path in tmp_path.parent.rglob("*") if path.name.startswith(("evil", "vocabulary"))]
 
 
-def test_a_bomb_is_refused_by_what_it_declares(saved):
+def test_a_bomb_is_refused_by_its_declared_size(saved):
     write_members(saved, read_members(saved) | {"model.weights.h5": bytes(10**8)}, zipfile.ZIP_DEFLATED)
     check_refused(saved, "is compressed or encrypted, which its writers never do")
 
@@ -149,7 +149,7 @@ def test_a_member_that_is_there_twice_is_refused(saved):
         ("keras.layers", "NoLayer", {}, "cannot be loaded"),
     ],
 )
-def test_what_runs_code_or_reads_files_is_refused(saved, module, name, config, message):
+def test_layers_that_run_code_or_read_files_are_refused(saved, module, name, config, message):
     entry = {"module": module, "class_name": name, "config": config, "registered_name": None}
     change_config(saved, change_layer("conv", **entry))
     check_refused(saved, message)
@@ -223,7 +223,7 @@ def deflate(file):
     group.create_dataset("0", data=np.zeros((10**7,), "f4"), compression="gzip")
 
 
-def test_what_declares_more_than_the_file_holds_takes_no_memory(saved, tmp_path):
+def test_declaring_more_than_the_file_holds_takes_no_memory(saved, tmp_path):
     paths = [change_config(saved, change, tmp_path / f"{name}.keras") for name, change in BOMBS.items()]
     for change in (declare_shape, deflate):
         paths.append(tmp_path / f"{change.__name__}.keras")
@@ -232,14 +232,14 @@ def test_what_declares_more_than_the_file_holds_takes_no_memory(saved, tmp_path)
     paths.append(tmp_path / "deep.keras")
     write_members(paths[-1], read_members(saved) | {"config.json": b"[" + b"{}," * 10**7 + b"{}]"})
     messages = get_refusals("import featx; featx.load_backbone('file:' + path)", paths)
-    said = {path.stem: message for path, message in zip(paths, messages, strict=True)}
+    refused = {path.stem: message for path, message in zip(paths, messages, strict=True)}
     for name in ("nested", "units", "orthogonal"):
-        assert "parameters, but the file holds only" in said[name], name
+        assert "parameters, but the file holds only" in refused[name], name
     for name in ("padding", "upsampling"):
-        assert "GiB for one image; the limit is 2 GiB; choose smaller images or another network" in said[name]
+        assert "GiB for one image; the limit is 2 GiB; choose smaller images or another network" in refused[name]
     for name in ("declare_shape", "deflate"):
-        assert "its dataset '/layers/conv2d/vars/0' declares 4" in said[name]
-    assert "the limit is 16,777,216" in said["deep"]
+        assert "its dataset '/layers/conv2d/vars/0' declares 4" in refused[name]
+    assert "the limit is 16,777,216" in refused["deep"]
 
 
 # --- the weights, in a network and by themselves
@@ -287,7 +287,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_weights_that_lie_elsewhere_or_are_no_numbers_are_refused(saved, tmp_path, monkeypatch, change):
+def test_weights_that_lie_elsewhere_or_are_not_numbers_are_refused(saved, tmp_path, monkeypatch, change):
     monkeypatch.chdir(tmp_path)
     with h5py.File("secret.h5", "w") as file:
         file["secret"] = np.zeros((3, 3, 3, 4), np.float32)

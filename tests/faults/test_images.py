@@ -83,7 +83,7 @@ def skip_unmade(entry, unmade):
 
 
 @choose(EMBEDDED)
-def test_what_is_a_picture_gives_its_pixels(entry, folder, unmade, store):
+def test_a_valid_picture_is_decoded_and_embedded(entry, folder, unmade, store):
     skip_unmade(entry, unmade)
     data = (folder / entry.id).read_bytes()
     header = probe(data)
@@ -101,7 +101,7 @@ def test_what_is_a_picture_gives_its_pixels(entry, folder, unmade, store):
 
 
 @choose(QUARANTINED)
-def test_what_is_none_is_quarantined_with_its_reason(entry, unmade, store):
+def test_an_invalid_picture_is_quarantined_with_its_reason(entry, unmade, store):
     skip_unmade(entry, unmade)
     (reason,) = [reason for name, _, reason in store.quarantine if name == entry.id]
     assert entry.note in reason

@@ -94,9 +94,9 @@ def test_a_writer_that_wakes_after_its_lock_was_taken_commits_nothing(folders, w
         embed(source, "colour", folder=folder)
         sealed = (folder / "colour.h5").stat()
         first.send_signal(signal.SIGCONT)
-        said = first.stdout.read()
-    assert said.startswith(("StoreLockedError", "StoreError")), said
-    assert "taken over by another writer" in said or "cannot be written" in said
+        printed = first.stdout.read()
+    assert printed.startswith(("StoreLockedError", "StoreError")), printed
+    assert "taken over by another writer" in printed or "cannot be written" in printed
     assert (folder / "colour.h5").stat() == sealed
     assert_whole(folder, whole)
 

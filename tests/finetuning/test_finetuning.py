@@ -78,7 +78,7 @@ def test_it_is_tested_on_the_items_that_fit_is_tested_on(run, pictures, network,
     assert len(store.quarantine) == 1
 
 
-def test_its_bundle_predicts_what_was_tested(run, pictures):
+def test_its_bundle_predicts_the_tested_probabilities(run, pictures):
     rows = read_predictions(run.bundle)
     predictor = featx.Predictor.load(run.bundle)
     names = sorted(rows)
@@ -93,11 +93,11 @@ def test_its_bundle_evaluates(run, pictures, notes):
     assert any("were used in training" in note for note in notes())
 
 
-def test_it_learns(run):
+def test_losses_fall_and_the_best_epoch_is_kept(run):
     with (run.bundle / "curves.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["epoch"]) for row in rows] == list(range(7))
-    assert rows[0]["loss"] == ""  # the start: nothing has been learnt
+    assert rows[0]["loss"] == ""  # the start: nothing has been trained
     assert float(rows[-1]["loss"]) < float(rows[1]["loss"])
     losses = [float(row["val_loss"]) for row in rows]
     assert run.finetuned.best_epoch == int(np.argmin(losses))
@@ -105,7 +105,7 @@ def test_it_learns(run):
     assert run.test.accuracy > 0.7  # chance is a third
 
 
-def test_its_record_tells_what_was_done(run):
+def test_its_record_is_complete(run):
     metrics = json.loads((run.bundle / "metrics.json").read_text())
     about = json.loads((run.bundle / "bundle.json").read_text())
     tuned = metrics["finetuned"]
@@ -250,7 +250,7 @@ def test_other_settings_have_other_stores(tune, network, pictures, features, tmp
         )
 
 
-def test_quarantine_is_told(tune):
+def test_quarantine_is_reported(tune):
     reporter = Recorder()
     tune(epochs=1, reporter=reporter)
     assert any("broken.png" in line and "quarantined" in line for line in reporter.lines)
@@ -336,7 +336,7 @@ def test_an_epoch_that_was_interrupted_is_begun_again(tune, monkeypatch):
     assert read_curve(whole.bundle) == read_curve(resumed.bundle)
 
 
-def test_a_damaged_state_is_told(tune, monkeypatch, tmp_path):
+def test_a_damaged_state_is_reported(tune, monkeypatch, tmp_path):
     monkeypatch.setattr(loop.TrainingLoop, "_take_head", None)  # ends the run before its first epoch
     with pytest.raises(TypeError):
         tune(epochs=1)
@@ -377,16 +377,16 @@ def test_a_killed_run_goes_on_to_the_same_weights(pictures, network, features, t
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
     assert list(state.glob("*/state.npz"))
-    output, said = start(pictures, network, tmp_path / "killed", features, n_epochs).communicate()
+    output, errors = start(pictures, network, tmp_path / "killed", features, n_epochs).communicate()
     found = json.loads(output)
-    assert "resuming after epoch" in said
+    assert "resuming after epoch" in errors
     pairs = zip(read_weights(Path(expected["bundle"])), read_weights(Path(found["bundle"])), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)
     assert found["test"] == expected["test"]
     assert not list(state.iterdir())
 
 
-def test_what_cannot_be_tuned_is_refused(pictures, tune, tmp_path):
+def test_usage_errors(pictures, tune, tmp_path):
     with pytest.raises(UsageError, match="colour has no trainable weights"):
         featx.finetune(pictures, "colour", options=FineTuneOptions(features=tmp_path, folder=tmp_path))
     with pytest.raises(UsageError, match="ridge cannot be trained together"):
@@ -405,7 +405,7 @@ def test_what_cannot_be_tuned_is_refused(pictures, tune, tmp_path):
         tune(head_learning_rate=1e30)
 
 
-def test_a_loss_without_end_is_told(tune, monkeypatch):
+def test_a_non_finite_loss_is_reported(tune, monkeypatch):
     from featx.finetuning.network import TrainableNetwork
 
     original = TrainableNetwork.train_batch
@@ -433,7 +433,7 @@ def test_a_changed_file_is_noticed(tune, pictures, tmp_path):
             tune(source, options={"cache": "no"})
 
 
-def test_mixed_precision_without_a_gpu_is_told_and_left(tune):
+def test_mixed_precision_without_a_gpu_is_reported_and_not_used(tune):
     reporter = Recorder()
     tune(epochs=1, options={"mixed_precision": True}, reporter=reporter)
     assert any("none was found" in line for line in reporter.lines)

@@ -1,4 +1,4 @@
-"""What a fine-tuning tells of its time, whatever was there before it."""
+"""The seconds that a fine-tuning records, with or without earlier work."""
 
 from types import SimpleNamespace
 
@@ -18,16 +18,16 @@ from featx.specs import FineTuneSpec
         (30.0, 30.2, 0.0, 99.8),  # embedded in this run
         (30.0, 0.5, 0.0, 129.5),  # embedded before
         (30.0, 0.5, 50.0, 179.5),  # and interrupted in the middle
-        (None, 0.5, 50.0, 150.0),  # by an older featx, which did not tell
+        (None, 0.5, 50.0, 150.0),  # by an older featx, which did not record them
     ],
 )
-def test_seconds_are_of_everything(stores, own, earlier, expected):
+def test_seconds_include_earlier_work(stores, own, earlier, expected):
     data = SimpleNamespace(embed_seconds=stores, own_embed_seconds=own, cached=True)
     counts = {"trainable_parameters": 5, "frozen_parameters": 7, "head_parameters": 3}
     trainable = SimpleNamespace(count_parameters=lambda: counts, frontier=("cut",))
     progressed = LoopState(seconds=80.0, earlier_seconds=earlier)
-    nobody = np.array([], np.intp)
-    roles = Roles(nobody, nobody, nobody, ())
+    no_items = np.array([], np.intp)
+    roles = Roles(no_items, no_items, no_items, ())
     trained = TrainedNetwork(trainable, None, FineTuneSpec(), data, None, roles, progressed, lambda: None)
     described = trained.describe("mobilenet", 100.0)
     assert described.seconds == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""The tunable network against Keras itself: where it is cut, what learns, and what does not."""
+"""The trainable network against Keras itself: where it is cut, and which weights are trained."""
 
 import numpy as np
 import pytest
@@ -47,7 +47,7 @@ def embed_maps(network_file, network, pixels):
     return [m.reshape(len(pixels), *s) for m, s in zip(below.embed(pixels), network.map_shapes, strict=True)]
 
 
-def learn(network, stages, inputs, steps=3, parts=1):
+def train(network, stages, inputs, steps=3, parts=1):
     network.start(stages[0])
     return [network.train_batch(inputs, TARGETS, WEIGHTS, parts)[0] for _ in range(steps)]
 
@@ -56,14 +56,14 @@ def learn(network, stages, inputs, steps=3, parts=1):
     ("plan", "frontier"),
     [
         ("last:3", {"joined_relu"}),
-        ("last:2", {"top"}),  # its batch normalisation learns, the convolution before does not
+        ("last:2", {"top"}),  # its batch normalisation is trained, the convolution before it is not
         ("from:right", {"stem_relu", "left_dropout"}),  # of the two branches, one stays frozen
-        ("from:joined", {"joined_relu"}),  # what has no parameters learns nothing
+        ("from:joined", {"joined_relu"}),  # layers without parameters do not move it
         ("from:stem", {"scale"}),
         ("all", {"scale"}),
     ],
 )
-def test_the_frontier_is_where_learning_begins(network_file, pixels, plan, frontier):
+def test_the_frontier_is_where_training_begins(network_file, pixels, plan, frontier):
     network, backbone, _ = make_network(network_file, plan)
     assert set(network.frontier) == frontier
     (expected,) = backbone.embed(pixels)
@@ -73,13 +73,13 @@ def test_the_frontier_is_where_learning_begins(network_file, pixels, plan, front
     np.testing.assert_allclose(network.embed(maps), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_learning_from_maps_is_learning_through_the_whole_network(network_file, pixels):
+def test_training_on_maps_equals_training_the_whole_network(network_file, pixels):
     whole, _, stages = make_network(network_file, "last:3")
-    losses = learn(whole, stages, [pixels])
+    losses = train(whole, stages, [pixels])
     cut, _, stages = make_network(network_file, "last:3")
     maps = embed_maps(network_file, cut, pixels)
     cut.takes_maps = True
-    np.testing.assert_allclose(learn(cut, stages, maps), losses, rtol=1e-4)
+    np.testing.assert_allclose(train(cut, stages, maps), losses, rtol=1e-4)
     assert losses[-1] < losses[0]
     for name, array in whole.dump().items():
         np.testing.assert_allclose(cut.dump()[name], array, rtol=1e-3, atol=1e-5)
@@ -117,7 +117,7 @@ def test_each_step_is_that_of_keras_itself(network_file, pixels):
 def test_frozen_weights_stay_bit_by_bit_and_others_do_not(network_file, pixels):
     network, backbone, stages = make_network(network_file, "last:3")
     before = {v.path: np.array(v.numpy()) for v in backbone.parts.trunk.weights}
-    learn(network, stages, [pixels])
+    train(network, stages, [pixels])
     after = {v.path: np.array(v.numpy()) for v in backbone.parts.trunk.weights}
     changed = {path for path, array in before.items() if not np.array_equal(array, after[path])}
     assert changed == {"top/kernel", "top/bias", "top_bn/gamma", "top_bn/beta"}
@@ -130,7 +130,7 @@ def test_frozen_weights_stay_bit_by_bit_and_others_do_not(network_file, pixels):
 
 def test_a_frozen_weight_that_changed_is_an_error(network_file, pixels):
     network, backbone, stages = make_network(network_file, "last:3")
-    learn(network, stages, [pixels], 1)
+    train(network, stages, [pixels], 1)
     stem = backbone.parts.layers["stem"]
     kernel, bias = stem.get_weights()
     kernel[0, 0, 0, 0] = np.nextafter(kernel[0, 0, 0, 0], np.float32(1))
@@ -142,7 +142,7 @@ def test_a_frozen_weight_that_changed_is_an_error(network_file, pixels):
 def test_statistics_of_batch_normalisation_move_only_if_asked(network_file, pixels):
     def read_means(batch_norm):
         network, backbone, stages = make_network(network_file, "last:3", batch_norm=batch_norm)
-        learn(network, stages, [pixels])
+        train(network, stages, [pixels])
         network.check_freezing()
         return {name: backbone.parts.layers[name].get_weights()[2] for name in ("stem_bn", "top_bn")}
 
@@ -156,12 +156,12 @@ def test_statistics_of_batch_normalisation_move_only_if_asked(network_file, pixe
 @pytest.mark.parametrize("parts", [2, 5, 12])
 def test_gradients_of_parts_add_up_to_those_of_the_batch(network_file, pixels, parts):
     whole, _, stages = make_network(network_file, "last:3", optimizer="sgd")
-    losses = learn(whole, stages, [pixels])
+    losses = train(whole, stages, [pixels])
     divided, _, stages = make_network(network_file, "last:3", optimizer="sgd")
-    np.testing.assert_allclose(learn(divided, stages, [pixels], parts=parts), losses, rtol=1e-4)
+    np.testing.assert_allclose(train(divided, stages, [pixels], parts=parts), losses, rtol=1e-4)
 
 
-def test_what_does_not_fit_into_the_memory_is_told_and_learns_nothing(network_file, pixels):
+def test_running_out_of_memory_is_reported_and_changes_no_weights(network_file, pixels):
     from featx.frameworks import tf
 
     network, _, stages = make_network(network_file, "last:3")
@@ -177,26 +177,26 @@ def test_what_does_not_fit_into_the_memory_is_told_and_learns_nothing(network_fi
     assert all(np.array_equal(array, before[name]) for name, array in network.dump().items())
 
 
-def test_state_goes_on_where_it_was(network_file, pixels):
+def test_a_restored_state_continues_where_it_was(network_file, pixels):
     one, _, stages = (
         make_network(network_file, "last:3", batch_norm="train", hidden="8", dropout=0.3)
         if False
         else make_network(network_file, "from:left", hidden="8", dropout=0.3, batch_norm="train")
     )
-    learn(one, stages, [pixels], 2)
+    train(one, stages, [pixels], 2)
     state = one.dump() | one.dump_optimizers()
-    expected = [one.learn([pixels], TARGETS, WEIGHTS)[0] for _ in range(2)]
+    expected = [one.train_batch([pixels], TARGETS, WEIGHTS)[0] for _ in range(2)]
     other, _, stages = make_network(network_file, "from:left", hidden="8", dropout=0.3, batch_norm="train")
     other.start(stages[0])
     other.restore(state)
     other.restore_optimizers(state)
-    assert [other.learn([pixels], TARGETS, WEIGHTS)[0] for _ in range(2)] == expected
+    assert [other.train_batch([pixels], TARGETS, WEIGHTS)[0] for _ in range(2)] == expected
     assert all(np.array_equal(array, one.dump()[name]) for name, array in other.dump().items())
 
 
-def test_what_is_saved_gives_the_features_of_what_was_trained(network_file, pixels, tmp_path):
+def test_the_saved_network_has_the_features_of_the_trained_one(network_file, pixels, tmp_path):
     network, _, stages = make_network(network_file, "last:3")
-    learn(network, stages, [pixels])
+    train(network, stages, [pixels])
     network.save(tmp_path / "backbone.keras")
     (found,) = load_backbone(f"file:{tmp_path / 'backbone.keras'}", pooling="avg").embed(pixels)
     np.testing.assert_allclose(found, network.embed([pixels]), rtol=1e-5, atol=1e-6)

@@ -54,13 +54,13 @@ def open_network(make, folder, plan, stages=None):
     return network, backbone, stages
 
 
-def learn_by_hand(folder, learning, head_weights, steps):
+def train_by_hand(folder, trainable, head_weights, steps):
     """A loop as a tutorial would write it; returns the losses without penalties, and the network."""
     from featx.frameworks import keras, ops, tf
 
     plain = keras.saving.load_model(folder / "own.keras")
     for layer in plain.layers:
-        layer.trainable = layer.name in learning
+        layer.trainable = layer.name in trainable
     dense = keras.layers.Dense(3)
     image = keras.Input((SIZE, SIZE, 3))
     model = keras.Model(image, dense(ops.mean(plain(image), axis=(1, 2))))
@@ -81,7 +81,7 @@ def learn_by_hand(folder, learning, head_weights, steps):
 @pytest.mark.parametrize("parts", [1, 3])
 def test_each_step_is_that_of_a_loop_by_hand(make, plan, parts, tmp_path):
     network, backbone, stages = open_network(make, tmp_path, plan)
-    expected, plain = learn_by_hand(tmp_path, stages[0].layers, network.get_head_weights(), 3)
+    expected, plain = train_by_hand(tmp_path, stages[0].layers, network.get_head_weights(), 3)
     found = [network.train_batch([IMAGES], TARGETS, WEIGHTS, parts)[0] for _ in range(3)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     for layer in plain.layers:
@@ -122,7 +122,7 @@ def test_half_precision_is_refused_with_what_works(tmp_path):
     assert keras.config.dtype_policy().name == "float32"
 
 
-def test_layers_beside_the_cut_do_not_count(tmp_path):
+def test_layers_off_the_path_to_the_cut_do_not_count(tmp_path):
     from featx.finetuning.network import TrainableNetwork
     from featx.frameworks import keras
 

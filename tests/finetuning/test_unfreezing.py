@@ -61,7 +61,7 @@ def test_gradual_goes_down_block_by_block_at_half_the_rate():
 @pytest.mark.parametrize(
     "plan", ["", "last", "last:", "last:0", "last:-1", "last:x", "blocks:0", "half", "all:1", "gradual:0", "from"]
 )
-def test_what_is_no_plan_is_refused_with_what_would_be(plan):
+def test_an_invalid_plan_is_refused_with_valid_ones(plan):
     with pytest.raises((UsageError, UnknownNameError), match=r"last:N|write a number|no layer called"):
         plan_stages(plan, LAYERS, "net")
 
@@ -71,19 +71,19 @@ def test_an_unknown_layer_names_the_closest():
         plan_stages("from:conv2", LAYERS, "net")
 
 
-def test_layers_without_parameters_alone_learn_nothing():
+def test_layers_without_parameters_alone_are_refused():
     with pytest.raises(UsageError, match="unfreezes no layer of net that has parameters"):
         plan_stages("last:1", LAYERS, "net")
 
 
-def test_statistics_are_no_block_and_learn_nothing():
+def test_statistics_are_not_a_block_and_are_not_trainable():
     statistics = LayerInfo(0, "normalization", "Normalization", (32, 32, 3), 7, 0, 0)
     assert list_blocks([statistics, *LAYERS[1:]]) == list_blocks(LAYERS)
     with pytest.raises(UsageError, match="unfreezes no layer of net that has parameters"):
         plan_stages("last:1", [*LAYERS, statistics], "net")
 
 
-def test_one_block_is_nothing_to_go_down_by():
+def test_gradual_unfreezing_needs_two_blocks():
     tokens = [make_layer(number, f"encoder_{number}", (50, 8), 10) for number in range(4)]
     for plan in ("gradual", "gradual:2"):
         with pytest.raises(UsageError, match=r"net has only one block.*choose last:N or from:LAYER"):

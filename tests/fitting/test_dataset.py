@@ -57,7 +57,7 @@ def label(tmp_path, labels):
     return embed(tmp_path / "table.csv", tmp_path / "f")
 
 
-def test_targets_that_are_no_classes_are_refused(tmp_path):
+def test_targets_that_are_not_classes_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"40 different numbers .* regression is not supported"):
         load_dataset(label(tmp_path / "numbers", [f"{number / 7:.4f}" for number in range(40)]))
     with pytest.raises(DataError, match=r"such as 'cat\|bird': multi-label targets are not supported"):

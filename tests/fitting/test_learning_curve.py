@@ -36,24 +36,24 @@ def test_more_items_are_better_and_the_forecast_says_so(curve):
 
 
 def test_the_test_is_not_touched(store, monkeypatch):
-    openings, seen = [], []
+    opened, seen = [], []
     take, answer = HeldOut.open_targets, learning_curve._answer
 
     def spy(head, spec, data, part, test):
         seen.append((part, np.flatnonzero(test[0])))
         return answer(head, spec, data, part, test)
 
-    monkeypatch.setattr(HeldOut, "open_targets", lambda held: (openings.append(1), take(held))[1])
+    monkeypatch.setattr(HeldOut, "open_targets", lambda held: (opened.append(1), take(held))[1])
     monkeypatch.setattr(learning_curve, "_answer", spy)
     run = featx.fit(store, "ridge", options=FitOptions(folder=None, curve=True))
     dataset = load_dataset(store)
     tested = set(np.flatnonzero(split_dataset(dataset, test_size=0.2, seed=0).test.members))
-    assert openings == [1]
+    assert opened == [1]
     assert run.curve.sizes[-1] > 200
     assert len(seen) == 25
-    for learnt, held in seen:
-        assert not tested & {*learnt, *held}
-        assert not set(learnt) & set(held)
+    for trained, held in seen:
+        assert not tested & {*trained, *held}
+        assert not set(trained) & set(held)
     for smaller, larger in itertools.pairwise(seen):
         assert len(smaller[0]) > len(larger[0]) or set(smaller[0]) <= set(larger[0])
 

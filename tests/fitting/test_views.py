@@ -184,7 +184,7 @@ def test_a_bundle_records_the_views(viewed, tmp_path):
 
 def test_stores_are_compared_by_their_means(viewed, store, tmp_path):
     comparison = featx.compare([viewed, store], "centroid", options=featx.CompareOptions(folder=tmp_path, jobs=1))
-    by_store = {standing.store: standing for standing in comparison.rows}
+    by_store = {row.store: row for row in comparison.rows}
     assert by_store["viewed"].test.accuracy == fit(viewed, "centroid").test.accuracy
     assert by_store["colour"].test.accuracy == fit(store, "centroid").test.accuracy
     assert any("mean over its 4 views" in note for note in comparison.notes)

@@ -17,7 +17,7 @@ def scale(X, scaling):
     return X if scaling == "none" else make_scaler(scaling).fit_transform(X)
 
 
-@settings(deadline=None)  # a busy machine is no failure
+@settings(deadline=None)  # a busy machine is not a failure
 @given(FEATURES, st.sampled_from(SCALINGS))
 def test_spread_is_the_mean_squared_distance_to_the_mean(X, scaling):
     scaled = scale(X, scaling).astype(np.float64)

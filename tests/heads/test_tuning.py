@@ -19,7 +19,7 @@ from featx.heads.tuning import plan_candidates
 from featx.specs import HeadSpec
 
 
-def test_it_chooses_what_a_grid_search_would(digits):
+def test_it_chooses_like_a_grid_search(digits):
     X, y, folds = digits
     values = find_head("svm").grid["C"]
     tuned = tune(find_head("svm"), X, y, folds, spec=HeadSpec("svm", scaling="standard"))
@@ -44,7 +44,7 @@ def test_held_out_predictions_are_those_of_the_winner(digits):
     assert fixed.best.log_loss == pytest.approx(-np.log(expected[np.arange(len(y)), y]).mean(), rel=1e-4)
 
 
-def test_what_the_spec_fixes_is_not_searched(digits):
+def test_fixed_parameters_are_not_searched(digits):
     tuned = tune(find_head("ridge"), *digits, spec=HeadSpec("ridge", {"alpha": "3", "class_weight": "balanced"}, "l2"))
     assert tuned.params == {"alpha": 3.0, "class_weight": "balanced"}
     assert tuned.scaling == "l2"

@@ -125,7 +125,7 @@ def test_names_of_all_kinds_come_back(maker):
     assert store.quarantine == [("\udcff", "", "\u00bfqu\u00e9?")]
 
 
-def test_there_is_no_such_store(tmp_path):
+def test_a_missing_store_is_refused(tmp_path):
     with pytest.raises(StoreError, match=r"there is no store .*a.h5; `featx embed SOURCE` makes one"):
         FeatureStore(tmp_path / "a.h5")
 

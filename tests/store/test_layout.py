@@ -224,7 +224,7 @@ def read_resident_bytes():
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Rss:"))
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells what is in memory")
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux reports which pages are in memory")
 def test_forgotten_pages_leave_the_memory_and_can_be_read_again(tmp_path):
     features = np.arange(1 << 24, dtype=np.float32).reshape(-1, 64)  # 64 MiB
     with h5py.File(tmp_path / "a.h5", "w") as file:

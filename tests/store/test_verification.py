@@ -105,7 +105,7 @@ def test_a_store_that_is_being_written_is_not_repaired(store):
         drop_damage(store.path)
 
 
-def test_there_is_no_such_store(tmp_path):
+def test_a_missing_store_is_refused(tmp_path):
     for function in (verify_store, drop_damage):
         with pytest.raises(StoreError, match=r"there is no store .*a.h5"):
             function(tmp_path / "gone" / "a.h5")

@@ -1,4 +1,4 @@
-"""What tests let other processes do; these find it by the name of this module."""
+"""Functions that tests run in other processes, which import them by the name of this module."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from featx.files import Result
 
 
 def _sign(folder, name):
-    """Leave word that a chore was begun, and by which process."""
+    """Record that a task has started, and in which process."""
     with (Path(folder) / name).open("a") as file:
         file.write(f"{os.getpid()}\n")
 
@@ -23,7 +23,7 @@ def add(argument):
 
 
 def rest(argument):
-    """Take a second."""
+    """Sleep for a second."""
     folder, number = argument
     _sign(folder, f"rest-{number}")
     time.sleep(1)
@@ -31,7 +31,7 @@ def rest(argument):
 
 
 def hang_once(argument):
-    """Wait to be killed, the first time."""
+    """Hang on the first call, until killed."""
     folder, number = argument
     is_first = not (Path(folder) / f"hang-{number}").exists()
     _sign(folder, f"hang-{number}")
@@ -58,13 +58,13 @@ def die_once(argument):
     return Result({"survived": number})
 
 
-def tell_threads(argument):
+def report_threads(argument):
     return Result({name: os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")})
 
 
-def learn_or_die(head_task):
-    """Kill the process that lets FEATX_TEST_VICTIM learn, as often as FEATX_TEST_DEATHS says."""
-    from featx.comparing.jobs import fit_and_predict  # the other chores have no use for scikit-learn
+def fit_or_die(head_task):
+    """Fit a head, but kill the process that fits FEATX_TEST_VICTIM, up to FEATX_TEST_DEATHS times."""
+    from featx.comparing.jobs import fit_and_predict  # the other tasks do not need scikit-learn
 
     folder = Path(os.environ["FEATX_TEST_FOLDER"])
     _sign(folder, f"{head_task.head.name}-{len(head_task.trained_on)}")

@@ -1,4 +1,4 @@
-"""Bundles as fine-tuning writes them, and damaged ones, made from those of `fit`."""
+"""Make bundles as fine-tuning writes them, and damaged ones, from bundles of `fit`."""
 
 import csv
 import hashlib
@@ -46,16 +46,16 @@ def write_rows(bundle, name, rows):
 
 
 def mark_finetuned(bundle, prefix="", **changes):
-    """Make a bundle of `fit` one of a fine-tuned backbone.
+    """Make a bundle of `fit` look like one of a fine-tuned backbone.
 
-    What chose its epoch are the training items whose ids begin with `prefix`, or every tenth.
+    Its validation items are the training items whose ids begin with `prefix`, or every tenth.
     """
     metrics = json.loads((bundle / "metrics.json").read_text(encoding="utf-8"))
     metrics["finetuned"] = FINETUNED | changes
     rewrite(bundle, "metrics.json", json.dumps(metrics))
     rows = read_rows(bundle, "items.csv")
-    learnt = [row for row in rows if row["role"] == "trained"]
-    for row in [row for row in learnt if row["id"].startswith(prefix)] if prefix else learnt[::10]:
+    trained = [row for row in rows if row["role"] == "trained"]
+    for row in [row for row in trained if row["id"].startswith(prefix)] if prefix else trained[::10]:
         row["role"] = "validated"
     write_rows(bundle, "items.csv", rows)
     return bundle

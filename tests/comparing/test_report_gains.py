@@ -78,8 +78,8 @@ def make_tuned(only_tuned, only_frozen, groups=None, p_value=None, store="photos
     ],
 )
 def test_each_outcome(tuned, expected):
-    (said,) = describe_gains([make_frozen(), tuned], "test")
-    assert said.startswith(expected)
+    (sentence,) = describe_gains([make_frozen(), tuned], "test")
+    assert sentence.startswith(expected)
 
 
 @pytest.mark.parametrize(
@@ -93,28 +93,28 @@ def test_each_outcome(tuned, expected):
 )
 def test_the_times_of_both_are_of_everything(seconds, frozen, expected):
     head = make_frozen(seconds=frozen[0], embedding=frozen[1])
-    (said,) = describe_gains([head, make_tuned(12, 0, fit_seconds=seconds)], "test")
-    assert said == f"fine-tuning (last:23) gains 8.0 points (4.6 to 13.5) over logreg, {expected}"
+    (sentence,) = describe_gains([head, make_tuned(12, 0, fit_seconds=seconds)], "test")
+    assert sentence == f"fine-tuning (last:23) gains 8.0 points (4.6 to 13.5) over logreg, {expected}"
 
 
-def test_a_run_that_does_not_tell_what_embedding_took():
-    (said,) = describe_gains([make_frozen(embedding=4.0), make_tuned(12, 0, embed_seconds=None)], "test")
-    assert said.endswith("against 3.0 s of fitting (the run does not record the time of embedding)")
+def test_a_run_that_does_not_record_the_time_of_embedding():
+    (sentence,) = describe_gains([make_frozen(embedding=4.0), make_tuned(12, 0, embed_seconds=None)], "test")
+    assert sentence.endswith("against 3.0 s of fitting (the run does not record the time of embedding)")
 
 
-def test_what_is_named():
+def test_names_in_a_gain():
     """The first frozen head of the order, stores where there are several, and another backbone."""
     heads = [make_frozen(title="svm"), make_frozen("scans", "knn")]
-    said = describe_gains([make_tuned(12, 0, store="big?alpha=2"), make_tuned(0, 12), *heads], "val")
-    assert said[0].startswith(
+    sentences = describe_gains([make_tuned(12, 0, store="big?alpha=2"), make_tuned(0, 12), *heads], "val")
+    assert sentences[0].startswith(
         "fine-tuning (last:23 of big?alpha=2) gains 8.0 points (4.6 to 13.5) over svm on photos, "
     )
-    assert said[1].startswith("fine-tuning (last:23) scores 8.0 points (4.6 to 13.5) less than svm on photos, ")
+    assert sentences[1].startswith("fine-tuning (last:23) scores 8.0 points (4.6 to 13.5) less than svm on photos, ")
     assert "150 val images" in describe_gains([make_tuned(1, 1), *heads], "val")[0]
     unknown = describe_gains([make_tuned(12, 0), make_frozen(seconds=None)], "test")
     assert unknown[0].endswith("over logreg, time not recorded")
 
 
-def test_nothing_is_said_without_both():
+def test_no_gain_without_both_kinds():
     assert describe_gains([make_frozen()], "test") == ()
     assert describe_gains([make_tuned(1, 0)], "test") == ()

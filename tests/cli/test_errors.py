@@ -75,7 +75,7 @@ def test_wrong_heads_and_labels(featx_command, photos, tmp_path):
     expect(featx_command("fit", "--clf", "logrge"), 1, "did you mean logreg")
     expect(featx_command("fit", "--param", "D=1"), 1, "C")
     expect(featx_command("fit", "--test-size", "3"), 2, "above 0 and below 1")
-    expect(featx_command("fit", "--cv", "1"), 2, "2 or more")
+    expect(featx_command("fit", "--cv", "1"), 2, "at least 2")
     expect(featx_command("fit", "--cv", "50"), 1, "fold")
     featx_command("embed", "photos/0", "--backbone", "colour", "--name", "flat")
     expect(featx_command("fit", "features/flat.h5"), 1, "no labels")

@@ -285,7 +285,7 @@ def test_usage_errors(store):
     with pytest.raises(UsageError, match="no store is named"):
         featx.compare([], "ridge")
     for options, pattern in (
-        ({"folds": 1}, "2 or more"),
+        ({"folds": 1}, "it must be at least 2"),
         ({"jobs": 0}, "at least 1"),
         ({"test_size": 1.5}, "fraction"),
     ):

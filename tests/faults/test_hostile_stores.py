@@ -164,7 +164,7 @@ HOSTILE = [
     (name_a_spec_of_variable_width, "the attribute spec has the wrong type"),
     (lengthen_one_column, "the columns of /items differ in length"),
     (multiply_the_golden_pictures, "/golden declares 9,9"),
-    (name_no_rows, "checksums of blocks of 0 rows"),
+    (name_no_rows, "the number of checksums, one per 0 rows, does not match"),
 ]
 
 

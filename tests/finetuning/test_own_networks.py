@@ -144,5 +144,5 @@ def test_layers_off_the_path_to_the_cut_do_not_count(tmp_path):
     )
     counts = network.count_parameters()
     assert (counts["trainable_parameters"], counts["frozen_parameters"]) == (4 * 4 * 9 + 4, 3 * 4 * 9 + 4)
-    with pytest.raises(UsageError, match="none of the layers that should learn"):
+    with pytest.raises(UsageError, match="none of the unfrozen layers is used by the network"):
         TrainableNetwork(backbone, [Stage("all", frozenset({"right", "image"}))], spec)

@@ -161,7 +161,7 @@ def test_a_bundle_of_a_keras_head_has_its_curves_and_a_model_for_keras(small_sto
     expected = head.predict_proba(small_store.features)
     np.testing.assert_allclose(model.predict(np.asarray(small_store.features), verbose=0), expected, atol=1e-5)
     (run.bundle / "head.keras").write_bytes(b"another network")
-    with pytest.raises(BundleError, match=r"head\.keras is not the file that the bundle was made with"):
+    with pytest.raises(BundleError, match=r"head\.keras differs from the file that the bundle was made with"):
         featx.Predictor.load(run.bundle)
 
 

@@ -16,8 +16,9 @@ from featx.evaluation.plots import plot_history, write_history
 from featx.files import DAMAGES, Result, read_result, say_failures, write_result
 from featx.finetuning.feeds import Feed, choose_views
 from featx.finetuning.unfreezing import Stage
+from featx.heads.architectures import score_logits
 from featx.heads.early_stopping import EarlyStopping, check_loss
-from featx.heads.networks import NetworkClassifier, score_logits
+from featx.heads.networks import NetworkClassifier
 from featx.options import FineTuneOptions
 from featx.specs import FineTuneSpec
 

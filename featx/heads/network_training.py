@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from sklearn.preprocessing import StandardScaler
 
 from featx.frameworks import keras, tf
+from featx.heads.architectures import EPSILON, Architecture, TrainingPlan, Weights, compute_logits, score_logits
 from featx.heads.early_stopping import EarlyStopping, check_loss
-from featx.heads.networks import EPSILON, Architecture, TrainingPlan, Weights, compute_logits, score_logits
 from featx.heads.rows import BLOCK_BYTES
 
 #: The training curve is measured on at least this many training items, if there are so many.

@@ -3,10 +3,9 @@
 import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -18,200 +17,20 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featx.errors import UsageError
-from featx.evaluation.metrics import make_roc_auc
+from featx.heads.architectures import (
+    Architecture,
+    TrainingPlan,
+    check_weights,
+    compute_logits,
+    read_hidden,
+    take_probabilities,
+)
 from featx.heads.rows import FeatureRows
 from featx.heads.scaling import make_scaler
 from featx.specs import OPTIMIZERS
 
-#: Added to a variance before its root is taken; Keras's own default.
-EPSILON = 1e-3
 
-#: A larger hidden layer is a typing error: with 2,048 features it would take half a gigabyte.
-MOST_UNITS = 65_536
-_MOST_DIGITS = 6
-
-_NORMALIZATION = 4  # gamma, beta, moving mean, moving variance
-
-Weights = Sequence[NDArray[np.float32]]
-
-
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """The shape of a network.
-
-    Attributes:
-        widths: Numbers of features, of units in each hidden layer, and of outputs:
-            one per class, or a single one for two classes.
-        batch_norm: Whether each dense layer's input is normalised (Ioffe & Szegedy 2015).
-        dropout: Share of each dense layer's input that is left out at random in
-            training (Srivastava et al. 2014).
-    """
-
-    widths: tuple[int, ...]
-    batch_norm: bool
-    dropout: float
-
-    @classmethod
-    def plan(cls, dim: int, hidden: str, n_classes: int, *, batch_norm: bool, dropout: float) -> "Architecture":
-        """Plan a network for features of a width and a number of classes.
-
-        Raises:
-            UsageError: If `hidden` is not a list of layer sizes.
-        """
-        n_outputs = 1 if n_classes == 2 else n_classes  # noqa: PLR2004 - one number separates two classes
-        return cls((dim, *read_hidden(hidden), n_outputs), batch_norm, dropout)
-
-
-class Block(NamedTuple):
-    """A dense layer and the normalisation of its input.
-
-    Attributes:
-        normalization: Gamma, beta, mean and variance, each float32 (n_inputs,); or empty.
-        kernel: float32 (n_inputs, n_units).
-        bias: float32 (n_units,).
-    """
-
-    normalization: Weights
-    kernel: NDArray[np.float32]
-    bias: NDArray[np.float32]
-
-
-def read_hidden(text: str) -> tuple[int, ...]:
-    """Read sizes of hidden layers: `512-256` is (512, 256), and an empty text ().
-
-    Raises:
-        UsageError: If the text is something else, or a layer is too large.
-    """
-    sizes = text.split("-") if text else []
-    if not all(
-        size.isascii() and size.isdigit() and len(size) <= _MOST_DIGITS and 0 < int(size) <= MOST_UNITS
-        for size in sizes
-    ):
-        msg = (
-            f"hidden layers cannot have the sizes {text[:40]!r}; write 1 to {MOST_UNITS:,} units for each, such as "
-            "256 or 512-256"
-        )
-        raise UsageError(msg)
-    return tuple(map(int, sizes))
-
-
-def split_blocks(weights: Weights, dim: int, n_outputs: int) -> Iterator[Block]:
-    """Split a list of weights into blocks, and check that these fit together.
-
-    Args:
-        weights: As Keras's `get_weights` orders them.
-        dim: Number of features.
-        n_outputs: Units of the last layer.
-
-    Raises:
-        ValueError: If they are not the weights of a network from `dim` features to `n_outputs` outputs.
-    """
-    width, at = dim, 0
-    while at < len(weights):
-        first = at + (_NORMALIZATION if weights[at].ndim == 1 else 0)
-        block = Block(weights[at:first], *weights[first : first + 2])
-        at = first + 2
-        units = n_outputs if at >= len(weights) else block.bias.size
-        shapes = [part.shape for part in (*block.normalization, block.kernel, block.bias)]
-        if shapes != [*[(width,)] * len(block.normalization), (width, units), (units,)]:
-            msg = f"weights of the shapes {shapes} do not connect {width} inputs to {units} units"
-            raise ValueError(msg)
-        yield block
-        width = units
-
-
-def check_weights(weights: Any, widths: tuple[int, ...]) -> None:  # noqa: ANN401 - what a file holds
-    """Check weights that come from a file.
-
-    Raises:
-        TypeError: If they are not a list of float32 arrays.
-        ValueError: If they do not fit a network of these widths, or are not finite.
-    """
-    if not isinstance(weights, list) or not all(
-        isinstance(part, np.ndarray) and part.dtype == np.float32 for part in weights
-    ):
-        msg = "a network without its list of weights"
-        raise TypeError(msg)
-    blocks = list(split_blocks(weights, widths[0], widths[-1]))
-    finite = all(np.isfinite(part).all() for part in weights)
-    if tuple(block.bias.size for block in blocks) != widths[1:] or not finite:
-        msg = "a network whose weights do not fit its layers, or are not finite"
-        raise ValueError(msg)
-    if any(block.normalization and block.normalization[3].min() < 0 for block in blocks):
-        msg = "a network with a variance below 0"
-        raise ValueError(msg)
-
-
-def compute_logits(weights: Weights, features: NDArray[np.float32], n_outputs: int) -> NDArray[np.float32]:
-    """Compute the network's logits outside of training: float32 (n_items, n_outputs).
-
-    Args:
-        weights: As Keras's `get_weights` orders them.
-        features: float32 (n_items, dim), scaled.
-        n_outputs: Units of the last layer.
-
-    Raises:
-        ValueError: If the weights do not fit.
-    """
-    values = features
-    for number, (normalization, kernel, bias) in enumerate(split_blocks(weights, features.shape[1], n_outputs)):
-        if number:
-            values = np.maximum(values, 0)
-        if normalization:
-            gamma, beta, mean, variance = normalization
-            values = (values - mean) * (gamma / np.sqrt(variance + np.float32(EPSILON))) + beta
-        values = values @ kernel + bias
-    return values
-
-
-def score_logits(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> dict[str, float]:
-    """Return `accuracy` and `auc` (ROC-AUC) of logits float32 `(n, n_outputs)` for targets int32 `(n,)`."""
-    probabilities = take_probabilities(logits)
-    area = make_roc_auc(probabilities.astype(np.float64), targets.astype(np.int64))(np.ones((len(targets), 1)))
-    return {"accuracy": float(np.mean(probabilities.argmax(axis=1) == targets)), "auc": float(area[0, 0])}
-
-
-def take_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Turn logits into probabilities, float32 (n_items, n_classes): softmax, or the sigmoid of a single column."""
-    from scipy import special
-
-    if logits.shape[1] == 1:
-        return np.concatenate([special.expit(-logits), special.expit(logits)], axis=1)
-    probabilities: NDArray[np.float32] = special.softmax(logits, axis=1)
-    return probabilities
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingPlan:
-    """The data that a network is trained on, and the settings of the training.
-
-    Attributes:
-        read: Returns the scaled features float32 (n, dim) of items, given their numbers, int (n,).
-        targets: int32 (n_items,), the position of each item's class.
-        weights: float32 (n_items,), the weight of each item in the loss.
-        train, held: int, the items that are trained on, and the held-out items by which training stops.
-        optimizer: One of `featx.specs.OPTIMIZERS`.
-        learning_rate, epochs, batch_size, label_smoothing, patience: As in `NetworkClassifier`.
-        random: Generator of the order of items.
-        keep: Called when the loss has fallen.
-    """
-
-    read: Callable[[NDArray[np.intp]], NDArray[np.float32]]
-    targets: NDArray[np.int32]
-    weights: NDArray[np.float32]
-    train: NDArray[np.intp]
-    held: NDArray[np.intp]
-    optimizer: str
-    learning_rate: float
-    epochs: int
-    batch_size: int
-    label_smoothing: float
-    patience: int
-    random: np.random.Generator
-    keep: Callable[[], None] | None
-
-
-def check_settings(classifier: Any) -> None:  # noqa: ANN401 - a NetworkClassifier, which imports this module
+def check_settings(classifier: Any) -> None:  # noqa: ANN401 - a NetworkClassifier, which is defined below
     """Check the parameters that a network is to be trained with.
 
     Raises:

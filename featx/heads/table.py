@@ -14,10 +14,11 @@ from sklearn.svm import SVC, LinearSVC
 
 from featx.errors import UsageError
 from featx.heads import sweeps
+from featx.heads.architectures import MOST_UNITS, read_hidden
 from featx.heads.discriminant import ShrunkDiscriminant
 from featx.heads.logistic import ScaledLogisticRegression
 from featx.heads.neighbours import VOTES, CosineNeighbours
-from featx.heads.networks import MOST_UNITS, NetworkClassifier, read_hidden
+from featx.heads.networks import NetworkClassifier
 from featx.heads.ridge import ScaledRidge
 from featx.registry import HEADS, list_names, make_unknown_name_error, resolve
 from featx.specs import OPTIMIZERS, SCALINGS

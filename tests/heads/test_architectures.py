@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from featx.errors import UsageError
-from featx.heads.networks import Architecture, check_weights, compute_logits, read_hidden, take_probabilities
+from featx.heads.architectures import Architecture, check_weights, compute_logits, read_hidden, take_probabilities
 
 
 def make_weights(*widths, batch_norm=False, seed=0):

@@ -32,11 +32,11 @@ fast: $(INSTALLED) ## run what needs neither TensorFlow nor many processes: a mi
 faults: $(INSTALLED) ## kill processes, fill disks and cut power, by the hundred
 	$(BIN)/python -m pytest -m faults -rP tests/faults
 
-# Without TensorFlow, which holds h5py back: whatever reads or writes a store, and the commands. Heads, metrics and plots
+# Without TensorFlow, which holds h5py back: whatever reads or writes a store, and the commands. Items, heads and plots
 # see arrays only, and `make test` has all of them.
 newest: $(NEWEST) ## run the fast tests of stores with the newest h5py
 	$(NEWEST_BIN)/python -c 'import h5py; print("h5py", h5py.version.version, "on HDF5", h5py.version.hdf5_version)'
-	$(NEWEST_BIN)/python -m pytest -q $(PARALLEL) -m "$(FAST)" tests/store tests/faults tests/items tests/cli tests/test_*.py
+	$(NEWEST_BIN)/python -m pytest -q $(PARALLEL) -m "$(FAST)" tests/store tests/faults tests/cli tests/test_*.py
 
 check: $(INSTALLED) ## check format, lint, types, layers, sizes, and build the documentation site
 	$(BIN)/ruff format --check .

@@ -89,7 +89,7 @@ def test_ctrl_c_while_waiting_for_a_result_ends_the_threads():
         if task == 1:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             assert interrupted.wait(30)  # a busy machine may deliver the signal late
-            time.sleep(0.5)
+            time.sleep(3)  # for the main thread to drop the waiting tasks; 0.5 s was once too short
         return task
 
     previous = signal.signal(signal.SIGINT, interrupt)

@@ -275,6 +275,19 @@ def read_table(path: Path) -> Iterator[list[str]]:
             yield row
 
 
+def read_columns(path: Path, names: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Yield the cells of some columns of a CSV file, row by row; see `read_table`.
+
+    Raises:
+        KeyError: If a column is missing.
+    """
+    rows = read_table(path)
+    places = {name: at for at, name in enumerate(next(rows, []))}
+    at = [places[name] for name in names]
+    for row in rows:
+        yield tuple(row[place] for place in at)
+
+
 def _read_lines(file: TextIO, name: str) -> Iterator[str]:
     while line := file.readline(_MOST_LINE_CHARACTERS):
         if len(line) == _MOST_LINE_CHARACTERS:

@@ -19,7 +19,7 @@ from featx.comparing.report import describe_choice
 from featx.errors import BundleError, DataError
 from featx.evaluation import Evaluation
 from featx.evaluation.metrics import check_probabilities
-from featx.files import read_table
+from featx.files import read_columns, read_table
 from featx.fitting.dataset import Dataset, Partition
 from featx.heads.fitting import count_parameters
 from featx.options import CompareOptions
@@ -122,11 +122,8 @@ def _read_run(folder: Path, bundle: Bundle) -> FinishedRun:
 
 def _read_roles(path: Path) -> dict[str, frozenset[tuple[str, str]]]:
     check_own(path)
-    header, *rows = list(read_table(path)) or [[]]
-    at = [header.index(name) for name in ("role", "id", "sha256")]
     found: dict[str, set[tuple[str, str]]] = {role: set() for role in _ROLES}
-    for row in rows:
-        role, item, sha256 = (row[column] for column in at)
+    for role, item, sha256 in read_columns(path, ("role", "id", "sha256")):
         found[role].add((item, sha256))
     return {role: frozenset(items) for role, items in found.items()}
 
@@ -136,20 +133,23 @@ def _read_predictions(
 ) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.float64]]:
     """Read ids, labels and probabilities, one column per class in the bundle's order."""
     check_own(path)
-    header, *rows = list(read_table(path)) or [[]]
     wanted = ["id", "label", *(f"{_PREFIX}{to_text(name)}" for name in classes)]
+    header = next(read_table(path), [])
     named = [name for name in header if name in {"id", "label"} or name.startswith(_PREFIX)]
     if sorted(named) != sorted(wanted):
         msg = f"{path.name} has other columns than id, label and {_PREFIX}CLASS for each of {len(classes)} classes"
         raise ValueError(msg)
-    first, second, *rest = (header.index(name) for name in wanted)
-    ids, labels = tuple(row[first] for row in rows), tuple(row[second] for row in rows)
-    if len(set(ids)) < len(ids) or not rows:
+    ids, labels, values = list[str](), list[str](), list[NDArray[np.float64]]()
+    # Row by row: as text, all cells at once would each take the width of the longest.
+    for item, label, *cells in read_columns(path, wanted):
+        ids.append(item)
+        labels.append(label)
+        values.append(np.array(cells, np.float64))
+    if len(set(ids)) < len(ids) or not ids:
         msg = f"{path.name} is empty, or lists an item twice"
         raise ValueError(msg)
-    values = np.array([[row[column] for column in rest] for row in rows]).astype(np.float64)
-    probabilities, _ = check_probabilities(values, len(classes))
-    return ids, labels, probabilities
+    probabilities, _ = check_probabilities(np.array(values), len(classes))
+    return tuple(ids), tuple(labels), probabilities
 
 
 def _check_metrics(

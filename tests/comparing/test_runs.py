@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -308,6 +309,18 @@ def unlist_predictions(bundle):
     values = json.loads((bundle / "bundle.json").read_text())
     del values["files"]["predictions.csv"]
     (bundle / "bundle.json").write_text(json.dumps(values))
+
+
+def test_a_long_cell_takes_memory_once(bundle):
+    """As an array of text, every cell would take as much as the longest."""
+    first = read_rows(bundle, "predictions.csv")[0]
+    long = {"probability_0": first["probability_0"] + "0" * 100_000}
+    edit("predictions.csv", lambda row: row.update(long if row["id"] == first["id"] else {}))(bundle)
+    tracemalloc.start()
+    read_run(bundle)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 8e6
 
 
 @pytest.mark.parametrize(

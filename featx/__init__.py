@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from featx.backbones import Backbone, describe_layers, list_backbones, load_backbone
     from featx.bundle import Bundle
     from featx.comparing.comparison import compare
+    from featx.comparison_results import Comparison, ComparisonRow
     from featx.embedding import EmbedResult, embed, embed_layers
     from featx.errors import FeatxError
     from featx.evaluation import Evaluation
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from featx.prediction import Prediction, Predictor
     from featx.reporting import ProgressReporter, Reporter
     from featx.restoration import Repair, repair_store
-    from featx.results import Comparison, ComparisonRow, Run
+    from featx.results import Run
     from featx.specs import BackboneSpec, EmbedSpec, FineTuneSpec, HeadSpec, ImageSpec, ViewSpec
     from featx.splitting import SplitTable, split_source
     from featx.store import FeatureStore
@@ -56,7 +57,8 @@ _MODULES = {
     "featx.comparing.comparison": ("compare",),
     "featx.finetuning.finetuning": ("finetune",),
     "featx.fitting.fitting": ("fit",),
-    "featx.results": ("Comparison", "ComparisonRow", "Run"),
+    "featx.comparison_results": ("Comparison", "ComparisonRow"),
+    "featx.results": ("Run",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

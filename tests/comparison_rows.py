@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from featx.comparison_results import Comparison, ComparisonRow
 from featx.evaluation import evaluate
 from featx.evaluation.paired import compare_pair
-from featx.results import Comparison, ComparisonRow
 from featx.specs import HeadSpec
 
 TARGETS = np.arange(60) % 3

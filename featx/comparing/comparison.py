@@ -20,13 +20,14 @@ from featx.comparing.jobs import HeadTask, Task, digest_items, fit_and_predict, 
 from featx.comparing.plans import read_runs
 from featx.comparing.report import describe_choice, describe_gains, name_folder, write_comparison
 from featx.comparing.runs import make_entries
+from featx.comparison_results import Comparison, ComparisonRow
 from featx.errors import DataError, UsageError
 from featx.files import read_result
 from featx.fitting.dataset import MIN_CLASSES, Dataset, Partition, deal_folds, load_dataset, split_dataset
 from featx.heads import Head, describe_single_fold, find_head
 from featx.options import COMPARE_DEFAULTS, VIEWS, CompareOptions
 from featx.registry import list_heads
-from featx.results import Comparison, ComparisonRow, Run
+from featx.results import Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 from featx.store.verification import refuse_damage

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.comparison_results import FINE_TUNED, FROZEN, ComparisonRow
 from featx.errors import DataError
 from featx.evaluation.paired import SIGNIFICANCE, Paired, adjust_holm, compare_pair
 from featx.fitting.dataset import Dataset, Partition, evaluate_items, list_groups
-from featx.results import FINE_TUNED, FROZEN, ComparisonRow
 from featx.wording import to_text
 
 

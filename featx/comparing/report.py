@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from rich.cells import cell_len
 
+from featx.comparison_results import FINE_TUNED, FROZEN, Comparison, ComparisonRow
 from featx.evaluation.figure import NAME_CELLS
 from featx.evaluation.paired import SIGNIFICANCE, Paired
 from featx.files import say_failures, write_json
 from featx.heads import find_head
-from featx.results import FINE_TUNED, FROZEN, Comparison, ComparisonRow
 from featx.specs import HeadSpec
 from featx.wording import (
     UNDEFINED,

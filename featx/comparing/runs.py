@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from featx.bundle import ITEMS, Bundle, check_own, read_json
 from featx.comparing.final_test import Entry
 from featx.comparing.report import describe_choice
+from featx.comparison_results import FINE_TUNED, FROZEN, ComparisonRow
 from featx.errors import BundleError, DataError
 from featx.evaluation import Evaluation
 from featx.evaluation.metrics import check_probabilities
@@ -23,16 +24,7 @@ from featx.files import read_columns, read_table
 from featx.fitting.dataset import Dataset, Partition
 from featx.heads.fitting import count_parameters
 from featx.options import CompareOptions
-from featx.results import (
-    FINE_TUNED,
-    FROZEN,
-    LARGEST,
-    MOST_CHARACTERS,
-    PREDICTIONS,
-    ComparisonRow,
-    FineTuned,
-    read_seconds_or_none,
-)
+from featx.results import LARGEST, MOST_CHARACTERS, PREDICTIONS, FineTuned, read_seconds_or_none
 from featx.wording import to_printable, to_text
 
 _PREFIX = "probability_"

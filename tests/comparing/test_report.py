@@ -15,8 +15,8 @@ from featx.comparing.report import (
     tabulate,
     write_comparison,
 )
+from featx.comparison_results import FINE_TUNED
 from featx.errors import StoreError
-from featx.results import FINE_TUNED
 from featx.specs import HeadSpec
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from featx.comparing.report import describe_gains
+from featx.comparison_results import FINE_TUNED, ComparisonRow
 from featx.evaluation import evaluate
 from featx.evaluation.paired import compare_pair
-from featx.results import FINE_TUNED, ComparisonRow
 from featx.specs import HeadSpec
 
 N = 150

@@ -8,8 +8,8 @@ from comparison_rows import FAILED, make_comparison, make_row
 
 from featx.cli.output import format_table
 from featx.comparing.report import cut_middle, tabulate, tabulate_briefly
+from featx.comparison_results import FINE_TUNED
 from featx.registry import HEADS
-from featx.results import FINE_TUNED
 
 COSTS = {"peak_memory_bytes": 231_000_000, "trained_parameters": 66_050}
 

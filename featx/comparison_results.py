@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featx.evaluation import METRICS, Evaluation
-from featx.evaluation.paired import Paired
+from featx.evaluation.paired import SIGNIFICANCE, Paired
 from featx.specs import HeadSpec
 from featx.wording import (
     UNDEFINED,
     escape_html,
     escape_latex,
+    escape_markdown,
     format_html_table,
     format_interval,
     format_latex_table,
@@ -23,8 +24,11 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 
-#: What `ComparisonRow.kind` may be.
-FROZEN, FINE_TUNED = "frozen", "fine-tuned"
+#: What `ComparisonRow.kind` may be; the last is for fine-tuning that kept its start.
+FROZEN, FINE_TUNED, START = "frozen", "fine-tuned", "start"
+
+#: The heading of `ComparisonRow.verdict`, which is not the order of the test.
+AGAINST = "against the best by validation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,7 @@ class ComparisonRow:
         head: The head, with the chosen params and scaling; if it failed, as it was requested.
         chosen: The params and scaling that were chosen, in a few words.
         bytes_per_item: Size of one item's features in the store; None if no store has them.
-        verdict: `best` by validation; `tie` if the test shows no difference from the best; `worse` or
+        verdict: `best` by validation; `tie` if the test shows no difference from the best by validation; `worse` or
             `better` if it shows one; `failed`.
         validation_accuracy: Share of the validation items that were right; None if the head failed, or if a run
             had no items except those that it was trained on.
@@ -47,12 +51,14 @@ class ComparisonRow:
         fit_seconds: Time of tuning and fitting on all items except those of the test; for a finished run, of
             everything that it did.
         embed_seconds: Time of embedding all items, whenever that happened. It is in addition to `fit_seconds`, but
-            part of them for a fine-tuned run. None if it is not recorded.
+            part of them for a run of fine-tuning. None if it is not recorded.
         predict_seconds: Time of predicting all test items.
         threads: Threads that were allowed during fitting.
         peak_memory_bytes: Peak memory of the fitting process, imports included; None if it is not known.
-        trained_parameters: Number of trained parameters; None for heads without any, such as neighbours.
-        kind: `frozen` for a head on frozen features, or `fine-tuned`.
+        trained_parameters: Number of trained parameters, those of the head alone if a run kept its start; None for
+            heads without any, such as neighbours.
+        kind: `frozen` for a head on frozen features; `fine-tuned`; or `start` for a run of fine-tuning that kept its
+            start, the frozen network with its first head.
         name: Its name in tables; the head's name if empty.
         run: The folder of a finished run; None for a head that this comparison fitted.
         gain: For a fine-tuned run, the difference from the frozen head that validation ranks first.
@@ -173,6 +179,26 @@ class Comparison:
         """The rows without numbers."""
         return tuple(row for row in self.rows if row.verdict == "failed")
 
+    def name_row(self, row: ComparisonRow) -> str:
+        """Name a row: with its store if heads are on several, or a finished run is on another."""
+        stores = {row.store for row in self.rows if row.run is None}
+        plain = stores == {row.store} or (not stores and len(self.rows) == 1)
+        return row.title if plain else f"{row.title} on {row.store}"
+
+    def explain_ties(self) -> tuple[str, ...]:
+        """Explain why a difference whose interval excludes 0 is a tie; empty if the table has none."""
+        names = [self.name_row(row) for row in self.ties if row.paired and not row.paired.low <= 0 <= row.paired.high]
+        if not names:
+            return ()
+        reason = f"p is adjusted for all differences of the table (Holm), and is not below {SIGNIFICANCE}"
+        tie = "a tie, although the interval excludes 0. The interval is of this difference alone"
+        return (f"{', '.join(names)}: {tie}; {reason}",)
+
+    def list_footnotes(self) -> list[str]:
+        """List what a table in a report must explain: ties, finished runs, and heads that failed."""
+        runs = [f"{self.name_row(row)}: {note}" for row in self.rows if row.run for note in row.notes]
+        return [*self.explain_ties(), *runs, *(f"{self.name_row(row)} failed: {row.error}" for row in self.failed)]
+
     def to_dict(self) -> dict[str, Any]:
         """Return what `comparison.json` holds."""
         return {
@@ -194,28 +220,30 @@ class Comparison:
         return DataFrame([row.to_dict() for row in self.rows])
 
     def to_markdown(self) -> str:
-        """Return the table as Markdown, each metric with its 95 % interval."""
+        """Return the table as Markdown, each metric with its 95 % interval, and its footnotes as a list."""
         header, rows = self._tabulate()
-        return format_markdown_table(header, rows, n_text=self._count_texts())
+        notes = [f"- {escape_markdown(note)}\n" for note in self.list_footnotes()]
+        return "".join([format_markdown_table(header, rows, n_text=self._count_texts()), "\n" * bool(notes), *notes])
 
     def to_latex(self) -> str:
-        """Return the table as LaTeX with booktabs, each metric with its 95 % interval."""
+        """Return the table as LaTeX with booktabs, each metric with its 95 % interval, and its footnotes below."""
         header, rows = self._tabulate()
         n_text = self._count_texts()
         cells = [[*map(escape_latex, row[:n_text]), *map(_typeset_number, row[n_text:])] for row in rows]
         table = format_latex_table([escape_latex(name) for name in header], cells, n_text=n_text)
         caption = escape_latex(self._describe_items())
+        notes = [f"\\par\\smallskip{{\\footnotesize {escape_latex(note)}\\par}}\n" for note in self.list_footnotes()]
         return (
             "% \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
-            f"\\caption{{{caption}}}\n\\label{{tab:comparison}}\n{table}\\end{{table}}\n"
+            f"\\caption{{{caption}}}\n\\label{{tab:comparison}}\n{table}{''.join(notes)}\\end{{table}}\n"
         )
 
     def _repr_html_(self) -> str:
         """Show the table in a notebook."""
         header, rows = self._tabulate()
-        return (
-            f"<p>{escape_html(self._describe_items())}</p>{format_html_table(header, rows, n_text=self._count_texts())}"
-        )
+        table = format_html_table(header, rows, n_text=self._count_texts())
+        notes = [f"<p>{escape_html(note)}</p>" for note in self.list_footnotes()]
+        return "".join([f"<p>{escape_html(self._describe_items())}</p>", table, *notes])
 
     def _describe_items(self) -> str:
         return (
@@ -231,7 +259,7 @@ class Comparison:
         several = self._count_texts() > 1
         header = ["head", *(["store"] if several else []), "validation", "accuracy", "macro-F1", "log-loss"]
         cells = [[row.title, *([row.store] if several else []), *_format_numbers(row)] for row in self.rows]
-        return [*header, "difference from the best", "p", "verdict"], cells
+        return [*header, "difference from the best", "p", AGAINST], cells
 
 
 def _format_numbers(row: ComparisonRow) -> list[str]:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: The file of a bundle that holds `Run.predictions`.
 PREDICTIONS = "predictions.csv"
 
+#: What a fine-tuned run is whose start no epoch improved on.
+KEPT_START = "kept the start: the frozen network with its first head; nothing was trained"
+
 #: Untrusted counts and times stay below: Python's integers are unbounded, and not all of them fit a float.
 LARGEST = 2.0**63
 
@@ -130,8 +133,8 @@ class FineTuned:
     Attributes:
         backbone: The uri of the backbone that it started from.
         unfreeze: The layers that were trained, such as `last:23`.
-        trainable_parameters: Parameters of the backbone that were trained.
-        frozen_parameters: Parameters of the backbone that stayed as they were.
+        trainable_parameters: Parameters of the backbone that the plan trains, also if the start was kept.
+        frozen_parameters: Parameters of the backbone that the plan leaves as they are.
         head_parameters: Parameters of the head.
         epochs: Epochs of training.
         best_epoch: The epoch whose weights were kept; 0 for the start.
@@ -170,13 +173,19 @@ class FineTuned:
     spec: FineTuneSpec | None = None
 
     @property
+    def kept_start(self) -> bool:
+        """Whether no epoch improved on the start, so that the result is the frozen network with its first head."""
+        return self.best_epoch == 0
+
+    @property
     def trained_parameters(self) -> int:
-        """Number of trained parameters, those of the head included."""
-        return self.trainable_parameters + self.head_parameters
+        """Number of trained parameters of the result: those of the head alone if the start was kept."""
+        return self.head_parameters + (0 if self.kept_start else self.trainable_parameters)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `metrics.json` holds under `finetuned`."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}
+        values |= {"kept_start": self.kept_start, "trained_parameters": self.trained_parameters}
         return values | {"cut": list(self.cut), "spec": self.spec.to_dict() if self.spec else None}
 
     @classmethod
@@ -330,8 +339,11 @@ class Run:
 
     def _repr_html_(self) -> str:
         """Show the head and its metrics in a notebook."""
-        backbone = f"{self.finetuned.backbone}, {self.finetuned.unfreeze} and " if self.finetuned else ""
-        where = f"; bundle: {self.bundle}" if self.bundle else ""
+        tuned, where = self.finetuned, f"; bundle: {self.bundle}" if self.bundle else ""
+        backbone = f"{tuned.backbone}, {tuned.unfreeze} and " if tuned else ""
+        if tuned and tuned.kept_start:
+            where = f"; {tuned.unfreeze} {KEPT_START}{where}"
+            backbone = f"{tuned.backbone} and "
         first = (
             f"{backbone}{self.head.name}: trained on {self.n_train:,} items, evaluated on {self.test.n_items:,} "
             f"({self.test_name}){where}"

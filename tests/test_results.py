@@ -107,7 +107,9 @@ def test_the_store_is_a_column_only_if_there_are_several(comparison):
 
 
 def test_markdown_has_a_cell_for_each_column(comparison):
-    header, marks, *rows = comparison.to_markdown().splitlines()
+    table, notes = comparison.to_markdown().split("\n\n")
+    header, marks, *rows = table.splitlines()
+    assert notes.endswith("\n- svm on photos failed: no memory\n")
     assert len(rows) == 4
     assert header.startswith("| head | store | validation | accuracy |")
     assert marks.startswith("| :--- | :--- | ---: |")
@@ -170,9 +172,26 @@ def make_finetuned(**changes):
 def test_fine_tuning_is_written_as_it_was_read():
     values = json.loads(json.dumps(make_finetuned()))
     read = FineTuned.from_dict(values)
-    assert json.dumps(read.to_dict()) == json.dumps(values)
+    derived = {"kept_start": False, "trained_parameters": 40}
+    assert read.to_dict() == values | derived
+    assert FineTuned.from_dict(read.to_dict()) == read
     assert read.spec == FineTuneSpec(unfreeze="last:3")
     assert read.trained_parameters == 40
+
+
+def test_a_start_that_was_kept_trained_nothing_but_the_head():
+    read = FineTuned.from_dict(make_finetuned(best_epoch=0))
+    assert (read.kept_start, read.trained_parameters, read.trainable_parameters) == (True, 30, 10)
+    assert read.to_dict()["kept_start"] is True
+
+
+def test_a_notebook_shows_that_the_start_was_kept(runs):
+    values = vars_of(runs[0])
+    tuned = featx.Run(**values | {"finetuned": FineTuned.from_dict(make_finetuned())})
+    assert tuned._repr_html_().startswith("<p>mobilenet, last:3 and centroid: trained on ")
+    start = featx.Run(**values | {"finetuned": FineTuned.from_dict(make_finetuned(best_epoch=0))})
+    assert start._repr_html_().startswith("<p>mobilenet and centroid: trained on ")
+    assert "last:3 kept the start: the frozen network with its first head; nothing was trained" in start._repr_html_()
 
 
 def test_fine_tuning_of_an_older_version_lacks_what_it_did_not_record():

@@ -195,24 +195,28 @@ def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads nump
     """Describe a run as text: what was trained, the metrics, the classes, the confusion, and the time."""
     from featx.comparing.report import describe_choice
     from featx.evaluation import format_confusion, format_metrics, format_per_class
+    from featx.results import KEPT_START
 
     tuned = run.finetuned
     chosen = describe_choice(run.head, tuned.spec.head)
     head = f"{run.head.name} ({chosen})" if chosen else run.head.name
+    plan = "frozen" if tuned.kept_start else tuned.unfreeze
+    trained = tuned.trained_parameters - tuned.head_parameters
+    frozen = tuned.frozen_parameters + tuned.trainable_parameters - trained
     first = (
-        f"{tuned.backbone}, {tuned.unfreeze} and {head}: trained on {run.n_train:,} items, evaluated on "
+        f"{tuned.backbone}, {plan} and {head}: trained on {run.n_train:,} items, evaluated on "
         f"{run.test.n_items:,} ({run.test_name} split)"
     )
     took = format_table(
         ["", "parameters"],
         [
-            ("backbone, trained", f"{tuned.trainable_parameters:,}"),
-            ("backbone, frozen", f"{tuned.frozen_parameters:,}"),
+            ("backbone, trained", f"{trained:,}"),
+            ("backbone, frozen", f"{frozen:,}"),
             ("head", f"{tuned.head_parameters:,}"),
         ],
     )
-    kept = f"epoch {tuned.best_epoch} of {tuned.epochs}" if tuned.best_epoch else "the start"
-    last = f"kept {kept}, validation accuracy {run.validation.accuracy:.4f}, {_describe_time(tuned)} -> {run.bundle}"
+    kept = KEPT_START if tuned.kept_start else f"kept epoch {tuned.best_epoch} of {tuned.epochs}"
+    last = f"{kept}, validation accuracy {run.validation.accuracy:.4f}, {_describe_time(tuned)} -> {run.bundle}"
     parts = [first, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test), took, last]
     return "\n\n".join(parts)
 

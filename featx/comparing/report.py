@@ -4,14 +4,14 @@ import csv
 import datetime as dt
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from rich.cells import cell_len
 
-from featx.comparison_results import FINE_TUNED, FROZEN, Comparison, ComparisonRow
+from featx.comparison_results import AGAINST, FROZEN, START, Comparison, ComparisonRow
 from featx.evaluation.figure import NAME_CELLS
 from featx.evaluation.paired import SIGNIFICANCE, Paired
 from featx.files import say_failures, write_json
@@ -43,46 +43,68 @@ def describe_choice(head: HeadSpec, asked: HeadSpec | None = None) -> str:
 
 
 def describe_comparison(comparison: Comparison) -> list[str]:
-    """Describe what the table shows and what it does not, in one sentence each."""
-    best, ties = comparison.best, comparison.ties
-    of = name_rows(comparison)
-    items = f"{comparison.n_test:,} {comparison.test_name} images"
-    others = sum(row.test is not None for row in comparison.rows) - 1
+    """Describe what the table shows and what it does not, in one sentence each; the first says what to use."""
+    best, of = comparison.best, comparison.name_row
     trained = "" if best.run else f", trained on {comparison.n_train:,} images"
-    lines = [
-        f"{of(best)} is best by validation ({comparison.validation_name}){trained}; the test was not used to choose"
-    ]
-    if ties:
-        share = "" if others == 1 else f" ({len(ties)} of the {others} others)"
-        lines.append(f"these {items} show no difference between the best and {', '.join(map(of, ties))}{share}")
-    elif others:
-        which = "the other one differs" if others == 1 else f"all {others} others differ"
-        lines.append(f"these {items} show that {which} from the best")
+    choice = f"is best by validation ({comparison.validation_name}){trained}; the test was not used to choose"
+    lines = [*_list_equals(comparison), f"{of(best)} {choice}", *_list_different(comparison)]
     better = [of(row) for row in comparison.rows if row.verdict == "better"]
     if better:
+        which = "it, test both" if len(better) == 1 else "one of them, test it and the best by validation"
         lines.append(
-            f"{', '.join(better)} did better on the test than the best by validation; to prefer it, test both again on "
-            f"new images, since these have been used"
+            f"{_join_names(better, 'and')} did better on the test than the best by validation; to prefer {which} again "
+            "on new images, since these have been used"
         )
-    lines += comparison.verdict
+    lines += [*comparison.explain_ties(), *comparison.verdict]
     lines += [f"failed: {of(row)}: {row.error}" for row in comparison.failed]
     return lines
 
 
-def name_rows(comparison: Comparison) -> Callable[[ComparisonRow], str]:
-    """Return a function that names a row: with its store if heads are on several, or a finished run is on another."""
-    stores = {row.store for row in comparison.rows if row.run is None}
+def _list_equals(comparison: Comparison) -> list[str]:
+    """Say which rows are as good as the best by validation, if the test cannot tell them apart."""
+    ties = [row for row in comparison.ties if row.head.name != "dummy"]
+    if not ties:
+        return []
+    names = _join_names([comparison.name_row(row) for row in (comparison.best, *ties)], "or")
+    return [f"use {names}: {_count_images(comparison)} cannot tell them apart"]
 
-    def name(row: ComparisonRow) -> str:
-        plain = stores == {row.store} or (not stores and len(comparison.rows) == 1)
-        return row.title if plain else f"{row.title} on {row.store}"
 
-    return name
+def _list_different(comparison: Comparison) -> list[str]:
+    """Say which rows the test can tell from the best by validation."""
+    best, of, images, lines = comparison.best, comparison.name_row, _count_images(comparison), []
+    if best.head.name != "dummy" and any(row.head.name == "dummy" for row in comparison.ties):
+        beats = f"that {of(best)} beats dummy, which always predicts the most frequent class"
+        lines.append(f"these {images} do not show {beats}")
+    differing = [of(row) for row in comparison.rows if row.verdict in {"worse", "better"}]
+    if differing:
+        which = f"{_join_names(differing, 'and')} differ{'s' if len(differing) == 1 else ''}"
+        if not comparison.ties:
+            counts = {1: "the other one differs", 2: "both others differ"}
+            which = counts.get(len(differing), f"all {len(differing)} others differ")
+        lines.append(f"these {images} show that {which} from the best by validation")
+    return lines
+
+
+def _count_images(comparison: Comparison) -> str:
+    pairs = [row.paired for row in comparison.rows if row.paired is not None]
+    return _count(pairs[0], comparison.test_name) if pairs else ""
+
+
+#: A sentence names up to so many rows, and counts the others.
+_MOST_NAMED = 4
+
+
+def _join_names(names: Sequence[str], word: str) -> str:
+    """Join names: `a`, `a or b`, `a, b or c`, and of many the first ones `or one of 5 others`."""
+    if len(names) > _MOST_NAMED + 1:
+        rest = f"{'one of ' if word == 'or' else ''}{len(names) - _MOST_NAMED} others"
+        return f"{', '.join(names[:_MOST_NAMED])} {word} {rest}"
+    return f" {word} ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def list_notes(comparison: Comparison, rows: Sequence[ComparisonRow]) -> list[str]:
     """List the notes on the items and on some rows; a note that several heads share is listed once."""
-    of = name_rows(comparison)
+    of = comparison.name_row
     shared = dict[str, list[str]]()
     for row in rows:
         for note in row.notes:
@@ -127,14 +149,14 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
             highs,
             folder / "accuracy_against_cost.png",
             chosen=able.index(comparison.best) if comparison.best in able else None,
-            tuned=[row.kind == FINE_TUNED for row in able],
+            kinds=[row.kind for row in able],
         )
     return written
 
 
 def _add_seconds(row: ComparisonRow) -> float:
     """Add the time of embedding to that of fitting, if it is known and not already part of it."""
-    embedding = 0.0 if row.kind == FINE_TUNED else row.embed_seconds
+    embedding = row.embed_seconds if row.kind == FROZEN else 0.0
     return max((row.fit_seconds or 0.0) + (embedding or 0.0), _LEAST_SECONDS)
 
 
@@ -166,10 +188,11 @@ def make_page(comparison: Comparison) -> str:
 
 _EXPLANATION = """\
 `valid.` is the accuracy on items held out of the training items, with tuning repeated inside each fold; it alone
-orders the table. `95 %` is the interval of the test accuracy. `to the best` is the difference in test accuracy on the
-same images, with its interval. `p` is its p-value (McNemar's test with mid-p, or sign flips of whole groups), adjusted
-for the number of differences (Holm). `bal.` is the mean accuracy of the classes. A `tie` is a difference that this test
-cannot show; it does not prove that there is none. `fit s` is the time of tuning and fitting with {threads},
+orders the table. `95 %` is the interval of the test accuracy. `to the best` is the difference in test accuracy from the
+best by validation, on the same images, with its interval. `p` is its p-value (McNemar's test with mid-p, or sign flips
+of whole groups), adjusted for the number of differences (Holm). The last column says what the test shows of this
+difference; it is not an order of the test. A `tie` is a difference that this test cannot show; it does not prove that
+there is none. `bal.` is the mean accuracy of the classes. `fit s` is the time of tuning and fitting with {threads},
 `predict s` that of predicting all test images, and `embed s` that of embedding, which all heads of a store share.
 `memory` is the peak of the fitting process, including libraries and the pages of the store that it had loaded.
 `params` counts fitted parameters: coefficients and intercepts, or the weights of networks."""
@@ -198,7 +221,7 @@ def _write_csv(path: Path, comparison: Comparison) -> None:
 
 
 #: Columns that are text, and so aligned to the left.
-LEFT = ("store", "head", "chosen", "verdict")
+LEFT = ("store", "head", "chosen", AGAINST)
 
 #: Columns that a narrow terminal can do without, the first one first.
 DISPENSABLE = ("log-loss", "params", "memory", "chosen", "95 %", "time", "points to the best")
@@ -256,7 +279,7 @@ def _format_row(row: ComparisonRow) -> dict[str, str]:
         "bytes/item": UNDEFINED if size is None else f"{size:,}",
         "to the best": difference,
         "p": format_p_value(row.p_value),
-        "verdict": row.verdict,
+        AGAINST: row.verdict,
     }
 
 
@@ -274,7 +297,7 @@ def _format_briefly(row: ComparisonRow) -> dict[str, str]:
         "time": UNDEFINED if seconds is None else format_seconds(seconds),
         **_format_costs(row),
         "points to the best": f"{points[0]} ({points[1]} to {points[2]})" if points else UNDEFINED,
-        "verdict": row.verdict,
+        AGAINST: row.verdict,
     }
 
 
@@ -294,19 +317,30 @@ def describe_gains(rows: Sequence[ComparisonRow], test_name: str) -> tuple[str, 
     """Describe what each fine-tuned run gains over the frozen head that validation ranks first, and at what cost.
 
     It counts as a gain only if the paired test shows it, with the p-value adjusted for all differences of the
-    comparison.
+    comparison. A run that kept its start gains nothing; its sentence says that nothing was trained.
 
     Args:
         rows: All rows of a comparison, in its order.
         test_name: Name of the split that is reported on.
     """
-    frozen = [one for one in rows if one.kind == FROZEN and one.test is not None][:1]
+    best = next((one for one in rows if one.kind == FROZEN and one.test is not None), None)
     several = len({one.store for one in rows if one.run is None}) > 1
-    return tuple(
-        _describe_gain(tuned, tuned.gain, best, f"{best.title} on {best.store}" if several else best.title, test_name)
-        for best in frozen
-        for tuned in rows
-        if tuned.gain is not None
+    sentences = []
+    for row in rows:
+        if row.kind == START:
+            sentences.append(_describe_start(row, best))
+        elif best is not None and row.gain is not None:
+            against = f"{best.title} on {best.store}" if several else best.title
+            sentences.append(_describe_gain(row, row.gain, best, against, test_name))
+    return tuple(sentences)
+
+
+def _describe_start(tuned: ComparisonRow, frozen: ComparisonRow | None) -> str:
+    images = "its training images" if tuned.validation_accuracy is None else "the validation images"
+    spent = "" if tuned.fit_seconds is None else f"{format_seconds(tuned.fit_seconds)} were spent and "
+    return (
+        f"{_name(tuned, frozen)} did not improve on its first head on {images}, so it kept the start: its numbers are "
+        f"those of the frozen network with that head; {spent}nothing was trained"
     )
 
 
@@ -323,10 +357,10 @@ def _describe_gain(tuned: ComparisonRow, gain: Paired, frozen: ComparisonRow, ag
     return f"{of} scores {_range(-gain.difference, -gain.high, -gain.low)} less than {against}, {time}"
 
 
-def _name(tuned: ComparisonRow, frozen: ComparisonRow) -> str:
+def _name(tuned: ComparisonRow, frozen: ComparisonRow | None) -> str:
     """Name the plan, and the backbone if it differs from that of the frozen head."""
-    plan = tuned.title.removeprefix("finetune ")
-    return f"fine-tuning ({plan}{'' if tuned.store == frozen.store else f' of {tuned.store}'})"
+    plan = tuned.title.removeprefix("finetune ").replace(" (start)", "")
+    return f"fine-tuning ({plan}{'' if frozen is None or tuned.store == frozen.store else f' of {tuned.store}'})"
 
 
 def _describe_time(tuned: ComparisonRow, frozen: ComparisonRow) -> str:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featx.bundle import ITEMS, Bundle, check_own, read_json
 from featx.comparing.final_test import Entry
 from featx.comparing.report import describe_choice
-from featx.comparison_results import FINE_TUNED, FROZEN, ComparisonRow
+from featx.comparison_results import FINE_TUNED, FROZEN, START, ComparisonRow
 from featx.errors import BundleError, DataError
 from featx.evaluation import Evaluation
 from featx.evaluation.metrics import check_probabilities
@@ -24,7 +24,7 @@ from featx.files import read_columns, read_table
 from featx.fitting.dataset import Dataset, Partition
 from featx.heads.fitting import count_parameters
 from featx.options import CompareOptions
-from featx.results import LARGEST, MOST_CHARACTERS, PREDICTIONS, FineTuned, read_seconds_or_none
+from featx.results import KEPT_START, LARGEST, MOST_CHARACTERS, PREDICTIONS, FineTuned, read_seconds_or_none
 from featx.wording import to_printable, to_text
 
 _PREFIX = "probability_"
@@ -267,7 +267,8 @@ def make_entries(
     for run in {run.bundle.path.resolve(): run for run in runs}.values():
         probabilities, labels = align_run(run, dataset, partition.test.members, options)
         row, note = _describe_run(run, stores), _explain_unranked(run, dataset, partition)
-        row = replace(row, notes=(note,) if note else ())
+        start = KEPT_START if row.kind == START else ""
+        row = replace(row, notes=tuple(filter(None, (start, note))))
         entries.append(Entry(row, functools.partial(np.copy, probabilities), labels, ranked=not note))
     titles = [(one.row.store, one.row.title) for one in entries]
     return [
@@ -321,9 +322,9 @@ def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> ComparisonRow:
         return replace(shared, kind=FROZEN, name=name, chosen=chosen, trained_parameters=parameters)
     return replace(
         shared,
-        kind=FINE_TUNED,
-        name=f"finetune {to_printable(tuning.unfreeze)}",
-        chosen=f"epoch {tuning.best_epoch} of {tuning.epochs}",
+        kind=START if tuning.kept_start else FINE_TUNED,
+        name=f"finetune {to_printable(tuning.unfreeze)}{' (start)' if tuning.kept_start else ''}",
+        chosen="the start" if tuning.kept_start else f"epoch {tuning.best_epoch} of {tuning.epochs}",
         bytes_per_item=None,
         fit_seconds=tuning.seconds,
         peak_memory_bytes=tuning.peak_memory_bytes,

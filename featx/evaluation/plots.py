@@ -178,6 +178,14 @@ def plot_path(
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), frameon=False, borderaxespad=0)
 
 
+#: By kind of row: its marker, the size of that, and what the legend says.
+_MARKERS = {
+    "frozen": ("o", 7, ""),
+    "fine-tuned": ("s", 8, "fine-tuned"),
+    "start": ("D", 7, "fine-tuning that kept the start: nothing was trained"),
+}
+
+
 def plot_costs(
     names: Sequence[str],
     seconds: ArrayLike,
@@ -187,7 +195,7 @@ def plot_costs(
     path: Path,
     *,
     chosen: int | None = None,
-    tuned: Sequence[bool] = (),
+    kinds: Sequence[str] = (),
 ) -> None:
     """Draw accuracy with its interval against seconds, and write it as PNG and, next to it, as SVG.
 
@@ -201,14 +209,15 @@ def plot_costs(
         highs: Upper ends of the intervals, float (n_rows,).
         path: The PNG file; the SVG file has the same stem.
         chosen: The row that validation chose; it gets a ring. None for no ring.
-        tuned: Whether each row is a fine-tuned backbone, (n_rows,); empty if none is.
+        kinds: What each row is, (n_rows,): `frozen`, `fine-tuned`, or `start` for fine-tuning that kept its start.
+            Empty if all are frozen.
 
     Raises:
         OSError: If a file cannot be written.
     """
     costs, heights, below, above = (np.asarray(column, np.float64) for column in (seconds, accuracies, lows, highs))
     front = _find_front(costs, heights)
-    squares = np.array(tuned, bool) if len(tuned) else np.zeros(costs.size, bool)
+    kind = np.array(kinds or ["frozen"] * costs.size)
     with open_chart(names, path, noun="head", inches=(8.0, 5.6)) as (axes, shown):
         scale_logarithmically(axes, costs)
         axes.vlines(costs, below, above, color=GREY, lw=1, alpha=0.5, zorder=1)
@@ -218,14 +227,16 @@ def plot_costs(
             (inside, BLUE, "no other is as accurate in less time"),
             (~inside, "white", "another is at least as accurate in less time"),
         ):
-            axes.plot(costs[members & ~squares], heights[members & ~squares], "o", mfc=fill, mec="black", ms=7)
-            axes.plot(costs[members & squares], heights[members & squares], "s", mfc=fill, mec="black", ms=8)
+            for name, (marker, size, _) in _MARKERS.items():
+                own = members & (kind == name)
+                axes.plot(costs[own], heights[own], marker, mfc=fill, mec="black", ms=size)
             axes.plot([], [], "o", mfc=fill, mec="black", ms=7, label=words)
         if chosen is not None:
             x, y = costs[[chosen]], heights[[chosen]]
             axes.plot(x, y, "o", mfc="none", mec=COLORS[1], mew=1.8, ms=12.5, ls="none", label="the best by validation")
-        if squares.any():
-            axes.plot([], [], "s", mfc=GREY, mec="black", ms=8, label="fine-tuned")
+        for name, (marker, size, words) in _MARKERS.items():
+            if words and (kind == name).any():
+                axes.plot([], [], marker, mfc=GREY, mec="black", ms=size, label=words)
         axes.margins(y=0.06)
         axes.set(xlabel="seconds of embedding (where known), tuning and fitting")
         axes.set(ylabel="test accuracy, with 95 % interval")
@@ -398,7 +409,7 @@ def plot_history(history: History, path: Path, *, first: int = 1, kept: int | No
         history: The curves.
         path: The PNG file; the SVG file has the same stem.
         first: Number of the first epoch; 0 if the history starts before any training.
-        kept: Number of the epoch whose weights are kept; None for the one of `find_best_epoch`.
+        kept: Number of the epoch whose weights are kept, 0 for the start; None for the one of `find_best_epoch`.
 
     Raises:
         OSError: If a file cannot be written.
@@ -419,7 +430,8 @@ def _draw_history(figure: "Figure", history: History, first: int, best: int) -> 
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     epochs = f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}"
-    figure.suptitle(f"Training: {epochs}, weights kept from epoch {best}", fontsize=13)
+    kept = f"weights kept from epoch {best}" if best else "no better than the start, which is kept"
+    figure.suptitle(f"Training: {epochs}, {kept}", fontsize=13)
 
 
 def _draw_panel(axes: "Axes", history: History, name: str, first: int, best: int) -> None:

@@ -40,7 +40,7 @@ from featx.items.augmentation import draw_contact_sheet
 from featx.items.decoding import decode
 from featx.measuring import watch_memory
 from featx.options import FINETUNE_DEFAULTS, FineTuneOptions
-from featx.results import FineTuned, Run
+from featx.results import KEPT_START, FineTuned, Run
 from featx.specs import FineTuneSpec, ImageSpec
 from featx.store.lock import StoreLock
 from featx.wording import to_text
@@ -127,12 +127,23 @@ def describe_freezing(trained: TrainedNetwork, unchanged: list[str]) -> str:
     counts, state = trained.trainable.count_parameters(), trained.state
     frozen = f"checked: all {counts['frozen_parameters']:,} frozen parameters of the backbone are unchanged, bit by bit"
     if not state.best_epoch:
-        return f"{frozen}; no epoch was better than the start, so the original backbone and head are kept"
+        return f"{frozen}; no epoch was better than the start"
     if unchanged and "gradual" in trained.spec.unfreeze:
         return f"{frozen}; {len(unchanged)} weights are trained in later stages only, and no later stage was better"
     if unchanged:
         return f"{frozen}; {len(unchanged)} trainable weights did not change, such as {unchanged[0]}"
     return f"{frozen}, and all trainable weights have changed"
+
+
+def _note_start(trained: TrainedNetwork) -> tuple[str, ...]:
+    """Note that nothing was trained, if no epoch improved on the start."""
+    state = trained.state
+    if state.best_epoch:
+        return ()
+    images = "validation images" if trained.roles.validated_on == "validation" else "training images"
+    return (
+        f"{KEPT_START}, since no epoch ({state.n_epochs} in all) had a better {trained.spec.monitor} on the {images}",
+    )
 
 
 def draft_bundle(
@@ -462,7 +473,10 @@ def _conclude(
 ) -> Run:
     """Test once, write the bundle, and remove the state."""
     unchanged = trained.trainable.check_freezing()
-    notes = (trained.data.dataset.notes, trained.partition.notes, trained.roles.notes, trained.first.notes)
+    notes = (
+        *(_note_start(trained), trained.data.dataset.notes, trained.partition.notes),
+        *(trained.roles.notes, trained.first.notes),
+    )
     options.reporter.say(describe_freezing(trained, unchanged))
     tested = trained.partition.test.members
     probabilities = trained.predict(np.flatnonzero(tested))

@@ -2,15 +2,19 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from finetuned import FINETUNED
 from pictures import write_digits
 from tiny import save_network
 
 import featx
-from featx.options import FineTuneOptions
+from featx.cli.finetune import _describe
+from featx.options import FineTuneOptions, FitOptions
 from featx.reporting import ProgressReporter
+from featx.results import FineTuned
 from featx.specs import FineTuneSpec, HeadSpec
 
 pytestmark = pytest.mark.keras
@@ -41,11 +45,14 @@ def finetune(featx_command, tiny, tmp_path):
 def test_a_run_in_numbers_and_in_words(finetune):
     result = finetune("--augment", "light", "--views", "1", "--seed", "3", "--cache", "yes")
     assert result.code == 0, result
-    assert "last:3 and logreg (C=" in result.out
-    assert re.search(r"backbone, frozen +\d", result.out)
     last = result.out.splitlines()[-1]
-    assert re.match(r"kept (epoch 1 of 1|the start), validation accuracy [\d.]+, [\d.]+ s.* -> runs/", last)
     bundle = Path(last.split(" -> ")[1])
+    start = json.loads((bundle / "metrics.json").read_text())["finetuned"]["kept_start"]
+    assert f"{', frozen' if start else ', last:3'} and logreg (C=" in result.out
+    assert re.search(r"backbone, frozen +\d", result.out)
+    kept = NOTHING if start else "kept epoch 1 of 1"
+    assert re.match(rf"{kept}, validation accuracy [\d.]+, [\d.]+ s.* -> runs/", last)
+    assert (f"note: {NOTHING}, since no epoch (1 in all) had a better loss" in result.err) == start
     assert {"backbone.keras", "head.keras", "augmentation.png"} <= {path.name for path in bundle.iterdir()}
     # Progress and notes are printed on stderr.
     lines = result.err.splitlines()
@@ -53,6 +60,26 @@ def test_a_run_in_numbers_and_in_words(finetune):
     assert any(line.startswith("start: loss ") for line in lines)
     assert any(re.match(r"note: the epoch was chosen on \d+ validation images", line) for line in lines)
     assert not any(line in result.out for line in lines)
+
+
+NOTHING = "kept the start: the frozen network with its first head; nothing was trained"
+
+
+@pytest.mark.parametrize(
+    ("best", "plan", "trained", "frozen", "last"),
+    [
+        (12, "last:23", "1,200,000", "600,000", "kept epoch 12 of 20, validation accuracy "),
+        (0, "frozen", "0", "1,800,000", f"{NOTHING}, validation accuracy "),
+    ],
+)
+def test_what_was_trained_is_described(tiny, tmp_path, best, plan, trained, frozen, last):
+    store = featx.embed(tiny / "photos", "colour", folder=tmp_path).store
+    run = featx.fit(store, "centroid", options=FitOptions(folder=None))
+    tuned = FineTuned.from_dict(FINETUNED | {"best_epoch": best})
+    text = _describe(replace(run, finetuned=replace(tuned, spec=FineTuneSpec(head=run.head))))
+    assert text.startswith(f"colour, {plan} and centroid (")
+    assert re.search(rf"\nbackbone, trained +{trained}\nbackbone, frozen +{frozen}\nhead +7,690\n", text)
+    assert text.splitlines()[-1].startswith(last)
 
 
 def test_json_is_the_only_line_of_stdout(finetune):

@@ -1,9 +1,11 @@
 import csv
 import datetime as dt
 import json
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from comparison_rows import FAILED, make_comparison, make_row
 
@@ -13,33 +15,132 @@ from featx.comparing.report import (
     make_page,
     name_folder,
     tabulate,
+    tabulate_briefly,
     write_comparison,
 )
-from featx.comparison_results import FINE_TUNED
+from featx.comparison_results import FINE_TUNED, START
 from featx.errors import StoreError
+from featx.evaluation.paired import compare_pair
 from featx.specs import HeadSpec
 
+CHOICE = (
+    "lda is best by validation (3 folds of the training items), trained on 240 images; the test was not used to choose"
+)
 
-def test_ties_are_reported_as_ties():
-    lines = describe_comparison(
-        make_comparison(make_row("lda", "best"), make_row("ridge", "tie", 1), make_row("knn", "worse", 30), FAILED)
+
+def describe(*others, best="lda"):
+    return describe_comparison(make_comparison(make_row(best, "best"), *others))
+
+
+@pytest.mark.parametrize(
+    ("ties", "names"),
+    [
+        (["ridge"], "lda or ridge"),
+        (["ridge", "logreg"], "lda, ridge or logreg"),
+        (["ridge", "logreg", "knn", "svm"], "lda, ridge, logreg, knn or svm"),
+        (["ridge", "logreg", "knn", "svm", "mlp"], "lda, ridge, logreg, knn or one of 2 others"),
+        (["ridge", "logreg", "knn", "svm", "mlp", "keras", "hist-gb"], "lda, ridge, logreg, knn or one of 4 others"),
+    ],
+)
+def test_the_first_sentence_names_what_is_as_good(ties, names):
+    lines = describe(*(make_row(name, "tie", 1) for name in ties))
+    assert lines == [f"use {names}: 60 test images cannot tell them apart", CHOICE]
+
+
+@pytest.mark.parametrize(
+    ("rows", "differing"),
+    [
+        ([("ridge", "tie"), ("knn", "worse")], "knn differs from the best by validation"),
+        ([("ridge", "tie"), ("knn", "worse"), ("svm", "better")], "knn and svm differ from the best by validation"),
+        ([("knn", "worse")], "the other one differs from the best by validation"),
+        ([("knn", "worse"), ("svm", "worse")], "both others differ from the best by validation"),
+        ([(name, "worse") for name in "abc"], "all 3 others differ from the best by validation"),
+        ([("t", "tie"), *((name, "worse") for name in "abcdefgh")], "a, b, c, d and 4 others differ from the best by"),
+    ],
+)
+def test_heads_that_differ_are_named(rows, differing):
+    lines = describe(*(make_row(name, verdict, 1) for name, verdict in rows))
+    assert any(line.startswith(f"these 60 test images show that {differing}") for line in lines)
+    assert lines[0].startswith("use lda or ") == any(verdict == "tie" for _, verdict in rows)
+
+
+def test_a_failed_head_and_a_single_one():
+    assert describe(FAILED) == [CHOICE, "failed: svm: no memory"]
+    assert describe() == [CHOICE]
+
+
+def test_heads_that_do_better_on_the_test():
+    lines = describe(make_row("knn", "better"))
+    assert lines[2].startswith(
+        "knn did better on the test than the best by validation; to prefer it, test both again on"
     )
-    assert lines == [
-        (
-            "lda is best by validation (3 folds of the training items), trained on 240 images; "
-            "the test was not used to choose"
-        ),
-        "these 60 test images show no difference between the best and ridge (1 of the 2 others)",
-        "failed: svm: no memory",
-    ]
+    lines = describe(make_row("knn", "better"), make_row("svm", "better"))
+    assert lines[2].startswith(
+        "knn and svm did better on the test than the best by validation; to prefer one of them, "
+    )
 
 
-def test_significant_differences_are_reported_too():
-    lines = describe_comparison(make_comparison(make_row("lda", "best"), make_row("knn", "worse", 30)))
-    assert lines[1] == "these 60 test images show that the other one differs from the best"
-    lines = describe_comparison(make_comparison(*[make_row(*row) for row in (("lda", "best"), ("knn", "better"))]))
-    assert lines[2].startswith("knn did better on the test than the best by validation")
-    assert len(describe_comparison(make_comparison(make_row("lda", "best")))) == 1
+def test_the_dummy_is_not_recommended():
+    lines = describe(make_row("dummy", "tie", 1), make_row("ridge", "tie", 1))
+    assert lines[0] == "use lda or ridge: 60 test images cannot tell them apart"
+    assert lines[2] == (
+        "these 60 test images do not show that lda beats dummy, which always predicts the most frequent class"
+    )
+    assert not describe(make_row("dummy", "tie", 1))[0].startswith("use")
+    assert len(describe(make_row("knn", "tie", 1), best="dummy")) == 2
+
+
+def test_groups_are_counted_where_images_belong_to_them():
+    groups = [str(item // 5) for item in range(60)]
+    pair = compare_pair(np.arange(60) > 3, np.arange(60) > 1, groups=groups)
+    lines = describe(replace(make_row("knn", "tie", 1), paired=pair))
+    assert lines[0] == "use lda or knn: 60 test images in 12 groups cannot tell them apart"
+
+
+def set_interval(name, low, high, verdict="tie", **options):
+    row = make_row(name, verdict, 3, **options)
+    return replace(row, paired=replace(row.paired, low=low, high=high))
+
+
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        ([set_interval("knn", -0.2, -0.01)], "knn"),
+        ([set_interval("knn", 0.01, 0.2), set_interval("svm", -0.2, -0.1)], "knn, svm"),
+        ([set_interval("knn", -0.2, -0.1, store="scans"), make_row("svm", "tie", 1)], "knn on scans"),
+        ([set_interval("knn", -0.2, 0.1), set_interval("svm", -0.2, -0.1, "worse"), make_row("lda", "tie", 0)], ""),
+    ],
+)
+def test_an_interval_without_0_beside_a_tie_is_explained_where_it_occurs(rows, names):
+    comparison = make_comparison(make_row("lda", "best"), *rows)
+    expected = (
+        f"{names}: a tie, although the interval excludes 0. The interval is of this difference alone; p is adjusted "
+        "for all differences of the table (Holm), and is not below 0.05"
+    )
+    for text in (*describe_comparison(comparison), comparison.to_markdown(), comparison._repr_html_()):
+        assert ("a tie, although" in text) == (names != "" and expected in text)
+    texts = [comparison.to_markdown(), comparison.to_latex(), comparison._repr_html_(), make_page(comparison)]
+    assert all((expected in text) == bool(names) for text in texts)
+
+
+def test_what_the_test_shows_is_not_an_order_of_the_test():
+    comparison = make_comparison(make_row("lda", "best"), make_row("knn", "worse", 30))
+    assert tabulate(comparison)[0][-1] == tabulate_briefly(comparison)[0][-1] == "against the best by validation"
+    for table in (comparison.to_markdown(), comparison.to_latex(), comparison._repr_html_()):
+        assert "against the best by validation" in table
+        assert "verdict" not in table
+
+
+def test_tables_for_reports_explain_runs_and_failures(tmp_path):
+    notes = ("validated on 9 images held out of its own training set",)
+    run = replace(make_row("lda", "tie", 1, run=tmp_path, notes=notes), name="lda (run)")
+    comparison = make_comparison(make_row("knn", "best", notes=("it did not converge",)), run, FAILED)
+    footnotes = [f"lda (run): {notes[0]}", "svm failed: no memory"]
+    assert comparison.list_footnotes() == footnotes
+    assert comparison.to_markdown().endswith("\n\n- lda (run): " + notes[0] + "\n- svm failed: no memory\n")
+    for text in (comparison.to_latex(), comparison._repr_html_()):
+        assert all(note in text for note in footnotes)
+    assert comparison.to_latex().endswith("\\par\\smallskip{\\footnotesize svm failed: no memory\\par}\n\\end{table}\n")
 
 
 def test_stores_are_named_where_there_are_several():
@@ -48,7 +149,7 @@ def test_stores_are_named_where_there_are_several():
     assert header[0] == "head"
     header, rows = tabulate(make_comparison(one, other))
     assert (header[0], rows[1][0]) == ("store", "scans")
-    assert "lda on scans" in describe_comparison(make_comparison(one, other))[1]
+    assert "lda on scans" in describe_comparison(make_comparison(one, other))[0]
 
 
 def test_cells():
@@ -109,6 +210,11 @@ def test_the_plot_has_the_time_of_embedding_on_both_sides(tmp_path, monkeypatch)
     frozen = make_row("lda", "best", embed_seconds=4.0)
     write_comparison(make_comparison(frozen, make_row("knn", "tie", 1), tuned), tmp_path)
     assert drawn.call_args.args[1] == [5.5, 1.5, 1.5]
+    assert drawn.call_args.kwargs["kinds"] == ["frozen", "frozen", "fine-tuned"]
+    start = make_row("logreg", "tie", 1, kind=START, embed_seconds=1.0, run=tmp_path)
+    write_comparison(make_comparison(frozen, start), tmp_path)
+    assert drawn.call_args.args[1] == [5.5, 1.5]
+    assert drawn.call_args.kwargs["kinds"] == ["frozen", "start"]
 
 
 def test_a_folder_that_cannot_be_written(tmp_path):

@@ -1,12 +1,13 @@
 """Whether to fine-tune, in plain words, for each outcome of the paired test."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from featx.comparing.report import describe_gains
-from featx.comparison_results import FINE_TUNED, ComparisonRow
+from featx.comparison_results import FINE_TUNED, START, ComparisonRow
 from featx.evaluation import evaluate
 from featx.evaluation.paired import compare_pair
 from featx.specs import HeadSpec
@@ -118,3 +119,27 @@ def test_names_in_a_gain():
 def test_no_gain_without_both_kinds():
     assert describe_gains([make_frozen()], "test") == ()
     assert describe_gains([make_tuned(1, 0)], "test") == ()
+
+
+NO_GAIN = "so it kept the start: its numbers are those of the frozen network with that head"
+
+
+@pytest.mark.parametrize(
+    ("changes", "frozen", "plan", "images", "spent"),
+    [
+        ({}, [make_frozen()], "last:23", "the validation images", "2.1 min were spent and "),
+        ({"fit_seconds": 8.0}, [], "last:23", "the validation images", "8.0 s were spent and "),
+        (
+            {"validation_accuracy": None, "fit_seconds": None, "store": "mobilenet"},
+            [make_frozen()],
+            *("last:23 of mobilenet", "its training images", ""),
+        ),
+    ],
+)
+def test_a_start_that_was_kept_gains_nothing(changes, frozen, plan, images, spent):
+    """Also if the test favours the first head: fine-tuning did not train it."""
+    changes = {"validation_accuracy": 0.9, "name": "finetune last:23 (start)"} | changes
+    start = replace(make_tuned(12, 0), kind=START, **changes)
+    (sentence,) = describe_gains([*frozen, start], "test")
+    first = f"fine-tuning ({plan}) did not improve on its first head on {images}"
+    assert sentence == f"{first}, {NO_GAIN}; {spent}nothing was trained"

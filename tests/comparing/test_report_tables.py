@@ -45,13 +45,13 @@ def test_cells_of_a_terminal():
         "memory": "231 MB",
         "params": "66.0 k",
         "points to the best": "-",
-        "verdict": "best",
+        "against the best by validation": "best",
     }
     other = read_row(table, 1)
     assert (other["head"], other["time"]) == ("finetune last:23", "2.1 h")
     assert other["points to the best"].startswith("-41.7 (-")
     failed = read_row(table, 2)
-    assert (failed["head"], failed["verdict"]) == ("svm", "failed")
+    assert (failed["head"], failed["against the best by validation"]) == ("svm", "failed")
     assert set(list(failed.values())[1:-1]) == {"-"}
 
 
@@ -61,7 +61,7 @@ def print_table(comparison, width):
     return format_table(header, rows, left=left, drop=DISPENSABLE, width=width)
 
 
-ESSENTIAL = {"head", "valid.", "test", "verdict"}
+ESSENTIAL = {"head", "valid.", "test", "against the best by validation"}
 
 
 LONG = "inceptionv3-a-very-long-name-of-a-store-at-its-end-01"

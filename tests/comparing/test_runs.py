@@ -86,6 +86,42 @@ def test_a_fine_tuned_run_is_compared_with_the_best_frozen_head(few, fitted, bun
     assert (row["kind"], row["run"], row["gain"]) == ("fine-tuned", str(bundle), tuned.gain.difference)
 
 
+NOTHING = "kept the start: the frozen network with its first head; nothing was trained"
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, ["finetune last:23 (start)"]),
+        ({"unfreeze": "gradual:2"}, ["finetune gradual:2 (start)"]),
+        ({"validated_on": "training"}, ["finetune last:23 (start)"]),
+        ({}, ["finetune last:23 (start) (other)", "finetune last:23 (start) (run)"]),
+    ],
+)
+def test_a_run_that_kept_its_start_is_shown_as_what_it_is(few, bundle, tmp_path, changes, names):
+    """Also in the report pages, and if an older featx wrote its bundle."""
+    mark_finetuned(bundle, best_epoch=0, **changes)
+    others = [shutil.copytree(bundle, tmp_path / "other")] if len(names) > 1 else []
+    comparison = compare(few, bundle, *others, options=CompareOptions(folder=tmp_path / "written", jobs=1))
+    rows = [one for one in comparison.rows if one.run]
+    assert sorted(one.title for one in rows) == names
+    for row in rows:
+        assert (row.kind, row.chosen, row.gain, row.gain_p_value) == ("start", "the start", None, None)
+        assert row.trained_parameters == FINETUNED["head_parameters"]
+        assert row.fit_seconds == 125
+        assert row.notes[0] == NOTHING
+    (first, *_) = comparison.verdict
+    assert len(comparison.verdict) == len(rows)
+    assert "did not improve on its first head" in first
+    assert "2.1 min were spent and nothing was trained" in first
+    folder = comparison.folder
+    for name in ("comparison.md", "comparison.csv", "comparison.json"):
+        assert NOTHING in (folder / name).read_text()
+    for table in (comparison.to_markdown(), comparison.to_latex(), comparison._repr_html_()):
+        assert NOTHING in table
+    assert "fine-tuning that kept the start" in (folder / "accuracy_against_cost.svg").read_text()
+
+
 def test_an_older_run_does_not_record_all_seconds(few, bundle):
     """An older run recorded only its own embedding seconds: zero where an earlier run had embedded."""
     mark_finetuned(bundle)

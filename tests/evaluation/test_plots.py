@@ -227,9 +227,12 @@ def test_costs_name_what_is_marked(tmp_path):
     plain = set(read_texts(tmp_path / "plain.png"))
     assert {"no other is as accurate in less time", "another is at least as accurate in less time"} <= plain
     assert not any("better" in text for text in plain)
-    plot_costs(*rows, tmp_path / "marked.png", chosen=1, tuned=[False, False, True])
+    plot_costs(*rows, tmp_path / "marked.png", chosen=1, kinds=["frozen", "frozen", "fine-tuned"])
     marks = set(read_texts(tmp_path / "marked.png")) - plain
     assert marks == {"the best by validation", "fine-tuned"}
+    plot_costs(*rows, tmp_path / "start.png", kinds=["frozen", "frozen", "start"])
+    marks = set(read_texts(tmp_path / "start.png")) - plain
+    assert marks == {"fine-tuning that kept the start: nothing was trained"}
 
 
 def test_the_front_holds_the_rows_that_no_other_beats_in_both():
@@ -284,3 +287,5 @@ def test_any_history_is_drawn_the_same_every_time(n_epochs, held_out, tmp_path):
     assert ("learning rate lowered" in svg) == (n_epochs > 8)
     with Image.open(tmp_path / "curves.png") as image:
         assert image.width > 2 * image.height > 800
+    plot_history(history, tmp_path / "start.png", first=0, kept=0)
+    assert "no better than the start, which is kept" in (tmp_path / "start.svg").read_text(encoding="utf-8")

@@ -291,6 +291,15 @@ def test_no_epoch_better_than_the_start_keeps_the_start(tune, network):
     )
     assert run.finetuned.best_epoch == 0
     assert any("no epoch was better than the start" in line for line in reporter.lines)
+    note = (
+        "kept the start: the frozen network with its first head; nothing was trained, since no epoch (1 in all) had a "
+        "better loss on the validation images"
+    )
+    assert run.notes[0] == note
+    metrics = json.loads((run.bundle / "metrics.json").read_text())
+    assert metrics["notes"][0] == note
+    assert metrics["finetuned"]["kept_start"] is True
+    assert metrics["finetuned"]["trained_parameters"] == metrics["finetuned"]["head_parameters"]
     first = featx.load_backbone(network).parts.trunk.weights
     for variable, array in zip(first, read_weights(run.bundle), strict=False):
         assert np.array_equal(variable.numpy(), array)

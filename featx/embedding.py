@@ -298,7 +298,11 @@ def name_store(
     if "height" in image and not (known and image["height"] == image["width"] == known.size_px):
         words.append(f"{network.height}x{network.width}")
     usual = {field.name: field.default for field in fields(ImageSpec)}
-    words += [str(value) for key, value in image.items() if key not in {"height", "width"} and value != usual[key]]
+    words += [
+        f"bits{value}" if key == "bits" else str(value)
+        for key, value in image.items()
+        if key not in {"height", "width"} and value != usual[key]
+    ]
     words.append("" if dtype == DTYPES[0] else dtype)
     if views is not None:
         presets = {text: name for name, text in PRESETS.items()}

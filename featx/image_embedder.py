@@ -2,9 +2,8 @@
 
 import contextlib
 import functools
-import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sized
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,15 +17,14 @@ from featx.backbones import Backbone, load_backbone
 from featx.backbones.running import Runner
 from featx.errors import DataError, ImageError
 from featx.items.decoding import decode
+from featx.items.pictures import Picture, make_item
 from featx.items.reading import limit_ahead
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prefetching import prefetch
 from featx.specs import ImageSpec
 
 _ARRAY_RANK = 3
-_CHANNELS = 3
-
-Picture = str | os.PathLike[str] | NDArray[np.uint8]
+_CHANNELS = (3, 4)
 
 
 class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -67,12 +65,13 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.batch_size = batch_size
         self.runtime = runtime
 
-    def fit(self, X: Sequence[Picture], y: object = None) -> Self:  # noqa: ARG002 - scikit-learn passes it
+    def fit(self, X: Iterable[Picture], y: object = None) -> Self:  # noqa: ARG002 - scikit-learn passes it
         """Build the backbone; nothing is trained.
 
         Args:
-            X: Paths of images, or uint8 arrays of shape (height, width, 3), or (height, width) or
-                (height, width, 1) if grey. Sizes may differ.
+            X: Paths, bytes of image files, file objects, images of Pillow, or uint8 arrays of shape
+                (height, width, 3), (height, width, 4) with alpha, or (height, width) or (height, width, 1) if grey.
+                Sizes and kinds may differ.
             y: Ignored.
 
         Raises:
@@ -82,7 +81,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         self.n_features_in_ = 1
         return self
 
-    def transform(self, X: Sequence[Picture]) -> NDArray[np.float32]:
+    def transform(self, X: Iterable[Picture]) -> NDArray[np.float32]:
         """Embed images.
 
         Args:
@@ -100,18 +99,16 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         options = EmbedOptions(batch_size=self.batch_size, runtime=self.runtime)
         backbone = self._load()
         spec, workers = ImageSpec(backbone.height, backbone.width), options.count_workers()
-        numbered = list(enumerate(X))
-        features, done = np.empty((len(numbered), backbone.outputs[0].dim), np.float32), 0
-        runner = Runner(backbone, options, expected=len(numbered))
-        decoded = prefetch(
-            lambda task: _decode_picture(*task, spec), numbered, workers=workers, ahead=limit_ahead(spec, workers)
-        )
+        runner = Runner(backbone, options, expected=len(X) if isinstance(X, Sized) else 0)
+        ahead = min(2 * workers, limit_ahead(spec, workers))  # pictures in memory may be large
+        # An iterator may use its arrays or files again, so that they are read before the next one is taken.
+        tasks = ((number, _read_picture(number, picture)) for number, picture in enumerate(X))
+        decoded = prefetch(lambda task: _decode_picture(*task, spec), tasks, workers=workers, ahead=ahead)
         images = ((None, pixels) for pixels in decoded)
+        features = [np.empty((0, backbone.outputs[0].dim), np.float32)]
         with contextlib.closing(decoded), contextlib.closing(runner.stream(images)) as embedded:
-            for _, (rows,) in embedded:
-                features[done : done + len(rows)] = rows
-                done += len(rows)
-        return features
+            features += [rows for _, (rows,) in embedded]
+        return np.concatenate(features)
 
     def _load(self) -> Backbone:
         size = np.asarray(self.image_size).tolist()  # a parameter search passes NumPy's numbers
@@ -154,7 +151,9 @@ def _check_collection(X: object) -> None:
     """Refuse a single image and a table, whose elements could be mistaken for images."""
     if isinstance(X, str | os.PathLike):
         msg = f"X is a single path, {os.fspath(X)!r}; pass a list of images"
-    elif isinstance(X, np.ndarray) and X.ndim == _ARRAY_RANK and X.shape[-1] == _CHANNELS:
+    elif isinstance(X, bytes | bytearray | Image.Image) or hasattr(X, "read"):
+        msg = f"X is a single {type(X).__name__}; pass a list of images"
+    elif isinstance(X, np.ndarray) and X.ndim == _ARRAY_RANK and X.shape[-1] in _CHANNELS:
         msg = f"X is a single image of shape {X.shape}; pass a list of images"
     elif hasattr(X, "columns"):
         msg = "X is a table; pass one of its columns, such as X['path']"
@@ -163,29 +162,24 @@ def _check_collection(X: object) -> None:
     raise DataError(msg)
 
 
-def _decode_picture(number: int, picture: Picture, spec: ImageSpec) -> NDArray[np.uint8]:
-    try:
-        return decode(_read_bytes(picture), spec).pixels
-    except (ImageError, OSError) as error:
-        name = f"image {number} ({picture})" if isinstance(picture, str | os.PathLike) else f"image {number}"
-        reason = getattr(error, "strerror", None) or error  # without the path, which is part of the name
-        msg = f"{name} cannot be embedded: {reason}; leave it out"
-        raise DataError(msg) from error
-
-
-def _read_bytes(picture: Picture) -> bytes:
+def _read_picture(number: int, picture: Picture) -> str | bytes:
+    """Return the bytes of a picture; a path as it is, since threads read files faster."""
     if isinstance(picture, str | os.PathLike):
-        return Path(picture).read_bytes()
-    if not isinstance(picture, np.ndarray):
-        msg = f"it is a {type(picture).__name__}; it must be a path or a uint8 array"
-        raise ImageError(msg)
-    if picture.dtype != np.uint8:
-        msg = f"its pixels are {picture.dtype}; they must be uint8 from 0 to 255, not scaled"
-        raise ImageError(msg)
-    pixels = picture[..., 0] if picture.shape[2:] == (1,) else picture
-    if pixels.shape[2:] not in {(), (_CHANNELS,)} or pixels.ndim < _ARRAY_RANK - 1 or not pixels.size:
-        msg = f"its shape is {picture.shape}; it must be (height, width, 3) or (height, width)"
-        raise ImageError(msg)
-    buffer = io.BytesIO()  # a lossless file, so that arrays and files are resized by the same decoder
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=0)
-    return buffer.getvalue()
+        return os.fspath(picture)
+    item = make_item(f"image {number}", picture)
+    if item.reason:
+        raise _make_error(item.id, item.reason)
+    return item.data
+
+
+def _decode_picture(number: int, picture: str | bytes, spec: ImageSpec) -> NDArray[np.uint8]:
+    try:
+        return decode(picture if isinstance(picture, bytes) else Path(picture).read_bytes(), spec).pixels
+    except (ImageError, OSError) as error:
+        name = f"image {number}" if isinstance(picture, bytes) else f"image {number} ({picture})"
+        # Without the path, which is part of the name.
+        raise _make_error(name, getattr(error, "strerror", None) or str(error)) from error
+
+
+def _make_error(name: str, reason: str) -> DataError:
+    return DataError(f"{name} cannot be embedded: {reason}; leave it out")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DataError, SourceError, StoreError
+from featx.items.decoding import Decoded
 from featx.items.manifest import FileStat, Item, Manifest
 from featx.items.reading import Examined, Stamp, examine
 from featx.measuring import Timing
@@ -28,6 +29,9 @@ _RACY_NS = 2_000_000_000
 _LAST_NS = 2**63 - 1
 
 _LISTED_ITEMS = 10
+
+#: The usual depths of cameras and scanners that store fewer bits than 16.
+_USUAL_BITS = (8, 10, 12, 14)
 
 #: An embedded item with the stamp of its file; an item in quarantine as id, sha256 and reason.
 _Good = tuple[Item, Stamp]
@@ -48,6 +52,51 @@ class Entry:
 
     examined: Examined
     done: int
+
+
+@dataclass(slots=True)
+class _Peaks:
+    """The use that the images of a run make of their samples.
+
+    Attributes:
+        bits: As in the image spec.
+        n_deep: Images with samples of 16 bits of which fewer may be used.
+        largest: The largest sample of these.
+        n_ignored: Images with bands that are neither colour nor alpha.
+    """
+
+    bits: int = 0
+    n_deep: int = 0
+    largest: int = 0
+    n_ignored: int = 0
+
+    def note(self, image: Decoded) -> None:
+        """Add an image."""
+        self.n_deep += image.peak > 0
+        self.largest = max(self.largest, image.peak)
+        self.n_ignored += image.ignored > 0
+
+    def report(self) -> None:
+        """Report images that come out dark, or of which a part is ignored."""
+        bits = next((bits for bits in _USUAL_BITS if self.largest < 2**bits), 0)
+        if self.n_deep and bits and not self.bits:
+            logger.warning(
+                "the largest sample in %s with 16 bits is %s, so this looks like %d-bit data, which comes out dark: "
+                "embed again with --bits %d",
+                _count_images(self.n_deep),
+                f"{self.largest:,}",
+                bits,
+                bits,
+            )
+        if self.n_ignored:
+            logger.warning(
+                "bands that are neither colour nor alpha, such as infrared, are ignored in %s",
+                _count_images(self.n_ignored),
+            )
+
+
+def _count_images(count: int) -> str:
+    return "1 image" if count == 1 else f"{count:,} images"
 
 
 class Ledger:
@@ -88,6 +137,7 @@ class Ledger:
         self._undecodable: dict[str, str] = {}
         self._unfit: dict[int, dict[str, str]] = {id(writer): {} for writer in writers}
         self._under_way = 0
+        self._peaks = _Peaks()
         there = {item.id for item in manifest.items}
         self._removed = {
             id(writer): len(set(writer.old.ids.tolist()) - there) if writer.old else 0 for writer in writers
@@ -97,6 +147,7 @@ class Ledger:
         self, spec: ImageSpec, timing: Timing, views: ViewSpec | None = None
     ) -> Generator[tuple[Entry, NDArray[np.uint8]]]:
         """Examine all items; yield those with an image to embed, with its pixels or those of all its views."""
+        self._peaks.bits = spec.bits
         examined_items = examine(
             self._manifest,
             spec,
@@ -124,6 +175,8 @@ class Ledger:
         self._options.reporter.advance(done, len(self._manifest))
 
     def _note(self, examined: Examined) -> None:
+        if examined.image:
+            self._peaks.note(examined.image)
         self._examined.append(replace(examined, image=None) if examined.image else examined)
         if examined.stamp is not None and examined.reason:
             self._undecodable[examined.stamp.sha256] = examined.reason
@@ -158,6 +211,7 @@ class Ledger:
         self._report(len(self._manifest))
         self._report_kept()
         self._report_contradictions()
+        self._peaks.report()
         return [(_list_items(good), _list_quarantine(bad)) for good, bad in sorted_out]
 
     def _sort_out(self, writer: StoreWriter) -> tuple[list[_Good], list[_Bad]]:

@@ -4,10 +4,10 @@ import contextlib
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,16 +30,22 @@ from featx.errors import (
 from featx.evaluation import Evaluation, evaluate
 from featx.golden import MAX_DRIFT, measure_drift
 from featx.heads.rows import FeatureRows
-from featx.items import Item, Manifest, read_source
+from featx.items import Columns, Item, Manifest, read_source
 from featx.items.decoding import MAX_PIXELS
 from featx.items.folders import FolderReader, list_folder
-from featx.items.reading import Examined, count_views, examine, expand_views
+from featx.items.pictures import Picture, is_picture, make_item
+from featx.items.reading import Examined, Listing, count_views, examine, expand_views
+from featx.items.sources import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
 from featx.measuring import Timing
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.specs import ImageSpec, ViewSpec
 
 #: With fewer images than this, converting the network takes longer than it saves.
 FEW_IMAGES = 256
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+
+_NOTHING = "there is nothing to predict; name images or folders of images"
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +55,13 @@ class Prediction:
     """The prediction for one image.
 
     Attributes:
-        path: The image, as the user named it.
+        path: The image, as the user named it; `image 3` for the fourth picture, if it has no path.
         label: The most probable class; empty if the image cannot be read.
         probability: The probability of that class; NaN if the image cannot be read.
         probabilities: `(n_classes,)`, in the order of the bundle's classes; None if
             the image cannot be read.
         error: The reason why the image cannot be read; empty if it can.
+        sha256: Digest of the image's file, hexadecimal; empty if the file cannot be read.
     """
 
     path: str
@@ -62,6 +69,7 @@ class Prediction:
     probability: float = float("nan")
     probabilities: NDArray[np.float64] | None = None
     error: str = ""
+    sha256: str = ""
 
 
 class Predictor:
@@ -153,24 +161,41 @@ class Predictor:
 
     def predict(
         self,
-        sources: Manifest | str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+        sources: Manifest | Picture | Iterable[Picture],
         options: EmbedOptions = EMBED_DEFAULTS,
         *,
         views: ViewSpec | None = None,
     ) -> Iterator[Prediction]:
         """Predict images, in order; one that cannot be read gets an error, and the rest are still predicted.
 
+        The same pixels have the same prediction in every form, except for large JPEGs: files, and images of Pillow
+        that are not loaded yet, may be decoded at a reduced scale, as in training (see `ImageSpec.decoder`).
+
         Args:
-            sources: Paths of images and of folders of images, or a manifest.
+            sources: A manifest; one picture; or a list or an iterator of pictures, which may be of different kinds:
+                the path of an image or of a folder of images, the bytes of an image file, a file object, an image
+                of Pillow, or a uint8 array of shape (height, width, 3), (height, width, 4) with alpha, or
+                (height, width). A single path may also be a table or an archive, as in `featx.read_source`.
             options: How to run.
             views: Also predict these views of each image, and take the mean of the probabilities.
+
+        Raises:
+            SourceError: If there is nothing to predict, or a path is a bundle.
         """
-        for examined, probabilities in self._run(list_images(sources), options, views):
+        if not isinstance(sources, Manifest) and not _are_paths(sources):
+            pictures = _Pictures(sources)
+            found = self._run(pictures, pictures.count(), options, views, ahead=2 * options.count_workers())
+        else:
+            manifest = sources if isinstance(sources, Manifest) else list_images(sources)
+            found = self._run(manifest, len(manifest), options, views)
+        for examined, probabilities in found:
+            name, sha256 = examined.item.id, examined.stamp.sha256 if examined.stamp else ""
             if probabilities is None:
-                yield Prediction(examined.item.id, error=examined.reason)
+                yield Prediction(name, error=examined.reason, sha256=sha256)
             else:
                 best = int(probabilities.argmax())
-                yield Prediction(examined.item.id, self.classes[best], float(probabilities[best]), probabilities)
+                label, probability = self.classes[best], float(probabilities[best])
+                yield Prediction(name, label, probability, probabilities, sha256=sha256)
 
     def evaluate(
         self,
@@ -197,7 +222,7 @@ class Predictor:
         trained = self.bundle.read_trained()
         targets, rows, groups, seen, failed = [], [], [], 0, 0
         chosen = Manifest(items, manifest.reader, manifest.source)
-        for examined, probabilities in self._run(chosen, options, views):
+        for examined, probabilities in self._run(chosen, len(chosen), options, views):
             if probabilities is None:
                 failed += 1
                 logger.warning("%s is left out: %s", examined.item.id, examined.reason)
@@ -228,7 +253,7 @@ class Predictor:
             raise DataError(msg)
 
     def _run(
-        self, manifest: Manifest, options: EmbedOptions, views: ViewSpec | None
+        self, listing: Listing, total: int, options: EmbedOptions, views: ViewSpec | None, *, ahead: int | None = None
     ) -> Iterator[tuple[Examined, NDArray[np.float64] | None]]:
         options.reporter.begin("predicting")
         timing, done = Timing(), 0
@@ -237,9 +262,9 @@ class Predictor:
         wanted = [each for each in (views, spec.views) if each is not None]
         n_views = _count_images(wanted, spec.image)
         examined_items = examine(
-            manifest, spec.image, known=None, stamps={}, workers=workers, timing=timing, views=wanted
+            listing, spec.image, known=None, stamps={}, workers=workers, timing=timing, views=wanted, ahead=ahead
         )
-        runner = Runner(self._backbone, options, expected=len(manifest), few=FEW_IMAGES, views=n_views)
+        runner = Runner(self._backbone, options, expected=total, few=FEW_IMAGES, views=n_views)
         images = ((examined, examined.image.pixels if examined.image else None) for examined in examined_items)
         with contextlib.closing(examined_items), contextlib.closing(runner.stream(images, timing)) as embedded:
             for batch, (features,) in embedded:
@@ -247,7 +272,7 @@ class Predictor:
                 for examined in batch:
                     yield examined, next(rows) if examined.image is not None else None
                 done += len(batch)
-                options.reporter.advance(done, len(manifest))
+                options.reporter.advance(done, max(done, total))
 
 
 def _count_images(wanted: Sequence[ViewSpec], image: ImageSpec) -> int:
@@ -267,29 +292,89 @@ def _count_images(wanted: Sequence[ViewSpec], image: ImageSpec) -> int:
     return n_views
 
 
-def list_images(sources: Manifest | str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Manifest:
-    """List images to predict: files as the user named them, and all images in folders.
+class _Pictures:
+    """Pictures of any kind, read one after the other as they are needed.
+
+    An iterator may close its files, or use its arrays again, when the next picture is taken from it.
+
+    Attributes:
+        reader: Reads those that are paths.
+    """
+
+    def __init__(self, sources: Any) -> None:  # noqa: ANN401 - what is neither a picture nor iterable gets an error
+        self._sources = [sources] if is_picture(sources) else sources
+        self.reader = FolderReader("")
+        if isinstance(sources, Mapping) or hasattr(sources, "columns") or not isinstance(self._sources, Iterable):
+            kind = type(sources).__name__
+            msg = (
+                f"predict takes pictures or a list of pictures, not a {kind}; of a table, pass the column of the paths"
+            )
+            raise SourceError(msg)
+
+    def count(self) -> int:
+        """Return the number of pictures; 0 if it is not known."""
+        return len(self._sources) if isinstance(self._sources, Sized) else 0
+
+    @property
+    def items(self) -> Iterator[Item]:
+        """The items; a folder has several."""
+        is_empty = True
+        for number, picture in enumerate(self._sources):
+            if isinstance(picture, str | os.PathLike):
+                yield from _list_path(os.fspath(picture))
+            else:
+                yield make_item(f"image {number}", picture)
+            is_empty = False
+        if is_empty:
+            raise SourceError(_NOTHING)
+
+
+def _are_paths(sources: object) -> TypeGuard[Paths]:
+    paths = [sources] if isinstance(sources, str | os.PathLike) else sources
+    return isinstance(paths, list | tuple) and all(isinstance(path, str | os.PathLike) for path in paths)
+
+
+def list_images(sources: Paths, *, root: Path | None = None, column: str = "") -> Manifest:
+    """List images to predict: files as the user named them, and all images in folders; or a table, or an archive.
+
+    Args:
+        sources: Paths.
+        root: For a table: the folder that its paths are relative to.
+        column: For a table: its column of paths.
 
     Raises:
         SourceError: If there is nothing to predict, or a path is a bundle.
+        UsageError: If root or column are named, and the source is not a table.
     """
-    if isinstance(sources, Manifest):
-        return sources
     named = [sources] if isinstance(sources, str | os.PathLike) else sources
     paths = [os.fspath(path) for path in named]
-    if not paths:
-        msg = "there is nothing to predict; name images or folders of images"
+    if len(paths) == 1 and (root or column or _is_collection(paths[0])):
+        return read_source(paths[0], root=root, columns=Columns(path=column or None))
+    if root or column:
+        msg = "--root and --path-column are for a table; name one table and nothing else"
+        raise UsageError(msg)
+    items = tuple(item for path in paths for item in _list_path(path))
+    if not items:
+        raise SourceError(_NOTHING)
+    return Manifest(items, FolderReader(""), ", ".join(paths))
+
+
+def _is_collection(path: str) -> bool:
+    return path.lower().endswith(TABLE_SUFFIXES + ARCHIVE_SUFFIXES) and Path(path).is_file()
+
+
+def _list_path(path: str) -> Iterator[Item]:
+    if (Path(path) / "bundle.json").is_file():
+        msg = f"{path} is a bundle, not a folder of images; name only one bundle, then the images"
         raise SourceError(msg)
-    items: list[Item] = []
-    for path in paths:
-        if (Path(path) / "bundle.json").is_file():
-            msg = f"{path} is a bundle, not a folder of images; name only one bundle, then the images"
-            raise SourceError(msg)
-        if Path(path).is_dir():
-            found = list_folder(path)
-            if not found:
-                logger.warning("%s holds no images", path)
-            items += [Item(os.path.join(path, name)) for name in found]  # noqa: PTH118 - keeps the user's spelling
-        else:
-            items.append(Item(path))
-    return Manifest(tuple(items), FolderReader(""), ", ".join(paths))
+    if _is_collection(path):
+        msg = f"{path} is a table or an archive; predict it alone, without other images"
+        raise SourceError(msg)
+    if not Path(path).is_dir():
+        yield Item(path)
+        return
+    found = list_folder(path)
+    if not found:
+        logger.warning("%s holds no images", path)
+    for name in found:
+        yield Item(os.path.join(path, name))  # noqa: PTH118 - keeps the user's spelling

@@ -25,6 +25,9 @@ OPTIMIZERS = ("adam", "rmsprop", "sgd")
 SCHEDULES = ("plateau", "constant", "cosine")
 MONITORS = ("loss", "accuracy", "auc")
 
+#: How many of 16 bits the samples of an image may use.
+USED_BITS = range(8, 16)
+
 #: More views of one image help no head, and an untrusted bundle must not ask for millions.
 MOST_VIEWS = 1000
 
@@ -108,6 +111,7 @@ class ImageSpec(Spec):
         interpolation: Filter of the resize; antialiased, except `nearest`.
         decoder: `pillow-scaled` lets libjpeg decode large JPEGs at a reduced scale,
             never below twice the requested size; `pillow-full` decodes at full scale.
+        bits: Number of used bits in files with 16 bits a sample, 8 to 15; 0 if all are.
     """
 
     height: int
@@ -115,6 +119,7 @@ class ImageSpec(Spec):
     resize: str = "stretch"
     interpolation: str = "bilinear"
     decoder: str = "pillow-scaled"
+    bits: int = 0
 
     def __post_init__(self) -> None:
         """Refuse unknown values."""
@@ -125,6 +130,25 @@ class ImageSpec(Spec):
         _require("resize", self.resize, RESIZES)
         _require("interpolation", self.interpolation, INTERPOLATIONS)
         _require("decoder", self.decoder, DECODERS)
+        if type(self.bits) is not int or (self.bits != 0 and self.bits not in USED_BITS):
+            msg = f"bits is {self.bits!r}; it must be {USED_BITS[0]} to {USED_BITS[-1]}, or 0 for all 16"
+            raise UsageError(msg)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; without `bits` the key is absent, as before it could be set."""
+        values = super(ImageSpec, self).to_dict()
+        if not self.bits:
+            del values["bits"]
+        return values
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build the spec; `bits` may be absent.
+
+        Raises:
+            ValueError: If another field is missing, or one is unknown.
+        """
+        return super(ImageSpec, cls).from_dict({"bits": 0, **values} if isinstance(values, Mapping) else values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +207,7 @@ class EmbedSpec(Spec):
     def to_dict(self) -> dict[str, Any]:
         """Return nested plain values; without views the key is absent, as before there were views."""
         values = super(EmbedSpec, self).to_dict()
+        values["image"] = self.image.to_dict()
         if self.views is None:
             del values["views"]
         return values

@@ -105,6 +105,23 @@ def test_every_collection_of_images_is_accepted(paths):
     assert np.array_equal(embed_colour(arrays[:, ::-1]), embed_colour(arrays[:, ::-1].copy()))
 
 
+def test_an_iterator_may_use_its_files_and_arrays_again(paths):
+    def read_files():
+        for path in paths:
+            with Path(path).open("rb") as file:
+                yield file
+
+    def fill_one_array():
+        array = np.empty_like(np.asarray(Image.open(paths[0])))
+        for path in paths:
+            array[:] = np.asarray(Image.open(path))
+            yield array
+
+    expected = embed_colour(paths)
+    assert np.array_equal(embed_colour(read_files()), expected)
+    assert np.array_equal(embed_colour(fill_one_array()), expected)
+
+
 def test_an_empty_list_gives_no_rows():
     assert embed_colour([]).shape == (0, DIM)
 
@@ -167,23 +184,30 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.zeros((8, 8, 3)), "its pixels are float64; they must be uint8 from 0 to 255, not scaled"),
-        (np.zeros((8, 8, 3), np.float32), "its pixels are float32"),
-        (np.zeros((8, 8, 3), bool), "its pixels are bool"),
+        (
+            np.zeros((8, 8, 3)),
+            r"its pixels are float64; they must be uint8 from 0 to 255, not scaled: for .* pass \(255 \* image\).round",
+        ),
+        (np.full((8, 8, 3), 200, np.float32), r"its pixels are float32; .*pass image.round\(\).clip\(0, 255\)"),
+        (np.zeros((8, 8, 3), bool), r"its pixels are bool; .*such as 255 \* image"),
+        (np.zeros((8, 8), np.uint16), "its pixels are uint16"),
         (
             np.zeros((3, 8, 8), np.uint8),
-            r"its shape is \(3, 8, 8\); it must be \(height, width, 3\) or \(height, width\)",
+            r"its shape is \(3, 8, 8\); it must be \(height, width, 3\), \(height, width, 4\) or \(height, width\)",
         ),
-        (np.zeros((8, 8, 4), np.uint8), r"its shape is \(8, 8, 4\)"),
+        (np.zeros((8, 8, 2), np.uint8), r"its shape is \(8, 8, 2\)"),
         (np.zeros((8, 8, 3, 1), np.uint8), r"its shape is \(8, 8, 3, 1\)"),
         (np.zeros(8, np.uint8), r"its shape is \(8,\)"),
         (np.zeros((0, 8, 3), np.uint8), r"its shape is \(0, 8, 3\)"),
         (np.array(["a.png"]), "its pixels are <U5"),
-        (np.uint8(3), "it is a uint8; it must be a path or a uint8 array"),
-        (Image.new("P", (8, 8)), "it is a Image; it must be a path or a uint8 array"),
-        (None, "it is a NoneType"),
-        (b"photo.png", "it is a bytes"),
-        ([[0, 0]], "it is a list"),
+        (np.uint8(3), "it is of type uint8; it must be a path, bytes, a file, a PIL image or a uint8 array"),
+        (Image.new("F", (8, 8)), "its mode is F, which has no defined black and white; convert it to L or RGB"),
+        (Image.new("I", (8, 8)), "its mode is I, which"),
+        (None, "it is of type NoneType"),
+        (b"photo.png", "not an image: it starts with b'photo.png'"),
+        (b"", "the file is empty"),
+        (io.StringIO("photo.png"), "its read.. returns str; open the file with mode 'rb'"),
+        ([[0, 0]], "it is of type list"),
     ],
 )
 def test_other_objects_are_refused_with_their_position(paths, image, message):
@@ -197,6 +221,9 @@ def test_other_objects_are_refused_with_their_position(paths, image, message):
         ("photo.png", "X is a single path, 'photo.png'; pass a list of images"),
         (Path("photo.png"), "X is a single path"),
         (np.zeros((64, 64, 3), np.uint8), r"X is a single image of shape \(64, 64, 3\); pass a list of images"),
+        (b"photo", "X is a single bytes; pass a list of images"),
+        (Image.new("RGB", (8, 8)), "X is a single Image; pass a list of images"),
+        (io.BytesIO(), "X is a single BytesIO; pass a list of images"),
         (pd.DataFrame({"path": ["photo.png"]}), r"X is a table; pass one of its columns, such as X\['path'\]"),
     ],
 )

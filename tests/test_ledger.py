@@ -6,6 +6,7 @@ import time
 
 import numpy as np
 import pytest
+from image_files import make_png, make_tiff
 from PIL import Image
 from runs import AN_HOUR_AGO, SIDE, Patches, age, count, draw, list_names, load_counter, make_folder, read_rows, run
 
@@ -269,3 +270,56 @@ def test_a_file_that_changes_during_the_run_is_known_by_the_bytes_that_were_embe
     draw(path, 99)
     age(path, AN_HOUR_AGO + 2)
     assert count(run(pictures, features)) == (1, 9, 0)
+
+
+# Images that come out dark, or of which a part is ignored
+
+
+def write_deep(folder, largest, *, colour=False):
+    """Write three PNGs of 16 bits, the last with this largest sample."""
+    for number, value in enumerate((largest // 3, 0, largest)):
+        row = np.full((4, 4, 3 if colour else 1), value, ">u2").tobytes()
+        rows = [row[at : at + len(row) // 4] for at in range(0, len(row), len(row) // 4)]
+        (folder / f"{number}.png").write_bytes(make_png(4, 4, 16, 2 if colour else 0, rows))
+
+
+@pytest.mark.parametrize(
+    ("largest", "colour", "bits"),
+    [(4095, False, 12), (4095, True, 12), (4096, False, 14), (16383, True, 14), (1000, False, 10), (200, False, 8)],
+)
+def test_samples_that_leave_the_upper_range_unused_are_noted_once(tmp_path, caplog, largest, colour, bits):
+    (tmp_path / "deep").mkdir()
+    write_deep(tmp_path / "deep", largest, colour=colour)
+    dark = embed(tmp_path / "deep", "colour", folder=tmp_path, options=EmbedOptions(workers=3)).store
+    assert caplog.text.count("come") == 1
+    # An image that is black says nothing, so it is not counted.
+    assert f"sample in 2 images with 16 bits is {largest:,}, so this looks like {bits}-bit data" in caplog.text
+    assert f"embed again with --bits {bits}" in caplog.text
+    caplog.clear()
+    bright = embed(tmp_path / "deep", "colour", image={"bits": bits}, folder=tmp_path).store
+    assert not caplog.text
+    assert bright.path.name == f"colour-bits{bits}.h5"
+    assert bright.spec.image.bits == bits
+    assert not np.array_equal(bright.features, dark.features)
+
+
+@pytest.mark.parametrize("largest", [16384, 65535])
+def test_samples_that_use_the_upper_range_are_not_noted(tmp_path, caplog, largest):
+    (tmp_path / "deep").mkdir()
+    write_deep(tmp_path / "deep", largest)
+    embed(tmp_path / "deep", "colour", folder=tmp_path)
+    assert not caplog.text
+
+
+def test_images_of_8_bits_are_not_noted(pictures, features, caplog):
+    run(pictures, features)
+    assert not caplog.text
+
+
+def test_ignored_bands_are_noted_once(tmp_path, caplog):
+    (tmp_path / "d").mkdir()
+    for number in range(3):
+        data = make_tiff(2, 1, 8, 4, 2, [bytes([number, 48, 64, 0] * 2)], more={338: 0} if number else {})
+        (tmp_path / "d" / f"{number}.tif").write_bytes(data)
+    embed(tmp_path / "d", "colour", folder=tmp_path)
+    assert caplog.messages == ["bands that are neither colour nor alpha, such as infrared, are ignored in 3 images"]

@@ -1,4 +1,9 @@
+import hashlib
+import io
+import zipfile
+
 import numpy as np
+import pandas as pd
 import pytest
 from pictures import write_digits
 from PIL import Image
@@ -51,7 +56,138 @@ def test_predictions_come_in_order_with_errors_in_their_places(predictor, others
     assert predictions[0].probability == predictions[0].probabilities.max()
 
 
-def test_nothing_to_predict_is_an_error(predictor):
+def make_forms(path):
+    """Return one picture in every form."""
+    data = path.read_bytes()
+    image, loaded = Image.open(io.BytesIO(data)), Image.open(io.BytesIO(data))
+    loaded.load()
+    array = np.asarray(loaded)
+    return [path, str(path), data, bytearray(data), io.BytesIO(data), image, loaded, array, array[..., None]]
+
+
+def test_pictures_of_every_form_are_predicted_alike(predictor, others):
+    path = min(others.rglob("*.png"))
+    forms = make_forms(path)
+    forms += [np.repeat(forms[-1], 3, axis=2), np.dstack([np.repeat(forms[-1], 3, axis=2), np.full((8, 8), 255, "u1")])]
+    (expected,) = predictor.predict([path])
+    found = list(predictor.predict(forms))
+    assert [row.path for row in found] == [str(path)] * 2 + [f"image {number}" for number in range(2, len(forms))]
+    for row in [*found, *predictor.predict(iter(make_forms(path)))]:
+        assert np.allclose(row.probabilities, expected.probabilities, atol=1e-6)  # batches round in another order
+    for form in make_forms(path):
+        (row,) = predictor.predict(form)
+        assert row.label == expected.label
+    assert expected.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == found[2].sha256
+
+
+def test_stacked_arrays_and_columns_are_predicted_one_by_one(predictor, others):
+    paths = sorted(others.rglob("*.png"))[:6]
+    expected = [row.label for row in predictor.predict(paths)]
+    arrays = np.stack([np.asarray(Image.open(path)) for path in paths])
+    table = pd.DataFrame({"path": paths})
+    for pictures in (arrays[..., None], table["path"], np.array(paths, dtype=str), (path for path in paths)):
+        assert [row.label for row in predictor.predict(pictures)] == expected
+
+
+def test_an_iterator_may_use_its_files_and_arrays_again(predictor, others):
+    paths = sorted(others.rglob("*.png"))[:20]
+
+    def read_files():
+        for path in paths:
+            with path.open("rb") as file:
+                yield file
+
+    def fill_one_array():
+        array = np.empty((8, 8), np.uint8)
+        for path in paths:
+            array[:] = np.asarray(Image.open(path))
+            yield array
+
+    expected = [row.label for row in predictor.predict(paths)]
+    assert [row.label for row in predictor.predict(read_files())] == expected
+    assert [row.label for row in predictor.predict(fill_one_array())] == expected
+
+
+def test_few_pictures_of_an_iterator_are_in_memory_at_once(predictor):
+    taken = 0
+
+    def draw():
+        nonlocal taken
+        for taken in range(1, 1001):  # noqa: B007 - counted
+            yield np.zeros((8, 8), np.uint8)
+
+    rows = predictor.predict(draw(), EmbedOptions(workers=2, batch_size=4))
+    next(rows)
+    assert taken < 50
+    rows.close()
+
+
+def test_what_is_not_a_picture_has_an_error_in_its_place(predictor, others):
+    good = min(others.rglob("*.png"))
+    pictures = [good, None, np.zeros((8, 8, 3)), b"<html>", io.StringIO("x"), np.zeros((8, 8, 5), np.uint8), 7, good]
+    rows = list(predictor.predict(pictures))
+    assert [row.path for row in rows[1:-1]] == [f"image {number}" for number in range(1, 7)]
+    words = [
+        "",
+        "type NoneType; it must be a path",
+        "float64; they must be uint8",
+        "not an image",
+        "mode 'rb'",
+        "(8, 8, 5)",
+    ]
+    for row, word in zip(rows, [*words, "type int", ""], strict=True):
+        assert word in row.error
+        assert bool(row.error) == bool(word)
+    assert rows[0].label == rows[-1].label
+
+
+@pytest.mark.parametrize("sources", [7, None, {"a": b""}, pd.DataFrame({"path": ["a.png"]})])
+def test_what_is_neither_a_picture_nor_a_list_is_refused(predictor, sources):
+    with pytest.raises(SourceError, match="predict takes pictures or a list of pictures, not a"):
+        list(predictor.predict(sources))
+
+
+def test_folders_and_paths_may_be_mixed_with_pictures(predictor, others):
+    image = min(others.rglob("*.png"))
+    rows = list(predictor.predict([others / "3", image.read_bytes(), image]))
+    assert len(rows) == 12
+    assert [row.path for row in rows[-2:]] == ["image 1", str(image)]
+
+
+def test_a_table_or_an_archive_is_predicted_as_it_is_embedded(predictor, others, tmp_path):
+    paths = sorted((others / "3").iterdir())
+    (tmp_path / "t.csv").write_text("path\n" + "\n".join(map(str, paths)))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for path in paths:
+            archive.write(path, f"3/{path.name}")
+    expected = [row.label for row in predictor.predict(paths)]
+    assert [row.label for row in predictor.predict(tmp_path / "t.csv")] == expected
+    assert [row.label for row in predictor.predict([tmp_path / "a.zip"])] == expected
+    with pytest.raises(SourceError, match=r"a.zip is a table or an archive; predict it alone"):
+        list(predictor.predict([tmp_path / "a.zip", paths[0]]))
+
+
+def test_the_bits_of_the_store_are_those_of_the_prediction(tmp_path):
+    for label, value in (("dark", 400), ("bright", 4000)):
+        (tmp_path / "d" / label).mkdir(parents=True)
+        for number in range(12):
+            image = Image.fromarray(np.full((8, 8), value + number, np.uint16))
+            image.save(tmp_path / "d" / label / f"{number}.png")
+    store = featx.embed(tmp_path / "d", "colour", image={"bits": 12}, folder=tmp_path).store
+    run = featx.fit(store, "centroid", options=FitOptions(folder=tmp_path / "runs"))
+    predictor = featx.Predictor.load(run.bundle)
+    assert predictor.bundle.embed_spec.image.bits == 12
+    Image.fromarray(np.full((8, 8), 5000, np.uint16)).save(tmp_path / "bright.png")
+    rows = list(predictor.predict([tmp_path / "d", tmp_path / "bright.png"]))
+    assert [row.label for row in rows[:-1]] == ["bright"] * 12 + ["dark"] * 12
+    assert "largest sample is 5,000, and 12 bits hold at most 4,095" in rows[-1].error
+
+
+def test_nothing_to_predict_is_an_error(predictor, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for nothing in (tmp_path / "empty", [tmp_path / "empty"], iter([])):
+        with pytest.raises(SourceError, match="nothing to predict"):
+            list(predictor.predict(nothing))
     with pytest.raises(SourceError, match="nothing to predict"):
         list(predictor.predict([]))
 

@@ -96,6 +96,17 @@ def test_unknown_values_are_refused(make, message):
         make()
 
 
+def test_used_bits_change_a_digest_only_where_they_are_set():
+    plain = ImageSpec(8, 8)
+    assert "bits" not in plain.to_json()
+    assert ImageSpec.from_dict({"bits": 0, **plain.to_dict()}).digest == plain.digest
+    twelve = EmbedSpec(BACKBONE, ImageSpec(8, 8, bits=12))
+    assert twelve.digest != EmbedSpec(BACKBONE, plain).digest
+    assert EmbedSpec.from_dict(twelve.to_dict()) == twelve
+    with pytest.raises(UsageError, match="bits is 99; it must be 8 to 15"):
+        ImageSpec.from_dict({**plain.to_dict(), "bits": 99})
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

@@ -56,6 +56,7 @@ def embed(
     resize: flags.Resize = None,
     interpolation: flags.Interpolation = None,
     decoder: flags.Decoder = None,
+    bits: flags.Bits = None,
     dtype: Annotated[
         str, typer.Option(metavar="DTYPE", help=f"Number format of the stored features: {' or '.join(DTYPES)}.")
     ] = DTYPES[0],
@@ -107,7 +108,7 @@ def embed(
     from featx.items.augmentation import plan_views
 
     plan_views(views, augment, view_seed)  # mistakes are reported before a large source is listed
-    image = flags.parse_image_options(image_size, resize, interpolation, decoder)
+    image = flags.parse_image_options(image_size, resize, interpolation, decoder, bits)
     options = EmbedOptions(
         batch_size=batch_size, workers=workers, rehash=rehash, on_bad=on_bad, max_bad=max_bad, runtime=runtime
     )

@@ -116,6 +116,7 @@ def finetune(
     resize: flags.Resize = None,
     interpolation: flags.Interpolation = None,
     decoder: flags.Decoder = None,
+    bits: flags.Bits = None,
     test_size: flags.TestSize = FINETUNE_DEFAULTS.test_size,
     group: flags.Group = FINETUNE_DEFAULTS.group,
     seed: flags.Seed = _DEFAULTS.seed,
@@ -140,7 +141,7 @@ def finetune(
     import featx
     from featx.heads import split_params
 
-    image = flags.parse_image_options(image_size, resize, interpolation, decoder)
+    image = flags.parse_image_options(image_size, resize, interpolation, decoder, bits)
     head = HeadSpec(clf, split_params(param or ()), scaling, seed)
     spec = FineTuneSpec(
         head=head,

@@ -8,7 +8,7 @@ import typer
 
 from featx.errors import UsageError
 from featx.options import RUNTIMES, VIEWS
-from featx.specs import CALIBRATIONS, DECODERS, INTERPOLATIONS, POOLINGS, RESIZES
+from featx.specs import CALIBRATIONS, DECODERS, INTERPOLATIONS, POOLINGS, RESIZES, USED_BITS
 
 
 def join(names: Any) -> str:  # noqa: ANN401 - any iterable of texts, of which a table of heads is one
@@ -110,6 +110,14 @@ Decoder = Annotated[
         f"{DECODERS[0]}.",
     ),
 ]
+Bits = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help=f"Number of used bits in images with 16 bits a sample, {USED_BITS[0]} to {USED_BITS[-1]}: with 12, 4,095 "
+        "is white. By default, all 16.",
+    ),
+]
 BatchSize = Annotated[
     int | None,
     typer.Option(
@@ -188,7 +196,7 @@ Calibration = Annotated[
 
 
 def parse_image_options(
-    size: str | None, resize: str | None, interpolation: str | None, decoder: str | None
+    size: str | None, resize: str | None, interpolation: str | None, decoder: str | None, bits: int | None = None
 ) -> dict[str, Any]:
     """Collect the fields of an image spec that a user gave.
 
@@ -213,6 +221,11 @@ def parse_image_options(
             raise UsageError(msg)
         if value is not None:
             image[field] = value
+    if bits is not None:
+        if bits not in USED_BITS:
+            msg = f"--bits is {bits}; it must be {USED_BITS[0]} to {USED_BITS[-1]}"
+            raise UsageError(msg)
+        image["bits"] = bits
     return image
 
 

@@ -13,7 +13,7 @@ our own, and the short table of formats keeps out those that start other program
 (EPS) or that often load truncated files without an error.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -28,7 +28,8 @@ from PIL.Image import Resampling, Transpose
 from PIL.ImageFile import ImageFile
 
 from featx.errors import ImageError
-from featx.items.formats import FORMATS, Format, recognise
+from featx.items.formats import FORMATS, Format, name_foreign, recognise
+from featx.items.samples import Rescaling, has_deep_colour, has_open_range, load_low_bytes, plan_rescaling
 from featx.specs import ImageSpec
 
 #: Images with more pixels are refused. The limit is that of Pillow's own `Image.open`, and
@@ -155,7 +156,9 @@ def _estimate_bytes(image: ImageFile, name: str) -> float:
     n_pixels = max(image.width * image.height, _count_tile_pixels(image))
     stored = 2 if image.mode.startswith("I;16") else 1 if image.mode in {"1", "L", "P"} else 4
     is_grey = image.mode in {"1", "L"} or image.mode.startswith("I")
-    converted = 0 if image.mode in {"L", "RGB"} else 1 if is_grey else 4
+    is_deep = has_deep_colour(image)  # its low bytes are decoded too
+    converted = 0 if image.mode in {"L", "RGB"} and not is_deep else 1 if is_grey else 4
+    stored += 4 if is_deep else 0
     working = _COEFFICIENT_BYTES if "progressive" in image.info else _WORKING_BYTES.get(name, 0.0)
     return n_pixels * (stored + converted + working * len(image.getbands()))
 
@@ -196,6 +199,9 @@ def _recognise(data: bytes) -> Format:
         raise ImageError(msg)
     if found := recognise(data):
         return found
+    if foreign := name_foreign(data):
+        msg = f"not an image that featx reads, but {foreign[0]}; {foreign[1]}"
+        raise ImageError(msg)
     known = ", ".join(row.name + (f" (with {row.package})" if row.package else "") for row in FORMATS)
     msg = f"not an image: it starts with {data[:16]!r}; known formats are {known}"
     raise ImageError(msg)
@@ -241,18 +247,23 @@ class Decoded:
             embedded with views, `(n_views, height, width, 3)`.
         width_px: Columns of the original as displayed, before the resize.
         height_px: Rows of the original as displayed, before the resize.
+        peak: The largest sample, without alpha, of a file with 16 bits of which fewer may be used; 0 for others.
+        ignored: Number of bands that are neither colour nor alpha, and have no effect on the pixels.
     """
 
     pixels: NDArray[np.uint8]
     width_px: int
     height_px: int
+    peak: int = 0
+    ignored: int = 0
 
 
 def decode(data: bytes, spec: ImageSpec) -> Decoded:
     """Decode an image to upright RGB pixels of the size in the spec.
 
-    Only the first frame is used. Grey values of 16 bits are rescaled to 8, transparent
-    pixels are put on white, the EXIF orientation is applied; colour profiles are ignored.
+    Only the first frame is used. Samples of 16 bits are rescaled to 8, transparent
+    pixels are put on white, the EXIF orientation is applied; colour profiles, gamma and
+    the bands of a TIFF that are neither colour nor alpha are ignored.
 
     Args:
         data: The bytes of the whole file, in any format of `featx.items.formats`.
@@ -271,15 +282,18 @@ def decode(data: bytes, spec: ImageSpec) -> Decoded:
     stored_size = size[::-1] if header.orientation in SWAPPING else size
     with _translate_errors(header.format):
         _refuse_endless(image, header, data)
+        rescaling = plan_rescaling(image, spec)
+        low = load_low_bytes(open_image(data)[0]) if has_deep_colour(image) else None
         extent = _load(image, stored_size, spec)
         fitted, box = _fit(extent, stored_size, spec.resize)
         # Rotating the small result instead of the large original is faster, and differs only by rounding.
-        small = _flatten(image).resize(fitted, _FILTERS[spec.interpolation], box=box)
+        small = _flatten(image, low, rescaling).resize(fitted, _FILTERS[spec.interpolation], box=box)
         if header.orientation in _UPRIGHT:
             small = small.transpose(_UPRIGHT[header.orientation])
         canvas = Image.new("RGB", size)
         canvas.paste(small, ((size[0] - small.width) // 2, (size[1] - small.height) // 2))
-        return Decoded(np.array(canvas), header.width_px, header.height_px)
+        peak = rescaling.peak if has_open_range(image) else 0
+        return Decoded(np.array(canvas), header.width_px, header.height_px, peak, getattr(image, "ignored", 0))
 
 
 def _refuse_unbounded(header: Probe) -> None:
@@ -288,10 +302,8 @@ def _refuse_unbounded(header: Probe) -> None:
     Guessing them for each image would give different numbers for the same scene.
     """
     if header.mode == "F" or (header.mode == "I" and header.format != "PNM"):
-        kind = "float" if header.mode == "F" else "32-bit or signed"
-        msg = (
-            f"{header.format} with {kind} pixels, for which black and white are not defined; save it with 8 or 16 bits"
-        )
+        kind = "float samples" if header.mode == "F" else "samples of 32 bits"
+        msg = f"a {header.format} with {kind}, which featx does not read; convert it to 8 or 16 bits"
         raise ImageError(msg)
 
 
@@ -341,22 +353,31 @@ def _fit(extent: tuple[float, float], size: tuple[int, int], resize: str) -> tup
     return size, (left, top, (width + kept_width) / 2, (height + kept_height) / 2)
 
 
-def _flatten(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to L or RGB."""
-    if image.mode in {"L", "RGB"} and not image.has_transparency_data:
+def _flatten(image: Image.Image, low: Image.Image | None, rescaling: Rescaling) -> Image.Image:
+    """Convert an image of any mode to L or RGB.
+
+    Args:
+        image: The image; the high bytes of its samples if `low` is not None.
+        low: The low bytes of samples of 16 bits; None if there are none.
+        rescaling: How samples of more than 8 bits become 8 bits.
+    """
+    if image.mode in {"L", "RGB"} and low is None and not image.has_transparency_data:
         return image
     width, height = image.size
-    convert = _make_rescaling(image) if image.mode.startswith("I") else _flatten_strip
     flat: Image.Image | None = None
     step = max(1, _STRIP_PX // width)
     for top in range(0, height, step):
-        strip = convert(image.crop((0, top, width, min(top + step, height))))
+        box = (0, top, width, min(top + step, height))
+        strip = _flatten_strip(image.crop(box), low.crop(box) if low else None, rescaling)
         flat = flat or Image.new(strip.mode, image.size)
         flat.paste(strip, (0, top))
     return flat or image
 
 
-def _flatten_strip(image: Image.Image) -> Image.Image:
+def _flatten_strip(image: Image.Image, low: Image.Image | None, rescaling: Rescaling) -> Image.Image:
+    if image.mode.startswith("I"):
+        return rescaling.rescale_grey(image)
+    image = rescaling.unmultiply(rescaling.rescale_colour(image, low) if low else image)
     if image.mode == "La":
         image = image.convert("LA")  # the only mode to which Pillow converts premultiplied grey
     if image.has_transparency_data:
@@ -365,24 +386,3 @@ def _flatten_strip(image: Image.Image) -> Image.Image:
         paper.paste(image, mask=image)
         return paper
     return image.convert("L" if image.mode == "1" else "RGB")
-
-
-def _make_rescaling(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
-    """Make a function that rescales grey values of 16 bits to 8; Pillow's own conversion makes all above 255 white.
-
-    In TIFFs, Pillow neither rescales values of 12 bits nor inverts values of 16 bits that count from white.
-    """
-    tags = getattr(image, "tag_v2", {})
-    largest = 2 ** tags.get(Base.BitsPerSample, (16,))[0] - 1
-    counts_from_white = tags.get(Base.PhotometricInterpretation) == 0
-
-    def rescale(strip: Image.Image) -> Image.Image:
-        values = np.asarray(strip)
-        grey = np.rint(values * np.float32(255 / largest)).astype(np.uint8)
-        if counts_from_white:
-            grey = 255 - grey
-        if "transparency" in strip.info:
-            grey[values == strip.info["transparency"]] = _PAPER
-        return Image.fromarray(grey)
-
-    return rescale

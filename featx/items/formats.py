@@ -1,6 +1,6 @@
 """The image formats that featx reads: one table for finding files and for opening them.
 
-A new format is one row here. Nothing of Pillow is imported: a row only names the plugin.
+A new format is one row here. Nothing of Pillow is imported: a row only names the class.
 """
 
 import re
@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 #: How many bytes of a file `recognise` needs; the last of an AVIF's or HEIC's brands ends within them.
 HEAD_BYTES = 64
+
+#: How many bytes of a file `name_foreign` looks at.
+_FOREIGN_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +47,13 @@ class Format:
 #: (ISO/IEC 14496-12, section 4.3), so the compatible brands count too, and AVIF comes first.
 FORMATS = (
     Format("JPEG", ("jpg", "jpeg", "jpe", "jfif"), rb"\xff\xd8\xff", "PIL.JpegImagePlugin:JpegImageFile"),
-    Format("PNG", ("png",), rb"\x89PNG\r\n\x1a\n", "PIL.PngImagePlugin:PngImageFile"),
+    Format("PNG", ("png",), rb"\x89PNG\r\n\x1a\n", "featx.items.png:PngReader"),
     Format("GIF", ("gif",), rb"GIF8[79]a", "PIL.GifImagePlugin:GifImageFile"),
     Format("WebP", ("webp",), rb"RIFF.{4}WEBP", "PIL.WebPImagePlugin:WebPImageFile"),
     # Two letters are a weak sign; the four reserved bytes of a bitmap are usually zero.
     Format("BMP", ("bmp",), rb"BM", "PIL.BmpImagePlugin:BmpImageFile", strict=rb"BM.{4}\0{4}"),
     # 42 marks a TIFF and 43, the plus sign, a BigTIFF.
-    Format("TIFF", ("tif", "tiff"), rb"II[*+]\0|MM\0[*+]", "PIL.TiffImagePlugin:TiffImageFile"),
+    Format("TIFF", ("tif", "tiff"), rb"II[*+]\0|MM\0[*+]", "featx.items.tiff:TiffReader"),
     Format(
         "JPEG 2000",
         ("jp2", "j2k"),
@@ -73,6 +76,24 @@ FORMATS = (
         "PIL.PpmImagePlugin:PpmImageFile",
         strict=rb"P[1-6f]\s[#0-9]",
     ),
+)
+
+#: Files that are often found among images, and what to do: name, signature at the start, advice.
+_FOREIGN = (
+    ("a DICOM file", rb".{128}DICM", "export it as PNG first, for example with pydicom"),
+    ("a pointer of Git LFS", rb"version https://git-lfs", "run `git lfs pull` where it lies"),
+    ("a NumPy array", rb"\x93NUMPY", "save it as PNG first"),
+    ("a Photoshop file", rb"8BPS", "export it as PNG first"),
+    ("an SVG drawing", rb"(\xef\xbb\xbf)?\s*(<\?xml[^>]*>\s*)?<svg", "export it as PNG first"),
+    ("a JPEG XL file", rb"\xff\x0a|\0\0\0\x0cJXL ", "convert it to JPEG or PNG first"),
+    ("a PAM file", rb"P7\s", "convert it to PPM or PNG first"),
+    ("a Windows icon", rb"\0\0[\x01\x02]\0", "convert it to PNG first"),
+    ("a PDF", rb"%PDF", "export its pages as PNG first"),
+    ("a compressed file", rb"\x1f\x8b|BZh|\xfd7zXZ|PK\x03\x04|7z\xbc\xaf", "unpack it first"),
+    ("a video", rb".{4}ftyp(mp4|isom|iso2|avc1|M4V|qt  )|RIFF.{4}AVI |\x1aE\xdf\xa3", "extract its frames first"),
+    ("an HDF5 file", rb"\x89HDF\r\n", "export its images as PNG first"),
+    ("a FITS file", rb"SIMPLE  =", "export it as PNG or TIFF of 16 bits first"),
+    ("a NIfTI file", rb"\\\x01\0\0|\0\0\x01\\", "export its slices as PNG first"),
 )
 
 #: Suffixes of images that cannot be opened. Their files are quarantined with a reason, not overlooked.
@@ -104,3 +125,13 @@ def recognise(head: bytes) -> Format | None:
         head: Its first `HEAD_BYTES` bytes, or more.
     """
     return next((row for row in FORMATS if row.matches(head)), None)
+
+
+def name_foreign(data: bytes) -> tuple[str, str] | None:
+    """Return what a file is that is not an image of these formats, and what to do; None if it is unknown.
+
+    Args:
+        data: The bytes of the file.
+    """
+    head = data[:_FOREIGN_BYTES]
+    return next(((name, advice) for name, sign, advice in _FOREIGN if re.match(sign, head, re.DOTALL)), None)

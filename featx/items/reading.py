@@ -5,8 +5,9 @@ import errno
 import hashlib
 import math
 import threading
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,8 @@ from numpy.typing import NDArray
 from featx.errors import ImageError
 from featx.items.augmentation import make_views
 from featx.items.decoding import Decoded, decode
-from featx.items.manifest import FileStat, Item, Manifest
+from featx.items.manifest import FileStat, Item, Reader
+from featx.items.pictures import PictureItem
 from featx.measuring import DECODE, READ, Timing
 from featx.prefetching import gather, prefetch
 from featx.specs import ImageSpec, ViewSpec
@@ -31,6 +33,20 @@ _COMPARED_AT_ONCE = 256
 #: Decoded pixels that may wait for the network: enough for the largest batch, and no more than a network needs itself.
 _AHEAD_BYTES = 64 << 20
 _MAX_AHEAD = 256
+
+
+class Listing(Protocol):
+    """Items, in order, and the reader of their files; a manifest is one."""
+
+    @property
+    def items(self) -> Iterable[Item]:
+        """The items; they may be made one by one."""
+        ...
+
+    @property
+    def reader(self) -> Reader:
+        """Reads their bytes."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +82,7 @@ class Examined:
 
 
 def examine(
-    manifest: Manifest,
+    manifest: Listing,
     spec: ImageSpec,
     *,
     known: Collection[str] | None,
@@ -74,6 +90,7 @@ def examine(
     workers: int,
     timing: Timing,
     views: Sequence[ViewSpec] = (),
+    ahead: int | None = None,
 ) -> Generator[Examined]:
     """Read and decode every item in threads, in the manifest's order, a bounded number ahead.
 
@@ -87,13 +104,14 @@ def examine(
         timing: Collects the time that the threads spend.
         views: Views to make of each image, in the same threads; each spec is applied to all views of the one
             before. The pixels of an item are then `(n_views, height, width, 3)`, the image itself first.
+        ahead: How many items may be read ahead; None for what `limit_ahead` allows.
 
     Yields:
         One `Examined` for each item. Unless `known` is None, the same bytes under several names
         are decoded once: only the first of them has an image, or a reason.
     """
     examiner = _Examiner(manifest, spec, known, timing, views)
-    ahead = limit_ahead(spec, workers, count_views(views))
+    ahead = ahead or limit_ahead(spec, workers, count_views(views))
     parts = _separate(manifest, stamps, workers, timing) if stamps else manifest.items
     with contextlib.closing(prefetch(examiner.examine_part, parts, workers=workers, ahead=ahead)) as found:
         for examined in found:
@@ -110,7 +128,7 @@ class _Examiner:
         lock: Held while `claimed` is read and changed.
     """
 
-    manifest: Manifest
+    manifest: Listing
     spec: ImageSpec
     known: Collection[str] | None
     timing: Timing
@@ -123,12 +141,21 @@ class _Examiner:
         return part if isinstance(part, list) else [self._examine(part)]
 
     def _examine(self, item: Item) -> Examined:
+        if isinstance(item, PictureItem):
+            # Without its bytes, which would otherwise stay in memory until the network has the image.
+            plain, data = Item(item.id), item.data
+            if item.reason:
+                return Examined(plain, None, reason=item.reason)
+            return self._decode(plain, _stamp(data, 0), data)
         try:
             with self.timing.measure(READ):
                 stamp, data = read_stamped(self.manifest, item.id)
         except OSError as error:
             is_momentary = error.errno is not None and error.errno not in _LASTING
             return Examined(item, None, reason=describe_failure(error), is_momentary=is_momentary)
+        return self._decode(item, stamp, data)
+
+    def _decode(self, item: Item, stamp: Stamp, data: bytes) -> Examined:
         if not self._claim(stamp.sha256):
             return Examined(item, stamp)
         try:
@@ -175,7 +202,7 @@ def limit_ahead(spec: ImageSpec, workers: int, views: int = 1) -> int:
 
 
 def _separate(
-    manifest: Manifest, stamps: Mapping[str, Stamp], workers: int, timing: Timing
+    manifest: Listing, stamps: Mapping[str, Stamp], workers: int, timing: Timing
 ) -> Iterator[Item | list[Examined]]:
     """Separate items that must be read, one by one, from runs of items that are unchanged since their stamps.
 
@@ -204,18 +231,22 @@ def _separate(
             yield from parts
 
 
-def _is_unchanged(manifest: Manifest, name: str, stamp: Stamp) -> bool:
+def _is_unchanged(manifest: Listing, name: str, stamp: Stamp) -> bool:
     try:
         return manifest.reader.stat(name) == stamp.stat
     except OSError:  # reading it will report why
         return False
 
 
-def read_stamped(manifest: Manifest, name: str) -> tuple[Stamp, bytes]:
+def read_stamped(manifest: Listing, name: str) -> tuple[Stamp, bytes]:
     """Read and hash a file. Raises OSError."""
     stat = manifest.reader.stat(name)
     data = manifest.reader.read(name)
-    return Stamp(hashlib.sha256(data).hexdigest(), FileStat(len(data), stat.mtime_ns)), data
+    return _stamp(data, stat.mtime_ns), data
+
+
+def _stamp(data: bytes, mtime_ns: int) -> Stamp:
+    return Stamp(hashlib.sha256(data).hexdigest(), FileStat(len(data), mtime_ns))
 
 
 def describe_failure(error: OSError) -> str:

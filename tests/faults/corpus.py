@@ -261,13 +261,13 @@ DAMAGED = [
         "cut.jp2", "JPEG 2000 cut in the middle", lambda: cut(make_noise("JPEG2000")), "truncated or damaged JPEG 2000"
     ),
     refuse(
-        "float.tif", "TIFF of floats", lambda: encode(Image.new("F", (9, 9), 0.5), "TIFF"), "TIFF with float pixels"
+        "float.tif", "TIFF of floats", lambda: encode(Image.new("F", (9, 9), 0.5), "TIFF"), "TIFF with float samples"
     ),
     refuse(
         "32-bit.tif",
         "TIFF of 32-bit integers",
         lambda: encode(Image.new("I", (9, 9), 70_000), "TIFF"),
-        "TIFF with 32-bit or signed pixels",
+        "TIFF with signed samples",
     ),
     refuse(
         "196-megapixels.png",

@@ -47,6 +47,29 @@ def make_chunk(kind, body):
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
+def make_tiff(width, height, bits, samples, photometric, strips, *, order="<", **options):
+    """Make an uncompressed TIFF of one strip for each plane; options are `separate` and `more`, other tags."""
+    separate, more = options.get("separate", False), options.get("more")
+    tags = {256: width, 257: height, 258: (bits,) * samples, 259: 1, 262: photometric, 277: samples, 278: height}
+    tags |= {279: tuple(map(len, strips)), 284: 2 if separate else 1} | (more or {})
+    begin = 8 + 2 + 12 * (len(tags) + 1) + 4
+
+    def lay_out(offsets):
+        entries, extra = b"", b""
+        for tag, value in sorted((tags | {273: offsets}).items()):
+            values = value if isinstance(value, tuple) else (value,)
+            raw = struct.pack(f"{order}{len(values)}H", *values)
+            entries += struct.pack(f"{order}HHI", tag, 3, len(values))
+            entries += raw.ljust(4, b"\0") if len(raw) <= 4 else struct.pack(f"{order}I", begin + len(extra))
+            extra += raw if len(raw) > 4 else b""
+        head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}IH", 8, len(tags) + 1)
+        return head + entries + bytes(4) + extra
+
+    start = len(lay_out((0,) * len(strips)))
+    offsets = tuple(start + sum(map(len, strips[:number])) for number in range(len(strips)))
+    return lay_out(offsets) + b"".join(strips)
+
+
 RECIPES = {
     "jpeg": lambda photo: encode(photo, "JPEG", quality=90),
     "jpeg progressive": lambda photo: encode(photo, "JPEG", progressive=True),

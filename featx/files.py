@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import secrets
 import stat
 import tokenize
@@ -245,13 +246,16 @@ Table = Mapping[str, Sequence[Any] | NDArray[Any]]
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
-    """Write values as indented JSON.
+    """Write values as indented JSON, with each list of numbers on one line.
 
     Raises:
         OSError: If the file cannot be written.
         ValueError: If a number is not finite.
     """
-    path.write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
+    # A list of texts or of other lists has one of these characters; a line break in a text is escaped.
+    text = re.sub(r'\[\n[^\[\]{}"]*\]', lambda found: " ".join(found[0].split()), text)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def read_table(path: Path) -> Iterator[list[str]]:

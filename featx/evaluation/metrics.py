@@ -44,6 +44,9 @@ _MOST_LOSS = -float(np.log(np.finfo(np.float64).eps))
 _AUC_WORK = 4_000_000_000
 _FEWEST_AUC_RESAMPLES = 100
 
+#: With more classes, JSON holds the cells of a confusion matrix that are not zero, instead of all of them.
+MOST_DENSE = 100
+
 
 @dataclass(frozen=True, slots=True)
 class ClassMetrics:
@@ -86,7 +89,8 @@ class Evaluation:
             mean of one class against the rest; None if only one class is present.
         classes: The classes, in the order of the targets.
         per_class: One `ClassMetrics` for each class.
-        confusion: Items by true class (rows) and predicted class (columns), int64 (n_classes, n_classes).
+        cells: The true class, the predicted class and the number of items of each pair of classes that has
+            any, int64 (n_cells, 3), in the order of the confusion matrix.
     """
 
     n_items: int
@@ -110,20 +114,34 @@ class Evaluation:
     roc_auc_high: float | None
     classes: tuple[str, ...]
     per_class: tuple[ClassMetrics, ...]
-    confusion: IntArray
+    cells: IntArray
+
+    @property
+    def confusion(self) -> IntArray:
+        """Items by true class (rows) and predicted class (columns), int64 (n_classes, n_classes), made each time."""
+        matrix = np.zeros((len(self.classes), len(self.classes)), np.int64)
+        matrix[self.cells[:, 0], self.cells[:, 1]] = self.cells[:, 2]
+        return matrix
 
     def get_interval(self, metric: str) -> tuple[float | None, float | None, float | None]:
         """Return the value, lower end and upper end of one of `METRICS`."""
         return getattr(self, metric), getattr(self, f"{metric}_low"), getattr(self, f"{metric}_high")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON: `items`, the metrics, `classes`, `per_class`, `confusion`."""
+        """Return plain values, ready for JSON: `items`, the metrics, `classes`, `per_class`, `confusion`.
+
+        With more than `MOST_DENSE` classes, `confusion` is an object of three lists, `true`, `predicted` and
+        `items`, with an entry for each pair of classes that has items.
+        """
         values: dict[str, Any] = {"items": self.n_items}
         for metric in METRICS:
             values |= zip(_name_fields(metric), self.get_interval(metric), strict=True)
         values["classes"] = list(self.classes)
         values["per_class"] = [asdict(row) for row in self.per_class]
-        values["confusion"] = self.confusion.tolist()
+        dense = len(self.classes) <= MOST_DENSE
+        values["confusion"] = (
+            self.confusion.tolist() if dense else dict(zip(_CELL_COLUMNS, self.cells.T.tolist(), strict=True))
+        )
         return values
 
     @classmethod
@@ -140,12 +158,36 @@ class Evaluation:
                 n_items=values["items"],
                 classes=tuple(values["classes"]),
                 per_class=tuple(_read_class(row) for row in values["per_class"]),
-                confusion=np.asarray(values["confusion"], dtype=np.int64),
+                cells=_read_cells(values["confusion"], len(values["classes"])),
                 **{name: _read_number(values, name) for metric in METRICS for name in _name_fields(metric)},
             )
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             msg = f"these are not the metrics of an evaluation ({error!r}); evaluate again to write them"
             raise DataError(msg) from error
+
+
+_CELL_COLUMNS = ("true", "predicted", "items")
+
+
+def _read_cells(confusion: Any, n_classes: int) -> IntArray:  # noqa: ANN401 - of JSON, as every version wrote it
+    """Read a confusion matrix, dense or as its cells.
+
+    Raises:
+        ValueError: If it does not have the size that the classes need, or a class does not exist.
+    """
+    if not isinstance(confusion, dict):
+        return _list_cells(np.asarray(confusion, dtype=np.int64).reshape(n_classes, n_classes))
+    cells = np.stack([np.asarray(confusion[name], dtype=np.int64) for name in _CELL_COLUMNS], axis=1)
+    if cells.size and not (0 <= cells[:, :2].min() <= cells[:, :2].max() < n_classes):
+        msg = "the confusion matrix has classes that do not exist"
+        raise ValueError(msg)
+    return cells
+
+
+def _list_cells(confusion: IntArray) -> IntArray:
+    """List the cells of a matrix that are not zero: row, column and value, int64 (n_cells, 3)."""
+    rows, columns = confusion.nonzero()
+    return np.stack([rows, columns, confusion[rows, columns]], axis=1).astype(np.int64)
 
 
 def _read_class(row: Mapping[str, Any]) -> ClassMetrics:
@@ -207,13 +249,13 @@ def evaluate(
         **_measure_classes(sample, make_class_scores(chances, truth, chosen), make_log_loss(losses, units), resamples),
         "roc_auc": sample.measure_fraction(*sample.measure(make_roc_auc(chances, truth), ranked)[0]),
     }
-    confusion = _count_confusion(truth, chosen, len(classes))
+    cells = _count_cells(truth, chosen, len(classes))
     return Evaluation(
         n_items=truth.size,
         **_name_intervals(intervals),
         classes=tuple(classes),
-        per_class=_describe_classes(confusion, classes),
-        confusion=confusion,
+        per_class=_describe_classes(cells, classes),
+        cells=cells,
     )
 
 
@@ -329,16 +371,19 @@ def _name_intervals(intervals: Mapping[str, _Interval]) -> dict[str, Any]:
     return {name: None if np.isnan(value) else value for name, value in named.items()}
 
 
-def _count_confusion(targets: IntArray, predictions: IntArray, n_classes: int) -> IntArray:
-    cells = np.bincount(targets * n_classes + predictions, minlength=n_classes**2)
-    return cells.reshape(n_classes, n_classes).astype(np.int64)
+def _count_cells(targets: IntArray, predictions: IntArray, n_classes: int) -> IntArray:
+    """Count the items of each pair of a true and a predicted class, int64 (n_cells, 3)."""
+    pairs, counts = np.unique(targets * n_classes + predictions, return_counts=True)
+    return np.stack([pairs // n_classes, pairs % n_classes, counts], axis=1).astype(np.int64)
 
 
-def _describe_classes(confusion: IntArray, classes: Sequence[str]) -> tuple[ClassMetrics, ...]:
+def _describe_classes(cells: IntArray, classes: Sequence[str]) -> tuple[ClassMetrics, ...]:
     """Describe every class by its row, its column and its place on the diagonal."""
-    hits = confusion.diagonal().tolist()
-    supports = confusion.sum(axis=1).tolist()
-    predicted = confusion.sum(axis=0).tolist()
+    true, chosen, counts = cells.T
+    hits, supports, predicted = (
+        np.bincount(positions, weights, len(classes)).astype(np.int64).tolist()
+        for positions, weights in ((true, counts * (true == chosen)), (true, counts), (chosen, counts))
+    )
     return tuple(
         ClassMetrics(
             name=name,

@@ -36,6 +36,9 @@ _MOST_COUNTED = 30
 _MOST_ZEROS = 10
 _MOST_NAMED = 110
 
+# A plot has no room for more rows; with more classes, each of its squares stands for several of them.
+_MOST_DRAWN = 1000
+
 # Width of a letter or digit, relative to the font size.
 _LETTER_WIDTH = 0.62
 
@@ -50,7 +53,8 @@ def plot_confusion(evaluation: Evaluation, path: Path) -> None:
     """Draw the confusion matrix, and write it as PNG and, next to it, as SVG.
 
     The colour is the share of the true class's items. With up to 30 classes, the cells
-    hold the counts. The same evaluation and version of matplotlib give the same bytes.
+    hold the counts. With more than 1,000, a square stands for several neighbouring classes, and
+    its colour is their mean share. The same evaluation and version of matplotlib give the same bytes.
 
     Args:
         evaluation: The evaluation.
@@ -95,7 +99,9 @@ def _paint(axes: "Axes", evaluation: Evaluation, side_inches: float) -> None:
 
     colors = colormaps["Blues"].with_extremes(bad="0.9")
     norm = PowerNorm(_GAMMA, vmin=0, vmax=1)
-    image = axes.imshow(_normalize_rows(evaluation), cmap=colors, norm=norm, interpolation="nearest")
+    shares, end = _normalize_rows(evaluation), len(evaluation.classes) - 0.5
+    places = (-0.5, end, end, -0.5)  # those of the classes, also where a square stands for several
+    image = axes.imshow(shares, cmap=colors, norm=norm, interpolation="nearest", extent=places)
     beside = axes.inset_axes((1 + 0.15 / side_inches, 0, 0.2 / side_inches, 1))
     scale = axes.figure.colorbar(image, cax=beside)
     scale.set_ticks([0, 0.01, 0.05, 0.1, 0.25, 0.5, 1], labels=["0", "1 %", "5 %", "10 %", "25 %", "50 %", "100 %"])
@@ -125,9 +131,19 @@ def _write_counts(axes: "Axes", evaluation: Evaluation, cell_points: float) -> N
 
 
 def _normalize_rows(evaluation: Evaluation) -> "np.ma.MaskedArray[tuple[int, int], np.dtype[np.float64]]":
-    """Divide the counts by their row's sum; the row of a class without items is masked."""
-    support = np.broadcast_to(evaluation.confusion.sum(axis=1, keepdims=True), evaluation.confusion.shape)
-    return np.ma.masked_where(support == 0, evaluation.confusion / np.maximum(support, 1))
+    """Divide the counts by their row's sum; the row of a class without items is masked.
+
+    With more than `_MOST_DRAWN` classes, neighbouring rows are averaged, and neighbouring columns added up.
+    """
+    n_classes = len(evaluation.classes)
+    step = -(-n_classes // _MOST_DRAWN)
+    true, predicted, counts = evaluation.cells.T
+    support = np.bincount(true, counts, n_classes)
+    side = -(-n_classes // step)
+    sums = np.zeros((side, side))
+    np.add.at(sums, (true // step, predicted // step), counts / support[true])
+    present = np.bincount(np.arange(n_classes) // step, support > 0, side)[:, np.newaxis]
+    return np.ma.masked_where(np.broadcast_to(present == 0, sums.shape), sums / np.maximum(present, 1))
 
 
 # A path is cut off this far below the chosen value: with the strongest regularisation, only the largest class is

@@ -94,10 +94,8 @@ def _format_matrix(evaluation: Evaluation) -> str:
 
 
 def _format_pairs(evaluation: Evaluation) -> str:
-    counts = evaluation.confusion.copy()
-    np.fill_diagonal(counts, 0)
-    largest = np.argsort(-counts, axis=None, kind="stable")[:_MOST_PAIRS]
-    pairs = [(*divmod(int(cell), len(counts)), int(counts.flat[cell])) for cell in largest if counts.flat[cell]]
+    wrong_cells = evaluation.cells[evaluation.cells[:, 0] != evaluation.cells[:, 1]]
+    pairs = wrong_cells[np.argsort(-wrong_cells[:, 2], kind="stable")[:_MOST_PAIRS]].tolist()
     if not pairs:
         return "no class is confused with another"
     names = evaluation.classes

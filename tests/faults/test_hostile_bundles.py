@@ -127,7 +127,7 @@ def test_json_that_is_not_a_description_is_refused(bundle, text):
 
 def test_json_that_would_fill_the_memory_is_refused(bundle):
     (bundle / "bundle.json").write_bytes(b"[" + b"{}," * 10**8 + b"{}]")
-    check_refused_cheaply(bundle, "bundle.json has 300,000,004 bytes; the limit is 16,777,216; do not use this bundle")
+    check_refused_cheaply(bundle, "bundle.json has 300,000,004 bytes; the limit is 134,217,728; do not use this bundle")
 
 
 def test_images_of_a_size_that_no_memory_holds_are_refused(bundle):

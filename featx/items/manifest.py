@@ -11,7 +11,7 @@ from featx.wording import escape_html, format_html_table, to_text
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featx.items.tables import Columns
+    from featx.items.columns import Columns
 
 #: The names that a split may have; an item of a source without splits has the empty string.
 SPLITS = ("train", "val", "test")
@@ -79,6 +79,7 @@ class Manifest:
         junk: Why files were left out, and how many for each reason.
         reading: Arguments other than the defaults with which `read_source` returns the same manifest; values that
             JSON can hold.
+        notes: How the source was read, for the user, one line each.
     """
 
     items: tuple[Item, ...]
@@ -86,6 +87,7 @@ class Manifest:
     source: str
     junk: Mapping[str, int] = field(default_factory=dict)
     reading: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -118,6 +120,7 @@ class Manifest:
         unlabelled = len(self) - sum(classes.values())
         lines = [
             f"{to_text(self.source)}: {len(self):,} {'image' if len(self) == 1 else 'images'}",
+            *self.notes,
             f"classes: {len(classes):,}"
             + (f" ({_list_counts(classes)})" if classes else ", so this can only be embedded"),
         ]

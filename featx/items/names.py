@@ -1,0 +1,154 @@
+"""The decoding of names: the text of tables, and labels that are the same however they were written.
+
+No detector of encodings is used: on a table with a few short names, charset-normalizer takes
+cp1252 for cp1250, Big5 and others.
+"""
+
+import os
+import re
+import sys
+import unicodedata
+from collections.abc import Collection
+
+from featx.errors import SourceError
+from featx.wording import to_text
+
+#: Words that contain bytes which are not ASCII.
+_WORD = re.compile(rb"[A-Za-z]*[\x80-\xff][A-Za-z\x80-\xff]*")
+
+#: Single-byte encodings, the most common first, and the script of the letters that they add to ASCII.
+_SINGLE_BYTE = {
+    "cp1252": "LATIN",
+    "cp1250": "LATIN",
+    "mac_roman": "LATIN",
+    "cp850": "LATIN",
+    "cp1251": "CYRILLIC",
+    "cp1253": "GREEK",
+}
+
+#: Beginning of a file whose zero bytes show its encoding.
+_HEADER_BYTES = 256
+
+#: Share of the words that must look like words in an encoding that is guessed.
+_LEAST_LIKELY = 0.8
+
+#: Longer words of Latin letters have some that are ASCII.
+_LONGEST_WITHOUT_ASCII = 2
+
+
+def decode_text(raw: bytes, title: str) -> tuple[str, str]:
+    """Decode the text of a table.
+
+    Text that is neither UTF-8 nor UTF-16 is decoded in the single-byte encoding in which most of its words look
+    like words. A file that is mostly UTF-8 keeps its other bytes as surrogate escapes.
+
+    Args:
+        raw: The bytes of the file.
+        title: The table, for messages.
+
+    Returns:
+        The text without its mark, and the encoding: `utf-8`, `utf-16`, or another that was guessed.
+
+    Raises:
+        SourceError: If the bytes are not text, or the encoding is not recognised.
+    """
+    encoding = _find_unicode(raw)
+    try:
+        if encoding == "utf-8":
+            return raw.decode("utf-8-sig"), encoding
+        if encoding:
+            return raw.decode(encoding).removeprefix("\ufeff"), encoding
+    except UnicodeDecodeError as error:
+        if encoding != "utf-8":
+            msg = f"{title} cannot be read as {encoding.upper()}: {error.reason}; save it as CSV in UTF-8"
+            raise SourceError(msg) from error
+    else:
+        msg = f"{title} is not text: it contains zero bytes; save it as CSV in UTF-8"
+        raise SourceError(msg)
+    text = raw.decode("utf-8-sig", "surrogateescape")
+    if _count_other(text, low=0xDC80, high=0xDCFF) <= _count_other(text, low=0x80, high=0xD7FF):
+        return text, "utf-8"
+    encoding = _guess_single_byte(raw, title)
+    return raw.decode(encoding), encoding
+
+
+def normalise_label(name: str) -> str:
+    """Return the label of a name from a folder, an archive or a table: valid Unicode, composed (NFC).
+
+    Folders that look alike are one class, although macOS writes their names decomposed (NFD). The label does not
+    depend on the locale.
+    """
+    if name.isascii():
+        return name
+    return unicodedata.normalize("NFC", to_text(join_escapes(name)))
+
+
+def join_escapes(name: str) -> str:
+    """Return the UTF-8 reading of a name that Python decoded in another locale.
+
+    In a C locale, Python reads the two bytes of `ä` in a file's name as two surrogate escapes.
+    Bytes that are not UTF-8 stay escapes.
+    """
+    if name.isascii():
+        return name
+    try:
+        return name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half a surrogate pair, which only Windows allows in a name
+        return name
+
+
+def to_native(name: str) -> str:
+    """Return a name as Python passes it to the file system of this locale; undoes `join_escapes`."""
+    if name.isascii() or sys.getfilesystemencoding() == "utf-8":
+        return name
+    return os.fsdecode(name.encode("utf-8", "surrogateescape"))
+
+
+def _find_unicode(raw: bytes) -> str:
+    """Return the Unicode encoding that the marks and zero bytes of a text show; empty if the zero bytes fit none."""
+    if raw.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "utf-32"
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    if b"\0" not in raw:
+        return "utf-8"
+    # Without a mark, the ASCII letters of the header show it: one byte of each is zero.
+    start = raw[:_HEADER_BYTES]
+    even, odd = start[::2].count(0), start[1::2].count(0)
+    if max(even, odd) < len(start) / 4 or min(even, odd) > max(even, odd) / 4:
+        return ""
+    return "utf-16-be" if even > odd else "utf-16-le"
+
+
+def _count_other(text: str, *, low: int, high: int) -> int:
+    return sum(low <= ord(char) <= high for char in text)
+
+
+def _guess_single_byte(raw: bytes, title: str) -> str:
+    words = set(_WORD.findall(raw))
+    scores = {encoding: _count_likely(words, encoding, script) for encoding, script in _SINGLE_BYTE.items()}
+    best = max(scores, key=lambda encoding: scores[encoding])  # the first of equal ones
+    if scores[best] < _LEAST_LIKELY * len(words):
+        example = min(words)[:40]
+        msg = f"{title} is not UTF-8, and its encoding is not recognised ({example!r}); save it as CSV in UTF-8"
+        raise SourceError(msg)
+    return best
+
+
+def _count_likely(words: Collection[bytes], encoding: str, script: str) -> int:
+    """Count the words that look like words: letters of one script, in lower case, capitals or with a first capital."""
+    try:
+        texts = [word.decode(encoding) for word in words]
+    except UnicodeDecodeError:
+        return -1
+    return sum(_is_likely(text, script) for text in texts)
+
+
+def _is_likely(text: str, script: str) -> bool:
+    others = [char for char in text if not char.isascii()]
+    n_ascii = len(text) - len(others)
+    if (script == "LATIN") != bool(n_ascii) and (script != "LATIN" or len(text) > _LONGEST_WITHOUT_ASCII):
+        return False
+    return all(char.isalpha() and unicodedata.name(char, "").startswith(script) for char in others) and (
+        text[1:].islower() or text.isupper() or len(text) == 1
+    )

@@ -3,6 +3,7 @@
 from featx.items.archives import ArchiveReader, read_archive
 from featx.items.folders import FolderReader, read_folder
 from featx.items.manifest import FileStat, Item, Manifest, Reader
+from featx.items.selection import SourceOptions
 from featx.items.sources import read_source
 from featx.items.tables import Columns, read_table
 
@@ -14,6 +15,7 @@ __all__ = [
     "Item",
     "Manifest",
     "Reader",
+    "SourceOptions",
     "read_archive",
     "read_folder",
     "read_source",

@@ -118,11 +118,14 @@ def arrange(paths: Iterable[str], options: SourceOptions, source: str) -> Arrang
         SourceError: If the folders fit several layouts, or the stated one does not fit.
         UsageError: If a folder to keep or to leave out does not exist.
     """
+    paths = list(paths)
     kept = keep_folders(paths, options, source)
-    tree = build_tree(kept)
+    whole, tree = build_tree(paths), build_tree(kept)
     has_labels = bool(options.label_pattern)
-    levels = parse_layout(options.layout) if options.layout else infer_layout(tree, source, has_labels=has_labels)
-    prefix = find_prefix(tree, levels)
+    levels = (
+        parse_layout(options.layout) if options.layout else _infer_layout(whole, tree, source, has_labels=has_labels)
+    )
+    prefix = find_prefix(whole, levels)  # ids do not depend on what is left out
     inner = levels[prefix.count("/") :]
     items = arrange_items((path.removeprefix(prefix) for path in kept), inner, source)
     items, bare = drop_unlike_labels(items)
@@ -134,9 +137,19 @@ def arrange(paths: Iterable[str], options: SourceOptions, source: str) -> Arrang
             f"paths such as {min(kept)!r}"
         )
         raise SourceError(msg)
-    if not options.layout and not _is_plain(tree, levels, inner):
+    if not options.layout and not _is_plain(whole, levels, inner):
         options = replace(options, layout=format_layout(levels))
     return Arrangement(items, prefix, tuple(notes), options)
+
+
+def _infer_layout(whole: Folder, kept: Folder, source: str, *, has_labels: bool) -> tuple[str, ...]:
+    """Infer the layout of the whole source, or of what is kept of it if the whole fits none."""
+    try:
+        return infer_layout(whole, source, has_labels=has_labels)
+    except SourceError:
+        if whole == kept:
+            raise
+        return infer_layout(kept, source, has_labels=has_labels)
 
 
 def _is_plain(tree: Folder, levels: tuple[str, ...], inner: tuple[str, ...]) -> bool:

@@ -262,3 +262,15 @@ def test_control_characters_of_names_do_not_reach_the_terminal(make, name):
     lines = read_source(folder).describe()
     assert all(line.isprintable() for line in lines)
     assert any(name.encode("unicode_escape").decode() in line for line in lines[1:])
+
+
+def test_ids_do_not_depend_on_what_is_left_out(make):
+    folder = make(cross(["fold1", "fold2"]))
+    assert read_all(folder, only="folder=fold1").items == (
+        Item("fold1/cats/1.jpg", "cats"),
+        Item("fold1/dogs/2.jpg", "dogs"),
+    )
+    folder = make(cross(["seg_train/seg_train", "seg_test/seg_test"]), "e")
+    assert read_all(folder, except_="folder=seg_test").items[0] == Item(
+        "seg_train/seg_train/cats/1.jpg", "cats", "train"
+    )

@@ -36,7 +36,7 @@ def rename_labels(labels: Collection[str], rules: Sequence[str]) -> dict[str, st
     """
     renamed: dict[str, str] = {}
     for rule in rules:
-        found = _apply_file(rule, labels) if _is_file(rule) else _apply_pattern(rule, labels)
+        found = _apply_file(rule, labels) if names_file(rule) else _apply_pattern(rule, labels)
         if not found:
             close = find_closest(rule.rpartition("=")[0], labels)
             hint = f"; did you mean {' or '.join(close)}?" if close else ""
@@ -67,15 +67,16 @@ def suggest_rules(labels: Collection[str], trained: Collection[str]) -> list[str
     return rules
 
 
+def names_file(rule: str) -> bool:
+    """Return whether a rule is the path of a file."""
+    return "=" not in rule or (Path(rule).suffix.lower() in _TABLE_SUFFIXES and Path(rule).is_file())
+
+
 def list_names(names: Iterable[str]) -> str:
     """List names, sorted; at most twelve."""
     ordered = sorted(names)
     more = len(ordered) - _SHOWN_NAMES
     return ", ".join(ordered[:_SHOWN_NAMES]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def _is_file(rule: str) -> bool:
-    return "=" not in rule or (Path(rule).suffix.lower() in _TABLE_SUFFIXES and Path(rule).is_file())
 
 
 def _apply_pattern(rule: str, labels: Iterable[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """What a user states about a source: the meaning of its folders, where its classes are, and what to leave out."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,7 +24,7 @@ from featx.items.layouts import (
 )
 from featx.items.manifest import Item, Manifest
 from featx.items.names import normalise_label
-from featx.items.renaming import list_names, rename_labels
+from featx.items.renaming import list_names, names_file, rename_labels
 from featx.registry import find_closest, make_unknown_name_error
 
 #: What `only` and `except_` can name.
@@ -82,7 +83,9 @@ class SourceOptions:
 
     def to_reading(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, in the form that `Manifest.reading` records."""
-        return {name: value if isinstance(value, str) else list(value) for name, value in asdict(self).items() if value}
+        files = [os.path.abspath(rule) if names_file(rule) else rule for rule in self.map_labels]  # noqa: PTH100 - no link is followed
+        values = {**asdict(self), "map_labels": files}
+        return {name: value if isinstance(value, str) else list(value) for name, value in values.items() if value}
 
 
 #: The options of a source that shows everything.

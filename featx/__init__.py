@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from featx.finetuning.finetuning import finetune
     from featx.fitting.fitting import fit
     from featx.image_embedder import ImageEmbedder
-    from featx.items import Columns, Item, Manifest, read_archive, read_folder, read_source, read_table
+    from featx.items import (
+        Columns,
+        Item,
+        Manifest,
+        SourceOptions,
+        read_archive,
+        read_folder,
+        read_source,
+        read_table,
+    )
     from featx.items.decoding import Decoded, decode
     from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions, SplitOptions
     from featx.prediction import Prediction, Predictor
@@ -43,7 +52,16 @@ _MODULES = {
     "featx.errors": ("FeatxError",),
     "featx.evaluation": ("Evaluation",),
     "featx.image_embedder": ("ImageEmbedder",),
-    "featx.items": ("Columns", "Item", "Manifest", "read_archive", "read_folder", "read_source", "read_table"),
+    "featx.items": (
+        "Columns",
+        "Item",
+        "Manifest",
+        "SourceOptions",
+        "read_archive",
+        "read_folder",
+        "read_source",
+        "read_table",
+    ),
     "featx.items.decoding": ("Decoded", "decode"),
     "featx.store.merging": ("merge_stores",),
     "featx.options": ("CompareOptions", "EmbedOptions", "FineTuneOptions", "FitOptions", "SplitOptions"),
@@ -91,6 +109,7 @@ __all__ = [
     "Repair",
     "Reporter",
     "Run",
+    "SourceOptions",
     "SplitOptions",
     "SplitTable",
     "Verification",

@@ -75,6 +75,11 @@ def embed(
     label_column: flags.LabelColumn = None,
     split_column: flags.SplitColumn = None,
     group: flags.GroupColumn = None,
+    layout: flags.Layout = "",
+    label_pattern: flags.LabelPattern = "",
+    map_labels: flags.MapLabels = None,
+    only: flags.Only = None,
+    except_: flags.Except = None,
     batch_size: flags.BatchSize = EMBED_DEFAULTS.batch_size,
     workers: flags.Workers = EMBED_DEFAULTS.workers,
     runtime: flags.Runtime = EMBED_DEFAULTS.runtime,
@@ -112,7 +117,19 @@ def embed(
     options = EmbedOptions(
         batch_size=batch_size, workers=workers, rehash=rehash, on_bad=on_bad, max_bad=max_bad, runtime=runtime
     )
-    manifest = flags.read_source(source, root, path_column, label_column, split_column, group)
+    manifest = flags.read_source(
+        source,
+        root=root,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+        group=group,
+        layout=layout,
+        label_pattern=label_pattern,
+        map_labels=map_labels,
+        only=only,
+        except_=except_,
+    )
     with end_at_second_interrupt(), ProgressReporter("embedding") as reporter:
         results = featx.embed_layers(
             manifest,

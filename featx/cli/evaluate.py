@@ -23,6 +23,11 @@ def evaluate(
     label_column: flags.LabelColumn = None,
     split_column: flags.SplitColumn = None,
     group: flags.GroupColumn = None,
+    layout: flags.Layout = "",
+    label_pattern: flags.LabelPattern = "",
+    map_labels: flags.MapLabels = None,
+    only: flags.Only = None,
+    except_: flags.Except = None,
     views: flags.PredictedViews = 0,
     augment: flags.Augment = "",
     view_seed: flags.ViewSeed = 0,
@@ -40,7 +45,19 @@ def evaluate(
     from featx.items.augmentation import plan_views
 
     planned = plan_views(views, augment, view_seed)
-    manifest = flags.read_source(source, root, path_column, label_column, split_column, group)
+    manifest = flags.read_source(
+        source,
+        root=root,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+        group=group,
+        layout=layout,
+        label_pattern=label_pattern,
+        map_labels=map_labels,
+        only=only,
+        except_=except_,
+    )
     predictor = featx.Predictor.load(bundle)
     with ProgressReporter("predicting") as reporter:
         options = EmbedOptions(batch_size=batch_size, workers=workers, runtime=runtime, reporter=reporter)

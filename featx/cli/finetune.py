@@ -131,6 +131,11 @@ def finetune(
     path_column: flags.PathColumn = None,
     label_column: flags.LabelColumn = None,
     split_column: flags.SplitColumn = None,
+    layout: flags.Layout = "",
+    label_pattern: flags.LabelPattern = "",
+    map_labels: flags.MapLabels = None,
+    only: flags.Only = None,
+    except_: flags.Except = None,
     as_json: flags.Json = False,
 ) -> None:
     """Fine-tune the last layers of a backbone with a head.
@@ -161,7 +166,18 @@ def finetune(
         label_smoothing=label_smoothing,
         seed=seed,
     )
-    manifest = flags.read_source(source, root, path_column, label_column, split_column)
+    manifest = flags.read_source(
+        source,
+        root=root,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+        layout=layout,
+        label_pattern=label_pattern,
+        map_labels=map_labels,
+        only=only,
+        except_=except_,
+    )
     with end_at_second_interrupt(), ProgressReporter("fine-tuning") as reporter:
         options = FineTuneOptions(
             test_size=test_size,

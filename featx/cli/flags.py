@@ -56,6 +56,42 @@ GroupColumn = Annotated[
     ),
 ]
 
+Layout = Annotated[
+    str,
+    typer.Option(
+        metavar="LAYOUT",
+        help="What each level of folders means, from the top: split, class, group, or * for a level to ignore, such as "
+        "'split/*/class'; or flat, if folders mean nothing. By default, their names decide.",
+    ),
+]
+LabelPattern = Annotated[
+    str,
+    typer.Option(
+        metavar="REGEX",
+        help="Take the class from each path: the group of an expression that is searched in it, such as "
+        "'([a-z]+)[^/]*$'.",
+    ),
+]
+MapLabels = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="REGEX=NAME",
+        help="Rename the classes whose whole name the expression matches. Or name a CSV file with an old and a new "
+        "name in each row. Repeatable; the first that fits counts.",
+    ),
+]
+Only = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KIND=NAMES",
+        help="Keep only these: class=cat,dog, split=train or folder=PATH. Repeatable.",
+    ),
+]
+Except = Annotated[
+    list[str] | None,
+    typer.Option("--except", metavar="KIND=NAMES", help="Leave these out, in the form of --only. Repeatable."),
+]
+
 # Backbones and images
 
 Backbone = Annotated[
@@ -236,16 +272,30 @@ def parse_layer(text: str) -> str | int:
 
 def read_source(
     source: str,
+    *,
     root: Path | None,
-    path: str | None,
-    label: str | None,
-    split: str | None,
+    path_column: str | None,
+    label_column: str | None,
+    split_column: str | None,
     group: str | None = None,
+    layout: str,
+    label_pattern: str,
+    map_labels: list[str] | None,
+    only: list[str] | None,
+    except_: list[str] | None,
 ) -> Any:  # noqa: ANN401 - a Manifest, whose package is loaded only here
-    """Read a source with the flags for tables, and print on stderr what was found."""
+    """Read a source with the flags for it, and print on stderr what was found."""
     import featx
 
-    manifest = featx.read_source(source, root=root, columns=featx.Columns(path, label, split, group))
+    options = featx.SourceOptions(
+        layout=layout,
+        label_pattern=label_pattern,
+        map_labels=map_labels or (),
+        only=only or (),
+        except_=except_ or (),
+    )
+    columns = featx.Columns(path_column, label_column, split_column, group)
+    manifest = featx.read_source(source, root=root, columns=columns, options=options)
     typer.echo("\n".join(manifest.describe()), err=True)
     return manifest
 

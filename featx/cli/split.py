@@ -43,6 +43,11 @@ def split(
     path_column: flags.PathColumn = None,
     label_column: flags.LabelColumn = None,
     split_column: flags.SplitColumn = None,
+    layout: flags.Layout = "",
+    label_pattern: flags.LabelPattern = "",
+    map_labels: flags.MapLabels = None,
+    only: flags.Only = None,
+    except_: flags.Except = None,
     workers: flags.Workers = SPLIT_DEFAULTS.workers,
     as_json: flags.Json = False,
 ) -> None:
@@ -55,7 +60,18 @@ def split(
     options = SplitOptions(
         val_size=val, test_size=test, group=group, seed=seed, replace=replace_splits, force=force, workers=workers
     )
-    manifest = flags.read_source(source, root, path_column, label_column, split_column)
+    manifest = flags.read_source(
+        source,
+        root=root,
+        path_column=path_column,
+        label_column=label_column,
+        split_column=split_column,
+        layout=layout,
+        label_pattern=label_pattern,
+        map_labels=map_labels,
+        only=only,
+        except_=except_,
+    )
     with ProgressReporter("reading") as reporter:
         table = featx.split_source(manifest, out=out, options=replace(options, reporter=reporter))
     for item, reason in list(table.unread.items())[:SHOWN_REASONS]:

@@ -4,6 +4,7 @@ from featx.items.archives import ArchiveReader, read_archive
 from featx.items.columns import Columns
 from featx.items.folders import FolderReader, read_folder
 from featx.items.manifest import FileStat, Item, Manifest, Reader
+from featx.items.selection import SourceOptions
 from featx.items.sources import read_source
 from featx.items.tables import read_table
 
@@ -15,6 +16,7 @@ __all__ = [
     "Item",
     "Manifest",
     "Reader",
+    "SourceOptions",
     "read_archive",
     "read_folder",
     "read_source",

@@ -29,8 +29,9 @@ from typing import IO, Any, Protocol, cast
 
 from featx.errors import SourceError
 from featx.items.formats import HEAD_BYTES, has_image_suffix, looks_like_image
-from featx.items.layouts import NO_IMAGES, arrange_items, find_junk_reason, find_wrapper
+from featx.items.layouts import NO_IMAGES, SPLIT_NAMES, find_junk_reason
 from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
+from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, arrange, choose_items
 
 #: The largest data sets in one archive have two million images; listing that many takes 1.8 GB.
 MAX_MEMBERS = 2_000_000
@@ -110,22 +111,24 @@ class ArchiveReader:
             raise FileNotFoundError(msg) from None
 
 
-def read_archive(source: str | os.PathLike[str]) -> Manifest:
+def read_archive(source: str | os.PathLike[str], *, options: SourceOptions = AS_IT_IS) -> Manifest:
     """List the images of a zip or tar file, laid out as `read_folder` expects.
 
     If several members have one name, the last counts, as if they had been unpacked in
-    order. Folders that wrap the whole content are not part of the ids, so the ids are
-    those of the unpacked folder.
+    order. A folder around everything that is named like the archive is not part of the
+    ids. Otherwise, items and ids are those of `read_folder` for the unpacked content.
 
     Args:
         source: A zip, or a tar, plain or compressed by gzip, bzip2 or xz; its content
             decides which. A compressed tar is unpacked once into an anonymous temporary file.
+        options: How to read an archive whose names do not show everything.
 
     Returns:
         The manifest; its reader keeps the archive open.
 
     Raises:
-        SourceError: If the archive is damaged, encrypted or unsafe, or holds no images.
+        SourceError: If the archive is damaged, encrypted or unsafe, holds no images, or can be read in two ways.
+        UsageError: If an option does not fit what the archive holds.
     """
     name = os.fspath(source)
     try:
@@ -140,10 +143,22 @@ def read_archive(source: str | os.PathLike[str]) -> Manifest:
         left_out = f" (left out: {list_junk(junk)})" if junk else ""
         msg = f"the archive {name!r} holds no images{left_out}; name an archive of folders of images"
         raise SourceError(msg)
-    prefix = find_wrapper(images)
+    own = _find_own_folder(images, name)
+    found = arrange((path.removeprefix(own) for path in images), options, name)
+    if n_left_out := len(images) - len(found.items):
+        junk[LEFT_OUT] += n_left_out
+    prefix = own + found.prefix
     members = {path.removeprefix(prefix): member for path, member in images.items()}
     reader = ArchiveReader(container, members, Path(name).stat().st_mtime_ns)
-    return Manifest(arrange_items(members, name), reader, name, dict(junk))
+    return choose_items(Manifest(found.items, reader, name, dict(junk), notes=found.notes), found.options)
+
+
+def _find_own_folder(paths: Iterable[str], name: str) -> str:
+    """Return the folder around everything if the archive is named after it, ending in `/`; empty if there is none."""
+    tops = {path.partition("/")[0] if "/" in path else "" for path in paths}
+    top = tops.pop()
+    is_own = bool(top) and not tops and Path(name).name.casefold().startswith(f"{top.casefold()}.")
+    return f"{top}/" if is_own and top.casefold() not in SPLIT_NAMES else ""
 
 
 def _open_container(name: str) -> _Container:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from featx.errors import SourceError
 from featx.items.formats import HEAD_BYTES, has_image_suffix, looks_like_image
-from featx.items.layouts import NO_IMAGES, arrange_items, find_junk_reason
+from featx.items.layouts import NO_IMAGES, find_junk_reason
 from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
 from featx.items.names import join_escapes, to_native
+from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, arrange, choose_items
 
 #: With O_NONBLOCK, opening a pipe does not wait for a writer; without O_BINARY, Windows changes line ends.
 _READ_AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -66,20 +67,23 @@ class FolderReader:
         return data
 
 
-def read_folder(source: str | os.PathLike[str]) -> Manifest:
+def read_folder(source: str | os.PathLike[str], *, options: SourceOptions = AS_IT_IS) -> Manifest:
     """List the images of a folder; its folders name their classes and splits.
 
-    Links are followed. A folder that is reached twice, as in a loop, is listed once.
+    Links are followed. A folder that is reached twice, as in a loop, is listed once. A
+    single folder that holds only folders is looked through, unless it is named like a split.
 
     Args:
         source: A folder of class folders, of split folders (`train`, `val`, `test`)
             that hold class folders, or of images.
+        options: How to read a folder whose names do not show everything.
 
     Returns:
-        The manifest; ids are relative to the folder.
+        The manifest; ids are relative to the folder, or to the one that holds everything else.
 
     Raises:
-        SourceError: If it is not a folder, cannot be listed or holds no images.
+        SourceError: If it is not a folder, cannot be listed, holds no images, or can be read in two ways.
+        UsageError: If an option does not fit what the folder holds.
     """
     walk = _Walk(source)
     if not walk.files:
@@ -88,8 +92,13 @@ def read_folder(source: str | os.PathLike[str]) -> Manifest:
             f"the folder {os.fspath(source)!r} holds no images{left_out}; name the folder that holds the class folders"
         )
         raise SourceError(msg)
-    items = arrange_items(walk.files, os.fspath(source))
-    return Manifest(items, FolderReader(source), os.fspath(source), dict(walk.junk))
+    found = arrange(walk.files, options, os.fspath(source))
+    if n_left_out := len(walk.files) - len(found.items):
+        walk.junk[LEFT_OUT] += n_left_out
+    reader = FolderReader(Path(source, found.prefix))
+    return choose_items(
+        Manifest(found.items, reader, os.fspath(source), dict(walk.junk), notes=found.notes), found.options
+    )
 
 
 def list_folder(source: str | os.PathLike[str]) -> list[str]:

@@ -2,11 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from featx.wording import escape_html, format_html_table, to_text
+from featx.items.renaming import suggest_rules
+from featx.wording import escape_html, format_html_table, to_printable, to_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +116,7 @@ class Manifest:
         return sorted(set(self.count_classes(split)) - set(self.count_classes("train")))
 
     def describe(self) -> list[str]:
-        """Describe what was found, one line each: items, classes, splits, groups and what was left out."""
+        """Describe what was found, one line each: items, layout, classes, splits, groups and what was left out."""
         classes, splits = self.count_classes(), self.count_splits()
         unlabelled = len(self) - sum(classes.values())
         lines = [
@@ -130,15 +131,23 @@ class Manifest:
             without = len(self) - sum(splits.values())
             lines.append(f"splits: {_list_counts(splits | ({'none': without} if without else {}))}")
         if "train" in splits:
-            lines += [
-                f"{split} has classes that train lacks: {', '.join(unknown[:_NAMED_CLASSES])}"
-                for split in splits
-                if (unknown := self.find_untrained_classes(split))
-            ]
+            lines += self._describe_untrained(list(splits))
         if self.count_groups():
             lines.append(f"groups: {self.count_groups():,}")
         if self.junk:
             lines.append(f"left out: {list_junk(self.junk)}")
+        return [to_printable(line) for line in lines]
+
+    def _describe_untrained(self, splits: Sequence[str]) -> list[str]:
+        """Describe the classes that the training split lacks, and how to map them where it has similar ones."""
+        lines = []
+        rules: list[str] = []
+        for split in splits:
+            if unknown := self.find_untrained_classes(split):
+                lines.append(f"{split} has classes that train lacks: {', '.join(unknown[:_NAMED_CLASSES])}")
+                rules += suggest_rules(self.count_classes(split), self.count_classes("train"))
+        if rules:
+            lines.append(f"if train has these classes under other names, add {' '.join(dict.fromkeys(rules))}")
         return lines
 
     def to_frame(self) -> "pd.DataFrame":

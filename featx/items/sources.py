@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ from featx.items.archives import read_archive
 from featx.items.columns import Columns
 from featx.items.folders import read_folder
 from featx.items.formats import has_image_suffix
+from featx.items.inference import AmbiguousLayoutError
 from featx.items.manifest import Manifest
+from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, choose_items, keep_folders
 from featx.items.tables import read_table
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -22,6 +25,7 @@ def read_source(
     *,
     root: str | os.PathLike[str] | None = None,
     columns: Columns | None = None,
+    options: SourceOptions = AS_IT_IS,
 ) -> Manifest:
     """List the images of a folder, a table or an archive.
 
@@ -30,13 +34,14 @@ def read_source(
             a zip or tar file (`read_archive`). Its name decides which.
         root: For a table: the folder that its paths are relative to.
         columns: For a table: the names of its columns.
+        options: What folders mean, where the classes are, and what to leave out.
 
     Returns:
         The manifest.
 
     Raises:
         SourceError: If the source does not exist, or cannot be read.
-        UsageError: If `root` or `columns` is given and the source is not a table.
+        UsageError: If `root` or `columns` is given and the source is not a table, or an option does not fit it.
     """
     path, name = Path(source), os.fspath(source)
     if not path.exists():
@@ -44,19 +49,30 @@ def read_source(
         raise SourceError(msg)
     is_table = path.is_file() and name.lower().endswith(TABLE_SUFFIXES)
     if is_table:
-        return read_table(source, root=root, columns=columns)
+        return _choose_rows(read_table(source, root=root, columns=columns), options)
     if root is not None or (columns or Columns()) != Columns():
         msg = f"{name!r} is not a table; leave out the root and the names of columns, which are for tables only"
         raise UsageError(msg)
     if path.is_dir():
-        return read_folder(source)
+        return read_folder(source, options=options)
     if path.is_file() and name.lower().endswith(ARCHIVE_SUFFIXES):
-        return read_archive(source)
+        return read_archive(source, options=options)
     if has_image_suffix(name):
         msg = f"{name!r} is a single image; name its folder, or use `featx predict` with a bundle"
         raise SourceError(msg)
     msg = f"{name!r} is neither a folder nor one of {', '.join(TABLE_SUFFIXES + ARCHIVE_SUFFIXES)}; name one of these"
     raise SourceError(msg)
+
+
+def _choose_rows(manifest: Manifest, options: SourceOptions) -> Manifest:
+    """Apply the options to the items of a table."""
+    if options.layout:
+        msg = f"{manifest.source!r} is a table; leave out the layout, which is for folders and archives"
+        raise UsageError(msg)
+    kept = set(keep_folders((item.id for item in manifest.items), options, manifest.source))
+    items = tuple(item for item in manifest.items if item.id in kept)
+    left_out = {LEFT_OUT: len(manifest) - len(items)} if len(items) < len(manifest) else {}
+    return choose_items(replace(manifest, items=items, junk={**manifest.junk, **left_out}), options)
 
 
 def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -> Manifest:
@@ -75,7 +91,12 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
         raise SourceError(msg)
     try:
         named = Columns(**{**reading.get("columns", {}), **columns})
+        options = SourceOptions(**reading.get("options", {}))
     except TypeError as error:
         msg = f"the record of how {source!r} was read is not valid: {error}; embed it again"
         raise SourceError(msg) from error
-    return read_source(source, root=reading.get("root"), columns=named)
+    root = reading.get("root")
+    try:
+        return read_source(source, root=root, columns=named, options=options)
+    except AmbiguousLayoutError as error:  # it was read before this was an error
+        return read_source(source, root=root, columns=named, options=replace(options, layout=error.upper))

@@ -58,7 +58,7 @@ def make_header(name, size_bytes=0, kind=tarfile.REGTYPE):
 def test_archives_within_archives_are_not_images(tmp_path, name):
     inner = write_zip(tmp_path / "inner.zip", {"dog/1.jpg": JPEG, "../../evil.jpg": JPEG}).read_bytes()
     manifest = read_archive(write_zip(tmp_path / "outer.zip", {"cat/1.jpg": JPEG, name: inner}))
-    assert [item.id for item in manifest.items] in (["cat/1.jpg"], ["1.jpg"])
+    assert [item.id for item in manifest.items] == ["cat/1.jpg"]
     assert manifest.junk == {"files that are not images": 1}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["inner.zip", "outer.zip"]
 
@@ -156,7 +156,7 @@ def test_a_zip_member_that_unpacks_to_more_than_it_declares_takes_no_memory(tmp_
     tracemalloc.start()
     manifest = read_archive(path)
     with pytest.raises(OSError, match="damaged in the archive"):
-        manifest.reader.read("1.jpg")
+        manifest.reader.read("cat/1.jpg")
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak_bytes < MAX_PEAK_BYTES / 10
@@ -189,7 +189,7 @@ def test_xz_streams_one_after_the_other_are_one_archive(tmp_path):
     path = write_tar_xz(tmp_path / "data.tar.xz")
     whole = lzma.decompress(path.read_bytes())
     path.write_bytes(lzma.compress(whole[:700]) + bytes(8) + lzma.compress(whole[700:]) + bytes(4))
-    assert read_archive(path).reader.read("1.jpg") == JPEG
+    assert read_archive(path).reader.read("cat/1.jpg") == JPEG
 
 
 def test_a_zip_that_declares_exabytes_is_refused(tmp_path):

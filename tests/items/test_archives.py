@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featx.errors import SourceError
-from featx.items import archives, read_archive, read_folder
+from featx.items import Item, archives, read_archive, read_folder
 
 JPEG = b"\xff\xd8\xff\xe0 a picture by its first bytes"
 FILES = {
@@ -95,10 +95,12 @@ def test_threads_read_concurrently(make, kind, with_pread, monkeypatch):
         assert list(pool.map(manifest.reader.read, ids)) == [files[item_id] for item_id in ids]
 
 
-def test_one_folder_around_everything_is_not_a_class_but_deeper_ones_are(make):
-    assert read_archive(make([("photos/1.jpg", JPEG)])).items[0].label == ""
+def test_a_single_folder_named_like_the_archive_is_the_folder_that_was_packed(make):
+    assert read_archive(make([("photos/1.jpg", JPEG)], name="Photos")).items == (Item("1.jpg"),)
+    assert read_archive(make([("photos/1.jpg", JPEG)], ".tar.gz", "photos.v2")).items == (Item("1.jpg"),)
+    assert read_archive(make([("photos/1.jpg", JPEG)], ".tar", "data")).items == (Item("photos/1.jpg", "photos"),)
     assert read_archive(make([("data/cat/1.jpg", JPEG), ("readme.txt", b"x")])).items[0].label == "cat"
-    assert read_archive(make([("train/cat/1.jpg", JPEG)])).items[0].split == "train"
+    assert read_archive(make([("train/cat/1.jpg", JPEG)], name="train")).items[0].split == "train"
 
 
 @pytest.mark.parametrize("kind", [".zip", ".tar", ".tar.gz"])
@@ -136,7 +138,7 @@ def test_links_in_a_zip_are_left_out(make):
 @pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
 def test_the_last_of_several_members_with_one_name_counts(make, kind):
     manifest = read_archive(make([("cat/1.jpg", JPEG + b"old"), ("./cat/1.jpg", JPEG + b"new")], kind))
-    assert manifest.reader.read("1.jpg") == JPEG + b"new"
+    assert manifest.reader.read("cat/1.jpg") == JPEG + b"new"
     assert manifest.junk == {"files replaced by a later one of that name": 1}
 
 
@@ -248,7 +250,7 @@ def test_times_are_those_stored(make):
     info = zipfile.ZipInfo("cat/1.jpg", (2020, 2, 3, 4, 5, 6))
     source = make([(info, JPEG)])
     os.utime(source, (0, 0))
-    found = read_archive(source).reader.stat("1.jpg")
+    found = read_archive(source).reader.stat("cat/1.jpg")
     assert found.mtime_ns == calendar.timegm((2020, 2, 3, 4, 5, 6)) * 10**9
 
 
@@ -267,15 +269,15 @@ def test_invalid_times_in_a_tar_are_zero(make, stored, expected):
     entry.pax_headers["mtime"] = stored
     source = make([(entry, JPEG)], ".tar")
     os.utime(source, (0, 0))
-    assert read_archive(source).reader.stat("1.jpg").mtime_ns == expected
+    assert read_archive(source).reader.stat("cat/1.jpg").mtime_ns == expected
 
 
 def test_a_rebuilt_archive_with_fixed_times_is_noticed(make):
     entry = tarfile.TarInfo("cat/1.jpg")
     source = make([(entry, JPEG)], ".tar")
-    before = read_archive(source).reader.stat("1.jpg")
+    before = read_archive(source).reader.stat("cat/1.jpg")
     os.utime(source, ns=(before.mtime_ns + 10**9, before.mtime_ns + 10**9))
-    after = read_archive(source).reader.stat("1.jpg")
+    after = read_archive(source).reader.stat("cat/1.jpg")
     assert after.size_bytes == before.size_bytes
     assert after.mtime_ns > before.mtime_ns
 
@@ -286,7 +288,7 @@ def test_a_zip_without_a_clock_has_a_time(make):
     at = content.index(b"PK\1\2") + 12
     content[at : at + 4] = bytes(4)
     source.write_bytes(content)
-    assert read_archive(source).reader.stat("1.jpg").size_bytes == len(JPEG)
+    assert read_archive(source).reader.stat("cat/1.jpg").size_bytes == len(JPEG)
 
 
 def test_an_unknown_item_is_a_file_not_found(make):
@@ -314,7 +316,7 @@ def test_an_archive_without_images_lists_what_it_has(make, kind):
 def test_content_decides_the_compression(make, tmp_path):
     path = tmp_path / "renamed.tar"
     path.write_bytes(gzip.compress(make([("cat/1.jpg", JPEG)], ".tar").read_bytes()))
-    assert list_ids(read_archive(path)) == ["1.jpg"]
+    assert list_ids(read_archive(path)) == ["cat/1.jpg"]
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")

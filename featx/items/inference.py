@@ -1,0 +1,225 @@
+"""The layout of a source that does not state one, inferred from the names of its folders.
+
+Where the names fit two layouts, the error names both, since a wrong guess would be trained on in silence.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from featx.errors import SourceError
+from featx.items.layouts import (
+    SPLIT_NAMES,
+    Folder,
+    find_affixes,
+    find_split,
+    format_layout,
+    is_plain_name,
+    merge_folders,
+)
+
+#: Fewer shared names than this are not the sign of a second level of classes: one of them may be `images`.
+_LEAST_SHARED = 2
+
+#: Share of the folders that must have shared names.
+_MOSTLY = 2 / 3
+
+_SHOWN_NAMES = 3
+
+
+class AmbiguousLayoutError(SourceError):
+    """Folders that all contain the same folders, so that either level may name the classes.
+
+    Attributes:
+        upper: The layout in which the upper level names them, as it was read before this was an error.
+    """
+
+    def __init__(self, message: str, upper: str) -> None:
+        super().__init__(message)
+        self.upper = upper
+
+
+def infer_layout(tree: Folder, source: str, *, has_labels: bool = False) -> tuple[str, ...]:
+    """Infer what each level of folders means.
+
+    A folder that holds everything else is looked through at any depth, except a split, and except a folder with
+    images of its own and at most one folder: that is a class.
+
+    Args:
+        tree: The folders.
+        source: The source's name, for messages.
+        has_labels: Whether the classes come from elsewhere, so that no level needs to name them.
+
+    Returns:
+        The levels.
+
+    Raises:
+        SourceError: If the folders fit several layouts.
+    """
+    ignored: tuple[str, ...] = ()
+    while inside := _look_through(tree):
+        ignored, tree = (*ignored, "*"), inside
+    if not tree.folders:
+        return ()
+    if _are_splits(tree.folders):
+        ignored = (*ignored, "split", *["*"] * _count_wrappers(tree.folders, source))
+        classes = merge_folders(tree.folders.values())
+        for _ in range(ignored[::-1].index("split")):
+            classes = merge_folders(classes.folders.values())
+    else:
+        _refuse_others(tree, source)
+        classes = tree
+    below = merge_folders(classes.folders.values())
+    if "split" not in ignored and len(_name_splits(below.folders)) > 1 and _are_splits(below.folders):
+        _refuse_loose_images(classes, ignored, source)
+        return (*ignored, "class", "split")
+    if not has_labels:
+        _refuse_second_level(classes, ignored, source)
+    return (*ignored, "class")
+
+
+def find_deeper_classes(tree: Folder, levels: tuple[str, ...]) -> str:
+    """Find a sign that the classes lie one level deeper: class folders that hold only folders, and several of them.
+
+    Returns:
+        The path of an example from the level of the classes; empty if there is no such sign.
+    """
+    if "class" not in levels or levels[-1] != "class":
+        return ""
+    for _ in levels[:-1]:
+        tree = merge_folders(tree.folders.values())
+    classes = tree.folders
+    if not classes or any(folder.n_images for folder in classes.values()):
+        return ""
+    if all(len(folder.folders) == 1 for folder in classes.values()):
+        return ""
+    first = min(name for name, folder in classes.items() if len(folder.folders) > 1)
+    return f"{first}/{min(classes[first].folders)}"
+
+
+def _look_through(tree: Folder) -> Folder | None:
+    """Return the content of a single folder that wraps everything else; None if there is no such folder."""
+    return None if any(map(_is_split, tree.folders)) else _find_wrapped(tree)
+
+
+def _is_split(name: str) -> bool:
+    return name.casefold() in SPLIT_NAMES
+
+
+def _find_wrapped(tree: Folder) -> Folder | None:
+    """Return the content of the only folder, unless that is a class: it has images and at most one folder."""
+    if tree.n_images or len(tree.folders) != 1:
+        return None
+    (inside,) = tree.folders.values()
+    is_class = not inside.folders or (inside.n_images and len(inside.folders) == 1)
+    return None if is_class else inside
+
+
+def _are_splits(folders: Mapping[str, Folder]) -> bool:
+    """Return whether all folders are splits.
+
+    A name with other words is one only if the folders inside are named alike, or if there are
+    several splits and the other words are common or the same: `train_station` and `test_tube` are classes.
+    """
+    if not folders or not all(map(find_split, folders)):
+        return False
+    if all(map(_is_split, folders)):
+        return True
+    deep = [folder for folder in folders.values() if folder.folders]
+    if len(deep) > 1 and _find_shared(deep):
+        return True
+    affixes = {find_affixes(name) for name in folders}
+    return len(_name_splits(folders)) > 1 and (len(affixes) == 1 or not frozenset().union(*affixes))
+
+
+def _name_splits(folders: Iterable[str]) -> set[str]:
+    return {split for name in folders if (split := find_split(name))}
+
+
+def _count_wrappers(splits: Mapping[str, Folder], source: str) -> int:
+    """Count the levels that have a single folder in every split, as in `train/train/cats`."""
+    level = {name: folder for name, folder in splits.items() if folder.folders}
+    count = 0
+    while level and all(map(_is_wrapped, level.values())):
+        level = {
+            f"{name}/{next(iter(folder.folders))}": next(iter(folder.folders.values()))
+            for name, folder in level.items()
+        }
+        level = {name: folder for name, folder in level.items() if folder.folders}
+        count += 1
+    deeper = {name: inside for name, folder in level.items() if (inside := _find_wrapped(folder))}
+    others = {inner for name, folder in level.items() if name not in deeper for inner in folder.folders}
+    for name, inside in deeper.items():
+        (inner,) = level[name].folders
+        if inner not in others and others & inside.folders.keys():
+            msg = (
+                f"the split folders of {source!r} are nested differently: {name}/{inner} holds only folders, and "
+                f"{min(set(level) - set(deeper))} holds {_list(others)}; move what {name}/{inner} holds one level up"
+            )
+            raise SourceError(msg)
+    return count
+
+
+def _is_wrapped(folder: Folder) -> bool:
+    """Return whether the content of a split lies in one folder, which is not a class."""
+    if folder.n_images or len(folder.folders) != 1:
+        return False
+    ((name, inside),) = folder.folders.items()
+    return is_plain_name(name) if not inside.folders else not inside.n_images
+
+
+def _refuse_others(tree: Folder, source: str) -> None:
+    """Refuse split folders next to other folders; one such name may be a class (trains among vehicles)."""
+    named = {name: folder for name, folder in tree.folders.items() if folder.folders and find_split(name)}
+    others = sorted(name for name in tree.folders if not find_split(name))
+    if others and len(_name_splits(named)) > 1 and _are_splits(named):
+        msg = (
+            f"{source!r} has split folders ({', '.join(sorted(named))}) and other folders with images "
+            f"({', '.join(map(repr, others[:5]))}); leave the others out with --except folder={others[0]}, or move "
+            "them elsewhere"
+        )
+        raise SourceError(msg)
+
+
+def _refuse_loose_images(tree: Folder, above: tuple[str, ...], source: str) -> None:
+    """Refuse class folders that hold split folders and also images outside of these."""
+    loose = [name for name, folder in tree.folders.items() if folder.n_images]
+    if loose:
+        one, two = (format_layout((*above, *levels)) for levels in (("class", "split"), ("class",)))
+        msg = (
+            f"the class folders of {source!r} hold split folders, but {_list(loose)} also holds images directly: add "
+            f"--layout {one} to leave these without a split, or --layout {two} to ignore the split folders"
+        )
+        raise SourceError(msg)
+
+
+def _refuse_second_level(tree: Folder, above: tuple[str, ...], source: str) -> None:
+    """Refuse folders that all contain the same folders: either level may name the classes."""
+    folders = tree.folders
+    shared = _find_shared(list(folders.values()))
+    if len(folders) < _LEAST_SHARED or len(shared) < _LEAST_SHARED or any(f.n_images for f in folders.values()):
+        return
+    upper, lower = _list(folders), _list(shared)
+    first, second, third = (
+        format_layout((*above, *levels)) for levels in (("class",), ("*", "class"), ("group", "class"))
+    )
+    msg = (
+        f"{source!r} can be read in two ways, because its folders {upper} contain the same folders, {lower}: add "
+        f"--layout {first} if {upper} are the classes; --layout '{second}' if {lower} are the classes (or {third} to "
+        "also keep the images of each upper folder in one split)"
+    )
+    raise AmbiguousLayoutError(msg, first)
+
+
+def _find_shared(folders: list[Folder]) -> list[str]:
+    """Return the names that most of the folders contain, if most of what they contain has such names."""
+    counts = Counter(name for folder in folders for name in folder.folders)
+    shared = {name for name, count in counts.items() if 2 * count > len(folders)}
+    usual = sum(counts[name] for name in shared)
+    everywhere = all(shared & folder.folders.keys() for folder in folders)
+    return sorted(shared) if everywhere and usual >= _MOSTLY * counts.total() else []
+
+
+def _list(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    more = len(ordered) - _SHOWN_NAMES
+    return ", ".join(map(repr, ordered[:_SHOWN_NAMES])) + (f" and {more:,} more" if more > 0 else "")

@@ -136,8 +136,8 @@ def _check_reader(manifest: Manifest) -> FolderReader:
 def _check_labels(manifest: Manifest) -> None:
     if not manifest.count_classes():
         msg = (
-            f"{manifest.source!r} has no classes to split by: name a folder of class folders, or a table with a "
-            "label column"
+            f"{manifest.source!r} has no classes to split by: name a folder of class folders or a table with a "
+            "label column, or add --label-pattern"
         )
         raise DataError(msg)
 

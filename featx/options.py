@@ -15,6 +15,9 @@ RUNTIMES = ("auto", "keras", "openvino")
 #: What `FineTuneOptions.cache` may be.
 CACHES = ("auto", "yes", "no")
 
+#: What `SplitOptions.stratify` may be.
+STRATIFY = ("stable", "exact")
+
 #: What `FitOptions.views` and `CompareOptions.views` may be.
 VIEWS = ("average", "augment", "plain")
 
@@ -128,6 +131,8 @@ class SplitOptions:
         test_size: Fraction held out for the test, as in `FitOptions`; 0 for none.
         group: What keeps items together, as in `FitOptions`; empty for the groups of the table, if any.
         seed: Seed of the split.
+        stratify: One of `STRATIFY`: `stable` moves no earlier image when images are added later, and the share of a
+            class varies by chance; `exact` holds out the same share of each class as far as whole groups allow.
         replace: Whether existing splits of the source are replaced by new ones.
         force: Whether an existing table of the same name is overwritten.
         workers: Threads that read and hash; None for one per core.
@@ -138,6 +143,7 @@ class SplitOptions:
     test_size: float = 0.2
     group: str = ""
     seed: int = 0
+    stratify: str = "stable"
     replace: bool = False
     force: bool = False
     workers: int | None = None
@@ -160,6 +166,9 @@ class SplitOptions:
             )
             raise UsageError(msg)
         _check_seed(self.seed)
+        if self.stratify not in STRATIFY:
+            msg = f"stratify is {self.stratify!r}; it must be one of {', '.join(STRATIFY)}"
+            raise UsageError(msg)
         if self.workers is not None and self.workers < 1:
             msg = f"workers is {self.workers}; it must be at least 1"
             raise UsageError(msg)

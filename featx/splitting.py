@@ -69,14 +69,15 @@ def split_source(
 ) -> SplitTable:
     """Split a labelled source into train, val and test, and write the splits as a table.
 
-    The test is the one that `fit` holds out of the same images with the same seed. Identical
-    files, and items of one group, are never in two splits. Images that are added later move none
-    of the earlier ones. Images that cannot be read, or whose header is not an image's, stay in the
-    table without a split. Pixels are not decoded, which would take minutes for 100,000 images: an
-    image that is damaged further on is quarantined by embedding, and then missing from its split.
+    The test is the one that `fit` holds out of the same images with the same seed, and images that
+    are added later move none of the earlier ones, unless `options.stratify` is `exact`. Identical
+    files, and items of one group, are never in two splits. Images that cannot be read, or whose
+    header is not an image's, stay in the table without a split. Pixels are not decoded, which would
+    take minutes for 100,000 images: an image that is damaged further on is quarantined by embedding,
+    and then missing from its split.
 
     Args:
-        source: A folder or table (see `featx.read_source`), or its manifest.
+        source: A folder or table (see `featx.read_source`), or its manifest, which may have been read with options.
         out: The table to write, a `.csv`; None for `<source>-splits.csv` next to the source. A manifest of a
             DataFrame needs it.
         options: How to split.
@@ -108,6 +109,7 @@ def split_source(
         val_size=options.val_size,
         test_size=options.test_size,
         seed=options.seed,
+        stratify=options.stratify,
     )
     drawn = dict(zip(members, splits, strict=True))
     items = tuple(
@@ -134,8 +136,8 @@ def _check_reader(manifest: Manifest) -> FolderReader:
 def _check_labels(manifest: Manifest) -> None:
     if not manifest.count_classes():
         msg = (
-            f"{manifest.source!r} has no classes to split by: name a folder of class folders, or a table with a "
-            "label column"
+            f"{manifest.source!r} has no classes to split by: name a folder of class folders or a table with a "
+            "label column, or add --label-pattern"
         )
         raise DataError(msg)
 

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featx import Columns, FeatureStore, Manifest, embed, read_folder, read_table, repair_store, verify_store
+from featx import (
+    Columns,
+    FeatureStore,
+    Manifest,
+    SourceOptions,
+    embed,
+    read_folder,
+    read_source,
+    read_table,
+    repair_store,
+    verify_store,
+)
 from featx.errors import SourceError, StoreError, StoreFormatError, StoreLockedError
 from featx.store.lock import StoreLock
 
@@ -85,6 +96,25 @@ def test_a_store_without_a_sound_part_is_made_again(store, part):
     assert repair_store(store.path).result.new == 10
     assert_equal(store.path, store)
     assert [path.name for path in store.path.parent.iterdir()] == [store.path.name]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"label_pattern": r"(\d)\.png$"},
+        {"layout": "flat", "only": "folder=cat"},
+        {"map_labels": ["c.t=feline"], "except_": ["class=dog"]},
+    ],
+)
+def test_the_source_is_read_again_with_its_options(pictures, tmp_path, options):
+    manifest = read_source(pictures, options=SourceOptions(**options))
+    store = embed(manifest, "colour", folder=tmp_path / "chosen", image={"height": 8, "width": 8}).store
+    damage_row(store, 3)
+    damage(FeatureStore(store.path), store.sha256[1].encode())
+    assert repair_store(store.path).result.new >= 2
+    again = FeatureStore(store.path)
+    assert again.labels.tolist() == store.labels.tolist() == [item.label for item in manifest.items]
+    assert again.reading == store.reading == {"options": SourceOptions(**options).to_reading()}
 
 
 def test_dropping_needs_no_images(store, pictures):

@@ -233,7 +233,10 @@ def test_two_images_and_one_class(tmp_path):
     assert two.count_splits() == {"train": 2, "val": 0, "test": 0}
     assert "each of the classes 'a', 'b' has a single image or group, which is trained on and not tested" in two.notes
     one = featx.split_source(write_images(tmp_path / "one", [f"a/{at}.png" for at in range(30)]))
-    assert one.notes == ("there is only one class (a); a classifier needs at least two",)
+    assert one.notes == (
+        "there is only one class (a); a classifier needs at least two",
+        "test has 6.7% of class 'a' instead of 20%; --stratify exact evens the shares out",
+    )
     assert all(one.count_splits().values())
     featx.split_source(write_images(tmp_path / "single", ["a/1.png"]))
 

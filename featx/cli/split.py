@@ -8,7 +8,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.output import SHOWN_REASONS, format_table, print_json, print_notes
-from featx.options import SPLIT_DEFAULTS, SplitOptions
+from featx.options import SPLIT_DEFAULTS, STRATIFY, SplitOptions
 from featx.reporting import ProgressReporter
 from featx.wording import to_printable
 
@@ -24,11 +24,20 @@ def split(
         float,
         typer.Option(
             metavar="FRACTION",
-            help="Fraction for the test; 0 for none. The held-out test is that of `fit --test-size`.",
+            help="Fraction for the test; 0 for none. The held-out test is that of `fit --test-size`, unless --stratify "
+            "is exact.",
         ),
     ] = SPLIT_DEFAULTS.test_size,
     group: flags.Group = SPLIT_DEFAULTS.group,
     seed: flags.Seed = SPLIT_DEFAULTS.seed,
+    stratify: Annotated[
+        str,
+        typer.Option(
+            metavar="HOW",
+            help=f"{STRATIFY[0]}: images that are added later move no earlier one, and the share of a class varies by "
+            f"chance. {STRATIFY[1]}: the same share of each class, as far as whole groups allow.",
+        ),
+    ] = SPLIT_DEFAULTS.stratify,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Table to write (.csv). By default, <source>-splits.csv next to the source."),
@@ -58,7 +67,14 @@ def split(
     import featx
 
     options = SplitOptions(
-        val_size=val, test_size=test, group=group, seed=seed, replace=replace_splits, force=force, workers=workers
+        val_size=val,
+        test_size=test,
+        group=group,
+        seed=seed,
+        stratify=stratify,
+        replace=replace_splits,
+        force=force,
+        workers=workers,
     )
     manifest = flags.read_source(
         source,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featx.errors import DataError, UsageError
 from featx.evaluation import Evaluation, evaluate
 from featx.heads.rows import FeatureRows, TrainingRows
+from featx.items.renaming import suggest_rules
 from featx.items.splits import assign_folds, describe_ungrouped, find_groups, find_leaks, find_units, hold_out
 from featx.options import VIEWS
 from featx.store import FeatureStore
@@ -366,9 +367,10 @@ def _check_classes(dataset: Dataset, train: NDArray[np.bool_], test: NDArray[np.
     lacking = _name_classes(dataset, set(dataset.targets[test].tolist()) - set(dataset.targets[train].tolist()))
     if lacking:
         trained = _name_classes(dataset, set(dataset.targets[train].tolist()))
+        rules = suggest_rules(*({dataset.classes[at] for at in dataset.targets[own]} for own in (test, train)))
         msg = (
             f"{test_name} has classes that train lacks: {lacking}; train has {trained}. Give the class folders of both "
-            "splits the same names"
+            f"splits the same names, or read the images with {' '.join(rules) or '--map-labels'}"
         )
         raise DataError(msg)
     if len(set(dataset.targets[train].tolist())) < MIN_CLASSES:

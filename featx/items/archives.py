@@ -121,7 +121,7 @@ def read_archive(source: str | os.PathLike[str], *, options: SourceOptions = AS_
     Args:
         source: A zip, or a tar, plain or compressed by gzip, bzip2 or xz; its content
             decides which. A compressed tar is unpacked once into an anonymous temporary file.
-        options: How to read an archive whose names do not show everything.
+        options: The layout, where the classes are, and what to leave out.
 
     Returns:
         The manifest; its reader keeps the archive open.

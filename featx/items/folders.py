@@ -76,7 +76,7 @@ def read_folder(source: str | os.PathLike[str], *, options: SourceOptions = AS_I
     Args:
         source: A folder of class folders, of split folders (`train`, `val`, `test`)
             that hold class folders, or of images.
-        options: How to read a folder whose names do not show everything.
+        options: The layout, where the classes are, and what to leave out.
 
     Returns:
         The manifest; ids are relative to the folder, or to the one that holds everything else.

@@ -3,6 +3,7 @@
 Where the names fit two layouts, the error names both, since a wrong guess would be trained on in silence.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -16,6 +17,7 @@ from featx.items.layouts import (
     is_plain_name,
     merge_folders,
 )
+from featx.wording import to_printable
 
 #: Fewer shared names than this are not the sign of a second level of classes: one of them may be `images`.
 _LEAST_SHARED = 2
@@ -152,8 +154,9 @@ def _count_wrappers(splits: Mapping[str, Folder], source: str) -> int:
         (inner,) = level[name].folders
         if inner not in others and others & inside.folders.keys():
             msg = (
-                f"the split folders of {source!r} are nested differently: {name}/{inner} holds only folders, and "
-                f"{min(set(level) - set(deeper))} holds {_list(others)}; move what {name}/{inner} holds one level up"
+                f"the split folders of {source!r} are nested differently: {f'{name}/{inner}'!r} holds only folders, "
+                f"and {min(set(level) - set(deeper))!r} holds {_list(others)}; move what {f'{name}/{inner}'!r} holds "
+                "one level up"
             )
             raise SourceError(msg)
     return count
@@ -173,8 +176,8 @@ def _refuse_others(tree: Folder, source: str) -> None:
     others = sorted(name for name in tree.folders if not find_split(name))
     if others and len(_name_splits(named)) > 1 and _are_splits(named):
         msg = (
-            f"{source!r} has split folders ({', '.join(sorted(named))}) and other folders with images "
-            f"({', '.join(map(repr, others[:5]))}); leave the others out with --except folder={others[0]}, or move "
+            f"{source!r} has split folders ({_list(named)}) and other folders with images "
+            f"({_list(others)}); leave the others out with --except {_quote(f'folder={others[0]}')}, or move "
             "them elsewhere"
         )
         raise SourceError(msg)
@@ -217,6 +220,10 @@ def _find_shared(folders: list[Folder]) -> list[str]:
     usual = sum(counts[name] for name in shared)
     everywhere = all(shared & folder.folders.keys() for folder in folders)
     return sorted(shared) if everywhere and usual >= _MOSTLY * counts.total() else []
+
+
+def _quote(text: str) -> str:
+    return to_printable(shlex.quote(text))
 
 
 def _list(names: Iterable[str]) -> str:

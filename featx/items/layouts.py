@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from featx.errors import SourceError, UsageError
 from featx.items.manifest import SPLITS, Item
@@ -124,6 +125,7 @@ def split_words(name: str) -> list[str]:
     return re.findall(r"[^\W\d_]+|\d+", _GLUED.sub(r"\1 \2", spaced))
 
 
+@lru_cache(maxsize=2**16)
 def find_split(name: str) -> str:
     """Return the split that a folder's name contains, such as `train` for `training_set`; empty if there is none."""
     found = {SPLIT_NAMES[word] for word in split_words(name) if word in SPLIT_NAMES}
@@ -203,22 +205,28 @@ def arrange_items(ids: Iterable[str], levels: Sequence[str], source: str) -> tup
         SourceError: If a folder at the level of splits is not named like one, or no image lies in a class folder
             although the layout has a level for it.
     """
+    meanings: dict[str, tuple[str, str, str]] = {}
     items = []
-    labels: dict[str, str] = {}
     for item_id in sorted(ids):
-        names = dict(zip(levels, item_id.split("/")[:-1], strict=False))
-        split, label = names.get("split", ""), names.get("class", "")
-        if split and not find_split(split):
-            msg = (
-                f"the layout {format_layout(levels)} reads the folder {split!r} of {source!r} as a split, but its name "
-                f"contains none of {', '.join(SPLIT_NAMES)}; rename it, leave it out with --except, or change --layout"
-            )
-            raise SourceError(msg)
-        if label not in labels:
-            labels[label] = normalise_label(label)
-        group = normalise_label(names.get("group", ""))
-        items.append(Item(item_id, label=labels[label], split=find_split(split) if split else "", group=group))
+        folder = item_id.rpartition("/")[0]
+        if folder not in meanings:
+            meanings[folder] = _interpret(folder, levels, source)
+        label, split, group = meanings[folder]
+        items.append(Item(item_id, label, split, group))
     return tuple(items)
+
+
+def _interpret(folder: str, levels: Sequence[str], source: str) -> tuple[str, str, str]:
+    """Return the class, split and group of the images in a folder."""
+    names = dict(zip(levels, folder.split("/") if folder else (), strict=False))
+    split = names.get("split", "")
+    if split and not find_split(split):
+        msg = (
+            f"the layout {format_layout(levels)} reads the folder {split!r} of {source!r} as a split, but its name "
+            f"contains none of {', '.join(SPLIT_NAMES)}; rename it, leave it out with --except, or change --layout"
+        )
+        raise SourceError(msg)
+    return normalise_label(names.get("class", "")), find_split(split), normalise_label(names.get("group", ""))
 
 
 def drop_unlike_labels(items: tuple[Item, ...]) -> tuple[tuple[Item, ...], list[tuple[str, str]]]:

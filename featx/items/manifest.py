@@ -123,7 +123,7 @@ class Manifest:
             f"{to_text(self.source)}: {len(self):,} {'image' if len(self) == 1 else 'images'}",
             *self.notes,
             f"classes: {len(classes):,}"
-            + (f" ({_list_counts(classes)})" if classes else ", so this can only be embedded"),
+            + (f" ({_list_counts(classes)})" if classes else "; if file names contain them, add --label-pattern"),
         ]
         if classes and unlabelled:
             lines.append(f"without a class: {unlabelled:,}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from featx.errors import SourceError, UsageError
 from featx.items.names import decode_text, normalise_label
 from featx.registry import find_closest
+from featx.wording import to_printable
 
 _TABLE_SUFFIXES = {".csv", ".tsv", ".txt"}
 
@@ -73,8 +74,8 @@ def names_file(rule: str) -> bool:
 
 
 def list_names(names: Iterable[str]) -> str:
-    """List names, sorted; at most twelve."""
-    ordered = sorted(names)
+    """List names for a message, sorted; at most twelve."""
+    ordered = sorted(map(to_printable, names))
     more = len(ordered) - _SHOWN_NAMES
     return ", ".join(ordered[:_SHOWN_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
@@ -129,4 +130,6 @@ def _make_rule(one: str, other: str, names: Collection[str]) -> str:
             break
     else:
         regex = re.escape(long)
+    # A backslash in the new name would stand for a group.
+    short = short.replace("\\", r"\\")
     return f"--map-labels {shlex.quote(f'{regex}={short}')}"

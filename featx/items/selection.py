@@ -1,4 +1,4 @@
-"""What a user states about a source: the meaning of its folders, where its classes are, and what to leave out."""
+"""What a user states about a source: what its folders mean, where its classes are, and what to leave out."""
 
 import os
 import re
@@ -26,6 +26,7 @@ from featx.items.manifest import Item, Manifest
 from featx.items.names import normalise_label
 from featx.items.renaming import list_names, names_file, rename_labels
 from featx.registry import find_closest, make_unknown_name_error
+from featx.wording import to_printable
 
 #: What `only` and `except_` can name.
 KINDS = ("class", "split", "folder")
@@ -44,13 +45,14 @@ _SHOWN_NAMES = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:
-    """How to read a source whose folders do not show everything.
+    """How to read a source: what its folders mean, where its classes are, and what to leave out.
 
     Attributes:
         layout: What each level of folders means, from the top: `split`, `class`, `group` or `*` for a level to
-            ignore, such as `split/*/class`; or `flat`. Empty infers it. For folders and archives.
+            ignore, such as `split/*/class`; or `flat`. If empty, the names of the folders decide. For folders and
+            archives.
         label_pattern: Regular expression that is searched in each path; its group `label`, or its first group, is the
-            class. Empty takes the classes of the folders or the table.
+            class. If empty, the folders or the table name the classes.
         map_labels: Rules for the names of classes, see `featx.items.renaming.rename_labels`.
         only: What to keep, such as `class=cat,dog`, `split=train` or `folder=photos/2020`; several of one kind add up.
         except_: What to leave out, in the same form.
@@ -88,7 +90,7 @@ class SourceOptions:
         return {name: value if isinstance(value, str) else list(value) for name, value in values.items() if value}
 
 
-#: The options of a source that shows everything.
+#: Options that state nothing: the names in the source decide.
 AS_IT_IS = SourceOptions()
 
 
@@ -168,7 +170,8 @@ def _describe_layout(tree: Folder, levels: tuple[str, ...], options: SourceOptio
     if is_plain or not levels:
         return []  # the list of classes says it all
     notes = [f"layout: {format_layout(levels)}", *(f"  {line}" for line in draw_tree(tree, levels))]
-    if not options.label_pattern and (example := find_deeper_classes(tree, levels)):
+    is_inferred = not options.layout and not options.label_pattern
+    if is_inferred and (example := find_deeper_classes(tree, levels)):
         deeper = format_layout((*levels[:-1], "*", "class"))
         notes.append(
             f"the class folders hold only folders, such as {example}; if these are the classes, add --layout '{deeper}'"
@@ -184,10 +187,10 @@ def keep_folders(ids: Iterable[str], options: SourceOptions, source: str) -> lis
         SourceError: If no image is left.
     """
     paths = list(ids)
+    if not any(rule.startswith("folder=") for rule in (*options.only, *options.except_)):
+        return paths
     known = {folder for path in paths for folder in _list_parents(path)}
     only, without = (_list_names(rules, "folder", known) for rules in (options.only, options.except_))
-    if not only and not without:
-        return paths
     kept = []
     for path in paths:
         parents = set(_list_parents(path))
@@ -272,7 +275,7 @@ def _list_names(rules: Iterable[str], kind: str, known: set[str]) -> set[str]:
             found = next((spelling for spelling in spellings if spelling in known), "")
             if not found:
                 shown = [*find_closest(name, known), *sorted(known)[:_SHOWN_NAMES]]
-                raise make_unknown_name_error(kind, name, dict.fromkeys(shown))
+                raise make_unknown_name_error(kind, name, dict.fromkeys(map(to_printable, shown)))
             names.add(found)
     return names
 

@@ -1,7 +1,9 @@
-"""Hold-out and folds: stratified, and never with items that belong together on both sides.
+"""Hold-out and folds, never with items that belong together on both sides.
 
 Items that share bytes or a group form a unit, and whole units are assigned to a side. Hashes of
-the units' names make all choices, so the order of the items does not matter.
+the units' names make all choices, so the order of the items does not matter. Folds are stratified.
+A hold-out is stratified if it is `exact`: no rule can also leave all earlier images where they are
+when images are added, because then the share of a class could not depend on what else the class has.
 """
 
 import hashlib
@@ -23,6 +25,18 @@ from featx.items.sources import read_source_again
 ALWAYS_TRAINED = -1
 
 _NAMED_CLASSES = 5
+
+#: A share of a class is far off if it is above the requested one by this factor, or below it, in a class of so many.
+_FAR_OFF = 1.5
+_LEAST_FAR_OFF = 20
+
+#: A smaller gain is rounding.
+_LEAST_GAIN = 1e-9
+
+#: The exact choice exchanges pairs of units if the units and classes are not more than this.
+_MOST_EXCHANGED = 2_000
+_MOST_CELLS = 2_000_000
+_MOST_EXCHANGES = 200
 
 #: How notes describe the use of a split's items.
 _USES = {"val": "validated on", "test": "tested"}
@@ -84,14 +98,20 @@ def hold_out(
     test_size: float = 0.2,
     seed: int = 0,
     split: str = "test",
+    stratify: str = "stable",
 ) -> HoldOut:
-    """Hold items out for the test, so that adding images later moves none of the old ones.
+    """Hold items out for the test.
 
-    A unit is in the test if the sha256 of `seed:name`, as a fraction of 1, is below
-    `test_size`. If a class with two or more units would be missing on one side, its unit
-    with the nearest hash is moved there. That unit may move back when images are added,
-    so a note names the class. A class of one unit stays in training. New images that tie
-    two units together can move these units.
+    `stable`: a unit is in the test if the sha256 of `seed:name`, as a fraction of 1, is below
+    `test_size`, so that adding images later moves none of the old ones. The share of a class
+    varies as if it were drawn by lot. `exact`: units are chosen in the order of their hashes
+    so that the share of each class is as near to `test_size` as whole units allow. Adding
+    images can then move some units.
+
+    If a class with two or more units would be missing on one side, its unit with the nearest
+    hash is moved there. That unit may move back when images are added, so a note names the
+    class. A class of one unit stays in training. New images that tie two units together can
+    move these units.
 
     Args:
         keys: sha256 of each item's bytes, in hexadecimal.
@@ -100,6 +120,7 @@ def hold_out(
         test_size: Expected fraction of the units in the test, above 0 and below 1.
         seed: Each seed gives a different test.
         split: Its name in the notes, `test` or `val`.
+        stratify: `stable` or `exact`.
 
     Returns:
         The items held out, and notes for the user.
@@ -112,7 +133,10 @@ def hold_out(
         raise UsageError(msg)
     units, names = find_units(keys, groups)
     places = [_place(name, seed) for name in names]
-    sides = _Sides(_count_contents(units, labels), places, test_size)
+    contents = _count_contents(units, labels)
+    is_exact = stratify == "exact"
+    in_test = _choose_exact(contents, places, test_size) if is_exact else [place < test_size for place in places]
+    sides = _Sides(contents, places, in_test)
     classes = sorted(sides.units)
     single = [label for label in classes if len(sides.units[label]) == 1]
     to_training = [label for label in classes if sides.fill_training(label)]
@@ -136,12 +160,13 @@ def draw_splits(
     val_size: float = 0.1,
     test_size: float = 0.2,
     seed: int = 0,
+    stratify: str = "stable",
 ) -> tuple[list[str], tuple[str, ...]]:
-    """Draw train, val and test; the test is that of `hold_out`.
+    """Draw train, val and test; the test is that of `hold_out`, and does not depend on val.
 
-    A unit is in the test if its hash is below `test_size`, and otherwise in val if its hash
-    is below `test_size + val_size`. So val is the fraction `val_size` of all units, the test
-    does not depend on val, and added images change neither.
+    `stable`: a unit is in the test if its hash is below `test_size`, and otherwise in val if its
+    hash is below `test_size + val_size`. So added images change neither. `exact`: val is chosen
+    from what the test leaves, so that both have their shares of each class.
 
     Args:
         keys: sha256 of each item's bytes, in hexadecimal.
@@ -150,25 +175,85 @@ def draw_splits(
         val_size: Expected fraction of the units in val; 0 draws none.
         test_size: Expected fraction of the units in the test; 0 draws none.
         seed: Each seed gives different splits.
+        stratify: `stable` or `exact`.
 
     Returns:
-        The split of each item, and notes for the user.
+        The split of each item, and notes for the user. One names the smallest and the largest share of a class if
+        these are far from the size.
 
     Raises:
         UsageError: If a size is not a fraction, or nothing is left to train on.
     """
     splits = ["train"] * len(keys)
     notes: tuple[str, ...] = ()
-    for split, size, below in (("test", test_size, test_size), ("val", val_size, test_size + val_size)):
+    part = val_size / (1 - test_size) if stratify == "exact" else test_size + val_size
+    for split, size, below in (("test", test_size, test_size), ("val", val_size, part)):
         if not size:
             continue
         rest = [at for at, taken in enumerate(splits) if taken == "train"]
         columns = [[column[at] for at in rest] for column in (keys, labels, groups)]
-        held = hold_out(*columns, test_size=below, seed=seed, split=split)
+        held = hold_out(*columns, test_size=below, seed=seed, split=split, stratify=stratify)
         notes += held.notes
         for at in np.array(rest, np.intp)[held.test].tolist():
             splits[at] = split
+        notes += tuple(_describe_shares(labels, splits, split, size, stratify))
     return splits, notes
+
+
+def _describe_shares(
+    labels: Sequence[str], splits: Sequence[str], split: str, size: float, stratify: str
+) -> Iterable[str]:
+    """Describe the smallest and the largest share of a class in a split, if one is far off."""
+    n_items = Counter(labels)
+    n_held = Counter(label for label, own in zip(labels, splits, strict=True) if own == split)
+    shares = {label: n_held[label] / n for label, n in sorted(n_items.items()) if n >= _LEAST_FAR_OFF}
+    if not any(share > size * _FAR_OFF or share < size / _FAR_OFF for share in shares.values()):
+        return
+    low, high = min(shares, key=lambda label: shares[label]), max(shares, key=lambda label: shares[label])
+    advice = "no choice of whole groups is nearer" if stratify == "exact" else "--stratify exact evens the shares out"
+    found = " and ".join(f"{shares[label]:.1%} of class {label!r}" for label in dict.fromkeys((low, high)))
+    yield f"{split} has {found} instead of {size:.0%}; {advice}"
+
+
+def _choose_exact(contents: Sequence[_Content], places: Sequence[float], share: float) -> list[bool]:
+    """Choose units so that each class is held out by its share, or as near to it as whole units allow.
+
+    The imbalance is the sum over classes of (held - share * n)^2 / n. Units are taken in the
+    order of their hashes if that lowers it. Then single units change sides, or pairs do, as
+    long as that lowers it; without groups, no change is left to make.
+    """
+    n_items, _ = _sum_contents(contents)
+    excess = {label: -share * n for label, n in n_items.items()}
+    chosen = [False] * len(contents)
+    for unit in sorted(range(len(contents)), key=lambda unit: places[unit]):
+        if sum((2 * n * excess[label] + n * n) / n_items[label] for label, n in contents[unit].items()) < 0:
+            chosen[unit] = True
+            for label, n in contents[unit].items():
+                excess[label] += n
+    is_small = len(contents) <= _MOST_EXCHANGED and len(contents) * len(n_items) <= _MOST_CELLS
+    return _exchange(contents, chosen, share, n_items) if is_small else chosen
+
+
+def _exchange(contents: Sequence[_Content], chosen: list[bool], share: float, n_items: Mapping[str, int]) -> list[bool]:
+    """Move single units and pairs of units to the other side as long as that lowers the imbalance."""
+    columns = {label: column for column, label in enumerate(sorted(n_items))}
+    scales = np.sqrt([n_items[label] for label in columns])
+    counts = np.zeros((len(contents), len(columns)))
+    for unit, content in enumerate(contents):
+        for label, n in content.items():
+            counts[unit, columns[label]] = n
+    counts /= scales
+    sides = np.array(chosen, bool)
+    for _ in range(_MOST_EXCHANGES):
+        steps = np.where(sides[:, None], -counts, counts)  # what a change of side adds
+        alone = (steps**2).sum(axis=1) + 2 * steps @ (counts[sides].sum(axis=0) - share * scales)
+        changes = alone[:, None] + alone + 2 * steps @ steps.T
+        np.fill_diagonal(changes, alone)
+        one, other = np.unravel_index(changes.argmin(), changes.shape) if changes.size else (0, 0)
+        if not changes.size or changes[one, other] > -_LEAST_GAIN:
+            break
+        sides[[one, other]] ^= True
+    return [bool(side) for side in sides]
 
 
 def assign_folds(
@@ -240,8 +325,8 @@ def find_leaks(keys: Sequence[str], splits: Sequence[str]) -> npt.NDArray[np.boo
 class _Sides:
     """The units in the test, and how many of each class are there."""
 
-    def __init__(self, contents: Sequence[_Content], places: Sequence[float], test_size: float) -> None:
-        self.in_test = [place < test_size for place in places]
+    def __init__(self, contents: Sequence[_Content], places: Sequence[float], in_test: list[bool]) -> None:
+        self.in_test = in_test
         self.units: dict[str, list[int]] = defaultdict(list)
         self.n_test: Counter[str] = Counter()
         self._contents = contents

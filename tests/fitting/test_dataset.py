@@ -111,6 +111,15 @@ def test_classes_in_test_that_train_lacks_are_named(tmp_path):
         split_dataset(load_dataset(embed(root, tmp_path / "f")), test_size=0.2, seed=0)
 
 
+@pytest.mark.parametrize(("trained", "rule"), [("1_left", "'1.*=1'"), ("class 1", "'.*1=1'"), ("one", "--map-labels$")])
+def test_classes_that_train_names_differently_are_mapped_by_the_message(tmp_path, trained, rule):
+    root = arrange(tmp_path / "d", train=(2, 8, 0), test=(2, 4, 8))
+    (root / "train" / "1").rename(root / "train" / trained)
+    message = rf"or read the images with --map-labels {rule}" if "=" in rule else rf"or read the images with {rule}"
+    with pytest.raises(DataError, match=message.replace(".*", r"\.\*")):
+        split_dataset(load_dataset(embed(root, tmp_path / "f")), test_size=0.2, seed=0)
+
+
 def test_test_targets_can_be_taken_once(store):
     partition = split_dataset(load_dataset(store), test_size=0.2, seed=0)
     assert len(partition.test.open_targets()) == len(partition.test)

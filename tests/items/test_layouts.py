@@ -114,7 +114,7 @@ def test_split_folders_below_the_classes(make, splits):
     assert "layout: class/split" in manifest.describe()
 
 
-def test_images_beside_split_folders_below_the_classes_are_refused_until_the_layout_is_stated(make):
+def test_images_next_to_split_folders_below_the_classes_are_refused_until_the_layout_is_stated(make):
     folder = make([*cross(["Cat", "Dog"], ["train/1.jpg", "test/1.jpg"]), "Dog/loose.jpg"])
     with pytest.raises(
         SourceError, match=r"'Dog' also holds images directly: add --layout class/split .*--layout class "
@@ -181,7 +181,9 @@ def test_other_folders_next_to_split_folders_can_be_left_out(make, other):
 
 
 def test_splits_of_different_depth_are_refused(make):
-    with pytest.raises(SourceError, match=r"nested differently: test/test holds only folders, and train holds 'cats'"):
+    with pytest.raises(
+        SourceError, match=r"nested differently: 'test/test' holds only folders, and 'train' holds 'cats'"
+    ):
         read_source(make(cross(["train", "test/test"])))
 
 

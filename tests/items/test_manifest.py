@@ -54,8 +54,11 @@ def test_many_classes_are_counted_and_twelve_named():
     assert len(lines) == 2
 
 
-def test_a_manifest_without_classes_can_only_be_embedded():
-    assert make_manifest([Item("1.jpg")]).describe() == ["data: 1 image", "classes: 0, so this can only be embedded"]
+def test_a_manifest_without_classes_says_where_they_may_be():
+    assert make_manifest([Item("1.jpg")]).describe() == [
+        "data: 1 image",
+        "classes: 0; if file names contain them, add --label-pattern",
+    ]
 
 
 def test_classes_are_counted_by_split():

@@ -1,5 +1,6 @@
 import hashlib
 import random
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from featx.items.splits import (
     ALWAYS_TRAINED,
     assign_folds,
     describe_ungrouped,
+    draw_splits,
     find_groups,
     find_leaks,
     find_units,
@@ -157,6 +159,80 @@ def test_the_test_has_about_the_size_asked_for_in_every_class():
     test = hold_out(keys, labels, groups, test_size=0.25).test
     for label in set(labels):
         assert test[np.array(labels) == label].mean() == pytest.approx(0.25, abs=0.04)
+
+
+def count_shares(labels, splits, split):
+    return {
+        label: sum(s == split for s, own in zip(splits, labels, strict=True) if own == label) for label in set(labels)
+    }
+
+
+@pytest.mark.parametrize("sizes", [[37, 60, 120, 500], [15, 15, 15], [10, 1000], [2, 3, 7, 11]])
+@pytest.mark.parametrize("seed", range(3))
+def test_an_exact_split_holds_the_share_of_every_class_to_half_an_image(sizes, seed):
+    labels = [f"c{at}" for at, size in enumerate(sizes) for _ in range(size)]
+    keys = [make_key((seed, n)) for n in range(len(labels))]
+    splits, notes = draw_splits(keys, labels, [""] * len(keys), seed=seed, stratify="exact")
+    for split, size in (("test", 0.2), ("val", 0.1)):
+        for label, held in count_shares(labels, splits, split).items():
+            wanted = size * labels.count(label)
+            assert held == 1 if wanted < 0.5 and labels.count(label) > 2 else abs(held - wanted) <= 0.75
+    assert not any("instead of" in note for note in notes)
+
+
+@patiently
+@given(st.lists(st.tuples(st.integers(1, 4), st.integers(0, 4)), min_size=2, max_size=9), seeds)
+def test_an_exact_split_of_groups_cannot_be_bettered_by_one_or_two_of_them(groups, seed):
+    rows = [(f"{at}-{n}", "ab"[n < b], f"g{at}") for at, (a, b) in enumerate(groups) for n in range(a + b)]
+    keys, labels, names = unzip([(make_key(key), label, group) for key, label, group in rows])
+    held = hold_out(keys, labels, names, test_size=0.3, seed=seed, stratify="exact")
+    assume(not held.notes)  # a class is not left without an image for the sake of shares
+    units = sorted(set(names))
+    sides = {name: bool(side) for name, side in zip(names, held.test.tolist(), strict=True)}
+
+    def measure(chosen):
+        inside = [label for label, name in zip(labels, names, strict=True) if chosen[name]]
+        return sum(
+            (inside.count(label) - 0.3 * labels.count(label)) ** 2 / labels.count(label) for label in set(labels)
+        )
+
+    for one in units:
+        for other in units:
+            assert measure(sides) <= measure({**sides, one: not sides[one], other: not sides[other]}) + 1e-6
+
+
+@patiently
+@given(tables, seeds, st.randoms(use_true_random=False))
+def test_an_exact_hold_out_has_whole_units_and_does_not_depend_on_the_order(table, seed, rng):
+    shuffled = rng.sample(table, len(table))
+    first, second = (hold_out(*unzip(rows), seed=seed, stratify="exact") for rows in (table, shuffled))
+    keys, _, groups = unzip(table)
+    assert not find_straddlers(keys, first.test.tolist())
+    assert not find_straddlers(groups, first.test.tolist())
+    assert sorted(zip(table, first.test.tolist(), strict=True)) == sorted(
+        zip(shuffled, second.test.tolist(), strict=True)
+    )
+
+
+def test_added_images_move_few_of_an_exact_split_and_none_of_a_stable_one():
+    labels = [f"c{n % 4}" for n in range(1100)]
+    keys = [make_key(n) for n in range(1100)]
+    for stratify, most in (("stable", 0), ("exact", 30)):
+        before, _ = draw_splits(keys[:1000], labels[:1000], [""] * 1000, stratify=stratify)
+        after, _ = draw_splits(keys, labels, [""] * 1100, stratify=stratify)
+        assert sum(one != other for one, other in zip(before, after[:1000], strict=True)) <= most
+
+
+def test_a_note_names_the_smallest_and_largest_share_that_are_far_off():
+    labels = [f"c{n % 8}" for n in range(400)]
+    _, notes = draw_splits([make_key(n) for n in range(400)], labels, [""] * 400)
+    (note,) = (note for note in notes if note.startswith("val has"))
+    assert re.fullmatch(
+        r"val has [\d.]+% of class 'c\d' and [\d.]+% of class 'c\d' instead of 10%; --stratify exact .*", note
+    )
+    groups = [f"{label}-{n % 3}" for n, label in enumerate(labels)]
+    _, notes = draw_splits([make_key(n) for n in range(400)], labels, groups, stratify="exact")
+    assert any(note.endswith("no choice of whole groups is nearer") for note in notes)
 
 
 def test_another_seed_gives_another_test():

@@ -10,6 +10,7 @@ from featx.errors import SourceError
 from featx.items.formats import HEAD_BYTES, has_image_suffix, looks_like_image
 from featx.items.layouts import NO_IMAGES, find_junk_reason
 from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
+from featx.items.names import join_escapes, to_native
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, arrange, choose_items
 
 #: With O_NONBLOCK, opening a pipe does not wait for a writer; without O_BINARY, Windows changes line ends.
@@ -28,7 +29,7 @@ class FolderReader:
 
     def locate(self, item_id: str) -> Path:
         """Return the absolute path of an item's file, whether or not the file exists."""
-        return Path(self._root, item_id)
+        return Path(self._root, to_native(item_id))
 
     def stat(self, item_id: str) -> FileStat:
         """Return size and time without reading the file.
@@ -36,7 +37,7 @@ class FolderReader:
         Raises:
             OSError: If it is not a regular file, does not exist or is too large.
         """
-        path = Path(self._root, item_id)
+        path = Path(self._root, to_native(item_id))
         try:
             info = path.stat()
         except ValueError as error:  # a NUL, or characters that this file system does not allow
@@ -54,7 +55,7 @@ class FolderReader:
             OSError: If it is not a regular file, is too large or cannot be read.
         """
         self.stat(item_id)
-        with os.fdopen(os.open(Path(self._root, item_id), _READ_AT_ONCE), "rb") as file:
+        with os.fdopen(os.open(Path(self._root, to_native(item_id)), _READ_AT_ONCE), "rb") as file:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):  # a pipe has replaced the file
                 raise OSError(errno.EINVAL, "not a regular file", item_id)
@@ -127,7 +128,7 @@ class _Walk:
             self._visit(self._folders.pop())
 
     def _visit(self, prefix: str) -> None:
-        path = Path(self._source, prefix)
+        path = Path(self._source, to_native(prefix))
         try:
             identity = _identify(path)
             if identity in self._seen:
@@ -146,7 +147,7 @@ class _Walk:
             is_folder, is_file = entry.is_dir(), entry.is_file()
         except OSError:  # a link to itself
             is_folder = is_file = False
-        relative = prefix + entry.name
+        relative = prefix + join_escapes(entry.name)
         if reason := find_junk_reason(entry.name, is_folder=is_folder):
             self.junk[reason] += 1
         elif is_folder:

@@ -4,7 +4,9 @@ No detector of encodings is used: on a table with a few short names, charset-nor
 cp1252 for cp1250, Big5 and others.
 """
 
+import os
 import re
+import sys
 import unicodedata
 from collections.abc import Collection
 
@@ -87,10 +89,19 @@ def join_escapes(name: str) -> str:
     In a C locale, Python reads the two bytes of `ä` in a file's name as two surrogate escapes.
     Bytes that are not UTF-8 stay escapes.
     """
+    if name.isascii():
+        return name
     try:
         return name.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # half a surrogate pair, which only Windows allows in a name
         return name
+
+
+def to_native(name: str) -> str:
+    """Return a name as Python passes it to the file system of this locale; undoes `join_escapes`."""
+    if name.isascii() or sys.getfilesystemencoding() == "utf-8":
+        return name
+    return os.fsdecode(name.encode("utf-8", "surrogateescape"))
 
 
 def _find_unicode(raw: bytes) -> str:

@@ -1,11 +1,12 @@
 """Items, the images to embed: where they are, what they are called, and which belong together."""
 
 from featx.items.archives import ArchiveReader, read_archive
+from featx.items.columns import Columns
 from featx.items.folders import FolderReader, read_folder
 from featx.items.manifest import FileStat, Item, Manifest, Reader
 from featx.items.selection import SourceOptions
 from featx.items.sources import read_source
-from featx.items.tables import Columns, read_table
+from featx.items.tables import read_table
 
 __all__ = [
     "ArchiveReader",

@@ -12,7 +12,7 @@ from featx.wording import escape_html, format_html_table, to_printable, to_text
 if TYPE_CHECKING:
     import pandas as pd
 
-    from featx.items.tables import Columns
+    from featx.items.columns import Columns
 
 #: The names that a split may have; an item of a source without splits has the empty string.
 SPLITS = ("train", "val", "test")

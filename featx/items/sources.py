@@ -8,12 +8,13 @@ from typing import Any
 
 from featx.errors import SourceError, UsageError
 from featx.items.archives import read_archive
+from featx.items.columns import Columns
 from featx.items.folders import read_folder
 from featx.items.formats import has_image_suffix
 from featx.items.inference import AmbiguousLayoutError
 from featx.items.manifest import Manifest
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, choose_items, keep_folders
-from featx.items.tables import Columns, read_table
+from featx.items.tables import read_table
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")

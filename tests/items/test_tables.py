@@ -1,5 +1,7 @@
 import math
+import sys
 
+import pandas as pd
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from featx.errors import SourceError
-from featx.items import Columns, Item, read_table, tables
+from featx.items import Columns, Item, Manifest, columns, read_table
 
 
 @pytest.fixture
@@ -100,9 +102,12 @@ def test_one_column_is_enough_and_tabs_separate_a_tsv(make):
     assert read_table(make("path\tlabel, long\na.jpg\tx\n", "t.tsv")).items == (Item("a.jpg"),)
 
 
-def test_bytes_that_are_not_utf8_are_kept_in_paths(make):
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows names of any bytes")
+def test_bytes_that_are_not_utf8_are_kept_in_paths(make, tmp_path):
+    (tmp_path / "b\udce4r.jpg").touch()
     manifest = read_table(make(b"path,label\na.jpg,x\nb\xe4r.jpg,B\xe4r\n"))
-    assert manifest.items[1] == Item("b\udce4r.jpg", "B\\udce4r")
+    assert manifest.items[1] == Item("b\udce4r.jpg", "B\u00e4r")
+    assert any("it is read as cp1252 ('b\u00e4r')" in note for note in manifest.notes)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +128,7 @@ def test_labels_that_are_numbers(make, written, expected):
 @settings(deadline=None)
 @given(st.lists(st.integers(-(10**6), 10**6), min_size=1))
 def test_whole_numbers_read_the_same_however_they_are_written(numbers):
-    assert tables._clean([f"{number}.0" for number in numbers]) == tables._clean([str(number) for number in numbers])
+    assert columns._clean([f"{number}.0" for number in numbers]) == columns._clean([str(number) for number in numbers])
 
 
 def test_rows_without_a_file_stay_items(make):
@@ -202,3 +207,209 @@ def test_images_inside_a_parquet_table_are_not_paths(make_parquet):
 def test_a_file_that_is_not_parquet_is_an_error(make):
     with pytest.raises(SourceError, match="cannot be read as Parquet"):
         read_table(make("path\na.jpg\n", "x.parquet"))
+
+
+ROWS = "0.png,a\n1.png,b\n2.png,a\n3.png,b\n"
+
+
+@pytest.fixture
+def images(tmp_path):
+    """The files `0.png` to `9.png`."""
+    for at in range(10):
+        (tmp_path / f"{at}.png").write_bytes(b"x")
+    return tmp_path
+
+
+def write(folder, content, name="t.csv"):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('path,label\n0.png,a\n1.png,"b\n2.png,a\n', "a quote in line 3 of .* is not closed in that line"),
+        ('path,label\n0.png,a\n1.png,b\n2.png,"a', "a quote in line 4 of .* is not closed in that line"),
+        ('path,label\n0.png,"a\n1.png,b\n2.png,"a\n', "a quote in line 2 of .* is not closed in that line"),
+        ('path,label\n0.png,"a\n1.png,b"\n2.png,a\n', r"a quote in line 2 of .*'1.png,b' after it looks like another"),
+        ('path,label\n"0.png,a\n1.png",b\n2.png,a\n', "line 2 of .* has a line break in the path"),
+        ('path,label\n0.png,"a\nb"\n', r"line 2 of .* has a line break in the label 'a\\nb'; remove it"),
+        ('path,label\n0.png,"a"b\n', "line 2 of .* has text after a closing quote"),
+        ('path,label\n0.png,a"b\n', "line 2 of .* has a quote inside the label 'a\"b', which is not quoted"),
+        ('path,label,text\n0.png,a,"x\n1.png,b,y"\n2.png,a,z\n', "a quote in line 2 of .* is not closed in that line"),
+        ('path,label\n0.png,"' + "a,b\n" * 50_000, "a quote in line 2 of .* is not closed in that line"),
+        ('path\tlabel\n0.png\t"a\n1.png\tb\n', "a quote in line 2 of .* is not closed in that line"),
+    ],
+)
+def test_no_quote_swallows_rows(images, content, message):
+    with pytest.raises(SourceError, match=message):
+        read_table(write(images, content))
+
+
+def test_quotes_that_are_well_formed_are_read(images):
+    content = 'path,label,text\n"0.png","a ""b"", c",5" long\n1.png, "d","two\nlines, of text"\n2.png,"e",\n'
+    assert [item.label for item in read_table(write(images, content)).items] == ['a "b", c', "d", "e"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("path,label,x\n0.png,a,1\n1.png\n", "line 3 of .* has 1 field and the header has 3; write ',' for each field"),
+        ("path;label;x\n0.png;a\n1.png;b;\n", "line 2 of .* has 2 fields and the header has 3; write ';' for each"),
+        (
+            "path,label\n0.png,a\n1.png,b,\n",
+            "line 3 of .* has 3 fields and the header has 2; remove the ',' at its end",
+        ),
+        ("path,label\n0.png,a\n1.png,b, c\n", "line 3 of .* has 3 fields and the header has 2; quote the fields"),
+        ("path,label\n0.png,a\n# others\n1.png,b\n", "line 3 of .* has 1 field .*; remove comments"),
+        ("path,label\n0.png,a\n# 1.png,b\n", "line 3 of .* is a comment; remove comments"),
+        ("path\n0.png\n# others\n", "line 3 of .* is a comment; remove comments"),
+        ("path,label,label\n0.png,a,b\n", "has several columns 'label'; rename all but the one of the label"),
+        ("sep=;;\npath;label\n0.png;a\n", "line 1 of .* is 'sep=;;'; the separator must be a single character"),
+    ],
+)
+def test_rows_that_do_not_fit_the_header_are_refused_with_their_line(images, content, message):
+    with pytest.raises(SourceError, match=message):
+        read_table(write(images, content))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "path,label,\n" + ROWS.replace("\n", ",\n"),
+        "path,label\n" + ROWS.replace("\n", ",\n"),
+        "path,label,\n" + ROWS,
+        "path,label,,\n" + ROWS.replace("\n", ",,\n"),
+        "# made by hand\n# in May\npath,label\n" + ROWS,
+        "#path,label\n" + ROWS,
+        "path,label\n\n" + ROWS.replace("\n", "\n,\n"),
+    ],
+)
+def test_separators_at_the_ends_and_comments_ahead_are_left_out(images, content):
+    assert [(item.id, item.label) for item in read_table(write(images, content)).items] == [
+        ("0.png", "a"),
+        ("1.png", "b"),
+        ("2.png", "a"),
+        ("3.png", "b"),
+    ]
+
+
+@pytest.mark.parametrize("mark", [";", ",", "\t", ":", "^", "|"])
+@pytest.mark.parametrize("first", ["sep={}", "SEP={}", '"sep={}"'])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_line_that_states_the_separator_is_obeyed(images, mark, first, encoding):
+    content = "\r\n".join([first.format(mark), f"path{mark}label", f"0.png{mark}a,b", f"1.png{mark}c;d", ""])
+    if mark in ",;":
+        content = content.replace("a,b", "x").replace("c;d", "y")
+    table = read_table(write(images, content.encode(encoding)))
+    assert [item.id for item in table.items] == ["0.png", "1.png"]
+    assert len(table.count_classes()) == 2
+
+
+@pytest.mark.parametrize("column", ["split", "Subset", "set", "partition", "fold"])
+@pytest.mark.parametrize(
+    ("value", "hint"), [("tset", "did you mean 'test'"), ("trian", "did you mean 'train'"), ("7", "in the column")]
+)
+def test_a_column_that_is_nearly_the_split_is_refused(images, column, value, hint):
+    splits = ["train", "TRAIN", value, "valid", "test"]
+    content = f"path,label,{column}\n" + "".join(f"{at}.png,a,{split}\n" for at, split in enumerate(splits))
+    message = rf"line 4 of .* has the split '{value}'.*{hint}.*--split-column NAME .*or use none with --split-column ''"
+    with pytest.raises(SourceError, match=message):
+        read_table(write(images, content))
+    frame = pd.DataFrame({"path": [f"{at}.png" for at in range(5)], column: splits})
+    with pytest.raises(SourceError, match=rf"row 2 of the DataFrame has the split '{value}'.*{hint}"):
+        Manifest.from_frame(frame, root=images)
+    without = read_table(write(images, content), columns=Columns(split=""))
+    assert not without.count_splits()
+    assert not any("is not used as the split" in note for note in without.notes)
+
+
+@pytest.mark.parametrize(("column", "values"), [("fold", "0123"), ("set", "ABAC"), ("subset", ["new", "old"] * 2)])
+def test_a_column_that_is_clearly_not_the_split_is_described(images, column, values):
+    content = f"path,label,{column}\n" + "".join(f"{at}.png,a,{value}\n" for at, value in enumerate(values))
+    manifest = read_table(write(images, content))
+    assert not manifest.count_splits()
+    assert f"columns: path 'path', label 'label'; not used: {column!r}" in manifest.describe()
+    assert any(
+        f"the column {column!r} is not used as the split; its values are" in line for line in manifest.describe()
+    )
+
+
+def test_the_columns_that_are_used_and_those_that_are_not_are_described(images):
+    content = "File,age,phase,Class,Patient\n0.png,40,train,a,p\n1.png,50,test,b,q\n"
+    lines = read_table(write(images, content)).describe()
+    assert "columns: path 'File', label 'Class', group 'Patient'; not used: 'age', 'phase'" in lines
+    assert any("the values of 'phase' are splits; use them with --split-column phase" in line for line in lines)
+
+
+@pytest.mark.parametrize("label", ["Species", "diagnosis", "y"])
+def test_a_table_without_a_label_column_says_which_may_be_it(images, label):
+    content = f"path,id,{label}\n" + "".join(f"{at}.png,{at},{'ab'[at % 2]}\n" for at in range(4))
+    lines = read_table(write(images, content)).describe()
+    assert any(
+        f"no column is used as the label; if {label!r} holds the classes, name it with --label-column {label} (" in line
+        for line in lines
+    )
+    named = read_table(write(images, content), columns=Columns(label=label))
+    assert named.count_classes() == {"a": 2, "b": 2}
+    assert not any("no column is used" in note for note in named.notes)
+
+
+@pytest.mark.parametrize(
+    ("columns", "flag"),
+    [
+        (Columns(), r"--path-column NAME \(columns=Columns\(path='NAME'\) in Python\)"),
+        (Columns(path="bild", label="class"), "--label-column NAME"),
+        (Columns(path="bild", split="when"), "--split-column NAME"),
+        (Columns(path="bild", group="case"), "--group NAME"),
+    ],
+)
+def test_a_missing_column_names_the_flag(images, columns, flag):
+    with pytest.raises(SourceError, match=flag):
+        read_table(write(images, "bild,Art\n0.png,x\n"), columns=columns)
+
+
+@pytest.mark.parametrize("one", ["1", "1.0", "True"])
+@pytest.mark.parametrize("names", [("MEL", "NV"), ("cat", "dog", "bird"), ("0", "1", "2", "3")])
+def test_one_hot_labels_are_refused_with_the_line_that_converts_them(images, one, names):
+    zero = {"1": "0", "1.0": "0.0", "True": "False"}[one]
+    rows = [[f"{at}.png", "0", *(one if at % len(names) == k else zero for k in range(len(names)))] for at in range(8)]
+    content = "".join(",".join(row) + "\n" for row in [["image", "age", *names], *rows])
+    with pytest.raises(SourceError, match=r"a column of 0 and 1 for each class: .*--label-column ''") as caught:
+        read_table(write(images, content))
+    code = str(caught.value).partition("pandas, ")[2].partition(", or embed")[0]
+    table = pd.read_csv(images / "t.csv")
+    exec(code, {"table": table})  # noqa: S102 - the line that the message tells the user to run
+    assert table["label"].tolist() == [names[at % len(names)] for at in range(8)]
+    assert not read_table(images / "t.csv", columns=Columns(label="")).count_classes()
+
+
+def test_columns_of_several_labels_are_not_one_hot(images):
+    content = "image,a,b,c\n0.png,1,1,0\n1.png,0,1,0\n2.png,0,0,1\n3.png,1,1,1\n"
+    assert any("if 'a', 'b', 'c' holds the classes" in line for line in read_table(write(images, content)).describe())
+
+
+@pytest.mark.parametrize("names", [("label", "class"), ("Class", "category"), ("target", "label")])
+def test_several_columns_that_may_be_the_label_are_refused(images, names):
+    content = f"path,{','.join(names)}\n0.png,0,cat\n1.png,1,dog\n"
+    with pytest.raises(SourceError, match=r"has several columns that may be the label, .*--label-column") as caught:
+        read_table(write(images, content))
+    assert all(repr(name) in str(caught.value) for name in names)
+    assert set(read_table(images / "t.csv", columns=Columns(label=names[1])).count_classes()) == {"cat", "dog"}
+
+
+def test_labels_of_a_table_in_another_encoding_are_right(images):
+    content = "path,label\n0.png,B\u00e4r\n1.png,Gr\u00f6\u00dfe\n"
+    for encoding in ("cp1252", "mac_roman", "utf-16-le"):
+        manifest = read_table(write(images, content.encode(encoding)))
+        assert manifest.count_classes() == {"B\u00e4r": 1, "Gr\u00f6\u00dfe": 1}
+        assert any(f"read as {encoding}" in note for note in manifest.notes) == (not encoding.startswith("utf"))
+
+
+def test_labels_in_every_unicode_form_are_one_class(images):
+    labels = ["B\u00e4r", "Ba\u0308r"]
+    content = "path,label\n" + "".join(f"{at}.png,{label}\n" for at, label in enumerate(labels))
+    assert read_table(write(images, content)).count_classes() == {"B\u00e4r": 2}
+    frame = pd.DataFrame({"path": ["0.png", "1.png"], "label": labels})
+    assert Manifest.from_frame(frame, root=images).count_classes() == {"B\u00e4r": 2}

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from urllib.parse import unquote
 
 from featx.items.formats import has_image_suffix
@@ -109,6 +110,11 @@ class Files:
         listing = self._list(folder or ("/" if item_id.startswith("/") else ""))
         return name in listing.names if listing else os.path.lexists(self._locate_native(item_id))
 
+    def list_names(self) -> list[str]:
+        """Return the names in the folder itself, sorted."""
+        listing = self._list("")
+        return sorted(listing.names) if listing else []
+
     def locate(self, item_id: str) -> list[tuple[str, _Differences]]:
         """Return the files that an id may mean if case, Unicode form and suffix are free, and what differs."""
         folder, slash, name = item_id.rpartition("/")
@@ -208,6 +214,20 @@ def find_files(paths: Sequence[str], make_id: Callable[[str], str], base: str, e
     return Found(ids, set(lost), notes, dict(spellings))
 
 
+def find_cause(item_id: str, base: str) -> str:
+    """Return where a missing file lies instead, as a part of a message; empty if it is neither of the usual places."""
+    files = Files(base)
+    inside = next((name for name in files.list_names() if f"{name}/{item_id}" in files), "")
+    if inside:
+        return f"it is in the folder {str(Path(base, inside))!r}: "
+    outside = next((path for prefix in _list_parents(item_id) if (path := item_id.removeprefix(prefix)) in files), "")
+    return f"there is {outside!r}: remove {item_id.removesuffix(outside)!r} from the paths, or " if outside else ""
+
+
+def _list_parents(item_id: str) -> list[str]:
+    return [item_id[: match.end()] for match in re.finditer("/+", item_id)]
+
+
 def _is_clear(spelling: _Spelling, claims: dict[str, set[str]]) -> bool:
     """Return whether a spelling fits one file, which no other path means."""
     if len(spelling.ids) != 1:
@@ -262,7 +282,7 @@ def _list_prefixes(path: str) -> list[str]:
     """Return the beginnings of a path that may belong to another machine, the shortest first."""
     if not _ABSOLUTE.match(path):
         return [""]
-    return ["", *(path[: match.end()] for match in re.finditer("/+", path))]
+    return ["", *_list_parents(path)]
 
 
 def _clean(path: str, make_id: Callable[[str], str], encoding: str, used: set[str], prefixes: Sequence[str]) -> str:

@@ -14,7 +14,7 @@ from featx.items.delimited import read_delimited
 from featx.items.folders import FolderReader
 from featx.items.manifest import Item, Manifest
 from featx.items.names import join_escapes, normalise_label
-from featx.items.spellings import find_files
+from featx.items.spellings import find_cause, find_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,15 +102,15 @@ def _make_manifest(table: Table, base: str, columns: Columns, source: str, readi
     if not any(_exists(item.id, reader) for item in items):
         msg = (
             f"none of the {len(items):,} files in {table.title} exists; the first one should be "
-            f"{str(Path(base, items[0].id))!r}; pass the folder that the paths are relative to with --root "
-            "(root= in Python)"
+            f"{str(Path(base, items[0].id))!r}; {find_cause(items[0].id, base)}pass the folder that the paths are "
+            "relative to with --root (root= in Python)"
         )
         raise SourceError(msg)
     junk = {"rows that repeat another": n_repeated} if n_repeated else {}
     named = {role: title for role, title in asdict(columns).items() if title is not None}
     reading = {**reading, **({"columns": named} if named else {})}
     if found.spellings:
-        reading["spellings"] = found.spellings
+        reading["spellings"] = sorted(found.spellings)
     return Manifest(items, reader, source, junk, reading, (*table.notes, *chosen.notes, *found.notes))
 
 

@@ -159,15 +159,20 @@ def _refuse_swallowed(row: Sequence[str], begin: int, delimiter: str, title: str
     """Refuse a quoted field of several lines that contains rows: two quotes were opened, and none was closed.
 
     Raises:
-        SourceError: If the last line of a field is the beginning of a row that contains the name of an image.
+        SourceError: If a field begins like the end of a row, or ends like the beginning of one, with an image's name.
     """
     for at, cell in enumerate(row):
-        last = cell.splitlines()[-1:]
-        cells = _split(last[0], delimiter) if last else []
-        if len(cells) == at + 1 > 1 and any(has_image_suffix(name.strip()) for name in cells):
+        inner = cell.splitlines()
+        if inner in ([], [cell]):
+            continue
+        first, last = _split(inner[0], delimiter), _split(inner[-1], delimiter)
+        names = [*first[1:], *(last if at else ())]
+        if (len(last) == at + 1 or len(first) == len(row) - at) and any(
+            has_image_suffix(name.strip()) for name in names
+        ):
             msg = (
-                f"a quote in line {begin + 1} of {title} is not closed in that line, and {last[0]!r} after it looks "
-                "like another row; close the quote or remove it"
+                f"a quote in line {begin + 1} of {title} is not closed in that line, and the field up to the next "
+                f"quote has another row ({inner[-1][:40]!r}); close the quote or remove it"
             )
             raise SourceError(msg)
 

@@ -1,3 +1,5 @@
+import contextlib
+import itertools
 import math
 import sys
 
@@ -232,12 +234,14 @@ def write(folder, content, name="t.csv"):
         ('path,label\n0.png,a\n1.png,"b\n2.png,a\n', "a quote in line 3 of .* is not closed in that line"),
         ('path,label\n0.png,a\n1.png,b\n2.png,"a', "a quote in line 4 of .* is not closed in that line"),
         ('path,label\n0.png,"a\n1.png,b\n2.png,"a\n', "a quote in line 2 of .* is not closed in that line"),
-        ('path,label\n0.png,"a\n1.png,b"\n2.png,a\n', r"a quote in line 2 of .*'1.png,b' after it looks like another"),
+        ('path,label\n0.png,"a\n1.png,b"\n2.png,a\n', r"a quote in line 2 of .*has another row \('1.png,b'\)"),
         ('path,label\n"0.png,a\n1.png",b\n2.png,a\n', "line 2 of .* has a line break in the path"),
         ('path,label\n0.png,"a\nb"\n', r"line 2 of .* has a line break in the label 'a\\nb'; remove it"),
         ('path,label\n0.png,"a"b\n', "line 2 of .* has text after a closing quote"),
         ('path,label\n0.png,a"b\n', "line 2 of .* has a quote inside the label 'a\"b', which is not quoted"),
         ('path,label,text\n0.png,a,"x\n1.png,b,y"\n2.png,a,z\n', "a quote in line 2 of .* is not closed in that line"),
+        ('split,label,text,path\ntrain,a,"q, r"",5.png\ntest,b,x y",6.png\n', "a quote in line 2 of .* is not closed"),
+        ('text,path,label\n"x,0.png,a\ny",1.png,b\n', "a quote in line 2 of .* is not closed in that line"),
         ('path,label\n0.png,"' + "a,b\n" * 50_000, "a quote in line 2 of .* is not closed in that line"),
         ('path\tlabel\n0.png\t"a\n1.png\tb\n', "a quote in line 2 of .* is not closed in that line"),
     ],
@@ -245,6 +249,21 @@ def write(folder, content, name="t.csv"):
 def test_no_quote_swallows_rows(images, content, message):
     with pytest.raises(SourceError, match=message):
         read_table(write(images, content))
+
+
+@pytest.mark.parametrize("order", [("path", "label", "text"), ("text", "path", "label"), ("label", "text", "path")])
+def test_no_two_quotes_anywhere_lose_a_row(images, order):
+    rows = [{"path": f"{at}.png", "label": "ab"[at % 2], "text": "x y"} for at in range(3)]
+    lines = [",".join(order), *(",".join(row[name] for name in order) for row in rows)]
+    text = "\n".join(lines) + "\n"
+    expected = read_table(write(images, text)).items
+    n_read = 0
+    for first, second in itertools.combinations_with_replacement(range(len(lines[0]) + 1, len(text) + 1), 2):
+        quoted = f'{text[:first]}"{text[first:second]}"{text[second:]}'
+        with contextlib.suppress(SourceError):
+            assert read_table(write(images, quoted)).items == expected
+            n_read += 1
+    assert n_read > 9  # each field may be in quotes
 
 
 def test_quotes_that_are_well_formed_are_read(images):

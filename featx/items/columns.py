@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from featx.errors import SourceError
+from featx.items.formats import has_image_suffix
 from featx.items.layouts import SPLIT_NAMES
 from featx.items.names import normalise_label
 from featx.registry import find_closest
@@ -145,6 +146,8 @@ def _find_column(table: Table, role: str, named: str | None) -> str | None:
             f"{table.title} has {missing}; its columns are {table.list_columns()}; name the column of the {role} "
             f"with {advise(role)}"
         )
+        if role == "path" and any(map(has_image_suffix, table.columns)):
+            msg += ", or add a first line with the names of the columns, such as path,label"
         raise SourceError(msg)
     return found[0] if found else None
 
@@ -282,10 +285,10 @@ def _describe(table: Table, names: Mapping[str, str | None], wanted: Columns) ->
         ]
     if names["label"] is None and wanted.label is None and unused:
         repeating = [name for name in unused if 1 < len(set(table.read(name))) <= table.n_rows / 2]
-        example = (repeating or unused)[0]
+        may_be = repeating or unused
         notes.append(
-            f"no column is used as the label; if {_list_names(repeating or unused)} holds the classes, name it "
-            f"with {advise('label', example)}"
+            f"no label column was found; if {'one of ' if len(may_be) > 1 else ''}{_list_names(may_be)} holds the "
+            f"classes, add {advise('label', may_be[0])}"
         )
     return [*map(to_printable, notes)]
 

@@ -109,7 +109,7 @@ def test_bytes_that_are_not_utf8_are_kept_in_paths(make, tmp_path):
     (tmp_path / "b\udce4r.jpg").touch()
     manifest = read_table(make(b"path,label\na.jpg,x\nb\xe4r.jpg,B\xe4r\n"))
     assert manifest.items[1] == Item("b\udce4r.jpg", "B\u00e4r")
-    assert any("it is read as cp1252 ('b\u00e4r')" in note for note in manifest.notes)
+    assert any("it is read as cp1252 ('b\u00e4r.jpg')" in note for note in manifest.notes)
 
 
 @pytest.mark.parametrize(
@@ -314,6 +314,10 @@ def test_separators_at_the_ends_and_comments_ahead_are_left_out(images, content)
     ]
 
 
+def test_a_tab_may_be_stated_as_an_escape(images):
+    assert read_table(write(images, "sep=\\t\npath\tlabel\n0.png\ta\n")).items == (Item("0.png", "a"),)
+
+
 @pytest.mark.parametrize("mark", [";", ",", "\t", ":", "^", "|"])
 @pytest.mark.parametrize("first", ["sep={}", "SEP={}", '"sep={}"'])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -367,12 +371,12 @@ def test_a_table_without_a_label_column_says_which_may_be_it(images, label):
     content = f"path,id,{label}\n" + "".join(f"{at}.png,{at},{'ab'[at % 2]}\n" for at in range(4))
     lines = read_table(write(images, content)).describe()
     assert any(
-        f"no column is used as the label; if {label!r} holds the classes, name it with --label-column {label} (" in line
+        f"no label column was found; if {label!r} holds the classes, add --label-column {label} (" in line
         for line in lines
     )
     named = read_table(write(images, content), columns=Columns(label=label))
     assert named.count_classes() == {"a": 2, "b": 2}
-    assert not any("no column is used" in note for note in named.notes)
+    assert not any("no label column" in note for note in named.notes)
 
 
 @pytest.mark.parametrize(
@@ -387,6 +391,11 @@ def test_a_table_without_a_label_column_says_which_may_be_it(images, label):
 def test_a_missing_column_names_the_flag(images, columns, flag):
     with pytest.raises(SourceError, match=flag):
         read_table(write(images, "bild,Art\n0.png,x\n"), columns=columns)
+
+
+def test_a_table_without_a_header_is_refused(images):
+    with pytest.raises(SourceError, match=r"has no column for the path.*or add a first line with the names of the col"):
+        read_table(write(images, "0.png,a\n1.png,b\n"))
 
 
 @pytest.mark.parametrize("one", ["1", "1.0", "True"])
@@ -406,7 +415,9 @@ def test_one_hot_labels_are_refused_with_the_line_that_converts_them(images, one
 
 def test_columns_of_several_labels_are_not_one_hot(images):
     content = "image,a,b,c\n0.png,1,1,0\n1.png,0,1,0\n2.png,0,0,1\n3.png,1,1,1\n"
-    assert any("if 'a', 'b', 'c' holds the classes" in line for line in read_table(write(images, content)).describe())
+    assert any(
+        "if one of 'a', 'b', 'c' holds the classes" in line for line in read_table(write(images, content)).describe()
+    )
 
 
 @pytest.mark.parametrize("names", [("label", "class"), ("Class", "category"), ("target", "label")])

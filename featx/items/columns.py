@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 
 from featx.errors import SourceError
 from featx.items.formats import has_image_suffix
-from featx.items.layouts import SPLIT_NAMES
+from featx.items.layouts import SPLIT_NAMES, find_split
 from featx.items.names import normalise_label
 from featx.registry import find_closest
-from featx.wording import to_printable
 
 #: Column names that are recognised; the first one that a table has wins.
 #: Case, spaces, underscores, dots and hyphens do not matter.
@@ -240,11 +239,6 @@ def _name_splits(table: Table, column: str | None, values: Sequence[str], *, gue
     return [splits[value] for value in values]
 
 
-def find_split(value: str) -> str:
-    """Return the split that a value names; empty if it names none."""
-    return SPLIT_NAMES.get(value.strip().casefold(), "")
-
-
 def _check_quotes(table: Table, role: str, cells: Sequence[str]) -> None:
     for row, misquoted in table.misquoted.items():
         if cells[row] in misquoted:
@@ -290,7 +284,7 @@ def _describe(table: Table, names: Mapping[str, str | None], wanted: Columns) ->
             f"no label column was found; if {'one of ' if len(may_be) > 1 else ''}{_list_names(may_be)} holds the "
             f"classes, add {advise('label', may_be[0])}"
         )
-    return [*map(to_printable, notes)]
+    return notes
 
 
 def _list_names(names: Sequence[str], most: int = _NAMED_COLUMNS) -> str:

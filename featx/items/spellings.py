@@ -12,7 +12,6 @@ from urllib.parse import unquote
 
 from featx.items.formats import has_image_suffix
 from featx.items.names import join_escapes, to_native
-from featx.wording import to_printable
 
 #: Paths that at least one of the rewritings changes.
 _REWRITTEN = re.compile(r"^\s|\s$|^file:|^~|%|\\", re.IGNORECASE)
@@ -309,4 +308,4 @@ def _describe(
         )
     if missing:
         notes.append(f"{len(missing):,} of {n_files:,} files do not exist, such as {missing[0]!r}")
-    return [to_printable(note) for note in notes]
+    return notes

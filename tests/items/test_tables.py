@@ -348,6 +348,12 @@ def test_a_column_that_is_nearly_the_split_is_refused(images, column, value, hin
     assert not any("is not used as the split" in note for note in without.notes)
 
 
+@pytest.mark.parametrize("splits", [("train_set", "Test-Set", "valid_set"), ("TrainImages", "test images", "VAL")])
+def test_splits_with_affixes_are_splits(images, splits):
+    content = "path,label,split\n" + "".join(f"{at}.png,a,{split}\n" for at, split in enumerate(splits))
+    assert read_table(write(images, content)).count_splits() == {"train": 1, "val": 1, "test": 1}
+
+
 @pytest.mark.parametrize(("column", "values"), [("fold", "0123"), ("set", "ABAC"), ("subset", ["new", "old"] * 2)])
 def test_a_column_that_is_clearly_not_the_split_is_described(images, column, values):
     content = f"path,label,{column}\n" + "".join(f"{at}.png,a,{value}\n" for at, value in enumerate(values))

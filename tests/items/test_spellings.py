@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -158,10 +159,12 @@ def test_a_folder_that_cannot_be_listed_is_read_anyway(make, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the locale of Linux")
-@pytest.mark.parametrize("source", ["t.csv", "photos"])
+@pytest.mark.parametrize("source", ["t.csv", "photos", "photos.tar"])
 def test_ids_and_labels_are_the_same_in_a_c_locale(make, tmp_path, source):
     names = [f"photos/{label}/{name}.png" for label in ("Bär", "猫") for name in ("ü", "x")]
     make(names, [name.replace("/", "\\") for name in names])
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(tmp_path / "photos", "photos")
     code = (
         "import sys; from featx.items import read_source; m = read_source(sys.argv[1])\n"
         "print(ascii([(item.id, item.label, m.reader.read(item.id)) for item in m.items]), sys.getfilesystemencoding())"

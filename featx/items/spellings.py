@@ -270,10 +270,10 @@ def _read_url(path: str) -> str:
 #: What may be rewritten in a path, in this order.
 _REWRITES: dict[str, Callable[[str], str]] = {
     "without blanks at the ends": str.strip,
-    "for file:": _read_url,
+    "as file: URLs": _read_url,
     "with % codes decoded": lambda path: unquote(path, errors="surrogateescape"),
     "with the home folder for ~": os.path.expanduser,
-    "with / instead of \\": lambda path: path.replace("\\", "/"),
+    "with / instead of \\ in their paths": lambda path: path.replace("\\", "/"),
 }
 
 

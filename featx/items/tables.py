@@ -28,13 +28,14 @@ def read_table(
 ) -> Manifest:
     """List the images of a CSV, TSV or Parquet file.
 
-    Rows that repeat another are counted and left out. A row whose file does not exist
-    stays an item, and reading it reports why. A column with a usual name is taken for
-    the split only if all of its values are splits.
+    Rows that repeat another are counted and left out. A file that does not exist is searched
+    for under other spellings of its path; if it is not found, the row stays an item, and reading
+    it reports why. `Manifest.notes` lists the columns that are used and the spellings.
 
     Args:
-        source: The table. Text is UTF-8 (other bytes are kept in paths). Its separator is
-            the one of `,`, `;`, tab and `|` that the header has most of.
+        source: The table. Text is UTF-8, UTF-16 or in a single-byte encoding that is recognised.
+            Its separator is the one of `,`, `;`, tab and `|` that the header has most of, or that
+            of a first line such as `sep=;`.
         root: Folder that the paths are relative to; the table's own by default.
         columns: Names of the columns, where they are not the usual ones.
 
@@ -44,7 +45,8 @@ def read_table(
 
     Raises:
         SourceError: If the table cannot be read, lacks a column, is empty, names a
-            file twice with different values, or if none of its files exists.
+            file twice with different values, or if none of its files exists; also if only some
+            values of a column are splits, or several columns may be the label.
     """
     name = os.fspath(source)
     title = f"the table {name!r}"

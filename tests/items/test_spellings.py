@@ -39,8 +39,8 @@ def list_ids(manifest):
 @pytest.mark.parametrize(
     ("spell", "note"),
     [
-        (lambda name: name.replace("/", "\\"), "with / instead of \\"),
-        (lambda name: ".\\" + name.replace("/", "\\"), "with / instead of \\"),
+        (lambda name: name.replace("/", "\\"), "with / instead of \\ in their paths"),
+        (lambda name: ".\\" + name.replace("/", "\\"), "with / instead of \\ in their paths"),
         (lambda name: f" {name} ", "without blanks at the ends"),
         (lambda name: f"{name}\t", "without blanks at the ends"),
         (lambda name: f"{name}\u00a0", "without blanks at the ends"),
@@ -53,10 +53,10 @@ def list_ids(manifest):
         (lambda name: f"/{name}", "without '/' at the start"),
         (
             lambda name: "D:\\photos\\" + name.replace("/", "\\"),
-            "with / instead of \\ and without 'D:/photos/' at the start",
+            "with / instead of \\ in their paths and without 'D:/photos/' at the start",
         ),
-        (lambda name: f"file:{name}", "for file:"),
-        (lambda name: f"file:///data/{name}", "for file: and without '/data/' at the start"),
+        (lambda name: f"file:{name}", "as file: URLs"),
+        (lambda name: f"file:///data/{name}", "as file: URLs and without '/data/' at the start"),
         (lambda name: name.replace("/", "%2F"), "with % codes decoded"),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_table_may_have_several_spellings_and_missing_files(make):
     names = [f"images/{at}.png" for at in range(80)]
     paths = [name.replace("/", "\\") if at < 37 else name for at, name in enumerate(names)]
     lines = read_table(make(names, [*paths, "images/lost.png"])).describe()
-    assert "37 of 81 files exist with / instead of \\; they are used" in lines
+    assert "37 of 81 files exist with / instead of \\ in their paths; they are used" in lines
     assert "1 of 81 files do not exist, such as 'images/lost.png'" in lines
 
 

@@ -1,5 +1,6 @@
 """The `featx` command: its verbs, and the line in which an error ends."""
 
+import codecs
 import gc
 import io
 import logging
@@ -121,7 +122,9 @@ def main() -> None:
     debug = "--debug" in sys.argv[1:]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a class name that the terminal cannot show must not end the run
-            stream.reconfigure(errors="backslashreplace")
+            # In a C locale, names would be written as escapes, into files too.
+            is_ascii = codecs.lookup(stream.encoding).name == "ascii"
+            stream.reconfigure(encoding="utf-8" if is_ascii else None, errors="backslashreplace")
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
         if code == EXIT_CODE:  # typer has turned Ctrl-C into this code

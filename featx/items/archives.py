@@ -251,7 +251,7 @@ class _Tar:
         self.members: list[_Member] = []
         self.n_special = 0
         headers = _Headers(file)
-        tar = tarfile.TarFile(fileobj=cast("IO[bytes]", headers))
+        tar = tarfile.TarFile(fileobj=cast("IO[bytes]", headers), encoding="utf-8")  # not that of the locale
         for info in _list_headers(tar, headers, name):
             if info.isreg() and not info.issparse():
                 self.members.append(_Member(info.name, info.size, _to_ns(info.mtime), info.offset_data))

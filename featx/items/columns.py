@@ -6,10 +6,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from featx.errors import SourceError
-from featx.items.layouts import SPLIT_NAMES
+from featx.items.formats import has_image_suffix
+from featx.items.layouts import SPLIT_NAMES, find_split
 from featx.items.names import normalise_label
 from featx.registry import find_closest
-from featx.wording import to_printable
 
 #: Column names that are recognised; the first one that a table has wins.
 #: Case, spaces, underscores, dots and hyphens do not matter.
@@ -145,6 +145,8 @@ def _find_column(table: Table, role: str, named: str | None) -> str | None:
             f"{table.title} has {missing}; its columns are {table.list_columns()}; name the column of the {role} "
             f"with {advise(role)}"
         )
+        if role == "path" and any(map(has_image_suffix, table.columns)):
+            msg += ", or add a first line with the names of the columns, such as path,label"
         raise SourceError(msg)
     return found[0] if found else None
 
@@ -237,11 +239,6 @@ def _name_splits(table: Table, column: str | None, values: Sequence[str], *, gue
     return [splits[value] for value in values]
 
 
-def find_split(value: str) -> str:
-    """Return the split that a value names; empty if it names none."""
-    return SPLIT_NAMES.get(value.strip().casefold(), "")
-
-
 def _check_quotes(table: Table, role: str, cells: Sequence[str]) -> None:
     for row, misquoted in table.misquoted.items():
         if cells[row] in misquoted:
@@ -282,12 +279,12 @@ def _describe(table: Table, names: Mapping[str, str | None], wanted: Columns) ->
         ]
     if names["label"] is None and wanted.label is None and unused:
         repeating = [name for name in unused if 1 < len(set(table.read(name))) <= table.n_rows / 2]
-        example = (repeating or unused)[0]
+        may_be = repeating or unused
         notes.append(
-            f"no column is used as the label; if {_list_names(repeating or unused)} holds the classes, name it "
-            f"with {advise('label', example)}"
+            f"no label column was found; if {'one of ' if len(may_be) > 1 else ''}{_list_names(may_be)} holds the "
+            f"classes, add {advise('label', may_be[0])}"
         )
-    return [*map(to_printable, notes)]
+    return notes
 
 
 def _list_names(names: Sequence[str], most: int = _NAMED_COLUMNS) -> str:

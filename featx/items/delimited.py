@@ -64,7 +64,7 @@ def _describe(text: str, encoding: str, lines: Sequence[str], start: int) -> tup
     if n_comments:
         notes.append(f"comment lines before the header: {n_comments}")
     if not encoding.startswith("utf"):
-        word = next(iter(re.findall(r"\w*[^\W\d_\x00-\x7f]\w*", text)), "")
+        word = next(iter(re.findall(r'[^\s,;|"]*[^\x00-\x7f][^\s,;|"]*', text)), "")
         notes.append(f"the table is not UTF-8; it is read as {encoding} ({word!r}): save it as UTF-8 if this is wrong")
     elif re.search("[\udc80-\udcff]", text):
         notes.append("some names in the table are not UTF-8; their bytes are kept: save it as UTF-8 if this is wrong")
@@ -90,14 +90,15 @@ class _Parsed:
 
 def _find_header(lines: Sequence[str], title: str, *, is_tsv: bool) -> tuple[int, str]:
     """Return the index of the header's line, and the delimiter."""
-    stated = _SEPARATOR.fullmatch(lines[0]) if lines else None
-    if stated and len(stated[1]) != 1:
+    match = _SEPARATOR.fullmatch(lines[0]) if lines else None
+    stated = match[1].replace("\\t", "\t") if match else None
+    if stated is not None and len(stated) != 1:
         msg = f"line 1 of {title} is {lines[0].strip()!r}; the separator must be a single character, such as sep=;"
         raise SourceError(msg)
     filled = [at for at, line in enumerate(lines) if line.strip() and not (stated and at == 0)]
     at = next((at for at in filled if not lines[at].startswith("#") or _is_header(lines[at])), 0)
     if stated:
-        return at, stated[1]
+        return at, stated
     # csv.Sniffer guesses quotes and separators from the letters of the paths; the header alone is clearer.
     counts = {mark: len(_split(lines[at], mark)) for mark in ("\t" if is_tsv else _DELIMITERS)} if lines else {",": 1}
     return at, max(counts, key=lambda mark: counts[mark])
@@ -159,15 +160,20 @@ def _refuse_swallowed(row: Sequence[str], begin: int, delimiter: str, title: str
     """Refuse a quoted field of several lines that contains rows: two quotes were opened, and none was closed.
 
     Raises:
-        SourceError: If the last line of a field is the beginning of a row that contains the name of an image.
+        SourceError: If a field begins like the end of a row, or ends like the beginning of one, with an image's name.
     """
     for at, cell in enumerate(row):
-        last = cell.splitlines()[-1:]
-        cells = _split(last[0], delimiter) if last else []
-        if len(cells) == at + 1 > 1 and any(has_image_suffix(name.strip()) for name in cells):
+        inner = cell.splitlines()
+        if inner in ([], [cell]):
+            continue
+        first, last = _split(inner[0], delimiter), _split(inner[-1], delimiter)
+        names = [*first[1:], *(last if at else ())]
+        if (len(last) == at + 1 or len(first) == len(row) - at) and any(
+            has_image_suffix(name.strip()) for name in names
+        ):
             msg = (
-                f"a quote in line {begin + 1} of {title} is not closed in that line, and {last[0]!r} after it looks "
-                "like another row; close the quote or remove it"
+                f"a quote in line {begin + 1} of {title} is not closed in that line, and the field up to the next "
+                f"quote has another row ({inner[-1][:40]!r}); close the quote or remove it"
             )
             raise SourceError(msg)
 

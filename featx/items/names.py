@@ -33,7 +33,15 @@ _HEADER_BYTES = 256
 _LEAST_LIKELY = 0.8
 
 #: Longer words of Latin letters have some that are ASCII.
-_LONGEST_WITHOUT_ASCII = 2
+_LONGEST_WITHOUT_ASCII = 3
+
+#: Marks that often stand next to letters (quotes, dashes, currencies, units), and those that stand between letters.
+_MARKS = frozenset(
+    b"\x80\x84\x85\x91\x92\x93\x94\x95\x96\x97\x99\xa3\xa7\xa9\xab\xae\xb0\xb1\xb2\xb3\xb7\xba\xbb\xbc\xbd\xd7".decode(
+        "cp1252"
+    )
+)
+_INNER_MARKS = frozenset(b"\x92\x96\x97\xb7\xd7".decode("cp1252"))
 
 
 def decode_text(raw: bytes, title: str) -> tuple[str, str]:
@@ -145,10 +153,23 @@ def _count_likely(words: Collection[bytes], encoding: str, script: str) -> int:
 
 
 def _is_likely(text: str, script: str) -> bool:
-    others = [char for char in text if not char.isascii()]
-    n_ascii = len(text) - len(others)
-    if (script == "LATIN") != bool(n_ascii) and (script != "LATIN" or len(text) > _LONGEST_WITHOUT_ASCII):
+    letters = [char for char in text if char.isalpha()]
+    others = [char for char in letters if not char.isascii()]
+    if not all(unicodedata.name(char, "").startswith(script) for char in others):
         return False
-    return all(char.isalpha() and unicodedata.name(char, "").startswith(script) for char in others) and (
-        text[1:].islower() or text.isupper() or len(text) == 1
-    )
+    if any(map(_is_odd, f" {text}", text, f"{text[1:]} ")):
+        return False
+    if script == "LATIN":
+        return len(others) < len(letters) or len(letters) <= _LONGEST_WITHOUT_ASCII
+    return len(others) == len(letters) and (text[1:].islower() or text.isupper() or len(text) == 1)
+
+
+def _is_odd(ahead: str, char: str, after: str) -> bool:
+    """Return whether a character that is not ASCII is unusual between its neighbours."""
+    if char.isascii():
+        return False
+    if not char.isalpha():
+        return char not in (_INNER_MARKS if ahead.isalpha() and after.isalpha() else _MARKS)
+    if char.isupper():
+        return ahead.isalpha() and (ahead.islower() or after.islower())
+    return ahead.isupper() and after.isupper()

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from urllib.parse import unquote
 
 from featx.items.formats import has_image_suffix
 from featx.items.names import join_escapes, to_native
-from featx.wording import to_printable
 
 #: Paths that at least one of the rewritings changes.
 _REWRITTEN = re.compile(r"^\s|\s$|^file:|^~|%|\\", re.IGNORECASE)
@@ -108,6 +108,11 @@ class Files:
         folder, _, name = item_id.rpartition("/")
         listing = self._list(folder or ("/" if item_id.startswith("/") else ""))
         return name in listing.names if listing else os.path.lexists(self._locate_native(item_id))
+
+    def list_names(self) -> list[str]:
+        """Return the names in the folder itself, sorted."""
+        listing = self._list("")
+        return sorted(listing.names) if listing else []
 
     def locate(self, item_id: str) -> list[tuple[str, _Differences]]:
         """Return the files that an id may mean if case, Unicode form and suffix are free, and what differs."""
@@ -208,6 +213,20 @@ def find_files(paths: Sequence[str], make_id: Callable[[str], str], base: str, e
     return Found(ids, set(lost), notes, dict(spellings))
 
 
+def find_cause(item_id: str, base: str) -> str:
+    """Return where a missing file lies instead, as a part of a message; empty if it is neither of the usual places."""
+    files = Files(base)
+    inside = next((name for name in files.list_names() if f"{name}/{item_id}" in files), "")
+    if inside:
+        return f"it is in the folder {str(Path(base, inside))!r}: "
+    outside = next((path for prefix in _list_parents(item_id) if (path := item_id.removeprefix(prefix)) in files), "")
+    return f"there is {outside!r}: remove {item_id.removesuffix(outside)!r} from the paths, or " if outside else ""
+
+
+def _list_parents(item_id: str) -> list[str]:
+    return [item_id[: match.end()] for match in re.finditer("/+", item_id)]
+
+
 def _is_clear(spelling: _Spelling, claims: dict[str, set[str]]) -> bool:
     """Return whether a spelling fits one file, which no other path means."""
     if len(spelling.ids) != 1:
@@ -251,10 +270,10 @@ def _read_url(path: str) -> str:
 #: What may be rewritten in a path, in this order.
 _REWRITES: dict[str, Callable[[str], str]] = {
     "without blanks at the ends": str.strip,
-    "for file:": _read_url,
+    "as file: URLs": _read_url,
     "with % codes decoded": lambda path: unquote(path, errors="surrogateescape"),
     "with the home folder for ~": os.path.expanduser,
-    "with / instead of \\": lambda path: path.replace("\\", "/"),
+    "with / instead of \\ in their paths": lambda path: path.replace("\\", "/"),
 }
 
 
@@ -262,7 +281,7 @@ def _list_prefixes(path: str) -> list[str]:
     """Return the beginnings of a path that may belong to another machine, the shortest first."""
     if not _ABSOLUTE.match(path):
         return [""]
-    return ["", *(path[: match.end()] for match in re.finditer("/+", path))]
+    return ["", *_list_parents(path)]
 
 
 def _clean(path: str, make_id: Callable[[str], str], encoding: str, used: set[str], prefixes: Sequence[str]) -> str:
@@ -289,4 +308,4 @@ def _describe(
         )
     if missing:
         notes.append(f"{len(missing):,} of {n_files:,} files do not exist, such as {missing[0]!r}")
-    return [to_printable(note) for note in notes]
+    return notes

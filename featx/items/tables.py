@@ -14,7 +14,7 @@ from featx.items.delimited import read_delimited
 from featx.items.folders import FolderReader
 from featx.items.manifest import Item, Manifest
 from featx.items.names import join_escapes, normalise_label
-from featx.items.spellings import find_files
+from featx.items.spellings import find_cause, find_files
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,13 +28,14 @@ def read_table(
 ) -> Manifest:
     """List the images of a CSV, TSV or Parquet file.
 
-    Rows that repeat another are counted and left out. A row whose file does not exist
-    stays an item, and reading it reports why. A column with a usual name is taken for
-    the split only if all of its values are splits.
+    Rows that repeat another are counted and left out. A file that does not exist is searched
+    for under other spellings of its path; if it is not found, the row stays an item, and reading
+    it reports why. `Manifest.notes` lists the columns that are used and the spellings.
 
     Args:
-        source: The table. Text is UTF-8 (other bytes are kept in paths). Its separator is
-            the one of `,`, `;`, tab and `|` that the header has most of.
+        source: The table. Text is UTF-8, UTF-16 or in a single-byte encoding that is recognised.
+            Its separator is the one of `,`, `;`, tab and `|` that the header has most of, or that
+            of a first line such as `sep=;`.
         root: Folder that the paths are relative to; the table's own by default.
         columns: Names of the columns, where they are not the usual ones.
 
@@ -44,7 +45,8 @@ def read_table(
 
     Raises:
         SourceError: If the table cannot be read, lacks a column, is empty, names a
-            file twice with different values, or if none of its files exists.
+            file twice with different values, or if none of its files exists; also if only some
+            values of a column are splits, or several columns may be the label.
     """
     name = os.fspath(source)
     title = f"the table {name!r}"
@@ -102,15 +104,15 @@ def _make_manifest(table: Table, base: str, columns: Columns, source: str, readi
     if not any(_exists(item.id, reader) for item in items):
         msg = (
             f"none of the {len(items):,} files in {table.title} exists; the first one should be "
-            f"{str(Path(base, items[0].id))!r}; pass the folder that the paths are relative to with --root "
-            "(root= in Python)"
+            f"{str(Path(base, items[0].id))!r}; {find_cause(items[0].id, base)}pass the folder that the paths are "
+            "relative to with --root (root= in Python)"
         )
         raise SourceError(msg)
     junk = {"rows that repeat another": n_repeated} if n_repeated else {}
     named = {role: title for role, title in asdict(columns).items() if title is not None}
     reading = {**reading, **({"columns": named} if named else {})}
     if found.spellings:
-        reading["spellings"] = found.spellings
+        reading["spellings"] = sorted(found.spellings)
     return Manifest(items, reader, source, junk, reading, (*table.notes, *chosen.notes, *found.notes))
 
 

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import tarfile
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -38,8 +39,8 @@ def list_ids(manifest):
 @pytest.mark.parametrize(
     ("spell", "note"),
     [
-        (lambda name: name.replace("/", "\\"), "with / instead of \\"),
-        (lambda name: ".\\" + name.replace("/", "\\"), "with / instead of \\"),
+        (lambda name: name.replace("/", "\\"), "with / instead of \\ in their paths"),
+        (lambda name: ".\\" + name.replace("/", "\\"), "with / instead of \\ in their paths"),
         (lambda name: f" {name} ", "without blanks at the ends"),
         (lambda name: f"{name}\t", "without blanks at the ends"),
         (lambda name: f"{name}\u00a0", "without blanks at the ends"),
@@ -48,14 +49,14 @@ def list_ids(manifest):
         (lambda name: name.replace(".png", ".jpg"), "with .png instead of .jpg"),
         (lambda name: name.replace("images", "Images"), "in another case"),
         (lambda name: name.upper(), "in another case and with .png instead of .PNG"),
-        (lambda name: f"/home/other/project/{name}", "without '/home/other/project/' at the start"),
+        (lambda name: f"/mnt/other/project/{name}", "without '/mnt/other/project/' at the start"),
         (lambda name: f"/{name}", "without '/' at the start"),
         (
-            lambda name: "D:\\work\\" + name.replace("/", "\\"),
-            "with / instead of \\ and without 'D:/work/' at the start",
+            lambda name: "D:\\photos\\" + name.replace("/", "\\"),
+            "with / instead of \\ in their paths and without 'D:/photos/' at the start",
         ),
-        (lambda name: f"file:{name}", "for file:"),
-        (lambda name: f"file:///data/{name}", "for file: and without '/data/' at the start"),
+        (lambda name: f"file:{name}", "as file: URLs"),
+        (lambda name: f"file:///data/{name}", "as file: URLs and without '/data/' at the start"),
         (lambda name: name.replace("/", "%2F"), "with % codes decoded"),
     ],
 )
@@ -64,7 +65,7 @@ def test_files_under_other_spellings_are_found_and_reported(make, spell, note):
     manifest = read_table(table)
     assert list_ids(manifest) == NAMES
     assert f"4 of 4 files exist {note}; they are used" in manifest.describe()
-    assert manifest.reading == {"spellings": {note: 4}}
+    assert manifest.reading == {"spellings": [note]}
     again = read_source_again(str(table), manifest.reading)
     assert again.items == manifest.items
 
@@ -94,7 +95,7 @@ def test_names_are_tried_in_the_other_unicode_form(make, written, real):
     files = [unicodedata.normalize(real, name) for name in names]
     manifest = read_table(make(files, [unicodedata.normalize(written, name) for name in names]))
     assert list_ids(manifest) == files
-    assert manifest.reading == {"spellings": {"in another Unicode form": 3}}
+    assert manifest.reading == {"spellings": ["in another Unicode form"]}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows names of any bytes")
@@ -127,11 +128,11 @@ def test_a_table_may_have_several_spellings_and_missing_files(make):
     names = [f"images/{at}.png" for at in range(80)]
     paths = [name.replace("/", "\\") if at < 37 else name for at, name in enumerate(names)]
     lines = read_table(make(names, [*paths, "images/lost.png"])).describe()
-    assert "37 of 81 files exist with / instead of \\; they are used" in lines
+    assert "37 of 81 files exist with / instead of \\ in their paths; they are used" in lines
     assert "1 of 81 files do not exist, such as 'images/lost.png'" in lines
 
 
-@pytest.mark.parametrize("prefix", ["images\\", "/home/other/images/", "C:\\data\\images\\"])
+@pytest.mark.parametrize("prefix", ["images\\", "/mnt/other/images/", "C:\\data\\images\\"])
 def test_the_id_of_a_file_stays_the_same_when_it_is_deleted(make, tmp_path, prefix):
     table = make(NAMES, [f"{prefix}{at}.png" for at in range(4)])
     before = list_ids(read_table(table))
@@ -158,10 +159,12 @@ def test_a_folder_that_cannot_be_listed_is_read_anyway(make, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the locale of Linux")
-@pytest.mark.parametrize("source", ["t.csv", "photos"])
+@pytest.mark.parametrize("source", ["t.csv", "photos", "photos.tar"])
 def test_ids_and_labels_are_the_same_in_a_c_locale(make, tmp_path, source):
     names = [f"photos/{label}/{name}.png" for label in ("Bär", "猫") for name in ("ü", "x")]
     make(names, [name.replace("/", "\\") for name in names])
+    with tarfile.open(tmp_path / "photos.tar", "w") as tar:
+        tar.add(tmp_path / "photos", "photos")
     code = (
         "import sys; from featx.items import read_source; m = read_source(sys.argv[1])\n"
         "print(ascii([(item.id, item.label, m.reader.read(item.id)) for item in m.items]), sys.getfilesystemencoding())"
@@ -188,3 +191,19 @@ def test_each_folder_is_listed_once(make, monkeypatch):
     monkeypatch.setattr(os, "scandir", lambda path: listed.update([path]) or scandir(path))
     read_table(table)
     assert set(listed.values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("paths", "message"),
+    [
+        (["0.png", "1.png"], r"it is in the folder '.*images': pass the folder .* with --root"),
+        (
+            ["data/images/0.png", "data/images/1.png"],
+            r"there is 'images/0.png': remove 'data/' from the paths, or pass",
+        ),
+        (["x/y.png", "x/z.png"], r"should be '.*/x/y.png'; pass the folder"),
+    ],
+)
+def test_a_table_none_of_whose_files_exists_says_where_they_are(make, paths, message):
+    with pytest.raises(SourceError, match=message):
+        read_table(make(NAMES, paths))

@@ -1,3 +1,5 @@
+import contextlib
+import itertools
 import math
 import sys
 
@@ -107,7 +109,7 @@ def test_bytes_that_are_not_utf8_are_kept_in_paths(make, tmp_path):
     (tmp_path / "b\udce4r.jpg").touch()
     manifest = read_table(make(b"path,label\na.jpg,x\nb\xe4r.jpg,B\xe4r\n"))
     assert manifest.items[1] == Item("b\udce4r.jpg", "B\u00e4r")
-    assert any("it is read as cp1252 ('b\u00e4r')" in note for note in manifest.notes)
+    assert any("it is read as cp1252 ('b\u00e4r.jpg')" in note for note in manifest.notes)
 
 
 @pytest.mark.parametrize(
@@ -232,12 +234,14 @@ def write(folder, content, name="t.csv"):
         ('path,label\n0.png,a\n1.png,"b\n2.png,a\n', "a quote in line 3 of .* is not closed in that line"),
         ('path,label\n0.png,a\n1.png,b\n2.png,"a', "a quote in line 4 of .* is not closed in that line"),
         ('path,label\n0.png,"a\n1.png,b\n2.png,"a\n', "a quote in line 2 of .* is not closed in that line"),
-        ('path,label\n0.png,"a\n1.png,b"\n2.png,a\n', r"a quote in line 2 of .*'1.png,b' after it looks like another"),
+        ('path,label\n0.png,"a\n1.png,b"\n2.png,a\n', r"a quote in line 2 of .*has another row \('1.png,b'\)"),
         ('path,label\n"0.png,a\n1.png",b\n2.png,a\n', "line 2 of .* has a line break in the path"),
         ('path,label\n0.png,"a\nb"\n', r"line 2 of .* has a line break in the label 'a\\nb'; remove it"),
         ('path,label\n0.png,"a"b\n', "line 2 of .* has text after a closing quote"),
         ('path,label\n0.png,a"b\n', "line 2 of .* has a quote inside the label 'a\"b', which is not quoted"),
         ('path,label,text\n0.png,a,"x\n1.png,b,y"\n2.png,a,z\n', "a quote in line 2 of .* is not closed in that line"),
+        ('split,label,text,path\ntrain,a,"q, r"",5.png\ntest,b,x y",6.png\n', "a quote in line 2 of .* is not closed"),
+        ('text,path,label\n"x,0.png,a\ny",1.png,b\n', "a quote in line 2 of .* is not closed in that line"),
         ('path,label\n0.png,"' + "a,b\n" * 50_000, "a quote in line 2 of .* is not closed in that line"),
         ('path\tlabel\n0.png\t"a\n1.png\tb\n', "a quote in line 2 of .* is not closed in that line"),
     ],
@@ -245,6 +249,21 @@ def write(folder, content, name="t.csv"):
 def test_no_quote_swallows_rows(images, content, message):
     with pytest.raises(SourceError, match=message):
         read_table(write(images, content))
+
+
+@pytest.mark.parametrize("order", [("path", "label", "text"), ("text", "path", "label"), ("label", "text", "path")])
+def test_no_two_quotes_anywhere_lose_a_row(images, order):
+    rows = [{"path": f"{at}.png", "label": "ab"[at % 2], "text": "x y"} for at in range(3)]
+    lines = [",".join(order), *(",".join(row[name] for name in order) for row in rows)]
+    text = "\n".join(lines) + "\n"
+    expected = read_table(write(images, text)).items
+    n_read = 0
+    for first, second in itertools.combinations_with_replacement(range(len(lines[0]) + 1, len(text) + 1), 2):
+        quoted = f'{text[:first]}"{text[first:second]}"{text[second:]}'
+        with contextlib.suppress(SourceError):
+            assert read_table(write(images, quoted)).items == expected
+            n_read += 1
+    assert n_read > 9  # each field may be in quotes
 
 
 def test_quotes_that_are_well_formed_are_read(images):
@@ -295,6 +314,10 @@ def test_separators_at_the_ends_and_comments_ahead_are_left_out(images, content)
     ]
 
 
+def test_a_tab_may_be_stated_as_an_escape(images):
+    assert read_table(write(images, "sep=\\t\npath\tlabel\n0.png\ta\n")).items == (Item("0.png", "a"),)
+
+
 @pytest.mark.parametrize("mark", [";", ",", "\t", ":", "^", "|"])
 @pytest.mark.parametrize("first", ["sep={}", "SEP={}", '"sep={}"'])
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -325,6 +348,12 @@ def test_a_column_that_is_nearly_the_split_is_refused(images, column, value, hin
     assert not any("is not used as the split" in note for note in without.notes)
 
 
+@pytest.mark.parametrize("splits", [("train_set", "Test-Set", "valid_set"), ("TrainImages", "test images", "VAL")])
+def test_splits_with_affixes_are_splits(images, splits):
+    content = "path,label,split\n" + "".join(f"{at}.png,a,{split}\n" for at, split in enumerate(splits))
+    assert read_table(write(images, content)).count_splits() == {"train": 1, "val": 1, "test": 1}
+
+
 @pytest.mark.parametrize(("column", "values"), [("fold", "0123"), ("set", "ABAC"), ("subset", ["new", "old"] * 2)])
 def test_a_column_that_is_clearly_not_the_split_is_described(images, column, values):
     content = f"path,label,{column}\n" + "".join(f"{at}.png,a,{value}\n" for at, value in enumerate(values))
@@ -348,12 +377,12 @@ def test_a_table_without_a_label_column_says_which_may_be_it(images, label):
     content = f"path,id,{label}\n" + "".join(f"{at}.png,{at},{'ab'[at % 2]}\n" for at in range(4))
     lines = read_table(write(images, content)).describe()
     assert any(
-        f"no column is used as the label; if {label!r} holds the classes, name it with --label-column {label} (" in line
+        f"no label column was found; if {label!r} holds the classes, add --label-column {label} (" in line
         for line in lines
     )
     named = read_table(write(images, content), columns=Columns(label=label))
     assert named.count_classes() == {"a": 2, "b": 2}
-    assert not any("no column is used" in note for note in named.notes)
+    assert not any("no label column" in note for note in named.notes)
 
 
 @pytest.mark.parametrize(
@@ -368,6 +397,11 @@ def test_a_table_without_a_label_column_says_which_may_be_it(images, label):
 def test_a_missing_column_names_the_flag(images, columns, flag):
     with pytest.raises(SourceError, match=flag):
         read_table(write(images, "bild,Art\n0.png,x\n"), columns=columns)
+
+
+def test_a_table_without_a_header_is_refused(images):
+    with pytest.raises(SourceError, match=r"has no column for the path.*or add a first line with the names of the col"):
+        read_table(write(images, "0.png,a\n1.png,b\n"))
 
 
 @pytest.mark.parametrize("one", ["1", "1.0", "True"])
@@ -387,7 +421,9 @@ def test_one_hot_labels_are_refused_with_the_line_that_converts_them(images, one
 
 def test_columns_of_several_labels_are_not_one_hot(images):
     content = "image,a,b,c\n0.png,1,1,0\n1.png,0,1,0\n2.png,0,0,1\n3.png,1,1,1\n"
-    assert any("if 'a', 'b', 'c' holds the classes" in line for line in read_table(write(images, content)).describe())
+    assert any(
+        "if one of 'a', 'b', 'c' holds the classes" in line for line in read_table(write(images, content)).describe()
+    )
 
 
 @pytest.mark.parametrize("names", [("label", "class"), ("Class", "category"), ("target", "label")])

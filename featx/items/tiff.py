@@ -41,8 +41,8 @@ _COLOURS = {_RGB: 3, 5: 4, _YCBCR: 3, 8: 3}
 _KINDS = {2: "signed", 3: "float", 5: "complex", 6: "complex"}
 _MOST_BITS = 16
 
-#: Codecs that libtiff may lack, or that it only decodes for other layouts.
-_RARE_CODECS = {"webp", "zstd", "lzma", "tiff_sgilog", "tiff_sgilog24", "tiff_thunderscan"}
+#: Codecs that the libtiff of Pillow lacks, or that it only decodes for other layouts.
+_RARE_CODECS = {"webp", "tiff_sgilog", "tiff_sgilog24", "tiff_thunderscan"}
 _DEEP_BITS = (12, 16)
 
 

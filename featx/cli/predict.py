@@ -205,8 +205,8 @@ class _Tally:
             count = "1 image" if len(self._failed) == 1 else f"{len(self._failed):,} images"
             print_notes([f"{count} could not be read; the first is {to_text(self._failed[0])}"])
         if self.n_seen:
-            were = f"{self.n_seen:,} of the images {'was' if self.n_seen == 1 else 'were'}"
-            print_notes([f"{were} used in training, so their predictions are better than those of new images"])
+            seen = f"{self.n_seen:,} of {self.n_read + len(self._failed):,} images were used in training"
+            print_notes([f"{seen}, so their predictions are better than those of new images"])
 
 
 def _append(file: PredictionFile, manifest: Any, run: Callable[[Any], Iterator[Any]], tally: _Tally) -> None:  # noqa: ANN401 - a Manifest

@@ -137,7 +137,7 @@ def test_images_that_were_trained_on_are_noted_once(featx_command, bundle, store
     paths = [digits / name for name, sha256 in zip(store.ids, store.sha256, strict=True) if sha256 in trained]
     result = featx_command("predict", bundle, *paths[:3], photos[0])
     assert result.err.count("used in training") == 1
-    assert "note: 3 of the images were used in training, so their predictions are better than" in result.err
+    assert "note: 3 of 4 images were used in training, so their predictions are better than" in result.err
     assert "used in training" not in featx_command("predict", bundle, photos[0]).err
 
 

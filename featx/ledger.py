@@ -56,11 +56,11 @@ class Entry:
 
 @dataclass(slots=True)
 class _Peaks:
-    """The use that the images of a run make of their samples.
+    """What the images of a run use of their 16 bits and of their bands.
 
     Attributes:
         bits: As in the image spec.
-        n_deep: Images with samples of 16 bits of which fewer may be used.
+        n_deep: Images that store 16 bits a sample, may use fewer, and are not black.
         largest: The largest sample of these.
         n_ignored: Images with bands that are neither colour nor alpha.
     """

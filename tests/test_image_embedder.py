@@ -302,6 +302,17 @@ def test_it_works_in_a_pipeline_and_a_column_transformer(paths, labels):
     assert both.get_feature_names_out()[-1] == "rest__width"
 
 
+def test_a_pipeline_predicts_pictures_of_every_form_alike(paths, labels):
+    head = make_pipeline(ImageEmbedder("colour"), LogisticRegression(max_iter=200)).fit(paths, labels)
+    expected = head.predict_proba(paths[:6])
+    data = [Path(path).read_bytes() for path in paths[:6]]
+    opened = [Image.open(io.BytesIO(one)) for one in data]
+    arrays = [np.asarray(Image.open(io.BytesIO(one))) for one in data]
+    mixed = [paths[0], data[1], io.BytesIO(data[2]), opened[3], arrays[4], memoryview(data[5])]
+    for pictures in (data, list(map(io.BytesIO, data)), opened, arrays, mixed, iter(mixed)):
+        assert np.array_equal(head.predict_proba(pictures), expected)
+
+
 def test_it_can_be_searched_over_in_parallel(paths, labels):
     head = make_pipeline(ImageEmbedder("colour"), StandardScaler(), LogisticRegression(max_iter=200))
     grid = {"imageembedder__image_size": [8, 64], "logisticregression__C": [0.01, 1.0]}

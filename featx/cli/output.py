@@ -50,8 +50,13 @@ def print_quarantine(results: Sequence[Any]) -> None:
 
 
 def print_json(values: Any) -> None:  # noqa: ANN401 - anything that JSON can hold
-    """Print one line of JSON; values that JSON lacks, NaN and infinity, become null."""
-    typer.echo(json.dumps(_replace_non_finite(values), ensure_ascii=True))
+    """Print one line of JSON; see `to_json`."""
+    typer.echo(to_json(values))
+
+
+def to_json(values: Any) -> str:  # noqa: ANN401 - anything that JSON can hold
+    """Return one line of JSON; values that JSON lacks, NaN and infinity, become null."""
+    return json.dumps(_replace_non_finite(values), ensure_ascii=True)
 
 
 def _replace_non_finite(value: Any) -> Any:  # noqa: ANN401 - recursive over JSON

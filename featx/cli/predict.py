@@ -1,25 +1,28 @@
 """`featx predict`."""
 
 import contextlib
-import csv
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from featx.cli import flags
-from featx.cli.output import format_table, print_json, print_notes
-from featx.errors import SourceError
+from featx.cli.output import format_table, print_notes
+from featx.cli.prediction_file import MOST_COLUMNS, USUAL_TOP, Layout, PredictionFile, is_json_file, rank
+from featx.errors import SourceError, UsageError
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prefetching import gather
 from featx.reporting import SILENT, ProgressReporter
 from featx.wording import to_text
 
-EXAMPLE = "featx predict runs/2026-01-31-logreg-mobilenetv2 new-photos/ > labels.csv"
+EXAMPLE = "featx predict runs/2026-01-31-logreg-mobilenetv2 new-photos/ --out labels.csv"
 
 _FLUSH_ROWS = 40
+
+_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Format(StrEnum):
@@ -32,7 +35,14 @@ class Format(StrEnum):
 
 def predict(
     bundle: flags.Bundle,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Image files, and folders of images.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE",
+            help="Image files and folders of images; @FILE for a list of them, one path a line, and - for a list on "
+            "stdin; or a single table or archive.",
+        ),
+    ],
     output: Annotated[
         Format | None,
         typer.Option(
@@ -40,6 +50,25 @@ def predict(
             help="Output format; json has one object per line. By default, table on a terminal and csv elsewhere.",
         ),
     ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="K",
+            help="Print the K most probable classes with their probabilities. By default, all classes; in a CSV of "
+            f"more than {MOST_COLUMNS} classes, {USUAL_TOP}.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Append to this .csv, .json or .jsonl instead of printing. The same command goes on where it "
+            "stopped: images that have a row are not predicted again.",
+        ),
+    ] = None,
+    root: flags.Root = None,
+    path_column: flags.PathColumn = None,
     views: flags.PredictedViews = 0,
     augment: flags.Augment = "",
     view_seed: flags.ViewSeed = 0,
@@ -54,60 +83,162 @@ def predict(
     """
     import featx
     from featx.items.augmentation import plan_views
+    from featx.prediction import list_images
 
     planned = plan_views(views, augment, view_seed)
+    chosen = _choose_format(Format.JSON if as_json else output, out)
     predictor = featx.Predictor.load(bundle)
-    chosen = Format.JSON if as_json else output or (Format.TABLE if sys.stdout.isatty() else Format.CSV)
-    printer = {Format.TABLE: _print_table, Format.CSV: _print_csv, Format.JSON: _print_lines}[chosen]
+    manifest = list_images(_read_lists(images), root=root, column=path_column or "")
+    layout = _plan_layout(predictor.classes, top, chosen)
+    is_terminal = out is None and sys.stdout is not None and sys.stdout.isatty()
+    tally = _Tally(predictor.bundle.read_trained())
     # Where rows appear on the terminal, they are the progress; a bar would run into them.
-    with contextlib.nullcontext(SILENT) if sys.stdout.isatty() else ProgressReporter("predicting") as reporter:
+    with contextlib.nullcontext(SILENT) if is_terminal else ProgressReporter("predicting") as reporter:
         options = EmbedOptions(batch_size=batch_size, workers=workers, runtime=runtime, reporter=reporter)
-        failed: list[str] = []
-        printer(_note_failures(predictor.predict(images, options, views=planned), failed), predictor.classes)
-    if failed:
-        count = "1 image" if len(failed) == 1 else f"{len(failed):,} images"
-        print_notes([f"{count} could not be read; the first is {to_text(failed[0])}"])
+
+        def run(listed: Any) -> Iterator[Any]:  # noqa: ANN401 - a Manifest
+            return tally.count(predictor.predict(listed, options, views=planned)) if listed.items else iter(())
+
+        if out is not None:
+            _append(
+                PredictionFile(out, layout, predictor.bundle.path, planned.to_json() if planned else ""),
+                manifest,
+                run,
+                tally,
+            )
+        elif chosen is Format.TABLE:
+            _print_table(run(manifest), layout)
+        else:
+            typer.echo(layout.header, nl=False)
+            for row in run(manifest):
+                typer.echo(layout.format(row), nl=False)
+    tally.report()
 
 
-def _note_failures(predictions: Iterable[Any], failed: list[str]) -> Iterator[Any]:
-    """Pass predictions on, and collect the paths of those that failed.
+def _choose_format(named: Format | None, out: Path | None) -> Format:
+    """Choose the format of the predictions.
 
     Raises:
-        SourceError: At the end, if all failed.
+        UsageError: If the name of the file contradicts the named format.
     """
-    has_read = False
-    for row in predictions:
-        if row.error:
-            failed.append(row.path)
-        has_read = has_read or not row.error
-        yield row
-    if failed and not has_read:
-        msg = f"none of the {len(failed):,} images could be read; the first is {to_text(failed[0])}"
+    if out is None:
+        is_terminal = sys.stdout is not None and sys.stdout.isatty()
+        return named or (Format.TABLE if is_terminal else Format.CSV)
+    chosen = Format.JSON if is_json_file(out) else Format.CSV
+    if named not in {None, chosen}:
+        msg = f"--out is {str(out)!r}, which holds {chosen}, and the format is {named}; leave out one of them"
+        raise UsageError(msg)
+    return chosen
+
+
+def _plan_layout(classes: tuple[str, ...], top: int | None, chosen: Format) -> Layout:
+    if top is None and chosen is Format.CSV and len(classes) > MOST_COLUMNS:
+        columns = f"the bundle has {len(classes):,} classes, so the CSV has the {USUAL_TOP} most probable"
+        print_notes([f"{columns}; --top {len(classes)} writes all"])
+        top = USUAL_TOP
+    return Layout(classes, min(top or 0, len(classes)), chosen is Format.JSON)
+
+
+def _read_lists(images: list[str]) -> list[str]:
+    """Replace `@FILE` and `-` by the paths that they list.
+
+    Raises:
+        SourceError: If a list cannot be read, or has no paths.
+    """
+    paths: list[str] = []
+    for image in images:
+        if image == "-":
+            paths += _parse_list(sys.stdin.buffer.read() if sys.stdin else b"", "stdin")
+        elif image.startswith("@"):
+            try:
+                paths += _parse_list(Path(image[1:]).read_bytes(), image[1:])
+            except OSError as error:
+                msg = (
+                    f"the list {image[1:]!r} cannot be read: {error.strerror}; for a file of that name, write ./{image}"
+                )
+                raise SourceError(msg) from error
+        else:
+            paths.append(image)
+    return paths
+
+
+def _parse_list(data: bytes, name: str) -> list[str]:
+    """Return the paths of a list: one a line, or separated by NUL as `find -print0` writes them."""
+    encoding = "utf-16" if data[:2] in _UTF_16_MARKS else "utf-8-sig"
+    text = data.decode(encoding, "surrogateescape" if encoding != "utf-16" else "replace")
+    paths = [line.rstrip("\r") for line in text.split("\0" if "\0" in text else "\n")]
+    paths = [path for path in paths if path.strip()]
+    if not paths:
+        msg = f"{name} lists no paths; write one a line"
+        raise SourceError(msg)
+    return paths
+
+
+class _Tally:
+    """Counts of predictions: read or not, and trained on."""
+
+    def __init__(self, trained: frozenset[str]) -> None:
+        self._trained = trained
+        self.n_read = self.n_seen = 0
+        self._failed: list[str] = []
+
+    def count(self, predictions: Iterable[Any]) -> Iterator[Any]:
+        """Pass predictions on, and count them."""
+        for row in predictions:
+            if row.error:
+                self._failed.append(row.path)
+            else:
+                self.n_read += 1
+            self.n_seen += row.sha256 in self._trained
+            yield row
+
+    def report(self) -> None:
+        """Report images that could not be read, and those that the bundle was trained on.
+
+        Raises:
+            SourceError: If no image could be read.
+        """
+        if self._failed and not self.n_read:
+            msg = f"none of the {len(self._failed):,} images could be read; the first is {to_text(self._failed[0])}"
+            raise SourceError(msg)
+        if self._failed:
+            count = "1 image" if len(self._failed) == 1 else f"{len(self._failed):,} images"
+            print_notes([f"{count} could not be read; the first is {to_text(self._failed[0])}"])
+        if self.n_seen:
+            seen = f"{self.n_seen:,} of {self.n_read + len(self._failed):,} images were used in training"
+            print_notes([f"{seen}, so their predictions are better than those of new images"])
+
+
+def _append(file: PredictionFile, manifest: Any, run: Callable[[Any], Iterator[Any]], tally: _Tally) -> None:  # noqa: ANN401 - a Manifest
+    """Predict the images that have no row yet, and append them.
+
+    Raises:
+        SourceError: If no image of any run could be read.
+    """
+    from dataclasses import replace
+
+    pending = tuple(item for item in manifest.items if not file.take_done(item.id))
+    kept = len(manifest) - len(pending)
+    tally.n_read += file.n_rows - file.n_failed
+    with file:
+        for row in run(replace(manifest, items=pending)):
+            file.write(row)
+    typer.echo(f"{len(pending):,} new, {kept:,} kept -> {file.path}")
+    if kept == len(manifest) and file.n_rows == file.n_failed:
+        msg = f"none of the {file.n_rows:,} images in {file.path} could be read; remove their rows to try them again"
         raise SourceError(msg)
 
 
-def _print_table(predictions: Iterable[Any], classes: tuple[str, ...]) -> None:  # noqa: ARG001 - one signature for all
+def _print_table(predictions: Iterable[Any], layout: Layout) -> None:
+    head = ["image", "label", "probability"]
+    for place in range(2, layout.top + 1):
+        head += [f"label {place}", "probability"]
     # One screen at a time, so that a long table begins at once and still lines up.
     for rows in gather(predictions, _FLUSH_ROWS):
-        table = [
-            (row.path, row.label or "-", f"{row.probability:.3f}" if not row.error else "-", row.error) for row in rows
-        ]
-        typer.echo(format_table(("image", "label", "probability", ""), table, left=(0, 1, 3)))
-
-
-def _print_csv(predictions: Iterable[Any], classes: tuple[str, ...]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["path", "label", "probability", *(f"probability_{name}" for name in classes), "error"])
-    for row in predictions:
-        shares = ["" for _ in classes] if row.probabilities is None else [f"{share:.6g}" for share in row.probabilities]
-        probability = "" if row.error else f"{row.probability:.6g}"
-        writer.writerow([to_text(row.path), row.label, probability, *shares, row.error])
-
-
-def _print_lines(predictions: Iterable[Any], classes: tuple[str, ...]) -> None:
-    for row in predictions:
-        if row.error:
-            print_json({"path": row.path, "error": row.error})
-        else:
-            shares = dict(zip(classes, row.probabilities.tolist(), strict=True))
-            print_json({"path": row.path, "label": row.label, "probability": row.probability, "probabilities": shares})
+        table = []
+        for row in rows:
+            best = rank(row, layout.classes, layout.top or 1) or [("-", float("nan"))] * (layout.top or 1)
+            cells = [cell for label, share in best for cell in (label, "-" if row.error else f"{share:.3f}")]
+            table.append((row.path, *cells, row.error))
+        left = (0, *range(1, len(head), 2), len(head))
+        typer.echo(format_table((*head, ""), table, left=left))

@@ -228,7 +228,7 @@ def _read_orientation(image: ImageFile, name: str, data: bytes) -> int:
 
 
 def _find_exif_chunk(data: bytes) -> bytes:
-    """Return the EXIF that follows the pixels of a PNG, where Pillow does not look for it; empty if there is none."""
+    """Return the EXIF chunk of a PNG, which Pillow misses after the pixels; empty without such a chunk."""
     at = len(b"\x89PNG\r\n\x1a\n")
     while kind := data[at + 4 : at + 8]:
         length = int.from_bytes(data[at : at + 4], "big")
@@ -247,7 +247,7 @@ class Decoded:
             embedded with views, `(n_views, height, width, 3)`.
         width_px: Columns of the original as displayed, before the resize.
         height_px: Rows of the original as displayed, before the resize.
-        peak: The largest sample, without alpha, of a file with 16 bits of which fewer may be used; 0 for others.
+        peak: The largest sample, without alpha, of a file that stores 16 bits and may use fewer; 0 for other files.
         ignored: Number of bands that are neither colour nor alpha, and have no effect on the pixels.
     """
 

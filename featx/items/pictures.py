@@ -146,7 +146,7 @@ def _encode_image(image: Image.Image) -> bytes:
 
 
 def _read_original(image: Image.Image) -> bytes:
-    """Return the bytes of the file of an image whose pixels are not loaded; empty if there is no such file."""
+    """Return the bytes of the file of an image that is not loaded yet; empty without such a file."""
     file = image.fp if isinstance(image, ImageFile) and image.tile and image.tell() == 0 else None
     if file is None or not file.seekable():
         return b""

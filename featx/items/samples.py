@@ -141,7 +141,7 @@ def plan_rescaling(image: ImageFile, spec: ImageSpec) -> Rescaling:
 
 
 def has_open_range(image: ImageFile) -> bool:
-    """Return whether an image has samples of 16 bits of which fewer may be used.
+    """Return whether an image stores 16 bits a sample and may use fewer.
 
     Only PNG and TIFF leave this open; PNM and JPEG 2000 record it, and Pillow applies it.
     """

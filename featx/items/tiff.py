@@ -4,6 +4,7 @@ Tags and their values are those of TIFF 6.0 and its supplements.
 """
 
 import math
+from typing import Any
 
 from PIL.TiffImagePlugin import (
     BITSPERSAMPLE,
@@ -39,6 +40,9 @@ _COLOURS = {_RGB: 3, 5: 4, _YCBCR: 3, 8: 3}
 #: Sample formats that have another range than unsigned integers.
 _KINDS = {2: "signed", 3: "float", 5: "complex", 6: "complex"}
 _MOST_BITS = 16
+
+#: Codecs that the libtiff of Pillow lacks, or that it only decodes for other layouts.
+_RARE_CODECS = {"webp", "tiff_sgilog", "tiff_sgilog24", "tiff_thunderscan"}
 _DEEP_BITS = (12, 16)
 
 
@@ -70,6 +74,15 @@ class TiffReader(TiffImageFile):
             for at, tile in enumerate(self.tile):
                 if isinstance(tile.args, tuple):
                     self.tile[at] = tile._replace(args=(f"{tile.args[0]};16{order}", *tile.args[1:]))
+
+    def load(self) -> Any:  # noqa: ANN401 - the type of Pillow's access to pixels is private
+        """Decode the pixels; a codec that this build of libtiff lacks is not damage."""
+        try:
+            return super().load()
+        except OSError as error:
+            if self._compression in _RARE_CODECS:
+                raise self._make_refusal() from error
+            raise
 
     def _refuse_ranges(self) -> None:
         """Refuse samples whose black and white are not defined: guesses would differ from image to image."""
@@ -159,7 +172,8 @@ class TiffReader(TiffImageFile):
 
     def _make_refusal(self) -> ImageError:
         tags = self.tag_v2
-        layout = f"{tags.get(SAMPLESPERPIXEL, 1)} bands of {self.bits} bits"
+        samples = tags.get(SAMPLESPERPIXEL, 1)
+        layout = f"{samples} {'band' if samples == 1 else 'bands'} of {self.bits} bits"
         msg = (
             f"a TIFF with a layout that featx does not read ({layout}, photometric interpretation "
             f"{tags.get(PHOTOMETRIC_INTERPRETATION, 'missing')}, compression {tags.get(COMPRESSION, 1)}); "

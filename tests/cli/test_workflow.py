@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pictures import write_digits
+from PIL import Image
 
 
 @pytest.fixture
@@ -168,7 +169,8 @@ def test_layers_lists_where_to_cut(featx_command):
 def test_predict_says_how_many_could_not_be_read_and_fails_if_none_could(featx_command, embedded, digits, tmp_path):
     featx_command("fit", "--clf", "centroid")
     (bundle,) = Path("runs").iterdir()
-    some = featx_command("predict", bundle, next(digits.rglob("*.png")), "nowhere", "--format", "csv")
+    Image.new("L", (8, 8)).save(tmp_path / "new.png")
+    some = featx_command("predict", bundle, "new.png", "nowhere", "--format", "csv")
     assert (some.code, some.err) == (0, "note: 1 image could not be read; the first is nowhere\n")
     none = featx_command("predict", bundle, "nowhere", "nor here")
     assert none.code == 1

@@ -104,24 +104,23 @@ def test_colours_of_16_bits_are_rounded_to_the_nearest_level():
         assert decode_row(make_tiff(4, 1, 16, 3, 2, planes, order=order, separate=True), 4) == wanted
 
 
-@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate"])
-def test_compressed_colours_of_16_bits_are_rounded(compression):
-    # Pillow writes no 16-bit colour: the pixels of 8-bit RGBA are read as 2 x 16 bits with other tags.
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("predictor", [1, 2])
+def test_compressed_colours_of_16_bits_are_rounded(order, predictor):
     values = np.arange(0, 65536, 683, dtype=np.uint16)[:96].reshape(2, 16, 3)
-    plain = Image.frombytes("L", (16 * 6, 2), values.astype("<u2").tobytes())
-    data = bytearray(encode(plain, "TIFF", compression=compression, tiffinfo={258: 8, 277: 1, 262: 1}))
-    tags = {256: 16, 258: 16, 262: 2, 277: 3}
-    count = struct.unpack_from(
-        "<H", data, 8 if data[4:8] == pack(8, 0, order="<") else struct.unpack_from("<I", data, 4)[0]
-    )[0]
-    at = struct.unpack_from("<I", data, 4)[0] + 2
-    for entry in range(at, at + 12 * count, 12):
-        tag = struct.unpack_from("<H", data, entry)[0]
-        if tag in tags:
-            struct.pack_into("<HI", data, entry + 2, 3, 1)
-            struct.pack_into("<I", data, entry + 8, tags[tag])
-    pixels = decode(bytes(data), ImageSpec(height=2, width=16)).pixels
-    assert np.array_equal(pixels, np.rint(values / 257))
+    stored = values if predictor == 1 else np.diff(values, axis=1, prepend=np.uint16(0))
+    strip = zlib.compress(stored.astype(f"{order}u2").tobytes())
+    data = make_tiff(16, 2, 16, 3, 2, [strip], order=order, more={259: 8, 317: predictor})
+    assert np.array_equal(decode(data, ImageSpec(height=2, width=16)).pixels, np.rint(values / 257))
+
+
+def test_separate_compressed_colours_of_16_bits_keep_their_high_bytes():
+    values = [0x1200, 0x12FF, 0xFFFF]
+    planes = [zlib.compress(pack(value, order="<")) for value in values]
+    data = make_tiff(1, 1, 16, 3, 2, planes, separate=True, more={259: 8})
+    assert decode_row(data, 1) == [[0x12, 0x12, 0xFF]]
+    with pytest.raises(ImageError, match="separate, compressed bands of 16 bits cannot be read with --bits"):
+        decode_row(data, 1, bits=12)
 
 
 @pytest.mark.parametrize(
@@ -285,11 +284,14 @@ def test_grey_of_any_depth_counts_from_black_or_white(separate, bits, row, wante
         (lambda: make_tiff(1, 1, 32, 1, 1, [bytes(4)]), "TIFF with samples of 32 bits, which featx does not read"),
         (lambda: make_tiff(1, 1, 32, 3, 2, [bytes(12)], more={339: (3, 3, 3)}), "TIFF with float samples"),
         (lambda: make_tiff(1, 1, 64, 1, 1, [bytes(8)]), "TIFF with samples of 64 bits"),
-        (lambda: make_tiff(2, 1, 12, 1, 1, [bytes(3)], order=">"), "1 bands of 12 bits, photometric interpretation 1"),
+        (lambda: make_tiff(2, 1, 12, 1, 1, [bytes(3)], order=">"), "1 band of 12 bits, photometric interpretation 1"),
         (lambda: make_tiff(1, 1, 16, 2, 1, [bytes(4)], more={338: 2}), "2 bands of 16 bits"),
         (lambda: make_tiff(1, 1, 8, 2, 1, [b"\1"] * 2, separate=True, more={338: 2}), "2 bands of 8 bits"),
         (lambda: make_tiff(1, 1, 8, 1, 32803, [bytes(1)]), "photometric interpretation 32803"),
         (lambda: make_tiff(1, 1, 8, 3, 2, [bytes(3)], more={259: 34712}), "compression 34712"),
+        (lambda: make_tiff(1, 1, 8, 3, 2, [bytes(3)], more={259: 34676}), "compression 34676"),
+        (lambda: make_tiff(4, 1, 10, 1, 1, [bytes(5)]), "1 band of 10 bits"),
+        (lambda: make_tiff(1, 1, 8, 3, 9, [bytes(3)]), "photometric interpretation 9"),
         (lambda: make_tiff(2, 2, 8, 3, 6, [bytes(6)], more={530: (2, 2)}), "photometric interpretation 6"),
         (lambda: make_tiff(1, 1, 8, 3, 6, [b"\x80"] * 3, separate=True), "photometric interpretation 6"),
     ],

@@ -19,7 +19,7 @@ from featx.bundle import read_versions
 from featx.comparing.final_test import Entry, run_final_test
 from featx.comparing.jobs import HeadTask, Task, digest_items, fit_and_predict, remove_results, run_tasks
 from featx.comparing.plans import read_runs
-from featx.comparing.report import describe_choice, describe_gains, name_folder, write_comparison
+from featx.comparing.report import describe_choice, describe_gains, find_written, name_folder, write_comparison
 from featx.comparing.runs import make_entries
 from featx.comparison_results import Comparison, ComparisonRow
 from featx.errors import DataError, UsageError
@@ -117,10 +117,14 @@ def compare(
 
 
 def _write(comparison: Comparison, options: CompareOptions) -> Comparison:
-    if options.out is None and options.folder is None:
+    if options.out is not None:
+        return write_comparison(comparison, Path(options.out))
+    if options.folder is None:
         return comparison
-    out = Path(options.out) if options.out is not None else name_folder(Path(str(options.folder)))
-    return write_comparison(comparison, out)
+    same = find_written(comparison, Path(options.folder))
+    if same is not None:
+        return replace(comparison, folder=same)
+    return write_comparison(comparison, name_folder(Path(options.folder)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from featx.bundle import read_versions
 from featx.comparing.final_test import Entry, run_final_test
 from featx.comparing.jobs import HeadTask, Task, digest_items, fit_and_predict, remove_results, run_tasks
 from featx.comparing.plans import read_runs
-from featx.comparing.report import describe_choice, describe_gains, name_folder, write_comparison
+from featx.comparing.report import describe_choice, describe_gains, find_written, name_folder, write_comparison
 from featx.comparing.runs import make_entries
 from featx.comparison_results import Comparison, ComparisonRow
 from featx.errors import DataError, UsageError
@@ -88,7 +89,7 @@ def compare(
     opened = _open_stores(stores)
     match = match_stores(opened, group=options.group, views=options.views)
     partition = split_dataset(match.dataset, test_size=options.test_size, seed=options.seed)
-    rounds = _plan_rounds(match.dataset, partition, options)
+    rounds = _plan_rounds(match.dataset, partition, {spec.seed for spec in specs}, options)
     names = _name_stores(opened)
     found = read_runs(finetune, runs, match.dataset, partition, options)
     run_entries = make_entries(found, match.dataset, partition, options, _name_backbones(opened, names))
@@ -108,7 +109,7 @@ def compare(
         n_train=int(rounds.final.trained_on.sum()),
         n_test=len(partition.test),
         versions=read_versions(),
-        notes=tuple(dict.fromkeys([*match.notes, *partition.notes, *lacking])),
+        notes=tuple(dict.fromkeys([*match.notes, *partition.notes, *rounds.notes, *lacking])),
         seconds=time.perf_counter() - started,
         verdict=describe_gains(rows, partition.test_name),
     )
@@ -116,25 +117,33 @@ def compare(
 
 
 def _write(comparison: Comparison, options: CompareOptions) -> Comparison:
-    if options.out is None and options.folder is None:
+    if options.out is not None:
+        return write_comparison(comparison, Path(options.out))
+    if options.folder is None:
         return comparison
-    out = Path(options.out) if options.out is not None else name_folder(Path(str(options.folder)))
-    return write_comparison(comparison, out)
+    same = find_written(comparison, Path(options.folder))
+    if same is not None:
+        return replace(comparison, folder=same)
+    return write_comparison(comparison, name_folder(Path(options.folder)))
 
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """Training items and items to predict, bool `(n_items,)` each."""
+    """Training items and items to predict, bool `(n_items,)` each, and by seed the tuning folds of the former."""
 
     trained_on: NDArray[np.bool_]
     predicted: NDArray[np.bool_]
+    folds: Mapping[int, NDArray[np.intp]]
 
 
 @dataclass(frozen=True, slots=True)
 class _Rounds:
+    """The rounds of a comparison; if no round validates, the tuning folds of the final one do."""
+
     validating: tuple[_Round, ...]
     final: _Round
     name: str
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,16 +181,80 @@ def _name_backbones(stores: Sequence[FeatureStore], names: Sequence[str]) -> dic
     return {store.spec.backbone.uri: name for store, name in zip(stores[::-1], names[::-1], strict=True)}
 
 
-def _plan_rounds(dataset: Dataset, partition: Partition, options: CompareOptions) -> _Rounds:
+def _plan_rounds(dataset: Dataset, partition: Partition, seeds: Iterable[int], options: CompareOptions) -> _Rounds:
+    """Plan the rounds.
+
+    If classes are so small that tuning cannot be repeated without a fold, the folds of tuning rank the heads, as they
+    validate what `fit` fits.
+
+    Raises:
+        DataError: If a head cannot be tuned on the training items.
+    """
     train, validation = partition.train, partition.validation
-    final = _Round(train | validation, partition.test.members)
     if validation.any():
-        return _Rounds((_Round(train, validation),), final, "the val split of the source")
+        validating = (_plan_round(dataset, train, validation, seeds),)
+        final = _plan_round(dataset, train | validation, partition.test.members, seeds)
+        return _Rounds(validating, final, "the val split of the source")
+    final = _plan_round(dataset, train, partition.test.members, seeds)
     folds = max(2, min(options.folds, dataset.count_units(train)))
     dealt = np.full(len(dataset), -1)
     dealt[train] = dataset.assign_folds(train, folds, options.seed)
-    rounds = tuple(_Round(train & (dealt != fold), dealt == fold) for fold in range(folds))
+    try:
+        rounds = tuple(_plan_round(dataset, train & (dealt != at), dealt == at, seeds) for at in range(folds))
+    except DataError:
+        return _Rounds((), final, "the folds of tuning", (_note_small_classes(dataset, train),))
     return _Rounds(rounds, final, f"{folds} folds of the training items")
+
+
+def _plan_round(
+    dataset: Dataset, trained_on: NDArray[np.bool_], predicted: NDArray[np.bool_], seeds: Iterable[int]
+) -> _Round:
+    targets, counts = dataset.targets[trained_on], _count_units(dataset, trained_on)
+    if sum(count > 1 for count in counts.values()) < MIN_CLASSES:
+        few = {name: count for name, count in counts.items() if count <= 1}
+        msg = (
+            f"heads cannot be tuned: at least two classes need two training images or groups each, but "
+            f"{_list_counts(dataset, few)}; add images of small classes, or leave these classes out"
+        )
+        raise DataError(msg)
+    folds = {seed: deal_folds(dataset, trained_on, seed) for seed in seeds}
+    for dealt in folds.values():
+        if any(len(np.unique(targets[dealt != fold])) < MIN_CLASSES for fold in np.unique(dealt)):
+            msg = f"heads cannot be tuned: a fold leaves one class only to train on; {_list_counts(dataset, counts)}"
+            raise DataError(msg)
+    return _Round(trained_on, predicted, folds)
+
+
+def _count_units(dataset: Dataset, members: NDArray[np.bool_]) -> dict[str, int]:
+    """Count the images, or groups, of each class among some items, the fewest first."""
+    pairs = set(zip(dataset.find_units(members).tolist(), dataset.labels[members].tolist(), strict=True))
+    counts = Counter(label for _, label in pairs)
+    return dict(sorted(((name, counts[name]) for name in dataset.classes), key=lambda pair: (pair[1], pair[0])))
+
+
+#: A message counts the items of so many classes.
+_MOST_COUNTED = 5
+
+
+def _list_counts(dataset: Dataset, counts: Mapping[str, int]) -> str:
+    """List how many images or groups of some classes are trained on, and how many images there are."""
+    totals = Counter(dataset.labels.tolist())
+    shown = [
+        f"class {name!r} has {count} ({totals[name]} image{'s' if totals[name] > 1 else ''} in all)"
+        for name, count in counts.items()
+    ]
+    more = f" and {len(shown) - _MOST_COUNTED:,} more classes" if len(shown) > _MOST_COUNTED else ""
+    return ", ".join(shown[:_MOST_COUNTED]) + more
+
+
+def _note_small_classes(dataset: Dataset, train: NDArray[np.bool_]) -> str:
+    counts = _count_units(dataset, train)
+    least = min((count for count in counts.values() if count > 1), default=1)
+    few = _list_counts(dataset, {name: count for name, count in counts.items() if count == least})
+    return (
+        f"tuning cannot be repeated inside folds, because there are too few training images or groups: {few}; heads "
+        "are ranked by the folds on which they were tuned, which favours those with many settings to try"
+    )
 
 
 def _run_rounds(
@@ -189,13 +262,8 @@ def _run_rounds(
 ) -> list[list[Path] | str]:
     """Fit every candidate and predict in every round. Return its results, the final one last, or why it failed."""
     order = (*rounds.validating, rounds.final)
-    seeds = {candidate.spec.seed for candidate in candidates}
-    folds = {seed: [deal_folds(dataset, part.trained_on, seed) for part in order] for seed in seeds}
     tasks = [
-        [
-            _make_task(candidate, dataset, part, dealt, options.views)
-            for part, dealt in zip(order, folds[candidate.spec.seed], strict=True)
-        ]
+        [_make_task(candidate, dataset, part, options.views, held_out=not rounds.validating) for part in order]
         for candidate in candidates
     ]
     # The final round takes longest and comes first, so that no process is left alone with it at the end.
@@ -213,19 +281,20 @@ def _run_rounds(
     return outcomes
 
 
-def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, folds: NDArray[np.intp], views: str) -> Task:
+def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, views: str, *, held_out: bool) -> Task:
     trained_on, predicted = candidate.rows[part.trained_on], candidate.rows[part.predicted]
     head_task = HeadTask(
         store=candidate.store.path.resolve(),
         head=candidate.spec,
         trained_on=trained_on,
         targets=dataset.targets[part.trained_on],
-        folds=folds,
+        folds=part.folds[candidate.spec.seed],
         units=dataset.find_units(part.trained_on),
         predicted=predicted,
         n_classes=len(dataset.classes),
         items_digest=digest_items(candidate.store, trained_on, predicted),
         views=views if candidate.store.spec.n_views > 1 else VIEWS[0],  # without views, all are one job
+        held_out=held_out,
     )
     return Task(head_task.digest, fit_and_predict, head_task)
 
@@ -246,8 +315,7 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         row = ComparisonRow(candidate.name, candidate.spec, describe_choice(candidate.spec), size, error=outcome)
         return Entry(row, None)
     right, losses = [], []
-    for path, part in zip(outcome[:-1], rounds.validating, strict=True):
-        probabilities, targets = read_result(path).arrays["probabilities"], dataset.targets[part.predicted]
+    for probabilities, targets in _recall_validation(outcome, rounds, dataset):
         right.append(probabilities.argmax(axis=1) == targets)
         own = probabilities[np.arange(len(targets)), targets]
         losses.append(-np.log(np.maximum(own, _LEAST_PROBABILITY)))
@@ -271,6 +339,16 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         notes=tuple(notes),
     )
     return Entry(row, functools.partial(_recall, outcome[-1]))
+
+
+def _recall_validation(
+    outcome: list[Path], rounds: _Rounds, dataset: Dataset
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.intp]]]:
+    """Yield the probabilities of items while they were held out, and their targets."""
+    for path, part in zip(outcome[:-1], rounds.validating, strict=True):
+        yield read_result(path).arrays["probabilities"], dataset.targets[part.predicted]
+    if not rounds.validating:
+        yield read_result(outcome[-1]).arrays["held_out"], dataset.targets[rounds.final.trained_on]
 
 
 def _read_notes(record: Mapping[str, Any], classes: Sequence[str]) -> list[str]:

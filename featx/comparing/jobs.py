@@ -249,6 +249,7 @@ class HeadTask:
         n_classes: Number of classes, of which `targets` may lack some.
         items_digest: Digest of the store's spec and of the sha256 of all these items, by `digest_items`.
         views: Which views of the items it is fitted on and predicts; see `FitOptions`.
+        held_out: Whether the probabilities of the training items while tuning held them out are kept as well.
     """
 
     store: Path
@@ -261,6 +262,7 @@ class HeadTask:
     n_classes: int
     items_digest: str
     views: str = VIEWS[0]
+    held_out: bool = False
 
     @property
     def digest(self) -> str:
@@ -272,6 +274,8 @@ class HeadTask:
         state.update(self.units.astype("<i8").tobytes())
         if self.views != VIEWS[0]:  # results that an older featx kept are those of the default
             state.update(f" views {self.views}".encode())
+        if self.held_out:
+            state.update(b" held out")
         return state.hexdigest()
 
 
@@ -291,7 +295,8 @@ def fit_and_predict(task: HeadTask) -> Result:
         The record has `params`, `scaling`, `fit_seconds` (including tuning), `predict_seconds`, `threads` (the number
         allowed), `peak_memory_bytes` (of this process during tuning and fitting), `trained_parameters`, `notes` and
         `single_fold_targets` (see `featx.heads.Tuned`); the array
-        `probabilities` is float64 `(n_predicted, n_classes)`.
+        `probabilities` is float64 `(n_predicted, n_classes)`, and so is `held_out`, if asked for, with a row for each
+        training item.
 
     Raises:
         StoreError: If the store has been replaced.
@@ -306,7 +311,7 @@ def fit_and_predict(task: HeadTask) -> Result:
     )
     with record_warnings():  # warnings of fits are kept as notes; those of predictions say nothing
         read_peak, started = watch_memory(), time.perf_counter()
-        tuned = tune_and_fit(find_head(task.head.name), rows, task.head, always_tune=False)
+        tuned = tune_and_fit(find_head(task.head.name), rows, task.head, always_tune=task.held_out)
         fit_seconds, peak = time.perf_counter() - started, read_peak()
         estimator = tuned.fitted.estimator
         started = time.perf_counter()
@@ -326,8 +331,10 @@ def fit_and_predict(task: HeadTask) -> Result:
         "notes": list(tuned.notes),
         "single_fold_targets": list(tuned.single_fold),
     }
-    probabilities = align_probabilities(predicted, estimator.classes_, task.n_classes)
-    return Result(record, {"probabilities": probabilities})
+    arrays = {"probabilities": align_probabilities(predicted, estimator.classes_, task.n_classes)}
+    if task.held_out and tuned.tuned is not None:
+        arrays["held_out"] = align_probabilities(tuned.tuned.probabilities, tuned.tuned.classes, task.n_classes)
+    return Result(record, arrays)
 
 
 @lru_cache(maxsize=2)

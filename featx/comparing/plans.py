@@ -23,10 +23,10 @@ from featx.fitting.dataset import Dataset, Partition, describe_split
 from featx.items import Manifest
 from featx.items.sources import read_source_again
 from featx.options import CompareOptions, FineTuneOptions
-from featx.results import Run
+from featx.results import MOST_CHARACTERS, Run
 from featx.specs import FineTuneSpec
 from featx.store import FeatureStore
-from featx.wording import to_text
+from featx.wording import to_printable, to_text
 
 #: An unfreeze plan, such as `last:23`, `blocks:1` or `all`; one letter and a colon may be a Windows drive.
 _PLAN = re.compile(r"all|gradual|[a-z][a-z-]+:[^/\\]+", re.IGNORECASE)
@@ -144,30 +144,64 @@ def find_finished(plan: str, dataset: Dataset, partition: Partition, options: Co
     store, members = dataset.store, partition.test.members
     wanted = _plain({
         "finetune": plan_first_head(_make_spec(plan, options)).to_dict(),
-        "backbone": store.spec.backbone.to_dict(),
         "split": describe_split(
             partition.origin, test_size=options.test_size, group=options.group, seed=options.seed
         ),
     })  # fmt: skip
     names = [to_text(name) for name in store.ids[dataset.rows[members]].tolist()]
     tested = frozenset(zip(names, dataset.keys[members].tolist(), strict=True))
+    near = list[str]()
     for folder in _list_folders(options):
         # Other folders there may be anything, even damaged bundles; they do not concern this comparison.
         with contextlib.suppress(*_DAMAGES):
             about = read_json(folder, "bundle.json")
-            same = all(about["record"].get(name) == value for name, value in wanted.items())
-            if not same or (about["record"]["store"]["source"], about["embed"]["image"]) != (
-                store.source,
-                store.spec.image.to_dict(),
-            ):
+            record = about["record"]
+            if record["finetune"]["unfreeze"] != wanted["finetune"]["unfreeze"] or not _is_of(about, store):
                 continue
             run = read_run(folder)
-            if run.finetuning is not None and run.roles["tested"] == tested:
+            shared = run.roles["tested"] == tested
+            if run.finetuning is None:
+                continue
+            if shared and all(record.get(name) == value for name, value in wanted.items()):
                 options.reporter.say(
                     f"{plan}: using {folder}, a finished run of this plan on these images; --fresh trains again"
                 )
                 return run
+            near.append(_describe_near(folder, record, wanted, shared=shared))
+    for line in near[:1]:
+        options.reporter.say(f"note: {plan}: {line}")
     return None
+
+
+def _is_of(about: Mapping[str, Any], store: FeatureStore) -> bool:
+    """Return whether a bundle is of the backbone, the source and the image size of a store."""
+    ours = (_plain(store.spec.backbone.to_dict()), store.source, store.spec.image.to_dict())
+    record = about["record"]
+    return (record["backbone"], record["store"]["source"], about["embed"]["image"]) == ours
+
+
+def _describe_near(folder: Path, record: Mapping[str, Any], wanted: Mapping[str, Any], *, shared: bool) -> str:
+    """Describe how a finished run of the same plan differs from the run that is wanted."""
+    theirs, ours = _list_flags(record), _list_flags(wanted)
+    differing = [name for name in ours if theirs.get(name) != ours[name]]
+    its, own = (" ".join(flags.get(name, f"no --{name}") for name in differing) for flags in (theirs, ours))
+    what = f" with {its}; this one trains with {own}" if differing else ""
+    advice = f"add --run {folder} to use it" if shared else "it was tested on other images, so it is not used"
+    return f"{folder} is the same plan{what}; {advice}"
+
+
+def _list_flags(record: Mapping[str, Any]) -> dict[str, str]:
+    """List the settings of a fine-tuning as flags of `featx finetune`, from a bundle that is not trusted."""
+    spec, split = dict(record["finetune"]), record["split"]
+    head = spec.pop("head")
+    params = " --param ".join(f"{name}={value}" for name, value in sorted(head["params"].items()))
+    settings = {"clf": head["name"], "param": params, "scaling": head["scaling"], "augment": spec.pop("augmentation")}
+    settings |= {name.replace("_", "-"): value for name, value in spec.items()}
+    settings |= {"test-size": split["test_size"], "group": split["group"]}
+    return {
+        name: f"no --{name}" if value in {None, ""} else f"--{name} {to_printable(str(value)[:MOST_CHARACTERS])}"
+        for name, value in settings.items()
+    }
 
 
 def _list_folders(options: CompareOptions) -> list[Path]:

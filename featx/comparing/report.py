@@ -1,5 +1,6 @@
 """A comparison as text: a table, what it says in words, and files."""
 
+import contextlib
 import csv
 import datetime as dt
 import itertools
@@ -117,6 +118,21 @@ def name_folder(parent: Path) -> Path:
     stem = f"{dt.datetime.now(tz=dt.UTC).date()}-compare"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(parent / name for name in names if not (parent / name).exists())
+
+
+#: Files of a written comparison.
+_WRITTEN = ("comparison.md", "comparison.csv", "comparison.json", "accuracy_against_cost.png")
+
+
+def find_written(comparison: Comparison, parent: Path) -> Path | None:
+    """Find the folder that holds this very comparison, which was written before; None if there is none."""
+    ours = json.loads(json.dumps(comparison.to_dict() | {"seconds": 0}))
+    for path in sorted(parent.glob("*-compare*/comparison.json")):
+        with contextlib.suppress(OSError, ValueError, TypeError):  # anything may be in that folder
+            whole = all((path.parent / name).is_file() for name in _WRITTEN)
+            if whole and json.loads(path.read_text(encoding="utf-8")) | {"seconds": 0} == ours:
+                return path.parent
+    return None
 
 
 def write_comparison(comparison: Comparison, folder: Path) -> Comparison:

@@ -178,6 +178,7 @@ def align_run(
     """
     names = [to_text(name) for name in dataset.store.ids[dataset.rows[members]].tolist()]
     keys = dataset.keys[members].tolist()
+    _refuse_other_source(run, dataset)
     _check_tested(run, list(zip(names, keys, strict=True)), options)
     seen = {key for role in ("trained", "validated") for _, key in run.roles[role]} & set(keys)
     if seen:
@@ -198,6 +199,22 @@ def align_run(
     rows = [place[name] for name in names]
     columns = [run.bundle.classes.index(name) for name in dataset.classes]
     return run.probabilities[np.ix_(rows, columns)], tuple(run.labels[row] for row in rows)
+
+
+def _refuse_other_source(run: FinishedRun, dataset: Dataset) -> None:
+    """Refuse a run of another data set: no image that it was tested on is in the store."""
+    tested = {key for _, key in run.roles["tested"]}
+    if not tested or tested & set(dataset.keys.tolist()):
+        return
+    recorded, store = run.record.get("store"), dataset.store
+    source = recorded.get("source") if isinstance(recorded, dict) else None
+    its = to_printable(str(source)[:MOST_CHARACTERS]) if source else "another source"
+    msg = (
+        f"{run.bundle.path} was tested on {len(tested):,} images of {its}, none of which is in {store.path} "
+        f"({len(dataset):,} labelled images of {to_printable(store.source)}); compare it with a store of its own "
+        "images, or repeat the run on this source"
+    )
+    raise DataError(msg)
 
 
 def _check_tested(run: FinishedRun, wanted: Sequence[tuple[str, str]], options: CompareOptions) -> None:

@@ -42,7 +42,7 @@ def test_a_table_marks_heads_that_do_not_differ(featx_command, embedded, tmp_pat
     assert len(list((tmp_path / "runs" / ".compare").glob("*.npz"))) == 12
     again = featx_command("compare", embedded, "--clf", "dummy,centroid,ridge", "--seed", "3")
     assert again.out.split("\n\n")[0] == result.out.split("\n\n")[0]
-    assert again.out.endswith("-compare-2\n")
+    assert again.out.endswith("-compare\n")
     monkeypatch.setenv("COLUMNS", "70")
     narrow = featx_command("compare", embedded, "--clf", "dummy,centroid,ridge", "--seed", "3")
     assert max(map(len, narrow.out.split("\n\n")[0].splitlines())) <= 70

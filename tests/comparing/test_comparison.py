@@ -136,7 +136,22 @@ def test_the_same_comparison_computes_nothing(compared, store, small, runs, monk
     again = featx.compare([store, small], HEADS, options=options)
     assert reporter.counts == [(40, 40)]
     assert [s.to_dict() for s in again.rows] == [s.to_dict() for s in compared.rows]
-    assert again.folder != compared.folder
+    assert again.folder == compared.folder
+    assert len(list(runs.glob("*-compare*"))) == 1
+
+
+def test_a_comparison_is_written_again_if_it_or_its_folder_differs(few, tmp_path):
+    options = CompareOptions(folder=tmp_path, jobs=1)
+    first = featx.compare(few, "centroid,dummy", options=options)
+    assert featx.compare(few, "centroid,dummy", options=options).folder == first.folder
+    other = featx.compare(few, "dummy", options=options)
+    (first.folder / "comparison.csv").unlink()
+    whole = featx.compare(few, "centroid,dummy", options=options)
+    (whole.folder / "comparison.json").write_text("[]")
+    last = featx.compare(few, "centroid,dummy", options=options)
+    assert len({first.folder, other.folder, whole.folder, last.folder}) == 4
+    out = tmp_path / "out"
+    assert featx.compare(few, "dummy", options=replace(options, out=out)).folder == out
 
 
 def test_files(compared):

@@ -20,7 +20,7 @@ from featx.errors import BackboneError, BundleError, DataError, SourceError, Unk
 from featx.finetuning.feature_maps import _name_frozen
 from featx.finetuning.first_head import plan_first_head
 from featx.options import CompareOptions, FitOptions
-from featx.specs import BackboneSpec, FineTuneSpec
+from featx.specs import BackboneSpec, FineTuneSpec, HeadSpec
 
 pytestmark = pytest.mark.slow
 
@@ -138,6 +138,62 @@ def test_another_run_is_not_taken_for_a_plan(store, options, finished, trained, 
     record_plan(finished, store, changes=changes)
     compare(store, "last:3", options)
     assert len(trained) == 1
+
+
+def change_spec(**changes):
+    return {"finetune": plan_first_head(FineTuneSpec(unfreeze="last:3", **changes)).to_dict()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "its", "own"),
+    [
+        (change_spec(epochs=3), "--epochs 3", "--epochs 30"),
+        (
+            change_spec(monitor="auc", augmentation="flip"),
+            "--augment flip --monitor auc",
+            "no --augment --monitor loss",
+        ),
+        (
+            change_spec(head=HeadSpec("keras", {"dropout": 0.3})),
+            "--clf keras --param dropout=0.3 --param label_smoothing=0.0 --param optimizer=adam",
+            "--clf logreg no --param",
+        ),
+        (change_spec(seed=3), "--seed 3", "--seed 0"),
+    ],
+)
+def test_a_run_of_the_same_plan_with_other_settings_is_named(
+    store, options, finished, trained, reporter, changes, its, own
+):
+    record_plan(finished, store, changes=changes)
+    compare(store, "last:3", options)
+    assert len(trained) == 1
+    near = f"{finished} is the same plan with {its}; this one trains with {own}; add --run {finished} to use it"
+    assert reporter.lines[0] == f"note: last:3: {near}"
+
+
+def test_a_run_of_the_same_plan_on_another_split_is_named(made, options, trained, reporter, tmp_path):
+    run = featx.fit(made[0], "lda", options=FitOptions(folder=tmp_path / "fitted", test_size=0.4))
+    split = {"origin": "hold-out", "test_size": 0.4, "cv": 0, "group": "", "seed": 0}
+    folder = shutil.copytree(run.bundle, options.folder / "a-run")
+    record_plan(folder, made[0], changes={"split": split})
+    compare(made[0], "last:3", options)
+    assert reporter.lines[0] == (
+        f"note: last:3: {folder} is the same plan with --test-size 0.4; this one trains with --test-size 0.2; it was "
+        "tested on other images, so it is not used"
+    )
+
+
+@pytest.mark.parametrize(
+    ("plan", "changes"),
+    [("last:2", {}), ("last:3", {"store": {"source": "/elsewhere"}}), ("last:3", {"backbone": {"uri": "colour"}})],
+)
+def test_a_run_of_another_plan_source_or_backbone_is_not_named(
+    store, options, finished, trained, reporter, plan, changes
+):
+    record_plan(finished, store, plan, changes)
+    compare(store, "last:3", options)
+    assert len(trained) == 1
+    assert not any("is the same plan" in line for line in reporter.lines)
 
 
 def test_a_damaged_run_is_not_taken(store, options, finished, trained):

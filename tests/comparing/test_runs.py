@@ -1,6 +1,7 @@
 """Finished runs compared with heads: which are taken, which are refused, and that their numbers stay the same."""
 
 import json
+import re
 import shutil
 import tracemalloc
 
@@ -240,6 +241,26 @@ def test_a_run_that_was_tested_on_other_items(few, tmp_path, options, pattern):
     run = featx.fit(few, "centroid", options=FitOptions(folder=tmp_path, **options))
     with pytest.raises(DataError, match=pattern):
         compare(few, run)
+
+
+@pytest.mark.parametrize(
+    ("record", "source"),
+    [
+        ({}, None),
+        ({"store": {"source": "/data/\x1b[31mbirds"}}, r"/data/\\x1b\[31mbirds"),
+        ({"store": None}, "another source"),
+    ],
+)
+def test_a_run_of_another_data_set(few, tmp_path, record, source):
+    store = featx.embed(write_digits(tmp_path / "d", per_class=9, classes=4, skip=60), "colour", folder=tmp_path).store
+    run = featx.fit(store, "centroid", options=FitOptions(folder=tmp_path))
+    change_record(**record)(run.bundle)
+    pattern = (
+        rf"^\S+ was tested on {run.test.n_items} images of {source or re.escape(store.source)}, none of which is in "
+        rf"\S+ \(80 labelled images of {re.escape(few.source)}\); compare it with a store of its own images, or repeat"
+    )
+    with pytest.raises(DataError, match=pattern):
+        compare(few, run.bundle)
 
 
 def test_an_older_bundle_without_the_seed_of_its_split_has_that_of_its_head(few, tmp_path):

@@ -225,7 +225,7 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
         for path, output, golden in zip(paths, network.outputs, goldens, strict=True):
             spec = make_spec(network, output, image_spec, dtype, planned)
             provenance = _describe_provenance(manifest, network, _shape_row(output, spec), golden)
-            writer = StoreWriter(path, spec, provenance, salvage=salvage, begun=begun)
+            writer = StoreWriter(path, spec, provenance, salvage=salvage, begun=begun, n_items=len(manifest))
             writers.append(stack.enter_context(writer))
         _refuse_drift(writers, goldens, network, image_spec)
         options.reporter.begin("embedding")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from featx.errors import DataError, SourceError, StoreError
 from featx.items.manifest import FileStat, Item, Manifest
 from featx.items.reading import Examined, Stamp, examine
+from featx.items.splits import find_leaks
 from featx.measuring import Timing
 from featx.options import EmbedOptions
 from featx.specs import ImageSpec, ViewSpec
@@ -158,6 +159,7 @@ class Ledger:
         self._report(len(self._manifest))
         self._report_kept()
         self._report_contradictions()
+        self._report_copies()
         return [(_list_items(good), _list_quarantine(bad)) for good, bad in sorted_out]
 
     def _sort_out(self, writer: StoreWriter) -> tuple[list[_Good], list[_Bad]]:
@@ -218,6 +220,20 @@ class Ledger:
                 "keep one file of each",
                 len(pairs),
                 *(value for item in next(iter(pairs.values())) for value in (item.id, item.label)),
+            )
+
+    def _report_copies(self) -> None:
+        """Report images of a split whose bytes occur in a later one, which `fit` leaves out."""
+        pairs = [(one.item, one.stamp.sha256) for one in self._examined if one.stamp is not None]
+        left_out = find_leaks([key for _, key in pairs], [item.split for item, _ in pairs])
+        if left_out.any():
+            item, key = pairs[int(left_out.argmax())]
+            other = next(one for one, found in pairs if found == key and one.split != item.split)
+            logger.warning(
+                "%d images have the same bytes as an image of a later split, such as %r (%s) and %r (%s); fit leaves "
+                "them out of its training; `featx info --duplicates` lists them",
+                int(left_out.sum()),
+                *(item.id, item.split, other.id, other.split),
             )
 
     def count(self, writer: StoreWriter) -> tuple[int, int, int, int]:

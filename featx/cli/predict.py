@@ -56,7 +56,7 @@ def predict(
     from featx.items.augmentation import plan_views
 
     planned = plan_views(views, augment, view_seed)
-    predictor = featx.Predictor.load(bundle)
+    predictor = featx.Predictor.load(flags.find_bundle(bundle, images))
     chosen = Format.JSON if as_json else output or (Format.TABLE if sys.stdout.isatty() else Format.CSV)
     printer = {Format.TABLE: _print_table, Format.CSV: _print_csv, Format.JSON: _print_lines}[chosen]
     # Where rows appear on the terminal, they are the progress; a bar would run into them.

@@ -19,7 +19,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.protocol import LayerInfo
-from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
+from featx.bundle import Draft, align_probabilities, check_run_name, read_versions, tabulate_predictions, write_bundle
 from featx.embedding import check_image, embed_golden, make_spec
 from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
@@ -260,6 +260,7 @@ def finetune(
         FeatxError: One of its kinds, for a source, backbone, plan or head that cannot be used.
     """
     started, read_peak = time.perf_counter(), watch_memory()
+    check_run_name(options.folder, options.name)
     spec, image = plan_first_head(spec or FineTuneSpec()), check_image(image or {})
     manifest = source if isinstance(source, Manifest) else read_source(source)
     load, network = _load_network(backbone, layer, pooling, weights, image, options)
@@ -480,7 +481,7 @@ def _conclude(
     )
     draft = draft_bundle(run, trained, network, probabilities, folder, options)
     name = parse_uri(network.uri).name if not network.uri.startswith("file:") else Path(network.source_file).stem
-    path = write_bundle(draft, options.folder, f"finetune-{to_text(name)}-{trained.spec.unfreeze}")
+    path = write_bundle(draft, options.folder, f"finetune-{to_text(name)}-{trained.spec.unfreeze}", options.name)
     shutil.rmtree(folder)
     with contextlib.suppress(OSError):  # where other runs are unfinished, it is not empty
         folder.parent.rmdir()

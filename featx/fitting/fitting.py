@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
+from featx.bundle import Draft, align_probabilities, check_run_name, read_versions, tabulate_predictions, write_bundle
 from featx.errors import UsageError
 from featx.evaluation import Evaluation
 from featx.fitting.dataset import (
@@ -69,6 +69,7 @@ def fit(
         DataError: If the items cannot be split, or the head cannot be fitted to them.
         StoreFormatError: If the store is damaged.
     """
+    check_run_name(options.folder, options.name)
     chosen = find_protocol(protocol) if protocol else None
     name = clf or (chosen.head if chosen else "logreg")
     head, spec = plan_head(HeadSpec(name, params or {}, scaling, options.seed, calibration), chosen)
@@ -226,7 +227,8 @@ def _conclude(
     if options.folder is None:
         return replace(run, tested=tested)
     draft = _draft_bundle(run, store, dataset, outcome, options, tested)
-    return replace(run, bundle=write_bundle(draft, options.folder, f"{run.head.name}-{to_text(store.path.stem)}"))
+    slug = f"{run.head.name}-{to_text(store.path.stem)}"
+    return replace(run, bundle=write_bundle(draft, options.folder, slug, options.name))
 
 
 def _note_protocol(name: str, tuned: Tuned) -> list[str]:

@@ -48,6 +48,7 @@ class StoreWriter:
         salvage: Open a damaged store as well, and treat its damaged rows as missing.
         begun: Start of this run, on the clock of `time.perf_counter`, so that the store can record the time of its
             rows; None records no time.
+        n_items: Number of items of this run, so that readers of unfinished work know how far it is; None records none.
 
     Raises:
         SpecMismatchError: If the store exists with another spec.
@@ -63,6 +64,7 @@ class StoreWriter:
         *,
         salvage: bool = False,
         begun: float | None = None,
+        n_items: int | None = None,
     ) -> None:
         self.path = path
         self.spec = spec
@@ -72,6 +74,7 @@ class StoreWriter:
             path, spec, int(np.prod(provenance.feature_shape)), self._lock.confirm, provenance.golden
         )
         self._journal.counted = begun
+        self._journal.n_items = n_items
         self._salvage = salvage
         self._damaged = False
         self._resources = contextlib.ExitStack()

@@ -17,6 +17,7 @@ from featx.items.splits import find_leaks
 from featx.measuring import Timing
 from featx.options import EmbedOptions
 from featx.specs import ImageSpec, ViewSpec
+from featx.store import FeatureStore
 from featx.store.layout import QUARANTINE_COLUMNS
 from featx.store.writing import StoreWriter
 from featx.wording import to_text
@@ -236,11 +237,17 @@ class Ledger:
                 *(item.id, item.split, other.id, other.split),
             )
 
-    def count(self, writer: StoreWriter) -> tuple[int, int, int, int]:
-        """Return the numbers of items of one store that are new, cached, quarantined and removed."""
+    def report_uniform(self, stores: Sequence[FeatureStore]) -> None:
+        """Report stores whose features are the same for all items."""
+        for text in filter(None, (store.describe_uniform() for store in stores)):
+            logger.warning("%s", text)
+
+    def count(self, writer: StoreWriter) -> tuple[int, int, int, int, int]:
+        """Return the numbers of items of one store that are new, cached, quarantined, removed and copied."""
         good, bad = self._sort_out(writer)
         cached = sum(stamp.sha256 in self._known[id(writer)] for _, stamp in good)
-        return len(good) - cached, cached, len(bad), self._removed[id(writer)]
+        copied = sum(stamp.sha256 in writer.copied for _, stamp in good)
+        return len(good) - cached, cached, len(bad), self._removed[id(writer)], copied
 
 
 def _list_items(good: Sequence[_Good]) -> dict[str, list[Any]]:

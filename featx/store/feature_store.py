@@ -329,6 +329,22 @@ class FeatureStore:
                 progress(past, len(self))
         return damage
 
+    def describe_uniform(self) -> str:
+        """Describe features that are the same for all items, although these have different bytes; empty if they differ.
+
+        Reading ends at the first block of rows that differ.
+        """
+        if len(set(self.sha256.tolist())) < 2:  # noqa: PLR2004 - one content has one row
+            return ""
+        first = self.features[0]
+        if any((self.features[start:past] != first).any() for start, past in self._list_blocks(len(self))):
+            return ""
+        what = "zero" if not first.any() else "equal"
+        return (
+            f"the features of all {len(self):,} items of {self.path} are {what}, so nothing can tell the items apart; "
+            f"check the weights and the layer of {self.spec.backbone.uri}, and whether it scales its images"
+        )
+
     def find_duplicates(self) -> list[list[int]]:
         """List the rows of the items that have the same bytes, a list for each content that occurs more than once."""
         _, contents = np.unique(self.sha256, return_inverse=True)

@@ -30,8 +30,17 @@ from featx.finetuning.feature_maps import Cut, FineTuneData, prepare_data
 from featx.finetuning.first_head import FirstHead, FrozenFeatures, fit_first_head, plan_first_head
 from featx.finetuning.loop import CURVES, LoopState, Roles, TrainingLoop, TrainingSet, embed_items, stream_features
 from featx.finetuning.unfreezing import Stage, plan_stages
-from featx.fitting.dataset import Dataset, Partition, deal_folds, describe_split, evaluate_items, split_dataset
+from featx.fitting.dataset import (
+    Dataset,
+    Partition,
+    deal_folds,
+    describe_split,
+    evaluate_items,
+    is_tunable,
+    split_dataset,
+)
 from featx.fitting.illustrations import tabulate_reliability
+from featx.fitting.preconditions import check_manifest
 from featx.golden import MAX_DRIFT, Golden, make_golden_files, measure_drift
 from featx.heads.networks import NetworkClassifier, hold_out_units
 from featx.heads.rows import FeatureRows
@@ -263,6 +272,7 @@ def finetune(
     check_run_name(options.folder, options.name)
     spec, image = plan_first_head(spec or FineTuneSpec()), check_image(image or {})
     manifest = source if isinstance(source, Manifest) else read_source(source)
+    check_manifest(manifest, group=options.group)
     load, network = _load_network(backbone, layer, pooling, weights, image, options)
     stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone)
     from featx.finetuning.network import TrainableNetwork
@@ -360,7 +370,8 @@ def _hold_out(dataset: Dataset, train: NDArray[np.bool_], seed: int) -> NDArray[
     if not held.any() and folds > 1:
         with contextlib.suppress(DataError):  # a class would be lost
             held[np.flatnonzero(train)[dataset.assign_folds(train, folds, seed) == 0]] = True
-    return held
+    # As in `fit`, all training items are kept for the folds of the head if the others are too few for these.
+    return held if is_tunable(dataset, train & ~held) or not is_tunable(dataset, train) else np.zeros_like(held)
 
 
 def _open_folder(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.bundle import Draft, align_probabilities, check_run_name, read_versions, tabulate_predictions, write_bundle
-from featx.errors import UsageError
+from featx.errors import DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.fitting.dataset import (
     Dataset,
@@ -87,7 +87,7 @@ def fit(
         else _hold_out(head, spec, dataset, options, chosen.shots if chosen else ())
     )
     if options.curve:
-        outcome = replace(outcome, curve=measure_curve(head, spec, dataset, outcome.tuned_on, options.reporter.advance))
+        outcome = _add_curve(outcome, head, spec, dataset, options)
     return _conclude(opened, dataset, outcome, options, chosen.name if chosen else "", time.perf_counter() - started)
 
 
@@ -106,6 +106,15 @@ class _Outcome:
     origin: str
     shots: Curve | None = None
     curve: Curve | None = None
+
+
+def _add_curve(outcome: _Outcome, head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions) -> _Outcome:
+    """Measure the learning curve; where there are too few items for one, note that instead."""
+    try:
+        curve = measure_curve(head, spec, dataset, outcome.tuned_on, options.reporter.advance)
+    except DataError as error:
+        return replace(outcome, notes=(*outcome.notes, f"no learning curve was measured: {error}"))
+    return replace(outcome, curve=curve)
 
 
 def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions, shots: tuple[int, ...]) -> _Outcome:

@@ -27,7 +27,7 @@ from featx.evaluation.plots import plot_reliability
 from featx.evaluation.reliability import measure_reliability
 from featx.files import make_folder, say_failures, write_table
 from featx.finetuning.feature_maps import Cut, FineTuneData, prepare_data
-from featx.finetuning.first_head import FirstHead, FrozenFeatures, fit_first_head, plan_first_head
+from featx.finetuning.first_head import FirstHead, FrozenFeatures, fit_first_head, is_tuned, plan_first_head
 from featx.finetuning.loop import CURVES, LoopState, Roles, TrainingLoop, TrainingSet, embed_items, stream_features
 from featx.finetuning.unfreezing import Stage, plan_stages
 from featx.fitting.dataset import (
@@ -272,7 +272,7 @@ def finetune(
     check_run_name(options.folder, options.name)
     spec, image = plan_first_head(spec or FineTuneSpec()), check_image(image or {})
     manifest = source if isinstance(source, Manifest) else read_source(source)
-    check_manifest(manifest, group=options.group)
+    check_manifest(manifest, group=options.group, tuned=is_tuned(spec))
     load, network = _load_network(backbone, layer, pooling, weights, image, options)
     stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone)
     from featx.finetuning.network import TrainableNetwork

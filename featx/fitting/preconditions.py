@@ -19,7 +19,7 @@ _NAMED = 5
 Members = NDArray[np.bool_]
 
 
-def check_manifest(manifest: Manifest, *, group: str = "") -> None:
+def check_manifest(manifest: Manifest, *, group: str = "", tuned: bool = True) -> None:
     """Refuse a source that certainly cannot be split and fitted, before any of it is embedded.
 
     Files are read only where files of several splits have the same size, to find copies.
@@ -27,6 +27,7 @@ def check_manifest(manifest: Manifest, *, group: str = "") -> None:
     Args:
         manifest: The items.
         group: What keeps items together; see `featx.fitting.dataset.load_dataset`.
+        tuned: Whether parameters are chosen on folds of the training items.
 
     Raises:
         DataError: If there are fewer than two classes, or too few items of them to train on.
@@ -45,7 +46,8 @@ def check_manifest(manifest: Manifest, *, group: str = "") -> None:
         check_classes(labels, train & ~copies, test, test_name, copies & train)
         train = train & ~copies
     units = find_units(keys, groups or [item.group for item in items])[0]
-    check_tunable(manifest.source, labels, units, train, spare=int(roles is None))
+    if tuned:
+        check_tunable(manifest.source, labels, units, train, spare=int(roles is None))
 
 
 def check_labels(source: str, labels: Sequence[str]) -> None:

@@ -23,6 +23,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
+import logging
 import os
 import platform
 import re
@@ -30,7 +31,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -38,7 +39,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import BundleError, DataError
+from featx.errors import BundleError, DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.files import (
     DAMAGES,
@@ -49,6 +50,7 @@ from featx.files import (
     read_table,
     sync_file,
     sync_folder,
+    write_atomically,
     write_json,
     write_table,
 )
@@ -63,6 +65,13 @@ FORMAT_VERSION = 1
 
 _MOST_BUNDLES = 10_000
 
+#: The folder of runs by default, and the file in it that names the newest one.
+RUNS = "runs"
+LATEST = "latest"
+
+#: Runs that an error names.
+_NAMED_RUNS = 5
+
 _MANIFEST = "bundle.json"
 _HEAD = "head.skops"
 _GOLDEN = "golden.npz"
@@ -73,6 +82,8 @@ _BACKBONE = "backbone"
 #: `metrics.json` has each class four times. 10,000 names of 255 bytes take 10 to 80 MB, depending on their escapes,
 #: and the confusion of 1,000,000 items up to 20 MB. Parsed, JSON takes up to 30 times its size.
 _MOST_JSON_BYTES = 128 * 2**20
+logger = logging.getLogger(__name__)
+
 _WEIGHTS = ("imagenet", "none", "computed", "file")
 
 
@@ -102,13 +113,13 @@ class Bundle:
     def open(cls, path: str | os.PathLike[str]) -> Self:
         """Read a bundle without running anything in it.
 
+        Args:
+            path: The folder, or another reference that `find_bundle` takes, such as `latest`.
+
         Raises:
             BundleError: If the folder is not a bundle, or files are missing or damaged.
         """
-        folder = Path(path)
-        if not (folder / _MANIFEST).is_file():
-            msg = f"{folder} is not a bundle (it has no {_MANIFEST}); `featx fit` writes one into runs/"
-            raise BundleError(msg)
+        folder = find_bundle(path)
         try:
             return cls._read(folder)
         except BundleError:
@@ -199,6 +210,90 @@ class Draft:
     extras: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
 
 
+def find_bundle(reference: str | os.PathLike[str]) -> Path:
+    """Find the folder of a bundle.
+
+    Args:
+        reference: A path; the name of a run in `runs/`; `latest` for the run that was written last there;
+            `latest:logreg` for the last one with that head, or `latest:finetune` for the last fine-tuned one. In
+            another folder of runs, such as `other/latest`.
+
+    Raises:
+        BundleError: If there is no such bundle; the message names the newest runs.
+    """
+    path = Path(reference)
+    if (path / _MANIFEST).is_file():
+        return path
+    is_name = len(path.parts) == 1
+    folder, (name, colon, head) = Path(RUNS) if is_name else path.parent, path.name.partition(":")
+    if is_name and (folder / name / _MANIFEST).is_file() and not colon:
+        return folder / name
+    if name == LATEST and not path.is_dir():
+        there = list_bundles(folder)
+        if found := _find_latest(folder, there) if not colon else [one for one in there if _read_kind(one) == head]:
+            return found[0]
+    raise BundleError(_explain_missing(path, folder))
+
+
+def list_bundles(folder: Path) -> list[Path]:
+    """List the bundles in a folder, the newest first."""
+    found = [path for path in folder.glob("[!.]*") if (path / _MANIFEST).is_file()]
+    return sorted(found, key=lambda path: ((path / _MANIFEST).stat().st_mtime_ns, path.name), reverse=True)
+
+
+def _find_latest(folder: Path, there: list[Path]) -> list[Path]:
+    """Find the bundle that the file `latest` names; if it names none, as after a deletion, all, the newest first."""
+    pointer = folder / LATEST
+    named = pointer.read_text("utf-8", "replace").strip() if pointer.is_file() else ""
+    return [path for path in there if path.name == named] or there
+
+
+def _read_kind(path: Path) -> str:
+    """Return the head of a bundle, or `finetune`; empty if the bundle cannot be read."""
+    try:
+        about = read_json(path, _MANIFEST)
+        return "finetune" if "finetune" in about["record"] else str(about["head"]["name"])
+    except (BundleError, *DAMAGES, TypeError):
+        return ""
+
+
+def _explain_missing(path: Path, folder: Path) -> str:
+    """Explain why a reference leads to no bundle, and name the newest runs."""
+    inside = list_bundles(path) if path.is_dir() else []
+    if inside:
+        return f"{path} is a folder of runs, not a bundle; name one of them: {_name_runs(inside)}"
+    there = list_bundles(folder) or list_bundles(Path(RUNS))
+    newest = f"the newest runs are {_name_runs(there)}" if there else f"`featx fit` writes one into {RUNS}/"
+    if path.is_dir():
+        return f"{path} is not a bundle (it has no {_MANIFEST}); {newest}"
+    if path.is_file() and path.name != LATEST:
+        what = "a feature store" if path.suffix == ".h5" else "a file"
+        return f"{path} is not a bundle but {what}; {newest}"
+    return f"there is no bundle {str(path)!r}; {newest}"
+
+
+def _name_runs(paths: Sequence[Path]) -> str:
+    named = ", ".join(map(str, paths[:_NAMED_RUNS]))
+    return named + (f" and {len(paths) - _NAMED_RUNS:,} more" if len(paths) > _NAMED_RUNS else "")
+
+
+def check_run_name(folder: str | os.PathLike[str] | None, name: str) -> None:
+    """Refuse a name that a new run cannot have, before anything is computed.
+
+    Raises:
+        UsageError: If it is not a plain name, or is one that references use.
+        BundleError: If there is such a run.
+    """
+    if not name:
+        return
+    if not is_plain_name(name) or name.startswith((".", "-")) or name == LATEST or ":" in name:
+        msg = f"--name is {name!r}; it must be a plain name such as baseline, without / or :, and not {LATEST!r}"
+        raise UsageError(msg)
+    if folder is not None and os.path.lexists(Path(folder) / name):
+        msg = f"{Path(folder) / name} exists already; choose another --name, or delete it"
+        raise BundleError(msg)
+
+
 @functools.cache
 def read_versions() -> dict[str, str]:
     """Read the versions of the packages that compute a head."""
@@ -247,10 +342,17 @@ def align_probabilities(
     return aligned
 
 
-def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Path:
+def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str, name: str = "") -> Path:
     """Write a bundle as `<folder>/<date>-<slug>`, with a number appended if that exists.
 
-    It is written under a temporary name and renamed, so that it is never there in part.
+    It is written under a temporary name and renamed, so that it is never there in part. The file `latest` next to it
+    then has its name.
+
+    Args:
+        draft: The contents.
+        folder: The folder of runs.
+        slug: What the run is, for its name.
+        name: The whole name of its folder; empty for one made from the date and the slug.
 
     Raises:
         BundleError: If the user's own network or weights are missing, or the folder cannot be written to.
@@ -288,12 +390,21 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str) -> Pat
             sync_file(path)
         temporary.chmod(0o755)
         sync_folder(temporary)
-        path = _rename(temporary, parent, slug)
+        path = _rename(temporary, parent, slug) if not name else _rename_to(temporary, parent / name)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    sync_folder(parent)
+    _point_to(path)
     return path
+
+
+def _point_to(path: Path) -> None:
+    """Write the name of a new run to the file `latest` next to it: not a link, which Windows refuses to most users."""
+    try:
+        with write_atomically(path.with_name(LATEST)) as pointer:
+            pointer.write_text(f"{path.name}\n", "utf-8")
+    except OSError as error:
+        logger.warning("%s cannot name the new run %s: %s", path.with_name(LATEST), path, error.strerror or error)
 
 
 def _read_back(folder: Path, parent: Path) -> None:
@@ -415,6 +526,14 @@ def _rename(temporary: Path, parent: Path, slug: str) -> Path:
             msg = f"{parent} cannot take another bundle named {stem}; choose another folder with --runs"
             raise BundleError(msg)
     raise AssertionError  # the count is infinite
+
+
+def _rename_to(temporary: Path, path: Path) -> Path:
+    try:
+        return temporary.rename(path)
+    except OSError as error:
+        msg = f"{path} cannot be written: {error.strerror or error}; choose another --name"
+        raise BundleError(msg) from error
 
 
 def _copy_backbone(source: str, folder: Path) -> str:

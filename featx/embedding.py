@@ -47,6 +47,7 @@ class EmbedResult:
         new: Items embedded by this run.
         cached: Items that the store already had.
         quarantined: Items that could not be embedded; the store lists their reasons.
+        copied: Those of the cached items whose rows were copied from another store of the folder.
         removed: Items that the store had and the manifest no longer has.
         seconds: Time of the loop and of sealing.
         start_seconds: Time before the loop: building the network, golden pictures, converting it for the runtime.
@@ -60,6 +61,7 @@ class EmbedResult:
     cached: int
     quarantined: int
     removed: int
+    copied: int
     seconds: float
     start_seconds: float
     stage_seconds: Mapping[str, float]
@@ -94,7 +96,7 @@ class EmbedResult:
         """Return what `featx embed --json` prints."""
         size = {"store": str(self.store.path), "items": len(self.store), "dim": self.store.dim}
         counts = {"new": self.new, "cached": self.cached, "quarantined": self.quarantined}
-        counts["removed"] = self.removed
+        counts |= {"removed": self.removed, "copied": self.copied}
         speed = {"seconds": self.seconds, "images_per_second": self.images_per_second}
         stages = {"start_seconds": self.start_seconds, "stage_seconds": dict(self.stage_seconds)}
         return {**size, **counts, **speed, **stages, "runtime": self.runtime}
@@ -225,7 +227,7 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
         for path, output, golden in zip(paths, network.outputs, goldens, strict=True):
             spec = make_spec(network, output, image_spec, dtype, planned)
             provenance = _describe_provenance(manifest, network, _shape_row(output, spec), golden)
-            writer = StoreWriter(path, spec, provenance, salvage=salvage, begun=begun)
+            writer = StoreWriter(path, spec, provenance, salvage=salvage, begun=begun, n_items=len(manifest))
             writers.append(stack.enter_context(writer))
         _refuse_drift(writers, goldens, network, image_spec)
         options.reporter.begin("embedding")
@@ -257,7 +259,9 @@ def _embed_images(
                     ledger.keep(writer, batch, rows)
             ledger.settle(batch)
     with timing.measure(WRITE):
-        return [writer.seal(*rows) for writer, rows in zip(writers, ledger.conclude(), strict=True)]
+        stores = [writer.seal(*rows) for writer, rows in zip(writers, ledger.conclude(), strict=True)]
+    ledger.report_uniform(stores)
+    return stores
 
 
 def make_spec(

@@ -14,9 +14,11 @@ from featx.errors import DataError, SourceError, StoreError
 from featx.items.decoding import Decoded
 from featx.items.manifest import FileStat, Item, Manifest
 from featx.items.reading import Examined, Stamp, examine
+from featx.items.splits import find_leaks
 from featx.measuring import Timing
 from featx.options import EmbedOptions
 from featx.specs import ImageSpec, ViewSpec
+from featx.store import FeatureStore
 from featx.store.layout import QUARANTINE_COLUMNS
 from featx.store.writing import StoreWriter
 from featx.wording import to_text
@@ -212,6 +214,7 @@ class Ledger:
         self._report_kept()
         self._report_contradictions()
         self._peaks.report()
+        self._report_copies()
         return [(_list_items(good), _list_quarantine(bad)) for good, bad in sorted_out]
 
     def _sort_out(self, writer: StoreWriter) -> tuple[list[_Good], list[_Bad]]:
@@ -274,11 +277,31 @@ class Ledger:
                 *(value for item in next(iter(pairs.values())) for value in (item.id, item.label)),
             )
 
-    def count(self, writer: StoreWriter) -> tuple[int, int, int, int]:
-        """Return the numbers of items of one store that are new, cached, quarantined and removed."""
+    def _report_copies(self) -> None:
+        """Report images of a split whose bytes occur in a later one, which `fit` leaves out."""
+        pairs = [(one.item, one.stamp.sha256) for one in self._examined if one.stamp is not None]
+        left_out = find_leaks([key for _, key in pairs], [item.split for item, _ in pairs])
+        if left_out.any():
+            item, key = pairs[int(left_out.argmax())]
+            other = next(one for one, found in pairs if found == key and one.split != item.split)
+            logger.warning(
+                "%d images have the same bytes as an image of a later split, such as %r (%s) and %r (%s); fit leaves "
+                "them out of its training; `featx info --duplicates` lists them",
+                int(left_out.sum()),
+                *(item.id, item.split, other.id, other.split),
+            )
+
+    def report_uniform(self, stores: Sequence[FeatureStore]) -> None:
+        """Report stores whose features are the same for all items."""
+        for text in filter(None, (store.describe_uniform() for store in stores)):
+            logger.warning("%s", text)
+
+    def count(self, writer: StoreWriter) -> tuple[int, int, int, int, int]:
+        """Return the numbers of items of one store that are new, cached, quarantined, removed and copied."""
         good, bad = self._sort_out(writer)
         cached = sum(stamp.sha256 in self._known[id(writer)] for _, stamp in good)
-        return len(good) - cached, cached, len(bad), self._removed[id(writer)]
+        copied = sum(stamp.sha256 in writer.copied for _, stamp in good)
+        return len(good) - cached, cached, len(bad), self._removed[id(writer)], copied
 
 
 def _list_items(good: Sequence[_Good]) -> dict[str, list[Any]]:

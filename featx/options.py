@@ -92,6 +92,7 @@ class FitOptions:
             regular expression with one group, searched in each item's id.
         seed: Seed of the split, the folds and the head.
         folder: Where bundles are written; None writes none.
+        name: Name of the bundle in that folder; empty for one made from the date, the head and the store.
         curve: Whether the learning curve is measured as well, which takes some 25 more fits.
         views: What heads are fitted on in a store with views. `average` takes the mean over all views of an item,
             also when the bundle predicts. `augment` takes every view as a separate row, while tests and predictions
@@ -105,6 +106,7 @@ class FitOptions:
     group: str = ""
     seed: int = 0
     folder: str | os.PathLike[str] | None = "runs"
+    name: str = ""
     curve: bool = False
     views: str = VIEWS[0]
     reporter: Reporter = SILENT
@@ -238,6 +240,7 @@ class FineTuneOptions:
             whole network on pixels in every epoch; `auto` caches if that is possible and the disk has room.
         features: Folder of the stores; feature maps are in its subfolder `maps`.
         folder: Where bundles are written, and where `.finetune` keeps the state of unfinished runs.
+        name: Name of the bundle in that folder; empty for one made from the date and the network.
         fresh: Whether to start again instead of resuming an interrupted run.
         workers: Threads that read and decode; None for one per core.
         runtime: The software that embeds the frozen part, as in `EmbedOptions`.
@@ -250,6 +253,7 @@ class FineTuneOptions:
     cache: str = CACHES[0]
     features: str | os.PathLike[str] = "features"
     folder: str | os.PathLike[str] = "runs"
+    name: str = ""
     fresh: bool = False
     workers: int | None = None
     runtime: str = RUNTIMES[0]

@@ -36,8 +36,10 @@ from featx.items.folders import FolderReader, list_folder
 from featx.items.pictures import Picture, is_picture, make_item
 from featx.items.reading import Examined, Listing, count_views, examine, expand_views
 from featx.items.sources import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
+from featx.items.manifest import SPLITS
 from featx.measuring import Timing
 from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.registry import find_closest
 from featx.specs import ImageSpec, ViewSpec
 
 #: With fewer images than this, converting the network takes longer than it saves.
@@ -215,9 +217,11 @@ class Predictor:
 
         Raises:
             DataError: If no item has a label, or one has a class that the bundle was not trained on.
+            UsageError: If there is no split of that name.
         """
+        check_split(split)
         manifest = source if isinstance(source, Manifest) else read_source(source)
-        items = tuple(item for item in manifest.items if item.label and split in {"", item.split})
+        items = choose_items(manifest, split)
         self._check_labels(items, manifest)
         trained = self.bundle.read_trained()
         targets, rows, groups, seen, failed = [], [], [], 0, 0
@@ -241,9 +245,6 @@ class Predictor:
         return evaluate(np.stack(rows), np.array(targets), self.classes, groups=groups if any(groups) else None)
 
     def _check_labels(self, items: Sequence[Item], manifest: Manifest) -> None:
-        if not items:
-            msg = f"{manifest.source} has no labelled images to evaluate on; use predict, or choose another split"
-            raise DataError(msg)
         unknown = sorted({item.label for item in items} - set(self.classes))
         if unknown:
             msg = (
@@ -273,6 +274,41 @@ class Predictor:
                     yield examined, next(rows) if examined.image is not None else None
                 done += len(batch)
                 options.reporter.advance(done, max(done, total))
+
+
+def check_split(split: str) -> None:
+    """Refuse a split that no source can have.
+
+    Raises:
+        UsageError: The message names the closest one first.
+    """
+    if split and split not in SPLITS:
+        close = find_closest(split, SPLITS)
+        hint = f"did you mean {close[0]}? " if close else ""
+        msg = f"there is no split {split!r}; {hint}Known: {', '.join(SPLITS)}"
+        raise UsageError(msg)
+
+
+def choose_items(manifest: Manifest, split: str) -> tuple[Item, ...]:
+    """Choose the labelled items of a split, or of all splits if it is empty.
+
+    Raises:
+        DataError: If there are none.
+    """
+    items = tuple(item for item in manifest.items if item.label and split in {"", item.split})
+    if items:
+        return items
+    splits = manifest.count_splits()
+    if not manifest.count_classes():
+        msg = f"{manifest.source} has no labelled images to evaluate on; use predict, or name a source with classes"
+    elif not splits:
+        msg = (
+            f"{manifest.source} has no splits, so there is no {split} split; leave out --split to evaluate on all of it"
+        )
+    else:
+        known = ", ".join(f"{name} {count:,}" for name, count in splits.items())
+        msg = f"{manifest.source} has no labelled images in the {split} split; its splits are {known}"
+    raise DataError(msg)
 
 
 def _count_images(wanted: Sequence[ViewSpec], image: ImageSpec) -> int:

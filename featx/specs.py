@@ -37,6 +37,9 @@ _SEEDS = 2**32
 #: With larger steps, training only reaches infinite values.
 _LARGEST_RATE = 1e3
 
+#: Digits of a digest that a message shows.
+_SHOWN_DIGITS = 12
+
 
 class Spec:
     """The base of all specs: JSON and a digest."""
@@ -365,8 +368,13 @@ def find_differences(ours: Spec, theirs: Spec) -> list[str]:
         is None. Empty if they are equal.
     """
     asked, found = _flatten(ours.to_dict()), _flatten(theirs.to_dict())
+
+    def show(values: Mapping[str, Any], name: str) -> str:
+        value = values.get(name)
+        return repr(value[:_SHOWN_DIGITS] if name.endswith("_digest") and isinstance(value, str) else value)
+
     return [
-        f"{name}: asked {asked.get(name)!r}, found {found.get(name)!r}"
+        f"{name}: asked {show(asked, name)}, found {show(found, name)}"
         for name in sorted({*asked, *found})
         if asked.get(name) != found.get(name)
     ]

@@ -35,7 +35,8 @@ def test_bundles_of_one_day_get_numbers(store, tmp_path):
     names = [featx.fit(store, "dummy", options=options).bundle.name for _ in range(3)]
     assert names[0].endswith("-dummy-colour")
     assert [name.removeprefix(names[0]) for name in names] == ["", "-2", "-3"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "latest"])
+    assert (tmp_path / "latest").read_text() == f"{names[-1]}\n"
 
 
 def test_a_bundle_may_move(bundle, tmp_path, digits):

@@ -61,7 +61,7 @@ def test_the_commands_of_the_page_run_and_what_they_write_predicts(run, folder):
     assert [command[1] for command in commands] == ["embed", "fit"]
     for command in commands:
         assert run(*command)
-    (bundle,) = (folder / "runs").iterdir()
+    (bundle,) = (folder / "runs").glob("*/")
     (picture,) = list(folder.glob("photos/0/*.png"))[:1]
     assert '"probability"' in run("featx", "predict", bundle, picture, "--json")
     assert "edges" in run("featx", "backbones").split()

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from featx.backbones.protocol import Features, LayerInfo, Output, UInt8Images, check_images
-from featx.errors import BackboneError, UnknownNameError
+from featx.errors import BackboneError, UnknownNameError, WeightsError
 from featx.frameworks import keras, ops, tf
 from featx.registry import find_closest
 
@@ -30,6 +30,9 @@ GEM_FLOOR = 1e-6
 MAX_OUTPUT_BYTES = 2**31
 
 _MAP_RANK = 4
+
+#: Weights that an error names.
+_NAMED_WEIGHTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +164,16 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each difference between pr
         The backbone, with one output per layer.
 
     Raises:
+        WeightsError: If a weight is not finite.
         BackboneError: If a layer has several outputs, or more than `MAX_OUTPUT_BYTES` for an image, or the
             pooling does not suit its rank.
         UnknownNameError: If there is no such layer.
     """
+    title = f"file:{source_file}" if uri.startswith("file:") else uri  # the name that users know
     network = _fix_input(network, size)
     network.trainable = False
     _check_outputs(network)
-    title = f"file:{source_file}" if uri.startswith("file:") else uri  # the name that users know
+    _check_weights(network, title)
     known = list(names or (layer.name for layer in network.layers))
     named = dict(zip(known, network.layers, strict=True))
     operations = name_operations(network, known)
@@ -225,6 +230,22 @@ def digest_weights(network: keras.Model) -> str:
         digest.update(f"{values.dtype.str}{values.shape}".encode("ascii"))
         digest.update(values.tobytes())
     return digest.hexdigest()
+
+
+def _check_weights(network: keras.Model, title: str) -> None:
+    """Refuse weights that are NaN or infinite: a layer such as ReLU can turn them into zeros, which look sound."""
+    found = []
+    for weight in network.weights:
+        values = np.asarray(weight.numpy())
+        if bad := values.size - int(np.isfinite(values).sum()):
+            found.append(f"{weight.path} ({bad:,} of {values.size:,} values)")
+    if found:
+        more = f" and {len(found) - _NAMED_WEIGHTS:,} more weights" if len(found) > _NAMED_WEIGHTS else ""
+        msg = (
+            f"{title} has weights that are NaN or infinite, in {', '.join(found[:_NAMED_WEIGHTS])}{more}; use a copy "
+            f"that was saved before its training failed"
+        )
+        raise WeightsError(msg)
 
 
 def walk_operations(network: keras.Model) -> Iterator[keras.Operation]:

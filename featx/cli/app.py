@@ -37,7 +37,7 @@ from featx.errors import FeatxError
 #: a list of 100,000 items over and over, for 2 of 9 seconds.
 _GARBAGE_THRESHOLDS = (100_000, 50, 100)
 
-_STOPPED = "stopped; finished work is kept, and the same command continues from there"
+_STOPPED = "stopped; run the same command again to continue: it repeats only what was not finished"
 
 #: Verbs of which that is true; the others start from scratch.
 _RESUMED = {"embed", "repair", "compare", "finetune"}

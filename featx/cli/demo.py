@@ -31,6 +31,8 @@ def demo(
     The images are the scanned digits that scikit-learn ships; nothing is downloaded. Every command is shown before it
     runs.
     """
+    from featx.bundle import find_bundle
+
     count = _write_digits(folder / "digits")
     typer.echo(
         f"{count:,} scanned digits (UCI, shipped by scikit-learn) are in {folder / 'digits'}, one folder per class\n"
@@ -39,7 +41,7 @@ def demo(
     with contextlib.chdir(folder):
         _run("embed", "digits", "--backbone", "scattering")
         _run("fit", "--clf", "logreg")
-        bundle = max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        bundle = find_bundle("latest")
         _run("predict", str(bundle), *_choose_tested(bundle), "--format", "table")
     typer.echo(f"\nThe bundle, with metrics.json, predictions.csv and confusion_matrix.png, is {folder / bundle}")
     typer.echo(_NEXT)

@@ -158,7 +158,8 @@ def embed(
 
 def _describe(result: Any, *, with_stages: bool) -> str:  # noqa: ANN401 - an EmbedResult, whose module loads numpy
     removed = f", {result.removed:,} removed" if result.removed else ""
-    counts = f"{result.new:,} new, {result.cached:,} cached, {result.quarantined:,} quarantined{removed}"
+    copied = f" ({result.copied:,} copied from other stores)" if result.copied else ""
+    counts = f"{result.new:,} new, {result.cached:,} cached{copied}, {result.quarantined:,} quarantined{removed}"
     rate = ""
     if result.new:  # all stores of a run share one time
         stages = f" ({_describe_stages(result.stage_seconds)})" if with_stages else ""

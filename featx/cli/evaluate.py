@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from featx.cli import flags
-from featx.cli.output import print_json
+from featx.cli.output import omit_tables, print_json
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.reporting import ProgressReporter
 
@@ -34,6 +34,9 @@ def evaluate(
     batch_size: flags.BatchSize = EMBED_DEFAULTS.batch_size,
     workers: flags.Workers = EMBED_DEFAULTS.workers,
     runtime: flags.Runtime = EMBED_DEFAULTS.runtime,
+    every: Annotated[
+        bool, typer.Option("--all", help="With --json, also print the tables of more than 100 classes.")
+    ] = False,
     as_json: flags.Json = False,
 ) -> None:
     """Evaluate a bundle on labelled images.
@@ -43,8 +46,11 @@ def evaluate(
     import featx
     from featx.evaluation import format_confusion, format_metrics, format_per_class
     from featx.items.augmentation import plan_views
+    from featx.prediction import check_split, choose_items
 
     planned = plan_views(views, augment, view_seed)
+    check_split(split)
+    found = flags.find_bundle(bundle, [source])
     manifest = flags.read_source(
         source,
         root=root,
@@ -58,12 +64,14 @@ def evaluate(
         only=only,
         except_=except_,
     )
-    predictor = featx.Predictor.load(bundle)
+    choose_items(manifest, split)  # before a network is loaded
+    predictor = featx.Predictor.load(found)
     with ProgressReporter("predicting") as reporter:
         options = EmbedOptions(batch_size=batch_size, workers=workers, runtime=runtime, reporter=reporter)
         evaluation = predictor.evaluate(manifest, split=split, options=options, views=planned)
     if as_json:
-        print_json({"bundle": str(bundle), "test": evaluation.to_dict()})
+        test = evaluation.to_dict()
+        print_json({"bundle": str(found), "test": test if every else omit_tables(test)})
     else:
         typer.echo(
             "\n\n".join([format_metrics(evaluation), format_per_class(evaluation), format_confusion(evaluation)])

@@ -26,8 +26,8 @@ def export(
     """
     import featx
 
-    if (store / "bundle.json").is_file():
-        msg = f"{store} is a bundle, but only feature stores can be exported; name one, such as features/NAME.h5"
+    if (run := flags.find_run(store)) is not None:
+        msg = f"{run} is a bundle, but only feature stores can be exported; name one, such as features/NAME.h5"
         raise UsageError(msg)
     opened = featx.FeatureStore(store)
     with ProgressReporter("exporting") as reporter:

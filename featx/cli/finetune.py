@@ -7,7 +7,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.ctrl_c import end_at_second_interrupt
-from featx.cli.output import format_table, print_json, print_notes
+from featx.cli.output import format_table, print_notes, print_run
 from featx.options import CACHES, FINETUNE_DEFAULTS, FineTuneOptions
 from featx.reporting import ProgressReporter
 from featx.specs import (
@@ -122,6 +122,7 @@ def finetune(
     seed: flags.Seed = _DEFAULTS.seed,
     features: flags.Features = Path(str(FINETUNE_DEFAULTS.features)),
     runs: flags.Runs = Path(str(FINETUNE_DEFAULTS.folder)),
+    name: flags.RunName = FINETUNE_DEFAULTS.name,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start from scratch instead of continuing an interrupted run.")
     ] = FINETUNE_DEFAULTS.fresh,
@@ -185,6 +186,7 @@ def finetune(
             cache=cache,
             features=features,
             folder=runs,
+            name=name,
             fresh=fresh,
             workers=workers,
             runtime=runtime,
@@ -203,7 +205,7 @@ def finetune(
         )
     print_notes(run.notes)
     if as_json:
-        print_json(run.to_dict())
+        print_run(run)
     else:
         typer.echo(_describe(run))
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from featx.cli import flags
-from featx.cli.output import format_table, print_json, print_notes
+from featx.cli.output import format_table, print_notes, print_run
 from featx.options import FIT_DEFAULTS, FitOptions
 from featx.registry import HEADS
 from featx.reporting import ProgressReporter
@@ -51,6 +51,7 @@ def fit(
     views: flags.FitViews = FIT_DEFAULTS.views,
     seed: flags.Seed = FIT_DEFAULTS.seed,
     runs: flags.Runs = Path(str(FIT_DEFAULTS.folder)),
+    name: flags.RunName = FIT_DEFAULTS.name,
     as_json: flags.Json = False,
 ) -> None:
     """Fit a classifier on a feature store and test it.
@@ -65,7 +66,15 @@ def fit(
     params = split_params([*(param or ()), *([f"class_weight={class_weight}"] if class_weight else ())])
     with ProgressReporter("fitting") as reporter:
         options = FitOptions(
-            test_size=test_size, cv=cv, group=group, seed=seed, folder=runs, curve=curve, views=views, reporter=reporter
+            test_size=test_size,
+            cv=cv,
+            group=group,
+            seed=seed,
+            folder=runs,
+            name=name,
+            curve=curve,
+            views=views,
+            reporter=reporter,
         )
         run = featx.fit(
             opened,
@@ -78,7 +87,7 @@ def fit(
         )
     print_notes(run.notes)
     if as_json:
-        print_json(run.to_dict())
+        print_run(run)
     else:
         typer.echo(_describe(run, opened))
 

@@ -1,12 +1,14 @@
 """Options that several verbs share, and the functions that read their values."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from featx.errors import UsageError
+from featx.cli.output import print_notes
+from featx.errors import BundleError, UsageError
 from featx.options import RUNTIMES, VIEWS
 from featx.specs import CALIBRATIONS, DECODERS, INTERPOLATIONS, POOLINGS, RESIZES, USED_BITS
 
@@ -23,7 +25,15 @@ NewestStore = Annotated[
     Path | None, typer.Argument(metavar="STORE", help="Feature store (.h5); by default the newest in ./features.")
 ]
 Bundle = Annotated[
-    Path, typer.Argument(metavar="BUNDLE", help="Bundle: a folder that `featx fit` or `featx finetune` wrote.")
+    Path,
+    typer.Argument(
+        metavar="BUNDLE",
+        help="Bundle: a folder that `featx fit` or `featx finetune` wrote, its name in runs/, `latest`, or the latest "
+        "of a head, such as `latest:logreg`.",
+    ),
+]
+RunName = Annotated[
+    str, typer.Option("--name", metavar="NAME", help="Name of the bundle. By default, the date, the head and the data.")
 ]
 Features = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the feature stores.")]
 Runs = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the bundle, which gets a dated name in it.")]
@@ -301,7 +311,44 @@ def read_source(
 
 
 def open_store(path: Path | None) -> Any:  # noqa: ANN401 - a FeatureStore, whose module loads numpy
-    """Open a store, or the newest one if none is named."""
+    """Open a store, or the newest one if none is named, and print a note on stores that are not finished."""
     import featx
+    from featx.store.journal import describe_unfinished, list_unfinished
 
-    return featx.FeatureStore(path) if path else featx.FeatureStore.find_newest()
+    opened = featx.FeatureStore(path) if path else featx.FeatureStore.find_newest()
+    unfinished = [opened.path] if path else list_unfinished(opened.path.parent)
+    print_notes(filter(None, map(describe_unfinished, unfinished)))
+    return opened
+
+
+def find_bundle(reference: Path, images: Sequence[str]) -> Path:
+    """Find a bundle as `featx.bundle.find_bundle` does.
+
+    Raises:
+        BundleError: If there is no such bundle.
+        UsageError: If one of the images is the bundle.
+    """
+    from featx.bundle import find_bundle as find
+
+    try:
+        return find(reference)
+    except BundleError:
+        for name in images:
+            if (Path(name) / "bundle.json").is_file():
+                msg = f"{reference} is not a bundle, but {name} is: name the bundle first, then the images"
+                raise UsageError(msg) from None
+        raise
+
+
+def find_run(reference: Path | None) -> Path | None:
+    """Find the bundle that an argument for stores names by mistake or on purpose; None if it names none."""
+    if reference is None or reference.suffix == ".h5":
+        return None
+    from featx.bundle import find_bundle as find
+
+    try:
+        return find(reference)
+    except BundleError:
+        if reference.is_dir() or reference.name.partition(":")[0] == "latest":
+            raise
+        return None

@@ -1,25 +1,131 @@
 """`featx info`."""
 
-from typing import Any
+import re
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from featx.cli import flags
-from featx.cli.output import print_json
+from featx.cli.output import omit_tables, print_json, print_notes
 from featx.wording import format_bytes, format_seconds, to_printable
 
 EXAMPLE = "featx info features/mobilenetv2.h5"
 
 
-def info(store: flags.NewestStore = None, as_json: flags.Json = False) -> None:
-    """Show what a feature store holds.
+#: Quarantined images, classes and groups of copies that are listed without --all.
+_SHOWN = 20
+_EXAMPLES = 3
 
-    This includes the spec, the source, the classes and splits, and the quarantined images with the reasons.
+
+def info(
+    store: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="STORE", help="Feature store (.h5), or a bundle; by default the newest store in ./features."
+        ),
+    ] = None,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="List the images that have the same bytes, with their splits.")
+    ] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every class, every quarantined image and every copy.")
+    ] = False,
+    as_json: flags.Json = False,
+) -> None:
+    """Show what a feature store holds, or what a bundle is.
+
+    This includes the spec, the source, the classes and splits, and the quarantined images, grouped by reason.
     """
-    about = flags.open_store(store).describe()
+    if (run := flags.find_run(store)) is not None:
+        _show_bundle(run, None if every else _SHOWN, as_json=as_json)
+        return
+    opened = flags.open_store(store)
+    about, groups = opened.describe(), _list_copies(opened) if duplicates else []
+    shown = None if every else _SHOWN
+    if as_json:
+        reasons = [
+            {"reason": reason, "count": len(ids), "examples": ids[:_EXAMPLES]}
+            for reason, ids in _group_reasons(about["quarantined"])
+        ]
+        counts = {"quarantined_count": len(about["quarantined"]), "quarantine_reasons": reasons[:shown]}
+        listed = {"quarantined": about["quarantined"][:shown], **({"duplicates": groups} if duplicates else {})}
+        if len(listed["quarantined"]) < len(about["quarantined"]):
+            print_notes(
+                [f"quarantined has the first {shown} of {len(about['quarantined']):,} images; --all prints all"]
+            )
+        print_json({**about, **counts, **listed})
+        return
+    if not duplicates:
+        _show_store(about, shown)
+        return
+    typer.echo(f"{len(groups):,} groups of images with the same bytes in {to_printable(str(opened.path))}")
+    for group in groups[:shown]:
+        typer.echo("\n".join(["", *(_describe_copy(item) for item in group["items"])]))
+    if len(groups) > len(groups[:shown]):
+        typer.echo(f"\nand {len(groups) - _SHOWN:,} more groups; --all lists them")
+
+
+def _list_copies(store: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - a FeatureStore, whose module loads numpy
+    """List the groups of items with the same bytes; those in several splits come first."""
+    columns = list(zip(store.ids.tolist(), store.splits.tolist(), store.labels.tolist(), strict=True))
+    groups = [
+        {
+            "sha256": str(store.sha256[rows[0]]),
+            "items": [dict(zip(("id", "split", "label"), columns[row], strict=True)) for row in rows],
+        }
+        for rows in store.find_duplicates()
+    ]
+    return sorted(groups, key=lambda group: -len({item["split"] for item in group["items"]}))
+
+
+def _describe_copy(item: dict[str, str]) -> str:
+    inside = ", ".join(filter(None, (item["split"], item["label"])))
+    return f"  {to_printable(item['id'])}" + (f" ({to_printable(inside)})" if inside else "")
+
+
+def _group_reasons(quarantined: list[dict[str, str]]) -> list[tuple[str, list[str]]]:
+    """Group ids by their reason, the largest group first; reasons that differ in their numbers only are one."""
+    groups: dict[str, tuple[str, list[str]]] = {}
+    for row in quarantined:
+        key = re.sub(r"\d[\d,.]*", "0", row["reason"])
+        groups.setdefault(key, (row["reason"], []))[1].append(row["id"])
+    return sorted(groups.values(), key=lambda group: -len(group[1]))
+
+
+def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
+    from featx.bundle import Bundle, read_json
+
+    bundle, record = Bundle.open(path), read_json(path, "bundle.json")["record"]
+    test = omit_tables(bundle.metrics["test"])
+    about: dict[str, Any] = {
+        "bundle": str(path),
+        "head": bundle.head_spec.to_dict(),
+        "embed": bundle.embed_spec.to_dict(),
+    }
+    about |= {"classes": list(bundle.classes), "test_name": bundle.metrics.get("test_name", ""), "test": test}
+    about |= {"store": record.get("store", {}), "created_with": record.get("created_with", {})}
     if as_json:
         print_json(about)
         return
+    params = ", ".join(f"{name}={value}" for name, value in bundle.head_spec.params.items())
+    rows = [
+        ("bundle", str(path)),
+        ("head", f"{bundle.head_spec.name} ({params})" if params else bundle.head_spec.name),
+        ("backbone", f"{bundle.embed_spec.backbone.uri}, layer {bundle.embed_spec.backbone.layer}"),
+        ("classes", _list(dict.fromkeys(bundle.classes, 0), shown, counted=False)),
+        ("test", f"accuracy {test['accuracy']:.4f} on {test['items']:,} items ({about['test_name']})"),
+        ("store", str(about["store"].get("path", "not recorded"))),
+        ("made with", ", ".join(f"{name} {version}" for name, version in about["created_with"].items())),
+    ]
+    _print_rows(rows)
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    typer.echo("\n".join(f"{name:<12} {to_printable(value)}" for name, value in rows))
+
+
+def _show_store(about: dict[str, Any], shown: int | None) -> None:
     backbone, image = about["spec"]["backbone"], about["spec"]["image"]
     rows = [
         ("store", f"{about['store']} (format {about['format_version']}, {format_bytes(about['file_bytes'])})"),
@@ -33,17 +139,27 @@ def info(store: flags.NewestStore = None, as_json: flags.Json = False) -> None:
         ),
         ("views", _describe_views(about["spec"].get("views"))),
         ("spec", about["spec_digest"][:16]),
-        ("classes", _list(about["classes"]) or "none"),
-        ("splits", _list(about["splits"]) or "none in the source"),
+        ("classes", _list(about["classes"], shown) or "none"),
+        ("splits", _list(about["splits"], shown) or "none in the source"),
         ("groups", str(about["groups"] or "none")),
         ("runtime", _describe_runtime(about["runtime"], about["drift"])),
         ("embedding", _describe_seconds(about["embed_seconds"])),
         ("made with", ", ".join(f"{name} {version}" for name, version in about["created_with"].items())),
-        ("quarantined", str(len(about["quarantined"]))),
+        ("copies", f"{about['duplicate_groups']:,} groups of the same bytes (--duplicates lists them)"),
+        ("quarantined", f"{len(about['quarantined']):,}"),
     ]
-    typer.echo("\n".join(f"{name:<12} {to_printable(value)}" for name, value in rows))
-    for row in about["quarantined"]:
-        typer.echo(f"  {to_printable(row['id'])}: {to_printable(row['reason'])}")
+    _print_rows(rows)
+    if shown is None:
+        typer.echo(
+            "\n".join(f"  {to_printable(row['id'])}: {to_printable(row['reason'])}" for row in about["quarantined"])
+        )
+        return
+    reasons = _group_reasons(about["quarantined"])
+    for reason, ids in reasons[:shown]:
+        names = ", ".join(map(to_printable, ids[:_EXAMPLES])) + (", ..." if len(ids) > _EXAMPLES else "")
+        typer.echo(f"  {len(ids):,} x {to_printable(reason)}: {names}")
+    if len(reasons) > shown or any(len(ids) > _EXAMPLES for _, ids in reasons):
+        typer.echo("  --all lists every image")
 
 
 def _describe_runtime(names: str, drift: float) -> str:
@@ -62,5 +178,7 @@ def _describe_views(views: dict[str, Any] | None) -> str:
     return f"{views['count']} of each image, augmented by {views['augmentation']} (seed {views['seed']})"
 
 
-def _list(counts: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+def _list(counts: dict[str, int], shown: int | None, *, counted: bool = True) -> str:
+    named = [f"{name} {count:,}" if counted else name for name, count in list(counts.items())[:shown]]
+    more = len(counts) - len(named)
+    return ", ".join(named) + (f" and {more:,} more (--all lists them)" if more else "")

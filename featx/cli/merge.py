@@ -32,10 +32,15 @@ def merge(
 
     target = features / f"{name.removesuffix('.h5')}.h5"
     with ProgressReporter("checking") as reporter:
-        merged = featx.merge_stores(stores, target, prefix=prefix, progress=reporter.advance)
-    n_stores = len({path.resolve() for path in stores})
+        opened = [featx.FeatureStore(path) for path in {path.resolve(): path for path in stores}.values()]
+        merged = featx.merge_stores(opened, target, prefix=prefix, progress=reporter.advance)
+    n_stores, n_shared = len(opened), sum(map(len, opened)) - len(merged)
+    n_copies = sum(len(rows) - 1 for rows in merged.find_duplicates())
     if as_json:
         counts = {"items": len(merged), "stores": n_stores, "quarantined": len(merged.quarantine)}
+        counts |= {"shared": n_shared, "copies": n_copies}
         print_json({"store": str(merged.path), **counts, "dim": merged.dim, "source": merged.source})
     else:
-        typer.echo(f"{len(merged):,} items from {n_stores} stores -> {merged.path}")
+        shared = f"; {n_shared:,} that were in several stores are kept once" if n_shared else ""
+        copies = f"; {n_copies:,} have the same bytes as another one (`featx info --duplicates`)" if n_copies else ""
+        typer.echo(f"{len(merged):,} items from {n_stores} stores{shared}{copies} -> {merged.path}")

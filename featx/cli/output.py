@@ -59,6 +59,25 @@ def to_json(values: Any) -> str:  # noqa: ANN401 - anything that JSON can hold
     return json.dumps(_replace_non_finite(values), ensure_ascii=True)
 
 
+def print_run(run: Any) -> None:  # noqa: ANN401 - a Run, whose module loads numpy
+    """Print a run as one line of JSON, without the tables of many classes."""
+    values = run.to_dict()
+    parts = {name: omit_tables(values[name]) for name in ("validation", "test")}
+    if parts["test"]["per_class"] is None:
+        print_notes(
+            [f"per_class and confusion are null, for there are many classes: {run.bundle}/metrics.json has them"]
+        )
+    print_json({**values, **parts})
+
+
+def omit_tables(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Replace the tables of an evaluation by None if they have many classes; its keys stay."""
+    from featx.evaluation.metrics import MOST_DENSE
+
+    many = len(evaluation["classes"]) > MOST_DENSE
+    return evaluation | ({"per_class": None, "confusion": None} if many else {})
+
+
 def _replace_non_finite(value: Any) -> Any:  # noqa: ANN401 - recursive over JSON
     if isinstance(value, float) and not math.isfinite(value):
         return None

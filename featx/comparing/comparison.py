@@ -24,7 +24,8 @@ from featx.comparing.runs import make_entries
 from featx.comparison_results import Comparison, ComparisonRow
 from featx.errors import DataError, UsageError
 from featx.files import read_result
-from featx.fitting.dataset import MIN_CLASSES, Dataset, Partition, deal_folds, load_dataset, split_dataset
+from featx.fitting.dataset import Dataset, Partition, deal_folds, load_dataset, split_dataset
+from featx.fitting.preconditions import MIN_CLASSES
 from featx.heads import Head, describe_single_fold, find_head
 from featx.options import COMPARE_DEFAULTS, VIEWS, CompareOptions
 from featx.registry import list_heads

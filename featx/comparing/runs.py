@@ -72,6 +72,7 @@ def read_run(folder: Path) -> FinishedRun:
         BundleError: If the folder is not a bundle, or its tables are missing, damaged or inconsistent.
     """
     bundle = Bundle.open(folder)
+    folder = bundle.path  # it may have been named `latest`
     try:
         return _read_run(folder, bundle)
     except BundleError:

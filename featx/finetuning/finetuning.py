@@ -19,7 +19,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.protocol import LayerInfo
-from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
+from featx.bundle import Draft, align_probabilities, check_run_name, read_versions, tabulate_predictions, write_bundle
 from featx.embedding import check_image, embed_golden, make_spec
 from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
@@ -27,11 +27,20 @@ from featx.evaluation.plots import plot_reliability
 from featx.evaluation.reliability import measure_reliability
 from featx.files import make_folder, say_failures, write_table
 from featx.finetuning.feature_maps import Cut, FineTuneData, prepare_data
-from featx.finetuning.first_head import FirstHead, FrozenFeatures, fit_first_head, plan_first_head
+from featx.finetuning.first_head import FirstHead, FrozenFeatures, fit_first_head, is_tuned, plan_first_head
 from featx.finetuning.loop import CURVES, LoopState, Roles, TrainingLoop, TrainingSet, embed_items, stream_features
 from featx.finetuning.unfreezing import Stage, plan_stages
-from featx.fitting.dataset import Dataset, Partition, deal_folds, describe_split, evaluate_items, split_dataset
+from featx.fitting.dataset import (
+    Dataset,
+    Partition,
+    deal_folds,
+    describe_split,
+    evaluate_items,
+    is_tunable,
+    split_dataset,
+)
 from featx.fitting.illustrations import tabulate_reliability
+from featx.fitting.preconditions import check_manifest
 from featx.golden import MAX_DRIFT, Golden, make_golden_files, measure_drift
 from featx.heads.networks import NetworkClassifier, hold_out_units
 from featx.heads.rows import FeatureRows
@@ -271,8 +280,10 @@ def finetune(
         FeatxError: One of its kinds, for a source, backbone, plan or head that cannot be used.
     """
     started, read_peak = time.perf_counter(), watch_memory()
+    check_run_name(options.folder, options.name)
     spec, image = plan_first_head(spec or FineTuneSpec()), check_image(image or {})
     manifest = source if isinstance(source, Manifest) else read_source(source)
+    check_manifest(manifest, group=options.group, tuned=is_tuned(spec))
     load, network = _load_network(backbone, layer, pooling, weights, image, options)
     stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone)
     from featx.finetuning.network import TrainableNetwork
@@ -370,7 +381,8 @@ def _hold_out(dataset: Dataset, train: NDArray[np.bool_], seed: int) -> NDArray[
     if not held.any() and folds > 1:
         with contextlib.suppress(DataError):  # a class would be lost
             held[np.flatnonzero(train)[dataset.assign_folds(train, folds, seed) == 0]] = True
-    return held
+    # As in `fit`, all training items are kept for the folds of the head if the others are too few for these.
+    return held if is_tunable(dataset, train & ~held) or not is_tunable(dataset, train) else np.zeros_like(held)
 
 
 def _open_folder(
@@ -494,7 +506,7 @@ def _conclude(
     )
     draft = draft_bundle(run, trained, network, probabilities, folder, options)
     name = parse_uri(network.uri).name if not network.uri.startswith("file:") else Path(network.source_file).stem
-    path = write_bundle(draft, options.folder, f"finetune-{to_text(name)}-{trained.spec.unfreeze}")
+    path = write_bundle(draft, options.folder, f"finetune-{to_text(name)}-{trained.spec.unfreeze}", options.name)
     shutil.rmtree(folder)
     with contextlib.suppress(OSError):  # where other runs are unfinished, it is not empty
         folder.parent.rmdir()

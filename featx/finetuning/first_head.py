@@ -63,6 +63,12 @@ def plan_first_head(spec: FineTuneSpec) -> FineTuneSpec:
     return replace(spec, head=first, augmentation=augmentation, unfreeze=unfreeze)
 
 
+def is_tuned(spec: FineTuneSpec) -> bool:
+    """Return whether the parameters of the first head are chosen on folds; a network has none to choose."""
+    head = find_head(spec.head.name)
+    return not isinstance(head.build({}, spec.seed, head.scalings[0]), NetworkClassifier)
+
+
 @dataclass(frozen=True, slots=True)
 class FirstHead:
     """A head that was fitted to frozen features.

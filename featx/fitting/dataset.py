@@ -13,13 +13,18 @@ from numpy.typing import NDArray
 
 from featx.errors import DataError, UsageError
 from featx.evaluation import Evaluation, evaluate
+from featx.fitting.preconditions import (
+    MIN_CLASSES,
+    assign_roles,
+    check_classes,
+    check_labels,
+    check_tunable,
+    count_units,
+)
 from featx.heads.rows import FeatureRows, TrainingRows
-from featx.items.renaming import suggest_rules
 from featx.items.splits import assign_folds, describe_ungrouped, find_groups, find_leaks, find_units, hold_out
-from featx.options import VIEWS
+from featx.options import FIT_DEFAULTS, VIEWS
 from featx.store import FeatureStore
-
-MIN_CLASSES = 2
 
 #: Folds inside the training items on which hyper-parameters are chosen.
 TUNING_FOLDS = 3
@@ -94,8 +99,20 @@ class Dataset:
         return max(Counter(target for _, target in pairs).values(), default=0)
 
 
+def is_tunable(dataset: Dataset, members: NDArray[np.bool_]) -> bool:
+    """Return whether parameters can be chosen on folds of some items; see `deal_folds`."""
+    counts = count_units(dataset.labels.tolist(), dataset.find_units(np.ones(len(dataset), bool)), members)
+    return sum(count > 1 for count in counts.values()) >= MIN_CLASSES
+
+
 def deal_folds(dataset: Dataset, members: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
-    """Deal some items to tuning folds; an item that cannot be held out without losing a class joins the first."""
+    """Deal some items to tuning folds; an item that cannot be held out without losing a class joins the first.
+
+    Raises:
+        DataError: If fewer than two classes have two units among these items.
+    """
+    units = dataset.find_units(np.ones(len(dataset), bool))
+    check_tunable(str(dataset.store.path), dataset.labels.tolist(), units, members)
     folds = max(2, min(TUNING_FOLDS, dataset.count_units(members)))
     return np.maximum(dataset.assign_folds(members, folds, seed), 0)
 
@@ -222,15 +239,10 @@ def load_dataset(store: FeatureStore, *, group: str = "", views: str | None = VI
         UsageError: If `group` is not one of these, or the store has no views to augment by.
     """
     labelled = store.labels != ""
-    if not labelled.any():
-        msg = f"{store.path} has no labels: embed a folder of class folders, or a table with a label column"
-        raise DataError(msg)
+    check_labels(str(store.path), store.labels[labelled].tolist())
     notes = [] if labelled.all() else [f"{int((~labelled).sum())} of {len(store)} items have no label and are left out"]
     rows = np.flatnonzero(labelled)
     classes, targets = np.unique(store.labels[rows], return_inverse=True)
-    if len(classes) < MIN_CLASSES:
-        msg = f"{store.path} has only one class ({classes[0]}); a classifier needs at least two"
-        raise DataError(msg)
     _refuse_other_targets(store, classes.tolist(), len(rows))
     found = find_groups(store.ids.tolist(), group, store.source, store.reading) if group else store.groups
     groups = np.asarray(found)[rows]
@@ -295,16 +307,14 @@ def split_dataset(dataset: Dataset, *, test_size: float, seed: int) -> Partition
     Raises:
         DataError: If training lacks a class that the test has, or either is empty.
     """
-    names = set(dataset.splits.tolist()) - {""}
-    if names & {"val", "test"} or (names and (dataset.splits == "").any()):
-        partition = _split_by_source(dataset, names)
-    else:
-        labels, groups = dataset.labels.tolist(), dataset.groups.tolist()
-        held = hold_out(dataset.keys.tolist(), labels, groups, test_size=test_size, seed=seed)
-        nobody = np.zeros(len(dataset), bool)
-        partition = Partition(~held.test, nobody, HeldOut(dataset, held.test), "hold-out", "test", held.notes)
-    _check_classes(dataset, partition.train, partition.test.members, partition.test_name)
-    return partition
+    roles = assign_roles(dataset.splits)
+    if roles is not None:
+        return _split_by_source(dataset, *roles, test_size=test_size)
+    labels, groups = dataset.labels.tolist(), dataset.groups.tolist()
+    held = hold_out(dataset.keys.tolist(), labels, groups, test_size=test_size, seed=seed)
+    nobody = np.zeros(len(dataset), bool)
+    check_classes(labels, ~held.test, held.test, "test", nobody)
+    return Partition(~held.test, nobody, HeldOut(dataset, held.test), "hold-out", "test", held.notes)
 
 
 def describe_split(origin: str, *, test_size: float, group: str, seed: int, cv: int = 0) -> dict[str, Any]:
@@ -320,13 +330,21 @@ def describe_split(origin: str, *, test_size: float, group: str, seed: int, cv: 
     return {"origin": origin, "test_size": test_size, "cv": cv, "group": group, "seed": seed}
 
 
-def _split_by_source(dataset: Dataset, names: set[str]) -> Partition:
-    test_name = "val" if "val" in names and "test" not in names else "test"
-    test = dataset.splits == (test_name if test_name in names else "")
-    validation = (dataset.splits == "val") & ~test
-    train = dataset.splits == ("train" if "train" in names else "")
+def _split_by_source(
+    dataset: Dataset,
+    train: NDArray[np.bool_],
+    validation: NDArray[np.bool_],
+    test: NDArray[np.bool_],
+    test_name: str,
+    *,
+    test_size: float,
+) -> Partition:
     unused = ~(train | validation | test)
     notes = []
+    if test_name == "val":
+        notes.append("the source has no test split, so its val split is the test; --test-size is not used")
+    elif test_size != FIT_DEFAULTS.test_size:
+        notes.append("the source has a test split; --test-size is not used")
     if unused.any():
         notes.append(f"{int(unused.sum())} items are in no split, although others are in train; they are left out")
     leaks = find_leaks(dataset.keys.tolist(), np.where(train, "train", dataset.splits).tolist())
@@ -336,6 +354,21 @@ def _split_by_source(dataset: Dataset, names: set[str]) -> Partition:
             f"{int(leaks.sum())} training or validation images have the same bytes as an image of a later split "
             f"(such as {first}) and are left out"
         )
+    notes += _note_overlaps(dataset, train, validation, test, test_name)
+    check_classes(dataset.labels.tolist(), train & ~leaks, test, test_name, train & leaks)
+    test_items = HeldOut(dataset, test)
+    return Partition(train & ~leaks, validation & ~leaks, test_items, "source", test_name, tuple(notes))
+
+
+def _note_overlaps(
+    dataset: Dataset,
+    train: NDArray[np.bool_],
+    validation: NDArray[np.bool_],
+    test: NDArray[np.bool_],
+    test_name: str,
+) -> list[str]:
+    """Note groups that are in several splits of the source, and classes that a split lacks."""
+    notes = []
     sources = "train or val" if validation.any() else "train"
     for trained, held, words in (
         (train | validation, test, f"in {sources} and in {test_name}"),
@@ -355,27 +388,7 @@ def _split_by_source(dataset: Dataset, names: set[str]) -> Partition:
     untrained = set(dataset.targets[validation].tolist()) - set(dataset.targets[train].tolist())
     if untrained:
         notes.append(f"val has classes that train lacks: {_name_classes(dataset, untrained)}; they count as wrong")
-    test_items = HeldOut(dataset, test)
-    return Partition(train & ~leaks, validation & ~leaks, test_items, "source", test_name, tuple(notes))
-
-
-def _check_classes(dataset: Dataset, train: NDArray[np.bool_], test: NDArray[np.bool_], test_name: str) -> None:
-    for members, name in ((train, "train"), (test, test_name)):
-        if not members.any():
-            msg = f"the {name} split is empty; add images, or change --test-size"
-            raise DataError(msg)
-    lacking = _name_classes(dataset, set(dataset.targets[test].tolist()) - set(dataset.targets[train].tolist()))
-    if lacking:
-        trained = _name_classes(dataset, set(dataset.targets[train].tolist()))
-        rules = suggest_rules(*({dataset.classes[at] for at in dataset.targets[own]} for own in (test, train)))
-        msg = (
-            f"{test_name} has classes that train lacks: {lacking}; train has {trained}. Give the class folders of both "
-            f"splits the same names, or read the images with {' '.join(rules) or '--map-labels'}"
-        )
-        raise DataError(msg)
-    if len(set(dataset.targets[train].tolist())) < MIN_CLASSES:
-        msg = "the train split has only one class; a classifier needs at least two"
-        raise DataError(msg)
+    return notes
 
 
 def _name_classes(dataset: Dataset, targets: Sequence[int] | set[int], most: int = 8) -> str:

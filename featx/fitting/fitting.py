@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
-from featx.errors import UsageError
+from featx.bundle import Draft, align_probabilities, check_run_name, read_versions, tabulate_predictions, write_bundle
+from featx.errors import DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.fitting.dataset import (
     Dataset,
@@ -69,6 +69,7 @@ def fit(
         DataError: If the items cannot be split, or the head cannot be fitted to them.
         StoreFormatError: If the store is damaged.
     """
+    check_run_name(options.folder, options.name)
     chosen = find_protocol(protocol) if protocol else None
     name = clf or (chosen.head if chosen else "logreg")
     head, spec = plan_head(HeadSpec(name, params or {}, scaling, options.seed, calibration), chosen)
@@ -86,7 +87,7 @@ def fit(
         else _hold_out(head, spec, dataset, options, chosen.shots if chosen else ())
     )
     if options.curve:
-        outcome = replace(outcome, curve=measure_curve(head, spec, dataset, outcome.tuned_on, options.reporter.advance))
+        outcome = _add_curve(outcome, head, spec, dataset, options)
     return _conclude(opened, dataset, outcome, options, chosen.name if chosen else "", time.perf_counter() - started)
 
 
@@ -105,6 +106,15 @@ class _Outcome:
     origin: str
     shots: Curve | None = None
     curve: Curve | None = None
+
+
+def _add_curve(outcome: _Outcome, head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions) -> _Outcome:
+    """Measure the learning curve; where there are too few items for one, note that instead."""
+    try:
+        curve = measure_curve(head, spec, dataset, outcome.tuned_on, options.reporter.advance)
+    except DataError as error:
+        return replace(outcome, notes=(*outcome.notes, f"no learning curve was measured: {error}"))
+    return replace(outcome, curve=curve)
 
 
 def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions, shots: tuple[int, ...]) -> _Outcome:
@@ -226,7 +236,8 @@ def _conclude(
     if options.folder is None:
         return replace(run, tested=tested)
     draft = _draft_bundle(run, store, dataset, outcome, options, tested)
-    return replace(run, bundle=write_bundle(draft, options.folder, f"{run.head.name}-{to_text(store.path.stem)}"))
+    slug = f"{run.head.name}-{to_text(store.path.stem)}"
+    return replace(run, bundle=write_bundle(draft, options.folder, slug, options.name))
 
 
 def _note_protocol(name: str, tuned: Tuned) -> list[str]:

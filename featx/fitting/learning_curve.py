@@ -11,7 +11,7 @@ from featx.errors import DataError
 from featx.evaluation import compute_wilson_interval
 from featx.evaluation.forecast import forecast_accuracy
 from featx.evaluation.intervals import encode_groups, estimate_effective_items
-from featx.fitting.dataset import Dataset, deal_folds
+from featx.fitting.dataset import Dataset, deal_folds, is_tunable
 from featx.heads import Head, make_head, tune_and_fit
 from featx.heads.fitting import predict_rows
 from featx.heads.tuning import plan_candidates
@@ -177,7 +177,7 @@ def _answer(
     members = np.zeros(len(dataset), bool)
     members[part] = True
     plain = spec if spec.calibration else replace(spec, calibration="none")  # a temperature changes no predicted class
-    alone = dataset.count_units(members) == 1  # no item can be held out for tuning
+    alone = not is_tunable(dataset, members)
     folds = np.zeros(len(part), np.intp) if alone else deal_folds(dataset, members, spec.seed)
     rows = dataset.take_training_rows(members, folds)
     if alone:

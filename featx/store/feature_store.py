@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from featx.errors import StoreError, StoreFormatError
 from featx.golden import Golden
 from featx.reporting import Progress
 from featx.specs import EmbedSpec
+from featx.store.journal import describe_unfinished, list_unfinished
 from featx.store.layout import (
     ATTRIBUTES_SHA256,
     FORMAT,
@@ -112,7 +114,7 @@ class FeatureStore:
     def __init__(self, path: str | os.PathLike[str], *, allow_damage: bool = False) -> None:
         self.path = Path(path)
         if not self.path.exists():
-            msg = f"there is no store {self.path}; `featx embed SOURCE` makes one"
+            msg = describe_unfinished(self.path) or f"there is no store {self.path}; `featx embed SOURCE` makes one"
             raise StoreError(msg)
         if not self.path.is_file() or not h5py.is_hdf5(self.path):
             msg = f"{self.path} is not a feature store (not an HDF5 file); name another one"
@@ -124,6 +126,15 @@ class FeatureStore:
             if isinstance(error, StoreError):
                 raise
             reason = " ".join(str(error).split())
+            if cut := re.search(r"truncated file.*stored_eof = (\d+)", reason):
+                size = self.path.stat().st_size
+                msg = (
+                    f"{self.path} is cut off: it has {size:,} of {int(cut[1]):,} bytes; copy it again, or delete it "
+                    f"and embed again"
+                )
+                raise StoreFormatError(msg) from error
+            if reason.startswith("Unable to"):  # what follows is for the authors of HDF5
+                reason = f"the structure of its {self.path.stat().st_size:,} bytes cannot be read"
             msg = (
                 f"{self.path} is damaged or not a feature store of featx: {reason}; embed again, after deleting it or "
                 f"with another --name"
@@ -229,8 +240,9 @@ class FeatureStore:
         there = [path for path in Path(folder).glob("[!.]*.h5") if path.exists()]  # a link may be broken
         stores = sorted(there, key=lambda path: (path.stat().st_mtime_ns, path.name))
         if not stores:
-            msg = f"there is no feature store in {Path(folder)}/; make one with `featx embed SOURCE`, or name one"
-            raise StoreError(msg)
+            unfinished = [describe_unfinished(path) for path in list_unfinished(Path(folder))]
+            make = f"there is no feature store in {Path(folder)}/; make one with `featx embed SOURCE`, or name one"
+            raise StoreError(unfinished[0] if unfinished else make)
         return cls(stores[-1], allow_damage=allow_damage)
 
     def __len__(self) -> int:
@@ -317,6 +329,29 @@ class FeatureStore:
                 progress(past, len(self))
         return damage
 
+    def describe_uniform(self) -> str:
+        """Describe features that are the same for all items, although these have different bytes; empty if they differ.
+
+        Reading ends at the first block of rows that differ.
+        """
+        if len(set(self.sha256.tolist())) < 2:  # noqa: PLR2004 - one content has one row
+            return ""
+        first = self.features[0]
+        if any((self.features[start:past] != first).any() for start, past in self._list_blocks(len(self))):
+            return ""
+        what = "zero" if not first.any() else "equal"
+        return (
+            f"the features of all {len(self):,} items of {self.path} are {what}, so nothing can tell the items apart; "
+            f"check the weights and the layer of {self.spec.backbone.uri}, and whether it scales its images"
+        )
+
+    def find_duplicates(self) -> list[list[int]]:
+        """List the rows of the items that have the same bytes, a list for each content that occurs more than once."""
+        _, contents = np.unique(self.sha256, return_inverse=True)
+        order = np.argsort(contents, kind="stable")
+        starts = np.flatnonzero(np.diff(contents[order]) > 0) + 1
+        return sorted(rows.tolist() for rows in np.split(order, starts) if len(rows) > 1)
+
     def describe(self) -> dict[str, Any]:
         """Return the output of `featx info --json`."""
         labels, counts = np.unique(self.labels[self.labels != ""], return_counts=True)
@@ -333,6 +368,7 @@ class FeatureStore:
             "classes": dict(zip(labels.tolist(), counts.tolist(), strict=True)),
             "splits": dict(zip(splits.tolist(), sizes.tolist(), strict=True)),
             "groups": len(set(self.groups.tolist()) - {""}),
+            "duplicate_groups": len(self.find_duplicates()),
             "quarantined": [{"id": name, "reason": reason} for name, _, reason in self.quarantine],
             "source": self.source,
             "reading": dict(self.reading),

@@ -38,6 +38,7 @@ from featx.store.layout import (
     write_columns,
     write_text,
 )
+from featx.store.lock import find_owner
 from featx.store.sealing import digest_golden, read_golden, write_golden
 
 #: A shard is committed when it holds this many bytes or is this old, whichever comes first. Memory holds twice that.
@@ -89,6 +90,7 @@ class Journal:
     Attributes:
         runtime: The current runtime of the network; recorded in every shard.
         drift: Its largest relative difference from Keras.
+        n_items: Number of items of the run, for those who ask how far it is; None records none.
         counted: Until when shards record the time of this run, on the clock of `time.perf_counter`; None records
             no time.
 
@@ -110,6 +112,7 @@ class Journal:
         self._committed = time.monotonic()
         self.folder = name_journal(store)
         self._confirm = confirm
+        self.n_items: int | None = None
         self._found: dict[Path, Shard] = {}
         self._spec_digest = spec.digest
         self._dtype = np.dtype(spec.dtype)
@@ -184,6 +187,8 @@ class Journal:
             write_text(file.attrs, "spec_digest", self._spec_digest)
             write_text(file.attrs, "runtime", self.runtime)
             file.attrs["drift"] = self.drift
+            if self.n_items is not None:
+                file.attrs["n_items"] = self.n_items
             now = time.perf_counter()
             if self.counted is not None:
                 file.attrs["seconds"] = now - self.counted
@@ -194,7 +199,7 @@ class Journal:
             self.counted = now
 
     def _list_shards(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*-*.h5"))
+        return _list_shards(self.folder)
 
     def read_shards(self) -> Iterator[Shard]:
         """Yield every finished shard that was not read before, oldest first.
@@ -262,6 +267,36 @@ class Journal:
 def name_journal(store: Path) -> Path:
     """Return the folder of a store's shards."""
     return store.with_name(store.name + ".parts")
+
+
+def describe_unfinished(store: Path) -> str:
+    """Describe the work on a store that it does not hold yet; empty if there is none.
+
+    Args:
+        store: Path of the store, which need not exist.
+    """
+    owner, shards = find_owner(store), _list_shards(name_journal(store))
+    if not owner and not shards:
+        return ""
+    n_rows, n_items = 0, 0
+    for path in shards:
+        with contextlib.suppress(OSError, KeyError, ValueError), h5py.File(path, "r", locking=False) as file:
+            n_rows += len(read_column(file, "sha256", TEXT))
+            n_items = int(read_numbers(file.attrs, "n_items")) if "n_items" in file.attrs else n_items
+    share = f"{n_rows:,} of {n_items:,} images" if n_items and not store.exists() else f"{n_rows:,} new images"
+    if owner:
+        return f"{store} is being written by {owner} ({share} so far); wait until it has finished"
+    return f"the writing of {store} was interrupted ({share} are done); run the same `featx embed` again to finish it"
+
+
+def list_unfinished(folder: Path) -> list[Path]:
+    """List the stores of a folder that are being written, or whose writing was interrupted."""
+    found = {path.with_suffix("") for pattern in ("[!.]*.h5.parts", "[!.]*.h5.lock") for path in folder.glob(pattern)}
+    return sorted(path for path in found if describe_unfinished(path))
+
+
+def _list_shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9]*-*.h5"))
 
 
 def _map_features(path: Path) -> NDArray[np.floating]:

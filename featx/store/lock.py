@@ -203,6 +203,18 @@ def _refuse_living(owner: _Owner, path: Path, store: Path, *, held: bool | None)
     raise StoreLockedError(msg)
 
 
+def find_owner(store: Path) -> str:
+    """Name the process that is writing a store, such as `process 12 on lab3`; empty if there is none."""
+    path = store.with_name(store.name + ".lock")
+    try:
+        owner = _read_owner(_read(path), path, store)
+    except StoreLockedError:  # no lock, or not one of featx
+        return ""
+    if owner.host == socket.gethostname() and not _is_alive(owner):
+        return ""
+    return f"process {owner.pid} on {owner.host}"
+
+
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:

@@ -30,7 +30,7 @@ _FACTS = ("sha256", "label", "split", "group")
 
 
 def merge_stores(
-    paths: Sequence[str | os.PathLike[str]],
+    paths: Sequence[str | os.PathLike[str] | FeatureStore],
     target: str | os.PathLike[str],
     *,
     prefix: bool = False,
@@ -47,7 +47,7 @@ def merge_stores(
     theirs, so that `embed` of one source cannot drop the items of another.
 
     Args:
-        paths: At least two stores.
+        paths: At least two stores, or their paths.
         target: The new store.
         prefix: Put the store's name before every id, such as `lab2/cat/1.png`.
         progress: Called with the rows checked so far and in total, before writing starts.
@@ -104,11 +104,11 @@ def _list_shards(path: Path) -> list[Path]:
     return list(folder.iterdir()) if folder.is_dir() else []
 
 
-def _open_stores(paths: Sequence[str | os.PathLike[str]]) -> list[FeatureStore]:
+def _open_stores(paths: Sequence[str | os.PathLike[str] | FeatureStore]) -> list[FeatureStore]:
     """Open distinct stores and sort them by their content, so that the order of the paths does not matter."""
     stores: list[FeatureStore] = []
     for path in paths:
-        store = FeatureStore(path)
+        store = path if isinstance(path, FeatureStore) else FeatureStore(path)
         if not any(store.path.samefile(other.path) for other in stores):
             stores.append(store)
     if len(stores) < 2:  # noqa: PLR2004 - a merge takes two stores or more

@@ -5,21 +5,23 @@ import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import SpecMismatchError, StoreError
 from featx.files import remove_leftovers, say_failures, sync_folder
-from featx.golden import Golden
+from featx.golden import MAX_DRIFT, Golden, measure_drift
 from featx.specs import EmbedSpec, find_differences
 from featx.store.feature_store import FeatureStore
 from featx.store.journal import Journal
-from featx.store.layout import ITEM_COLUMNS, Columns, add_seconds
+from featx.store.layout import ITEM_COLUMNS, Columns, add_seconds, read_text
 from featx.store.lock import StoreLock
 from featx.store.sealing import Provenance, Row, digest_golden, seal
 from featx.store.verification import refuse_damage, verify_store
@@ -40,6 +42,7 @@ class StoreWriter:
         old: The existing store; None if there was none, or if nothing in it can be salvaged.
         lost: bool `(n_items,)`: damaged rows of the existing store, which are treated as missing.
         goldens: Golden pictures, with the features from each machine that computed known rows.
+        copied: The other store of the folder that the row of an image was taken from, by the image's sha256.
 
     Args:
         path: The store, which may exist.
@@ -48,6 +51,7 @@ class StoreWriter:
         salvage: Open a damaged store as well, and treat its damaged rows as missing.
         begun: Start of this run, on the clock of `time.perf_counter`, so that the store can record the time of its
             rows; None records no time.
+        n_items: Number of items of this run, so that readers of unfinished work know how far it is; None records none.
 
     Raises:
         SpecMismatchError: If the store exists with another spec.
@@ -63,6 +67,7 @@ class StoreWriter:
         *,
         salvage: bool = False,
         begun: float | None = None,
+        n_items: int | None = None,
     ) -> None:
         self.path = path
         self.spec = spec
@@ -72,6 +77,7 @@ class StoreWriter:
             path, spec, int(np.prod(provenance.feature_shape)), self._lock.confirm, provenance.golden
         )
         self._journal.counted = begun
+        self._journal.n_items = n_items
         self._salvage = salvage
         self._damaged = False
         self._resources = contextlib.ExitStack()
@@ -83,6 +89,7 @@ class StoreWriter:
         self.old: FeatureStore | None = None
         self.lost: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self.goldens: list[Golden] = []
+        self.copied: dict[str, FeatureStore] = {}
 
     def __enter__(self) -> Self:
         self._resources.enter_context(self._lock)
@@ -106,6 +113,30 @@ class StoreWriter:
         if self.path.exists():
             self._read_old()
         self._read_journal()
+        if not self._salvage:
+            self._read_others()
+
+    def _read_others(self) -> None:
+        """Take rows of the same spec from other stores of the folder, if this machine would compute the same."""
+        for path in sorted(self.path.parent.glob("[!.]*.h5")):
+            if path == self.path or _read_digest(path) != self.spec.digest:
+                continue
+            with contextlib.suppress(StoreError):  # a damaged store has nothing to offer, and is no concern of this one
+                store = FeatureStore(path)
+                same = store.golden.files == self._provenance.golden.files
+                if not same or not measure_drift(store.golden, self._provenance.golden) <= MAX_DRIFT:
+                    continue
+                missing = [row for row, sha256 in enumerate(store.sha256.tolist()) if sha256 not in self._rows]
+                if missing and not store.find_damage():
+                    self._copy_rows(store, missing)
+
+    def _copy_rows(self, store: FeatureStore, rows: Sequence[int]) -> None:
+        features = store.features
+        for row in rows:
+            sha256 = str(store.sha256[row])
+            self._rows.setdefault(sha256, Row(lambda: features, row))
+            self._sizes.setdefault(sha256, store.sizes_px[row].tolist())
+            self.copied[sha256] = store
 
     def _read_old(self) -> None:
         old = FeatureStore(self.path, allow_damage=self._salvage)
@@ -201,7 +232,7 @@ class StoreWriter:
             if not self._salvage:
                 refuse_damage([self.old] if self.old else [])
             rows = [self._rows[sha256] for sha256 in items["sha256"]]
-            provenance = self._choose_provenance()
+            provenance = self._choose_provenance(items["sha256"])
             seal(self.path, self.spec, provenance, columns, rows, quarantine, confirm=self._lock.confirm)
             self.old, self._damaged = FeatureStore(self.path), False
         else:
@@ -223,14 +254,35 @@ class StoreWriter:
         same = all(np.array_equal(old.columns[name], np.asarray(columns[name])) for name in ITEM_COLUMNS)
         return same and old.quarantine == list(zip(*quarantine.values(), strict=True))
 
-    def _choose_provenance(self) -> Provenance:
+    def _note_copied(self, contents: Iterable[str]) -> None:
+        """Add the runtime of copied rows, and the part of its time that they took, to those of this store."""
+        sealed = set() if self.old is None else set(self.old.sha256.tolist())
+        used = Counter(store for sha256 in set(contents) - sealed if (store := self.copied.get(sha256)))
+        for store, count in used.items():
+            self._add_runtime(store.runtime, store.drift)
+            share = (
+                None if store.embed_seconds is None else store.embed_seconds * count / len(set(store.sha256.tolist()))
+            )
+            self._seconds = add_seconds((self._seconds, share))
+
+    def _choose_provenance(self, contents: Iterable[str]) -> Provenance:
         """Keep the provenance of the first rows: all later rows were checked against its golden pictures."""
+        self._note_copied(contents)
         runtimes = ", ".join(sorted(self._runtimes)) or self._provenance.runtime
         new = replace(self._provenance, runtime=runtimes, drift=self._drift, embed_seconds=self._seconds)
         if self.old is None:
             return new
         versions = {**new.created_with, **self.old.created_with}  # plus packages that the first run did not use
         return replace(new, golden=self.old.golden, created_with=versions)
+
+
+def _read_digest(path: Path) -> str:
+    """Read the digest of a store's spec, and nothing else; empty if it cannot be read."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return read_text(file.attrs, "spec_digest")
+    except (OSError, KeyError, ValueError, RuntimeError):
+        return ""
 
 
 def check_spec(store: FeatureStore, spec: EmbedSpec) -> None:

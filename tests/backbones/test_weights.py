@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import pytest
 from photos import check_rows, make_photos
+from tiny import save_network
 
 from featx.backbones import describe_layers, load_backbone
 from featx.backbones.networks import digest_weights
@@ -224,3 +225,25 @@ def test_weights_that_were_never_published_are_refused(found):
     kind, message = found["mobilenet?alpha=0.3"]
     assert kind == "BackboneError"
     assert "`0.25`, `0.50`, `0.75` or `1.0` only" in message
+
+
+@pytest.mark.parametrize(
+    ("layer", "weight", "value", "words"),
+    [
+        ("stem", 0, np.nan, r"stem/kernel \(216 of 216 values\)"),
+        ("stem", 1, np.inf, r"stem/bias \(8 of 8 values\)"),
+        ("top_bn", 3, np.nan, r"top_bn/moving_variance \(16 of 16 values\)"),
+        ("top_bn", 2, -np.inf, r"top_bn/moving_mean \(16 of 16 values\)"),
+        ("left", 0, "one", r"left/kernel \(1 of 576 values\)"),
+    ],
+)
+def test_weights_that_are_not_finite_are_refused_and_named(tmp_path, layer, weight, value, words):
+    network = keras.models.load_model(save_network(tmp_path / "own.keras"))
+    values = network.get_layer(layer).get_weights()
+    values[weight] = np.full_like(values[weight], value) if value != "one" else values[weight].copy()
+    if value == "one":
+        values[weight].flat[7] = np.nan
+    network.get_layer(layer).set_weights(values)
+    network.save(tmp_path / "own.keras")
+    with pytest.raises(WeightsError, match=rf"own\.keras has weights that are NaN or infinite, in {words}; use a copy"):
+        load_backbone(f"file:{tmp_path / 'own.keras'}")

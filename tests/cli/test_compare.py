@@ -152,7 +152,7 @@ def test_ctrl_c_is_clean_and_goes_on(interruptible, featx_command, embedded, tmp
         os.killpg(process.pid, signal.SIGINT)
         errors = process.stderr.read()
         assert process.wait(30) == 130
-    assert errors == "error: stopped; finished work is kept, and the same command continues from there\n"
+    assert errors == "error: stopped; run the same command again to continue: it repeats only what was not finished\n"
     done = {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/.compare/*.npz")}
     assert 1 <= len(done) < 12
     assert featx_command("compare", embedded, "--clf", "hist-gb,random-forest,dummy").code == 0

@@ -49,7 +49,7 @@ def expect(result, code, pattern):
         (["fit", "nowhere.h5"], 1, "nowhere.h5"),
         (["fit", "photos"], 1, "not a feature store"),
         (["predict", "photos", "x.png"], 1, "is not a bundle"),
-        (["evaluate", "nothing", "photos"], 1, "is not a bundle"),
+        (["evaluate", "nothing", "photos"], 1, "there is no bundle 'nothing'; `featx fit` writes one into runs/"),
         (["info"], 1, "featx embed"),
         (["fits"], 2, "No such command"),
         (["fit", "--cv", "many"], 2, "--cv"),
@@ -93,7 +93,7 @@ def test_stores_and_bundles_that_are_not(featx_command, photos, tmp_path):
     expect(featx_command("fit", "text.h5"), 1, "not a feature store")
     featx_command("embed", "photos", "--backbone", "colour")
     featx_command("fit")
-    (bundle,) = (tmp_path / "runs").iterdir()
+    (bundle,) = (tmp_path / "runs").glob("*/")
     (bundle / "head.skops").unlink()
     expect(featx_command("predict", bundle, "photos"), 1, "lacks head.skops")
     (bundle / "bundle.json").write_text("{}")

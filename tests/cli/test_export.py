@@ -26,7 +26,11 @@ def embedded(featx_command, tmp_path):
 
 def test_merge_says_what_it_joined(featx_command, embedded):
     result = featx_command("merge", *embedded, "--name", "all")
-    assert (result.code, result.out, result.err) == (0, "16 items from 2 stores -> features/all.h5\n", "")
+    assert (result.code, result.out, result.err) == (
+        0,
+        "16 items from 2 stores; 12 that were in several stores are kept once -> features/all.h5\n",
+        "",
+    )
     assert json.loads(featx_command("info", "features/all.h5", "--json").out)["items"] == 16
 
 
@@ -38,6 +42,8 @@ def test_merge_json(featx_command, embedded, tmp_path):
         "items": 28,
         "stores": 2,
         "quarantined": 0,
+        "shared": 0,
+        "copies": 12,
         "dim": 240,
         "source": f"{tmp_path}/lab1; {tmp_path}/lab2",
     }

@@ -30,7 +30,7 @@ def test_the_whole_way_with_views(featx_command, embedded, digits):
     assert "mean over its 3 views" in fitted.err
     augmented = featx_command("fit", "--clf", "centroid", "--views", "augment", "--runs", "augmented")
     assert "each of the 3 views" in augmented.err
-    (bundle,) = Path("runs").iterdir()
+    (bundle,) = Path("runs").glob("*/")
     (other,) = Path("augmented").iterdir()
     assert "views" in json.loads((bundle / "bundle.json").read_text())["embed"]
     assert "views" not in json.loads((other / "bundle.json").read_text())["embed"]
@@ -43,7 +43,7 @@ def test_the_whole_way_with_views(featx_command, embedded, digits):
 def test_predict_and_evaluate_take_views(featx_command, digits):
     featx_command("embed", digits, "--backbone", "colour")
     featx_command("fit", "--clf", "centroid")
-    (bundle,) = Path("runs").iterdir()
+    (bundle,) = Path("runs").glob("*/")
     images = sorted((digits / "3").iterdir())[:5]
     rows = [
         list(csv.DictReader(io.StringIO(featx_command("predict", bundle, *images, *flags, "--format", "csv").out)))

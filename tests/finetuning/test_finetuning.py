@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,7 +48,8 @@ def features(tmp_path_factory):
 def tune(pictures, network, features, tmp_path):
     def run(source=pictures, *, reporter=SILENT, options=None, **settings):
         spec = FineTuneSpec(**{"unfreeze": "last:3", **FEW, **settings})
-        where = FineTuneOptions(features=features, folder=tmp_path / "runs", reporter=reporter, **(options or {}))
+        usual = {"features": features, "folder": tmp_path / "runs", "reporter": reporter}
+        where = FineTuneOptions(**{**usual, **(options or {})})
         return featx.finetune(source, network, spec=spec, options=where)
 
     return run
@@ -220,6 +222,31 @@ def test_where_nothing_can_be_held_out_the_training_images_are_watched(tune, tmp
     assert run.finetuned.validated_on == "training"
     assert run.validation.n_items == run.n_train == 16
     assert any("no image could be held out" in note for note in run.notes)
+
+
+@pytest.mark.parametrize(("classes", "per_class"), [(6, 3), (3, 4)])
+def test_where_few_images_are_enough_for_fit_they_are_for_fine_tuning(tune, tmp_path, classes, per_class):
+    source = write_digits(tmp_path / "few", per_class=per_class, classes=classes)
+    store = featx.embed(source, "colour", folder=tmp_path).store
+    fitted = featx.fit(store, "logreg", options=FitOptions(folder=None))
+    run = tune(source, epochs=1)
+    assert run.test.n_items == fitted.test.n_items
+
+
+def test_too_few_images_are_refused_before_anything_is_embedded(tune, tmp_path):
+    source = write_digits(tmp_path / "few", per_class=2, classes=3)
+    with pytest.raises(
+        DataError, match=r"few has too few images to choose parameters: .*'0' has 2 images, 1 to train on"
+    ):
+        tune(source, options={"features": tmp_path / "none"})
+    copies = tmp_path / "copies"
+    for split in ("train", "test"):
+        write_digits(copies / split, per_class=3, classes=2, skip=3 if split == "test" else 0)
+    shutil.rmtree(copies / "train" / "1")
+    shutil.copytree(copies / "test" / "1", copies / "train" / "1")
+    with pytest.raises(DataError, match=r"all training images of '1' \(3\) have the same bytes as images of a later"):
+        tune(copies, options={"features": tmp_path / "none"})
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_class_that_train_lacks_counts_as_wrong(tune, tmp_path):

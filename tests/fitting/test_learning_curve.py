@@ -113,8 +113,11 @@ def test_few_shots_of_groups_can_be_measured(grouped):
 def test_too_few_items_for_a_curve_are_refused(tmp_path):
     write_digits(tmp_path / "d", per_class=8, classes=2)
     store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f").store
+    dataset = load_dataset(store)
     with pytest.raises(DataError, match="too few for a learning curve"):
-        featx.fit(store, "ridge", options=FitOptions(folder=None, curve=True, test_size=0.3))
+        learning_curve.measure_curve(
+            find_head("ridge"), HeadSpec("ridge"), dataset, split_dataset(dataset, test_size=0.3, seed=0).train
+        )
 
 
 def test_classes_with_fewer_items_than_shots_are_reported(tmp_path):

@@ -40,6 +40,15 @@ def hang_once(argument):
     return Result({"waited": number})
 
 
+def step(argument, progress):
+    """Do two of four parts, and rest so long that they are seen."""
+    progress(2, 4)
+    rest(argument)
+    rest(argument)
+    progress(4, 4)
+    return Result({"stepped": 1})
+
+
 def fail(argument):
     msg = f"no number\nlike {argument}"
     raise np.linalg.LinAlgError(msg)
@@ -62,7 +71,7 @@ def report_threads(argument):
     return Result({name: os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")})
 
 
-def fit_or_die(head_task):
+def fit_or_die(head_task, progress=None):
     """Fit a head, but kill the process that fits FEATX_TEST_VICTIM, up to FEATX_TEST_DEATHS times."""
     from featx.comparing.jobs import fit_and_predict  # the other tasks do not need scikit-learn
 

@@ -297,7 +297,7 @@ def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, views: str
         views=views if candidate.store.spec.n_views > 1 else VIEWS[0],  # without views, all are one job
         held_out=held_out,
     )
-    return Task(head_task.digest, fit_and_predict, head_task)
+    return Task(head_task.digest, fit_and_predict, head_task, head_task.count_fits())
 
 
 @contextmanager

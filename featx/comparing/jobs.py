@@ -4,13 +4,17 @@ Each slot is a pool of one process. When a process of a larger pool is killed, t
 which task was to blame. Here only the slot of that task is lost, and it is opened again.
 """
 
+import contextlib
+import functools
 import hashlib
+import math
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -56,6 +60,9 @@ _WAKE_SECONDS = 1.0
 #: How often a process checks that its parent still exists.
 _WATCH_SECONDS = 0.5
 
+#: Bytes of an int32.
+_STEP_BYTES = 4
+
 #: A process that has been idle for this long exits.
 _IDLE_SECONDS = 30.0
 
@@ -71,13 +78,15 @@ class Task:
 
     Attributes:
         key: Digest of everything that decides the result, in hexadecimal: tasks with the same key have one result.
-        call: A function of a module.
+        call: A function of a module. If the task has several steps, it also takes `progress`.
         argument: Its argument, which is pickled.
+        steps: What the task counts for in the progress, such as the number of fits.
     """
 
     key: str
-    call: Callable[[Any], Result]
+    call: Callable[..., Result]
     argument: Any
+    steps: int = 1
 
 
 def run_tasks(
@@ -93,7 +102,7 @@ def run_tasks(
         folder: Where results are kept, one file each; it is created if needed.
         jobs: Number of processes.
         threads: Threads per process; None leaves the choice to its libraries.
-        progress: Called with the number of tasks that are done or failed, and the number of tasks.
+        progress: Called with the number of steps that are done, and the number of steps of all tasks.
 
     Returns:
         By key, the file of the result, which `read_result` reads, or the reason why the task failed.
@@ -106,18 +115,71 @@ def run_tasks(
     wanted = {task.key: task for task in tasks}
     results: dict[str, Path | str] = {key: path for key in wanted if _is_whole(path := _place(folder, key))}
 
-    def note(task: Task, outcome: Path | str) -> None:
-        results[task.key] = outcome
-        if progress is not None:
-            progress(len(results), len(wanted))
-
-    if progress is not None:
-        progress(len(results), len(wanted))
     missing = [task for key, task in wanted.items() if key not in results]
-    killed = _run_round(missing, folder, jobs, threads, note)
-    for task, reason in _run_round([task for task, _ in killed], folder, 1, threads, note):
-        note(task, reason)
+    with _open_board(wanted.values(), results, progress) as board:
+
+        def note(task: Task, outcome: Path | str) -> None:
+            results[task.key] = outcome
+            board.report()
+
+        board.report()
+        killed = _run_round(missing, folder, jobs, threads, note, board)
+        for task, reason in _run_round([task for task, _ in killed], folder, 1, threads, note, board):
+            note(task, reason)
     return results
+
+
+class _Board:
+    """The steps that running tasks have done, in a file that their processes write to.
+
+    Args:
+        path: The file, which holds an int32 for each task.
+        tasks: The tasks, in the order of the file.
+        results: By key, the results so far.
+        progress: Called if the number of steps has changed.
+    """
+
+    def __init__(
+        self, path: Path, tasks: Iterable[Task], results: Mapping[str, Path | str], progress: Progress | None
+    ) -> None:
+        self.path, self._tasks, self._results, self._progress = path, list(tasks), results, progress
+        self.places = {task.key: place for place, task in enumerate(self._tasks)}
+        self._shown = -1
+        with contextlib.suppress(OSError):  # without the file, only finished tasks are counted
+            path.write_bytes(bytes(_STEP_BYTES * len(self._tasks)))
+
+    def report(self) -> None:
+        """Report the steps of finished tasks, and of those that run."""
+        running = self._read()
+        done = sum(
+            task.steps if task.key in self._results else min(steps, task.steps - 1)
+            for task, steps in zip(self._tasks, running, strict=True)
+        )
+        if self._progress is not None and done != self._shown:
+            self._shown = done
+            self._progress(done, sum(task.steps for task in self._tasks))
+
+    def _read(self) -> list[int]:
+        with contextlib.suppress(OSError):
+            data = self.path.read_bytes()
+            if len(data) == _STEP_BYTES * len(self._tasks):
+                return list(map(int, np.frombuffer(data, np.int32)))
+        return [0] * len(self._tasks)
+
+
+@contextmanager
+def _open_board(
+    tasks: Iterable[Task], results: Mapping[str, Path | str], progress: Progress | None
+) -> Iterator[_Board]:
+    with tempfile.TemporaryDirectory(prefix="featx-progress-", ignore_cleanup_errors=True) as folder:
+        yield _Board(Path(folder) / "steps", tasks, results, progress)
+
+
+def _write_steps(path: Path, place: int, steps: int, done: int, total: int) -> None:
+    """Write how many steps of a task are done, if `done` of `total` parts are; the last step is kept for its end."""
+    with contextlib.suppress(OSError), path.open("r+b") as file:  # progress is not worth a failure
+        file.seek(_STEP_BYTES * place)
+        file.write(np.int32(done * (steps - 1) // max(total, 1)).tobytes())
 
 
 def remove_results(tasks: Sequence[Task], folder: Path) -> None:
@@ -140,7 +202,12 @@ def _is_whole(path: Path) -> bool:
 
 
 def _run_round(
-    tasks: Sequence[Task], folder: Path, jobs: int, threads: int | None, note: Callable[[Task, Path | str], None]
+    tasks: Sequence[Task],
+    folder: Path,
+    jobs: int,
+    threads: int | None,
+    note: Callable[[Task, Path | str], None],
+    board: _Board,
 ) -> list[tuple[Task, str]]:
     """Run every task once; return those whose process was killed, each with a reason."""
     waiting = deque(tasks)
@@ -150,7 +217,11 @@ def _run_round(
         while waiting or running:
             while waiting and slots:
                 task, slot = waiting.popleft(), slots.pop()
-                running[slot.submit(_work, task, _place(folder, task.key))] = (task, slot)
+                running[slot.submit(_work, task, _place(folder, task.key), board.path, board.places[task.key])] = (
+                    task,
+                    slot,
+                )
+            board.report()
             for future in wait(running, timeout=_WAKE_SECONDS, return_when=FIRST_COMPLETED).done:
                 task, slot = running.pop(future)
                 path = _place(folder, task.key)
@@ -208,10 +279,11 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _work(task: Task, path: Path) -> str:
+def _work(task: Task, path: Path, board: Path, place: int) -> str:
     """Run a task in this process; return why it failed, or nothing."""
+    progress = {"progress": functools.partial(_write_steps, board, place, task.steps)} if task.steps > 1 else {}
     try:
-        write_result(path, task.call(task.argument))
+        write_result(path, task.call(task.argument, **progress))
     except FeatxError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001 - any error of a task is reported as the failure of that task
@@ -264,6 +336,13 @@ class HeadTask:
     views: str = VIEWS[0]
     held_out: bool = False
 
+    def count_fits(self) -> int:
+        """Count about how many fits tuning takes: each candidate on each fold, and the last one on all rows."""
+        head = find_head(self.head.name)
+        grid = math.prod(len(values) for name, values in head.grid.items() if name not in self.head.params)
+        scalings = len(head.scalings) if self.head.scaling is None else 1
+        return 1 + grid * scalings * len(np.unique(self.folds))
+
     @property
     def digest(self) -> str:
         """The digest of everything that decides the probabilities; the order of rows in the store does not."""
@@ -288,8 +367,12 @@ def digest_items(store: FeatureStore, trained_on: NDArray[np.intp], predicted: N
     return state.hexdigest()
 
 
-def fit_and_predict(task: HeadTask) -> Result:
+def fit_and_predict(task: HeadTask, progress: Progress | None = None) -> Result:
     """Tune and fit a head, and predict.
+
+    Args:
+        task: The head and its rows.
+        progress: Called after each fit of the tuning with how many are done, and how many there are.
 
     Returns:
         The record has `params`, `scaling`, `fit_seconds` (including tuning), `predict_seconds`, `threads` (the number
@@ -311,7 +394,7 @@ def fit_and_predict(task: HeadTask) -> Result:
     )
     with record_warnings():  # warnings of fits are kept as notes; those of predictions say nothing
         read_peak, started = watch_memory(), time.perf_counter()
-        tuned = tune_and_fit(find_head(task.head.name), rows, task.head, always_tune=task.held_out)
+        tuned = tune_and_fit(find_head(task.head.name), rows, task.head, always_tune=task.held_out, progress=progress)
         fit_seconds, peak = time.perf_counter() - started, read_peak()
         estimator = tuned.fitted.estimator
         started = time.perf_counter()

@@ -62,8 +62,11 @@ def describe_comparison(comparison: Comparison) -> list[str]:
 
 
 def _list_equals(comparison: Comparison) -> list[str]:
-    """Say which rows are as good as the best by validation, if the test cannot tell them apart."""
-    ties = [row for row in comparison.ties if row.head.name != "dummy"]
+    """Say which rows are as good as the best by validation, if the test cannot tell them apart.
+
+    The dummy, which any head must beat, and runs that kept their start are not recommended.
+    """
+    ties = [row for row in comparison.ties if row.head.name != "dummy" and row.kind != START]
     if not ties:
         return []
     names = _join_names([comparison.name_row(row) for row in (comparison.best, *ties)], "or")

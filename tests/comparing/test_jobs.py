@@ -3,11 +3,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tasks import add, die, die_once, fail, report_threads, rest
+from tasks import add, die, die_once, fail, report_threads, rest, step
 
 from featx.comparing.jobs import Task, _is_whole, remove_results, run_tasks
 from featx.errors import StoreError
@@ -38,6 +39,29 @@ def test_results_are_kept_and_not_computed_again(tmp_path):
     remove_results(tasks[:1], tmp_path / "work")
     run_tasks(tasks, tmp_path / "work", jobs=1)
     assert [count_begun(tmp_path, f"add-{number}") for number in range(3)] == [2, 1, 1]
+
+
+def test_steps_of_running_tasks_are_counted(tmp_path):
+    """A task of eleven steps that rests in the middle, and one that is done at once."""
+    slow, quick = make(tmp_path, step, add)
+    seen = []
+    tasks = [replace(slow, steps=11), quick]
+    run_tasks(tasks, tmp_path / "work", jobs=1, progress=lambda *counts: seen.append(counts))
+    assert seen[0] == (0, 12)
+    assert (5, 12) in seen
+    assert seen[-1] == (12, 12)
+    assert seen == sorted(set(seen))
+    del seen[:]
+    run_tasks(tasks, tmp_path / "work", jobs=1, progress=lambda *counts: seen.append(counts))
+    assert seen == [(12, 12)]
+
+
+def test_without_a_place_for_steps_finished_tasks_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: (_ for _ in ()).throw(OSError("no space left")))
+    seen = []
+    tasks = [replace(task, steps=3) for task in make(tmp_path, step)]
+    run_tasks(tasks, tmp_path / "work", jobs=1, progress=lambda *counts: seen.append(counts))
+    assert seen == [(0, 3), (3, 3)]
 
 
 def test_tasks_of_one_key_are_one(tmp_path):

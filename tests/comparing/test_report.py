@@ -80,6 +80,12 @@ def test_heads_that_do_better_on_the_test():
     )
 
 
+def test_a_run_that_kept_its_start_is_not_recommended(tmp_path):
+    start = make_row("logreg", "tie", 1, kind=START, run=tmp_path)
+    assert describe(start, make_row("ridge", "tie", 1))[0].startswith("use lda or ridge: ")
+    assert describe(start)[0] == CHOICE
+
+
 def test_the_dummy_is_not_recommended():
     lines = describe(make_row("dummy", "tie", 1), make_row("ridge", "tie", 1))
     assert lines[0] == "use lda or ridge: 60 test images cannot tell them apart"

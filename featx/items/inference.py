@@ -73,6 +73,8 @@ def infer_layout(tree: Folder, source: str, *, has_labels: bool = False) -> tupl
     below = merge_folders(classes.folders.values())
     if "split" not in ignored and len(_name_splits(below.folders)) > 1 and _are_splits(below.folders):
         _refuse_loose_images(classes, ignored, source)
+        if not has_labels:
+            _refuse_classes_below(classes, ignored, source)
         return (*ignored, "class", "split")
     if not has_labels:
         _refuse_second_level(classes, ignored, source)
@@ -193,6 +195,20 @@ def _refuse_loose_images(tree: Folder, above: tuple[str, ...], source: str) -> N
             f"--layout {one} to leave these without a split, or --layout {two} to ignore the split folders"
         )
         raise SourceError(msg)
+
+
+def _refuse_classes_below(tree: Folder, above: tuple[str, ...], source: str) -> None:
+    """Refuse split folders inside other folders if they hold folders again, as in `fold1/train/cats`."""
+    splits = merge_folders(tree.folders.values())
+    below = merge_folders(splits.folders.values())
+    if not below.n_images and not all(map(is_plain_name, below.folders)):
+        upper, lower = _list(tree.folders), _list(below.folders)
+        one, two = (format_layout((*above, *levels)) for levels in (("class", "split"), ("*", "split", "class")))
+        msg = (
+            f"{source!r} can be read in two ways, because its folders {upper} hold split folders with the folders "
+            f"{lower}: add --layout {one} if {upper} are the classes, or --layout '{two}' if {lower} are"
+        )
+        raise AmbiguousLayoutError(msg, format_layout((*above, "class")))
 
 
 def _refuse_second_level(tree: Folder, above: tuple[str, ...], source: str) -> None:

@@ -139,6 +139,22 @@ def test_folders_that_hold_the_same_folders_are_refused_with_both_readings(make,
     assert read_all(folder, layout=f"{before}group/class").count_groups() == len(tops)
 
 
+@pytest.mark.parametrize("tops", [["fold1", "fold2"], ["2019", "2020", "2021"], ["Apple", "Tomato"]])
+def test_split_folders_with_folders_inside_of_other_folders_are_refused_with_both_readings(make, tops):
+    folder = make(cross(tops, [f"{split}/{end}" for split in ("train", "test") for end in ("ill/1.jpg", "well/2.jpg")]))
+    upper = ", ".join(map(repr, tops))
+    with pytest.raises(SourceError) as caught:
+        read_source(folder)
+    assert f"--layout class/split if {upper} are the classes, or --layout '*/split/class' if 'ill', 'well' are" in str(
+        caught.value
+    )
+    assert list(read_all(folder, layout="class/split").count_classes()) == tops
+    assert read_all(folder, layout="*/split/class").count_splits() == {"train": 2 * len(tops), "test": 2 * len(tops)}
+    assert list(read_source_again(str(folder), {}).count_classes()) == tops
+    images = make(cross(tops, ["train/images/1.jpg", "test/images/2.jpg"]), "images")
+    assert list(read_all(images).count_classes()) == tops
+
+
 def test_nearly_the_same_folders_are_a_sign_too_but_one_common_folder_is_not(make):
     with pytest.raises(SourceError, match="can be read in two ways"):
         read_source(make([*cross(["a", "b", "c"]), "a/birds/1.jpg"]))

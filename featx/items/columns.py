@@ -96,14 +96,27 @@ class Chosen:
     notes: list[str] = field(default_factory=list)
 
 
+class AmbiguousColumnError(SourceError):
+    """A column that may hold the label or the split, and that only the user can choose.
+
+    Attributes:
+        role: `label` or `split`.
+        column: The column that was used before this was an error; empty for none.
+    """
+
+    def __init__(self, message: str, role: str, column: str) -> None:
+        super().__init__(message)
+        self.role, self.column = role, column
+
+
 def choose_columns(table: Table, wanted: Columns) -> Chosen:
     """Choose the column of each role, by its name or by the usual spellings.
 
     A column with a usual name is taken for the split if all of its values are splits, and refused if only some are.
 
     Raises:
-        SourceError: If a column is missing or its name occurs twice, if several may hold the label, or if a value
-            is not a split.
+        SourceError: If a column is missing or its name occurs twice, or if a value is not a split.
+        AmbiguousColumnError: If several columns may hold the label, or only some values of a column are splits.
     """
     names = {
         "path": _find_column(table, "path", wanted.path),
@@ -167,7 +180,7 @@ def _find_label(table: Table, named: str | None) -> str | None:
             f"{table.title} has several columns that may be the label, {_list_names([usual[0], *others])}; choose one "
             f"with {advise('label', usual[0])}"
         )
-        raise SourceError(msg)
+        raise AmbiguousColumnError(msg, "label", usual[0])
     one_hot = _find_one_hot(table) if first is None else []
     if one_hot:
         msg = (
@@ -175,7 +188,7 @@ def _find_label(table: Table, named: str | None) -> str | None:
             f"a label with pandas, table['label'] = table.loc[:, {one_hot[0]!r}:{one_hot[-1]!r}].idxmax(axis=1), or "
             f"embed without classes with {FLAGS['label']} ''"
         )
-        raise SourceError(msg)
+        raise AmbiguousColumnError(msg, "label", "")
     return first
 
 
@@ -235,6 +248,12 @@ def _name_splits(table: Table, column: str | None, values: Sequence[str], *, gue
         msg += f"it must be one of {', '.join(SPLIT_NAMES)}"
         if guessed:
             msg += f"; correct it, choose another column with {advise('split')}, or use none with {FLAGS['split']} ''"
+            earlier = [
+                name
+                for name in _find_usual(table, "split")
+                if all(map(find_split, filter(None, _count_values(table, name))))
+            ]
+            raise AmbiguousColumnError(msg, "split", next(iter(earlier), ""))
         raise SourceError(msg)
     return [splits[value] for value in values]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from featx.errors import SourceError, UsageError
 from featx.items.archives import read_archive
-from featx.items.columns import Columns
+from featx.items.columns import AmbiguousColumnError, Columns
 from featx.items.folders import read_folder
 from featx.items.formats import has_image_suffix
 from featx.items.inference import AmbiguousLayoutError
@@ -100,3 +100,6 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
         return read_source(source, root=root, columns=named, options=options)
     except AmbiguousLayoutError as error:  # it was read before this was an error
         return read_source(source, root=root, columns=named, options=replace(options, layout=error.upper))
+    except AmbiguousColumnError as error:
+        earlier = {**reading.get("columns", {}), error.role: error.column}
+        return read_source_again(source, {**reading, "columns": earlier}, **columns)

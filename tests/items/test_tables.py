@@ -12,6 +12,7 @@ from pyarrow import parquet
 
 from featx.errors import SourceError
 from featx.items import Columns, Item, Manifest, columns, read_table
+from featx.items.sources import read_source_again
 
 
 @pytest.fixture
@@ -449,3 +450,24 @@ def test_labels_in_every_unicode_form_are_one_class(images):
     assert read_table(write(images, content)).count_classes() == {"B\u00e4r": 2}
     frame = pd.DataFrame({"path": ["0.png", "1.png"], "label": labels})
     assert Manifest.from_frame(frame, root=images).count_classes() == {"B\u00e4r": 2}
+
+
+@pytest.mark.parametrize(
+    ("content", "labels", "splits"),
+    [
+        ("path,label,class\n0.png,x,1\n1.png,y,2\n", {"x": 1, "y": 1}, {}),
+        ("path,x,y\n0.png,1,0\n1.png,0,1\n", {}, {}),
+        ("path,label,split\n0.png,x,train\n1.png,y,tset\n", {"x": 1, "y": 1}, {}),
+        (
+            "path,label,class,split,set\n0.png,x,1,a,train\n1.png,y,2,test,test\n",
+            {"x": 1, "y": 1},
+            {"train": 1, "test": 1},
+        ),
+    ],
+)
+def test_a_table_that_was_read_before_its_columns_were_an_error_is_read_as_then(images, content, labels, splits):
+    table = write(images, content)
+    with pytest.raises(SourceError):
+        read_table(table)
+    again = read_source_again(str(table), {})
+    assert (again.count_classes(), again.count_splits()) == (labels, splits)

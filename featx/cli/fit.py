@@ -101,10 +101,8 @@ def _describe(run: Any, store: Any) -> str:  # noqa: ANN401 - a Run and a Featur
     if run.curve:
         parts.append(f"{_format_curve(run.curve, 'training items')}\n{run.curve.forecast}")
     chosen_on = [one for one in run.candidates if (one.params, one.scaling) == (run.head.params, run.head.scaling)]
-    tried = (
-        f"the best of {len(run.candidates)} candidates on folds of the training items ({chosen_on[0].accuracy:.4f}), "
-    )
-    tried = tried if len(run.candidates) > 1 else ""
+    tried = f"chosen from {len(run.candidates)} candidates on folds of the training items"
+    tried = f"{tried} (accuracy {chosen_on[0].accuracy:.4f}), " if len(run.candidates) > 1 else ""
     last = f"{tried}validation accuracy {run.validation.accuracy:.4f}, {run.seconds:.1f} s -> {run.bundle}"
     return "\n\n".join([*parts, last])
 

@@ -16,8 +16,11 @@ can know.
 `against_accuracy` is the mean difference from choosing by accuracy, with a 95 % interval from resampled stores
 (draws of one store share images, and are resampled together).
 
-The rule of `tune` is the one with the lowest log-loss whose accuracy is not shown to be lower than that of choosing
-by accuracy. Another rule that is better in log-loss without less accuracy would change our mind. JSON lines.
+SE is the standard error of the best accuracy, or, in pairs, of a difference on the same items. The last part of each
+name is what is chosen: the least log-loss, or the strongest penalty.
+
+We want the lowest log-loss that costs no accuracy: less than 0.05 points in the mean, with an interval around 0.
+Another rule that is better by more than 0.005 nats under that condition would change our mind. JSON lines.
 """
 
 import argparse
@@ -189,7 +192,8 @@ def record(found, scores, labels, splits, *, calibrated):
     for train, held in splits:
         factor = fit_factor(scores[train], labels[train]) if calibrated else 1.0
         chances[held] = special.softmax(factor * scores[held].astype(float), axis=1)
-    once = special.softmax(fit_factor(scores, labels) * scores.astype(float), axis=1)
+    factor = fit_factor(scores, labels) if calibrated else 1.0
+    once = special.softmax(factor * scores.astype(float), axis=1)
     found["loss_once"].append(-np.log(np.maximum(once[items, labels], LOWEST)))
     found["right"].append(scores.argmax(axis=1) == labels)
     found["loss"].append(-np.log(np.maximum(chances[items, labels], LOWEST)))
@@ -226,21 +230,15 @@ class Candidates:
         order = np.lexsort((self.scaling, self.strength, *(np.where(among, key, np.inf) for key in reversed(keys))))
         return next(at for at in order if among[at])
 
-    def strongest(self, among, nats, share=0.0):
-        """Return the strongest penalty whose log-loss is within some nats, or a share, of the lowest."""
+    def strongest(self, among, nats):
+        """Return the strongest penalty whose log-loss is within some nats of the lowest."""
         lowest = self.log_loss[among].min()
-        return self.least(self.strength, self.log_loss, among=among & (self.log_loss <= lowest * (1 + share) + nats))
+        return self.least(self.strength, self.log_loss, among=among & (self.log_loss <= lowest + nats))
 
     def close(self, factor=1.0):
         """Return which are within some standard errors of the best accuracy."""
         best = self.accuracy.max()
         return self.accuracy >= best - factor * np.sqrt(best * (1 - best) / self.right.shape[1]) - 1e-12
-
-    def close_smoothed(self):
-        """Return which are within one standard error, as if one more item were right and one more wrong."""
-        n_items = self.right.shape[1]
-        share = (self.right.sum(axis=1).max() + 1) / (n_items + 2)
-        return self.accuracy >= self.accuracy.max() - np.sqrt(share * (1 - share) / n_items) - 1e-12
 
     def close_in_pairs(self, values, at, factor=1.0):
         """Return which are within some standard errors, of the difference on the same items, of one candidate."""
@@ -255,35 +253,31 @@ class Candidates:
 
 RULES = {
     "accuracy": lambda c: c.least(-c.accuracy, c.log_loss),
-    "accuracy, then the penalty": lambda c: c.least(-c.accuracy),
+    "accuracy, then the strongest": lambda c: c.least(-c.accuracy),
     "log-loss": lambda c: c.least(c.log_loss),
+    "log-loss within 0.01, strongest": lambda c: c.strongest(c.accuracy >= 0, 0.01),
     "Brier": lambda c: c.least(c.brier),
-    "1 SE of accuracy, strongest": lambda c: c.least(c.strength, -c.accuracy, among=c.close()),
-    "1 paired SE of accuracy, strongest": lambda c: c.least(c.strength, -c.accuracy, among=c.close_to_best()),
-    "1 SE of accuracy, then log-loss": lambda c: c.least(c.log_loss, among=c.close()),
-    "1 SE of accuracy, smoothed, then log-loss": lambda c: c.least(c.log_loss, among=c.close_smoothed()),
-    "1 SE of accuracy, then log-loss within 0.001, strongest": lambda c: c.strongest(c.close(), 0.001),
-    "1 SE of accuracy, then log-loss within 0.003, strongest": lambda c: c.strongest(c.close(), 0.003),
-    "1 SE of accuracy, then log-loss within 0.01, strongest": lambda c: c.strongest(c.close(), 0.01),
-    "1 SE of accuracy, then log-loss within 2 %, strongest": lambda c: c.strongest(c.close(), 0.001, 0.02),
-    "half an SE of accuracy, then log-loss": lambda c: c.least(c.log_loss, among=c.close(0.5)),
-    "1 SE of accuracy, then log-loss once": lambda c: c.least(c.loss_once, among=c.close()),
-    "log-loss once": lambda c: c.least(c.loss_once),
-    "1 paired SE of accuracy, then log-loss": lambda c: c.least(c.log_loss, among=c.close_to_best()),
-    "half a paired SE of accuracy, then log-loss": lambda c: c.least(c.log_loss, among=c.close_to_best(0.5)),
-    "2 paired SE of accuracy, then log-loss": lambda c: c.least(c.log_loss, among=c.close_to_best(2)),
-    "1 paired SE of accuracy, then Brier": lambda c: c.least(c.brier, among=c.close_to_best()),
-    "1 paired SE of log-loss, strongest": lambda c: c.least(
+    "accuracy within 1 SE, strongest": lambda c: c.least(c.strength, -c.accuracy, among=c.close()),
+    "accuracy within 1 paired SE, strongest": lambda c: c.least(c.strength, -c.accuracy, among=c.close_to_best()),
+    "accuracy within 1 SE, then log-loss": lambda c: c.least(c.log_loss, among=c.close()),
+    "accuracy within 1 SE, then log-loss within 0.003, strongest": lambda c: c.strongest(c.close(), 0.003),
+    "accuracy within 1 SE, then log-loss within 0.01, strongest": lambda c: c.strongest(c.close(), 0.01),
+    "accuracy within 1 SE, then log-loss within 0.02, strongest": lambda c: c.strongest(c.close(), 0.02),
+    "accuracy within 0.5 SE, then log-loss within 0.01, strongest": lambda c: c.strongest(c.close(0.5), 0.01),
+    "accuracy within 1.5 SE, then log-loss within 0.01, strongest": lambda c: c.strongest(c.close(1.5), 0.01),
+    "accuracy within 2 SE, then log-loss within 0.01, strongest": lambda c: c.strongest(c.close(2), 0.01),
+    "accuracy within 1 SE, then log-loss of one temperature": lambda c: c.least(c.loss_once, among=c.close()),
+    "accuracy within 1 paired SE, then log-loss": lambda c: c.least(c.log_loss, among=c.close_to_best()),
+    "accuracy within 1 paired SE, then log-loss within 0.01, strongest": lambda c: c.strongest(c.close_to_best(), 0.01),
+    "accuracy within 2 paired SE, then log-loss within 0.01, strongest": lambda c: c.strongest(
+        c.close_to_best(2), 0.01
+    ),
+    "accuracy within 1 paired SE, then Brier": lambda c: c.least(c.brier, among=c.close_to_best()),
+    "log-loss within 1 paired SE, strongest": lambda c: c.least(
         c.strength, c.log_loss, among=c.close_in_pairs(c.loss, c.least(c.log_loss))
     ),
-    "1 paired SE of log-loss, then accuracy": lambda c: c.least(
+    "log-loss within 1 paired SE, then accuracy": lambda c: c.least(
         -c.accuracy, c.log_loss, among=c.close_in_pairs(c.loss, c.least(c.log_loss))
-    ),
-    "half a paired SE of log-loss, then accuracy": lambda c: c.least(
-        -c.accuracy, c.log_loss, among=c.close_in_pairs(c.loss, c.least(c.log_loss), 0.5)
-    ),
-    "2 paired SE of log-loss, then accuracy": lambda c: c.least(
-        -c.accuracy, c.log_loss, among=c.close_in_pairs(c.loss, c.least(c.log_loss), 2)
     ),
 }
 METRICS = {"accuracy": max, "log_loss": min, "ece": min}

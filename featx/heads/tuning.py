@@ -35,8 +35,8 @@ from featx.specs import HeadSpec
 #: The largest loss of an item: that of the least probability in the scores.
 _MOST_LOSS = -math.log(1e-12)
 
-#: Log-losses that differ by less, in nats, are equal: neither is worth a weaker penalty.
-_EQUAL_LOSS = 0.003
+#: Log-losses that differ by less, in nats, are equal: 1 % in the probability of the true class.
+_EQUAL_LOSS = 0.01
 
 #: Accuracies that differ by less are equal.
 _ROUNDING = 1e-12
@@ -108,8 +108,9 @@ def tune(
 
     Candidates whose accuracy on held-out items is within one standard error of the highest are
     as good as the items can tell. Of these, the one with the lowest log-loss is chosen, or the
-    strongest regularisation whose log-loss is within 0.003 nats of it. Equals go to the scaling
-    that comes first. A standard error counts items of one unit as one. If `class_weight` is
+    strongest regularisation whose log-loss is within 0.01 nats of it. Equals go to the scaling
+    that comes first. The log-loss of a head with calibration is that after a temperature, unless
+    the spec asks for no calibration. A standard error counts items of one unit as one. If `class_weight` is
     `balanced`, accuracy and log-loss are those of equally frequent classes. For the head of a
     protocol, only the highest accuracy is close enough (`Head.tolerance` is 0).
 
@@ -144,6 +145,7 @@ def tune(
     alone = np.arange(len(positions)) if units is None else np.unique(units, return_inverse=True)[1]
     advance = _count_fits(progress, len(splits) * sum(map(len, plan.values())))
     weights = compute_sample_weight(head.check_params(spec.params).get("class_weight"), positions)
+    calibrated = head.calibrated and spec.calibration != "none"
     candidates: list[Candidate] = []
     shortlist = _Shortlist(head.tolerance)
     for scaling, grid in plan.items():
@@ -152,7 +154,8 @@ def tune(
         problem = Problem(rows, positions, splits, alone, len(classes), spec.seed, advance, report, offers.__setitem__)
         with limit_threads(head, len(rows) * rows.shape[1]):
             for strength, scores in enumerate(head.sweep(head.build, grid, scaling, problem)):
-                entry = _measure(head, problem, Candidate(grid[strength], scaling, strength), scores, weights)
+                candidate = Candidate(grid[strength], scaling, strength)
+                entry = _measure(problem, candidate, scores, weights, calibrated=calibrated)
                 candidates.append(entry.candidate)
                 shortlist.add(replace(entry, offer=offers.get(strength)))
     winner = shortlist.choose()
@@ -375,14 +378,20 @@ class _Shortlist:
 
 
 def _measure(
-    head: Head, problem: Problem, candidate: Candidate, scores: NDArray[np.float32], weights: NDArray[np.float64]
+    problem: Problem,
+    candidate: Candidate,
+    scores: NDArray[np.float32],
+    weights: NDArray[np.float64],
+    *,
+    calibrated: bool,
 ) -> _Entry:
     right = scores.argmax(axis=1) == problem.positions
     by_fold = [right[held].mean() for _, held in problem.splits]
     accuracy = float(np.average(right, weights=weights))
     by_unit = np.bincount(problem.units, weights * (right - accuracy))
     error = float(np.linalg.norm(by_unit) / weights.sum())
-    log_loss = float(np.average(_measure_losses(head, problem, scores, weights), weights=weights))
+    losses = _measure_losses(problem, scores, weights, calibrated=calibrated)
+    log_loss = float(np.average(losses, weights=weights))
     measured = replace(
         candidate,
         accuracy=float(right.mean()),
@@ -394,7 +403,7 @@ def _measure(
 
 
 def _measure_losses(
-    head: Head, problem: Problem, scores: NDArray[np.float32], weights: NDArray[np.float64]
+    problem: Problem, scores: NDArray[np.float32], weights: NDArray[np.float64], *, calibrated: bool
 ) -> NDArray[np.float64]:
     """Return the loss of each item, in nats; of a head that is calibrated, after a temperature.
 
@@ -406,7 +415,7 @@ def _measure_losses(
     losses = np.empty(len(scores))
     for train, held in problem.splits:
         factor = 1.0
-        if head.calibrated and known.any():
+        if calibrated and known.any():
             fitting = train[known[train]] if known[train].any() else np.flatnonzero(known)
             factor = fit_temperature(scores[fitting], problem.positions[fitting], weights[fitting])
         losses[held] = special.logsumexp(factor * scores[held].astype(np.float64), axis=1) - factor * own[held]

@@ -26,7 +26,7 @@ def choose_again(tuned, n_items, tolerance=1):
     best = max(c.accuracy for c in tuned.candidates)
     least = best - tolerance * np.sqrt(best * (1 - best) / n_items) - 1e-9
     close = [c for c in tuned.candidates if c.accuracy >= least]
-    good = [c for c in close if c.log_loss <= min(c.log_loss for c in close) + 0.003]
+    good = [c for c in close if c.log_loss <= min(c.log_loss for c in close) + 0.01]
     return min(good, key=lambda c: (c.strength, c.log_loss))
 
 
@@ -195,7 +195,7 @@ def test_the_lowest_log_loss_is_chosen_among_candidates_of_about_the_best_accura
     tuned = tune(find_head(name), X, y, folds, spec=HeadSpec(name))
     assert tuned.best == choose_again(tuned, len(y))
     most_accurate = [c for c in tuned.candidates if c.accuracy == max(c.accuracy for c in tuned.candidates)]
-    assert tuned.best.log_loss <= min(c.log_loss for c in most_accurate) + 0.003
+    assert tuned.best.log_loss <= min(c.log_loss for c in most_accurate) + 0.01
 
 
 @settings(max_examples=30, deadline=None)
@@ -223,13 +223,23 @@ def test_the_rule_holds_for_any_scores(data):
     assert by_accuracy.best == choose_again(by_accuracy, n_items, tolerance=0)
 
 
+def test_the_log_loss_is_that_of_the_probabilities_the_head_will_have(digits):
+    X, y, folds = (array[:200] for array in digits)
+    for calibration in ("none", "temperature", None):
+        tuned = tune(find_head("lda"), X, y, folds, spec=HeadSpec("lda", calibration=calibration))
+        assert tuned.best == choose_again(tuned, len(y))
+        if calibration:
+            own = tuned.probabilities[np.arange(200), y]
+            assert tuned.best.log_loss == pytest.approx(-np.log(np.maximum(own, 1e-12)).mean(), rel=1e-4)
+
+
 @pytest.mark.parametrize("first", [0, 60, 120])
 def test_separable_classes_do_not_take_the_weakest_penalty(first, wide):
     X, y, folds = (array[first : first + 120] for array in wide)
     tuned = tune(find_head("logreg"), X, y, folds, spec=HeadSpec("logreg"))
     assert tuned.best.accuracy == 1
     assert tuned.best.strength < max(c.strength for c in tuned.candidates)
-    assert tuned.best.log_loss <= min(c.log_loss for c in tuned.candidates) + 0.003
+    assert tuned.best.log_loss <= min(c.log_loss for c in tuned.candidates) + 0.01
 
 
 def test_a_few_items_more_do_not_buy_a_steep_head():

@@ -33,6 +33,10 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     It embeds at every call; `featx.embed` stores the features instead. Estimators with equal settings,
     such as clones, share one network in a process.
 
+    A classifier after it is not tuned. `featx.fit` tunes: among parameters whose held-out accuracy is within
+    one standard error of the best, it takes those with the lowest log-loss. In a grid search of scikit-learn,
+    `scoring="neg_log_loss"` comes closest.
+
     Args:
         backbone: A uri; see `featx.load_backbone`.
         layer: Where to cut, a name or index; None for the last layer.

@@ -33,10 +33,10 @@ from featx.heads.rows import FeatureRows
 from featx.items import Columns, Item, Manifest, read_source
 from featx.items.decoding import MAX_PIXELS
 from featx.items.folders import FolderReader, list_folder
+from featx.items.manifest import SPLITS
 from featx.items.pictures import Picture, is_picture, make_item
 from featx.items.reading import Examined, Listing, count_views, examine, expand_views
 from featx.items.sources import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
-from featx.items.manifest import SPLITS
 from featx.measuring import Timing
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.registry import find_closest

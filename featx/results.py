@@ -49,17 +49,18 @@ class Candidate:
         strength: Position among the parameters tried; 0 has the strongest regularisation.
         accuracy: Share of all items that were right while held out.
         accuracy_std: Standard deviation of the folds' accuracies.
-        balanced_accuracy: Mean of the classes' recalls; it decides if classes are weighted equally.
-        log_loss: Mean over the held-out items; None for a head that is calibrated, since
-            calibration comes after tuning.
+        balanced_accuracy: Mean of the classes' recalls; it counts if classes are weighted equally.
+        log_loss: Mean over the held-out items, or of the classes' means if classes are weighted
+            equally; of a head that is calibrated, after a temperature for each fold that is fitted
+            to the others. None if the version that wrote a bundle did not record it.
     """
 
     params: Mapping[str, Any]
     scaling: str
     strength: int
-    accuracy: float
-    accuracy_std: float
-    log_loss: float | None
+    accuracy: float = 0.0
+    accuracy_std: float = 0.0
+    log_loss: float | None = None
     balanced_accuracy: float = 0.0
 
     def __str__(self) -> str:

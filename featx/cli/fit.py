@@ -56,8 +56,9 @@ def fit(
 ) -> None:
     """Fit a classifier on a feature store and test it.
 
-    The hyper-parameters are tuned on the training items. The test items are used once, for the metrics, which come
-    with 95 % intervals. The result is a bundle that `featx predict` and `featx evaluate` take.
+    The hyper-parameters are tuned on folds of the training items: the lowest log-loss is chosen among those of about
+    the best accuracy. The test items are used once, for the metrics, which come with 95 % intervals. The result is a
+    bundle that `featx predict` and `featx evaluate` take.
     """
     import featx
     from featx.heads import split_params
@@ -110,10 +111,8 @@ def _describe(run: Any, store: Any) -> str:  # noqa: ANN401 - a Run and a Featur
     if run.curve:
         parts.append(f"{_format_curve(run.curve, 'training items')}\n{run.curve.forecast}")
     chosen_on = [one for one in run.candidates if (one.params, one.scaling) == (run.head.params, run.head.scaling)]
-    tried = (
-        f"the best of {len(run.candidates)} candidates on folds of the training items ({chosen_on[0].accuracy:.4f}), "
-    )
-    tried = tried if len(run.candidates) > 1 else ""
+    tried = f"chosen from {len(run.candidates)} candidates on folds of the training items"
+    tried = f"{tried} (accuracy {chosen_on[0].accuracy:.4f}), " if len(run.candidates) > 1 else ""
     last = f"{tried}validation accuracy {run.validation.accuracy:.4f}, {run.seconds:.1f} s -> {run.bundle}"
     return "\n\n".join([*parts, last])
 

@@ -1,6 +1,5 @@
 """The first head: fitted on frozen features, it is where fine-tuning starts from."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -109,16 +108,13 @@ def fit_first_head(spec: FineTuneSpec, frozen: FrozenFeatures) -> FirstHead:
 def _fit_logistic(head: Head, spec: FineTuneSpec, frozen: FrozenFeatures) -> FirstHead:
     """Fit a logistic regression, and turn it into a layer.
 
-    The parameters with the lowest log-loss on the folds are chosen, not those with the highest accuracy. Where
-    classes are separable, nearly every penalty gives the same accuracy, and the weakest one gives coefficients so
-    large that the first steps ruin the backbone's pretrained weights.
+    Its parameters are chosen as for any head, by log-loss among those of about the best accuracy. Where classes are
+    separable, nearly every penalty gives the same accuracy, and the weakest one gives coefficients so large that the
+    first steps ruin the backbone's pretrained weights.
     """
     X, targets = frozen.features.take(~frozen.held), frozen.targets[~frozen.held]
     folds, units = frozen.deal_folds(), frozen.units[~frozen.held]
-    plain = replace(spec.head, calibration="none")
-    tuned = tune(head, X, targets, folds, spec=plain, units=units)
-    best = min(tuned.candidates, key=lambda one: math.inf if one.log_loss is None else one.log_loss)
-    chosen = replace(plain, params=best.params, scaling=best.scaling)
+    chosen = tune(head, X, targets, folds, spec=replace(spec.head, calibration="none"), units=units).spec
     fitted = fit_head(head, X, targets, chosen, folds, units=units)
     linear = fitted.estimator[-1]
     scaling = "l2" if chosen.scaling == "l2" else "standard"

@@ -176,7 +176,9 @@ def _answer(
     """Fit a head on some items, and return which of the test items it predicts correctly."""
     members = np.zeros(len(dataset), bool)
     members[part] = True
-    plain = spec if spec.calibration else replace(spec, calibration="none")  # a temperature changes no predicted class
+    # Calibration changes few predicted classes, but a temperature decides with which parameters `fit` would predict.
+    chooses = bool(head.grid) or len(head.scalings) > 1
+    plain = replace(spec, calibration=spec.calibration or (head.choose_calibration(None) if chooses else "none"))
     alone = not is_tunable(dataset, members)
     folds = np.zeros(len(part), np.intp) if alone else deal_folds(dataset, members, spec.seed)
     rows = dataset.take_training_rows(members, folds)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DataError
-from featx.items.renaming import suggest_rules
 from featx.items import Item, Manifest
+from featx.items.renaming import suggest_rules
 from featx.items.splits import find_groups, find_leaks, find_units
 
 MIN_CLASSES = 2

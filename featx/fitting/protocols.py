@@ -1,8 +1,8 @@
 """Protocols: established ways to measure features, by name, each with its source.
 
-A protocol fixes a head, its scaling and the values that are tried. As for any other head, the
-value is chosen on folds of the training items, the head is fitted again to all training and
-validation items, and the test is evaluated once.
+A protocol fixes a head, its scaling and the values that are tried. The value with the highest
+accuracy on folds of the training items is chosen, as these were published. As for any other head,
+the head is fitted again to all training and validation items, and the test is evaluated once.
 """
 
 from collections.abc import Mapping
@@ -41,10 +41,12 @@ class Protocol:
     shots: tuple[int, ...] = ()
 
     def adapt(self, head: Head) -> Head:
-        """Return the head with the protocol's grid, in the units in which it was published."""
+        """Return the head with the protocol's grid, in the units in which it was published, chosen by accuracy."""
+        by_accuracy = replace(head, tolerance=0.0)
         if not self.grid:
-            return head
-        return replace(head, grid=self.grid, grid_unit=0, scalings=(self.scaling,) if self.scaling else head.scalings)
+            return by_accuracy
+        scalings = (self.scaling,) if self.scaling else head.scalings
+        return replace(by_accuracy, grid=self.grid, grid_unit=0, scalings=scalings)
 
 
 def _list_inverses(low: float, high: float, count: int) -> tuple[float, ...]:

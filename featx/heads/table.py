@@ -165,6 +165,8 @@ class Head:
         thin: Whether its matrix products are too thin to be shared among threads.
         stops_early: Whether it stops when it gets worse on held-out items; its `fit` takes
             them as `validation`, bool (n_items,).
+        tolerance: How many standard errors below the best accuracy a candidate may be that is
+            chosen for its log-loss; with 0, accuracy alone decides.
         sweep: How its grid is tried on all folds.
         read_variant: Reads the text after `:` in a name into settings; None if there are no variants.
     """
@@ -183,6 +185,7 @@ class Head:
     folds_scaling: bool = False
     thin: bool = False
     stops_early: bool = False
+    tolerance: float = 1.0
     sweep: sweeps.Sweep = sweeps.sweep_each
     read_variant: Callable[[str], Mapping[str, Any]] | None = None
 

@@ -14,7 +14,7 @@ from scipy import special
 from sklearn.utils.class_weight import compute_sample_weight
 
 from featx.errors import DataError
-from featx.heads.calibration import Calibrator
+from featx.heads.calibration import Calibrator, fit_temperature
 from featx.heads.fitting import (
     FittedHead,
     check_data,
@@ -32,8 +32,14 @@ from featx.reporting import Progress
 from featx.results import Candidate, name_candidate
 from featx.specs import HeadSpec
 
-#: Logarithm of the least probability in a log-loss, as in the scores themselves.
-_LOWEST = math.log(1e-12)
+#: The largest loss of an item: that of the least probability in the scores.
+_MOST_LOSS = -math.log(1e-12)
+
+#: Log-losses that differ by less, in nats, are equal: 1 % in the probability of the true class.
+_EQUAL_LOSS = 0.01
+
+#: Accuracies that differ by less are equal.
+_ROUNDING = 1e-12
 
 #: A note is one line: it names no more classes than this.
 _MOST_NAMES = 8
@@ -44,11 +50,11 @@ class Tuned:
     """The choice of tuning, and the scores of every item while it was held out.
 
     Attributes:
-        spec: The spec of the winner, to be fitted to all items.
-        best: The winner, and its accuracy.
+        spec: The spec of the chosen candidate, to be fitted to all items.
+        best: The chosen candidate.
         candidates: All candidates, in the order tried.
         classes: int (n_classes,), the target of each column of the probabilities.
-        scores: float32 (n_items, n_classes), of the winner for each item while its fold (or
+        scores: float32 (n_items, n_classes), of the chosen candidate for each item while its fold (or
             itself, for a head that leaves out one item at a time) was held out.
         positions: int (n_items,), the true class of each item among `classes`.
         probabilities: float64 (n_items, n_classes), from the scores; for a calibrated head,
@@ -56,7 +62,7 @@ class Tuned:
         notes: What a user should know.
         single_fold: Targets whose items are all in one fold, and which are therefore wrong while that is held out;
             `describe_single_fold` words a note on them.
-        fitted: The winner fitted to all of these items, with positions as classes, where tuning
+        fitted: The chosen candidate fitted to all of these items, with positions as classes, where tuning
             has computed all that this takes; else None.
     """
 
@@ -98,17 +104,19 @@ def tune(
     units: ArrayLike | None = None,
     progress: Progress | None = None,
 ) -> Tuned:
-    """Try the head's grid under its scalings on folds, and choose the best.
+    """Try the head's grid under its scalings on folds, and choose a candidate.
 
-    The best has the highest accuracy on held-out items (balanced accuracy, where the user
-    asks for balanced classes). Among equals, the lowest log-loss wins, if the head has
-    probabilities before calibration; then the strongest regularisation; then the scaling
-    that comes first.
+    Candidates whose accuracy on held-out items is within one standard error of the highest are
+    as good as the items can tell. Of these, the one with the lowest log-loss is chosen, or the
+    strongest regularisation whose log-loss is within 0.01 nats of it. Equals go to the scaling
+    that comes first. The log-loss of a head with calibration is that after a temperature, unless
+    the spec asks for no calibration. A standard error counts items of one unit as one. If `class_weight` is
+    `balanced`, accuracy and log-loss are those of equally frequent classes. For the head of a
+    protocol, only the highest accuracy is close enough (`Head.tolerance` is 0).
 
     No item is predicted by a model that was trained on it, but the best of many is also the
-    luckiest: the winner's accuracy is a little above that on new items, and the more so the
-    fewer the items (Cawley & Talbot 2010, section 5). A test split that tuning has not seen
-    has no such bias.
+    luckiest: its accuracy is a little above that on new items, and the more so the fewer the
+    items (Cawley & Talbot 2010, section 5). A test split that tuning has not seen has no such bias.
 
     Args:
         head: The row of the table.
@@ -136,28 +144,28 @@ def tune(
     warned = _Warnings(head)
     alone = np.arange(len(positions)) if units is None else np.unique(units, return_inverse=True)[1]
     advance = _count_fits(progress, len(splits) * sum(map(len, plan.values())))
+    weights = compute_sample_weight(head.check_params(spec.params).get("class_weight"), positions)
+    calibrated = head.calibrated and spec.calibration != "none"
     candidates: list[Candidate] = []
-    best: Candidate | None = None
+    shortlist = _Shortlist(head.tolerance)
     for scaling, grid in plan.items():
         report = functools.partial(warned.add, grid, scaling)
         offers: dict[int, Callable[[], Any]] = {}
         problem = Problem(rows, positions, splits, alone, len(classes), spec.seed, advance, report, offers.__setitem__)
         with limit_threads(head, len(rows) * rows.shape[1]):
             for strength, scores in enumerate(head.sweep(head.build, grid, scaling, problem)):
-                candidate = _measure(head, problem, Candidate(grid[strength], scaling, strength, 0, 0, None), scores)
-                candidates.append(candidate)
-                if best is None or _rank(candidate) < _rank(best):
-                    best, best_scores, offered = candidate, scores.copy(), offers.get(strength)
-    assert best is not None  # noqa: S101 - a head has at least one scaling
-    notes = (*warned.describe(best, len(candidates)), *_note_edge(head, best, plan[best.scaling], spec))
+                candidate = Candidate(grid[strength], scaling, strength)
+                entry = _measure(problem, candidate, scores, weights, calibrated=calibrated)
+                candidates.append(entry.candidate)
+                shortlist.add(replace(entry, offer=offers.get(strength)))
+    winner = shortlist.choose()
+    best, scores = winner.candidate, winner.scores
+    notes = (*warned.describe(best, len(candidates)), *_note_edge(head, best, candidates, spec))
     chosen = replace(spec, params=best.params, scaling=best.scaling)
-    weights = compute_sample_weight(chosen.params.get("class_weight"), positions)
-    probabilities = _make_probabilities(head.choose_calibration(spec.calibration), problem, best_scores, weights)
-    fitted = offered() if offered is not None else None
+    probabilities = _make_probabilities(head.choose_calibration(spec.calibration), problem, scores, weights)
+    fitted = winner.offer() if winner.offer is not None else None
     single_fold = _find_single_fold(problem, classes)
-    return Tuned(
-        chosen, best, tuple(candidates), classes, best_scores, positions, probabilities, notes, single_fold, fitted
-    )
+    return Tuned(chosen, best, tuple(candidates), classes, scores, positions, probabilities, notes, single_fold, fitted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,29 +324,102 @@ def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) ->
     return plan
 
 
-def _measure(head: Head, problem: Problem, candidate: Candidate, scores: NDArray[np.float32]) -> Candidate:
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """A candidate that may be chosen.
+
+    Attributes:
+        candidate: The candidate, with its figures.
+        accuracy: The accuracy that counts: of all items, or the mean of the classes.
+        error: The standard error of this accuracy.
+        log_loss: The log-loss.
+        scores: float32 (n_items, n_classes).
+        offer: As `Problem.offer` takes it; None if the sweep made no offer.
+    """
+
+    candidate: Candidate
+    accuracy: float
+    error: float
+    log_loss: float
+    scores: NDArray[np.float32]
+    offer: Callable[[], Any] | None = None
+
+    def precedes(self, other: "_Entry") -> bool:
+        """Return whether the other one can never be chosen, as this one is at least as good in all respects."""
+        stronger = self.candidate.strength <= other.candidate.strength
+        return stronger and self.accuracy >= other.accuracy and self.log_loss <= other.log_loss
+
+
+class _Shortlist:
+    """The candidates that may still be chosen; the scores of all others are dropped."""
+
+    def __init__(self, tolerance: float) -> None:
+        self._tolerance = tolerance
+        self._entries: list[_Entry] = []
+
+    def add(self, entry: _Entry) -> None:
+        """Add a candidate, whose scores are copied if it may be chosen."""
+        if not any(one.precedes(entry) for one in self._entries):
+            kept = [one for one in self._entries if not entry.precedes(one)]
+            self._entries = self._find_close([*kept, entry])
+            if self._entries[-1] is entry:
+                self._entries[-1] = replace(entry, scores=entry.scores.copy())
+
+    def choose(self) -> _Entry:
+        """Return the candidate that `tune` chooses among those that were added."""
+        most = min(one.log_loss for one in self._entries) + _EQUAL_LOSS
+        good = [one for one in self._entries if one.log_loss <= most]
+        return min(good, key=lambda one: (one.candidate.strength, one.log_loss))
+
+    def _find_close(self, entries: list[_Entry]) -> list[_Entry]:
+        best = max(entries, key=lambda one: one.accuracy)
+        least = best.accuracy - self._tolerance * best.error - _ROUNDING
+        return [one for one in entries if one.accuracy >= least]
+
+
+def _measure(
+    problem: Problem,
+    candidate: Candidate,
+    scores: NDArray[np.float32],
+    weights: NDArray[np.float64],
+    *,
+    calibrated: bool,
+) -> _Entry:
     right = scores.argmax(axis=1) == problem.positions
     by_fold = [right[held].mean() for _, held in problem.splits]
-    log_loss = None
-    if not head.calibrated:
-        own = scores[np.arange(len(scores)), problem.positions]
-        log_loss = float(-np.maximum(own, _LOWEST).mean(dtype=np.float64))
-    return replace(
+    accuracy = float(np.average(right, weights=weights))
+    by_unit = np.bincount(problem.units, weights * (right - accuracy))
+    error = float(np.linalg.norm(by_unit) / weights.sum())
+    losses = _measure_losses(problem, scores, weights, calibrated=calibrated)
+    log_loss = float(np.average(losses, weights=weights))
+    measured = replace(
         candidate,
         accuracy=float(right.mean()),
         accuracy_std=float(np.std(by_fold)),
         log_loss=log_loss,
         balanced_accuracy=float(np.mean(np.bincount(problem.positions, right) / np.bincount(problem.positions))),
     )
+    return _Entry(measured, accuracy, error, log_loss, scores)
 
 
-def _rank(candidate: Candidate) -> tuple[float, float, int]:
-    balanced = candidate.params.get("class_weight") == "balanced"
-    return (
-        -candidate.balanced_accuracy if balanced else -candidate.accuracy,
-        candidate.log_loss or 0.0,
-        candidate.strength,
-    )
+def _measure_losses(
+    problem: Problem, scores: NDArray[np.float32], weights: NDArray[np.float64], *, calibrated: bool
+) -> NDArray[np.float64]:
+    """Return the loss of each item, in nats; of a head that is calibrated, after a temperature.
+
+    The temperature of each fold is fitted to the other folds. Fitted to all items, it would hide how steep
+    the scores of a candidate are that has all of them right.
+    """
+    own = scores[np.arange(len(scores)), problem.positions].astype(np.float64)
+    known = np.isfinite(own)
+    losses = np.empty(len(scores))
+    for train, held in problem.splits:
+        factor = 1.0
+        if calibrated and known.any():
+            fitting = train[known[train]] if known[train].any() else np.flatnonzero(known)
+            factor = fit_temperature(scores[fitting], problem.positions[fitting], weights[fitting])
+        losses[held] = special.logsumexp(factor * scores[held].astype(np.float64), axis=1) - factor * own[held]
+    return np.clip(np.nan_to_num(losses, nan=_MOST_LOSS), 0, _MOST_LOSS)
 
 
 def _make_probabilities(
@@ -393,15 +474,23 @@ class _Warnings:
         for text in dict.fromkeys(text for _, text in self._found):
             names = list(dict.fromkeys(name for name, other in self._found if other == text))
             shown = "; ".join(names[:3]) + ("; ..." if len(names) > 3 else "")  # noqa: PLR2004 - a note is one line
-            chosen = "including the best" if str(best) in names else "not the best"
-            notes.append(f"{self._head.name} {text} ({len(names)} of {n_candidates} candidates, {chosen}: {shown})")
+            chosen = "including" if str(best) in names else "not"
+            which = f"{len(names)} of {n_candidates} candidates, {chosen} the chosen one"
+            notes.append(f"{self._head.name} {text} ({which}: {shown})")
         return notes
 
 
-def _note_edge(head: Head, best: Candidate, grid: Sequence[Mapping[str, Any]], spec: HeadSpec) -> list[str]:
-    """Note a best value at the end of a grid that could be extended."""
-    if not head.grid_unit or len(grid) < 2 or best.strength not in (0, len(grid) - 1):  # noqa: PLR2004 - no ends
+def _note_edge(head: Head, best: Candidate, candidates: Sequence[Candidate], spec: HeadSpec) -> list[str]:
+    """Note that a value at the end of the grid was chosen, unless one beyond it would gain nothing."""
+    tried = [one for one in candidates if one.scaling == best.scaling]
+    if not head.grid_unit or len(tried) < 2 or best.strength not in (0, len(tried) - 1):  # noqa: PLR2004 - no ends
         return []
-    edge = next(name for name in head.grid if name not in spec.params)
-    value = best.params[edge]
-    return [f"{head.name} {edge}={value} is best and at the end of the range tried; try more with --param {edge}=..."]
+    before = tried[1] if best.strength == 0 else tried[-2]
+    # A weak penalty is chosen only where it gains something, but a strong one also where all are equal.
+    if best.strength == 0 and (before.log_loss or 0.0) - (best.log_loss or 0.0) <= _EQUAL_LOSS:
+        return []
+    name = next(name for name in head.grid if name not in spec.params)
+    value = best.params[name]
+    beyond = float(f"{value**2 / before.params[name]:.3g}")
+    last = f"{head.name} {name}={value:g} was chosen and is the last of the values tried"
+    return [f"{last}; also try --param {name}={beyond:g}"]

@@ -32,11 +32,13 @@ def test_neighbours_are_those_of_the_paper():
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-def test_a_protocol_runs_and_reports_its_whole_path(name, store, tmp_path):
+def test_a_protocol_runs_chooses_by_accuracy_and_reports_its_whole_path(name, store, tmp_path):
     run = featx.fit(store, protocol=name, options=FitOptions(folder=tmp_path))
     protocol = PROTOCOLS[name]
     assert (run.protocol, run.head.name) == (name, protocol.head)
     assert run.test.accuracy > 0.8
+    [chosen] = [one for one in run.candidates if (one.params, one.scaling) == (run.head.params, run.head.scaling)]
+    assert chosen.accuracy == max(candidate.accuracy for candidate in run.candidates)
     if protocol.grid:
         (values,) = protocol.grid.values()
         most = min(len(values), sum(value <= run.n_train for value in values) if name == "dinov2-knn" else len(values))

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special
 from sklearn.utils.class_weight import compute_sample_weight
 
 from featx.errors import DataError
-from featx.heads.calibration import Calibrator
+from featx.heads.calibration_choice import HeldOut, choose_calibration
 from featx.heads.fitting import (
     FittedHead,
     check_data,
@@ -150,9 +149,12 @@ def tune(
                     best, best_scores, offered = candidate, scores.copy(), offers.get(strength)
     assert best is not None  # noqa: S101 - a head has at least one scaling
     notes = (*warned.describe(best, len(candidates)), *_note_edge(head, best, plan[best.scaling], spec))
-    chosen = replace(spec, params=best.params, scaling=best.scaling)
-    weights = compute_sample_weight(chosen.params.get("class_weight"), positions)
-    probabilities = _make_probabilities(head.choose_calibration(spec.calibration), problem, best_scores, weights)
+    weights = compute_sample_weight(best.params.get("class_weight"), positions)
+    held_out = HeldOut(best_scores, positions, splits, alone, weights)
+    calibration = choose_calibration(held_out, spec.calibration, margins=head.margins)
+    notes = (*notes, *(f"{head.name} {note}" for note in calibration.notes))
+    chosen = replace(spec, params=best.params, scaling=best.scaling, calibration=calibration.method)
+    probabilities = calibration.probabilities
     fitted = offered() if offered is not None else None
     single_fold = _find_single_fold(problem, classes)
     return Tuned(
@@ -258,7 +260,7 @@ def _find_only_choice(head: Head, rows: TrainingRows, spec: HeadSpec) -> HeadSpe
     check_data(rows.features, rows.targets)
     plan = plan_candidates(head, rows.features, spec, len(rows.features))
     choices = [(scaling, params) for scaling, grid in plan.items() for params in grid]
-    if len(choices) > 1 or head.choose_calibration(spec.calibration) != "none":
+    if len(choices) > 1 or spec.calibration != "none":
         return None
     [(scaling, params)] = choices
     return replace(spec, scaling=scaling, params=params)
@@ -339,21 +341,6 @@ def _rank(candidate: Candidate) -> tuple[float, float, int]:
         candidate.log_loss or 0.0,
         candidate.strength,
     )
-
-
-def _make_probabilities(
-    method: str, problem: Problem, scores: NDArray[np.float32], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Turn scores into probabilities; the calibration of each fold is fitted to the other folds."""
-    if method == "none":
-        return special.softmax(scores.astype(np.float64), axis=1)
-    known = np.isfinite(scores[np.arange(len(scores)), problem.positions])
-    probabilities = np.empty(scores.shape)
-    for train, held in problem.splits:
-        rows = train[known[train]] if known[train].any() else np.flatnonzero(known)
-        calibrator = Calibrator(method).fit(scores[rows], problem.positions[rows], weights[rows])
-        probabilities[held] = calibrator.predict_proba(scores[held])
-    return probabilities
 
 
 def _count_fits(progress: Progress | None, total: int) -> Callable[[], None]:

@@ -260,11 +260,9 @@ def bound_mean(point: float, largest: float, worth: float) -> tuple[float, float
 
     Args:
         point: The mean.
-        largest: The largest of the values.
+        largest: The largest of the values, or above all of them.
         worth: Number of independent items, as from `estimate_effective_items`.
     """
-    if not largest > 0:
-        return np.nan, np.nan
     low, high = compute_wilson_interval(point / largest * worth, worth)
     return float(low * largest), float(high * largest)
 

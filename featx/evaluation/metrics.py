@@ -37,6 +37,9 @@ _Interval = tuple[float, float, float]
 # Rows of probabilities in float16 sum to 1 within 5e-4.
 _SUM_TOLERANCE = 1e-3
 
+# The log-loss is bounded as if one loss could be this large, even if none was: a probability below 1 %.
+_USUAL_LOSS = 5.0
+
 # Items x classes x resamples of ROC-AUC: ten seconds on one core. Above it, ROC-AUC has fewer resamples.
 _AUC_WORK = 4_000_000_000
 _FEWEST_AUC_RESAMPLES = 100
@@ -199,9 +202,10 @@ def evaluate(
     losses = -np.log(np.clip(chances[np.arange(truth.size), truth], epsilon, 1 - epsilon))
     sample = _Sample(truth, units, seed)
     ranked = min(resamples, max(_FEWEST_AUC_RESAMPLES, _AUC_WORK // chances.size))
+    accuracy = _measure_accuracy(chosen == truth, units)
     intervals = {
-        "accuracy": _measure_accuracy(chosen == truth, units),
-        **_measure_classes(sample, make_class_scores(chances, truth, chosen), losses, resamples),
+        "accuracy": accuracy,
+        **_measure_classes(sample, make_class_scores(chances, truth, chosen), losses, accuracy, resamples),
         "roc_auc": sample.measure_fraction(*sample.measure(make_roc_auc(chances, truth), ranked)[0]),
     }
     confusion = _count_confusion(truth, chosen, len(classes))
@@ -290,7 +294,7 @@ class _Sample:
 
 
 def _measure_classes(
-    sample: _Sample, scores: WeightedMetric, losses: FloatArray, resamples: int
+    sample: _Sample, scores: WeightedMetric, losses: FloatArray, accuracy: _Interval, resamples: int
 ) -> dict[str, _Interval]:
     """Measure `CLASS_SCORES`, the calibration error and the log-loss, on the same resamples."""
     log_loss = make_log_loss(losses, sample.groups)
@@ -304,14 +308,26 @@ def _measure_classes(
     resampled_gaps = np.stack([values for _, values in columns[len(named) :]], axis=1)
     worth = losses.size if sample.groups is None else estimate_effective_items(losses, sample.groups)
     low, high = studentize(loss, loss_error, resampled, loss_errors)
-    least, most = bound_mean(loss, float(losses.max()), worth)
+    least, most = bound_mean(loss, max(float(losses.max()), _USUAL_LOSS), worth)
     return {name: sample.measure_fraction(*column) for name, column in named.items()} | {
         "expected_calibration_error": (
             float(np.abs(gaps).sum()),
-            *invert_gaps(gaps, resampled_gaps, sample.n_units),
+            *_widen_gaps(invert_gaps(gaps, resampled_gaps, sample.n_units), float(gaps.sum()), accuracy),
         ),
         "log_loss": (loss, float(np.maximum(low, least)), float(np.minimum(high, most))),  # these keep NaN
     }
+
+
+def _widen_gaps(ends: tuple[float, float], excess: float, accuracy: _Interval) -> tuple[float, float]:
+    """Widen the interval of the calibration error by that of the accuracy, as few errors say little of either.
+
+    Args:
+        ends: The interval; NaN stays.
+        excess: Mean confidence less accuracy: the error is at least as large.
+        accuracy: The accuracy and its interval.
+    """
+    point, low, high = accuracy
+    return ends[0], float(np.maximum(ends[1], max(excess + point - low, high - point - excess)))
 
 
 def _measure_accuracy(correct: NDArray[np.bool_], groups: IntArray | None) -> _Interval:

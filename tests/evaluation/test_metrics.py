@@ -103,8 +103,11 @@ def test_intervals_equal_those_of_resampled_items():
     assert result.get_interval("log_loss")[1:] == pytest.approx(tuple(ends))
     gaps = make_class_scores(probabilities, targets, probabilities.argmax(axis=1))
     counts = np.stack([np.bincount(drawn, minlength=80) for drawn in draws], axis=1).astype(float)
-    ends = invert_gaps(gaps(np.ones((80, 1)))[0, 2:], gaps(counts)[:, 2:], 80)
-    assert result.get_interval("expected_calibration_error")[1:] == pytest.approx(ends)
+    points = gaps(np.ones((80, 1)))[0, 2:]
+    low, high = invert_gaps(points, gaps(counts)[:, 2:], 80)
+    farthest = max(points.sum() + result.accuracy - result.accuracy_low, result.accuracy_high - result.accuracy)
+    assert result.expected_calibration_error_low == pytest.approx(low)
+    assert result.expected_calibration_error_high == pytest.approx(max(high, farthest))
 
 
 def test_a_few_confident_errors_do_not_widen_the_log_loss_to_absurdity():

@@ -28,17 +28,28 @@ from featx.evaluation.paired import SIGNIFICANCE
 
 TRUTH_ITEMS = 200_000
 
-# Items, classes, distance of the classes, items in a group (0: no groups).
+# Items, classes, distance of the classes, items in a group (0: no groups), and a factor on the scores, which makes
+# the probabilities too sure above 1 and too unsure below.
 METRIC_CASES = [
-    (100, 2, 2.0, 0),
-    (153, 2, 3.0, 0),
-    (100, 10, 3.0, 0),
-    (300, 5, 2.5, 0),
-    (412, 10, 4.0, 0),
-    (1000, 10, 3.0, 0),
-    (200, 5, 3.0, 5),
-    (600, 5, 3.0, 20),
-    (1000, 5, 3.5, 10),
+    (100, 2, 2.0, 0, 1.0),
+    (153, 2, 3.0, 0, 1.0),
+    (100, 10, 3.0, 0, 1.0),
+    (300, 5, 2.5, 0, 1.0),
+    (412, 10, 4.0, 0, 1.0),
+    (1000, 10, 3.0, 0, 1.0),
+    (5000, 10, 3.0, 0, 1.0),
+    (200, 5, 3.0, 5, 1.0),
+    (600, 5, 3.0, 20, 1.0),
+    (1000, 5, 3.5, 10, 1.0),
+    (100, 5, 2.0, 0, 1.5),
+    (300, 5, 2.0, 0, 3.0),
+    (1000, 10, 3.0, 0, 1.5),
+    (1000, 10, 3.0, 0, 0.4),
+    (5000, 5, 2.0, 0, 1.5),
+    (600, 5, 3.0, 20, 0.5),
+    (1000, 5, 2.0, 10, 3.0),
+    (150, 5, 4.5, 0, 3.0),
+    (150, 2, 5.0, 0, 1.0),
 ]
 
 # Items, accuracy, share of the noise in common, difference, items in a group, spread of the groups.
@@ -76,7 +87,7 @@ def show(what, **figures):
     print(json.dumps({"what": what, **rounded}), flush=True)
 
 
-def draw_items(rng, n_items, n_classes, distance, size):
+def draw_items(rng, n_items, n_classes, distance, size, factor):
     """Draw probabilities, targets and groups."""
     groups = np.arange(n_items) // max(size, 1)
     n_groups = groups[-1] + 1
@@ -84,28 +95,34 @@ def draw_items(rng, n_items, n_classes, distance, size):
     scores = rng.normal(size=(n_items, n_classes)) + distance * np.eye(n_classes)[targets]
     if size:
         scores += rng.normal(size=(n_groups, n_classes))[groups]
-    return softmax(distance * scores, axis=1), targets, groups.tolist() if size else None
+    return softmax(factor * distance * scores, axis=1), targets, groups.tolist() if size else None
 
 
-def measure_metrics(n_items, n_classes, distance, size, sets, resamples):
+def measure_metrics(n_items, n_classes, distance, size, factor, sets, resamples):
     """Measure for each metric how many intervals hold the truth."""
     started = time.perf_counter()
     rng = np.random.default_rng(0)
     names = [str(number) for number in range(n_classes)]
-    truth = evaluate(*draw_items(rng, TRUTH_ITEMS, n_classes, distance, size)[:2], names, resamples=1)
+    truth = evaluate(*draw_items(rng, TRUTH_ITEMS, n_classes, distance, size, factor)[:2], names, resamples=1)
     held = dict.fromkeys(METRICS, 0)
+    ends = []
     for seed in range(sets):
-        probabilities, targets, groups = draw_items(rng, n_items, n_classes, distance, size)
+        probabilities, targets, groups = draw_items(rng, n_items, n_classes, distance, size, factor)
         result = evaluate(probabilities, targets, names, groups=groups, seed=seed, resamples=resamples)
         for metric in METRICS:
             _, low, high = result.get_interval(metric)
             held[metric] += low is None or low <= getattr(truth, metric) <= high
+        ends.append(result.log_loss_high or 0.0)
     show(
         "metrics",
         items=n_items,
         classes=n_classes,
         group_size=size,
+        factor=factor,
         accuracy=float(truth.accuracy),
+        calibration_error=float(truth.expected_calibration_error),
+        log_loss=float(truth.log_loss),
+        farthest_log_loss=float(max(ends)),
         **{f"held_{metric}": count / sets for metric, count in held.items()},
         seconds=time.perf_counter() - started,
     )

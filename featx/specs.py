@@ -19,7 +19,7 @@ INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest")
 DECODERS = ("pillow-scaled", "pillow-full")
 DTYPES = ("float32", "float16")
 SCALINGS = ("none", "standard", "l2")
-CALIBRATIONS = ("none", "temperature", "sigmoid", "isotonic")
+CALIBRATIONS = ("auto", "none", "temperature", "mixture", "bias", "sigmoid", "isotonic")
 BATCH_NORMS = ("inference", "train")
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 SCHEDULES = ("plateau", "constant", "cosine")
@@ -238,8 +238,9 @@ class HeadSpec(Spec):
         params: Fixed hyper-parameters; the others are tuned or have their defaults.
         scaling: One of `SCALINGS`, or None to let the folds choose.
         seed: Seed of everything random in the head.
-        calibration: One of `CALIBRATIONS`, or None for what the head needs: `temperature` if its own
-            probabilities are missing or unreliable.
+        calibration: One of `CALIBRATIONS`. `auto` becomes None: tuning chooses by held-out items, and
+            records its choice. Without tuning, it is `temperature` for a head whose own probabilities are
+            missing or unreliable, else `none`.
     """
 
     name: str
@@ -252,6 +253,8 @@ class HeadSpec(Spec):
         """Refuse an unknown calibration."""
         if self.calibration is not None:
             _require("calibration", self.calibration, CALIBRATIONS)
+        if self.calibration == CALIBRATIONS[0]:
+            object.__setattr__(self, "calibration", None)  # one meaning has one digest
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:

@@ -236,7 +236,7 @@ Calibration = Annotated[
     str | None,
     typer.Option(
         metavar="METHOD",
-        help=f"Calibration of the probabilities: {join(CALIBRATIONS)}. By default, what the head needs.",
+        help=f"Calibration of the probabilities: {join(CALIBRATIONS)}. The default, auto, chooses by held-out images.",
     ),
 ]
 

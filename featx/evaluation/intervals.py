@@ -32,6 +32,9 @@ _SMALLEST_BLOCK = 16
 
 _ROUNDING = 1e-12
 
+# True sums that `invert_gaps` tries: how many, and how far beyond the observed one, in sums of standard errors.
+_N_SUMS, _FARTHEST = 100, 2.5
+
 
 def compute_wilson_interval(successes: ArrayLike, trials: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Compute the 95 % score interval of a proportion.
@@ -248,29 +251,56 @@ def studentize(point: float, error: float, values: FloatArray, errors: FloatArra
     return float(min(point, point - low * error)), float(max(point, point - high * error))
 
 
-def reflect_interval(point: float, low: float, high: float) -> tuple[float, float]:
-    """Correct the percentile interval of a metric that noise can only raise.
+def bound_mean(point: float, largest: float, worth: float) -> tuple[float, float]:
+    """Bound the interval of a mean of values between 0 and `largest`.
 
-    A calibration error is a mean of absolute values. The noise of few items raises
-    it, and resampling adds the same noise again, so its percentiles lie above the
-    truth. In simulations of calibrated classifiers (100 to 2,000 items, 10 classes) they
-    never held it, and in up to a quarter of the runs missed even the point value. The
-    basic interval subtracts that bias: it runs from 2 point - high to 2 point - low
-    (A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their Application" (1997),
-    eq. 5.6). It held the truth in 43 to 70 % of the same simulations, and in 81 to 96 %
-    of those of overconfident classifiers. It is clipped to 0 to 1, and widened to
-    include the point value.
+    No values between these ends vary more, for their mean, than those that are either 0 or `largest`.
+    The bounds are Wilson's interval of their proportion. They replace a bootstrap-t interval that is
+    absurdly wide because nearly all of the mean comes from a few large values, which many resamples lack.
 
     Args:
-        point: Value of the metric on the items themselves.
-        low: Lower end of its percentile interval.
-        high: Upper end of its percentile interval.
+        point: The mean.
+        largest: The largest of the values, or above all of them.
+        worth: Number of independent items, as from `estimate_effective_items`.
+    """
+    low, high = compute_wilson_interval(point / largest * worth, worth)
+    return float(low * largest), float(high * largest)
+
+
+def invert_gaps(gaps: FloatArray, values: FloatArray, n_units: int) -> tuple[float, float]:
+    """Compute the interval of a sum of absolute gaps, such as a calibration error.
+
+    Noise raises such a sum: that of a calibrated classifier is never 0, and percentiles of resamples lie
+    above the truth. The interval has the true sums with which the observed one is not among the 2.5 % smallest
+    or largest (a test that is inverted: A. C. Davison and D. V. Hinkley, "Bootstrap Methods and their
+    Application" (1997), section 5.6). The noise of the gaps is that of their resamples. The true gaps
+    are taken to be proportional to the observed ones, and also to their standard errors; the interval
+    covers both. It is widened to include the observed sum.
+
+    Args:
+        gaps: float64 (n_gaps,), on the items themselves.
+        values: The gaps on resamples, float64 (n_resamples, n_gaps).
+        n_units: Number of items or groups that were drawn.
 
     Returns:
-        The lower and upper ends; NaN if the percentile interval is NaN.
+        The lower and upper ends, from 0 to 1; NaN if all resamples agree.
     """
-    # Unlike Python's max, np.clip and np.maximum keep NaN.
-    return float(np.clip(2 * point - high, 0, 1)), float(np.clip(np.maximum(point, 2 * point - low), 0, 1))
+    errors = values.std(axis=0)
+    if not (np.ptp(values, axis=0) >= _ROUNDING).any():
+        return np.nan, np.nan
+    observed = float(np.abs(gaps).sum())
+    scale = math.sqrt(n_units / (n_units - 1) / _compare_normal(n_units))
+    noise = scale * (values - gaps)
+    sums = np.linspace(0, observed + _FARTHEST * scale * errors.sum(), _N_SUMS)
+    ends = [observed]
+    for direction in (gaps, errors):
+        if direction.any():
+            true = sums[:, np.newaxis] * direction / np.abs(direction).sum()
+            drawn = np.stack([np.abs(row + noise).sum(axis=1) for row in true])
+            level = 0.5 - CONFIDENCE / 2
+            usual = ((drawn >= observed).mean(axis=1) > level) & ((drawn <= observed).mean(axis=1) > level)
+            ends += sums[usual].tolist()
+    return max(0.0, min(ends)), min(1.0, max(ends))
 
 
 def _draw_weights(n_items: int, groups: IntArray | None, seed: int, resamples: int) -> Iterator[FloatArray]:

@@ -12,16 +12,16 @@ from featx.evaluation.intervals import (
     FloatArray,
     IntArray,
     WeightedMetric,
+    bound_mean,
     check_groups,
     compute_wilson_interval,
     count_drawn,
     count_units,
     estimate_effective_items,
     fit_fraction,
-    reflect_interval,
+    invert_gaps,
     resample,
     studentize,
-    take_percentiles,
 )
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ _Interval = tuple[float, float, float]
 # Rows of probabilities in float16 sum to 1 within 5e-4.
 _SUM_TOLERANCE = 1e-3
 
-# The loss of an item whose class has probability 0; no mean can be larger.
-_MOST_LOSS = -float(np.log(np.finfo(np.float64).eps))
+# The log-loss is bounded as if one loss could be this large, even if none was: a probability below 1 %.
+_USUAL_LOSS = 5.0
 
 # Items x classes x resamples of ROC-AUC: ten seconds on one core. Above it, ROC-AUC has fewer resamples.
 _AUC_WORK = 4_000_000_000
@@ -73,9 +73,9 @@ class Evaluation:
 
     Every metric has a 95 % interval, `<metric>_low` to `<metric>_high` (see
     `featx.evaluation.intervals`). Accuracy has Wilson's interval. The other fractions have
-    it too, with their variance from the bootstrap. Log-loss has the bootstrap-t interval,
-    the expected calibration error reflected percentiles. An undefined value is None, as is
-    a metric that the version that wrote a file did not have. Both ends are None if all
+    it too, with their variance from the bootstrap. Log-loss has the bootstrap-t interval, within
+    `bound_mean`; the expected calibration error has that of `invert_gaps`. An undefined value is
+    None, as is a metric that the version that wrote a file did not have. Both ends are None if all
     resamples agree. Averages over classes cover the classes that are present among the targets.
 
     Attributes:
@@ -244,9 +244,10 @@ def evaluate(
     losses = -np.log(np.clip(chances[np.arange(truth.size), truth], epsilon, 1 - epsilon))
     sample = _Sample(truth, units, seed)
     ranked = min(resamples, max(_FEWEST_AUC_RESAMPLES, _AUC_WORK // chances.size))
+    accuracy = _measure_accuracy(chosen == truth, units)
     intervals = {
-        "accuracy": _measure_accuracy(chosen == truth, units),
-        **_measure_classes(sample, make_class_scores(chances, truth, chosen), make_log_loss(losses, units), resamples),
+        "accuracy": accuracy,
+        **_measure_classes(sample, make_class_scores(chances, truth, chosen), losses, accuracy, resamples),
         "roc_auc": sample.measure_fraction(*sample.measure(make_roc_auc(chances, truth), ranked)[0]),
     }
     cells = _count_cells(truth, chosen, len(classes))
@@ -335,21 +336,40 @@ class _Sample:
 
 
 def _measure_classes(
-    sample: _Sample, scores: WeightedMetric, log_loss: WeightedMetric, resamples: int
+    sample: _Sample, scores: WeightedMetric, losses: FloatArray, accuracy: _Interval, resamples: int
 ) -> dict[str, _Interval]:
-    """Measure `CLASS_SCORES` and the log-loss, on the same resamples."""
+    """Measure `CLASS_SCORES`, the calibration error and the log-loss, on the same resamples."""
+    log_loss = make_log_loss(losses, sample.groups)
 
     def measure(weights: FloatArray) -> FloatArray:
         return np.concatenate([scores(weights), log_loss(weights)], axis=1)
 
-    *columns, (loss, losses), (loss_error, loss_errors) = sample.measure(measure, resamples)
-    named = dict(zip(CLASS_SCORES, columns, strict=True))
-    error, errors = named.pop("expected_calibration_error")
-    low, high = studentize(loss, loss_error, losses, loss_errors)
+    *columns, (loss, resampled), (loss_error, loss_errors) = sample.measure(measure, resamples)
+    named = dict(zip(CLASS_SCORES, columns, strict=False))
+    gaps = np.array([point for point, _ in columns[len(named) :]])
+    resampled_gaps = np.stack([values for _, values in columns[len(named) :]], axis=1)
+    worth = losses.size if sample.groups is None else estimate_effective_items(losses, sample.groups)
+    low, high = studentize(loss, loss_error, resampled, loss_errors)
+    least, most = bound_mean(loss, max(float(losses.max()), _USUAL_LOSS), worth)
     return {name: sample.measure_fraction(*column) for name, column in named.items()} | {
-        "expected_calibration_error": (error, *reflect_interval(error, *take_percentiles(errors, sample.n_units))),
-        "log_loss": (loss, float(np.maximum(low, 0)), float(np.minimum(high, _MOST_LOSS))),  # these keep NaN
+        "expected_calibration_error": (
+            float(np.abs(gaps).sum()),
+            *_widen_gaps(invert_gaps(gaps, resampled_gaps, sample.n_units), float(gaps.sum()), accuracy),
+        ),
+        "log_loss": (loss, float(np.maximum(low, least)), float(np.minimum(high, most))),  # these keep NaN
     }
+
+
+def _widen_gaps(ends: tuple[float, float], excess: float, accuracy: _Interval) -> tuple[float, float]:
+    """Widen the interval of the calibration error by that of the accuracy, as few errors say little of either.
+
+    Args:
+        ends: The interval; NaN stays.
+        excess: Mean confidence less accuracy: the error is at least as large.
+        accuracy: The accuracy and its interval.
+    """
+    point, low, high = accuracy
+    return ends[0], float(np.maximum(ends[1], max(excess + point - low, high - point - excess)))
 
 
 def _measure_accuracy(correct: NDArray[np.bool_], groups: IntArray | None) -> _Interval:
@@ -396,8 +416,8 @@ def _describe_classes(cells: IntArray, classes: Sequence[str]) -> tuple[ClassMet
     )
 
 
-#: The columns of `make_class_scores`.
-CLASS_SCORES = ("mean_per_class_accuracy", "macro_f1", "expected_calibration_error")
+#: The first columns of `make_class_scores`.
+CLASS_SCORES = ("mean_per_class_accuracy", "macro_f1")
 
 #: Equal-width bins of confidence in the expected calibration error.
 N_BINS = 15
@@ -408,11 +428,11 @@ def make_class_scores(
     targets: IntArray,
     predictions: IntArray,
 ) -> WeightedMetric:
-    """Make the weighted metric whose columns are `CLASS_SCORES`.
+    """Make the weighted metric whose columns are `CLASS_SCORES`, and a gap for each of `N_BINS` bins.
 
     Mean per-class accuracy is the mean recall, macro-F1 the mean of
     2 TP / (2 TP + FP + FN), both over the classes that are present among the
-    weighted targets. The expected calibration error is that of C. Guo, G. Pleiss,
+    weighted targets. The absolute gaps add up to the expected calibration error of C. Guo, G. Pleiss,
     Y. Sun and K. Q. Weinberger, "On calibration of modern neural networks", ICML
     2017, eq. 3: the confidence, in `N_BINS` bins closed on the right, is the
     probability of the predicted class.
@@ -423,7 +443,7 @@ def make_class_scores(
         predictions: Predicted classes, int64 (n_items,).
 
     Returns:
-        The metric: weights (n_items, n_resamples) to values (n_resamples, 3).
+        The metric: weights (n_items, n_resamples) to values (n_resamples, 2 + N_BINS).
     """
     n_items, n_classes = probabilities.shape
     items = np.arange(n_items)
@@ -445,11 +465,8 @@ def make_class_scores(
         recall = found / np.where(support > 0, support, 1)
         # An absent class has no hits, so it adds nothing to either sum.
         f1 = 2 * found / np.maximum(support + by_prediction @ weights, 1)
-        gap = np.abs(gaps @ weights).sum(axis=0)
-        return np.stack(
-            [recall.sum(axis=0) / n_present, f1.sum(axis=0) / n_present, gap / total],
-            axis=1,
-        )
+        means = np.stack([recall.sum(axis=0), f1.sum(axis=0)]) / n_present
+        return np.concatenate([means, gaps @ weights / total]).T
 
     return score
 

@@ -1,6 +1,7 @@
 """Calibration: maps from scores to probabilities, fitted to scores of held-out items."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
@@ -15,8 +16,14 @@ from featx.specs import CALIBRATIONS
 
 FloatArray = NDArray[np.float64]
 
-#: The methods of `Calibrator`. Isotonic regression can bend anywhere, so it needs about a thousand items or more.
-METHODS = CALIBRATIONS
+#: The methods of `Calibrator`.
+METHODS = CALIBRATIONS[1:]
+
+#: Those with a curve for each class. Steps can bend anywhere, so they need about a thousand items or more.
+CURVES = ("sigmoid", "isotonic")
+
+#: The logarithm of a factor on the scores stays between these.
+_LOG_FACTORS = (-10, 10)
 
 
 def fit_temperature(
@@ -32,17 +39,34 @@ def fit_temperature(
         positions: int (n_items,), the column of each item's class; its score is finite.
         weights: float (n_items,), the weight of each item; None for equal weights.
     """
-    # Less the largest score of its item, no score is above 0: nothing overflows, and float32 is enough.
-    below = (scores - scores.max(axis=1, keepdims=True)).astype(np.float32)
-    own = float(np.average(below[np.arange(len(below)), positions].astype(np.float64), weights=weights))
-    work = np.empty_like(below)
+    measure = _prepare_chances(scores, positions)
+    return _minimize_factor(lambda factor: -float(np.average(measure(factor), weights=weights)))
 
-    def measure_loss(log_factor: float) -> float:
-        factor = math.exp(log_factor)
-        np.exp(np.multiply(below, np.float32(factor), out=work), out=work)
-        return float(np.average(np.log(work.sum(axis=1)).astype(np.float64), weights=weights)) - factor * own
 
-    return math.exp(optimize.minimize_scalar(measure_loss, bounds=(-10, 10), method="bounded").x)
+def fit_mixture(
+    scores: NDArray[Any], positions: NDArray[np.intp], weights: NDArray[np.float64] | None = None
+) -> tuple[float, float]:
+    """Fit factor and share of (1 - share) * softmax(factor * scores) + share / (number of trained classes).
+
+    This is ensemble temperature scaling with two of its three parts (J. Zhang, B. Kailkhura and
+    T. Y.-J. Han, "Mix-n-Match", ICML 2020, section 3.2), fitted together. The share bounds the
+    loss of a confident error, so that a few of them do not flatten all other probabilities.
+
+    Args:
+        scores: As for `fit_temperature`.
+        positions: As for `fit_temperature`.
+        weights: As for `fit_temperature`.
+    """
+    measure = _prepare_chances(scores, positions)
+    equal = 1 / np.isfinite(scores).sum(axis=1)
+
+    def measure_loss(factor: float) -> float:
+        chances = np.exp(measure(factor))
+        share = _fit_share(chances, equal, weights)
+        return -float(np.average(np.log(chances + share * (equal - chances) + _TINY), weights=weights))
+
+    factor = _minimize_factor(measure_loss)
+    return factor, _fit_share(np.exp(measure(factor)), equal, weights)
 
 
 class Calibrator(BaseEstimator):
@@ -51,6 +75,11 @@ class Calibrator(BaseEstimator):
     - `none`: softmax of the scores.
     - `temperature`: softmax of the scores times one factor, see `fit_temperature`; the
       order of the classes stays.
+    - `mixture`: that softmax, mixed with equal probabilities, see `fit_mixture`; the order
+      of the classes stays.
+    - `bias`: softmax of the scores times one factor, plus a constant for each class
+      (A. Alexandari, A. Kundaje and A. Shrikumar, "Maximum likelihood with bias-corrected
+      calibration is hard-to-beat at label shift adaptation", ICML 2020, section 3.2).
     - `sigmoid`: a logistic curve for each class against the rest (J. Platt,
       "Probabilistic outputs for support vector machines", 1999, with his smoothed targets).
     - `isotonic`: a rising step curve for each class against the rest (B. Zadrozny and
@@ -63,7 +92,9 @@ class Calibrator(BaseEstimator):
 
     Attributes:
         n_classes_: Number of columns.
-        factor_: Of `none` and `temperature`.
+        factor_: Of `none`, `temperature`, `mixture` and `bias`.
+        share_: Of `mixture`, the share of the equal probabilities.
+        biases_: Of `bias`, float64 (n_classes,).
         slopes_: Of `sigmoid`, float64 (n_curves,).
         offsets_: Of `sigmoid`, float64 (n_curves,).
         knots_: Of `isotonic`, for each curve the scores and the probabilities between which
@@ -105,10 +136,14 @@ class Calibrator(BaseEstimator):
         given, columns = given[known], columns[known]
         weights = np.ones(len(given)) if sample_weight is None else np.asarray(sample_weight, np.float64)[known]
         self.n_classes_ = given.shape[1]
-        if self.method in ("none", "temperature"):
-            self.factor_ = 1.0 if self.method == "none" else fit_temperature(given, columns, weights)
-        else:
+        if self.method in CURVES:
             self._fit_curves(_list_curves(given), columns, weights)
+        elif self.method == "mixture":
+            self.factor_, self.share_ = fit_mixture(given, columns, weights)
+        else:
+            self.factor_ = 1.0 if self.method == "none" else fit_temperature(given, columns, weights)
+        if self.method == "bias":
+            self.factor_, self.biases_ = _fit_biases(given, columns, weights, self.factor_)
         return self
 
     def predict_proba(self, scores: ArrayLike) -> FloatArray:
@@ -128,14 +163,16 @@ class Calibrator(BaseEstimator):
         if given.shape[1] != self.n_classes_:
             msg = f"scores have {given.shape[1]} columns; the calibration was fitted to {self.n_classes_}"
             raise DataError(msg)
-        if self.method in ("none", "temperature"):
-            return np.asarray(special.softmax(self.factor_ * given, axis=1))
+        equal = np.isfinite(given) / np.isfinite(given).sum(axis=1, keepdims=True)
+        if self.method not in CURVES:
+            margins = self.factor_ * given + (self.biases_ if self.method == "bias" else 0.0)
+            share = self.share_ if self.method == "mixture" else 0.0
+            return np.asarray((1 - share) * special.softmax(margins, axis=1) + share * equal)
         curves = _list_curves(given)
         chances = np.stack([self._apply_curve(number, curve) for number, curve in enumerate(curves.T)], axis=1)
         if self.n_classes_ == 2:  # noqa: PLR2004 - the other has the rest
             return np.concatenate([1 - chances, chances], axis=1)
         total = chances.sum(axis=1, keepdims=True)
-        equal = np.isfinite(given) / np.isfinite(given).sum(axis=1, keepdims=True)
         return np.where(total > 0, chances / np.where(total > 0, total, 1), equal)
 
     def check_state(self) -> None:
@@ -146,8 +183,12 @@ class Calibrator(BaseEstimator):
             ValueError: If the parts do not fit together, or are not finite.
         """
         n_curves = 1 if self.n_classes_ == 2 else self.n_classes_  # noqa: PLR2004 - one curve is enough
-        if self.method in ("none", "temperature"):
-            fits = isinstance(self.factor_, float) and 0 < self.factor_ < np.inf
+        if self.method not in CURVES:
+            fits = self.method in METHODS and isinstance(self.factor_, float) and 0 < self.factor_ < np.inf
+            if self.method == "mixture":
+                fits = fits and isinstance(self.share_, float) and 0 <= self.share_ <= 1
+            elif self.method == "bias":
+                fits = fits and self.biases_.shape == (self.n_classes_,) and bool(np.isfinite(self.biases_).all())
         elif self.method == "sigmoid":  # an offset of minus infinity is that of a class without items
             slopes, offsets = self.slopes_, self.offsets_
             fits = slopes.shape == offsets.shape == (n_curves,)
@@ -181,6 +222,64 @@ class Calibrator(BaseEstimator):
         else:
             chances = np.interp(finite, *self.knots_[number])
         return np.where(np.isfinite(curve), chances, curve > 0)
+
+
+#: Added to probabilities, which stay finite in logarithms and denominators.
+_TINY = 1e-30
+
+
+def _prepare_chances(scores: NDArray[Any], positions: NDArray[np.intp]) -> Callable[[float], FloatArray]:
+    """Return the function of the factor that is the log-probability of each item's class, float64 (n_items,)."""
+    # Less the largest score of its item, no score is above 0: nothing overflows, and float32 is enough.
+    below = (scores - scores.max(axis=1, keepdims=True)).astype(np.float32)
+    own = below[np.arange(len(below)), positions].astype(np.float64)
+    work = np.empty_like(below)
+
+    def measure(factor: float) -> FloatArray:
+        np.exp(np.multiply(below, np.float32(factor), out=work), out=work)
+        logarithms: FloatArray = factor * own - np.log(work.sum(axis=1)).astype(np.float64)
+        return logarithms
+
+    return measure
+
+
+def _minimize_factor(measure_loss: Callable[[float], float]) -> float:
+    found = optimize.minimize_scalar(lambda log: measure_loss(math.exp(log)), bounds=_LOG_FACTORS, method="bounded")
+    return math.exp(found.x)
+
+
+def _fit_share(chances: FloatArray, equal: FloatArray, weights: FloatArray | None) -> float:
+    """Fit the share of the equal probabilities, by which the log-loss is convex."""
+
+    def measure_gain(share: float) -> float:
+        return float(np.average((equal - chances) / (chances + share * (equal - chances) + _TINY), weights=weights))
+
+    if measure_gain(0.0) <= 0:
+        return 0.0
+    return 1.0 if measure_gain(1.0) >= 0 else float(optimize.brentq(measure_gain, 0, 1, xtol=1e-9))
+
+
+def _fit_biases(
+    scores: FloatArray, columns: NDArray[Any], weights: FloatArray, start: float
+) -> tuple[float, FloatArray]:
+    """Fit a factor and a constant for each class; the penalty of a constant is worth one item."""
+    trained = np.isfinite(scores)
+    finite = np.where(trained, scores - scores.max(axis=1, keepdims=True), 0.0) * start
+    targets = np.zeros_like(finite)
+    targets[np.arange(len(targets)), columns] = 1
+
+    def measure(parameters: FloatArray) -> tuple[float, FloatArray]:
+        factor, biases = math.exp(parameters[0]), parameters[1:]
+        margins = np.where(trained, factor * finite + biases, -np.inf)
+        excess = weights[:, np.newaxis] * (special.softmax(margins, axis=1) - targets)
+        own = margins[np.arange(len(margins)), columns]
+        loss = weights @ (special.logsumexp(margins, axis=1) - own) + biases @ biases
+        return loss / len(scores), np.append(factor * (excess * finite).sum(), excess.sum(0) + 2 * biases) / len(scores)
+
+    first = np.zeros(1 + scores.shape[1])
+    bounds = [_LOG_FACTORS, *[(None, None)] * scores.shape[1]]
+    found = optimize.minimize(measure, first, jac=True, method="L-BFGS-B", bounds=bounds).x
+    return start * math.exp(found[0]), found[1:]
 
 
 def _check_scores(scores: ArrayLike) -> FloatArray:

@@ -159,8 +159,9 @@ class Head:
             1e-4 stops far too early on items of length 1: log-loss 0.17 instead of 0.13.
         scalings: The scalings tried by default.
         seeded: Whether the estimator takes a seed.
-        calibrated: Whether its scores become probabilities by temperature scaling, as
+        calibrated: Whether its scores become probabilities by temperature scaling where nothing is tuned, as
             it has no probabilities, or none that can be trusted.
+        margins: Whether its scores are margins, whose softmax is not a probability.
         folds_scaling: Whether it scales features itself, without a copy of them all.
         thin: Whether its matrix products are too thin to be shared among threads.
         stops_early: Whether it stops when it gets worse on held-out items; its `fit` takes
@@ -182,6 +183,7 @@ class Head:
     scalings: tuple[str, ...] = SCALINGS
     seeded: bool = False
     calibrated: bool = False
+    margins: bool = False
     folds_scaling: bool = False
     thin: bool = False
     stops_early: bool = False
@@ -201,7 +203,7 @@ class Head:
         return self.estimator(**{**self.settings, **seeding, **folded, **self.check_params(params)})
 
     def choose_calibration(self, asked: str | None) -> str:
-        """Return one of `CALIBRATIONS`: the one that is asked for, or the one that the head needs."""
+        """Return a method of calibration: the one that is asked for, or the one that the head needs without tuning."""
         return asked or ("temperature" if self.calibrated else "none")
 
     def check_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
@@ -258,6 +260,7 @@ RIDGE = Head(
     grid={"alpha": tuple(float(f"{10 ** (step / 2):.3g}") for step in range(4, -8, -1))},
     grid_unit=1,
     calibrated=True,
+    margins=True,
     folds_scaling=True,
     sweep=sweeps.sweep_ridge,
 )
@@ -271,6 +274,7 @@ LINEAR_SVM = Head(
     grid_unit=-1,
     seeded=True,
     calibrated=True,
+    margins=True,
     sweep=functools.partial(sweeps.sweep_each, rotates=True),
 )
 
@@ -282,6 +286,7 @@ SVM = Head(
     settings={"gamma": "scale", "cache_size": 500},
     grid={"C": (1e-1, 1e0, 1e1, 1e2)},
     calibrated=True,
+    margins=True,
 )
 
 KNN = Head(

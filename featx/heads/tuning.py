@@ -14,7 +14,8 @@ from scipy import special
 from sklearn.utils.class_weight import compute_sample_weight
 
 from featx.errors import DataError
-from featx.heads.calibration import Calibrator, fit_temperature
+from featx.heads.calibration import fit_temperature
+from featx.heads.calibration_choice import HeldOut, choose_calibration
 from featx.heads.fitting import (
     FittedHead,
     check_data,
@@ -161,11 +162,14 @@ def tune(
     winner = shortlist.choose()
     best, scores = winner.candidate, winner.scores
     notes = (*warned.describe(best, len(candidates)), *_note_edge(head, best, candidates, spec))
-    chosen = replace(spec, params=best.params, scaling=best.scaling)
-    probabilities = _make_probabilities(head.choose_calibration(spec.calibration), problem, scores, weights)
+    held_out = HeldOut(scores, positions, splits, alone, weights)
+    calibration = choose_calibration(held_out, spec.calibration, margins=head.margins)
+    notes = (*notes, *(f"{head.name} {note}" for note in calibration.notes))
+    chosen = replace(spec, params=best.params, scaling=best.scaling, calibration=calibration.method)
     fitted = winner.offer() if winner.offer is not None else None
     single_fold = _find_single_fold(problem, classes)
-    return Tuned(chosen, best, tuple(candidates), classes, scores, positions, probabilities, notes, single_fold, fitted)
+    chances = calibration.probabilities
+    return Tuned(chosen, best, tuple(candidates), classes, scores, positions, chances, notes, single_fold, fitted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +270,7 @@ def _find_only_choice(head: Head, rows: TrainingRows, spec: HeadSpec) -> HeadSpe
     check_data(rows.features, rows.targets)
     plan = plan_candidates(head, rows.features, spec, len(rows.features))
     choices = [(scaling, params) for scaling, grid in plan.items() for params in grid]
-    if len(choices) > 1 or head.choose_calibration(spec.calibration) != "none":
+    if len(choices) > 1 or spec.calibration != "none":
         return None
     [(scaling, params)] = choices
     return replace(spec, scaling=scaling, params=params)
@@ -420,21 +424,6 @@ def _measure_losses(
             factor = fit_temperature(scores[fitting], problem.positions[fitting], weights[fitting])
         losses[held] = special.logsumexp(factor * scores[held].astype(np.float64), axis=1) - factor * own[held]
     return np.clip(np.nan_to_num(losses, nan=_MOST_LOSS), 0, _MOST_LOSS)
-
-
-def _make_probabilities(
-    method: str, problem: Problem, scores: NDArray[np.float32], weights: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Turn scores into probabilities; the calibration of each fold is fitted to the other folds."""
-    if method == "none":
-        return special.softmax(scores.astype(np.float64), axis=1)
-    known = np.isfinite(scores[np.arange(len(scores)), problem.positions])
-    probabilities = np.empty(scores.shape)
-    for train, held in problem.splits:
-        rows = train[known[train]] if known[train].any() else np.flatnonzero(known)
-        calibrator = Calibrator(method).fit(scores[rows], problem.positions[rows], weights[rows])
-        probabilities[held] = calibrator.predict_proba(scores[held])
-    return probabilities
 
 
 def _count_fits(progress: Progress | None, total: int) -> Callable[[], None]:

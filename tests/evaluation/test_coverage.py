@@ -36,8 +36,7 @@ def test_the_intervals_of_an_evaluation_hold_the_truth(n_items, size):
         for metric in METRICS:
             _, low, high = result.get_interval(metric)
             held[metric] += low <= getattr(truth, metric) <= high
-    # Noise raises the calibration error of a calibrated classifier in every data set: see `reflect_interval`.
-    assert held.pop("expected_calibration_error") / N_SETS > 0.4
+    assert 0.93 <= held.pop("expected_calibration_error") / N_SETS <= 1  # that of `invert_gaps` may be too wide
     for metric, count in held.items():
         assert 0.93 <= count / N_SETS <= 0.97, metric
 

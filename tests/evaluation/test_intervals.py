@@ -6,12 +6,13 @@ from scipy.stats import binomtest, bootstrap, norm, t
 
 from featx.evaluation.intervals import (
     bootstrap_intervals,
+    bound_mean,
     compute_wilson_interval,
     count_units,
     encode_groups,
     estimate_effective_items,
     fit_fraction,
-    reflect_interval,
+    invert_gaps,
     resample,
     studentize,
     take_percentiles,
@@ -165,13 +166,30 @@ def test_without_errors_every_group_counts_once():
     assert estimate_effective_items(np.array([True, False, True]), np.zeros(3, dtype=np.int64)) == pytest.approx(1)
 
 
-@given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
-def test_a_reflected_interval_is_a_fraction_and_below_it_is_the_bias(point, end, other):
-    low, high = reflect_interval(point, min(end, other), max(end, other))
-    assert 0 <= low <= 1
-    assert point <= high <= 1
+def test_a_bounded_mean_is_a_proportion_of_the_largest_value():
+    low, high = bound_mean(0.3, 6.0, 40)
+    assert (low, high) == pytest.approx(tuple(6 * float(end) for end in compute_wilson_interval(2, 40)))
 
 
-def test_reflection_keeps_undefined_ends():
-    assert np.isnan(reflect_interval(0.1, np.nan, np.nan)).all()
-    assert reflect_interval(0.05, 0.055, 0.09) == pytest.approx((0.01, 0.05))
+@given(st.lists(st.floats(-0.3, 0.3), min_size=1, max_size=6), st.floats(0.001, 0.1))
+def test_an_interval_of_gaps_includes_their_sum(gaps, spread):
+    point = np.array(gaps) / len(gaps)
+    noise = np.random.default_rng(0).normal(0, spread, (50, len(gaps)))
+    low, high = invert_gaps(point, point + noise, 30)
+    assert 0 <= low <= np.abs(point).sum() <= high <= 1
+
+
+def test_large_gaps_have_the_interval_of_a_normal_mean():
+    point, noise = np.array([0.2, -0.2]), np.random.default_rng(0).normal(0, 0.01, (4000, 2))
+    assert invert_gaps(point, point + noise, 10**6) == pytest.approx(0.4 + np.array([-1, 1]) * 1.96 * 0.0141, abs=0.003)
+
+
+def test_gaps_that_are_only_noise_have_an_interval_from_zero():
+    noise = np.random.default_rng(0).normal(0, 0.01, (500, 10))
+    low, high = invert_gaps(noise[0], noise + noise[0], 1000)
+    assert low == 0
+    assert high > np.abs(noise[0]).sum()
+
+
+def test_gaps_that_never_vary_have_no_interval():
+    assert np.isnan(invert_gaps(np.array([0.1, 0.0]), np.tile([0.1, 0.0], (20, 1)), 5)).all()

@@ -11,6 +11,8 @@ from sklearn import metrics as reference
 
 from featx.errors import DataError, UsageError
 from featx.evaluation import METRICS, Evaluation, compute_wilson_interval, evaluate
+from featx.evaluation.intervals import invert_gaps
+from featx.evaluation.metrics import make_class_scores
 
 
 def make_items(n_items, n_classes, seed=0, skill=1.5):
@@ -99,11 +101,27 @@ def test_intervals_equal_those_of_resampled_items():
     distances = [(losses[drawn].mean() - losses.mean()) / losses[drawn].std() for drawn in draws]
     ends = losses.mean() - np.quantile(distances, [0.975, 0.025]) * losses.std()
     assert result.get_interval("log_loss")[1:] == pytest.approx(tuple(ends))
-    level = norm.cdf(-np.sqrt(80 / 79) * t_point)
-    low, high = np.quantile([one.expected_calibration_error for one in resampled], [level, 1 - level])
-    point = result.expected_calibration_error
-    assert result.expected_calibration_error_low == pytest.approx(max(0, 2 * point - high))
-    assert result.expected_calibration_error_high == pytest.approx(max(point, 2 * point - low))
+    gaps = make_class_scores(probabilities, targets, probabilities.argmax(axis=1))
+    counts = np.stack([np.bincount(drawn, minlength=80) for drawn in draws], axis=1).astype(float)
+    points = gaps(np.ones((80, 1)))[0, 2:]
+    low, high = invert_gaps(points, gaps(counts)[:, 2:], 80)
+    farthest = max(points.sum() + result.accuracy - result.accuracy_low, result.accuracy_high - result.accuracy)
+    assert result.expected_calibration_error_low == pytest.approx(low)
+    assert result.expected_calibration_error_high == pytest.approx(max(high, farthest))
+
+
+def test_a_few_confident_errors_do_not_widen_the_log_loss_to_absurdity():
+    """With one large loss, a third of the resamples have none, and bootstrap-t ends reach any height."""
+    for n_wrong in (1, 2, 3):
+        probabilities = np.repeat([[0.999, 0.001]], 120, axis=0)
+        targets = np.zeros(120, int)
+        targets[:n_wrong] = 1
+        result = evaluate(probabilities, targets, ["a", "b"])
+        loss = -np.log(0.001)
+        proportion = binomtest(n_wrong, 120).proportion_ci(method="wilson")
+        assert result.log_loss_low < result.log_loss < result.log_loss_high
+        assert result.log_loss_high <= 1.02 * proportion.high * loss
+        assert result.log_loss_low >= 0.9 * proportion.low * loss
 
 
 def test_accuracy_has_the_interval_of_wilson():

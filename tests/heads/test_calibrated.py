@@ -8,6 +8,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from featx.heads import find_head, fit_head, tune
 from featx.heads.calibrated import CalibratedHead
+from featx.heads.calibration import METHODS
 from featx.heads.fitting import split_folds
 from featx.heads.ridge import ScaledRidge
 from featx.specs import CALIBRATIONS, HeadSpec
@@ -31,7 +32,9 @@ def test_every_calibration_of_a_head_is_better_than_a_guess(digits, name, method
     train, test = folds > 0, folds == 0
     tuned = tune(head, X[train], y[train], folds[train], spec=spec)
     fitted = fit_head(head, X[train], y[train], tuned.spec, folds[train], held_out=(tuned.scores, y[train]))
-    assert isinstance(fitted.estimator[-1], CalibratedHead) == (method != "none" or name == "svm")
+    chosen = tuned.spec.calibration
+    assert chosen == method or (method == "auto" and chosen in METHODS)
+    assert isinstance(fitted.estimator[-1], CalibratedHead) == (chosen != "none" or name == "svm")
     probabilities = fitted.estimator.predict_proba(X[test])
     np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
     assert log_loss(y[test], probabilities) < (2 if method in {"none", "isotonic"} else 0.6)

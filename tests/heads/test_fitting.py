@@ -20,9 +20,9 @@ QUICK = {
 }
 
 
-def fit(name, X, y, folds, seed=0):
+def fit(name, X, y, folds, seed=0, calibration=None):
     head = find_head(name)
-    tuned = tune(head, X, y, folds, spec=HeadSpec(name, QUICK.get(name, {}), seed=seed))
+    tuned = tune(head, X, y, folds, spec=HeadSpec(name, QUICK.get(name, {}), seed=seed, calibration=calibration))
     return tuned, fit_head(head, X, y, tuned.spec, folds, held_out=(tuned.scores, y))
 
 
@@ -95,7 +95,7 @@ def test_a_class_of_one_item_is_fitted_and_reported(name, wide):
     X, y, folds = wide
     y = y.copy()
     y[7] = 9
-    tuned, fitted = fit(name, X, y, folds)
+    tuned, fitted = fit(name, X, y, folds, calibration="temperature")
     assert tuned.single_fold == (9,)
     assert fitted.estimator.classes_.tolist() == [0, 1, 2, 3, 9]
     assert np.isfinite(fitted.estimator.predict_proba(X)).all()

@@ -13,6 +13,7 @@ from sklearn.preprocessing import FunctionTransformer
 
 from featx.errors import BundleError
 from featx.heads import dump_head, find_head, fit_head, load_head
+from featx.heads.calibration import METHODS
 from featx.heads.persistence import _FORMER, TRUSTED
 from featx.specs import HeadSpec
 
@@ -231,12 +232,30 @@ def test_trees_say_how_many_features_they_take(name, digits, tmp_path):
         ("sigmoid", lambda one: setattr(one, "slopes_", np.ones((10, 1000, 1)))),
         ("isotonic", lambda one: one.knots_.__setitem__(3, np.full((2, 4), np.inf))),
         ("isotonic", lambda one: one.knots_.pop()),
+        ("mixture", lambda one: setattr(one, "share_", 1.5)),
+        ("mixture", lambda one: setattr(one, "share_", np.full((1000, 1, 1), 0.5))),
+        ("mixture", lambda one: setattr(one, "factor_", -1.0)),
+        ("mixture", lambda one: delattr(one, "share_")),
+        ("bias", lambda one: setattr(one, "biases_", np.zeros((10, 1)))),
+        ("bias", lambda one: setattr(one, "biases_", np.full(10, np.nan))),
+        ("bias", lambda one: setattr(one, "factor_", float("inf"))),
+        ("bias", lambda one: setattr(one, "method", "auto")),
     ],
 )
 def test_calibrations_fit_together(method, edit, digits, tmp_path):
     estimator = fit("ridge", digits, method)
     edit(estimator[-1].calibrator_)
     refuse(estimator, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["lda", "ridge"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_calibration_predicts_the_same_from_its_file(method, name, digits, tmp_path):
+    estimator = fit(name, digits, method)
+    dump_head(estimator, tmp_path / "head.skops")
+    loaded = load_head(tmp_path / "head.skops")
+    assert np.array_equal(loaded.predict_proba(digits[0]), estimator.predict_proba(digits[0]))
+    assert loaded.predict_proba(digits[0]).sum(axis=1) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,239 @@
+"""The choice of a calibration, by cross-fitted scores of held-out items."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from featx.heads.calibration import CURVES, METHODS, Calibrator, FloatArray
+
+Split = tuple[NDArray[np.intp], NDArray[np.intp]]
+
+#: A gain is beyond noise if it exceeds this many standard errors, in the terms of a normal distribution.
+_ERRORS = 2.0
+
+#: ... and if this many units have an error: fewer cannot show that more confidence is right.
+_FEWEST_ERRORS = 4
+
+#: The other score must not be worse by more than this many standard errors.
+_TOLERANCE = 0.25
+
+#: Also, a gain of the log-loss is beyond noise if scores that are probabilities already reach it with a chance below
+#: this: the likelihood ratio of the held-out items exceeds its inverse.
+_CHANCE = 0.01
+
+#: The least probability in a log-loss, as in the scores themselves.
+_LEAST = 1e-12
+
+#: Curves for each class are tried up to this many values, and steps from this many items on.
+_MOST_FOR_CURVES, _FEWEST_FOR_STEPS = 200_000, 1000
+
+#: Constants for each class are tried up to this many values.
+_MOST_FOR_BIASES = 5_000_000
+
+#: A smaller rise of the calibration error is not worth a warning.
+_LEAST_RISE = 0.01
+
+#: Bins of equal width in the calibration error.
+_BINS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationChoice:
+    """A method of calibration, and the probabilities that it makes.
+
+    Attributes:
+        method: One of `METHODS`.
+        probabilities: float64 (n_items, n_classes); those of each fold are from a calibrator of the other folds.
+        notes: What a user should know, without the name of the head.
+    """
+
+    method: str
+    probabilities: FloatArray
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Scores of items that were held out when they were scored.
+
+    Attributes:
+        scores: float (n_items, n_classes), margins or log-probabilities; minus infinity for a class that was not
+            trained on.
+        positions: int (n_items,), the column of each item's class.
+        splits: For each fold of whole units, the other items and its own.
+        units: int (n_items,), items with equal values belong together.
+        weights: float64 (n_items,).
+    """
+
+    scores: NDArray[np.floating[Any]]
+    positions: NDArray[np.intp]
+    splits: Sequence[Split]
+    units: NDArray[np.intp]
+    weights: FloatArray
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Whether the class of each item was trained on when the item was held out."""
+        known: NDArray[np.bool_] = np.isfinite(self.scores[np.arange(len(self.scores)), self.positions])
+        return known
+
+    def cross_fit(self, method: str) -> FloatArray:
+        """Return probabilities, float64 (n_items, n_classes); the calibrator of each fold is fitted to the others."""
+        if method == "none":
+            return np.asarray(special.softmax(self.scores.astype(np.float64), axis=1))
+        known = self.known
+        probabilities = np.empty(self.scores.shape)
+        for train, held in self.splits:
+            rows = train[known[train]] if known[train].any() else np.flatnonzero(known)
+            calibrator = Calibrator(method).fit(self.scores[rows], self.positions[rows], self.weights[rows])
+            probabilities[held] = calibrator.predict_proba(self.scores[held])
+        return probabilities
+
+
+def choose_calibration(held_out: HeldOut, asked: str | None, *, margins: bool = False) -> CalibrationChoice:
+    """Choose the calibration that predicts held-out items best, if its gain is beyond noise.
+
+    The base is `none`, or `temperature` for margins. Another method is chosen only if its log-loss or
+    its Brier score is lower beyond noise, and the other of the two is not higher. Of these methods, the
+    one with the lowest log-loss is chosen. Calibrators are fitted to other items than those by which they
+    are compared, and standard errors are those of sums over units.
+
+    Args:
+        held_out: The scores.
+        asked: The method to use; None chooses one.
+        margins: Whether the scores are margins, whose softmax is not a probability.
+    """
+    base = "temperature" if margins else "none"
+    if not held_out.known.any():  # nothing to compare by
+        method = asked or "none"
+        return CalibrationChoice(method, held_out.cross_fit(method), ())
+    before = _Trial.measure(held_out, base)
+    trials = {base: before}
+    for method in _list_candidates(held_out, base) if asked is None else [asked]:
+        trial = _Trial.measure(held_out, method)
+        if asked is not None or trial.improves(before):
+            trials[method] = trial
+    chosen = asked or min(trials, key=lambda method: trials[method].log_loss)
+    return CalibrationChoice(chosen, trials[chosen].probabilities, tuple(_describe(trials, base, chosen, asked)))
+
+
+def _list_candidates(held_out: HeldOut, base: str) -> list[str]:
+    """List the methods that are worth a trial, the simplest first."""
+    n_items, n_values = len(held_out.scores), held_out.scores.size
+    methods = [method for method in METHODS if method not in {"none", base}]
+    if n_items < _FEWEST_FOR_STEPS:
+        methods.remove("isotonic")
+    if n_values > _MOST_FOR_CURVES:
+        methods = [method for method in methods if method not in CURVES]
+    if n_values > _MOST_FOR_BIASES:
+        methods.remove("bias")
+    return methods
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """The cross-fitted probabilities of one method, and their scores.
+
+    Attributes:
+        probabilities: float64 (n_items, n_classes).
+        scores: By known item, its log-loss and its Brier score, float64 (2, n_known).
+        calibration_error: Mean distance between confidence and accuracy over bins.
+        known: The held-out items that the scores are of.
+        held_out: The held-out items.
+    """
+
+    probabilities: FloatArray
+    scores: FloatArray
+    calibration_error: float
+    known: NDArray[np.intp]
+    held_out: HeldOut
+
+    @classmethod
+    def measure(cls, held_out: HeldOut, method: str) -> "_Trial":
+        probabilities = held_out.cross_fit(method)
+        known = np.flatnonzero(held_out.known)
+        chances, columns = probabilities[known], held_out.positions[known]
+        own = chances[np.arange(len(known)), columns]
+        scores = np.stack([-np.log(np.maximum(own, _LEAST)), (chances**2).sum(axis=1) - 2 * own + 1])
+        return cls(probabilities, scores, _measure_error(chances, columns), known, held_out)
+
+    @property
+    def log_loss(self) -> float:
+        return float(np.average(self.scores[0], weights=self.held_out.weights[self.known]))
+
+    def improves(self, base: "_Trial") -> bool:
+        """Return whether one score is better beyond noise, and the other is not worse."""
+        gains = base.scores - self.scores
+        loss, brier = (self._standardize(gain) for gain in gains)
+        if min(loss, brier) < -_TOLERANCE:
+            return False
+        few = base.count_errors() < _FEWEST_ERRORS
+        return (max(loss, brier) > _ERRORS and not few) or self._measure_evidence(gains[0]) > math.log(1 / _CHANCE)
+
+    def count_errors(self) -> int:
+        """Count the units with an item that is not predicted correctly."""
+        wrong = self.probabilities[self.known].argmax(axis=1) != self.held_out.positions[self.known]
+        return len(np.unique(self.held_out.units[self.known][wrong]))
+
+    def _standardize(self, gain: FloatArray) -> float:
+        """Return a weighted mean of gains over its standard error, as of a normal distribution."""
+        units, weights = self._number_units(), self.held_out.weights[self.known]
+        n_units = int(units.max()) + 1
+        if n_units < 2:  # noqa: PLR2004 - no variance
+            return 0.0
+        mean = np.average(gain, weights=weights)
+        excess = np.bincount(units, weights=weights * (gain - mean))
+        error = math.sqrt(n_units / (n_units - 1) * float(excess @ excess)) / weights.sum()
+        if error == 0:
+            return 0.0
+        return float(special.ndtri(special.stdtr(n_units - 1, mean / error)))
+
+    def _measure_evidence(self, gain: FloatArray) -> float:
+        """Return the log of the mean over folds of the likelihood ratio of the calibrated to the given probabilities.
+
+        If the given ones are true, its mean is at most 1 (L. Wasserman, A. Ramdas and S. Balakrishnan,
+        "Universal inference", PNAS 117 (2020), 16880-16890, section 4), however heavy the tails. The items of
+        a unit count as one, with the geometric mean of their ratios, which is no larger than the mean.
+        """
+        placed = np.full(len(self.held_out.scores), np.nan)
+        placed[self.known] = gain
+        sums = []
+        for _, held in self.held_out.splits:
+            rows = held[~np.isnan(placed[held])]
+            _, units, sizes = np.unique(self.held_out.units[rows], return_inverse=True, return_counts=True)
+            sums.append(float((placed[rows] / sizes[units]).sum()))
+        return float(special.logsumexp(sums)) - math.log(len(sums))
+
+    def _number_units(self) -> NDArray[np.intp]:
+        numbers: NDArray[np.intp] = np.unique(self.held_out.units[self.known], return_inverse=True)[1]
+        return numbers
+
+
+def _measure_error(chances: FloatArray, columns: NDArray[np.intp]) -> float:
+    """Measure the expected calibration error of predicted classes."""
+    confidences = chances.max(axis=1)
+    gaps = confidences - (chances.argmax(axis=1) == columns)
+    bins = np.minimum((confidences * _BINS).astype(np.intp), _BINS - 1)
+    return float(np.abs(np.bincount(bins, weights=gaps)).sum()) / len(columns)
+
+
+def _describe(trials: dict[str, _Trial], base: str, chosen: str, asked: str | None) -> list[str]:
+    """Describe a choice that changed the probabilities, and warn of a larger calibration error."""
+    before, after = trials[base], trials[chosen]
+    if chosen == base:
+        return []
+    losses = f"log-loss {before.log_loss:.3f} with {base}, {after.log_loss:.3f} with {chosen}"
+    notes = [] if asked else [f"calibration {chosen} is chosen by held-out items: {losses}"]
+    rise = after.calibration_error - before.calibration_error
+    if rise > max(_LEAST_RISE, 1 / math.sqrt(len(np.unique(before.held_out.units)))):
+        errors = f"{before.calibration_error:.3f} to {after.calibration_error:.3f}"
+        notes.append(
+            f"calibration {chosen} raises the calibration error on held-out items from {errors} "
+            f"({losses}); try --calibration {base}"
+        )
+    return notes

@@ -216,7 +216,7 @@ class Calibrator(BaseEstimator):
 
     def _apply_curve(self, number: int, curve: FloatArray) -> FloatArray:
         """Return the probabilities for one curve's scores; 0 and 1 at the infinities."""
-        finite = np.nan_to_num(curve)
+        finite = np.where(np.isfinite(curve), curve, 0)
         if self.method == "sigmoid":
             chances = special.expit(self.slopes_[number] * finite + self.offsets_[number])
         else:

@@ -253,7 +253,8 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         losses.append(-np.log(np.maximum(own, _LEAST_PROBABILITY)))
     record = read_result(outcome[-1]).record
     notes = dict.fromkeys(_read_notes(record, dataset.classes))
-    head = replace(candidate.spec, params=record["params"], scaling=record["scaling"])
+    calibration = record.get("calibration", candidate.spec.calibration)  # results of earlier versions lack it
+    head = replace(candidate.spec, params=record["params"], scaling=record["scaling"], calibration=calibration)
     row = ComparisonRow(
         store=candidate.name,
         head=head,

@@ -318,6 +318,7 @@ def fit_and_predict(task: HeadTask) -> Result:
     record = {
         "params": dict(tuned.spec.params),
         "scaling": tuned.spec.scaling,
+        "calibration": tuned.spec.calibration,
         "fit_seconds": fit_seconds,
         "predict_seconds": predict_seconds,
         "threads": max((pool["num_threads"] for pool in threadpool_info()), default=1),

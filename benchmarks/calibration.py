@@ -1,6 +1,6 @@
 """Measure how often the default calibration makes probabilities worse than none.
 
-    python benchmarks/calibration.py [--repeats 20] [--seed 0] [--methods]
+    python benchmarks/calibration.py [--repeats 10] [--seed 0] [--methods]
 
 Heads are simulated: normal scores around their class, whose posterior probabilities are known,
 and then distorted. `well` leaves them as they are; `over` multiplies the scores by 3, `slightly`
@@ -41,7 +41,7 @@ FULL_VALUES = 10_000
 def main():
     """Print a line for each case, and one for each kind of head."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", action="store_true", help="measure each method, not only the default")
     options = parser.parse_args()

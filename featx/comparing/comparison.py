@@ -71,7 +71,7 @@ def compare(
         finetune: What to unfreeze: `last:N`, `from:LAYER`, `blocks:N`, `gradual`, `gradual:N` or `all`; one or more.
         runs: What `featx.fit` or `featx.finetune` returned, or folders of their bundles; one or more.
         params: Hyper-parameters that are fixed for each named head that has them, such as `class_weight`.
-        calibration: One of `featx.specs.CALIBRATIONS` for all named heads; None for the default of each.
+        calibration: One of `featx.specs.CALIBRATIONS` for all named heads; None chooses for each, as `auto` does.
         options: How to split, how many processes, and where to write.
 
     Returns:
@@ -322,7 +322,8 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         losses.append(-np.log(np.maximum(own, _LEAST_PROBABILITY)))
     record = read_result(outcome[-1]).record
     notes = dict.fromkeys(_read_notes(record, dataset.classes))
-    head = replace(candidate.spec, params=record["params"], scaling=record["scaling"])
+    calibration = record.get("calibration", candidate.spec.calibration)  # results of earlier versions lack it
+    head = replace(candidate.spec, params=record["params"], scaling=record["scaling"], calibration=calibration)
     row = ComparisonRow(
         store=candidate.name,
         head=head,
@@ -378,7 +379,7 @@ def choose_heads(
         heads: Names of heads or sets, with commas between in one text, or specs, which stay as they are.
         seed: Seed of those that are named.
         params: What is fixed of every named head that has such a parameter.
-        calibration: One of `featx.specs.CALIBRATIONS` for every named head; None for the default of each.
+        calibration: One of `featx.specs.CALIBRATIONS` for every named head; None chooses for each, as `auto` does.
 
     Raises:
         UnknownNameError: If no head has a name.

@@ -406,6 +406,7 @@ def fit_and_predict(task: HeadTask, progress: Progress | None = None) -> Result:
     record = {
         "params": dict(tuned.spec.params),
         "scaling": tuned.spec.scaling,
+        "calibration": tuned.spec.calibration,
         "fit_seconds": fit_seconds,
         "predict_seconds": predict_seconds,
         "threads": max((pool["num_threads"] for pool in threadpool_info()), default=1),

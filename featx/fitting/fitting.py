@@ -57,7 +57,7 @@ def fit(
         clf: Name of a head (see `featx.registry.HEADS`); None for the protocol's, or `logreg`.
         params: Hyper-parameters that are fixed; the others are tuned.
         scaling: `none`, `standard` or `l2`; None tunes it.
-        calibration: One of `featx.specs.CALIBRATIONS`; None for what the head needs.
+        calibration: One of `featx.specs.CALIBRATIONS`; None chooses by held-out items, as `auto` does.
         protocol: One of `featx.fitting.protocols.PROTOCOLS`; None for none.
         options: How to split and what to write.
 

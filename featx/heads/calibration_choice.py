@@ -230,7 +230,7 @@ def _describe(trials: dict[str, _Trial], base: str, chosen: str, asked: str | No
     losses = f"log-loss {before.log_loss:.3f} with {base}, {after.log_loss:.3f} with {chosen}"
     notes = [] if asked else [f"calibration {chosen} is chosen by held-out items: {losses}"]
     rise = after.calibration_error - before.calibration_error
-    if rise > max(_LEAST_RISE, 1 / math.sqrt(len(np.unique(before.held_out.units)))):
+    if rise > max(_LEAST_RISE, 0.5 / math.sqrt(len(np.unique(before.held_out.units)))):
         errors = f"{before.calibration_error:.3f} to {after.calibration_error:.3f}"
         notes.append(
             f"calibration {chosen} raises the calibration error on held-out items from {errors} "

@@ -10,7 +10,6 @@ import hashlib
 import math
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections import deque
@@ -114,23 +113,22 @@ def run_tasks(
         make_folder(folder)
     wanted = {task.key: task for task in tasks}
     results: dict[str, Path | str] = {key: path for key in wanted if _is_whole(path := _place(folder, key))}
-
     missing = [task for key, task in wanted.items() if key not in results]
-    with _open_board(wanted.values(), results, progress) as board:
+    with _count_steps(folder, wanted.values(), results, progress) as counter:
 
         def note(task: Task, outcome: Path | str) -> None:
             results[task.key] = outcome
-            board.report()
+            counter.report()
 
-        board.report()
-        killed = _run_round(missing, folder, jobs, threads, note, board)
-        for task, reason in _run_round([task for task, _ in killed], folder, 1, threads, note, board):
+        counter.report()
+        killed = _run_round(missing, folder, jobs, threads, note, counter)
+        for task, reason in _run_round([task for task, _ in killed], folder, 1, threads, note, counter):
             note(task, reason)
     return results
 
 
-class _Board:
-    """The steps that running tasks have done, in a file that their processes write to.
+class _StepCounter:
+    """A counter of the steps that running tasks have done, in a file that their processes write to.
 
     Args:
         path: The file, which holds an int32 for each task.
@@ -168,11 +166,15 @@ class _Board:
 
 
 @contextmanager
-def _open_board(
-    tasks: Iterable[Task], results: Mapping[str, Path | str], progress: Progress | None
-) -> Iterator[_Board]:
-    with tempfile.TemporaryDirectory(prefix="featx-progress-", ignore_cleanup_errors=True) as folder:
-        yield _Board(Path(folder) / "steps", tasks, results, progress)
+def _count_steps(
+    folder: Path, tasks: Iterable[Task], results: Mapping[str, Path | str], progress: Progress | None
+) -> Iterator[_StepCounter]:
+    path = folder / f".steps-{os.getpid()}"
+    try:
+        yield _StepCounter(path, tasks, results, progress)
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _write_steps(path: Path, place: int, steps: int, done: int, total: int) -> None:
@@ -207,7 +209,7 @@ def _run_round(
     jobs: int,
     threads: int | None,
     note: Callable[[Task, Path | str], None],
-    board: _Board,
+    counter: _StepCounter,
 ) -> list[tuple[Task, str]]:
     """Run every task once; return those whose process was killed, each with a reason."""
     waiting = deque(tasks)
@@ -217,11 +219,9 @@ def _run_round(
         while waiting or running:
             while waiting and slots:
                 task, slot = waiting.popleft(), slots.pop()
-                running[slot.submit(_work, task, _place(folder, task.key), board.path, board.places[task.key])] = (
-                    task,
-                    slot,
-                )
-            board.report()
+                path, place = _place(folder, task.key), counter.places[task.key]
+                running[slot.submit(_work, task, path, counter.path, place)] = (task, slot)
+            counter.report()
             for future in wait(running, timeout=_WAKE_SECONDS, return_when=FIRST_COMPLETED).done:
                 task, slot = running.pop(future)
                 path = _place(folder, task.key)
@@ -279,9 +279,9 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _work(task: Task, path: Path, board: Path, place: int) -> str:
+def _work(task: Task, path: Path, counter: Path, place: int) -> str:
     """Run a task in this process; return why it failed, or nothing."""
-    progress = {"progress": functools.partial(_write_steps, board, place, task.steps)} if task.steps > 1 else {}
+    progress = {"progress": functools.partial(_write_steps, counter, place, task.steps)} if task.steps > 1 else {}
     try:
         write_result(path, task.call(task.argument, **progress))
     except FeatxError as error:

@@ -63,7 +63,7 @@ def read_runs(
     partition: Partition,
     options: CompareOptions,
 ) -> list[FinishedRun]:
-    """Read the finished runs of a comparison, and fine-tune the plans of which there is none.
+    """Read the finished runs of a comparison, and fine-tune the plans that have no finished run.
 
     All are checked before anything is trained, so that a mistake in the last one costs nothing.
 

@@ -128,7 +128,7 @@ _WRITTEN = ("comparison.md", "comparison.csv", "comparison.json", "accuracy_agai
 
 
 def find_written(comparison: Comparison, parent: Path) -> Path | None:
-    """Find the folder that holds this very comparison, which was written before; None if there is none."""
+    """Find the folder of an equal comparison that was written before, if any."""
     ours = json.loads(json.dumps(comparison.to_dict() | {"seconds": 0}))
     for path in sorted(parent.glob("*-compare*/comparison.json")):
         with contextlib.suppress(OSError, ValueError, TypeError):  # anything may be in that folder

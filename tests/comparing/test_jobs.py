@@ -51,6 +51,7 @@ def test_steps_of_running_tasks_are_counted(tmp_path):
     assert (5, 12) in seen
     assert seen[-1] == (12, 12)
     assert seen == sorted(set(seen))
+    assert len(list((tmp_path / "work").iterdir())) == 2
     del seen[:]
     run_tasks(tasks, tmp_path / "work", jobs=1, progress=lambda *counts: seen.append(counts))
     assert seen == [(12, 12)]

@@ -174,8 +174,9 @@ def test_all_differences_are_adjusted_together(split, split_run, tmp_path):
     titles = [one.title for one in comparison.rows[:2]]
     assert titles == ["finetune last:23 (first)", "finetune last:23 (second)"]
     assert comparison.best.verdict == "best"
-    line = describe_comparison(comparison)[0]
-    assert "(first) is best by validation (the val split of the source); the test was not used to choose" in line
+    first, second = describe_comparison(comparison)[:2]
+    assert first.startswith("use finetune last:23 (first) or finetune last:23 (second): 18 test images ")
+    assert "(first) is best by validation (the val split of the source); the test was not used to choose" in second
     frozen = comparison.rows[2]
     assert frozen.paired.difference == -comparison.best.gain.difference
     assert frozen.p_value == comparison.best.gain_p_value

@@ -100,7 +100,7 @@ def test_the_first_interrupt_is_a_clean_stop(interruptible, pictures, tmp_path):
         (tmp_path / "pipe").write_bytes(b"")  # the read ends, and with it the stop can
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[-1].startswith("error: stopped; finished work is kept")
+    assert errors.splitlines()[-1].startswith("error: stopped; run the same command again to continue")
     assert errors.count("error: ") == 1
     assert "Traceback" not in errors
     assert list((tmp_path / "features").glob("*.lock")) == []

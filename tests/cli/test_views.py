@@ -31,7 +31,7 @@ def test_the_whole_way_with_views(featx_command, embedded, digits):
     augmented = featx_command("fit", "--clf", "centroid", "--views", "augment", "--runs", "augmented")
     assert "each of the 3 views" in augmented.err
     (bundle,) = Path("runs").glob("*/")
-    (other,) = Path("augmented").iterdir()
+    (other,) = Path("augmented").glob("*/")
     assert "views" in json.loads((bundle / "bundle.json").read_text())["embed"]
     assert "views" not in json.loads((other / "bundle.json").read_text())["embed"]
     compared = featx_command("compare", "--clf", "centroid", "--jobs", "1")

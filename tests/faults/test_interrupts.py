@@ -102,7 +102,7 @@ def interrupt_once(pictures, features, after):
         process.send_signal(signal.SIGINT)
         shown = terminal.read_rest()
     assert process.returncode == 130
-    assert shown.rstrip().splitlines()[-1].startswith("error: stopped; finished work is kept")
+    assert shown.rstrip().splitlines()[-1].startswith("error: stopped; run the same command again to continue")
     assert shown.count("error: ") == 1
     assert "Traceback" not in shown
     return done

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from featx.cli.output import print_text
 from featx.errors import SourceError
 
 EXAMPLE = "featx demo --into featx-demo"
@@ -32,24 +33,24 @@ def demo(
     runs.
     """
     count = _write_digits(folder / "digits")
-    typer.echo(
+    print_text(
         f"{count:,} scanned digits (UCI, shipped by scikit-learn) are in {folder / 'digits'}, one folder per class\n"
     )
-    typer.echo(f"$ cd {folder}")
+    print_text(f"$ cd {folder}")
     with contextlib.chdir(folder):
         _run("embed", "digits", "--backbone", "scattering")
         _run("fit", "--clf", "logreg")
         bundle = max(Path("runs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
         _run("predict", str(bundle), *_choose_tested(bundle), "--format", "table")
-    typer.echo(f"\nThe bundle, with metrics.json, predictions.csv and confusion_matrix.png, is {folder / bundle}")
-    typer.echo(_NEXT)
+    print_text(f"\nThe bundle, with metrics.json, predictions.csv and confusion_matrix.png, is {folder / bundle}")
+    print_text(_NEXT)
 
 
 def _run(*arguments: str) -> None:
     """Show a command and run it, so that the text and the run agree."""
     from featx.cli.app import app
 
-    typer.echo(f"\n$ featx {shlex.join(arguments)}")
+    print_text(f"\n$ featx {shlex.join(arguments)}")
     if code := app(list(arguments), standalone_mode=False):
         raise typer.Exit(code)
 

@@ -7,7 +7,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.ctrl_c import end_at_second_interrupt
-from featx.cli.output import format_table, print_json, print_notes
+from featx.cli.output import format_table, print_json, print_notes, print_text
 from featx.options import CACHES, FINETUNE_DEFAULTS, FineTuneOptions
 from featx.reporting import ProgressReporter
 from featx.specs import (
@@ -188,7 +188,7 @@ def finetune(
     if as_json:
         print_json(run.to_dict())
     else:
-        typer.echo(_describe(run))
+        print_text(_describe(run))
 
 
 def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads numpy

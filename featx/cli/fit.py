@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from featx.cli import flags
-from featx.cli.output import format_table, print_json, print_notes
+from featx.cli.output import format_table, print_json, print_notes, print_text
 from featx.options import FIT_DEFAULTS, FitOptions
 from featx.registry import HEADS
 from featx.reporting import ProgressReporter
@@ -80,7 +80,7 @@ def fit(
     if as_json:
         print_json(run.to_dict())
     else:
-        typer.echo(_describe(run, opened))
+        print_text(_describe(run, opened))
 
 
 def _describe(run: Any, store: Any) -> str:  # noqa: ANN401 - a Run and a FeatureStore, whose modules load numpy

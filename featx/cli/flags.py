@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from featx.cli.output import print_message
 from featx.errors import UsageError
 from featx.options import RUNTIMES, VIEWS
 from featx.specs import CALIBRATIONS, DECODERS, INTERPOLATIONS, POOLINGS, RESIZES
@@ -233,7 +234,8 @@ def read_source(
     import featx
 
     manifest = featx.read_source(source, root=root, columns=featx.Columns(path, label, split, group))
-    typer.echo("\n".join(manifest.describe()), err=True)
+    for line in manifest.describe():
+        print_message(line)
     return manifest
 
 

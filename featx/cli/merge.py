@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from featx.cli import flags
-from featx.cli.output import print_json
+from featx.cli.output import print_json, print_text
 from featx.options import FINETUNE_DEFAULTS
 from featx.reporting import ProgressReporter
 
@@ -38,4 +38,4 @@ def merge(
         counts = {"items": len(merged), "stores": n_stores, "quarantined": len(merged.quarantine)}
         print_json({"store": str(merged.path), **counts, "dim": merged.dim, "source": merged.source})
     else:
-        typer.echo(f"{len(merged):,} items from {n_stores} stores -> {merged.path}")
+        print_text(f"{len(merged):,} items from {n_stores} stores -> {merged.path}")

@@ -161,11 +161,10 @@ def _describe_end(comparison: Any) -> str:  # noqa: ANN401 - as above
 
 def _describe(comparison: Any) -> str:  # noqa: ANN401 - a Comparison, whose module loads numpy
     """Describe a comparison as text: the table, what the test shows, and where everything is."""
-    from featx.comparing.report import LEFT, describe_comparison, tabulate_briefly
+    from featx.comparing.report import DISPENSABLE, LEFT, describe_comparison, tabulate_briefly
 
     header, rows = tabulate_briefly(comparison)
     left = [at for at, name in enumerate(header) if name in LEFT]
     paths = [f"{row.title}: {to_printable(str(row.run))}" for row in comparison.rows if row.run]
-    return "\n".join(
-        [format_table(header, rows, left=left), "", *describe_comparison(comparison), *paths, _describe_end(comparison)]
-    )
+    table = format_table(header, rows, left=left, drop=DISPENSABLE)
+    return "\n".join([table, "", *describe_comparison(comparison), *paths, _describe_end(comparison)])

@@ -1,18 +1,32 @@
 """Output: results on stdout, notes and errors on stderr; no control character of a name reaches the terminal."""
 
+import itertools
 import json
 import math
+import os
+import re
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import typer
+from rich.cells import cell_len
 
 from featx.reporting import show_line
 from featx.wording import to_printable
 
 #: Images whose reason is printed; a note counts all.
 SHOWN_REASONS = 5
+
+#: Blanks between the columns of a table.
+_GAP = 2
+
+#: A longer word may be divided after its marks.
+_LONG_WORD = 20
+
+_AFTER_BLANK = re.compile(r"(?<=\s)(?=\S)")
+_AFTER_MARK = re.compile(r"(?<=[^\W\d]{2}[-_/.])(?=\w)")  # two letters first: 1e-05 stays whole
 
 
 def print_text(text: str) -> None:
@@ -61,17 +75,93 @@ def _replace_non_finite(value: Any) -> Any:  # noqa: ANN401 - recursive over JSO
     return value
 
 
-def format_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, left: Sequence[int] = (0,)) -> str:
-    """Align columns: those numbered in `left` to the left, the others to the right."""
-    from rich.cells import cell_len
+def format_table(
+    header: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    left: Sequence[int] = (0,),
+    drop: Sequence[str] = (),
+    width: int | None = None,
+) -> str:
+    """Align a table, and fit it to the terminal without cutting a word or a number.
 
+    Headings and the cells of text columns are wrapped at blanks; a long name, such as a path, also after its own
+    marks. If that is not enough, columns are left out. A table that is still too wide keeps its width.
+
+    Args:
+        header: The names of the columns.
+        rows: The cells.
+        left: Numbers of the columns with text, which are aligned to the left; the others are aligned to the right.
+        drop: Names of the columns that may be left out, the first one first.
+        width: Width in terminal columns; None for that of the terminal, as `read_width` finds it.
+    """
     cells = [[to_printable(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(cell_len(row[at]) for row in cells) for at in range(len(header))]
+    limit = read_width() if width is None else width
+    columns = list(zip(*cells, strict=True))
+    least = [_measure_least(column, at in left) for at, column in enumerate(columns)]
+    kept = list(range(len(header)))
+    for name in drop:
+        if limit is None or _add_gaps([least[at] for at in kept]) <= limit:
+            break
+        kept = [at for at in kept if header[at] != name]
+    widths = [max(map(cell_len, columns[at])) for at in kept]
+    if limit is not None:
+        _narrow(widths, [least[at] for at in kept], limit)
+    sides = [at in left for at in kept]
+    return "\n".join(line for row in cells for line in _align_row([row[at] for at in kept], widths, sides))
+
+
+def read_width() -> int | None:
+    """Return the width of the terminal: `COLUMNS` if it is set; None if stdout is not a terminal."""
+    if not os.environ.get("COLUMNS") and not (sys.stdout and sys.stdout.isatty()):
+        return None
+    return shutil.get_terminal_size(fallback=(0, 0)).columns or None
+
+
+def _measure_least(column: Sequence[str], is_text: bool) -> int:
+    """Measure the widest part of a column that is not wrapped."""
+    name, *cells = column
+    parts = [*_split(name), *(part for cell in cells for part in (_split(cell) if is_text else [cell]))]
+    return max(cell_len(part.rstrip()) for part in parts)
+
+
+def _add_gaps(widths: Sequence[int]) -> int:
+    return sum(widths) + _GAP * (len(widths) - 1)
+
+
+def _narrow(widths: list[int], least: Sequence[int], limit: int) -> None:
+    """Narrow the widest columns until the table fits, or until no column can be narrowed."""
+    while _add_gaps(widths) > limit:
+        able = [at for at, width in enumerate(widths) if width > least[at]]
+        if not able:
+            return
+        widths[max(able, key=widths.__getitem__)] -= 1
+
+
+def _align_row(row: Sequence[str], widths: Sequence[int], sides: Sequence[bool]) -> list[str]:
     lines = []
-    for row in cells:
-        padded = [
-            cell + " " * (width - cell_len(cell)) if at in left else " " * (width - cell_len(cell)) + cell
-            for at, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(padded).rstrip())
-    return "\n".join(lines)
+    wrapped = [_wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
+    for parts in itertools.zip_longest(*wrapped, fillvalue=""):
+        spaces = [" " * (width - cell_len(part)) for part, width in zip(parts, widths, strict=True)]
+        padded = [part + gap if side else gap + part for part, gap, side in zip(parts, spaces, sides, strict=True)]
+        lines.append((" " * _GAP).join(padded).rstrip())
+    return lines
+
+
+def _wrap(text: str, width: int) -> list[str]:
+    if cell_len(text) <= width:
+        return [text]
+    first, *parts = _split(text)
+    lines = [first]
+    for part in parts:
+        if cell_len((lines[-1] + part).rstrip()) <= width:
+            lines[-1] += part
+        else:
+            lines.append(part)
+    return [line.rstrip() for line in lines]
+
+
+def _split(text: str) -> list[str]:
+    """Split a text where a line may end: after blanks, and in a long word after marks between letters."""
+    words = _AFTER_BLANK.split(text)
+    return [part for word in words for part in (_AFTER_MARK.split(word) if cell_len(word) > _LONG_WORD else [word])]

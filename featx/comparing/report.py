@@ -200,13 +200,8 @@ def _write_csv(path: Path, comparison: Comparison) -> None:
 #: Columns that are text, and so aligned to the left.
 LEFT = ("store", "head", "chosen", "verdict")
 
-#: What a terminal can be counted on to show.
-TERMINAL_CELLS = 120
-
-_GAP = 2
-
-#: What to do, in this order, while the table is too wide: shorten a column to so many cells, or drop it (0).
-_SAVINGS = (("chosen", 8), ("chosen", 0), ("log-loss", 0), ("store", 14), ("head", 18), ("params", 0), ("memory", 0))
+#: Columns that a narrow terminal can do without, the first one first.
+DISPENSABLE = ("log-loss", "params", "memory", "chosen", "95 %", "time", "points to the best")
 
 
 def tabulate(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -214,25 +209,9 @@ def tabulate(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     return _arrange(comparison, [_format_row(row) for row in comparison.rows])
 
 
-def tabulate_briefly(comparison: Comparison, cells: int = TERMINAL_CELLS) -> tuple[list[str], list[list[str]]]:
-    """Return the table with fewer columns, no wider than a terminal.
-
-    Args:
-        comparison: The comparison.
-        cells: Width of the terminal in columns.
-    """
-    header, rows = _arrange(comparison, [_format_briefly(row) for row in comparison.rows])
-    columns = {name: [row[at] for row in rows] for at, name in enumerate(header)}
-    for name, fewest in _SAVINGS:
-        excess = _measure(columns) - cells
-        if name not in columns or excess <= 0:
-            continue
-        texts = columns.pop(name) if not fewest else columns[name]
-        if fewest:
-            width = max(fewest, _measure({name: texts}) - excess)
-            cut = cut_middle if name == "store" else shorten_name
-            columns[name] = [cut(text, width) for text in texts]
-    return list(columns), [list(row) for row in zip(*columns.values(), strict=True)]
+def tabulate_briefly(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return the header and the cells of a table with fewer columns, for a terminal."""
+    return _arrange(comparison, [_format_briefly(row) for row in comparison.rows])
 
 
 def cut_middle(text: str, cells: int) -> str:
@@ -246,11 +225,6 @@ def cut_middle(text: str, cells: int) -> str:
         return text
     half = cells // 2
     return shorten_name(text, cells - half) + text[-half:]
-
-
-def _measure(columns: Mapping[str, Sequence[str]]) -> int:
-    widths = [max(map(cell_len, (name, *texts))) for name, texts in columns.items()]
-    return sum(widths) + _GAP * (len(widths) - 1)
 
 
 def _arrange(comparison: Comparison, rows: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:

@@ -1,4 +1,4 @@
-"""The table of a terminal, which has 120 columns."""
+"""The table of a comparison, for terminals of different widths and for files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 from comparison_rows import FAILED, make_comparison, make_row
 
 from featx.cli.output import format_table
-from featx.comparing.report import cut_middle, tabulate, tabulate_briefly
+from featx.comparing.report import DISPENSABLE, LEFT, cut_middle, tabulate, tabulate_briefly
 from featx.comparison_results import FINE_TUNED
 from featx.registry import HEADS
 
@@ -55,15 +55,47 @@ def test_cells_of_a_terminal():
     assert set(list(failed.values())[1:-1]) == {"-"}
 
 
-@pytest.mark.parametrize("store", ["photos", "inceptionv3-a-very-long-name-of-a-store-at-its-end-01"])
-def test_a_terminal_is_wide_enough(store):
-    comparison = make_comparison(*make_many(store))
-    assert len(comparison.rows) == len(HEADS) + 1
+def print_table(comparison, width):
     header, rows = tabulate_briefly(comparison)
-    lines = format_table(header, rows, left=(0,)).splitlines()
-    assert max(map(len, lines)) <= 120
-    assert {"head", "valid.", "test", "95 %", "time", "memory", "points to the best", "verdict"} <= set(header)
-    assert len({row[header.index("head")] for row in rows}) == len(rows)
+    left = [at for at, name in enumerate(header) if name in LEFT]
+    return format_table(header, rows, left=left, drop=DISPENSABLE, width=width)
+
+
+ESSENTIAL = {"head", "valid.", "test", "verdict"}
+
+
+LONG = "inceptionv3-a-very-long-name-of-a-store-at-its-end-01"
+
+
+@pytest.mark.parametrize(
+    ("width", "stores", "columns"),
+    [
+        (60, ["photos"], ESSENTIAL),
+        (80, ["photos"], {*ESSENTIAL, "time", "points to the best"}),
+        (80, ["photos", LONG], {*ESSENTIAL, "store"}),
+        (120, ["photos"], {*ESSENTIAL, "95 %", "time", "memory", "chosen", "params", "points to the best"}),
+        (120, ["photos", LONG], {*ESSENTIAL, "95 %", "time", "chosen", "store", "points to the best"}),
+        (200, ["photos", LONG], None),
+    ],
+)
+def test_a_comparison_fits_the_terminal(width, stores, columns):
+    comparison = make_comparison(*(row for store in stores for row in make_many(store)))
+    lines = print_table(comparison, width).splitlines()
+    assert max(map(len, lines)) <= width
+    header, rows = tabulate_briefly(comparison)
+    text = " ".join(" ".join(lines).split())
+    for name in columns or header:
+        assert name.split()[0] in text
+        if name not in LEFT:  # no number is divided
+            at = header.index(name)
+            assert all(row[at] in text for row in rows), name
+
+
+def test_200_columns_show_what_was_chosen():
+    lines = print_table(make_comparison(*make_many()), 200).splitlines()
+    assert len(lines) == len(HEADS) + 2
+    assert "chosen" in lines[0]
+    assert " hidden_layer_sizes=(256, 128) alpha=0.001 standard   0.900 " in lines[1]
 
 
 def test_files_have_all_columns():

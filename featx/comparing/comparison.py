@@ -16,7 +16,15 @@ from numpy.typing import NDArray
 
 from featx.bundle import read_versions
 from featx.comparing.final_test import Entry, run_final_test
-from featx.comparing.jobs import HeadTask, Task, digest_items, fit_and_predict, remove_results, run_tasks
+from featx.comparing.jobs import (
+    HeadTask,
+    Task,
+    digest_items,
+    explain_single_process,
+    fit_and_predict,
+    remove_results,
+    run_tasks,
+)
 from featx.comparing.plans import read_runs
 from featx.comparing.report import describe_choice, describe_gains, name_folder, write_comparison
 from featx.comparing.runs import make_entries
@@ -108,7 +116,7 @@ def compare(
         n_train=int(rounds.final.trained_on.sum()),
         n_test=len(partition.test),
         versions=read_versions(),
-        notes=tuple(dict.fromkeys([*match.notes, *partition.notes, *lacking])),
+        notes=tuple(dict.fromkeys([*match.notes, *partition.notes, *lacking, *explain_single_process()])),
         seconds=time.perf_counter() - started,
         verdict=describe_gains(rows, partition.test_name),
     )

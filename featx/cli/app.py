@@ -5,6 +5,7 @@ import gc
 import io
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -32,11 +33,16 @@ from featx.cli import (
 )
 from featx.cli.ctrl_c import EXIT_CODE, describe_stop, was_interrupted
 from featx.cli.output import print_message
+from featx.cli.panels import PanelCommand
 from featx.errors import FeatxError
+from featx.registry import find_closest
 
 #: Thresholds of Python's garbage collector. With its defaults, it scans the objects of TensorFlow's import and of
 #: a list of 100,000 items over and over, for 2 of 9 seconds.
 _GARBAGE_THRESHOLDS = (100_000, 50, 100)
+
+#: The message about a value that is not among the choices of an option.
+_CHOICE = re.compile(r"'([^']*)' is not one of (.*)")
 
 app = typer.Typer(
     name="featx",
@@ -52,7 +58,7 @@ app = typer.Typer(
 
 def _add_verb(command: Callable[..., None], example: str) -> None:
     # `\b` keeps the line of the example as it is.
-    app.command(epilog=f"\b\nExample:\n  {example}")(command)
+    app.command(cls=PanelCommand, epilog=f"\b\nExample:\n  {example}")(command)
 
 
 _add_verb(demo.demo, demo.EXAMPLE)
@@ -160,7 +166,11 @@ def _drop_output() -> None:
 def _describe_usage(error: TyperException) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context else "featx"
-    return f"{' '.join(error.format_message().split()).rstrip('.')}; see `{command} --help`"
+    message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
+    if choice := _CHOICE.search(message):
+        close = find_closest(choice[1], re.findall(r"'([^']*)'", choice[2]))
+        message += f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"{message}; see `{command} --help`"
 
 
 def _fail(error: BaseException, message: str, code: int, *, debug: bool) -> None:

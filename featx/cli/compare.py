@@ -38,6 +38,7 @@ def compare(
         typer.Option(
             "--clf",
             metavar="HEADS",
+            callback=flags.check_heads,
             help=f"Heads, separated by commas: {flags.join(HEADS)}; or a set of heads: {flags.join(HEAD_SETS)}. "
             "Repeatable.",
         ),
@@ -47,6 +48,7 @@ def compare(
         typer.Option(
             "--finetune",
             metavar="PLAN",
+            callback=flags.check_plans,
             help="Also fine-tune the backbone of the first store: last:N, from:LAYER, blocks:N, gradual, gradual:N or "
             "all. A finished run of the same plan is used again. Repeatable.",
         ),

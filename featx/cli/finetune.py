@@ -33,7 +33,12 @@ def finetune(
     backbone: flags.Backbone,
     clf: Annotated[
         str,
-        typer.Option("--clf", metavar="HEAD", help="Head: logreg or keras; keras:512-512 has two hidden layers."),
+        typer.Option(
+            "--clf",
+            metavar="HEAD",
+            callback=flags.check_heads,
+            help="Head: logreg or keras; keras:512-512 has two hidden layers.",
+        ),
     ] = _DEFAULTS.head.name,
     param: flags.Param = None,
     scaling: Annotated[
@@ -47,6 +52,7 @@ def finetune(
         str,
         typer.Option(
             metavar="PLAN",
+            callback=flags.check_plans,
             help="Layers to train: last:N, from:LAYER, blocks:N, all, or block by block: gradual, gradual:N.",
         ),
     ] = _DEFAULTS.unfreeze,

@@ -22,6 +22,7 @@ def fit(
         typer.Option(
             "--clf",
             metavar="HEAD",
+            callback=flags.check_heads,
             help=f"Head: {flags.join(HEADS)}; keras:512-512 has two hidden layers. By default, logreg.",
         ),
     ] = None,

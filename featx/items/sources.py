@@ -11,6 +11,7 @@ from featx.items.folders import read_folder
 from featx.items.formats import has_image_suffix
 from featx.items.manifest import Manifest
 from featx.items.tables import Columns, read_table
+from featx.registry import find_closest
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -39,7 +40,9 @@ def read_source(
     """
     path, name = Path(source), os.fspath(source)
     if not path.exists():
-        msg = f"{name!r} does not exist; name a folder, a table or an archive of images"
+        close = find_closest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else []
+        hint = f"did you mean {str(path.with_name(close[0]))!r}? Otherwise " if close else ""
+        msg = f"{name!r} does not exist; {hint}name a folder, a table or an archive of images"
         raise SourceError(msg)
     is_table = path.is_file() and name.lower().endswith(TABLE_SUFFIXES)
     if is_table:

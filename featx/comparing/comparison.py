@@ -33,7 +33,7 @@ from featx.errors import DataError, UsageError
 from featx.files import read_result
 from featx.fitting.dataset import MIN_CLASSES, Dataset, Partition, deal_folds, load_dataset, split_dataset
 from featx.heads import Head, describe_single_fold, find_head
-from featx.options import COMPARE_DEFAULTS, VIEWS, CompareOptions
+from featx.options import COMPARE_DEFAULTS, VIEWS, CompareOptions, check_options
 from featx.registry import list_heads
 from featx.results import Run
 from featx.specs import HeadSpec
@@ -91,6 +91,7 @@ def compare(
         StoreError: If a store does not exist, or the results cannot be written.
         SourceError: If the images of a plan are gone or have changed.
     """
+    check_options(options, CompareOptions)
     started = time.perf_counter()
     specs, lacking = choose_heads(heads, options.seed, params or {}, calibration)
     opened = _open_stores(stores)

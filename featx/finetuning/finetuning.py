@@ -39,7 +39,7 @@ from featx.items import Manifest, read_source
 from featx.items.augmentation import draw_contact_sheet
 from featx.items.decoding import decode
 from featx.measuring import watch_memory
-from featx.options import FINETUNE_DEFAULTS, FineTuneOptions
+from featx.options import FINETUNE_DEFAULTS, FineTuneOptions, check_options
 from featx.results import FineTuned, Run
 from featx.specs import FineTuneSpec, ImageSpec
 from featx.store.lock import StoreLock
@@ -259,6 +259,7 @@ def finetune(
     Raises:
         FeatxError: One of its kinds, for a source, backbone, plan or head that cannot be used.
     """
+    check_options(options, FineTuneOptions)
     started, read_peak = time.perf_counter(), watch_memory()
     spec, image = plan_first_head(spec or FineTuneSpec()), check_image(image or {})
     manifest = source if isinstance(source, Manifest) else read_source(source)

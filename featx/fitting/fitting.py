@@ -26,7 +26,7 @@ from featx.fitting.learning_curve import measure_curve, measure_shots
 from featx.fitting.protocols import find_protocol, plan_head
 from featx.heads import FittedHead, Head, Tuned, describe_single_fold, fit_tuned, tune_and_fit
 from featx.heads.fitting import predict_rows
-from featx.options import FIT_DEFAULTS, FitOptions
+from featx.options import FIT_DEFAULTS, FitOptions, check_options
 from featx.reporting import Progress
 from featx.results import Curve, Run
 from featx.specs import HeadSpec
@@ -69,6 +69,7 @@ def fit(
         DataError: If the items cannot be split, or the head cannot be fitted to them.
         StoreFormatError: If the store is damaged.
     """
+    check_options(options, FitOptions)
     chosen = find_protocol(protocol) if protocol else None
     name = clf or (chosen.head if chosen else "logreg")
     head, spec = plan_head(HeadSpec(name, params or {}, scaling, options.seed, calibration), chosen)

@@ -38,6 +38,15 @@ def read_source(
         SourceError: If the source does not exist, or cannot be read.
         UsageError: If `root` or `columns` is given and the source is not a table.
     """
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        advice = (
+            "pass featx.Manifest.from_frame(frame)"
+            if kind == "DataFrame"
+            else "pass the path of a folder, table or archive"
+        )
+        msg = f"the source is a {kind}; {advice}"
+        raise UsageError(msg)
     path, name = Path(source), os.fspath(source)
     if not path.exists():
         close = find_closest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else []

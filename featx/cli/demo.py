@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
@@ -32,6 +33,7 @@ def demo(
     The images are the scanned digits that scikit-learn ships; nothing is downloaded. Every command is shown before it
     runs.
     """
+    _claim(folder)
     count = _write_digits(folder / "digits")
     print_text(
         f"{count:,} scanned digits (UCI, shipped by scikit-learn) are in {folder / 'digits'}, one folder per class\n"
@@ -55,16 +57,36 @@ def _run(*arguments: str) -> None:
         raise typer.Exit(code)
 
 
+def _claim(folder: Path) -> None:
+    """Make the folder, before anything slow is imported.
+
+    Raises:
+        SourceError: If it holds files of others, or cannot be written to.
+    """
+    is_own = (folder / "digits" / _name_digit(0, 0)).is_file()  # the first file that an earlier run wrote
+    try:
+        if not is_own and folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+            msg = f"{folder} holds files that the demo did not write; choose another folder with --into"
+            raise SourceError(msg)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        msg = f"{folder} cannot be written to: {error.strerror}; choose another folder with --into"
+        raise SourceError(msg) from error
+
+
+def _name_digit(number: int, target: int) -> str:
+    return f"{target}/digit-{number:04d}.png"
+
+
 def _write_digits(folder: Path) -> int:
     from PIL import Image
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    if folder.exists() and not (folder / "0").is_dir():
-        msg = f"{folder} exists and was not made by the demo; choose another folder with --into"
-        raise SourceError(msg)
     for number, (pixels, target) in enumerate(zip(digits.images, digits.target, strict=True)):
-        path = folder / str(target) / f"digit-{number:04d}.png"
+        path = folder / _name_digit(number, target)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             # 0 to 16 grey levels, which is what the scans were reduced to

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from reporters import Recorder
 
 import featx
 from featx import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions, SplitOptions
@@ -73,3 +74,11 @@ def test_results_are_shown_in_one_line(store, digits):
     assert shown[1].startswith("<Comparison of 2 rows, 0 failed; best ")
     assert shown[2] == f"<Manifest {str(digits)!r}: 400 items, 10 classes>"
     assert all("\n" not in line and len(line) < 300 for line in shown)
+
+
+def test_cross_validation_says_which_fold_it_fits(store):
+    recorder = Recorder()
+    featx.fit(store, "ridge", options=FitOptions(folder=None, cv=3, reporter=recorder))
+    assert recorder.phases == ["fitting", "fold 1 of 3", "fold 2 of 3", "fold 3 of 3", "fitting to all items"]
+    assert recorder.counts[-1][0] == recorder.counts[-1][1]
+    assert sorted(recorder.counts) == recorder.counts

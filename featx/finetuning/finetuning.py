@@ -40,6 +40,7 @@ from featx.items.augmentation import draw_contact_sheet
 from featx.items.decoding import decode
 from featx.measuring import watch_memory
 from featx.options import FINETUNE_DEFAULTS, FineTuneOptions, check_options
+from featx.reporting import Reporter
 from featx.results import FineTuned, Run
 from featx.specs import FineTuneSpec, ImageSpec
 from featx.store.lock import StoreLock
@@ -278,8 +279,8 @@ def finetune(
     folder = _open_folder(spec, data, network, roles, options)
     with StoreLock(folder):  # two runs of the same command at once would write the same state
         _show_views(data, roles, spec, folder, options)
-        options.reporter.begin("fitting the head")
-        first = _fit_head(trainable, data, roles, spec, folder)
+        options.reporter.begin("running the frozen network")
+        first = _fit_head(trainable, data, roles, spec, folder, options.reporter)
         trainable.attach(first.network)
         _describe_parameters(trainable.count_parameters(), stages, options)
         training_set = _make_training_set(data, first.network, roles, spec)
@@ -404,6 +405,7 @@ def _fit_head(
     roles: Roles,
     spec: FineTuneSpec,
     folder: Path,
+    reporter: Reporter,
 ) -> FirstHead:
     """Fit the first head on the frozen features of all items except those of the test."""
     dataset = data.dataset
@@ -413,7 +415,9 @@ def _fit_head(
     with _embed_frozen(trainable, data, members, spec, folder) as features:
         targets, units = dataset.targets[members], dataset.find_units(members)
         folds = functools.partial(deal_folds, dataset, trained_on, spec.seed)
-        return fit_first_head(spec, FrozenFeatures(features, targets, watched[members], units, folds))
+        frozen = FrozenFeatures(features, targets, watched[members], units, folds)
+        reporter.begin("fitting the head on folds")
+        return fit_first_head(spec, frozen, reporter.advance)
 
 
 @contextlib.contextmanager

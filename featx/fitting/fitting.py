@@ -142,6 +142,7 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     outer = dataset.assign_folds(everything, options.cv, options.seed)
     probabilities = np.zeros((len(dataset), len(dataset.classes)))
     for fold in range(options.cv):
+        options.reporter.begin(f"fold {fold + 1} of {options.cv}")
         progress = _shift(options.reporter.advance, fold, options.cv + 1)
         fitted, _ = _tune_and_fit(head, spec, dataset, outer != fold, progress)
         probabilities[outer == fold] = _predict(fitted, dataset, outer == fold)
@@ -152,6 +153,7 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     )
     if (dataset.splits != "").any():
         notes.append("cross-validation uses all items and ignores the splits of the source")
+    options.reporter.begin("fitting to all items")
     progress = _shift(options.reporter.advance, options.cv, options.cv + 1)
     fitted, tuned = _tune_and_fit(head, spec, dataset, everything, progress)
     folded = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))

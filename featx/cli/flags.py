@@ -81,7 +81,8 @@ def check_plans(plans: Any) -> Any:  # noqa: ANN401 - as above
     from featx.finetuning.unfreezing import check_plan
 
     for plan in [plans] if isinstance(plans, str) else plans or ():
-        check_plan(plan)
+        if not Path(plan).exists() and "/" not in plan.partition(":")[0]:  # `compare` explains what to do with a run
+            check_plan(plan)
     return plans
 
 

@@ -93,8 +93,12 @@ def check_plan(plan: str) -> None:
     kind, _, value = normalize_plan(plan).partition(":")
     if kind not in _KINDS or (kind == "all" and value) or (kind == "from" and not value):
         close = find_closest(kind, _KINDS)
-        hint = f"did you mean {':'.join(filter(None, [close[0], value]))}? " if close and close[0] != kind else ""
-        msg = f"{plan!r} does not say which layers to unfreeze; {hint}Write {_PLANS}"
+        hint = (
+            f"did you mean {':'.join(filter(None, [close[0], value]))}? Write"
+            if close and close[0] != kind
+            else "write"
+        )
+        msg = f"{plan!r} does not say which layers to unfreeze; {hint} {_PLANS}"
         raise UsageError(msg)
     if kind in {"last", "blocks"} or (kind == "gradual" and value):
         _read_count(plan, value)

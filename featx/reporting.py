@@ -131,7 +131,7 @@ def _make_bar() -> "Bar | None":
         """A console that does not cut the paths of lines which are printed above the bar."""
 
         def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - as the method of Console
-            super().print(*objects, **{"overflow": "ignore", **options})
+            super().print(*objects, **{"overflow": "ignore", "crop": False, **options})
 
     console = WholeWords(stderr=True)
     if console.is_jupyter and find_spec("ipywidgets") is None:

@@ -164,6 +164,13 @@ class Comparison:
     seconds: float
     verdict: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        kept = f" -> {str(self.folder)!r}" if self.folder else ""
+        return (
+            f"<Comparison of {len(self.rows):,} rows, {len(self.failed):,} failed; best {self.best.title}; trained on "
+            f"{self.n_train:,} items, tested on {self.n_test:,}{kept}>"
+        )
+
     @property
     def best(self) -> ComparisonRow:
         """The row that validation ranks first."""

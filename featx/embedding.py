@@ -27,7 +27,7 @@ from featx.items.augmentation import PRESETS, plan_views
 from featx.items.decoding import decode
 from featx.ledger import Ledger, describe_source
 from featx.measuring import WRITE, Timing
-from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.options import EMBED_DEFAULTS, EmbedOptions, check_options
 from featx.specs import DTYPES, BackboneSpec, EmbedSpec, ImageSpec, ViewSpec
 from featx.store import FeatureStore
 from featx.store.sealing import Provenance
@@ -213,8 +213,8 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     Raises:
         FeatxError: One of its subclasses, for a source, backbone or store that cannot be used.
     """
-    begun = time.perf_counter()
-    planned = plan_views(views, augmentation, view_seed)
+    check_options(options, EmbedOptions)
+    begun, planned = time.perf_counter(), plan_views(views, augmentation, view_seed)
     manifest = source if isinstance(source, Manifest) else read_source(source)
     network = _build(backbone, layers, pooling, weights, check_image(image or {}))
     image_spec = ImageSpec(**{**(image or {}), "height": network.height, "width": network.width})

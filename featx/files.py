@@ -61,7 +61,8 @@ def write_atomically(path: Path, confirm: Callable[[], None] | None = None) -> I
         confirm: Called when the data are on the disk; raises if the file must not get its name.
 
     Raises:
-        OSError: If the file cannot be written; an older one is left as it was.
+        OSError: If the file cannot be written; an older one is left as it was. The error names the file, and not the
+            temporary one.
     """
     temporary = name_temporary(path)
     try:
@@ -70,6 +71,10 @@ def write_atomically(path: Path, confirm: Callable[[], None] | None = None) -> I
         if confirm:
             confirm()
         publish_file(temporary, path)
+    except OSError as error:
+        if error.filename is not None and Path(os.fsdecode(error.filename)) == temporary:
+            error.filename = str(path)  # the name that the user knows
+        raise
     finally:
         with contextlib.suppress(OSError):  # the error that stopped the write is already on its way
             temporary.unlink(missing_ok=True)

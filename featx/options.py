@@ -1,7 +1,9 @@
 """Options: how to run and how to split, with their defaults, for the library and the command line alike."""
 
+import numbers
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 from featx.errors import UsageError
 from featx.reporting import SILENT, Reporter
@@ -23,6 +25,43 @@ VIEWS = ("average", "augment", "plain")
 
 #: What NumPy's and scikit-learn's generators take.
 _SEEDS = 2**32
+
+
+#: Options that are a path, or None for nothing to write.
+_PATHS = {"folder", "features", "out"}
+
+
+def check_options(options: object, kind: type) -> None:
+    """Refuse anything but options of that kind.
+
+    Raises:
+        UsageError: The message says what to pass.
+    """
+    if not isinstance(options, kind):
+        msg = f"options is a {type(options).__name__}; pass options=featx.{kind.__name__}(...)"
+        raise UsageError(msg)
+
+
+def _check_types(options: Any) -> None:  # noqa: ANN401 - one of the classes below
+    """Refuse values of another type than the default's."""
+    for field in fields(options):
+        value, default = getattr(options, field.name), field.default
+        if field.name in _PATHS:
+            fits, wanted = value is None or isinstance(value, str | os.PathLike), "a path"
+        elif isinstance(default, Reporter):
+            fits, wanted = isinstance(value, Reporter), "a featx.Reporter, such as ProgressReporter()"
+        elif isinstance(default, bool):
+            fits, wanted = isinstance(value, bool), "True or False"
+        elif isinstance(default, str):
+            fits, wanted = isinstance(value, str), "text"
+        elif isinstance(default, float):
+            fits, wanted = isinstance(value, numbers.Real) and not isinstance(value, bool), "a number"
+        else:
+            whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+            fits, wanted = whole or value is default, "a whole number"
+        if not fits:
+            msg = f"{field.name} is {value!r}, a {type(value).__name__}; pass {wanted}"
+            raise UsageError(msg)
 
 
 def count_cores() -> int:
@@ -63,6 +102,7 @@ class EmbedOptions:
         Raises:
             UsageError: The message names the option and what it takes.
         """
+        _check_types(self)
         for name, value in (("batch_size", self.batch_size), ("workers", self.workers)):
             if value is not None and value < 1:
                 msg = f"{name} is {value}; it must be at least 1"
@@ -117,6 +157,7 @@ class FitOptions:
         Raises:
             UsageError: The message names the option and what it takes.
         """
+        _check_types(self)
         _check_split(self.test_size, self.seed)
         _check_views(self.views)
         if self.cv < 0 or self.cv == 1:
@@ -157,6 +198,7 @@ class SplitOptions:
         Raises:
             UsageError: The message names the option and what it takes.
         """
+        _check_types(self)
         for name, size in (("val", self.val_size), ("test", self.test_size)):
             if not 0 <= size < 1:
                 msg = f"the size of {name} is {size}; it must be at least 0 and below 1, such as 0.1"
@@ -215,6 +257,7 @@ class CompareOptions:
         Raises:
             UsageError: The message names the option and what it takes.
         """
+        _check_types(self)
         _check_split(self.test_size, self.seed)
         _check_views(self.views)
         if self.folds < 2:  # noqa: PLR2004 - one to train on, one to hold out
@@ -266,6 +309,7 @@ class FineTuneOptions:
         Raises:
             UsageError: The message names the option and what it takes.
         """
+        _check_types(self)
         _check_split(self.test_size, 0)
         for name, choice, known in (("cache", self.cache, CACHES), ("runtime", self.runtime, RUNTIMES)):
             if choice not in known:

@@ -6,7 +6,7 @@ or through the entry points of other packages: listing names imports nothing.
 
 import difflib
 import functools
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -42,6 +42,24 @@ HEAD_SETS: dict[str, tuple[str, ...]] = {
     "fast": ("logreg", "ridge", "lda", "centroid", "knn", "naive-bayes", "mlp", "random-forest"),
     "linear": ("logreg", "ridge", "linear-svm", "lda", "centroid"),
     "all": tuple(HEADS),
+}
+
+
+#: Commands that list the names of a kind, for kinds with more names than an error shows.
+_LISTS = {"backbone": "featx backbones", "classifier": "featx fit --help"}
+
+_SHOWN_NAMES = 8
+
+#: What other tools call some values, whose spelling is not similar.
+_SYNONYMS = {
+    "mean": ("avg",),
+    "average": ("avg",),
+    "md": ("markdown",),
+    "tex": ("latex",),
+    "rf": ("random-forest",),
+    "lr": ("logreg",),
+    "logistic": ("logreg",),
+    "platt": ("sigmoid",),
 }
 
 
@@ -83,15 +101,35 @@ def resolve(kind: str, name: str, table: dict[str, str], group: str) -> Any:  # 
 
 
 def make_unknown_name_error(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
-    """Make the error for an unknown name, which lists the known names, closest first."""
+    """Make the error for an unknown name, which lists the known names, closest first, up to eight."""
     names = list(known)
     close = find_closest(name, names)
     hint = f"did you mean {' or '.join(close)}? " if close else ""
-    rest = ", ".join([*close, *(candidate for candidate in names if candidate not in close)])
-    return UnknownNameError(f"no {kind} is called {name!r}; {hint}Known: {rest}")
+    ordered = [*close, *(candidate for candidate in names if candidate not in close)]
+    if len(ordered) <= _SHOWN_NAMES or kind not in _LISTS:
+        shown = ", ".join(ordered)
+    else:
+        shown = f"{', '.join(ordered[:_SHOWN_NAMES])}, ...; `{_LISTS[kind]}` lists all {len(names)}"
+    return UnknownNameError(f"no {kind} is called {name!r}; {hint}Known: {shown}")
 
 
-def find_closest(name: str, known: Iterable[str]) -> list[str]:
+def check_heads(names: Iterable[str]) -> None:
+    """Refuse names that are neither a head nor a set of heads; of `keras:512-256`, the part before the colon is read.
+
+    Raises:
+        UnknownNameError: The message lists the closest names first.
+    """
+    known = list_names(HEADS, "featx.heads")
+    for name in names:
+        base = name.strip().lower().partition(":")[0]
+        if base and base not in known and base not in HEAD_SETS:
+            kind = "classifier"
+            raise make_unknown_name_error(kind, name.strip(), known)
+
+
+def find_closest(name: str, known: Collection[str]) -> list[str]:
     """Find up to three similar names, ignoring case, best first."""
+    if meant := [word for word in _SYNONYMS.get(name.lower(), ()) if word in known]:
+        return meant
     lowered = {candidate.lower(): candidate for candidate in known}
     return [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=3, cutoff=0.5)]

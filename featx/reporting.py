@@ -1,12 +1,15 @@
 """Progress reports: what a run reports to its caller while it works, and a progress bar for terminals and notebooks."""
 
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from featx.errors import UsageError
+from featx.wording import to_printable, wrap_words
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
@@ -84,14 +87,35 @@ class ProgressReporter(Reporter):
 
     def say(self, line: str) -> None:
         """Print a line to stderr, above the bar."""
-        if sys.stderr is not None:  # Python has none where the caller closed it
-            sys.stderr.write(f"{line}\n")
+        show_line(line, sys.stderr)
 
     def _check_open(self) -> None:
         """Refuse to work where nothing would stop the bar if the run failed."""
         if not self._is_open:
             msg = "a ProgressReporter works inside `with featx.ProgressReporter() as reporter:`; pass `reporter` there"
             raise UsageError(msg)
+
+
+def show_line(line: str, stream: TextIO | None) -> None:
+    """Print a line without control characters; a terminal gets it broken between words, and other streams get it whole.
+
+    Args:
+        line: The line.
+        stream: Where to; None, which Python has for a stream that the caller closed, prints nothing.
+    """
+    if stream is None:
+        return
+    line = to_printable(line)
+    stream.write(f"{wrap_words(line, _measure_width(stream)) if stream.isatty() else line}\n")
+    stream.flush()
+
+
+def _measure_width(terminal: TextIO) -> int:
+    try:
+        columns = os.get_terminal_size(terminal.fileno()).columns
+    except (OSError, ValueError):  # a notebook, or a stream that only behaves like a terminal
+        columns = 0
+    return columns or shutil.get_terminal_size().columns
 
 
 def _make_bar() -> "Bar | None":
@@ -103,10 +127,16 @@ def _make_bar() -> "Bar | None":
     from rich.progress import Progress as Bar
     from rich.text import Text
 
-    console = Console(stderr=True)
+    class WholeWords(Console):
+        """A console that does not cut the paths of lines which are printed above the bar."""
+
+        def print(self, *objects: Any, **options: Any) -> None:  # noqa: ANN401 - as the method of Console
+            super().print(*objects, **{"overflow": "ignore", "crop": False, **options})
+
+    console = WholeWords(stderr=True)
     if console.is_jupyter and find_spec("ipywidgets") is None:
         # rich would show a warning instead of a bar; a notebook also understands a terminal's carriage returns.
-        console = Console(stderr=True, force_jupyter=False, force_terminal=True)
+        console = WholeWords(stderr=True, force_jupyter=False, force_terminal=True)
     elif not (console.is_jupyter or sys.stderr.isatty()):
         return None
 

@@ -19,6 +19,7 @@ from featx.wording import (
     escape_html,
     format_html_table,
     format_interval,
+    format_value,
     to_text,
 )
 
@@ -301,6 +302,13 @@ class Run:
     shots: Curve | None = None
     finetuned: FineTuned | None = None
     tested: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
+
+    def __repr__(self) -> str:
+        kept = f" -> {str(self.bundle)!r}" if self.bundle else ""
+        return (
+            f"<Run {self.head.name}: trained on {self.n_train:,} items, accuracy "
+            f"{format_value(self.test.accuracy, 4)} of {self.test.n_items:,} ({self.test_name}){kept}>"
+        )
 
     @property
     def predictions(self) -> "DataFrame":

@@ -23,6 +23,25 @@ def to_printable(text: str) -> str:
     )
 
 
+def wrap_words(text: str, cells: int) -> str:
+    """Break a line between words to fit a width; a longer word, such as a path, stays whole on a line of its own.
+
+    Args:
+        text: One line; its indentation is repeated.
+        cells: The width in columns of a terminal; a Chinese character takes two.
+    """
+    words = text.split()
+    indent = text[: len(text) - len(text.lstrip())]
+    lines = [indent + "".join(words[:1])]
+    for word in words[1:]:
+        longer = f"{lines[-1]} {word}"
+        if cell_len(longer) <= cells:
+            lines[-1] = longer
+        else:
+            lines.append(indent + word)
+    return "\n".join(lines)
+
+
 def to_text(name: str) -> str:
     r"""Make a file's name printable; a byte NN that is not UTF-8 becomes `\udcNN`, so that names stay different."""
     return name.encode("utf-8", "backslashreplace").decode()

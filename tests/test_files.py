@@ -79,3 +79,17 @@ def test_leftovers_of_killed_writers_are_removed_and_nothing_else(tmp_path):
         (tmp_path / name).write_text("x")
     remove_leftovers(tmp_path, "[a].h5.")
     assert list_names(tmp_path) == sorted(kept)
+
+
+@pytest.mark.parametrize("name", ["features.h5", "table with spaces.csv", "names\u00e9.json"])
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path, name):
+    path = tmp_path / "gone" / name
+    with pytest.raises(FileNotFoundError) as caught, write_atomically(path) as temporary:
+        temporary.write_text("new")
+    assert caught.value.filename == str(path)
+
+
+def test_an_error_of_another_file_keeps_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, write_atomically(tmp_path / "a.csv"):
+        (tmp_path / "other").read_text()
+    assert caught.value.filename == str(tmp_path / "other")

@@ -108,3 +108,15 @@ def test_outside_a_with_statement_it_says_how_to_use_it():
     for call in (lambda: reporter.begin("testing"), lambda: reporter.advance(1, 2)):
         with pytest.raises(UsageError, match=r"inside `with featx.ProgressReporter\(\) as reporter:`"):
             call()
+
+
+def test_a_terminal_gets_no_word_or_path_cut_and_a_file_gets_the_line_whole(capsys):
+    path = "features/" + "long-name-" * 12 + "mobilenetv2.h5"
+    shown, _ = run_on_a_terminal(
+        SAY_ABOVE_A_BAR.replace('"one line"', f'"{"normalisation " * 9}{path} {"normalisation " * 9}"')
+    )
+    assert path.encode() in shown
+    assert shown.count(b"normalisation") == 18
+    with ProgressReporter("working") as reporter:
+        reporter.say("word " * 60)
+    assert capsys.readouterr().err == "word " * 60 + "\n"

@@ -8,6 +8,7 @@ from featx.wording import (
     format_count,
     format_seconds,
     to_printable,
+    wrap_words,
 )
 
 
@@ -31,3 +32,17 @@ def test_markup_is_escaped():
     assert escape_latex("a_1 & 50% [x]\n") == "a\\_1 \\& 50\\% {[}x{]}\\textbackslash{}n"
     assert escape_markdown("a|b_*") == "a\\|b\\_\\*"
     assert escape_html("<b a='1'>\x1b") == "&lt;b a=&#x27;1&#x27;&gt;\\x1b"
+
+
+@pytest.mark.parametrize(
+    ("text", "cells", "lines"),
+    [
+        ("note: normal words wrap", 12, ["note: normal", "words wrap"]),
+        ("see features/a-very-long/mobilenetv2.h5 now", 10, ["see", "features/a-very-long/mobilenetv2.h5", "now"]),
+        ("  indented lines keep it", 14, ["  indented", "  lines keep", "  it"]),
+        ("日本語 日本語 ab", 13, ["日本語 日本語", "ab"]),
+        ("", 10, [""]),
+    ],
+)
+def test_lines_break_between_words_only(text, cells, lines):
+    assert wrap_words(text, cells) == "\n".join(lines)

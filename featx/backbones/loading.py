@@ -123,6 +123,16 @@ def parse_uri(uri: str) -> BackboneRequest:
     return BackboneRequest(f"{scheme.lower()}{colon}{path}", dict(pairs))
 
 
+def check_uri(uri: str) -> None:
+    """Check that a uri names a backbone, without loading it.
+
+    Raises:
+        UnknownNameError: If there is no such backbone.
+        BackboneError: If its arguments are not written as arguments.
+    """
+    _find_provider(parse_uri(uri).name)
+
+
 def list_backbones() -> list[str]:
     """List every name that `load_backbone` takes, built-in ones first."""
     built_in = [name for name in list_names(BACKBONES, _GROUP) if name not in {"keras", "file"}]

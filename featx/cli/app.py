@@ -1,14 +1,16 @@
 """The `featx` command: its verbs, and the line in which an error ends."""
 
 import codecs
+import contextlib
 import gc
 import io
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 from typer.exceptions import Exit, TyperException
@@ -30,17 +32,18 @@ from featx.cli import (
     split,
     verify,
 )
-from featx.cli.ctrl_c import EXIT_CODE
+from featx.cli.ctrl_c import EXIT_CODE, describe_stop, was_interrupted
+from featx.cli.output import print_message
+from featx.cli.panels import PanelCommand
 from featx.errors import FeatxError
+from featx.registry import find_closest
 
 #: Thresholds of Python's garbage collector. With its defaults, it scans the objects of TensorFlow's import and of
 #: a list of 100,000 items over and over, for 2 of 9 seconds.
 _GARBAGE_THRESHOLDS = (100_000, 50, 100)
 
-_STOPPED = "stopped; run the same command again to continue: it repeats only what was not finished"
-
-#: Verbs of which that is true; the others start from scratch.
-_RESUMED = {"embed", "repair", "compare", "finetune"}
+#: The message about a value that is not among the choices of an option.
+_CHOICE = re.compile(r"'([^']*)' is not one of (.*)")
 
 app = typer.Typer(
     name="featx",
@@ -56,7 +59,7 @@ app = typer.Typer(
 
 def _add_verb(command: Callable[..., None], example: str) -> None:
     # `\b` keeps the line of the example as it is.
-    app.command(epilog=f"\b\nExample:\n  {example}")(command)
+    app.command(cls=PanelCommand, epilog=f"\b\nExample:\n  {example}")(command)
 
 
 _add_verb(demo.demo, demo.EXAMPLE)
@@ -76,16 +79,11 @@ _add_verb(backbones.backbones, backbones.EXAMPLE)
 _add_verb(layers.layers, layers.EXAMPLE)
 
 
-class _StderrHandler(logging.StreamHandler[TextIO]):
-    """Write to whatever stderr is at the moment, so that a note goes above a progress bar and not into it."""
+class _MessageHandler(logging.Handler):
+    """Print notes to whatever stderr is at the moment: above a progress bar, and not into it."""
 
-    @property
-    def stream(self) -> TextIO:
-        return sys.stderr
-
-    @stream.setter
-    def stream(self, _: TextIO) -> None:
-        """Ignore what the base class sets once, at the start."""
+    def emit(self, record: logging.LogRecord) -> None:
+        print_message(self.format(record))
 
 
 def _show_version(asked: bool) -> None:
@@ -104,11 +102,13 @@ def start(
     ] = False,
 ) -> None:
     """Set up what every verb needs: notes on stderr."""
-    handler = _StderrHandler()
+    handler = _MessageHandler()
     handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
     logging.addLevelName(logging.WARNING, "note")
     # Pillow's two lines on broken EXIF data, in the middle of a run: the image is embedded anyway.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+    # `compare` says itself that processes cannot be started, and nothing else needs them.
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"joblib\._multiprocessing_helpers")
     logger = logging.getLogger("featx")
     logger.handlers[:] = [handler]
     logger.propagate = False
@@ -120,6 +120,7 @@ def main() -> None:
     """Run the command line; every error that a user can cause ends in one line."""
     gc.set_threshold(*_GARBAGE_THRESHOLDS)
     debug = "--debug" in sys.argv[1:]
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a class name that the terminal cannot show must not end the run
             # In a C locale, names would be written as escapes, into files too.
@@ -128,33 +129,60 @@ def main() -> None:
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
         if code == EXIT_CODE:  # typer has turned Ctrl-C into this code
-            _fail(KeyboardInterrupt(), _describe_stop(), code, debug=debug)
+            _fail(KeyboardInterrupt(), describe_stop(), code, debug=debug)
+        sys.stdout.flush()  # here, since at the end of the process nothing could handle an error
         sys.exit(code)
     except FeatxError as error:
         _fail(error, str(error), error.exit_code, debug=debug)
     except Exit as error:
         sys.exit(error.exit_code)
     except TyperException as error:
-        context = getattr(error, "ctx", None)
-        command = context.command_path if context else "featx"
-        message = f"{error.format_message().rstrip('.')}; see `{command} --help`"
-        _fail(error, message, error.exit_code, debug=debug)
+        _fail(error, _describe_usage(error), error.exit_code, debug=debug)
     except KeyboardInterrupt as error:
-        _fail(error, _describe_stop(), EXIT_CODE, debug=debug)
+        _fail(error, describe_stop(), EXIT_CODE, debug=debug)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader has left; flushing would fail
+        _drop_output()
         sys.exit(1)
     except OSError as error:
         name = f": {error.filename}" if error.filename else ""
         _fail(error, f"{error.strerror or error}{name}", 1, debug=debug)
 
 
-def _describe_stop() -> str:
-    return _STOPPED if _RESUMED & set(sys.argv[1:]) else "stopped"
+def _open_closed_streams() -> None:
+    """Open the null device for each standard stream that the caller closed.
+
+    Otherwise the next file gets the number of that stream, and what libraries print goes into it.
+    """
+    for name, mode in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            descriptor = os.open(os.devnull, mode)  # the lowest free number: that of the stream
+            setattr(sys, name, os.fdopen(descriptor, "w" if mode == os.O_WRONLY else "r", encoding="utf-8"))
+
+
+def _drop_output() -> None:
+    """Send what is still buffered nowhere: its reader has left, and Python would fail at the end of the process."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # a stream that is not a file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _describe_usage(error: TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "featx"
+    message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
+    if choice := _CHOICE.search(message):
+        close = find_closest(choice[1], re.findall(r"'([^']*)'", choice[2]))
+        message += f"; did you mean {' or '.join(close)}?" if close else ""
+    return f"{message}; see `{command} --help`"
 
 
 def _fail(error: BaseException, message: str, code: int, *, debug: bool) -> None:
     if debug:
         raise error
-    typer.echo(f"error: {message}", err=True)
+    if was_interrupted():  # a library may have turned the interrupt into another error
+        message, code = describe_stop(), EXIT_CODE
+    try:
+        print_message(f"error: {message}")
+    except OSError:  # nobody reads stderr
+        _drop_output()
     sys.exit(code)

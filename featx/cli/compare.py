@@ -8,7 +8,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.ctrl_c import end_at_second_interrupt
-from featx.cli.output import format_table, print_json, print_notes
+from featx.cli.output import format_table, print_json, print_message, print_notes, print_text
 from featx.errors import UsageError
 from featx.options import COMPARE_DEFAULTS, CompareOptions
 from featx.registry import HEAD_SETS, HEADS
@@ -38,6 +38,7 @@ def compare(
         typer.Option(
             "--clf",
             metavar="HEADS",
+            callback=flags.check_heads,
             help=f"Heads, separated by commas: {flags.join(HEADS)}; or a set of heads: {flags.join(HEAD_SETS)}. "
             "Repeatable.",
         ),
@@ -47,6 +48,7 @@ def compare(
         typer.Option(
             "--finetune",
             metavar="PLAN",
+            callback=flags.check_plans,
             help="Also fine-tune the backbone of the first store: last:N, from:LAYER, blocks:N, gradual, gradual:N or "
             "all. A finished run of the same plan is used again. Repeatable.",
         ),
@@ -143,7 +145,7 @@ def _print(comparison: Any, output: Format) -> None:  # noqa: ANN401 - a Compari
         print_json([row.to_dict() for row in comparison.rows])
         return
     if output is Format.TABLE:
-        typer.echo(_describe(comparison))
+        print_text(_describe(comparison))
         return
     if output is Format.MARKDOWN:
         text = comparison.to_markdown()
@@ -152,7 +154,7 @@ def _print(comparison: Any, output: Format) -> None:  # noqa: ANN401 - a Compari
     else:
         text = (comparison.folder / "comparison.csv").read_text("utf-8")
     typer.echo(text.rstrip("\n"))
-    typer.echo(_describe_end(comparison), err=True)
+    print_message(_describe_end(comparison))
 
 
 def _describe_end(comparison: Any) -> str:  # noqa: ANN401 - as above

@@ -3,11 +3,13 @@
 import contextlib
 import csv
 import shlex
+import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from featx.cli.output import print_text
 from featx.errors import SourceError
 
 EXAMPLE = "featx demo --into featx-demo"
@@ -33,27 +35,51 @@ def demo(
     """
     from featx.bundle import find_bundle
 
+    _claim(folder)
     count = _write_digits(folder / "digits")
-    typer.echo(
+    print_text(
         f"{count:,} scanned digits (UCI, shipped by scikit-learn) are in {folder / 'digits'}, one folder per class\n"
     )
-    typer.echo(f"$ cd {folder}")
+    print_text(f"$ cd {folder}")
     with contextlib.chdir(folder):
         _run("embed", "digits", "--backbone", "scattering")
         _run("fit", "--clf", "logreg")
         bundle = find_bundle("latest")
         _run("predict", str(bundle), *_choose_tested(bundle), "--format", "table")
-    typer.echo(f"\nThe bundle, with metrics.json, predictions.csv and confusion_matrix.png, is {folder / bundle}")
-    typer.echo(_NEXT)
+    print_text(f"\nThe bundle, with metrics.json, predictions.csv and confusion_matrix.png, is {folder / bundle}")
+    print_text(_NEXT)
 
 
 def _run(*arguments: str) -> None:
     """Show a command and run it, so that the text and the run agree."""
     from featx.cli.app import app
 
-    typer.echo(f"\n$ featx {shlex.join(arguments)}")
+    print_text(f"\n$ featx {shlex.join(arguments)}")
     if code := app(list(arguments), standalone_mode=False):
         raise typer.Exit(code)
+
+
+def _claim(folder: Path) -> None:
+    """Make the folder, before anything slow is imported.
+
+    Raises:
+        SourceError: If it holds files of others, or cannot be written to.
+    """
+    is_own = (folder / "digits" / _name_digit(0, 0)).is_file()  # the first file that an earlier run wrote
+    try:
+        if not is_own and folder.exists() and any(not path.name.startswith(".") for path in folder.iterdir()):
+            msg = f"{folder} holds files that the demo did not write; choose another folder with --into"
+            raise SourceError(msg)
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        msg = f"{folder} cannot be written to: {error.strerror}; choose another folder with --into"
+        raise SourceError(msg) from error
+
+
+def _name_digit(number: int, target: int) -> str:
+    return f"{target}/digit-{number:04d}.png"
 
 
 def _write_digits(folder: Path) -> int:
@@ -61,11 +87,8 @@ def _write_digits(folder: Path) -> int:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    if folder.exists() and not (folder / "0").is_dir():
-        msg = f"{folder} exists and was not made by the demo; choose another folder with --into"
-        raise SourceError(msg)
     for number, (pixels, target) in enumerate(zip(digits.images, digits.target, strict=True)):
-        path = folder / str(target) / f"digit-{number:04d}.png"
+        path = folder / _name_digit(number, target)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             # 0 to 16 grey levels, which is what the scans were reduced to

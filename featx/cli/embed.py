@@ -10,7 +10,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.ctrl_c import end_at_second_interrupt
-from featx.cli.output import print_json, print_quarantine
+from featx.cli.output import print_json, print_quarantine, print_text
 from featx.options import EMBED_DEFAULTS, FINETUNE_DEFAULTS, ON_BAD, EmbedOptions
 from featx.reporting import ProgressReporter
 from featx.specs import DTYPES
@@ -151,7 +151,7 @@ def embed(
         if as_json:
             print_json(result.to_dict())
         else:
-            typer.echo(_describe(result, with_stages=number == len(results)))
+            print_text(_describe(result, with_stages=number == len(results)))
     for result in results:
         result.check()
 

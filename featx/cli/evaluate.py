@@ -16,7 +16,12 @@ def evaluate(
     bundle: flags.Bundle,
     source: flags.Source,
     split: Annotated[
-        str, typer.Option(metavar="SPLIT", help="Evaluate only this split of the source: train, val or test.")
+        str,
+        typer.Option(
+            metavar="SPLIT",
+            callback=flags.check_choice("split", ("train", "val", "test")),
+            help="Evaluate only this split of the source: train, val or test.",
+        ),
     ] = "",
     root: flags.Root = None,
     path_column: flags.PathColumn = None,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from featx.cli import flags
-from featx.cli.output import print_json
+from featx.cli.output import print_json, print_text
 from featx.errors import UsageError
 from featx.reporting import ProgressReporter
 from featx.wording import format_bytes
@@ -37,4 +37,4 @@ def export(
         about = {"store": str(store), "export": str(out), "items": len(opened), "dim": opened.dim}
         print_json({**about, "dtype": opened.spec.dtype, "file_bytes": size})
     else:
-        typer.echo(f"{len(opened):,} items, {opened.dim:,} {opened.spec.dtype} each, {format_bytes(size)} -> {out}")
+        print_text(f"{len(opened):,} items, {opened.dim:,} {opened.spec.dtype} each, {format_bytes(size)} -> {out}")

@@ -7,7 +7,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.ctrl_c import end_at_second_interrupt
-from featx.cli.output import format_table, print_notes, print_run
+from featx.cli.output import format_table, print_notes, print_run, print_text
 from featx.options import CACHES, FINETUNE_DEFAULTS, FineTuneOptions
 from featx.reporting import ProgressReporter
 from featx.specs import (
@@ -33,7 +33,12 @@ def finetune(
     backbone: flags.Backbone,
     clf: Annotated[
         str,
-        typer.Option("--clf", metavar="HEAD", help="Head: logreg or keras; keras:512-512 has two hidden layers."),
+        typer.Option(
+            "--clf",
+            metavar="HEAD",
+            callback=flags.check_heads,
+            help="Head: logreg or keras; keras:512-512 has two hidden layers.",
+        ),
     ] = _DEFAULTS.head.name,
     param: flags.Param = None,
     scaling: Annotated[
@@ -47,6 +52,7 @@ def finetune(
         str,
         typer.Option(
             metavar="PLAN",
+            callback=flags.check_plans,
             help="Layers to train: last:N, from:LAYER, blocks:N, all, or block by block: gradual, gradual:N.",
         ),
     ] = _DEFAULTS.unfreeze,
@@ -207,7 +213,7 @@ def finetune(
     if as_json:
         print_run(run)
     else:
-        typer.echo(_describe(run))
+        print_text(_describe(run))
 
 
 def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads numpy

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from featx.cli import flags
-from featx.cli.output import format_table, print_notes, print_run
+from featx.cli.output import format_table, print_notes, print_run, print_text
 from featx.options import FIT_DEFAULTS, FitOptions
 from featx.registry import HEADS
 from featx.reporting import ProgressReporter
@@ -22,6 +22,7 @@ def fit(
         typer.Option(
             "--clf",
             metavar="HEAD",
+            callback=flags.check_heads,
             help=f"Head: {flags.join(HEADS)}; keras:512-512 has two hidden layers. By default, logreg.",
         ),
     ] = None,
@@ -90,7 +91,7 @@ def fit(
     if as_json:
         print_run(run)
     else:
-        typer.echo(_describe(run, opened))
+        print_text(_describe(run, opened))
 
 
 def _describe(run: Any, store: Any) -> str:  # noqa: ANN401 - a Run and a FeatureStore, whose modules load numpy

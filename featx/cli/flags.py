@@ -1,13 +1,14 @@
 """Options that several verbs share, and the functions that read their values."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from featx.cli.output import print_notes
+from featx import registry
+from featx.cli.output import print_message, print_notes
 from featx.errors import BundleError, UsageError
 from featx.options import RUNTIMES, VIEWS
 from featx.specs import CALIBRATIONS, DECODERS, INTERPOLATIONS, POOLINGS, RESIZES, USED_BITS
@@ -104,19 +105,66 @@ Except = Annotated[
 
 # Backbones and images
 
+
+def check_backbone(name: str) -> str:
+    """Check the name of a backbone before anything heavy is imported or read."""
+    from featx.backbones.loading import check_uri
+
+    check_uri(name)
+    return name
+
+
+def check_heads(names: Any) -> Any:  # noqa: ANN401 - a name, a list of names or none, as the option takes
+    """Check the names of heads before anything heavy is imported or read."""
+    registry.check_heads([names] if isinstance(names, str) else [n for entry in names or () for n in entry.split(",")])
+    return names
+
+
+def check_plans(plans: Any) -> Any:  # noqa: ANN401 - as above
+    """Check the spelling of plans for fine-tuning before anything heavy is imported or read."""
+    from featx.finetuning.unfreezing import check_plan
+
+    for plan in [plans] if isinstance(plans, str) else plans or ():
+        if not Path(plan).exists() and "/" not in plan.partition(":")[0]:  # `compare` explains what to do with a run
+            check_plan(plan)
+    return plans
+
+
+def check_choice(option: str, known: Sequence[str]) -> Callable[[str | None], str | None]:
+    """Return a function that checks the value of an option.
+
+    Args:
+        option: The name of the option.
+        known: The values that it takes; an option that is not given has none of them.
+    """
+
+    def check(value: str | None) -> str | None:
+        if value and value not in known:
+            close = registry.find_closest(value, known)
+            hint = f"did you mean {' or '.join(close)}? It" if close else "it"
+            msg = f"--{option} is {value!r}; {hint} must be one of {join(known)}"
+            raise UsageError(msg)
+        return value
+
+    return check
+
+
 Backbone = Annotated[
     str,
     typer.Option(
         "--backbone",
         "-b",
         metavar="NAME",
-        help="A name that `featx backbones` lists, or file:PATH for a Keras model of your own.",
+        callback=check_backbone,
+        help="A name that `featx backbones` lists, or file:PATH for a Keras model of your own. Quote a name with "
+        "arguments: 'mobilenet?alpha=0.75'.",
     ),
 ]
 Pooling = Annotated[
     str | None,
     typer.Option(
         metavar="POOLING",
+        callback=check_choice("pooling", POOLINGS),
         help=f"How a feature map becomes a vector: {join(POOLINGS)}. By default, what suits the layer.",
     ),
 ]
@@ -174,6 +222,7 @@ Runtime = Annotated[
     str,
     typer.Option(
         metavar="RUNTIME",
+        callback=check_choice("runtime", RUNTIMES),
         help=f"Runtime of the network: {join(RUNTIMES)}. auto chooses OpenVINO if there is no GPU.",
     ),
 ]
@@ -236,6 +285,7 @@ Calibration = Annotated[
     str | None,
     typer.Option(
         metavar="METHOD",
+        callback=check_choice("calibration", CALIBRATIONS),
         help=f"Calibration of the probabilities: {join(CALIBRATIONS)}. The default, auto, chooses by held-out images.",
     ),
 ]
@@ -306,7 +356,8 @@ def read_source(
     )
     columns = featx.Columns(path_column, label_column, split_column, group)
     manifest = featx.read_source(source, root=root, columns=columns, options=options)
-    typer.echo("\n".join(manifest.describe()), err=True)
+    for line in manifest.describe():
+        print_message(line)
     return manifest
 
 

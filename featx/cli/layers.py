@@ -15,7 +15,9 @@ def layers(
     backbone: Annotated[
         str,
         typer.Argument(
-            metavar="BACKBONE", help="A name that `featx backbones` lists, or file:PATH for a Keras model of your own."
+            metavar="BACKBONE",
+            callback=flags.check_backbone,
+            help="A name that `featx backbones` lists, or file:PATH for a Keras model of your own.",
         ),
     ],
     image_size: flags.ImageSize = None,

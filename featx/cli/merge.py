@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from featx.cli import flags
-from featx.cli.output import print_json
+from featx.cli.output import print_json, print_text
 from featx.options import FINETUNE_DEFAULTS
 from featx.reporting import ProgressReporter
 
@@ -43,4 +43,4 @@ def merge(
     else:
         shared = f"; {n_shared:,} that were in several stores are kept once" if n_shared else ""
         copies = f"; {n_copies:,} have the same bytes as another one (`featx info --duplicates`)" if n_copies else ""
-        typer.echo(f"{len(merged):,} items from {n_stores} stores{shared}{copies} -> {merged.path}")
+        print_text(f"{len(merged):,} items from {n_stores} stores{shared}{copies} -> {merged.path}")

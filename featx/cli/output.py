@@ -1,4 +1,4 @@
-"""Output: results on stdout, notes on stderr."""
+"""Output: results on stdout, notes and errors on stderr; no control character of a name reaches the terminal."""
 
 import itertools
 import json
@@ -13,6 +13,7 @@ from typing import Any
 import typer
 from rich.cells import cell_len
 
+from featx.reporting import show_line
 from featx.wording import to_printable
 
 #: Images whose reason is printed; a note counts all.
@@ -28,10 +29,20 @@ _AFTER_BLANK = re.compile(r"(?<=\s)(?=\S)")
 _AFTER_MARK = re.compile(r"(?<=[^\W\d]{2}[-_/.])(?=\w)")  # two letters first: 1e-05 stays whole
 
 
+def print_text(text: str) -> None:
+    """Print the lines of a result to stdout."""
+    typer.echo("\n".join(map(to_printable, text.split("\n"))))
+
+
+def print_message(message: str) -> None:
+    """Print one line to stderr; a terminal gets it broken between words."""
+    show_line(message, sys.stderr)
+
+
 def print_notes(notes: Iterable[str]) -> None:
     """Print notes to stderr."""
     for note in notes:
-        typer.echo(f"note: {note}", err=True)
+        print_message(f"note: {note}")
 
 
 def print_quarantine(results: Sequence[Any]) -> None:
@@ -42,7 +53,7 @@ def print_quarantine(results: Sequence[Any]) -> None:
     """
     reasons = {name: reason for result in results for name, _, reason in result.store.quarantine}
     for item, reason in list(reasons.items())[:SHOWN_REASONS]:
-        typer.echo(f"quarantined {to_printable(item)}: {to_printable(reason)}", err=True)
+        print_message(f"quarantined {item}: {reason}")
     worst = max(results, key=lambda result: result.bad_share)
     if 0 < worst.bad_share <= worst.max_bad:
         share = f"{worst.bad_share:.1%} of the images are quarantined (up to {worst.max_bad:.1%} is accepted)"

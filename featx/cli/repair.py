@@ -6,7 +6,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.ctrl_c import end_at_second_interrupt
-from featx.cli.output import print_json, print_quarantine
+from featx.cli.output import print_json, print_quarantine, print_text
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.reporting import ProgressReporter
 
@@ -37,11 +37,11 @@ def repair(
     if as_json:
         print_json(done.to_dict())
     elif not done.verification.damage:
-        typer.echo(f"{store}: sound; nothing to repair")
+        print_text(f"{store}: sound; nothing to repair")
     else:
         lost = int(done.verification.lost.sum())
         restored = f", {done.result.new:,} embedded again" if done.result else ""
-        typer.echo(f"{lost:,} of {len(done.verification.store):,} rows were damaged and removed{restored} -> {store}")
+        print_text(f"{lost:,} of {len(done.verification.store):,} rows were damaged and removed{restored} -> {store}")
     if done.result:
         print_quarantine([done.result])
         done.result.check()

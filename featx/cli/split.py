@@ -7,10 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from featx.cli import flags
-from featx.cli.output import SHOWN_REASONS, format_table, print_json, print_notes
+from featx.cli.output import SHOWN_REASONS, format_table, print_json, print_message, print_notes, print_text
 from featx.options import SPLIT_DEFAULTS, STRATIFY, SplitOptions
 from featx.reporting import ProgressReporter
-from featx.wording import to_printable
 
 EXAMPLE = "featx split photos/ --val 0.1 --test 0.2"
 
@@ -91,7 +90,7 @@ def split(
     with ProgressReporter("reading") as reporter:
         table = featx.split_source(manifest, out=out, options=replace(options, reporter=reporter))
     for item, reason in list(table.unread.items())[:SHOWN_REASONS]:
-        typer.echo(f"not in any split: {to_printable(item)}: {to_printable(reason)}", err=True)
+        print_message(f"not in any split: {item}: {reason}")
     unread = (
         f"{len(table.unread):,} of {len(table.items):,} images cannot be read; the table lists them without a split, "
         "and `featx embed` quarantines them"
@@ -100,7 +99,7 @@ def split(
     if as_json:
         print_json(table.to_dict())
     else:
-        typer.echo(f"{_describe(table)}\n\n{table.path}")
+        print_text(f"{_describe(table)}\n\n{table.path}")
 
 
 def _describe(table: Any) -> str:  # noqa: ANN401 - a SplitTable, whose module loads numpy

@@ -5,7 +5,7 @@ from typing import Any
 import typer
 
 from featx.cli import flags
-from featx.cli.output import format_table, print_json
+from featx.cli.output import format_table, print_json, print_text
 from featx.errors import StoreFormatError
 from featx.reporting import ProgressReporter
 from featx.wording import format_bytes
@@ -30,7 +30,7 @@ def verify(store: flags.NewestStore = None, as_json: flags.Json = False) -> None
         print_json(found.to_dict())
     elif not found.damage:
         size = format_bytes(path.stat().st_size)
-        typer.echo(f"{path}: sound; {len(found.store):,} items, {size}, all checksums match")
+        print_text(f"{path}: sound; {len(found.store):,} items, {size}, all checksums match")
     else:
         _show_damage(found)
     if found.damage:

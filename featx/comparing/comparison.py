@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from featx.bundle import read_versions
 from featx.comparing.final_test import Entry, run_final_test
-from featx.comparing.jobs import HeadTask, Task, digest_items, fit_and_predict, remove_results, run_tasks
+from featx.comparing.jobs import (
+    HeadTask,
+    Task,
+    digest_items,
+    explain_single_process,
+    fit_and_predict,
+    remove_results,
+    run_tasks,
+)
 from featx.comparing.plans import read_runs
 from featx.comparing.report import describe_choice, describe_gains, find_written, name_folder, write_comparison
 from featx.comparing.runs import make_entries
@@ -27,7 +35,7 @@ from featx.files import read_result
 from featx.fitting.dataset import Dataset, Partition, deal_folds, load_dataset, split_dataset
 from featx.fitting.preconditions import MIN_CLASSES
 from featx.heads import Head, describe_single_fold, find_head
-from featx.options import COMPARE_DEFAULTS, VIEWS, CompareOptions
+from featx.options import COMPARE_DEFAULTS, VIEWS, CompareOptions, check_options
 from featx.registry import list_heads
 from featx.results import Run
 from featx.specs import HeadSpec
@@ -85,6 +93,7 @@ def compare(
         StoreError: If a store does not exist, or the results cannot be written.
         SourceError: If the images of a plan are gone or have changed.
     """
+    check_options(options, CompareOptions)
     started = time.perf_counter()
     specs, lacking = choose_heads(heads, options.seed, params or {}, calibration)
     opened = _open_stores(stores)
@@ -110,7 +119,9 @@ def compare(
         n_train=int(rounds.final.trained_on.sum()),
         n_test=len(partition.test),
         versions=read_versions(),
-        notes=tuple(dict.fromkeys([*match.notes, *partition.notes, *rounds.notes, *lacking])),
+        notes=tuple(
+            dict.fromkeys([*match.notes, *partition.notes, *rounds.notes, *lacking, *explain_single_process()])
+        ),
         seconds=time.perf_counter() - started,
         verdict=describe_gains(rows, partition.test_name),
     )

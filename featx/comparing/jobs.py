@@ -10,7 +10,6 @@ import hashlib
 import math
 import os
 import signal
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,10 +23,12 @@ from typing import Any
 
 import numpy as np
 from loky import ProcessPoolExecutor
+from loky.backend.context import get_context
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped]  # it ships no types
 
 from featx.bundle import align_probabilities, read_versions
+from featx.comparing.workers import obey_parent
 from featx.errors import DataError, FeatxError, StoreError
 from featx.files import (
     Result,
@@ -55,9 +56,6 @@ _THREADS = (
 
 #: On Windows a main thread that waits without a timeout is not woken even by Ctrl-C.
 _WAKE_SECONDS = 1.0
-
-#: How often a process checks that its parent still exists.
-_WATCH_SECONDS = 0.5
 
 #: Bytes of an int32.
 _STEP_BYTES = 4
@@ -94,7 +92,8 @@ def run_tasks(
     """Run the tasks whose results are not in a folder yet, and write each result there.
 
     A task that fails, or whose process is killed, does not affect the others. If its process was killed, the task is
-    tried once more while nothing else runs, since memory may have run out.
+    tried once more while nothing else runs, since memory may have run out. Where no process can be started, all run in
+    this one; see `explain_single_process`.
 
     Args:
         tasks: The tasks.
@@ -121,6 +120,9 @@ def run_tasks(
             counter.report()
 
         counter.report()
+        if explain_single_process():
+            _run_here(missing, folder, note, counter)
+            return results
         killed = _run_round(missing, folder, jobs, threads, note, counter)
         for task, reason in _run_round([task for task, _ in killed], folder, 1, threads, note, counter):
             note(task, reason)
@@ -184,6 +186,22 @@ def _write_steps(path: Path, place: int, steps: int, done: int, total: int) -> N
         file.write(np.int32(done * (steps - 1) // max(total, 1)).tobytes())
 
 
+@lru_cache
+def explain_single_process() -> tuple[str, ...]:
+    """Return why no other process can be started, as one note; nothing if they can.
+
+    Processes wait for each other at semaphores, which Linux keeps in /dev/shm: some containers and sandboxes lack it,
+    or make it read-only.
+    """
+    try:
+        get_context("loky").Lock()
+    except (OSError, ImportError) as error:  # ImportError: a Python without semaphores
+        reason = getattr(error, "strerror", None) or str(error)
+        advice = "; mount a writable /dev/shm to use more" if Path("/dev").is_dir() else ""
+        return (f"everything was computed in one process, since no semaphore can be made ({reason}){advice}",)
+    return ()
+
+
 def remove_results(tasks: Sequence[Task], folder: Path) -> None:
     """Remove the results of tasks, so that they run again."""
     for task in tasks:
@@ -201,6 +219,15 @@ def _is_whole(path: Path) -> bool:
     except Exception:  # noqa: BLE001 - zipfile and NumPy raise anything on a file that they never wrote
         return False
     return True
+
+
+def _run_here(
+    tasks: Sequence[Task], folder: Path, note: Callable[[Task, Path | str], None], counter: _StepCounter
+) -> None:
+    """Run every task in this process, one after the other."""
+    for task in tasks:
+        path = _place(folder, task.key)
+        note(task, _work(task, path, counter.path, counter.places[task.key]) or path)
 
 
 def _run_round(
@@ -247,7 +274,7 @@ def _open_slots(
 
     def open_slot() -> ProcessPoolExecutor:
         slot = ProcessPoolExecutor(
-            1, timeout=_IDLE_SECONDS, initializer=_obey_parent, initargs=(os.getpid(),), env=environment
+            1, timeout=_IDLE_SECONDS, initializer=obey_parent, initargs=(os.getpid(),), env=environment
         )
         opened.append(slot)
         return slot
@@ -262,21 +289,6 @@ def _open_slots(
     finally:
         for slot in opened:
             slot.shutdown(wait=True, kill_workers=True)
-
-
-def _obey_parent(parent: int) -> None:
-    """Ignore Ctrl-C, which a terminal sends to all processes and the parent handles, and exit when the parent is gone.
-
-    On Windows a parent's process id outlives it; there, a process exits after it has been idle for long enough.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), name="featx-parent", daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_WATCH_SECONDS)
-    os._exit(1)
 
 
 def _work(task: Task, path: Path, counter: Path, place: int) -> str:

@@ -48,7 +48,8 @@ from featx.items import Manifest, read_source
 from featx.items.augmentation import draw_contact_sheet
 from featx.items.decoding import decode
 from featx.measuring import watch_memory
-from featx.options import FINETUNE_DEFAULTS, FineTuneOptions
+from featx.options import FINETUNE_DEFAULTS, FineTuneOptions, check_options
+from featx.reporting import Reporter
 from featx.results import KEPT_START, FineTuned, Run
 from featx.specs import FineTuneSpec, ImageSpec
 from featx.store.lock import StoreLock
@@ -279,6 +280,7 @@ def finetune(
     Raises:
         FeatxError: One of its kinds, for a source, backbone, plan or head that cannot be used.
     """
+    check_options(options, FineTuneOptions)
     started, read_peak = time.perf_counter(), watch_memory()
     check_run_name(options.folder, options.name)
     spec, image = plan_first_head(spec or FineTuneSpec()), check_image(image or {})
@@ -299,8 +301,8 @@ def finetune(
     folder = _open_folder(spec, data, network, roles, options)
     with StoreLock(folder):  # two runs of the same command at once would write the same state
         _show_views(data, roles, spec, folder, options)
-        options.reporter.begin("fitting the head")
-        first = _fit_head(trainable, data, roles, spec, folder)
+        options.reporter.begin("running the frozen network")
+        first = _fit_head(trainable, data, roles, spec, folder, options.reporter)
         trainable.attach(first.network)
         _describe_parameters(trainable.count_parameters(), stages, options)
         training_set = _make_training_set(data, first.network, roles, spec)
@@ -426,6 +428,7 @@ def _fit_head(
     roles: Roles,
     spec: FineTuneSpec,
     folder: Path,
+    reporter: Reporter,
 ) -> FirstHead:
     """Fit the first head on the frozen features of all items except those of the test."""
     dataset = data.dataset
@@ -435,7 +438,9 @@ def _fit_head(
     with _embed_frozen(trainable, data, members, spec, folder) as features:
         targets, units = dataset.targets[members], dataset.find_units(members)
         folds = functools.partial(deal_folds, dataset, trained_on, spec.seed)
-        return fit_first_head(spec, FrozenFeatures(features, targets, watched[members], units, folds))
+        frozen = FrozenFeatures(features, targets, watched[members], units, folds)
+        reporter.begin("fitting the head on folds")
+        return fit_first_head(spec, frozen, reporter.advance)
 
 
 @contextlib.contextmanager

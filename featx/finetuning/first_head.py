@@ -16,6 +16,7 @@ from featx.heads.networks import NetworkClassifier
 from featx.heads.rows import FeatureRows
 from featx.heads.sweeps import record_warnings
 from featx.items.augmentation import parse_augmentation
+from featx.reporting import Progress
 from featx.specs import FineTuneSpec, HeadSpec
 
 
@@ -83,12 +84,13 @@ class FirstHead:
     notes: tuple[str, ...]
 
 
-def fit_first_head(spec: FineTuneSpec, frozen: FrozenFeatures) -> FirstHead:
+def fit_first_head(spec: FineTuneSpec, frozen: FrozenFeatures, progress: Progress | None = None) -> FirstHead:
     """Fit the first head on frozen features.
 
     Args:
         spec: As `plan_first_head` returned it.
         frozen: The features and targets.
+        progress: Called with the number of fits on folds that are done, and how many there are.
 
     Raises:
         DataError: If the head cannot be fitted to these items.
@@ -102,10 +104,10 @@ def fit_first_head(spec: FineTuneSpec, frozen: FrozenFeatures) -> FirstHead:
         notes = tuple(f"{head.name} {describe_warning(one, head, spec.head.params)}" for one in caught)
         return FirstHead(estimator, replace(spec.head, scaling=scaling), notes)
     with explain_failure(spec.head):
-        return _fit_logistic(head, spec, frozen)
+        return _fit_logistic(head, spec, frozen, progress)
 
 
-def _fit_logistic(head: Head, spec: FineTuneSpec, frozen: FrozenFeatures) -> FirstHead:
+def _fit_logistic(head: Head, spec: FineTuneSpec, frozen: FrozenFeatures, progress: Progress | None) -> FirstHead:
     """Fit a logistic regression, and turn it into a layer.
 
     Its parameters are chosen as for any head, by log-loss among those of about the best accuracy. Where classes are
@@ -114,7 +116,8 @@ def _fit_logistic(head: Head, spec: FineTuneSpec, frozen: FrozenFeatures) -> Fir
     """
     X, targets = frozen.features.take(~frozen.held), frozen.targets[~frozen.held]
     folds, units = frozen.deal_folds(), frozen.units[~frozen.held]
-    chosen = tune(head, X, targets, folds, spec=replace(spec.head, calibration="none"), units=units).spec
+    plain = replace(spec.head, calibration="none")
+    chosen = tune(head, X, targets, folds, spec=plain, units=units, progress=progress).spec
     fitted = fit_head(head, X, targets, chosen, folds, units=units)
     linear = fitted.estimator[-1]
     scaling = "l2" if chosen.scaling == "l2" else "standard"

@@ -21,6 +21,7 @@ from featx.backbones.protocol import LayerInfo
 from featx.errors import UnknownNameError, UsageError
 from featx.registry import find_closest
 
+_KINDS = ("last", "from", "blocks", "gradual", "all")
 _PLANS = "last:N, from:LAYER, blocks:N, gradual, gradual:N or all"
 _MAP_RANK = 3
 
@@ -56,6 +57,7 @@ def plan_stages(plan: str, layers: Sequence[LayerInfo], title: str) -> tuple[Sta
         UsageError: If the plan is not valid, or leaves nothing to train.
         UnknownNameError: If the layer does not exist.
     """
+    check_plan(plan)
     kind, _, value = plan.partition(":")
     kind = kind.lower()
     if kind == "gradual":
@@ -63,19 +65,16 @@ def plan_stages(plan: str, layers: Sequence[LayerInfo], title: str) -> tuple[Sta
         blocks = _list_several_blocks(plan, layers, title)[::-1][:count]
         grown = itertools.accumulate(blocks, lambda known, more: [*more, *known])
         stages = [Stage(f"blocks:{number + 1}", frozenset(names), 0.5**number) for number, names in enumerate(grown)]
-    elif kind == "all" and not value:
+    elif kind == "all":
         stages = [Stage(plan, frozenset(layer.name for layer in layers))]
     elif kind == "last":
         stages = [Stage(plan, frozenset(layer.name for layer in layers[-_read_count(plan, value) :]))]
     elif kind == "blocks":
         chosen = list_blocks(layers)[-_read_count(plan, value) :]
         stages = [Stage(plan, frozenset(itertools.chain.from_iterable(chosen)))]
-    elif kind == "from":
+    else:
         first = _find_first(value, layers, title)
         stages = [Stage(plan, frozenset(layer.name for layer in layers[first:]))]
-    else:
-        msg = f"{plan!r} does not say which layers to unfreeze; write {_PLANS}"
-        raise UsageError(msg)
     weighted = {layer.name for layer in layers if _is_trainable(layer)}
     if not stages or not stages[0].layers & weighted:
         msg = (
@@ -83,6 +82,26 @@ def plan_stages(plan: str, layers: Sequence[LayerInfo], title: str) -> tuple[Sta
         )
         raise UsageError(msg)
     return tuple(stages)
+
+
+def check_plan(plan: str) -> None:
+    """Check the spelling of a plan, before there are layers.
+
+    Raises:
+        UsageError: If it is not a plan.
+    """
+    kind, _, value = normalize_plan(plan).partition(":")
+    if kind not in _KINDS or (kind == "all" and value) or (kind == "from" and not value):
+        close = find_closest(kind, _KINDS)
+        hint = (
+            f"did you mean {':'.join(filter(None, [close[0], value]))}? Write"
+            if close and close[0] != kind
+            else "write"
+        )
+        msg = f"{plan!r} does not say which layers to unfreeze; {hint} {_PLANS}"
+        raise UsageError(msg)
+    if kind in {"last", "blocks"} or (kind == "gradual" and value):
+        _read_count(plan, value)
 
 
 def normalize_plan(plan: str) -> str:

@@ -26,7 +26,7 @@ from featx.fitting.learning_curve import measure_curve, measure_shots
 from featx.fitting.protocols import find_protocol, plan_head
 from featx.heads import FittedHead, Head, Tuned, describe_single_fold, fit_tuned, tune_and_fit
 from featx.heads.fitting import predict_rows
-from featx.options import FIT_DEFAULTS, FitOptions
+from featx.options import FIT_DEFAULTS, FitOptions, check_options
 from featx.reporting import Progress
 from featx.results import Curve, Run
 from featx.specs import HeadSpec
@@ -69,6 +69,7 @@ def fit(
         DataError: If the items cannot be split, or the head cannot be fitted to them.
         StoreFormatError: If the store is damaged.
     """
+    check_options(options, FitOptions)
     check_run_name(options.folder, options.name)
     chosen = find_protocol(protocol) if protocol else None
     name = clf or (chosen.head if chosen else "logreg")
@@ -151,6 +152,7 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     outer = dataset.assign_folds(everything, options.cv, options.seed)
     probabilities = np.zeros((len(dataset), len(dataset.classes)))
     for fold in range(options.cv):
+        options.reporter.begin(f"fold {fold + 1} of {options.cv}")
         progress = _shift(options.reporter.advance, fold, options.cv + 1)
         fitted, _ = _tune_and_fit(head, spec, dataset, outer != fold, progress)
         probabilities[outer == fold] = _predict(fitted, dataset, outer == fold)
@@ -161,6 +163,7 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     )
     if (dataset.splits != "").any():
         notes.append("cross-validation uses all items and ignores the splits of the source")
+    options.reporter.begin("fitting to all items")
     progress = _shift(options.reporter.advance, options.cv, options.cv + 1)
     fitted, tuned = _tune_and_fit(head, spec, dataset, everything, progress)
     folded = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))

@@ -93,6 +93,10 @@ class Manifest:
     def __len__(self) -> int:
         return len(self.items)
 
+    def __repr__(self) -> str:
+        splits = "".join(f", {name} {count:,}" for name, count in self.count_splits().items())
+        return f"<Manifest {self.source!r}: {len(self):,} items, {len(self.count_classes()):,} classes{splits}>"
+
     def count_classes(self, split: str | None = None) -> dict[str, int]:
         """Count the items of each class, classes sorted by name; unlabelled items are not counted.
 

@@ -15,6 +15,7 @@ from featx.items.inference import AmbiguousLayoutError
 from featx.items.manifest import Manifest
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, choose_items, keep_folders
 from featx.items.tables import read_table
+from featx.registry import find_closest
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -43,9 +44,20 @@ def read_source(
         SourceError: If the source does not exist, or cannot be read.
         UsageError: If `root` or `columns` is given and the source is not a table, or an option does not fit it.
     """
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        advice = (
+            "pass featx.Manifest.from_frame(frame)"
+            if kind == "DataFrame"
+            else "pass the path of a folder, table or archive"
+        )
+        msg = f"the source is a {kind}; {advice}"
+        raise UsageError(msg)
     path, name = Path(source), os.fspath(source)
     if not path.exists():
-        msg = f"{name!r} does not exist; name a folder, a table or an archive of images"
+        close = find_closest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else []
+        hint = f"did you mean {str(path.with_name(close[0]))!r}? Otherwise " if close else ""
+        msg = f"{name!r} does not exist; {hint}name a folder, a table or an archive of images"
         raise SourceError(msg)
     is_table = path.is_file() and name.lower().endswith(TABLE_SUFFIXES)
     if is_table:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 
@@ -161,3 +162,101 @@ def test_in_another_thread_it_does_nothing():
     thread.start()
     thread.join()
     assert inside == [count_before + 1]
+
+
+#: Interrupts in places where a KeyboardInterrupt is lost or becomes another error; each program would go on.
+IN_AN_IMPORT = """
+import sys
+from pathlib import Path
+
+Path("careless.py").write_text(
+    "import signal\\n"
+    "try:\\n"
+    "    signal.raise_signal(signal.SIGINT)\\n"
+    "except BaseException:\\n"
+    "    pass\\n"
+)
+sys.path.insert(0, "")
+import careless
+"""
+
+IN_A_DESTRUCTOR = """
+class Handle:
+    def __del__(self):
+        signal.raise_signal(signal.SIGINT)
+
+Handle()
+"""
+
+IN_A_CALLBACK = """
+import weakref
+
+class Handle:
+    pass
+
+handle = Handle()
+watched = weakref.ref(handle, lambda _: signal.raise_signal(signal.SIGINT))
+del handle
+"""
+
+AS_ANOTHER_ERROR = """
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt as error:
+    raise RuntimeError("a callback failed") from error
+"""
+
+PLAINLY = "signal.raise_signal(signal.SIGINT)"
+
+
+@pytest.mark.parametrize("program", [IN_AN_IMPORT, IN_A_DESTRUCTOR, IN_A_CALLBACK, AS_ANOTHER_ERROR, PLAINLY])
+def test_no_interrupt_is_lost(interruptible, tmp_path, program):
+    body = textwrap.indent(program, "    ")
+    code = f"import signal\nfrom featx.cli.ctrl_c import handle_interrupts\nwith handle_interrupts():\n{body}\n"
+    command = [sys.executable, "-c", code + "print('it went on')"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "error: stopped\n")
+
+
+#: `python -m featx`, which says when it handles interrupts; before, Python itself starts.
+COMMAND = """
+import sys
+from featx.cli.ctrl_c import handle_interrupts
+
+with handle_interrupts():
+    print("waiting", flush=True)
+    from featx.cli.app import main
+    main()
+"""
+
+
+def test_an_interrupt_at_any_moment_ends_with_one_line(interruptible, store, tmp_path):
+    command = [sys.executable, "-c", COMMAND, "info", str(store.path)]
+    began = time.monotonic()
+    subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    whole = time.monotonic() - began
+    ends = []
+    for moment in range(15):
+        with subprocess.Popen(
+            command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout.readline() == "waiting\n"
+            time.sleep(whole * moment / 20)
+            process.send_signal(signal.SIGINT)
+            errors = process.stderr.read()
+        ends.append((process.returncode, errors))
+    finished = [end for end in ends if end[0] == 0]  # before the signal: the machine is less busy than at first
+    assert ends == [(130, "error: stopped\n")] * (15 - len(finished)) + finished
+    assert len(finished) < 8
+
+
+def test_an_interrupt_while_python_ends_is_one_line(interruptible, tmp_path):
+    # A library's function, which Python calls at the end; `input` prints the text and waits.
+    code = COMMAND.replace("main()", "import atexit\n    atexit.register(input, 'ending\\n')\n    main()")
+    command = [sys.executable, "-c", code, "--version"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=tmp_path, text=True, **pipes) as process:
+        assert [process.stdout.readline() for _ in range(3)][2] == "ending\n"
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+    assert (process.returncode, errors) == (130, "error: stopped\n")

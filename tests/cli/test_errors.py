@@ -1,11 +1,14 @@
 """What a user can do wrong: one line that says what, which, and what next; never a traceback."""
 
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from pictures import write_digits
 
-from featx.cli.app import main
+from featx.cli.app import app, main
 
 
 @pytest.fixture
@@ -52,11 +55,76 @@ def expect(result, code, pattern):
         (["evaluate", "nothing", "photos"], 1, "there is no bundle 'nothing'; `featx fit` writes one into runs/"),
         (["info"], 1, "featx embed"),
         (["fits"], 2, "No such command"),
+        (["fit", "--clf", "rigde"], 1, "did you mean ridge.*`featx fit --help` lists all 13"),
+        (["fit", "--clf", "ridge,lda"], 1, "no classifier is called 'ridge,lda'"),
+        (["compare", "--clf", "lda,rf"], 1, "no classifier is called 'rf'; did you mean random-forest"),
+        (["compare", "--clf", "lda", "--clf", "knnn"], 1, "did you mean knn"),
+        (["compare", "--finetune", "block:1"], 2, "did you mean blocks:1"),
+        (["compare", "--finetune", "last"], 2, "how many"),
+        (["compare", "--format", "md"], 2, "'md' is not one of 'table', .*; did you mean markdown"),
+        (["compare", "--calibration", "platt"], 2, "--calibration is 'platt'; did you mean sigmoid"),
+        (["predict", "photos", "photos", "--format", "jsn"], 2, "did you mean json"),
+        (["evaluate", "photos", "photos", "--split", "tets"], 2, "did you mean test"),
+        (["finetune", "photos", "-b", "mobilnetv2"], 1, "did you mean mobilenetv2.*lists all"),
+        (["finetune", "photos", "-b", "mobilenetv2", "--unfreeze", "grdual:2"], 2, "did you mean gradual:2"),
+        (["finetune", "photos", "-b", "mobilenetv2", "--unfreeze", "all:2"], 2, "does not say which layers"),
+        (["finetune", "photos", "-b", "mobilenetv2", "--unfreeze", "from:"], 2, "does not say which layers"),
+        (["layers", "vgg"], 1, "did you mean vgg"),
+        (["layers", "mobilenet?alpha"], 1, "not name=value pairs"),
+        (["embed", "photo/", "--backbone", "colour"], 1, "'photo/' does not exist; did you mean 'photos'"),
+        (["split", "Photos"], 1, "did you mean 'photos'"),
+        (["embed", "photos", "--backbone", "colour", "--pooling", "average"], 2, "did you mean avg"),
+        (["embed", "photos", "--backbone", "colour", "--runtime", "cuda"], 2, "one of auto, keras, openvino"),
+        (["embed", "photos", "--backbone", "colour", "--workers", "0"], 2, "--workers"),
+        (["embed", "photos", "--bakbone", "colour"], 2, "--backbone"),
+        (["predict"], 2, "BUNDLE"),
+        (["merge", "a.h5"], 2, "--name"),
+        (["export", "a.h5"], 2, "FILE"),
         (["fit", "--cv", "many"], 2, "--cv"),
     ],
 )
 def test_wrong_arguments(featx_command, photos, arguments, code, pattern):
     expect(featx_command(*arguments), code, pattern)
+
+
+CHEAP = [
+    ["embed", "photos", "--backbone", "incepton3"],
+    ["embed", "photos", "--backbone", "mobilenetv2", "--pooling", "mean"],
+    ["layers", "mobilenetx"],
+    ["fit", "--clf", "rigde"],
+    ["compare", "--clf", "rigde,lda"],
+    ["finetune", "photos", "--backbone", "mobilenetv2", "--unfreeze", "block:1"],
+    ["compare", "--finetune", "block:1"],
+    ["predict", "photos", "photos", "--format", "md"],
+    ["evaluate", "photos", "photos", "--split", "tets"],
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", CHEAP)
+def test_mistakes_in_arguments_are_reported_before_anything_heavy_is_imported(tmp_path, arguments):
+    for name in ("tensorflow", "keras", "sklearn", "scipy", "openvino", "h5py"):
+        (tmp_path / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')\n")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "featx", *arguments]
+    result = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode in {1, 2}
+    assert result.stderr.startswith("error: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+
+
+def test_many_options_are_shown_in_panels_and_every_verb_has_an_example(featx_command):
+    shown = featx_command("finetune", "--help").out
+    titles = re.findall(r"^(\w+):$", shown, re.MULTILINE)
+    assert titles == ["Arguments", "Source", "Images", "Training", "Output", "Advanced"]
+    assert "featx finetune [OPTIONS] SOURCE\n" in shown
+    for command in app.registered_commands:
+        verb = command.callback.__name__
+        text = featx_command(verb, "--help").out
+        assert f"Example:\n    featx {verb}" in text
+        assert not re.search(r"<(str|int|path|float)>|[{}]", text)
+        assert "--help" in text
 
 
 def test_wrong_sources(featx_command, photos, tmp_path):

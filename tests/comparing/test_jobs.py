@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from tasks import add, die, die_once, fail, report_threads, rest, step
 
-from featx.comparing.jobs import Task, _is_whole, remove_results, run_tasks
+from featx.comparing.jobs import Task, _is_whole, explain_single_process, remove_results, run_tasks
 from featx.errors import StoreError
 from featx.files import Result, read_result, write_result
 
@@ -206,3 +207,100 @@ def test_whatever_one_flipped_bit_does_a_result_is_read_or_computed_again(tmp_pa
         path.write_bytes(bytes(damaged))
         (again,) = run_tasks(make(tmp_path, add), tmp_path / "work", jobs=1).values() if bit < 80 else (path,)
         _is_whole(again)  # no error, whatever it says
+
+
+@kills
+@pytest.mark.parametrize("seconds", [0.0, 0.5, 1.5])
+def test_processes_that_still_start_end_with_their_parent(tmp_path, seconds):
+    command = [sys.executable, "-c", ENDLESS, str(tmp_path)]
+    with subprocess.Popen(command, env=find_tasks(), start_new_session=True) as process:
+        children = set()
+        deadline = time.monotonic() + 60
+        while len(children) < 3 and time.monotonic() < deadline:  # two trackers and the first worker
+            children = find_session(process.pid) - {process.pid}
+        time.sleep(seconds)
+        process.kill()
+    deadline = time.monotonic() + 20
+    while find_session(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert find_session(process.pid) == set()
+
+
+def find_session(number):
+    """Find the processes of a session, zombies left out."""
+    listed = subprocess.run(["ps", "-eo", "pid=,sid=,stat="], capture_output=True, text=True, check=True)
+    rows = [line.split() for line in listed.stdout.splitlines()]
+    return {int(pid) for pid, session, state in rows if int(session) == number and not state.startswith("Z")}
+
+
+def test_finished_processes_are_no_zombies(tmp_path):
+    run_tasks(make(tmp_path, die_once, add), tmp_path / "work", jobs=2)
+    listed = subprocess.run(
+        ["ps", "-o", "stat=", "--ppid", str(os.getpid())], capture_output=True, text=True, check=True
+    )
+    assert not [state for state in listed.stdout.split() if state.startswith("Z")]
+
+
+#: Mount no, or a read-only, folder for semaphores; only root may.
+SHM = {
+    "read-only": "mount -t tmpfs -o ro none /dev/shm",
+    "missing": "mount -t tmpfs none /dev && mknod /dev/null c 1 3 && mknod /dev/urandom c 1 9",
+}
+
+ADD = """
+import sys
+from pathlib import Path
+from tasks import add, fail
+from featx.comparing.jobs import Task, explain_single_process, run_tasks
+from featx.files import read_result
+
+folder = sys.argv[1]
+calls = [add, fail, add]
+found = run_tasks([Task(f"{n}", call, (folder, n)) for n, call in enumerate(calls)], Path(folder) / "work", jobs=2)
+print(read_result(found["0"]).record["sum"], read_result(found["2"]).record["sum"], found["1"].split(":")[0])
+print(*explain_single_process())
+"""
+
+
+@pytest.mark.parametrize("how", SHM)
+def test_without_shared_memory_everything_runs_in_one_process(tmp_path, how):
+    prepare = f"{SHM[how]} || exit 77; exec {sys.executable} -c '{ADD}' {tmp_path}"
+    command = ["unshare", "-m", "bash", "-c", prepare]
+    if not shutil.which("unshare"):
+        pytest.skip("this system has no unshare")
+    result = subprocess.run(command, env=find_tasks(), capture_output=True, text=True, check=False)
+    if result.returncode == 77 or "unshare" in result.stderr:
+        pytest.skip(f"mounting is not allowed here: {result.stderr}")
+    computed, reason = result.stdout.splitlines()
+    assert computed == "1 3 LinAlgError"
+    assert "everything was computed in one process" in reason
+
+
+@pytest.fixture
+def no_semaphores(monkeypatch):
+    """A limit that every user can set makes them impossible: no file of this process may have a byte."""
+    import resource  # POSIX alone has it
+
+    explain_single_process.cache_clear()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, previous)
+    explain_single_process.cache_clear()
+
+
+@kills
+def test_a_user_who_is_not_root_sees_the_same(no_semaphores, tmp_path):
+    (reason,) = explain_single_process()
+    no_semaphores()
+    assert "no semaphore can be made (File too large)" in reason
+    found = run_tasks(make(tmp_path, add, fail), tmp_path / "work", jobs=2)
+    assert read_result(found["0000"]).record == {"sum": 1}
+    assert found["0001"].startswith("LinAlgError")
+
+
+def test_where_processes_start_there_is_nothing_to_explain():
+    explain_single_process.cache_clear()
+    assert explain_single_process() == ()

@@ -33,6 +33,12 @@ def store(digits, tmp_path_factory):
     return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("features")).store
 
 
+@pytest.fixture(autouse=True)
+def no_width(monkeypatch):
+    """Without the width that pytest-xdist sets, as tables to a file are printed in full."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """Ten pictures in two classes."""

@@ -65,9 +65,8 @@ def test_a_row_is_the_image_and_then_its_views(pictures, features):
 def test_neither_batches_nor_threads_change_a_number(pictures, features, batch_size):
     one = run(pictures, features, name="one", options=EmbedOptions(batch_size=4, workers=1)).store
     backbone = load_counter()
-    other = run(
-        pictures, features, backbone, name="other", options=EmbedOptions(batch_size=batch_size, workers=3)
-    ).store
+    elsewhere = features / "other"  # in one folder, its rows would be copied
+    other = run(pictures, elsewhere, backbone, options=EmbedOptions(batch_size=batch_size, workers=3)).store
     assert np.array_equal(one.features, other.features)
     golden, *batches = backbone.batches
     assert golden == 2
@@ -90,9 +89,9 @@ def test_an_interrupted_run_goes_on_where_it_was(pictures, features):
     options = EmbedOptions(batch_size=6, workers=1)
     whole = run(pictures, features, name="whole", options=options).store
     with pytest.raises(KeyboardInterrupt):
-        run(pictures, features, load_counter(stop_at=6), name="cut", options=options)
+        run(pictures, features / "cut", load_counter(stop_at=6), options=options)
     backbone = load_counter()
-    again = run(pictures, features, backbone, name="cut", options=options)
+    again = run(pictures, features / "cut", backbone, options=options)
     assert backbone.images < 2 + 40
     assert np.array_equal(again.store.features, whole.features)
 

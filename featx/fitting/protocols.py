@@ -131,4 +131,8 @@ def plan_head(spec: HeadSpec, protocol: Protocol | None) -> tuple[Head, HeadSpec
         msg = f"the protocol {protocol.name} fixes {fixed}; leave these out, or leave out --protocol"
         raise UsageError(msg)
     params = head.check_params({**spec.params, **protocol.params})
-    return protocol.adapt(head), replace(spec, name=head.name, params=params, scaling=spec.scaling or protocol.scaling)
+    scaling = spec.scaling or protocol.scaling
+    # A calibration that is chosen by the items may change predicted classes, which the papers do not do.
+    calibration = head.choose_calibration(spec.calibration)
+    fixed_spec = replace(spec, name=head.name, params=params, scaling=scaling, calibration=calibration)
+    return protocol.adapt(head), fixed_spec

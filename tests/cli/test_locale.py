@@ -27,7 +27,7 @@ def test_labels_of_a_table_are_right_in_predictions_in_every_locale(tmp_path, en
 
     run("embed", "t.csv", "-b", "colour", env=C_LOCALE)
     run("fit", "--clf", "centroid", "--runs", "runs", env=C_LOCALE)
-    (bundle,) = (tmp_path / "runs").iterdir()
+    (bundle,) = (tmp_path / "runs").glob("*/")
     printed = [run("predict", f"runs/{bundle.name}", "0.png", "1.png", env=env) for env in (C_LOCALE, {})]
     assert printed[0] == printed[1]
     assert [line.split(",")[1] for line in printed[0].decode().splitlines()[1:]] == list(labels)

@@ -70,6 +70,7 @@ def test_paths_are_read_from_stdin(featx_command, bundle, photos, monkeypatch):
     assert "error: stdin lists no paths; write one a line" in featx_command("predict", bundle, "-").err
     monkeypatch.setattr(sys, "stdin", None)
     assert featx_command("predict", bundle, "-").code == 1
+    sys.stdin.close()  # the command has opened the null device in its place
 
 
 @pytest.mark.parametrize(

@@ -106,11 +106,11 @@ def test_a_glob_of_all_runs_names_each_once(featx_command, fitted):
         (["fit", "--name", "a/b"], "--name is 'a/b'; it must be a plain name"),
         (
             ["evaluate", "latest", "digits", "--split", "tets"],
-            "there is no split 'tets'; did you mean test? Known",
+            "--split is 'tets'; did you mean test? It must be one of train, val, test",
         ),
         (
             ["evaluate", "latest", "digits", "--split", "valid"],
-            "there is no split 'valid'; did you mean val? Known",
+            "--split is 'valid'; did you mean val? It must be one of train, val, test",
         ),
         (["evaluate", "latest", "digits", "--split", "test"], "digits has no splits, so there is no test split; leave"),
     ],

@@ -7,6 +7,7 @@ NEWEST := .venv-newest/.installed
 # One process for each core, up to four: each that loads TensorFlow takes 1.5 GB. A file stays in one process, whose
 # fixtures its tests share.
 PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+STORES := tests/store tests/faults tests/test_embedding.py tests/test_embedding_views.py tests/test_ledger.py tests/test_restoration.py tests/cli/test_workflow.py tests/cli/test_verify.py
 FAST := not keras and not shared and not faults
 CORE = $(shell $(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
@@ -32,11 +33,11 @@ fast: $(INSTALLED) ## run what needs neither TensorFlow nor many processes: a mi
 faults: $(INSTALLED) ## kill processes, fill disks and cut power, by the hundred
 	$(BIN)/python -m pytest -m faults -rP tests/faults
 
-# Without TensorFlow, which holds h5py back: whatever reads or writes a store, and the commands. Items, heads and plots
-# see arrays only, and `make test` has all of them.
+# Without TensorFlow, which holds h5py back: whatever reads or writes a store. The rest sees arrays only, and `make test`
+# has all of it.
 newest: $(NEWEST) ## run the fast tests of stores with the newest h5py
 	$(NEWEST_BIN)/python -c 'import h5py; print("h5py", h5py.version.version, "on HDF5", h5py.version.hdf5_version)'
-	$(NEWEST_BIN)/python -m pytest -q $(PARALLEL) -m "$(FAST)" tests/store tests/faults tests/cli tests/test_*.py
+	$(NEWEST_BIN)/python -m pytest -q $(PARALLEL) -m "$(FAST)" $(STORES)
 
 check: $(INSTALLED) ## check format, lint, types, layers, sizes, and build the documentation site
 	$(BIN)/ruff format --check .

@@ -199,6 +199,8 @@ class PredictionFile:
 
     def _parse(self, line: bytes) -> tuple[str, bool] | None:
         """Return the path of a row, and whether it has an error; None if it is not a whole row."""
+        if not line.endswith(b"\n"):
+            return None
         n_cells = 4 + (2 * self._layout.top or len(self._layout.classes))
         try:
             if self._layout.is_json:
@@ -207,7 +209,7 @@ class PredictionFile:
             (cells,) = csv.reader(io.StringIO(line.decode(), newline=""), strict=True)
         except (ValueError, KeyError, TypeError, csv.Error):
             return None
-        return (cells[0], bool(cells[-1])) if line.endswith(b"\n") and len(cells) == n_cells else None
+        return (cells[0], bool(cells[-1])) if len(cells) == n_cells else None
 
 
 def _split_records(file: IO[bytes], *, is_json: bool) -> Iterator[tuple[bytes, bool]]:

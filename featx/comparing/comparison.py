@@ -2,7 +2,6 @@
 
 import functools
 import os
-import re
 import tempfile
 import time
 from collections import Counter
@@ -45,9 +44,6 @@ from featx.wording import to_printable
 
 #: As in the log-loss of the test.
 _LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
-
-#: A note in results of an older featx.
-_OLD_NOTE = re.compile(r"targets? (\d+(?:, \d+)*): in one fold only")
 
 
 def compare(
@@ -332,9 +328,9 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         own = probabilities[np.arange(len(targets)), targets]
         losses.append(-np.log(np.maximum(own, _LEAST_PROBABILITY)))
     record = read_result(outcome[-1]).record
-    notes = dict.fromkeys(_read_notes(record, dataset.classes))
-    calibration = record.get("calibration", candidate.spec.calibration)  # results of earlier versions lack it
-    head = replace(candidate.spec, params=record["params"], scaling=record["scaling"], calibration=calibration)
+    notes = dict.fromkeys([*describe_single_fold(record["single_fold_targets"], dataset.classes), *record["notes"]])
+    chosen = {name: record[name] for name in ("params", "scaling", "calibration")}
+    head = replace(candidate.spec, **chosen)
     row = ComparisonRow(
         store=candidate.name,
         head=head,
@@ -346,9 +342,8 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         embed_seconds=candidate.store.embed_seconds,
         predict_seconds=record["predict_seconds"],
         threads=record["threads"],
-        # An older featx kept results without them.
-        peak_memory_bytes=record.get("peak_memory_bytes"),
-        trained_parameters=record.get("trained_parameters"),
+        peak_memory_bytes=record["peak_memory_bytes"],
+        trained_parameters=record["trained_parameters"],
         notes=tuple(notes),
     )
     return Entry(row, functools.partial(_recall, outcome[-1]))
@@ -362,18 +357,6 @@ def _recall_validation(
         yield read_result(path).arrays["probabilities"], dataset.targets[part.predicted]
     if not rounds.validating:
         yield read_result(outcome[-1]).arrays["held_out"], dataset.targets[rounds.final.trained_on]
-
-
-def _read_notes(record: Mapping[str, Any], classes: Sequence[str]) -> list[str]:
-    """Read the notes of a result; an older featx named classes in one of them by their position."""
-    if "single_fold_targets" in record:
-        return [*describe_single_fold(record["single_fold_targets"], classes), *record["notes"]]
-    notes = list[str]()
-    for note in record["notes"]:
-        match = _OLD_NOTE.match(note)
-        targets = [int(target) for target in match[1].split(", ")] if match else []
-        notes += describe_single_fold(targets, classes) if match else [note]
-    return notes
 
 
 def _recall(path: Path) -> NDArray[np.float64]:

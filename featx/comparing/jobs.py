@@ -63,6 +63,9 @@ _STEP_BYTES = 4
 #: A process that has been idle for this long exits.
 _IDLE_SECONDS = 30.0
 
+#: Raised whenever tuning or calibration chooses differently: results of other rules are computed again.
+_RULES = 2
+
 _KILLED = (
     "the process that computed it was killed twice, the second time while it ran alone{}: most likely because memory "
     "ran out, or by a fault in native code"
@@ -359,12 +362,13 @@ class HeadTask:
     def digest(self) -> str:
         """The digest of everything that decides the probabilities; the order of rows in the store does not."""
         versions = sorted(read_versions().items())
-        state = hashlib.sha256(f"{self.items_digest} {self.head.to_json()} {self.n_classes} {versions}".encode())
+        state = hashlib.sha256(
+            f"{self.items_digest} {self.head.to_json()} {self.n_classes} {versions} {_RULES}".encode()
+        )
         state.update(self.targets.astype("<i8").tobytes())
         state.update(self.folds.astype("<i8").tobytes())
         state.update(self.units.astype("<i8").tobytes())
-        if self.views != VIEWS[0]:  # results that an older featx kept are those of the default
-            state.update(f" views {self.views}".encode())
+        state.update(f" views {self.views}".encode())
         if self.held_out:
             state.update(b" held out")
         return state.hexdigest()

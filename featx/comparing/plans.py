@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from featx.backbones import load_backbone, locate_backbone
-from featx.bundle import read_json
+from featx.bundle import LATEST, find_bundle, read_json
 from featx.comparing.runs import FinishedRun, read_run
 from featx.errors import BackboneError, BundleError, DataError, FeatxError, SourceError, UsageError
 from featx.finetuning.finetuning import finetune, list_own_layers, load_trainable
@@ -123,13 +123,15 @@ def find_folder(named: Named) -> Path:
             msg = "a run without a bundle has no predictions to compare; let it write one (folder='runs')"
             raise UsageError(msg)
         return named.bundle
-    folder = Path(named)
-    if not folder.exists():
-        plan = _PLAN.fullmatch(str(named)) is not None
-        hint = "an unfreeze plan goes to --finetune (finetune= in Python)" if plan else "name the folder of a bundle"
-        msg = f"there is no run {folder}; {hint}"
-        raise BundleError(msg)
-    return folder
+    if Path(named).is_dir():
+        return Path(named)
+    try:
+        return find_bundle(named)
+    except BundleError:
+        if str(named).startswith(f"{LATEST}:") or _PLAN.fullmatch(str(named)) is None:
+            raise
+        msg = f"there is no run {named}; an unfreeze plan goes to --finetune (finetune= in Python)"
+        raise BundleError(msg) from None
 
 
 def find_finished(plan: str, dataset: Dataset, partition: Partition, options: CompareOptions) -> FinishedRun | None:

@@ -69,7 +69,8 @@ def _list_equals(comparison: Comparison) -> list[str]:
     ties = [row for row in comparison.ties if row.head.name != "dummy" and row.kind != START]
     if not ties:
         return []
-    names = _join_names([comparison.name_row(row) for row in (comparison.best, *ties)], "or")
+    best = [] if comparison.best.kind == START else [comparison.best]
+    names = _join_names([comparison.name_row(row) for row in (*best, *ties)], "or")
     return [f"use {names}: {_count_images(comparison)} cannot tell them apart"]
 
 

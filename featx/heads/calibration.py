@@ -299,7 +299,11 @@ def _list_curves(scores: FloatArray) -> FloatArray:
 
 
 def _fit_sigmoid(scores: FloatArray, positive: FloatArray, weights: FloatArray) -> tuple[float, float]:
-    """Fit Platt's curve, 1 / (1 + exp(-slope * score - offset)), to float64 (n_items,) each."""
+    """Fit Platt's curve, 1 / (1 + exp(-slope * score - offset)), to float64 (n_items,) each.
+
+    The slope is not negative: held-out scores of noise can be lower for the right class by chance, and a curve that
+    falls would turn the classifier round.
+    """
     if scores.size == 0:
         return 0.0, -np.inf
     n_positive = weights @ positive
@@ -316,7 +320,8 @@ def _fit_sigmoid(scores: FloatArray, positive: FloatArray, weights: FloatArray) 
         return loss / z.size, np.array([excess @ scaled, excess.sum()]) / z.size
 
     start = np.array([0.0, math.log((n_positive + 1) / (n_negative + 1))])
-    slope, offset = optimize.minimize(measure, start, jac=True, method="L-BFGS-B", options={"gtol": 1e-9, "ftol": 0}).x
+    limits, bounds = {"gtol": 1e-9, "ftol": 0}, [(0, None), (None, None)]
+    slope, offset = optimize.minimize(measure, start, jac=True, method="L-BFGS-B", bounds=bounds, options=limits).x
     return slope / spread, offset - slope * center / spread
 
 

@@ -95,7 +95,7 @@ def read_folder(source: str | os.PathLike[str], *, options: SourceOptions = AS_I
     found = arrange(walk.files, options, os.fspath(source))
     if n_left_out := len(walk.files) - len(found.items):
         walk.junk[LEFT_OUT] += n_left_out
-    reader = FolderReader(Path(source, found.prefix))
+    reader = FolderReader(Path(source, to_native(found.prefix)))
     return choose_items(
         Manifest(found.items, reader, os.fspath(source), dict(walk.junk), notes=found.notes), found.options
     )

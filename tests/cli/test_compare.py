@@ -120,7 +120,7 @@ def test_a_fine_tuned_run_among_heads(featx_command, embedded, tmp_path):
         (["features/gone.h5"], 1, "there is no store features/gone.h5"),
         (["--clf", "knn", "--class-weight", "balanced"], 2, "none of knn has a parameter class_weight"),
         (["--calibration", "magic"], 2, "must be one of auto, none, temperature"),
-        (["--run", "gone"], 1, "there is no run gone; name the folder of a bundle"),
+        (["--run", "gone"], 1, "there is no bundle 'gone'"),
         (["--run", "last:23"], 1, "there is no run last:23; an unfreeze plan goes to --finetune"),
         (["--finetune", "runs/a"], 2, "runs/a is not an unfreeze plan, such as last:23, blocks:1 or all; to compare"),
         (["--finetune", "last:23"], 2, "colour has no trainable weights"),

@@ -27,7 +27,7 @@ def workplace(tmp_path_factory):
         draw(folder / "pictures" / ("cat" if number % 2 else "dog") / f"{number}.png", number)
     store = featx.embed(folder / "pictures", "colour", folder=folder / "features").store
     featx.fit(store, "centroid", options=FitOptions(folder=folder / "runs"))
-    next((folder / "runs").iterdir()).rename(folder / "bundle")
+    next((folder / "runs").glob("*/")).rename(folder / "bundle")
     return folder
 
 

@@ -14,6 +14,7 @@ from sklearn.metrics import accuracy_score
 import featx
 from featx.bundle import read_versions
 from featx.comparing import comparison as module
+from featx.comparing import jobs
 from featx.comparing.jobs import HeadTask, digest_items, fit_and_predict
 from featx.errors import DataError, StoreError, UnknownNameError, UsageError
 from featx.evaluation import METRICS
@@ -247,7 +248,7 @@ def test_a_fixed_head_is_not_tuned(store, monkeypatch):
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     folds = np.arange(int(partition.train.sum())) % 3
     monkeypatch.setattr("featx.heads.tuning.tune", None)  # calling it would be an error
-    fixed = HeadSpec("logreg", {"C": 10.0, "tol": 1e-5}, "l2")
+    fixed = HeadSpec("logreg", {"C": 10.0, "tol": 1e-5}, "l2", calibration="none")
     record = fit_and_predict(_make_head_task(store, dataset, partition, fixed, folds)).record
     assert (record["params"], record["scaling"]) == ({"C": 10.0, "tol": 1e-5}, "l2")
     with pytest.raises(TypeError):
@@ -275,8 +276,7 @@ def test_the_digest_of_a_head_task_covers_all_that_decides_its_result(store):
     assert moved.digest == head_task.digest
 
 
-def test_the_key_of_a_job_is_that_of_older_results(store):
-    """What an interrupted comparison of an older version left is found again."""
+def test_results_of_other_rules_of_choice_are_computed_again(store, monkeypatch):
     dataset = load_dataset(store)
     partition = split_dataset(dataset, test_size=0.2, seed=0)
     folds = np.arange(int(partition.train.sum())) % 3
@@ -284,7 +284,10 @@ def test_the_key_of_a_job_is_that_of_older_results(store):
     text = f"{head_task.items_digest} {head_task.head.to_json()} 10 {sorted(read_versions().items())}"
     arrays = (head_task.targets, head_task.folds, head_task.units)
     content = text.encode() + b"".join(array.astype("<i8").tobytes() for array in arrays)
-    assert head_task.digest == hashlib.sha256(content).hexdigest()
+    ours = head_task.digest
+    assert ours != hashlib.sha256(content).hexdigest(), "the key of results from before calibration was chosen"
+    monkeypatch.setattr(jobs, "_RULES", jobs._RULES + 1)
+    assert head_task.digest != ours
 
 
 def test_a_store_that_is_replaced_meanwhile_is_refused(store):
@@ -328,18 +331,3 @@ def test_a_parameter_for_all_heads_is_set_where_it_exists(few):
     assert heads["logreg"].params["class_weight"] == "balanced"
     assert {head.calibration for head in heads.values()} == {"none"}
     assert "centroid: no parameter class_weight, so it is ignored" in found.notes
-
-
-@pytest.mark.parametrize(
-    ("record", "expected"),
-    [
-        ({"notes": ["few items"], "single_fold_targets": []}, ["few items"]),
-        ({"notes": ["few items"], "single_fold_targets": [1]}, ["class 'dog' is in one fold only", "few items"]),
-        ({"notes": ["target 1: in one fold only, and so never right", "few"]}, ["class 'dog' is in one", "few"]),
-        ({"notes": ["targets 0, 1: in one fold only, and so"]}, ["classes 'cat', 'dog' are each in one fold only"]),
-    ],
-)
-def test_results_of_an_older_version_name_classes_too(record, expected):
-    found = module._read_notes(record, ("cat", "dog"))
-    assert len(found) == len(expected)
-    assert all(note.startswith(start) for note, start in zip(found, expected, strict=True))

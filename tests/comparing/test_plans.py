@@ -286,7 +286,7 @@ def test_folders_and_runs(made, options, tmp_path):
     unwritten = featx.fit(store, "centroid", options=FitOptions(folder=None))
     with pytest.raises(UsageError, match="a run without a bundle"):
         featx.compare(store, "centroid", runs=unwritten, options=options)
-    with pytest.raises(BundleError, match=r"there is no run .*gone; name the folder of a bundle"):
+    with pytest.raises(BundleError, match=r"there is no bundle '.*gone'"):
         featx.compare(store, "centroid", runs=tmp_path / "gone", options=options)
     with pytest.raises(UsageError, match="no head is named"):
         featx.compare(store, ",", runs=run, options=options)
@@ -355,9 +355,10 @@ def test_the_whole_way_with_a_network(tmp_path, reporter):
     store = featx.embed(tmp_path / "d", uri, weights="none", image=size, folder=tmp_path / "f").store
     options = CompareOptions(folder=tmp_path / "runs", jobs=1, reporter=reporter)
     (row,) = [one for one in compare(store, "last:3", options, "dummy").rows if one.run]
-    assert (row.kind, row.store) == ("fine-tuned", store.path.stem)
+    assert row.store == store.path.stem
     assert row.fit_seconds > row.embed_seconds > 0
     finetuned = json.loads((row.run / "metrics.json").read_text())["finetuned"]
+    assert row.kind == ("start" if finetuned["kept_start"] else "fine-tuned")
     (maps,) = [featx.FeatureStore(path) for path in (tmp_path / "f" / "maps").iterdir()]
     assert finetuned["embed_seconds"] == maps.embed_seconds
     again = compare(store, "last:3", options, "dummy")

@@ -168,7 +168,7 @@ def test_trees_that_would_read_outside_of_their_arrays_or_never_end_are_refused(
 def test_boosted_trees_are_checked_as_well(made, tmp_path, name, value):
     bundle = shutil.copytree(made["hist-gb"], tmp_path / "bundle")
     head = load_head(bundle / "head.skops")
-    predictor = head[-1]._predictors[0][0]
+    predictor = getattr(head[-1], "classifier_", head[-1])._predictors[0][0]
     predictor.nodes = predictor.nodes.copy()
     predictor.nodes[name][0] = value
     write_head(bundle, head)

@@ -139,3 +139,15 @@ def test_other_wrong_input():
         Calibrator("platt").fit([[1.0, 2]], [0])
     with pytest.raises(DataError, match="scores have 3 columns"):
         Calibrator().fit([[1.0, 2]], [0]).predict_proba([[1.0, 2, 3]])
+
+
+def test_a_sigmoid_does_not_turn_the_classes_round():
+    """Held-out scores of noise, such as those of ridge on items left out one at a time, are wrong more often than right."""
+    random = np.random.default_rng(0)
+    positions = np.arange(24) % 2
+    margins = random.normal(np.where(positions == 1, -1.0, 1.0), 0.3)
+    scores = np.stack([-margins, margins], axis=1)
+    fitted = Calibrator("sigmoid").fit(scores, positions)
+    assert (fitted.slopes_ >= 0).all()
+    ranked = fitted.predict_proba([[2.0, -2.0], [0.0, 0.0], [-2.0, 2.0]])[:, 1]
+    assert (np.diff(ranked) >= 0).all()

@@ -320,7 +320,7 @@ def test_tuning_stops_by_whole_units_of_the_items_that_a_fold_leaves(digits, mon
         return fit(self, X, y, validation)
 
     monkeypatch.setattr(NetworkClassifier, "fit", spy)
-    spec = HeadSpec("keras", {"learning_rate": 0.01, "epochs": 2})
+    spec = HeadSpec("keras", {"learning_rate": 0.01, "epochs": 2}, calibration="none")
     tuned = tune(find_head("keras"), X, y, folds, spec=spec, units=units)
     fit_head(find_head("keras"), X, y, tuned.spec, folds, units=units)
     assert len(seen) == 4

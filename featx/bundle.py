@@ -230,11 +230,8 @@ def find_bundle(reference: str | os.PathLike[str]) -> Path:
         return folder / name
     if name == LATEST and not path.is_dir():
         there = list_bundles(folder)
-        if (
-            found := _find_latest(folder, there)
-            if not colon
-            else [one for one in there if _read_kind(one).casefold() == head.casefold()]
-        ):
+        kind = head.casefold()
+        if found := _find_latest(folder, there) if not colon else [one for one in there if _read_kind(one) == kind]:
             return found[0]
     raise BundleError(_explain_missing(path, folder))
 

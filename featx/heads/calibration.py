@@ -320,8 +320,10 @@ def _fit_sigmoid(scores: FloatArray, positive: FloatArray, weights: FloatArray) 
         return loss / z.size, np.array([excess @ scaled, excess.sum()]) / z.size
 
     start = np.array([0.0, math.log((n_positive + 1) / (n_negative + 1))])
-    limits, bounds = {"gtol": 1e-9, "ftol": 0}, [(0, None), (None, None)]
-    slope, offset = optimize.minimize(measure, start, jac=True, method="L-BFGS-B", bounds=bounds, options=limits).x
+    bounds = [(0.0, None), (None, None)]
+    slope, offset = optimize.minimize(
+        measure, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"gtol": 1e-9, "ftol": 0}
+    ).x
     return slope / spread, offset - slope * center / spread
 
 

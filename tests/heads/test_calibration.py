@@ -142,7 +142,7 @@ def test_other_wrong_input():
 
 
 def test_a_sigmoid_does_not_turn_the_classes_round():
-    """Held-out scores of noise, such as those of ridge on items left out one at a time, are wrong more often than right."""
+    """Scores of noise, as of ridge on items left out one at a time, are wrong more often than right."""
     random = np.random.default_rng(0)
     positions = np.arange(24) % 2
     margins = random.normal(np.where(positions == 1, -1.0, 1.0), 0.3)

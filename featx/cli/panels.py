@@ -19,7 +19,7 @@ PANELS: dict[str, str] = {
         "batch_size optimizer learning_rate head_learning_rate schedule patience monitor batch_norm label_smoothing "
         "val test stratify choose rule"
     ),
-    "Output": "name features runs out output as_json dtype pooling on_bad max_bad top fresh force overwrite all_ all",
+    "Output": "name features runs out output as_json dtype pooling on_bad max_bad top fresh force overwrite every",
     "Advanced": "",
 }
 

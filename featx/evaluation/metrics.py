@@ -177,8 +177,11 @@ def _read_cells(confusion: Any, n_classes: int) -> IntArray:  # noqa: ANN401 - o
     """
     if not isinstance(confusion, dict):
         return _list_cells(np.asarray(confusion, dtype=np.int64).reshape(n_classes, n_classes))
-    cells = np.stack([np.asarray(confusion[name], dtype=np.int64) for name in _CELL_COLUMNS], axis=1)
-    if cells.size and not (0 <= cells[:, :2].min() <= cells[:, :2].max() < n_classes):
+    cells = np.stack([np.asarray(confusion[name], dtype=np.int64) for name in _CELL_COLUMNS], axis=-1)
+    if cells.ndim != 2 or (cells < 0).any():  # noqa: PLR2004 - cells and columns
+        msg = "the confusion matrix is not a list of cells with their numbers of items"
+        raise ValueError(msg)
+    if cells.size and cells[:, :2].max() >= n_classes:
         msg = "the confusion matrix has classes that do not exist"
         raise ValueError(msg)
     return cells

@@ -29,7 +29,7 @@ _CHANCE = 0.01
 #: The least probability in a log-loss, as in the scores themselves.
 _LEAST = 1e-12
 
-#: Curves for each class are tried up to this many values, and steps from this many items on.
+#: Curves for each class are tried up to this many values, and steps from this many units on.
 _MOST_FOR_CURVES, _FEWEST_FOR_STEPS = 200_000, 1000
 
 #: Constants for each class are tried up to this many values.
@@ -82,6 +82,16 @@ class HeldOut:
         known: NDArray[np.bool_] = np.isfinite(self.scores[np.arange(len(self.scores)), self.positions])
         return known
 
+    def keep_items(self, copies: int) -> "HeldOut":
+        """Return the scores of the first of every `copies` rows, which are the views of one item."""
+        if copies == 1:
+            return self
+        splits = [
+            (train[train % copies == 0] // copies, held[held % copies == 0] // copies) for train, held in self.splits
+        ]
+        scores, positions = self.scores[::copies], self.positions[::copies]
+        return HeldOut(scores, positions, splits, self.units[::copies], self.weights[::copies])
+
     def cross_fit(self, method: str) -> FloatArray:
         """Return probabilities, float64 (n_items, n_classes); the calibrator of each fold is fitted to the others."""
         if method == "none":
@@ -124,9 +134,9 @@ def choose_calibration(held_out: HeldOut, asked: str | None, *, margins: bool = 
 
 def _list_candidates(held_out: HeldOut, base: str) -> list[str]:
     """List the methods that are worth a trial, the simplest first."""
-    n_items, n_values = len(held_out.scores), held_out.scores.size
+    n_units, n_values = len(np.unique(held_out.units)), held_out.scores.size
     methods = [method for method in METHODS if method not in {"none", base}]
-    if n_items < _FEWEST_FOR_STEPS:
+    if n_units < _FEWEST_FOR_STEPS:
         methods.remove("isotonic")
     if n_values > _MOST_FOR_CURVES:
         methods = [method for method in methods if method not in CURVES]
@@ -160,7 +170,7 @@ class _Trial:
         chances, columns = probabilities[known], held_out.positions[known]
         own = chances[np.arange(len(known)), columns]
         scores = np.stack([-np.log(np.maximum(own, _LEAST)), (chances**2).sum(axis=1) - 2 * own + 1])
-        return cls(probabilities, scores, _measure_error(chances, columns), known, held_out)
+        return cls(probabilities, scores, _measure_error(chances, columns, held_out.weights[known]), known, held_out)
 
     @property
     def log_loss(self) -> float:
@@ -198,8 +208,11 @@ class _Trial:
 
         If the given ones are true, its mean is at most 1 (L. Wasserman, A. Ramdas and S. Balakrishnan,
         "Universal inference", PNAS 117 (2020), 16880-16890, section 4), however heavy the tails. The items of
-        a unit count as one, with the geometric mean of their ratios, which is no larger than the mean.
+        a unit count as one, with the geometric mean of their ratios, which is no larger than the mean. Nothing
+        is shown where items have different weights, since the given probabilities are then not meant to be true.
         """
+        if np.ptp(self.held_out.weights) > 0:
+            return -math.inf
         placed = np.full(len(self.held_out.scores), np.nan)
         placed[self.known] = gain
         sums = []
@@ -214,12 +227,12 @@ class _Trial:
         return numbers
 
 
-def _measure_error(chances: FloatArray, columns: NDArray[np.intp]) -> float:
+def _measure_error(chances: FloatArray, columns: NDArray[np.intp], weights: FloatArray) -> float:
     """Measure the expected calibration error of predicted classes."""
     confidences = chances.max(axis=1)
     gaps = confidences - (chances.argmax(axis=1) == columns)
     bins = np.minimum((confidences * _BINS).astype(np.intp), _BINS - 1)
-    return float(np.abs(np.bincount(bins, weights=gaps)).sum()) / len(columns)
+    return float(np.abs(np.bincount(bins, weights=weights * gaps)).sum()) / float(weights.sum())
 
 
 def _describe(trials: dict[str, _Trial], base: str, chosen: str, asked: str | None) -> list[str]:

@@ -91,7 +91,7 @@ class Tuned:
     @property
     def predictions(self) -> NDArray[np.int64]:
         """The target predicted for each item while it was held out: int (n_items,)."""
-        chosen: NDArray[np.int64] = self.classes[self.scores.argmax(axis=1)]
+        chosen: NDArray[np.int64] = self.classes[self.probabilities.argmax(axis=1)]
         return chosen
 
 
@@ -103,6 +103,7 @@ def tune(
     *,
     spec: HeadSpec,
     units: ArrayLike | None = None,
+    copies: int = 1,
     progress: Progress | None = None,
 ) -> Tuned:
     """Try the head's grid under its scalings on folds, and choose a candidate.
@@ -127,6 +128,7 @@ def tune(
             together, by group or by equal bytes, must be in one fold.
         units: (n_items,), items with equal values stay together: `ridge`, which leaves out
             single items rather than folds, leaves them out together. None if each item is a unit.
+        copies: Rows of each item, its plain image first; the scores of the others do not calibrate.
         spec: Its `params` and `scaling`, where given, are not searched; its `seed` is used.
         progress: Called after each fit with how many are done, and how many there are.
 
@@ -162,13 +164,13 @@ def tune(
     winner = shortlist.choose()
     best, scores = winner.candidate, winner.scores
     notes = (*warned.describe(best, len(candidates)), *_note_edge(head, best, candidates, spec))
-    held_out = HeldOut(scores, positions, splits, alone, weights)
+    held_out = HeldOut(scores, positions, splits, alone, weights).keep_items(copies)
     calibration = choose_calibration(held_out, spec.calibration, margins=head.margins)
     notes = (*notes, *(f"{head.name} {note}" for note in calibration.notes))
     chosen = replace(spec, params=best.params, scaling=best.scaling, calibration=calibration.method)
     fitted = winner.offer() if winner.offer is not None else None
     single_fold = _find_single_fold(problem, classes)
-    chances = calibration.probabilities
+    scores, positions, chances = held_out.scores, held_out.positions, calibration.probabilities
     return Tuned(chosen, best, tuple(candidates), classes, scores, positions, chances, notes, single_fold, fitted)
 
 
@@ -218,8 +220,16 @@ def tune_and_fit(
         if only is not None:
             fitted = fit_head(head, rows.features, rows.targets, only, rows.folds, units=rows.units)
             return TunedHead(only, fitted, None)
-        tuned = tune(head, rows.features, rows.targets, rows.folds, spec=spec, units=rows.units, progress=progress)
-    tuned = _keep_items(tuned, rows.copies)
+        tuned = tune(
+            head,
+            rows.features,
+            rows.targets,
+            rows.folds,
+            spec=spec,
+            units=rows.units,
+            copies=rows.copies,
+            progress=progress,
+        )
     return TunedHead(tuned.spec, fit_tuned(head, rows, tuned, fitted=tuned.fitted), tuned)
 
 
@@ -274,17 +284,6 @@ def _find_only_choice(head: Head, rows: TrainingRows, spec: HeadSpec) -> HeadSpe
         return None
     [(scaling, params)] = choices
     return replace(spec, scaling=scaling, params=params)
-
-
-def _keep_items(tuned: Tuned, copies: int) -> Tuned:
-    """Keep the scores of the plain image of each item, and leave out those of its other views."""
-    kept = slice(None, None, copies)
-    return replace(
-        tuned,
-        scores=tuned.scores[kept],
-        positions=tuned.positions[kept],
-        probabilities=tuned.probabilities[kept],
-    )
 
 
 def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) -> dict[str, list[dict[str, Any]]]:

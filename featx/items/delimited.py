@@ -17,6 +17,9 @@ _SEPARATOR = re.compile(r'"?sep=(.*?)"?[\r\n]*', re.IGNORECASE)
 
 _DELIMITERS = ",;\t|"
 
+#: What ends a word, and how much of a word a note quotes on either side of its first letter that is not ASCII.
+_BETWEEN, _NEAR = re.compile(r'[\s,;|"]'), 40
+
 
 def read_delimited(name: str, title: str) -> Table:
     """Read a CSV or TSV file.
@@ -64,11 +67,19 @@ def _describe(text: str, encoding: str, lines: Sequence[str], start: int) -> tup
     if n_comments:
         notes.append(f"comment lines before the header: {n_comments}")
     if not encoding.startswith("utf"):
-        word = next(iter(re.findall(r'[^\s,;|"]*[^\x00-\x7f][^\s,;|"]*', text)), "")
+        word = _find_word(text)
         notes.append(f"the table is not UTF-8; it is read as {encoding} ({word!r}): save it as UTF-8 if this is wrong")
     elif re.search("[\udc80-\udcff]", text):
         notes.append("some names in the table are not UTF-8; their bytes are kept: save it as UTF-8 if this is wrong")
     return tuple(notes)
+
+
+def _find_word(text: str) -> str:
+    """Return the first word that is not ASCII; of a long one, the part near the first such character."""
+    first = re.search(r"[^\x00-\x7f]", text)
+    at = first.start() if first else 0
+    before, after = text[max(at - _NEAR, 0) : at], text[at : at + _NEAR]
+    return _BETWEEN.split(before)[-1] + _BETWEEN.split(after)[0]
 
 
 @dataclass(slots=True)

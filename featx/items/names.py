@@ -13,8 +13,8 @@ from collections.abc import Collection
 from featx.errors import SourceError
 from featx.wording import to_text
 
-#: Words that contain bytes which are not ASCII.
-_WORD = re.compile(rb"[A-Za-z]*[\x80-\xff][A-Za-z\x80-\xff]*")
+#: Words that contain bytes which are not ASCII. Without the look behind, a long run of letters takes quadratic time.
+_WORD = re.compile(rb"(?<![A-Za-z\x80-\xff])[A-Za-z]*[\x80-\xff][A-Za-z\x80-\xff]*")
 
 #: Single-byte encodings, the most common first, and the script of the letters that they add to ASCII.
 _SINGLE_BYTE = {

@@ -70,8 +70,15 @@ class SourceOptions:
         Raises:
             UsageError: The message names the option and what it takes.
         """
+        for name in ("layout", "label_pattern"):
+            if not isinstance(getattr(self, name), str):
+                msg = f"{name} is {getattr(self, name)!r}; it must be text"
+                raise UsageError(msg)
         for name in ("map_labels", "only", "except_"):
             value = getattr(self, name)
+            if not isinstance(value, str) and not all(isinstance(rule, str) for rule in value):
+                msg = f"{name} is {value!r}; it must be a text, or a list of texts"
+                raise UsageError(msg)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
         if self.layout:
             parse_layout(self.layout)

@@ -104,7 +104,7 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
     try:
         named = Columns(**{**reading.get("columns", {}), **columns})
         options = SourceOptions(**reading.get("options", {}))
-    except TypeError as error:
+    except (TypeError, UsageError) as error:
         msg = f"the record of how {source!r} was read is not valid: {error}; embed it again"
         raise SourceError(msg) from error
     root = reading.get("root")

@@ -218,3 +218,25 @@ def test_a_mixture_finds_its_factor_and_share():
     fitted = Calibrator("mixture").fit(scores, y)
     assert fitted.factor_ == pytest.approx(1 / 3, rel=0.1)
     assert fitted.share_ == pytest.approx(0.05, abs=0.01)
+
+
+def test_the_views_of_an_item_count_once():
+    random = np.random.default_rng(0)
+    units = np.arange(40) // 4
+    scores, positions = random.normal(size=(40, 3)), units % 3
+    splits = [(np.flatnonzero(units % 2 != fold), np.flatnonzero(units % 2 == fold)) for fold in range(2)]
+    kept = HeldOut(scores, positions, splits, units, np.ones(40)).keep_items(4)
+    assert np.array_equal(kept.scores, scores[::4])
+    assert np.array_equal(kept.units, np.arange(10))
+    assert [held.tolist() for _, held in kept.splits] == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
+
+
+def test_evidence_of_unequal_weights_shows_nothing():
+    positions = np.arange(60) % 2
+    scores = np.stack([np.where(positions == 0, 0.5, -0.5), np.where(positions == 1, 0.5, -0.5)], axis=1)
+    units = np.arange(60)
+    splits = [(np.flatnonzero(units % 3 != fold), np.flatnonzero(units % 3 == fold)) for fold in range(3)]
+    equal = HeldOut(scores, positions, splits, units, np.ones(60))
+    weighted = HeldOut(scores, positions, splits, units, np.where(positions == 0, 1.0, 5.0))
+    assert choose_calibration(equal, None).method != "none"  # thirty right of thirty are likelier than said
+    assert choose_calibration(weighted, None).method == "none"  # fewer than four errors, and no likelihood to go by

@@ -110,6 +110,7 @@ class ComparisonRow:
             "verdict": self.verdict,
             "params": dict(self.head.params),
             "scaling": self.head.scaling,
+            "calibration": self.head.calibration,
             "validation_accuracy": self.validation_accuracy,
             "validation_log_loss": self.validation_log_loss,
             **measured,

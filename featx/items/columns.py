@@ -1,8 +1,9 @@
 """The columns of a table: which one holds the path, the label, the split and the group, and which are not used."""
 
+import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from featx.errors import SourceError
@@ -228,9 +229,17 @@ def _find_partition(columns: Sequence[Sequence[int]]) -> slice:
 def _find_split_column(table: Table, named: str | None) -> str | None:
     if named is not None:
         return _find_column(table, "split", named)
-    return next(
-        (name for name in _find_usual(table, "split") if any(map(find_split, _count_values(table, name)))), None
-    )
+    return next((name for name in _find_usual(table, "split") if _may_hold_splits(_count_values(table, name))), None)
+
+
+def _may_hold_splits(values: Iterable[str]) -> bool:
+    """Return whether a value is a split, or all are spelt nearly like one."""
+    given = [value for value in values if value]
+    return any(map(find_split, given)) or bool(given and all(map(_is_near_split, given)))
+
+
+def _is_near_split(value: str) -> bool:
+    return bool(find_split(value) or difflib.get_close_matches(value.casefold(), SPLIT_NAMES, n=1, cutoff=0.75))
 
 
 def _count_values(table: Table, column: str) -> Counter[str]:
@@ -294,7 +303,8 @@ def _describe(table: Table, names: Mapping[str, str | None], wanted: Columns) ->
         notes += [
             f"the values of {name!r} are splits; use them with {advise('split', name)}"
             for name in unused
-            if (first := {*filter(None, table.read(name)[:_FIRST_ROWS])}) and all(map(find_split, first))
+            if (first := {*filter(None, table.read(name)[:_FIRST_ROWS])}) and any(map(find_split, first))
+            if all(map(_is_near_split, first))
         ]
     if names["label"] is None and wanted.label is None and unused:
         repeating = [name for name in unused if 1 < len(set(table.read(name))) <= table.n_rows / 2]

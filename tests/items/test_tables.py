@@ -349,6 +349,18 @@ def test_a_column_that_is_nearly_the_split_is_refused(images, column, value, hin
     assert not any("is not used as the split" in note for note in without.notes)
 
 
+@pytest.mark.parametrize("splits", [("tarin", "tset"), ("trian", "valdiation"), ("Traning", "tets")])
+def test_a_split_column_of_misspelt_values_only_is_refused(images, splits):
+    content = "path,label,split\n" + "".join(f"{at}.png,a,{split}\n" for at, split in enumerate(splits))
+    with pytest.raises(SourceError, match=rf"line 2 of .* has the split '{splits[0]}' .did you mean"):
+        read_table(write(images, content))
+
+
+def test_a_column_of_splits_under_another_name_is_pointed_out_although_one_is_misspelt(images):
+    content = "path,label,Dataset\n0.png,a,Traning\n1.png,b,train\n2.png,b,test\n"
+    assert any("the values of 'Dataset' are splits" in line for line in read_table(write(images, content)).describe())
+
+
 @pytest.mark.parametrize("splits", [("train_set", "Test-Set", "valid_set"), ("TrainImages", "test images", "VAL")])
 def test_splits_with_affixes_are_splits(images, splits):
     content = "path,label,split\n" + "".join(f"{at}.png,a,{split}\n" for at, split in enumerate(splits))

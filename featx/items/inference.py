@@ -78,6 +78,7 @@ def infer_layout(tree: Folder, source: str, *, has_labels: bool = False) -> tupl
         return (*ignored, "class", "split")
     if not has_labels:
         _refuse_second_level(classes, ignored, source)
+        _refuse_splits_in_names(classes.folders, ignored, source)
     return (*ignored, "class")
 
 
@@ -133,6 +134,28 @@ def _are_splits(folders: Mapping[str, Folder]) -> bool:
         return True
     affixes = {find_affixes(name) for name in folders}
     return len(_name_splits(folders)) > 1 and (len(affixes) == 1 or not frozenset().union(*affixes))
+
+
+def _refuse_splits_in_names(folders: Mapping[str, Folder], ignored: tuple[str, ...], source: str) -> None:
+    """Refuse class folders such as `cats_train`, `cats_test`, `dogs_train` and `dogs_test`.
+
+    Raises:
+        AmbiguousLayoutError: If several names occur with the same several splits.
+    """
+    splits: dict[frozenset[str], set[str]] = {}
+    for name in folders:
+        splits.setdefault(find_affixes(name), set()).add(find_split(name))
+    held = splits[find_affixes(min(folders))]
+    if min(len(splits), len(held)) < _LEAST_SHARED or "" in held or any(found != held for found in splits.values()):
+        return
+    first, *_, last = sorted(folders)
+    upper = format_layout((*ignored, "class"))
+    msg = (
+        f"the folders of {source!r}, such as {first!r} and {last!r}, are named after a class and a split: move them "
+        f"into split folders, such as {find_split(first)}/NAME, or write a table with a split column; if each "
+        f"is a class, add --layout {shlex.quote(upper)}"
+    )
+    raise AmbiguousLayoutError(msg, upper)
 
 
 def _name_splits(folders: Iterable[str]) -> set[str]:

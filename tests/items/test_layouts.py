@@ -7,6 +7,7 @@ import sys
 import unicodedata
 
 import pytest
+from PIL import Image
 
 from featx.errors import SourceError, UsageError
 from featx.items import Item, SourceOptions, read_source
@@ -292,3 +293,29 @@ def test_ids_do_not_depend_on_what_is_left_out(make):
     assert read_all(folder, except_="folder=seg_test").items[0] == Item(
         "seg_train/seg_train/cats/1.jpg", "cats", "train"
     )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cats_train", "cats_test", "dogs_train", "dogs_test"),
+        ("train_cats", "val_cats", "train_dogs", "val_dogs"),
+        ("TrainOak", "TestOak", "TrainElm", "TestElm"),
+    ],
+)
+def test_classes_that_are_named_after_splits_are_refused(names, tmp_path):
+    for name in names:
+        for number in range(2):
+            (tmp_path / "d" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8), (number * 9, len(name), 0)).save(tmp_path / "d" / name / f"{number}.png")
+    with pytest.raises(SourceError, match=r"are named after a class and a split: move them into .* add --layout class"):
+        read_source(tmp_path / "d")
+    stated = read_source(tmp_path / "d", options=SourceOptions(layout="class"))
+    assert set(stated.count_classes()) == set(names)
+
+
+def test_classes_that_only_sound_like_splits_are_classes(tmp_path):
+    for name in ("train_station", "test_tube"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        Image.new("RGB", (8, 8), (len(name), 0, 0)).save(tmp_path / "d" / name / "1.png")
+    assert set(read_source(tmp_path / "d").count_classes()) == {"train_station", "test_tube"}

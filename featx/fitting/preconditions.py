@@ -95,10 +95,17 @@ def check_classes(labels: Sequence[str], train: Members, test: Members, test_nam
         DataError: The message names the classes, and says whether they lost their training items as copies.
     """
     names = np.asarray(labels)
-    for members, name in ((train | copies, "train"), (test, test_name)):
-        if not members.any():
-            msg = f"the {name} split is empty; add images, or change --test-size"
-            raise DataError(msg)
+    if not (train | copies).any():
+        msg = "the train split is empty; add images, or change --test-size"
+        raise DataError(msg)
+    if not test.any():
+        sizes = sorted(Counter(names[train].tolist()).items())
+        listed = _join([f"{label!r} has {size:,}" for label, size in sizes])
+        msg = (
+            f"no image can be held out for the {test_name} split: a class needs two different images or groups for "
+            f"that, and {listed}; add images, or change --test-size"
+        )
+        raise DataError(msg)
     trained = set(names[train].tolist())
     lacking = sorted(set(names[test].tolist()) - trained)
     lost = Counter(name for name in names[copies].tolist() if name in lacking)

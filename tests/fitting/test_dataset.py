@@ -157,7 +157,7 @@ def test_a_group_column_is_read_from_the_table_as_it_was_embedded(tmp_path, digi
 
 def test_a_test_size_that_leaves_nothing_is_an_error(tmp_path):
     write_digits(tmp_path / "d", per_class=1, classes=2)
-    with pytest.raises(DataError, match=r"empty"):
+    with pytest.raises(DataError, match=r"no image can be held out .* and .0. has 1, .1. has 1; add images"):
         split_dataset(load_dataset(embed(tmp_path / "d", tmp_path / "f")), test_size=0.2, seed=0)
 
 

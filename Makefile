@@ -12,19 +12,21 @@ FAST := not keras and not shared and not faults
 CORE = $(shell $(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast faults newest check docs format wheel clean
+.PHONY: help demo test coverage fast faults newest check docs format wheel clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## run the whole loop on real images; nothing is downloaded
 	$(BIN)/featx demo
 
-# Coverage is measured on the fast tests only: without sys.monitoring (Python 3.11) it doubles the time of tests that
-# run mostly Python.
-test: $(INSTALLED) ## run all tests but the long fault suite, and report coverage of the fast ones
-	COVERAGE_CORE=$(CORE) $(BIN)/python -m pytest $(PARALLEL) -m "$(FAST) and not slow" --cov --cov-report=term
+test: $(INSTALLED) ## run all tests but the long fault suite
+	$(BIN)/python -m pytest $(PARALLEL) -m "$(FAST) and not slow"
 	$(BIN)/python -m pytest $(PARALLEL) -m "(keras or shared or slow) and not faults"
+
+# On the fast tests only, and not by `make test`: without sys.monitoring (Python 3.11) it costs half as much time again.
+coverage: $(INSTALLED) ## run the fast tests and report their coverage
+	COVERAGE_CORE=$(CORE) $(BIN)/python -m pytest $(PARALLEL) -m "$(FAST) and not slow" --cov --cov-report=term
 
 fast: $(INSTALLED) ## run what needs neither TensorFlow nor many processes: a minute or two
 	$(BIN)/python -m pytest $(PARALLEL) -m "$(FAST) and not slow"

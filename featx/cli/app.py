@@ -10,7 +10,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 from typer.exceptions import Exit, TyperException
@@ -141,9 +141,10 @@ def main() -> None:
     except KeyboardInterrupt as error:
         _fail(error, describe_stop(), EXIT_CODE, debug=debug)
     except BrokenPipeError:
-        _drop_output()
+        _drop_output(sys.stdout, sys.stderr)
         sys.exit(1)
     except OSError as error:
+        _drop_output(sys.stdout)
         name = f": {error.filename}" if error.filename else ""
         _fail(error, f"{error.strerror or error}{name}", 1, debug=debug)
 
@@ -159,9 +160,12 @@ def _open_closed_streams() -> None:
             setattr(sys, name, os.fdopen(descriptor, "w" if mode == os.O_WRONLY else "r", encoding="utf-8"))
 
 
-def _drop_output() -> None:
-    """Send what is still buffered nowhere: its reader has left, and Python would fail at the end of the process."""
-    for stream in (sys.stdout, sys.stderr):
+def _drop_output(*streams: TextIO) -> None:
+    """Write what is still buffered, or drop it where that fails: Python would fail at the end of the process."""
+    for stream in streams:
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+            continue
         with contextlib.suppress(OSError, ValueError):  # a stream that is not a file
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
@@ -184,5 +188,5 @@ def _fail(error: BaseException, message: str, code: int, *, debug: bool) -> None
     try:
         print_message(f"error: {message}")
     except OSError:  # nobody reads stderr
-        _drop_output()
+        _drop_output(sys.stdout, sys.stderr)
     sys.exit(code)

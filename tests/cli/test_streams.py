@@ -16,7 +16,9 @@ FEATX = f"{sys.executable} -m featx"
 
 
 def run_in_shell(line, folder):
-    return subprocess.run(["bash", "-c", line], cwd=folder, capture_output=True, text=True, check=False)
+    # Buffered, as by default: what could not be written is still there when the process ends.
+    own = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(["bash", "-c", line], cwd=folder, env=own, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -59,6 +59,7 @@ from featx.items.augmentation import is_canonical
 from featx.items.decoding import MAX_PIXELS
 from featx.results import PREDICTIONS
 from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec
+from featx.wording import join_first
 
 FORMAT = "featx-bundle"
 FORMAT_VERSION = 1
@@ -273,9 +274,8 @@ def _explain_missing(path: Path, folder: Path) -> str:
     return f"there is no bundle {str(path)!r}; {newest}"
 
 
-def _name_runs(paths: Sequence[Path]) -> str:
-    named = ", ".join(map(str, paths[:_NAMED_RUNS]))
-    return named + (f" and {len(paths) - _NAMED_RUNS:,} more" if len(paths) > _NAMED_RUNS else "")
+def _name_runs(paths: list[Path]) -> str:
+    return join_first(list(map(str, paths)), _NAMED_RUNS)
 
 
 def check_run_name(folder: str | os.PathLike[str] | None, name: str) -> None:

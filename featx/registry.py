@@ -107,8 +107,8 @@ def resolve(kind: str, name: str, table: dict[str, str], group: str) -> Any:  # 
 def make_unknown_name_error(kind: str, name: str, known: Iterable[str]) -> UnknownNameError:
     """Make the error for an unknown name, which lists the known names, closest first, up to eight."""
     names = list(known)
-    close = find_closest(name, names)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    close, question = find_closest(name, names), suggest(name, names)
+    hint = f"{question} " if question else ""
     ordered = [*close, *(candidate for candidate in names if candidate not in close)]
     if len(ordered) <= _SHOWN_NAMES or kind not in _LISTS:
         shown = ", ".join(ordered)
@@ -129,6 +129,12 @@ def check_heads(names: Iterable[str]) -> None:
         if base and base not in known and base not in HEAD_SETS:
             kind = "classifier"
             raise make_unknown_name_error(kind, name.strip(), known)
+
+
+def suggest(name: str, known: Collection[str]) -> str:
+    """Ask whether one of the closest names was meant, such as `did you mean ridge?`; empty if none is close."""
+    close = find_closest(name, known)
+    return f"did you mean {' or '.join(close)}?" if close else ""
 
 
 def find_closest(name: str, known: Collection[str]) -> list[str]:

@@ -47,6 +47,12 @@ def to_text(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
 
 
+def join_first(names: Sequence[str], most: int, mark: str = ", ", *, what: str = "more") -> str:
+    """Join the first names, and count the others: `a, b and 3 more`."""
+    rest = len(names) - most
+    return mark.join(names[:most]) + (f" and {rest:,} {what}" if rest > 0 else "")
+
+
 def format_bytes(count: int) -> str:
     """Format a number of bytes in a short unit: `999 B`, `1.5 kB`, `345 MB`."""
     size = float(count)

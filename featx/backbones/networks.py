@@ -19,7 +19,8 @@ import numpy as np
 from featx.backbones.protocol import Features, LayerInfo, Output, UInt8Images, check_images
 from featx.errors import BackboneError, UnknownNameError, WeightsError
 from featx.frameworks import keras, ops, tf
-from featx.registry import find_closest
+from featx.registry import suggest
+from featx.wording import join_first
 
 #: Exponent of generalised-mean pooling and the floor under its root:
 #: Radenović, Tolias & Chum 2019, "Fine-tuning CNN image retrieval with no human annotation", eq. 3.
@@ -173,7 +174,7 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each difference between pr
     network = _fix_input(network, size)
     network.trainable = False
     _check_outputs(network)
-    _check_weights(network, title)
+    weights_digest = digest_weights(network, title)
     known = list(names or (layer.name for layer in network.layers))
     named = dict(zip(known, network.layers, strict=True))
     operations = name_operations(network, known)
@@ -192,7 +193,7 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each difference between pr
         parts,
         uri=uri,
         weights=weights,
-        weights_digest=digest_weights(network),
+        weights_digest=weights_digest,
         outputs=tuple(_describe_output(*each) for each in zip(cuts, poolings, pooled, strict=True)),
         layers=tuple(_describe_layers(network, known, default_pooling)),
         source_file=source_file,
@@ -222,30 +223,27 @@ def choose_pooling(rank: int, default: str | None = None) -> str:
     return "avg" if rank == _MAP_RANK - 1 else "none"
 
 
-def digest_weights(network: keras.Model) -> str:
-    """Return the sha256 over a network's weights: dtype, shape and bytes of each, in order."""
-    digest = hashlib.sha256()
+def digest_weights(network: keras.Model, title: str = "the network") -> str:
+    """Return the sha256 over a network's weights: dtype, shape and bytes of each, in order.
+
+    Raises:
+        WeightsError: If some are NaN or infinite. A layer such as ReLU can turn these into zeros, which look sound.
+    """
+    digest, found = hashlib.sha256(), []
     for weight in network.weights:
         values = np.asarray(weight.numpy())
         digest.update(f"{values.dtype.str}{values.shape}".encode("ascii"))
         digest.update(values.tobytes())
-    return digest.hexdigest()
-
-
-def _check_weights(network: keras.Model, title: str) -> None:
-    """Refuse weights that are NaN or infinite: a layer such as ReLU can turn them into zeros, which look sound."""
-    found = []
-    for weight in network.weights:
-        values = np.asarray(weight.numpy())
         if bad := values.size - int(np.isfinite(values).sum()):
             found.append(f"{weight.path} ({bad:,} of {values.size:,} values)")
     if found:
-        more = f" and {len(found) - _NAMED_WEIGHTS:,} more weights" if len(found) > _NAMED_WEIGHTS else ""
+        where = join_first(found, _NAMED_WEIGHTS, what="more weights")
         msg = (
-            f"{title} has weights that are NaN or infinite, in {', '.join(found[:_NAMED_WEIGHTS])}{more}; use a copy "
-            f"that was saved before its training failed"
+            f"{title} has weights that are NaN or infinite, in {where}; use a copy that was saved before its training "
+            f"failed"
         )
         raise WeightsError(msg)
+    return digest.hexdigest()
 
 
 def walk_operations(network: keras.Model) -> Iterator[keras.Operation]:
@@ -333,9 +331,8 @@ def _find_layer(layer: str | int, known: list[str], operations: Collection[str],
         raise UnknownNameError(msg)
     if layer in known or layer in operations:
         return layer
-    close = find_closest(layer, known)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    msg = f"{title} has no layer called {layer!r}; {hint}`featx layers {title}` lists all {len(known)}"
+    hint, advice = suggest(layer, known), f"`featx layers {title}` lists all {len(known)}"
+    msg = f"{title} has no layer called {layer!r}; {f'{hint} ' if hint else ''}{advice}"
     raise UnknownNameError(msg)
 
 

@@ -36,7 +36,7 @@ from featx.cli.ctrl_c import EXIT_CODE, describe_stop, was_interrupted
 from featx.cli.output import print_message
 from featx.cli.panels import PanelCommand
 from featx.errors import FeatxError
-from featx.registry import find_closest
+from featx.registry import suggest
 
 #: Thresholds of Python's garbage collector. With its defaults, it scans the objects of TensorFlow's import and of
 #: a list of 100,000 items over and over, for 2 of 9 seconds.
@@ -175,8 +175,8 @@ def _describe_usage(error: TyperException) -> str:
     command = context.command_path if context else "featx"
     message = " ".join(error.format_message().split()).rstrip(".").replace("Value error, ", "")
     if choice := _CHOICE.search(message):
-        close = find_closest(choice[1], re.findall(r"'([^']*)'", choice[2]))
-        message += f"; did you mean {' or '.join(close)}?" if close else ""
+        hint = suggest(choice[1], re.findall(r"'([^']*)'", choice[2]))
+        message += f"; {hint}" if hint else ""
     return f"{message}; see `{command} --help`"
 
 

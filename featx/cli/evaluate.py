@@ -51,10 +51,9 @@ def evaluate(
     import featx
     from featx.evaluation import format_confusion, format_metrics, format_per_class
     from featx.items.augmentation import plan_views
-    from featx.prediction import check_split, choose_items
+    from featx.prediction import choose_items
 
     planned = plan_views(views, augment, view_seed)
-    check_split(split)
     found = flags.find_bundle(bundle, [source])
     manifest = flags.read_source(
         source,

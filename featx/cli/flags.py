@@ -140,9 +140,8 @@ def check_choice(option: str, known: Sequence[str]) -> Callable[[str | None], st
 
     def check(value: str | None) -> str | None:
         if value and value not in known:
-            close = registry.find_closest(value, known)
-            hint = f"did you mean {' or '.join(close)}? It" if close else "it"
-            msg = f"--{option} is {value!r}; {hint} must be one of {join(known)}"
+            hint = registry.suggest(value, known)
+            msg = f"--{option} is {value!r}; {f'{hint} It' if hint else 'it'} must be one of {join(known)}"
             raise UsageError(msg)
         return value
 

@@ -8,7 +8,7 @@ from featx.cli import flags
 from featx.cli.output import format_table, print_json, print_text
 from featx.errors import StoreFormatError
 from featx.reporting import ProgressReporter
-from featx.wording import format_bytes
+from featx.wording import format_bytes, join_first
 
 EXAMPLE = "featx verify features/mobilenetv2.h5"
 
@@ -44,8 +44,6 @@ def _show_damage(found: Any) -> None:  # noqa: ANN401 - a Verification, whose mo
     rows = []
     for damage in found.damage:
         names = found.list_items(damage)
-        more = f" and {len(names) - _SHOWN_ITEMS:,} more" if len(names) > _SHOWN_ITEMS else ""
-        rows.append(
-            (f"/{damage.part}", f"{damage.first:,}", f"{damage.past - 1:,}", ", ".join(names[:_SHOWN_ITEMS]) + more)
-        )
+        listed = join_first(names, _SHOWN_ITEMS)
+        rows.append((f"/{damage.part}", f"{damage.first:,}", f"{damage.past - 1:,}", listed))
     typer.echo(format_table(("damaged", "first row", "last row", "items"), rows, left=(0, 3)))

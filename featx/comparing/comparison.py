@@ -40,7 +40,7 @@ from featx.results import Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 from featx.store.verification import refuse_damage
-from featx.wording import to_printable
+from featx.wording import join_first, to_printable
 
 #: As in the log-loss of the test.
 _LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
@@ -251,8 +251,7 @@ def _list_counts(dataset: Dataset, counts: Mapping[str, int]) -> str:
         f"class {name!r} has {count} ({totals[name]} image{'s' if totals[name] > 1 else ''} in all)"
         for name, count in counts.items()
     ]
-    more = f" and {len(shown) - _MOST_COUNTED:,} more classes" if len(shown) > _MOST_COUNTED else ""
-    return ", ".join(shown[:_MOST_COUNTED]) + more
+    return join_first(shown, _MOST_COUNTED, what="more classes")
 
 
 def _note_small_classes(dataset: Dataset, train: NDArray[np.bool_]) -> str:

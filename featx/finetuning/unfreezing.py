@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from featx.backbones.protocol import LayerInfo
 from featx.errors import UnknownNameError, UsageError
-from featx.registry import find_closest
+from featx.registry import find_closest, suggest
 
 _KINDS = ("last", "from", "blocks", "gradual", "all")
 _PLANS = "last:N, from:LAYER, blocks:N, gradual, gradual:N or all"
@@ -155,7 +155,6 @@ def _find_first(layer: str, layers: Sequence[LayerInfo], title: str) -> int:
         return names.index(layer)
     if re.fullmatch(r"-?\d{1,6}", layer) and -len(names) <= int(layer) < len(names):
         return int(layer) % len(names)
-    close = find_closest(layer, names)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    msg = f"{title} has no layer called {layer!r}; {hint}`featx layers {title}` lists them"
+    hint = suggest(layer, names)
+    msg = f"{title} has no layer called {layer!r}; {f'{hint} ' if hint else ''}`featx layers {title}` lists them"
     raise UnknownNameError(msg)

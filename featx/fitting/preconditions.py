@@ -11,6 +11,7 @@ from featx.errors import DataError
 from featx.items import Item, Manifest
 from featx.items.renaming import suggest_rules
 from featx.items.splits import find_groups, find_leaks, find_units
+from featx.wording import join_first
 
 MIN_CLASSES = 2
 
@@ -100,7 +101,7 @@ def check_classes(labels: Sequence[str], train: Members, test: Members, test_nam
         raise DataError(msg)
     if not test.any():
         sizes = sorted(Counter(names[train].tolist()).items())
-        listed = _join([f"{label!r} has {size:,}" for label, size in sizes])
+        listed = join_first([f"{label!r} has {size:,}" for label, size in sizes], _NAMED)
         msg = (
             f"no image can be held out for the {test_name} split: a class needs two different images or groups for "
             f"that, and {listed}; add images, or change --test-size"
@@ -110,7 +111,7 @@ def check_classes(labels: Sequence[str], train: Members, test: Members, test_nam
     lacking = sorted(set(names[test].tolist()) - trained)
     lost = Counter(name for name in names[copies].tolist() if name in lacking)
     if lost:
-        counts = _join([f"{name!r} ({count:,})" for name, count in sorted(lost.items())])
+        counts = join_first([f"{name!r} ({count:,})" for name, count in sorted(lost.items())], _NAMED)
         msg = (
             f"all training images of {counts} have the same bytes as images of a later split and were left out, so "
             f"nothing is left to train on; remove the copies from {test_name}, or add other images to train "
@@ -120,8 +121,9 @@ def check_classes(labels: Sequence[str], train: Members, test: Members, test_nam
     if lacking:
         rules = " ".join(suggest_rules(set(names[test].tolist()), trained))
         msg = (
-            f"{test_name} has classes that train lacks: {_join(lacking)}; train has {_join(sorted(trained))}. Give the "
-            f"class folders of both splits the same names, or read the images with {rules or '--map-labels'}"
+            f"{test_name} has classes that train lacks: {join_first(lacking, _NAMED)}; train has "
+            f"{join_first(sorted(trained), _NAMED)}. Give the class folders of both splits the same names, or read the "
+            f"images with {rules or '--map-labels'}"
         )
         raise DataError(msg)
     if len(trained) < MIN_CLASSES:
@@ -156,7 +158,7 @@ def check_tunable(source: str, labels: Sequence[str], units: NDArray[np.intp], t
     ]
     msg = (
         f"{source} has too few images to choose parameters: at least two classes need two different images or groups "
-        f"to train on, but {_join(shown, '; ')}; add images"
+        f"to train on, but {join_first(shown, _NAMED, '; ')}; add images"
     )
     raise DataError(msg)
 
@@ -191,8 +193,3 @@ def _hash(manifest: Manifest, item_id: str) -> str:
         return hashlib.sha256(manifest.reader.read(item_id)).hexdigest()
     except OSError:
         return item_id
-
-
-def _join(names: Sequence[str], mark: str = ", ") -> str:
-    more = len(names) - _NAMED
-    return mark.join(names[:_NAMED]) + (f" and {more:,} more" if more > 0 else "")

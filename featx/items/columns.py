@@ -11,6 +11,7 @@ from featx.items.formats import has_image_suffix
 from featx.items.layouts import SPLIT_NAMES, find_split
 from featx.items.names import normalise_label
 from featx.registry import find_closest
+from featx.wording import join_first
 
 #: Column names that are recognised; the first one that a table has wins.
 #: Case, spaces, underscores, dots and hyphens do not matter.
@@ -317,5 +318,4 @@ def _describe(table: Table, names: Mapping[str, str | None], wanted: Columns) ->
 
 
 def _list_names(names: Sequence[str], most: int = _NAMED_COLUMNS) -> str:
-    more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
+    return join_first(list(map(repr, names)), most)

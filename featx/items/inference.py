@@ -17,7 +17,7 @@ from featx.items.layouts import (
     is_plain_name,
     merge_folders,
 )
-from featx.wording import to_printable
+from featx.wording import join_first, to_printable
 
 #: Fewer shared names than this are not the sign of a second level of classes: one of them may be `images`.
 _LEAST_SHARED = 2
@@ -266,6 +266,4 @@ def _quote(text: str) -> str:
 
 
 def _list(names: Iterable[str]) -> str:
-    ordered = sorted(names)
-    more = len(ordered) - _SHOWN_NAMES
-    return ", ".join(map(repr, ordered[:_SHOWN_NAMES])) + (f" and {more:,} more" if more > 0 else "")
+    return join_first(list(map(repr, sorted(names))), _SHOWN_NAMES)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from featx.errors import SourceError, UsageError
 from featx.items.names import decode_text, normalise_label
-from featx.registry import find_closest
-from featx.wording import to_printable
+from featx.registry import suggest
+from featx.wording import join_first, to_printable
 
 _TABLE_SUFFIXES = {".csv", ".tsv", ".txt"}
 
@@ -39,9 +39,8 @@ def rename_labels(labels: Collection[str], rules: Sequence[str]) -> dict[str, st
     for rule in rules:
         found = _apply_file(rule, labels) if names_file(rule) else _apply_pattern(rule, labels)
         if not found:
-            close = find_closest(rule.rpartition("=")[0], labels)
-            hint = f"; did you mean {' or '.join(close)}?" if close else ""
-            msg = f"--map-labels {rule!r} fits none of the classes {list_names(labels)}{hint}"
+            hint = suggest(rule.rpartition("=")[0], labels)
+            msg = f"--map-labels {rule!r} fits none of the classes {list_names(labels)}{f'; {hint}' if hint else ''}"
             raise UsageError(msg)
         renamed = {**found, **renamed}
     return renamed
@@ -75,9 +74,7 @@ def names_file(rule: str) -> bool:
 
 def list_names(names: Iterable[str]) -> str:
     """List names for a message, sorted; at most twelve."""
-    ordered = sorted(map(to_printable, names))
-    more = len(ordered) - _SHOWN_NAMES
-    return ", ".join(ordered[:_SHOWN_NAMES]) + (f" and {more:,} more" if more > 0 else "")
+    return join_first(sorted(map(to_printable, names)), _SHOWN_NAMES)
 
 
 def _apply_pattern(rule: str, labels: Iterable[str]) -> dict[str, str]:

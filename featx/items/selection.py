@@ -26,7 +26,7 @@ from featx.items.manifest import Item, Manifest
 from featx.items.names import normalise_label
 from featx.items.renaming import list_names, names_file, rename_labels
 from featx.registry import find_closest, make_unknown_name_error
-from featx.wording import to_printable
+from featx.wording import join_first, to_printable
 
 #: What `only` and `except_` can name.
 KINDS = ("class", "split", "folder")
@@ -319,10 +319,9 @@ def _label_by_pattern(items: Sequence[Item], pattern: str) -> tuple[list[Item], 
     bare = {item.split for item in without} - {item.split for item in labelled if item.label} - {"train"}
     odd = [item.id for item in without if item.split not in bare]
     if odd:
-        more = f" and {len(odd) - _SHOWN_PATHS:,} more" if len(odd) > _SHOWN_PATHS else ""
         msg = (
             f"--label-pattern {pattern!r} does not match {len(odd):,} of {len(items):,} images, such as "
-            f"{', '.join(map(repr, odd[:_SHOWN_PATHS]))}{more}; change it, or leave these out with --except folder=PATH"
+            f"{join_first(list(map(repr, odd)), _SHOWN_PATHS)}; change it, or leave these out with --except folder=PATH"
         )
         raise SourceError(msg)
     return labelled, [

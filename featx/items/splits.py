@@ -20,6 +20,7 @@ import numpy.typing as npt
 from featx.errors import DataError, FeatxError, UsageError
 from featx.items.manifest import SPLITS
 from featx.items.sources import read_source_again
+from featx.wording import join_first
 
 #: Fold of items that are never held out, as in scikit-learn's PredefinedSplit.
 ALWAYS_TRAINED = -1
@@ -423,10 +424,7 @@ def _note(labels: Sequence[str], what: str, apart_from: Sequence[str] = ()) -> s
 def _name(labels: Sequence[str]) -> str:
     if len(labels) == 1:
         return f"class {labels[0]!r}"
-    more = len(labels) - _NAMED_CLASSES
-    return f"each of the classes {', '.join(map(repr, labels[:_NAMED_CLASSES]))}" + (
-        f" and {more:,} more" if more > 0 else ""
-    )
+    return f"each of the classes {join_first(list(map(repr, labels)), _NAMED_CLASSES)}"
 
 
 def find_groups(ids: Sequence[str], group: str, source: str, reading: Mapping[str, Any]) -> list[str]:

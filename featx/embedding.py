@@ -28,8 +28,10 @@ from featx.items.decoding import decode
 from featx.ledger import Ledger, describe_source
 from featx.measuring import WRITE, Timing
 from featx.options import EMBED_DEFAULTS, EmbedOptions, check_options
-from featx.specs import DTYPES, BackboneSpec, EmbedSpec, ImageSpec, ViewSpec
+from featx.reporting import Reporter
+from featx.specs import DECODERS, DEFAULT_DECODER, DTYPES, BackboneSpec, EmbedSpec, ImageSpec, ViewSpec
 from featx.store import FeatureStore
+from featx.store.feature_store import read_spec
 from featx.store.sealing import Provenance
 from featx.store.writing import StoreWriter, check_space
 from featx.wording import to_text
@@ -217,10 +219,11 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     begun, planned = time.perf_counter(), plan_views(views, augmentation, view_seed)
     manifest = source if isinstance(source, Manifest) else read_source(source)
     network = _build(backbone, layers, pooling, weights, check_image(image or {}))
-    image_spec = ImageSpec(**{**(image or {}), "height": network.height, "width": network.width})
     stem = name.removesuffix(".h5") if name else name_store(network, pooling, image or {}, dtype, planned)
     named = len(network.outputs) > 1 or bool(layers and not name)
     paths = name_files(Path(folder), stem, [output.layer if named else "" for output in network.outputs])
+    decoder = choose_decoder(paths, image or {}, options.reporter)
+    image_spec = ImageSpec(**{**(image or {}), "height": network.height, "width": network.width, "decoder": decoder})
     with contextlib.ExitStack() as stack:
         writers = []
         goldens = embed_golden(network, image_spec, make_golden_files())
@@ -262,6 +265,29 @@ def _embed_images(
         stores = [writer.seal(*rows) for writer, rows in zip(writers, ledger.conclude(), strict=True)]
     ledger.report_uniform(stores)
     return stores
+
+
+def choose_decoder(paths: Iterable[Path], image: Mapping[str, Any], reporter: Reporter) -> str:
+    """Choose the decoder: the requested one, that of an existing store, or the default of this machine.
+
+    Args:
+        paths: The stores, which may exist.
+        image: The requested fields of the image spec.
+        reporter: It is told if the choice is not the usual one.
+    """
+    if "decoder" in image:
+        return str(image["decoder"])
+    for path in paths:
+        known = read_spec(path)
+        if known and known.image.decoder != DEFAULT_DECODER:
+            reporter.say(f"{path} was made with the decoder {known.image.decoder}, and continues with it")
+            return known.image.decoder
+    if DECODERS[0] != DEFAULT_DECODER:
+        reporter.say(
+            f"the decoder is {DEFAULT_DECODER}, since cykooz-resizer is not installed; features of {DECODERS[0]}, the "
+            "default of other machines, differ a little"
+        )
+    return DEFAULT_DECODER
 
 
 def make_spec(

@@ -6,6 +6,7 @@ their digests are.
 """
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -16,7 +17,9 @@ from featx.errors import UsageError
 POOLINGS = ("avg", "max", "avgmax", "gem", "flatten", "none")
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest")
-DECODERS = ("pillow-scaled", "pillow-full")
+DECODERS = ("simd-scaled", "simd-full", "pillow-scaled", "pillow-full")
+#: The fast one, unless the package of its resizer is missing, as on Linux on ARM.
+DEFAULT_DECODER = DECODERS[0] if importlib.util.find_spec("cykooz_resizer") else "pillow-scaled"
 DTYPES = ("float32", "float16")
 SCALINGS = ("none", "standard", "l2")
 CALIBRATIONS = ("auto", "none", "temperature", "mixture", "bias", "sigmoid", "isotonic")
@@ -112,8 +115,10 @@ class ImageSpec(Spec):
         resize: `stretch` to the size, `crop` the centre after fitting the shorter
             side, or `pad` with black after fitting the longer side.
         interpolation: Filter of the resize; antialiased, except `nearest`.
-        decoder: `pillow-scaled` lets libjpeg decode large JPEGs at a reduced scale,
-            never below twice the requested size; `pillow-full` decodes at full scale.
+        decoder: `simd-scaled` and `pillow-scaled` let libjpeg decode large JPEGs at a reduced scale, never below
+            twice the requested size; `simd-full` and `pillow-full` decode at full scale. The first word is what
+            resizes: SIMD instructions, or Pillow; their pixels differ by about one grey level. If not given, that of
+            an existing store, else `simd-scaled`, or `pillow-scaled` on machines without the package of the resizer.
         bits: Number of used bits in files with 16 bits a sample, 8 to 15; 0 if all are.
     """
 
@@ -121,7 +126,7 @@ class ImageSpec(Spec):
     width: int
     resize: str = "stretch"
     interpolation: str = "bilinear"
-    decoder: str = "pillow-scaled"
+    decoder: str = DEFAULT_DECODER
     bits: int = 0
 
     def __post_init__(self) -> None:

@@ -20,7 +20,7 @@ from featx.specs import (
 )
 
 BACKBONE = BackboneSpec("inceptionv3", "mixed10", "avg", "imagenet", "ab" * 32)
-SPEC = EmbedSpec(BACKBONE, ImageSpec(299, 299))
+SPEC = EmbedSpec(BACKBONE, ImageSpec(299, 299, decoder="pillow-scaled"))
 
 texts = st.text(st.characters(codec=None))  # surrogates as well, as in the path of a file
 sizes = st.integers(1, 10**6)
@@ -86,7 +86,7 @@ def test_sizes_that_no_image_has_are_refused(size):
     [
         (lambda: ImageSpec(8, 8, resize="zoom"), "resize is 'zoom'; it must be one of stretch, crop, pad"),
         (lambda: ImageSpec(8, 8, interpolation="area"), "interpolation is 'area'; it must be one of bilinear"),
-        (lambda: ImageSpec(8, 8, decoder="opencv"), "decoder is 'opencv'; it must be one of pillow"),
+        (lambda: ImageSpec(8, 8, decoder="opencv"), "decoder is 'opencv'; it must be one of simd"),
         (lambda: BackboneSpec("a", "b", "mean", "c", "d"), "pooling is 'mean'; it must be one of avg"),
         (lambda: EmbedSpec(BACKBONE, ImageSpec(8, 8), "bfloat16"), "dtype is 'bfloat16'; it must be one of float32"),
     ],

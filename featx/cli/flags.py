@@ -199,8 +199,8 @@ Decoder = Annotated[
     str | None,
     typer.Option(
         metavar="DECODER",
-        help=f"{join(DECODERS)}: whether large JPEGs may be decoded at a reduced scale, which is faster. By default, "
-        f"{DECODERS[0]}.",
+        help=f"{join(DECODERS)}: what resizes, and whether large JPEGs may be decoded at a reduced scale, which is "
+        f"faster. By default, that of the existing store, else {DECODERS[0]}.",
     ),
 ]
 Bits = Annotated[

@@ -24,11 +24,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import Base
-from PIL.Image import Resampling, Transpose
+from PIL.Image import Transpose
 from PIL.ImageFile import ImageFile
 
 from featx.errors import ImageError
 from featx.items.formats import FORMATS, Format, name_foreign, recognise
+from featx.items.resizing import Box, check_decoder, decode_jpeg, resize
 from featx.items.samples import Rescaling, has_deep_colour, has_open_range, load_low_bytes, plan_rescaling
 from featx.specs import ImageSpec
 
@@ -54,13 +55,6 @@ _TILE_SIZE = (322, 323)
 #: Values of the EXIF orientation that swap width and height (EXIF 2.32, section 4.6.5.1, tag 274).
 SWAPPING = frozenset({5, 6, 7, 8})
 
-_FILTERS = {
-    "bilinear": Resampling.BILINEAR,
-    "bicubic": Resampling.BICUBIC,
-    "lanczos": Resampling.LANCZOS,
-    "nearest": Resampling.NEAREST,
-}
-
 # Operations that turn an image upright, by its EXIF orientation (EXIF 2.32, section 4.6.5.1, tag 274).
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -78,8 +72,6 @@ _PAPER = 255
 
 # Images are converted to RGB in strips of this many pixels, so that a large one is in memory twice at most.
 _STRIP_PX = 2**20
-
-_Box = tuple[float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,7 +267,9 @@ def decode(data: bytes, spec: ImageSpec) -> Decoded:
     Raises:
         ImageError: If this is not a complete image of a known format, is too large, or has
             pixels without an agreed range (float, 32-bit or signed integers).
+        MissingExtraError: If the package of the decoder's resizer is not installed.
     """
+    check_decoder(spec.decoder)
     image, header = open_image(data)
     _refuse_unbounded(header)
     size = (spec.width, spec.height)
@@ -284,14 +278,16 @@ def decode(data: bytes, spec: ImageSpec) -> Decoded:
         _refuse_endless(image, header, data)
         rescaling = plan_rescaling(image, spec)
         low = load_low_bytes(open_image(data)[0]) if has_deep_colour(image) else None
-        extent = _load(image, stored_size, spec)
+        pixels, extent = _load(image, data, stored_size, spec)
         fitted, box = _fit(extent, stored_size, spec.resize)
+        small = resize(_flatten(image, low, rescaling) if pixels is None else pixels, fitted, spec, box)
         # Rotating the small result instead of the large original is faster, and differs only by rounding.
-        small = _flatten(image, low, rescaling).resize(fitted, _FILTERS[spec.interpolation], box=box)
         if header.orientation in _UPRIGHT:
             small = small.transpose(_UPRIGHT[header.orientation])
-        canvas = Image.new("RGB", size)
-        canvas.paste(small, ((size[0] - small.width) // 2, (size[1] - small.height) // 2))
+        canvas = small
+        if (small.mode, small.size) != ("RGB", size):
+            canvas = Image.new("RGB", size)
+            canvas.paste(small, ((size[0] - small.width) // 2, (size[1] - small.height) // 2))
         peak = rescaling.peak if has_open_range(image) else 0
         return Decoded(np.array(canvas), header.width_px, header.height_px, peak, getattr(image, "ignored", 0))
 
@@ -317,24 +313,31 @@ def _refuse_endless(image: ImageFile, header: Probe, data: bytes) -> None:
         raise EOFError(msg)
 
 
-def _load(image: ImageFile, size: tuple[int, int], spec: ImageSpec) -> tuple[float, float]:
+def _load(
+    image: ImageFile, data: bytes, size: tuple[int, int], spec: ImageSpec
+) -> tuple[NDArray[np.uint8] | None, tuple[float, float]]:
     """Decode the pixels, a JPEG at a reduced scale if the spec allows it.
 
     libjpeg decodes at 1/2, 1/4 or 1/8 by leaving out high frequencies. At least twice the wanted size
     remains for the resize, so only images of four times the wanted size or more are affected.
 
     Returns:
-        Width and height of the image in decoded pixels; a fraction where the last pixel extends past the edge.
+        The pixels, or None if the image has them; width and height of the image in decoded pixels, with a fraction
+        where the last pixel extends past the edge.
     """
-    drafted = None
-    if spec.decoder == "pillow-scaled":
+    drafted, whole = None, image.size
+    if spec.decoder.endswith("-scaled"):
         (width, height), _ = _fit(image.size, size, spec.resize)
         drafted = image.draft(None, (2 * width, 2 * height))
-    image.load()
-    return drafted[1][2:] if drafted else image.size
+    extent = drafted[1][2:] if drafted else whole
+    pixels = decode_jpeg(image, data, round(whole[0] / extent[0])) if image.format == "JPEG" else None
+    if pixels is None:
+        image.load()
+        return None, extent if drafted else image.size
+    return pixels, extent
 
 
-def _fit(extent: tuple[float, float], size: tuple[int, int], resize: str) -> tuple[tuple[int, int], _Box]:
+def _fit(extent: tuple[float, float], size: tuple[int, int], resize: str) -> tuple[tuple[int, int], Box]:
     """Return the size to resize to, as (width, height), and the box to take, as (left, top, right, bottom).
 
     Resizing a box takes memory for the result alone. Resizing the shorter side first and cropping then

@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import StoreError, StoreFormatError
+from featx.errors import FeatxError, StoreError, StoreFormatError
 from featx.golden import Golden
 from featx.reporting import Progress
 from featx.specs import EmbedSpec
@@ -378,6 +378,15 @@ class FeatureStore:
             "created_with": dict(self.created_with),
             "file_bytes": self.path.stat().st_size,
         }
+
+
+def read_spec(path: Path) -> EmbedSpec | None:
+    """Read the spec of a store, and nothing else; None if it cannot be read."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return EmbedSpec.from_dict(_read_json(file.attrs, "spec"))
+    except (FeatxError, *_DAMAGES):
+        return None
 
 
 def _read_json(attributes: h5py.AttributeManager, name: str) -> dict[str, Any]:

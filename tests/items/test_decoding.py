@@ -383,7 +383,7 @@ def test_the_first_frame_counts(kind):
 def test_stretch_is_pillows_antialiased_resize(interpolation):
     photo = load_photo()
     wanted = photo.resize((32, 24), Image.Resampling[interpolation.upper()])
-    spec = ImageSpec(height=24, width=32, interpolation=interpolation)
+    spec = ImageSpec(height=24, width=32, interpolation=interpolation, decoder="pillow-full")
     assert np.array_equal(decode(encode(photo, "PNG"), spec).pixels, np.asarray(wanted))
 
 
@@ -430,22 +430,24 @@ def test_a_plain_image_stays_plain_at_any_shape(size, target, resize, interpolat
 # --- decoding at a reduced scale
 
 
+@pytest.mark.parametrize("resizer", ["simd", "pillow"])
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_reduced_scale_leaves_images_below_four_times_the_size_alone(resize, orientation):
+def test_reduced_scale_leaves_images_below_four_times_the_size_alone(resize, orientation, resizer):
     # 223 px are less than four times 56, and the wide side alone must not decide.
     data = encode(load_photo(1000, 223), "JPEG", exif=make_exif(orientation))
     height, width = (56, 56) if resize != "pad" else (251, 251)
-    scaled = decode(data, ImageSpec(height, width, resize, decoder="pillow-scaled")).pixels
-    assert np.array_equal(scaled, decode(data, ImageSpec(height, width, resize, decoder="pillow-full")).pixels)
+    scaled = decode(data, ImageSpec(height, width, resize, decoder=f"{resizer}-scaled")).pixels
+    assert np.array_equal(scaled, decode(data, ImageSpec(height, width, resize, decoder=f"{resizer}-full")).pixels)
 
 
+@pytest.mark.parametrize("resizer", ["simd", "pillow"])
 @pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
 @pytest.mark.parametrize("size", [(4256, 2840), (4001, 2999), (2999, 4001)])
-def test_reduced_scale_is_within_a_grey_level_of_full(resize, size):
+def test_reduced_scale_is_within_a_grey_level_of_full(resize, size, resizer):
     data = encode(load_photo(*size), "JPEG", quality=92, exif=make_exif(6))
-    scaled = decode(data, ImageSpec(224, 224, resize, decoder="pillow-scaled")).pixels
-    full = decode(data, ImageSpec(224, 224, resize, decoder="pillow-full")).pixels
+    scaled = decode(data, ImageSpec(224, 224, resize, decoder=f"{resizer}-scaled")).pixels
+    full = decode(data, ImageSpec(224, 224, resize, decoder=f"{resizer}-full")).pixels
     difference = np.abs(scaled.astype(int) - full)
     assert 0 < difference.mean() < 0.6
     assert difference.max() < 16

@@ -4,24 +4,26 @@
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import math
 import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featx.backbones import Backbone, Output, load_backbone
+from featx.backbones import Backbone, Output
 from featx.backbones.catalogue import APPLICATIONS, BUILT_IN
-from featx.backbones.running import Runner
+from featx.backbones.loading import find_backbone
+from featx.backbones.running import Runner, find_usual_runtime
 from featx.errors import SourceError, SpecMismatchError, UsageError
-from featx.golden import MAX_DRIFT, Golden, make_golden_files, measure_drift
+from featx.golden import MAX_DRIFT, Golden, PromisedGolden, make_golden_files, measure_drift
 from featx.items import Manifest, read_source
 from featx.items.augmentation import PRESETS, plan_views
 from featx.items.decoding import decode
@@ -218,7 +220,7 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     check_options(options, EmbedOptions)
     begun, planned = time.perf_counter(), plan_views(views, augmentation, view_seed)
     manifest = source if isinstance(source, Manifest) else read_source(source)
-    network = _build(backbone, layers, pooling, weights, check_image(image or {}))
+    network = _build(backbone, layers, pooling, weights, check_image(image or {}), options.runtime)
     stem = name.removesuffix(".h5") if name else name_store(network, pooling, image or {}, dtype, planned)
     named = len(network.outputs) > 1 or bool(layers and not name)
     paths = name_files(Path(folder), stem, [output.layer if named else "" for output in network.outputs])
@@ -226,13 +228,12 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     image_spec = ImageSpec(**{**(image or {}), "height": network.height, "width": network.width, "decoder": decoder})
     with contextlib.ExitStack() as stack:
         writers = []
-        goldens = embed_golden(network, image_spec, make_golden_files())
+        goldens = _promise_golden(network, image_spec)
         for path, output, golden in zip(paths, network.outputs, goldens, strict=True):
             spec = make_spec(network, output, image_spec, dtype, planned)
             provenance = _describe_provenance(manifest, network, _shape_row(output, spec), golden)
             writer = StoreWriter(path, spec, provenance, salvage=salvage, begun=begun, n_items=len(manifest))
             writers.append(stack.enter_context(writer))
-        _refuse_drift(writers, goldens, network, image_spec)
         options.reporter.begin("embedding")
         ledger = Ledger(writers, manifest, options)
         check_space(writers, len(manifest), ledger.expected)
@@ -242,7 +243,8 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
         timing, started = Timing(), time.perf_counter()
         # Closed at once when the run ends early, so that no thread keeps decoding.
         images = stack.enter_context(contextlib.closing(ledger.examine(image_spec, timing, planned)))
-        stores = _embed_images(images, runner, ledger, writers, timing)
+        check = functools.partial(_refuse_drift, writers, goldens, network, image_spec)
+        stores = _embed_images(images, runner, ledger, writers, timing, check)
     seconds, stages = time.perf_counter() - started, timing.conclude()
     return [
         EmbedResult(store, *counts, seconds, started - begun, stages, runner.name if counts[0] else "", options.max_bad)
@@ -251,11 +253,22 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
 
 
 def _embed_images(
-    images: Iterable[Any], runner: Runner, ledger: Ledger, writers: Sequence[StoreWriter], timing: Timing
+    images: Iterable[Any],
+    runner: Runner,
+    ledger: Ledger,
+    writers: Sequence[StoreWriter],
+    timing: Timing,
+    check: Callable[[], None],
 ) -> list[FeatureStore]:
-    """Run the network on decoded images, batch by batch, and seal the stores."""
+    """Run the network on decoded images, batch by batch, and seal the stores.
+
+    `check` is called before the first row is kept. It runs the network on golden pictures, which a run without new
+    images does not need.
+    """
     with contextlib.closing(runner.stream(images, timing)) as batches:
-        for batch, vectors in batches:
+        for number, (batch, vectors) in enumerate(batches):
+            if not number:
+                check()
             with timing.measure(WRITE):
                 for writer, rows in zip(writers, vectors, strict=True):
                     writer.note_runtime(runner.name, runner.drift)
@@ -365,6 +378,16 @@ def embed_golden(backbone: Backbone, spec: ImageSpec, files: tuple[bytes, ...]) 
     return tuple(Golden(files, features) for features in backbone.embed(pixels))
 
 
+def _promise_golden(network: Backbone, spec: ImageSpec) -> list[Golden]:
+    """Return the golden pictures of each output, whose features are computed when one is needed."""
+    files = make_golden_files()
+    compute = functools.cache(lambda: embed_golden(network, spec, files))
+    return [
+        PromisedGolden(files, functools.partial(lambda at: compute()[at].features, at))
+        for at in range(len(network.outputs))
+    ]
+
+
 def _refuse_drift(
     writers: Sequence[StoreWriter], goldens: Sequence[Golden], network: Backbone, image: ImageSpec
 ) -> None:
@@ -408,10 +431,13 @@ def _build(
     pooling: str | None,
     weights: str | None,
     image: Mapping[str, Any],
+    runtime: str,
 ) -> Backbone:
     if isinstance(backbone, str):
         size = (int(image["height"]), int(image["width"])) if "height" in image else None
-        return load_backbone(backbone, layers=layers, pooling=pooling, weights=weights, image_size=size)
+        return find_backbone(
+            backbone, layers=layers, pooling=pooling, weights=weights, image_size=size, runtime=runtime
+        )
     if layers or pooling or weights or "height" in image:
         msg = (
             "layers, pooling, weights and size of a backbone object are fixed when it is built; "
@@ -426,6 +452,6 @@ def _describe_provenance(manifest: Manifest, network: Backbone, shape: tuple[int
     for package in _STACK:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             versions[package] = importlib.metadata.version(package)
-    runtime = "keras" if hasattr(network, "model") else "numpy"
+    runtime = find_usual_runtime(network)
     file, now = to_text(network.source_file), time.time_ns()
     return Provenance(describe_source(manifest), versions, runtime, 0.0, shape, file, golden, now, manifest.reading)

@@ -4,8 +4,10 @@ They are synthetic, so a bundle carries nobody's pictures, and kept as encoded f
 so the check covers the decoder as well as the network.
 """
 
+import functools
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +22,7 @@ _SIZES = ((320, 240), (96, 128))
 _SEED = 20130
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Golden:
     """Synthetic pictures and the features that the backbone computed for them.
 
@@ -31,6 +33,25 @@ class Golden:
 
     files: tuple[bytes, ...]
     features: NDArray[np.float32]
+
+
+class PromisedGolden(Golden):
+    """Golden pictures whose features are computed when they are first needed.
+
+    Args:
+        files: The encoded pictures.
+        compute: Returns their features.
+    """
+
+    def __init__(self, files: tuple[bytes, ...], compute: Callable[[], NDArray[np.float32]]) -> None:
+        object.__setattr__(self, "files", files)
+        object.__setattr__(self, "_compute", compute)
+
+    @functools.cached_property
+    def features(self) -> NDArray[np.float32]:
+        """float32 `(n_files, dim)`."""
+        features: NDArray[np.float32] = self._compute()  # type: ignore[attr-defined]
+        return features
 
 
 def make_golden_files() -> tuple[bytes, ...]:

@@ -73,7 +73,7 @@ def _embed_again(found: Verification, options: EmbedOptions) -> EmbedResult:
     store = found.store
     manifest = _read_items(found)
     file = Path(store.backbone_file) if store.backbone_file else None
-    network = rebuild_backbone(store.spec.backbone, store.spec.image, file)
+    network = rebuild_backbone(store.spec.backbone, store.spec.image, file, options.runtime)
     image = {name: value for name, value in store.spec.image.to_dict().items() if name not in {"height", "width"}}
     (result,) = embed_layers(
         manifest,

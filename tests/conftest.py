@@ -39,6 +39,12 @@ def no_width(monkeypatch):
     monkeypatch.delenv("COLUMNS", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def no_cache(monkeypatch):
+    """Without the cache of converted networks, so that each test builds what it needs."""
+    monkeypatch.setenv("FEATX_CACHE", "off")
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """Ten pictures in two classes."""

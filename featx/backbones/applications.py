@@ -12,6 +12,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,11 +64,11 @@ def load_application(request: BackboneRequest) -> KerasBackbone:
             return constructor(include_top=False, weights=preset, input_shape=shape, **own)
 
     # Keras prints its download progress on stdout.
-    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings(), _note_files() as files:
         # At most sizes, MobileNets warn that their weights are for 224 px. So are those of most other models.
         warnings.simplefilter("ignore", UserWarning)
         network, origin = _build_with_weights(build, weights, request, application)
-    return make_backbone(
+    backbone = make_backbone(
         network,
         # One spelling per value, so that a network has only one name.
         uri=dataclasses.replace(request, arguments={k: str(v).lower() for k, v in arguments.items()}).uri,
@@ -78,6 +79,26 @@ def load_application(request: BackboneRequest) -> KerasBackbone:
         scale=getattr(keras.applications, application.module).preprocess_input,
         names=name_layers(network),
     )
+    if files:
+        backbone.weights_file = files[-1]
+    return backbone
+
+
+@contextlib.contextmanager
+def _note_files() -> Iterator[list[str]]:
+    """Note the files that Keras finds or downloads inside; nothing else tells where weights came from."""
+    utilities: Any = sys.modules[keras.utils.get_file.__module__]
+    get_file, found = utilities.get_file, []
+
+    def note(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - as Keras has it
+        found.append(str(get_file(*arguments, **options)))
+        return found[-1]
+
+    utilities.get_file = note
+    try:
+        yield found
+    finally:
+        utilities.get_file = get_file
 
 
 def name_layers(network: keras.Model) -> list[str]:

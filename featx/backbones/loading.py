@@ -1,19 +1,36 @@
 """Loading a backbone by its uri: `inceptionv3`, `mobilenet?alpha=0.75`, `file:model.keras`, `scattering`."""
 
 import dataclasses
+import functools
+import importlib.util
+import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 import numpy as np
 
+from featx.backbones import cache
 from featx.backbones.catalogue import APPLICATIONS
-from featx.backbones.protocol import Backbone, BackboneRequest, LayerInfo
-from featx.errors import BackboneError, UsageError, WeightsError
+from featx.backbones.converted import ConvertedBackbone
+from featx.backbones.protocol import Backbone, BackboneRequest, LayerInfo, UInt8Images
+from featx.backbones.running import MAX_RUNTIME_DRIFT, convert, measure_runtime_drift
+from featx.errors import BackboneError, FeatxError, UsageError, WeightsError
+from featx.options import RUNTIMES
 from featx.registry import BACKBONES, list_names, make_unknown_name_error, resolve
 from featx.specs import BackboneSpec, ImageSpec
 
 _GROUP = "featx.backbones"
+
+#: What a machine with a GPU that TensorFlow may use has: NVIDIA's driver, AMD's, or either in Windows' Linux.
+_GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+
+#: Images on which a converted network is compared with Keras, and their seed.
+_COMPARED = 8
+_SEED = 20130
+
+logger = logging.getLogger(__name__)
 
 
 def load_backbone(
@@ -40,6 +57,19 @@ def load_backbone(
         BackboneError: If it cannot be built or cut as requested.
         UsageError: If the pooling does not exist, the size is not positive, or `layers` is not a list.
     """
+    request = _make_request(uri, layers, pooling, weights, image_size)
+    provider = _find_provider(request.name)
+    backbone: Backbone = resolve("backbone", provider, BACKBONES, _GROUP)(request)
+    return backbone
+
+
+def _make_request(
+    uri: str,
+    layers: Sequence[str | int],
+    pooling: str | None,
+    weights: str | None,
+    image_size: tuple[int, int] | None,
+) -> BackboneRequest:
     if isinstance(layers, str | int):
         msg = f"layers is {layers!r}; it must be a list: layers=[{layers!r}]"
         raise UsageError(msg)
@@ -47,12 +77,91 @@ def load_backbone(
         msg = f"image_size is {image_size!r}; it must be height and width, such as (224, 224)"
         raise UsageError(msg)
     height, width = image_size or (None, None)
-    request = dataclasses.replace(
+    return dataclasses.replace(
         parse_uri(uri), layers=tuple(layers), pooling=pooling, weights=weights, height=height, width=width
     )
-    provider = _find_provider(request.name)
-    backbone: Backbone = resolve("backbone", provider, BACKBONES, _GROUP)(request)
-    return backbone
+
+
+def find_backbone(
+    uri: str,
+    *,
+    layers: Sequence[str | int] = (),
+    pooling: str | None = None,
+    weights: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    runtime: str = RUNTIMES[0],
+) -> Backbone:
+    """Find a backbone in the cache of converted networks; build it and keep it there if it is not.
+
+    A backbone from the cache has no Keras model: it can embed, and not be trained.
+
+    Args:
+        uri: As in `load_backbone`.
+        layers: As in `load_backbone`.
+        pooling: As in `load_backbone`.
+        weights: As in `load_backbone`.
+        image_size: As in `load_backbone`.
+        runtime: One of `featx.options.RUNTIMES`; the cache is of use only where OpenVINO runs the network.
+
+    Raises:
+        FeatxError: As `load_backbone`.
+    """
+    load = functools.partial(load_backbone, uri, layers=layers, pooling=pooling, weights=weights, image_size=image_size)
+    request = _make_request(uri, layers, pooling, weights, image_size)
+    place = None if cache.is_off() or runtime == "keras" else _find_weights(request)
+    if place is None or has_gpu() or importlib.util.find_spec("openvino") is None:
+        return load()
+    name = cache.name_entry(request, place)
+    entry = cache.read_entry(name)
+    if entry is not None:
+        return ConvertedBackbone(entry)
+    network = load()
+    _keep(network, request, name)
+    return network
+
+
+def _find_weights(request: BackboneRequest) -> str | None:
+    """Return where the weights of a request come from; None if its network is not one to keep."""
+    if request.name.startswith("file:"):
+        return str(Path(request.name.removeprefix("file:")).expanduser().resolve())
+    if request.name not in APPLICATIONS or request.arguments.get("precision", "float32") != "float32":
+        return None
+    if request.weights in {None, "imagenet"}:
+        return os.environ.get("KERAS_HOME", "")
+    return "" if request.weights == "none" else str(Path(request.weights).expanduser().resolve())
+
+
+def has_gpu() -> bool:
+    """Return whether TensorFlow may have a GPU, without importing it: whether there is the device of a driver."""
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+    is_hidden = hidden is not None and hidden.strip() in {"", "-1"}
+    has_device = not is_hidden and any(Path(path).exists() for path in _GPU_DEVICES)
+    return has_device or importlib.util.find_spec("tensorflow-plugins") is not None
+
+
+def _keep(network: Backbone, request: BackboneRequest, name: str) -> None:
+    """Convert a network and keep it in the cache, if OpenVINO computes the same as Keras."""
+    if not hasattr(network, "graph") or getattr(network, "precision", "") != "float32":
+        return
+    try:
+        converted = convert(network)
+        images = _make_images(network.height, network.width)
+        drift = measure_runtime_drift(network.embed(images), converted.embed(images))
+    except (FeatxError, MemoryError) as error:
+        logger.debug("%s is not kept: %s", network.uri, error)  # the runner says so, if OpenVINO is to run it
+        return
+    if drift <= MAX_RUNTIME_DRIFT:
+        described = cache.describe_backbone(network, request, drift)
+        cache.write_entry(name, described, getattr(network, "weights_file", ""), converted.save)
+
+
+def _make_images(height: int, width: int) -> UInt8Images:
+    """Make images to compare two runtimes on: smooth colours under noise, uint8 `(n, height, width, 3)`."""
+    generator = np.random.default_rng(_SEED)
+    coarse = generator.integers(0, 256, (_COMPARED, 8, 8, 3))
+    rows, columns = np.arange(height) * 8 // height, np.arange(width) * 8 // width
+    noise = generator.normal(0, 16, (_COMPARED, height, width, 3))
+    return (coarse[:, rows][:, :, columns] + noise).clip(0, 255).astype(np.uint8)
 
 
 def locate_backbone(spec: BackboneSpec, file: Path | None) -> tuple[str, str | None]:
@@ -72,13 +181,14 @@ def locate_backbone(spec: BackboneSpec, file: Path | None) -> tuple[str, str | N
     return spec.uri, None if spec.weights == "computed" else spec.weights
 
 
-def rebuild_backbone(spec: BackboneSpec, image: ImageSpec, file: Path | None) -> Backbone:
+def rebuild_backbone(spec: BackboneSpec, image: ImageSpec, file: Path | None, runtime: str = RUNTIMES[0]) -> Backbone:
     """Build the backbone that a spec describes, and check that its weights are the same.
 
     Args:
         spec: The backbone.
         image: The size of its images.
         file: The user's own network or weights, where the spec needs one.
+        runtime: As in `find_backbone`.
 
     Raises:
         WeightsError: If the weights differ from those in the spec.
@@ -86,7 +196,9 @@ def rebuild_backbone(spec: BackboneSpec, image: ImageSpec, file: Path | None) ->
     """
     uri, weights = locate_backbone(spec, file)
     size = (image.height, image.width)
-    backbone = load_backbone(uri, layers=(spec.layer,), pooling=spec.pooling, weights=weights, image_size=size)
+    backbone = find_backbone(
+        uri, layers=(spec.layer,), pooling=spec.pooling, weights=weights, image_size=size, runtime=runtime
+    )
     if backbone.weights_digest != spec.weights_digest:
         msg = (
             f"the weights of {spec.uri} differ from those that the features were made with (sha256 "

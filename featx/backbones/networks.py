@@ -63,7 +63,11 @@ class Parts:
 
 
 class KerasBackbone:
-    """A `Backbone` made of one Keras network; see `make_backbone`."""
+    """A `Backbone` made of one Keras network; see `make_backbone`.
+
+    Attributes:
+        weights_file: The file that its parameters were read from; empty if there is none.
+    """
 
     def __init__(
         self,
@@ -84,7 +88,7 @@ class KerasBackbone:
         self.weights_digest = weights_digest
         self.outputs = outputs
         self.layers = layers
-        self.source_file = source_file
+        self.source_file = self.weights_file = source_file
         self.height, self.width = int(model.input.shape[1]), int(model.input.shape[2])
 
     @functools.cached_property

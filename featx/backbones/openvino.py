@@ -1,6 +1,6 @@
 """The OpenVINO runtime: runs the graph of a Keras network, several times as fast on a CPU.
 
-The graph is converted in this process, in float32 and without quantisation. Each core has its own
+The graph is converted once, in float32 and without quantisation, and can be kept in a file. Each core has its own
 stream, so that no core waits for another within a layer.
 """
 
@@ -12,11 +12,12 @@ import re
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featx.backbones.protocol import Features, UInt8Images, check_images, embed_in_pieces
+from featx.backbones.protocol import Backbone, Features, UInt8Images, check_images, embed_in_pieces
 from featx.errors import BackboneError
 from featx.options import count_cores
 
@@ -37,13 +38,11 @@ _OUT_OF_MEMORY = re.compile(
 
 
 class OpenVino:
-    """A Keras backbone, run by OpenVINO; a `Runtime`.
+    """A converted network, run by OpenVINO; a `Runtime`.
 
     Args:
-        network: A `KerasBackbone`.
-
-    Raises:
-        BackboneError: If OpenVINO cannot convert it.
+        backbone: What the network computes.
+        network: What `convert_network` or `read_network` returned.
     """
 
     name = "openvino"
@@ -52,16 +51,26 @@ class OpenVino:
     #: maps may exceed the cache. With many cores, larger batches take Python's lock less often.
     batch_sizes: tuple[int, ...] = (2, 8)
 
-    def __init__(self, network: Any) -> None:  # noqa: ANN401 - a KerasBackbone, which this module cannot import
-        self._shape = (network.height, network.width, 3)
-        self._dims = [output.dim for output in network.outputs]
-        self._uri = network.uri
-        with _translate_errors(self._uri):
-            self._network = _convert(network)
+    def __init__(self, backbone: Backbone, network: Any) -> None:  # noqa: ANN401 - OpenVINO has no types for mypy
+        self._shape = (backbone.height, backbone.width, 3)
+        self._dims = [output.dim for output in backbone.outputs]
+        self._uri = backbone.uri
+        self._network = network
         self._size = 0
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.parallel = 0
-        self.fix_batch_size(self.batch_sizes[0])
+        self.parallel = count_cores() + 1
+
+    def save(self, path: Path) -> None:
+        """Write the network and, next to it, its weights in float32.
+
+        Args:
+            path: The file of the network, which ends in `.xml`.
+
+        Raises:
+            BackboneError: If OpenVINO cannot write it.
+        """
+        with _translate_errors(self._uri):
+            openvino.save_model(self._network, path, compress_to_fp16=False)
 
     def fix_batch_size(self, size: int) -> None:
         """Compile for a fixed batch size: with an open batch size, some networks take 1.5 times as long.
@@ -94,6 +103,8 @@ class OpenVino:
         check_images(images, height, width)
         if not len(images):
             return tuple(np.empty((0, dim), np.float32) for dim in self._dims)
+        if not self._size:
+            self.fix_batch_size(min(len(images), self.batch_sizes[0]))
         requests, size = self._requests, self._size
         return embed_in_pieces(functools.partial(self._infer, requests), images, size)
 
@@ -126,17 +137,40 @@ def _choose_settings() -> dict[str, Any]:
     }
 
 
-def _convert(network: Any) -> Any:  # noqa: ANN401 - as above
-    """Convert the graph, with only the outputs of the network, in its order.
+def convert_network(network: Any) -> Any:  # noqa: ANN401 - a KerasBackbone, which this module cannot import
+    """Convert the graph of a Keras backbone, with only the outputs of the network, in its order.
 
     If the outputs have no names, the converter also keeps outputs that only training uses (a second one per swish)
     and a change of layout before and after each. EfficientNetB0 then takes 1.8 times as long.
+
+    Raises:
+        MemoryError: If there is not enough memory.
+        BackboneError: If OpenVINO cannot convert it.
     """
     # In a thread, since Python raises an interrupt (Ctrl-C) in the main thread, where OpenVINO takes it for a failure.
-    with _keep_logging(), ThreadPoolExecutor(1, thread_name_prefix="featx-conversion") as pool:
+    with (
+        _translate_errors(network.uri),
+        _keep_logging(),
+        ThreadPoolExecutor(1, thread_name_prefix="featx-conversion") as pool,
+    ):
         model = pool.submit(openvino.convert_model, network.graph).result()
-    outputs = [model.output(f"output_{number}") for number in range(len(network.outputs))]
-    return openvino.Model([output.get_node().input_value(0) for output in outputs], model.get_parameters())
+        outputs = [model.output(f"output_{number}") for number in range(len(network.outputs))]
+        return openvino.Model([output.get_node().input_value(0) for output in outputs], model.get_parameters())
+
+
+def read_network(path: Path, uri: str) -> Any:  # noqa: ANN401 - as above
+    """Read a network that `OpenVino.save` wrote.
+
+    Args:
+        path: The file of the network.
+        uri: Name of the backbone, for messages.
+
+    Raises:
+        MemoryError: If there is not enough memory.
+        BackboneError: If OpenVINO cannot read it.
+    """
+    with _translate_errors(uri):
+        return _start().read_model(path)
 
 
 @contextlib.contextmanager

@@ -7,23 +7,27 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.backbones.converted import ConvertedBackbone
 from featx.backbones.protocol import Backbone, Features, UInt8Images, embed_in_pieces
 from featx.errors import BackboneError, MissingExtraError, UsageError
 from featx.measuring import INFER, Timing
 from featx.options import EmbedOptions
 from featx.prefetching import prefetch
 
+if TYPE_CHECKING:
+    from featx.backbones.openvino import OpenVino
+
 # How often and how long each batch size is tried. The best time counts, since other load only adds to it.
 _TRIALS = 3
 _TRIAL_SECONDS = 0.15
 
 #: Runtimes of the networks converted in this process; a conversion takes 1 to 2 seconds.
-_converted: "weakref.WeakKeyDictionary[Backbone, Runtime]" = weakref.WeakKeyDictionary()
+_converted: "weakref.WeakKeyDictionary[Backbone, OpenVino]" = weakref.WeakKeyDictionary()
 
 #: Networks that only Keras runs in this process, since the other runtime failed or differed; with the difference.
 _refused: "weakref.WeakKeyDictionary[Backbone, float]" = weakref.WeakKeyDictionary()
@@ -60,7 +64,7 @@ class Native:
 
     def __init__(self, network: Backbone) -> None:
         self._network = network
-        self.name = "keras" if hasattr(network, "model") else "numpy"
+        self.name = find_usual_runtime(network)
         self.is_on_gpu = bool(getattr(network, "is_on_gpu", False))
         self.batch_sizes: tuple[int, ...] = (64, 16, 256) if self.is_on_gpu else (32,)
         # A GPU receives the next batch while it computes; on a CPU, TensorFlow uses all cores for one batch.
@@ -81,6 +85,13 @@ class Native:
         return self._network.embed(images)
 
 
+def find_usual_runtime(network: Backbone) -> str:
+    """Return the name of what runs a backbone by its own `embed`: `keras`, `openvino` or `numpy`."""
+    if isinstance(network, ConvertedBackbone):
+        return "openvino"
+    return "keras" if hasattr(network, "model") else "numpy"
+
+
 def choose_runtime(network: Backbone, name: str) -> Runtime:
     """Choose the runtime of a network: the one that is named, or the fastest.
 
@@ -93,6 +104,8 @@ def choose_runtime(network: Backbone, name: str) -> Runtime:
         MissingExtraError: If the named runtime is not installed.
         BackboneError: If the named runtime cannot run this network.
     """
+    if isinstance(network, ConvertedBackbone):
+        return network.runtime
     native = Native(network)
     refusal = _find_refusal(network, native)
     if name == native.name or (name == "auto" and (refusal or native.is_on_gpu or network in _refused)):
@@ -101,7 +114,7 @@ def choose_runtime(network: Backbone, name: str) -> Runtime:
         msg = f"{network.uri} {refusal}; leave out --runtime {name}"
         raise UsageError(msg)
     try:
-        return _make_openvino(network)
+        return convert(network)
     except (MissingExtraError, BackboneError) as error:
         if name != "auto":
             raise
@@ -127,12 +140,18 @@ def _find_refusal(network: Backbone, native: Native) -> str:
     return "" if precision == "float32" else f"is computed in {precision}, which only Keras supports"
 
 
-def _make_openvino(network: Backbone) -> Runtime:
+def convert(network: Backbone) -> "OpenVino":
+    """Convert a Keras backbone for OpenVINO, once in a process.
+
+    Raises:
+        MissingExtraError: If OpenVINO is not installed.
+        BackboneError: If OpenVINO cannot convert it.
+    """
     if network not in _converted:
         try:
-            from featx.backbones.openvino import OpenVino
+            from featx.backbones.openvino import OpenVino, convert_network
 
-            _converted[network] = OpenVino(network)
+            _converted[network] = OpenVino(network, convert_network(network))
         except MemoryError as error:
             msg = f"not enough memory to run {network.uri} with OpenVINO ({error}); run it with --runtime keras"
             raise BackboneError(msg) from error
@@ -245,7 +264,7 @@ class Runner:
         self._lock = threading.Lock()
         self._size = 0
         self._runtime: Runtime | None = None
-        self.drift = 0.0
+        self.drift = network.drift if isinstance(network, ConvertedBackbone) else 0.0
 
     @property
     def name(self) -> str:
@@ -271,6 +290,8 @@ class Runner:
     def _choose_runtime(self) -> Runtime:
         if self._options.runtime != "auto":
             return choose_runtime(self._network, self._options.runtime)
+        if isinstance(self._network, ConvertedBackbone):
+            return self._network.runtime
         self.drift = get_refused_drift(self._network)
         return choose_runtime(self._network, "auto") if self._is_worth_converting else Native(self._network)
 
@@ -399,7 +420,7 @@ class Runner:
             BackboneError: If the options name the runtime.
         """
         runtime = self.prepare()
-        if isinstance(runtime, Native):
+        if isinstance(runtime, Native) or isinstance(self._network, ConvertedBackbone):
             return self.embed(images)
         try:
             found = self.embed(images)

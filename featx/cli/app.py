@@ -17,6 +17,7 @@ from typer.exceptions import Exit, TyperException
 
 from featx.cli import (
     backbones,
+    cache,
     compare,
     demo,
     embed,
@@ -77,6 +78,7 @@ _add_verb(merge.merge, merge.EXAMPLE)
 _add_verb(export.export, export.EXAMPLE)
 _add_verb(backbones.backbones, backbones.EXAMPLE)
 _add_verb(layers.layers, layers.EXAMPLE)
+_add_verb(cache.cache, cache.EXAMPLE)
 
 
 class _MessageHandler(logging.Handler):

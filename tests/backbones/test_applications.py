@@ -13,7 +13,7 @@ from photos import check_rows, make_photos
 from featx.backbones import describe_layers, load_backbone
 from featx.backbones.applications import name_layers
 from featx.backbones.catalogue import APPLICATIONS
-from featx.backbones.openvino import OpenVino
+from featx.backbones.openvino import OpenVino, convert_network
 from featx.backbones.running import measure_runtime_drift
 from featx.errors import BackboneError, UnknownNameError
 from featx.testing import BackboneContract
@@ -145,7 +145,7 @@ def test_a_family_describes_itself(family):
 
 
 def test_openvino_gives_the_features_of_keras(family):
-    runtime = OpenVino(family.backbone)
+    runtime = OpenVino(family.backbone, convert_network(family.backbone))
     assert measure_runtime_drift(family.features, runtime.embed(family.images)) < 1e-5
     runtime.fix_batch_size(3)
     assert measure_runtime_drift(family.features, runtime.embed(family.images)) < 1e-5

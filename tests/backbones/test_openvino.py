@@ -14,7 +14,7 @@ import pytest
 from photos import make_photos
 
 from featx.backbones import load_backbone
-from featx.backbones.openvino import OpenVino
+from featx.backbones.openvino import OpenVino, convert_network
 from featx.backbones.running import choose_runtime
 from featx.errors import BackboneError
 from featx.testing import BackboneContract
@@ -29,7 +29,7 @@ class Run:
 
     def __init__(self, network):
         self._network = network
-        self.runtime = OpenVino(network)
+        self.runtime = OpenVino(network, convert_network(network))
         self.embed = self.runtime.embed
 
     def __getattr__(self, name):
@@ -68,7 +68,8 @@ class TestScattering(BackboneContract):
 
 
 def test_a_converted_network_has_no_extra_outputs():
-    runtime = OpenVino(load_backbone("efficientnetb0", weights="none", image_size=(64, 64)))
+    network = load_backbone("efficientnetb0", weights="none", image_size=(64, 64))
+    runtime = OpenVino(network, convert_network(network))
     assert len(runtime._network.outputs) == 1
     changes = [node for node in runtime._network.get_ordered_ops() if node.get_type_name() == "Transpose"]
     assert len(changes) <= 2  # one at each end; 46 if what only training uses is kept
@@ -76,7 +77,7 @@ def test_a_converted_network_has_no_extra_outputs():
 
 def test_threads_do_not_disturb_each_other():
     network = load_backbone(SMALL, weights="none", image_size=(32, 32))
-    runtime = OpenVino(network)
+    runtime = OpenVino(network, convert_network(network))
     images = make_photos(32)
     (expected,) = runtime.embed(images)
     wrong = []
@@ -108,7 +109,7 @@ def test_a_network_that_cannot_be_converted_is_reported_and_run_by_keras(unconve
     root = logging.getLogger()
     before = root.level, root.filters[:], root.handlers[:]
     with pytest.raises(BackboneError, match=r"OpenVINO cannot run file:\w+ \(.*\); run it with --runtime keras"):
-        OpenVino(unconvertible)
+        convert_network(unconvertible)
     assert (root.level, root.filters, root.handlers) == before
     assert choose_runtime(unconvertible, "auto").name == "keras"
     assert any("Keras runs the network, which takes longer: OpenVINO cannot run file:" in note for note in notes())
@@ -121,7 +122,7 @@ def test_ctrl_c_during_a_conversion_is_not_taken_for_its_failure(interruptible):
     signals = threading.Timer(0.1, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
     signals.start()
     with pytest.raises(KeyboardInterrupt):
-        OpenVino(network)
+        OpenVino(network, convert_network(network))
     signals.join()
 
 

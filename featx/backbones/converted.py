@@ -1,0 +1,44 @@
+"""A backbone from a file that OpenVINO reads, which needs neither TensorFlow nor Keras."""
+
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from featx.backbones.cache import Entry
+from featx.backbones.protocol import Features, LayerInfo, Output, UInt8Images
+
+if TYPE_CHECKING:
+    from featx.backbones.openvino import OpenVino
+
+
+class ConvertedBackbone:
+    """A `Backbone` that was converted before; its network is read when it is first used.
+
+    Args:
+        entry: Its entry in the cache.
+
+    Attributes:
+        drift: Largest difference from Keras, measured when it was converted (see `measure_runtime_drift`).
+    """
+
+    def __init__(self, entry: Entry) -> None:
+        self._network: Path = entry.network
+        self.uri = entry.uri
+        self.weights = entry.weights
+        self.weights_digest = entry.weights_digest
+        self.source_file = entry.source_file
+        self.height, self.width = entry.height, entry.width
+        self.outputs: tuple[Output, ...] = entry.outputs
+        self.layers: tuple[LayerInfo, ...] = entry.layers
+        self.drift = entry.drift
+
+    @functools.cached_property
+    def runtime(self) -> "OpenVino":
+        """What runs it."""
+        from featx.backbones.openvino import OpenVino, read_network
+
+        return OpenVino(self, read_network(self._network, self.uri))
+
+    def embed(self, images: UInt8Images) -> tuple[Features, ...]:
+        """Embed a batch; see `Backbone.embed`."""
+        return self.runtime.embed(images)

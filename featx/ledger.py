@@ -106,8 +106,11 @@ class _Known(Container[str]):
 
     def __init__(self, writers: Sequence[StoreWriter]) -> None:
         self._rows = [(writer.known, writer) for writer in writers]
+        self._in_all = frozenset.intersection(*(known for known, _ in self._rows))
 
     def __contains__(self, sha256: object) -> bool:
+        if sha256 in self._in_all:  # nearly all items of most runs
+            return True
         return all(sha256 in known or writer.copy(str(sha256)) for known, writer in self._rows)
 
 

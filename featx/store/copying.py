@@ -18,7 +18,7 @@ _SHA256_BYTES = 64
 
 
 class OtherStore:
-    """A store of the same spec, of which only the sha256 are read until a row is asked for.
+    """A store of the same spec, of which only the sha256 are read until it has a row that is asked for.
 
     Args:
         path: The store.
@@ -36,12 +36,16 @@ class OtherStore:
 
     def find(self, sha256: str) -> tuple[FeatureStore, int] | None:
         """Return the store and the row of an image; None if it has none that is sound and that this machine makes."""
-        key = sha256.encode()
-        at = int(np.searchsorted(self._contents, key))
-        if at == len(self) or self._contents[at] != key or self._store is None:
+        if "_rows" not in vars(self) and not self._has(sha256.encode()):
             return None
         row = self._rows.get(sha256)
-        return None if row is None or not self._store.is_sound(row) else (self._store, row)
+        if row is None or self._store is None or not self._store.is_sound(row):
+            return None
+        return self._store, row
+
+    def _has(self, key: bytes) -> bool:
+        at = int(np.searchsorted(self._contents, key))
+        return at < len(self) and bool(self._contents[at] == key)
 
     @cached_property
     def _store(self) -> FeatureStore | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from featx.errors import StoreError
 from featx.golden import MAX_DRIFT, Golden, measure_drift
-from featx.store.feature_store import FeatureStore
+from featx.store.feature_store import DAMAGES, FeatureStore
 from featx.store.layout import TEXT, open_group, read_column, read_text
 
 _SHA256_BYTES = 64
@@ -84,6 +84,6 @@ def _read_contents(path: Path, digest: str) -> NDArray[np.bytes_] | None:
             if read_text(file.attrs, "spec_digest") != digest:
                 return None
             contents = read_column(open_group(file, "items"), "sha256", TEXT)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError):  # another file, or damaged: nothing to offer
+    except DAMAGES:  # or another file: it has nothing to offer
         return None
     return contents if contents.ndim == 1 and contents.itemsize == _SHA256_BYTES else None

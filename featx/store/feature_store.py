@@ -52,7 +52,7 @@ _FRAME_COLUMNS = ("id", "label", "split", "group", "sha256", "width", "height", 
 _SHOWN_NAMES = 10
 
 #: What h5py, NumPy and Python raise on files whose bytes were changed at random.
-_DAMAGES = (
+DAMAGES = (
     *(ArithmeticError, AttributeError, LookupError, MemoryError),
     *(OSError, RuntimeError, TypeError, ValueError),
 )
@@ -123,7 +123,7 @@ class FeatureStore:
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 self._read(file)
-        except _DAMAGES as error:
+        except DAMAGES as error:
             if isinstance(error, StoreError):
                 raise
             reason = " ".join(str(error).split())

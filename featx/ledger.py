@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Container, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -101,6 +101,19 @@ def _count_images(count: int) -> str:
     return "1 image" if count == 1 else f"{count:,} images"
 
 
+class _Known(Container[str]):
+    """The sha256 of every image whose row each of some stores had when the run began, or copies from another store."""
+
+    def __init__(self, writers: Sequence[StoreWriter]) -> None:
+        self._rows = [(writer.known, writer) for writer in writers]
+        self._in_all = frozenset.intersection(*(known for known, _ in self._rows))
+
+    def __contains__(self, sha256: object) -> bool:
+        if sha256 in self._in_all:  # nearly all items of most runs
+            return True
+        return all(sha256 in known or writer.copy(str(sha256)) for known, writer in self._rows)
+
+
 class Ledger:
     """The state of each item of one run in each store: embedded, cached or quarantined.
 
@@ -125,8 +138,8 @@ class Ledger:
         for writer in writers:
             _refuse_loss(writer, manifest)
         self._writers = writers
-        self._known = {id(writer): writer.known for writer in writers}
-        self._known_to_all = frozenset.intersection(*self._known.values())
+        self._known = {id(writer): _Known((writer,)) for writer in writers}
+        self._known_to_all = _Known(writers)
         # Another source's files may have the same names, sizes and times, so they are hashed.
         own = describe_source(manifest)
         self._held = {id(writer): _read_stamps(writer, own) for writer in writers}

@@ -4,7 +4,7 @@ import csv
 import io
 import re
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from featx.errors import SourceError, UsageError
@@ -20,13 +20,14 @@ _N_FIELDS = 2
 _SHOWN_NAMES = 12
 
 
-def rename_labels(labels: Collection[str], rules: Sequence[str]) -> dict[str, str]:
+def rename_labels(labels: Collection[str], rules: Sequence[str] | Mapping[str, str]) -> dict[str, str]:
     r"""Apply rules to the names of classes; the first rule that fits a name counts.
 
     Args:
         labels: The classes of a source.
         rules: `REGEX=NAME`, where the expression must match the whole name of a class, and `\1` in the new name
-            stands for its first group; or the path of a CSV file with the old and the new name in each row.
+            stands for its first group; or the path of a CSV file with the old and the new name in each row. Or the
+            new names by the old ones, which need not occur.
 
     Returns:
         The new name of each class that a rule fits.
@@ -35,9 +36,11 @@ def rename_labels(labels: Collection[str], rules: Sequence[str]) -> dict[str, st
         UsageError: If a rule is not valid, or fits no class.
         SourceError: If a file cannot be read, or names a class twice.
     """
+    if isinstance(rules, Mapping):
+        return {label: normalise_label(rules[label].strip()) for label in labels if label in rules}
     renamed: dict[str, str] = {}
     for rule in rules:
-        found = _apply_file(rule, labels) if names_file(rule) else _apply_pattern(rule, labels)
+        found = _apply_file(rule, labels) if _names_file(rule) else _apply_pattern(rule, labels)
         if not found:
             hint = suggest(rule.rpartition("=")[0], labels)
             msg = f"--map-labels {rule!r} fits none of the classes {list_names(labels)}{f'; {hint}' if hint else ''}"
@@ -67,14 +70,13 @@ def suggest_rules(labels: Collection[str], trained: Collection[str]) -> list[str
     return rules
 
 
-def names_file(rule: str) -> bool:
-    """Return whether a rule is the path of a file."""
-    return "=" not in rule or (Path(rule).suffix.lower() in _TABLE_SUFFIXES and Path(rule).is_file())
-
-
 def list_names(names: Iterable[str]) -> str:
     """List names for a message, sorted; at most twelve."""
     return join_first(sorted(map(to_printable, names)), _SHOWN_NAMES)
+
+
+def _names_file(rule: str) -> bool:
+    return "=" not in rule or (Path(rule).suffix.lower() in _TABLE_SUFFIXES and Path(rule).is_file())
 
 
 def _apply_pattern(rule: str, labels: Iterable[str]) -> dict[str, str]:

@@ -103,8 +103,8 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
         raise SourceError(msg)
     try:
         named = Columns(**{**reading.get("columns", {}), **columns})
-        options = SourceOptions(**reading.get("options", {}))
-    except (TypeError, UsageError) as error:
+        options = _read_options(reading.get("options", {}))
+    except (AttributeError, TypeError, UsageError) as error:
         msg = f"the record of how {source!r} was read is not valid: {error}; embed it again"
         raise SourceError(msg) from error
     root = reading.get("root")
@@ -115,3 +115,10 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
     except AmbiguousColumnError as error:
         earlier = {**reading.get("columns", {}), error.role: error.column}
         return read_source_again(source, {**reading, "columns": earlier}, **columns)
+
+
+def _read_options(record: Mapping[str, Any]) -> SourceOptions:
+    if not isinstance(record.get("map_labels", {}), Mapping):
+        msg = "it holds rules for the names of classes, which may name any file and are not applied"
+        raise TypeError(msg)
+    return SourceOptions(**record)

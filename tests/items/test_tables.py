@@ -67,7 +67,7 @@ def test_usual_group_names_are_recognised(make, group):
 @pytest.mark.parametrize("split", ["split", "Subset", "fold"])
 def test_a_column_is_a_split_only_if_its_values_are(make, split):
     assert read_table(make(f"file,{split}\na.jpg,train\nb.jpg,VAL\n")).count_splits() == {"train": 1, "val": 1}
-    assert read_table(make(f"file,{split}\na.jpg,1\nb.jpg,2\n")).count_splits() == {}
+    assert read_table(make(f"file,{split}\na.jpg,3\nb.jpg,4\n")).count_splits() == {}
 
 
 def test_columns_may_be_named(make):
@@ -376,6 +376,83 @@ def test_a_column_that_is_clearly_not_the_split_is_described(images, column, val
     assert any(
         f"the column {column!r} is not used as the split; its values are" in line for line in manifest.describe()
     )
+
+
+@pytest.mark.parametrize(
+    ("column", "one", "zero"),
+    [
+        ("is_train", "train", "test"),
+        ("train", "train", "test"),
+        ("isTrain", "train", "test"),
+        ("is_training_image", "train", "test"),
+        ("trainset", "train", "test"),
+        ("istest", "test", "train"),
+        ("Is Test", "test", "train"),
+        ("test_set", "test", "train"),
+        ("is_val", "val", "train"),
+        ("validation", "val", "train"),
+    ],
+)
+@pytest.mark.parametrize("bits", [("1", "0"), ("True", "False"), ("1.0", "0.0"), ("yes", "no")])
+def test_a_column_of_bits_that_is_named_after_a_split_is_the_split(images, column, one, zero, bits):
+    content = f"path,label,{column}\n0.png,a,{bits[0]}\n1.png,b,{bits[1]}\n2.png,b,{bits[0]}\n"
+    manifest = read_table(write(images, content))
+    assert [item.split for item in manifest.items] == [one, zero, one]
+    assert f"the column {column!r} is read as the split: 1 is {one}, 0 is {zero}" in manifest.notes
+    frame = pd.DataFrame({"path": ["0.png", "1.png"], column: [True, False]})
+    assert [item.split for item in Manifest.from_frame(frame, root=images).items] == [one, zero]
+    assert not read_table(images / "t.csv", columns=Columns(split="")).count_splits()
+
+
+@pytest.mark.parametrize("column", ["test", "Valid", "is_valid", "dev", "holdout"])
+def test_a_column_of_bits_whose_name_has_another_meaning_too_asks(images, column):
+    content = f"path,label,{column}\n0.png,a,1\n1.png,b,0\n"
+    message = rf"{column}' of .* may be the split; if 1 is (val|test) and 0 is train, add --split-column {column} "
+    with pytest.raises(SourceError, match=message):
+        read_table(write(images, content))
+    assert read_table(images / "t.csv", columns=Columns(split=column)).items[1].split == "train"
+    assert not read_table(images / "t.csv", columns=Columns(split="")).count_splits()
+    assert not read_source_again(str(images / "t.csv"), {}).count_splits()
+
+
+@pytest.mark.parametrize("column", ["split", "Subset", "set", "partition"])
+@pytest.mark.parametrize("values", [("0", "1", "0"), ("True", "False", "True"), ("0", "1", "2"), ("1", "2", "")])
+def test_a_split_column_of_numbers_asks_which_is_train(images, column, values):
+    content = f"path,label,{column}\n" + "".join(f"{at}.png,a,{value}\n" for at, value in enumerate(values))
+    with pytest.raises(SourceError, match=rf"{column}' of .* do not say which is train; write train, val and test"):
+        read_table(write(images, content))
+    assert not read_table(images / "t.csv", columns=Columns(split="")).count_splits()
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("is_train", "is_val", "is_test")])
+def test_a_column_of_bits_for_each_split_asks_for_one_column(images, names):
+    rows = [[f"{at}.png", *("1" if at == k else "0" for k in range(len(names)))] for at in range(len(names))]
+    content = "".join(",".join(row) + "\n" for row in [["path", *names], *rows])
+    with pytest.raises(SourceError, match=r"several columns of 0 and 1 that are named after splits, .*a single column"):
+        read_table(write(images, content))
+
+
+@pytest.mark.parametrize("value", ["2", "", "maybe"])
+def test_a_row_without_a_bit_is_refused(images, value):
+    content = f"path,is_train\n0.png,1\n1.png,0\n2.png,{value}\n"
+    with pytest.raises(SourceError, match=rf"line 4 of .* has '{value}' in the column 'is_train' of 0 and 1; correct"):
+        read_table(write(images, content))
+
+
+@pytest.mark.parametrize("column", ["train_station", "test_result", "contest", "island", "stain", "latest"])
+def test_a_column_of_bits_with_another_name_is_not_the_split(images, column):
+    assert not read_table(write(images, f"path,label,{column}\n0.png,a,1\n1.png,b,0\n")).count_splits()
+
+
+@pytest.mark.parametrize("named", [Columns(label="is_train"), Columns(group="is_train")])
+def test_a_column_of_bits_that_is_used_otherwise_is_not_the_split(images, named):
+    assert not read_table(write(images, "path,is_train\n0.png,1\n1.png,0\n"), columns=named).count_splits()
+
+
+@pytest.mark.parametrize("column", ["train", "test", "dev"])
+def test_numbers_in_a_column_named_after_a_split_are_not_the_split(images, column):
+    content = f"path,label,{column}\n0.png,a,7\n1.png,b,0.5\n2.png,b,1\n"
+    assert not read_table(write(images, content)).count_splits()
 
 
 def test_the_columns_that_are_used_and_those_that_are_not_are_described(images):

@@ -21,15 +21,62 @@ _DELIMITERS = ",;\t|"
 _BETWEEN, _NEAR = re.compile(r'[\s,;|"]'), 40
 
 
-def read_delimited(name: str, title: str) -> Table:
-    """Read a CSV or TSV file.
+@dataclass(slots=True)
+class Rows:
+    """The rows of a text.
 
-    The separator is that of a first line `sep=;`, or else the one of `,`, `;`, tab and `|` that the header has most
-    of. Lines before the header that begin with `#` are left out, and so is a separator at the end of every row.
+    Attributes:
+        header: The first row.
+        header_line: The line that it begins in.
+        rows: The other rows that are not blank.
+        lines: The line that each of them begins in.
+        misquoted: The fields of a row that contain a quote and are not quoted, for rows with quotes in fields.
+        encoding: Encoding of the text.
+        notes: How the text was read, for the user.
+    """
+
+    header: list[str] = field(default_factory=list)
+    header_line: int = 1
+    rows: list[list[str]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    misquoted: dict[int, set[str]] = field(default_factory=dict)
+    encoding: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def read_delimited(name: str, title: str) -> Table:
+    """Read a CSV or TSV file by the rules of `read_rows`; the first row has the names of the columns.
 
     Args:
         name: The file.
         title: Its name in messages.
+
+    Raises:
+        SourceError: If it cannot be read, or a row is not well-formed.
+    """
+    read = read_rows(name, title)
+    by_column = list(zip(*read.rows, strict=True)) if read.rows else [()] * len(read.header)
+    columns: dict[str, Sequence[str]] = {}
+    for column, cells in zip(read.header, by_column, strict=True):
+        columns.setdefault(column, cells)
+    return Table(
+        title,
+        list(columns),
+        len(read.rows),
+        columns.__getitem__,
+        lambda row: f"line {read.lines[row]}",
+        repeated={column for column in read.header if read.header.count(column) > 1},
+        misquoted=read.misquoted,
+        encoding=read.encoding,
+        notes=read.notes,
+    )
+
+
+def read_rows(name: str, title: str) -> Rows:
+    """Read the rows of a CSV or TSV file.
+
+    The separator is that of a first line `sep=;`, or else the one of `,`, `;`, tab and `|` that the header has most
+    of. Lines before the header that begin with `#` are left out, and so is a separator at the end of every row.
 
     Raises:
         SourceError: If it cannot be read, or a row is not well-formed.
@@ -42,23 +89,10 @@ def read_delimited(name: str, title: str) -> Table:
     text, encoding = decode_text(raw, title)
     lines = list(io.StringIO(text, newline=""))
     start, delimiter = _find_header(lines, title, is_tsv=name.lower().endswith(".tsv"))
-    parsed = _parse(lines, start, delimiter, title)
-    header = [column.strip() for column in _fit_rows(parsed, delimiter, title)]
-    by_column = list(zip(*parsed.rows, strict=True)) if parsed.rows else [()] * len(header)
-    columns: dict[str, Sequence[str]] = {}
-    for column, cells in zip(header, by_column, strict=True):
-        columns.setdefault(column, cells)
-    return Table(
-        title,
-        list(columns),
-        len(parsed.rows),
-        columns.__getitem__,
-        lambda row: f"line {parsed.lines[row]}",
-        repeated={column for column in header if header.count(column) > 1},
-        misquoted=parsed.misquoted,
-        encoding=encoding,
-        notes=_describe(text, encoding, lines, start),
-    )
+    read = _parse(lines, start, delimiter, title)
+    read.header = [column.strip() for column in _fit_rows(read, delimiter, title)]
+    read.encoding, read.notes = encoding, _describe(text, encoding, lines, start)
+    return read
 
 
 def _describe(text: str, encoding: str, lines: Sequence[str], start: int) -> tuple[str, ...]:
@@ -80,23 +114,6 @@ def _find_word(text: str) -> str:
     at = first.start() if first else 0
     before, after = text[max(at - _NEAR, 0) : at], text[at : at + _NEAR]
     return _BETWEEN.split(before)[-1] + _BETWEEN.split(after)[0]
-
-
-@dataclass(slots=True)
-class _Parsed:
-    """The rows of a text.
-
-    Attributes:
-        header: The first row.
-        rows: The other rows that are not blank.
-        lines: The line that each row begins in.
-        misquoted: The fields of a row that contain a quote and are not quoted, for rows with quotes in fields.
-    """
-
-    header: list[str] = field(default_factory=list)
-    rows: list[list[str]] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
-    misquoted: dict[int, set[str]] = field(default_factory=dict)
 
 
 def _find_header(lines: Sequence[str], title: str, *, is_tsv: bool) -> tuple[int, str]:
@@ -125,15 +142,15 @@ def _is_header(comment: str) -> bool:
     return len(names) > 1 and any(normalise_title(name.strip()) in SPELLINGS["path"] for name in names)
 
 
-def _parse(lines: Sequence[str], start: int, delimiter: str, title: str) -> _Parsed:
-    parsed = _Parsed()
+def _parse(lines: Sequence[str], start: int, delimiter: str, title: str) -> Rows:
+    parsed = Rows()
     for begin, end, row in _read_rows(lines, start, delimiter, title):
         if end > begin + 1:
             _refuse_swallowed(row, begin, delimiter, title)
         if not any(row):
             continue
         if not parsed.header:
-            parsed.header = [row[0].removeprefix("#"), *row[1:]]
+            parsed.header, parsed.header_line = [row[0].removeprefix("#"), *row[1:]], begin + 1
             continue
         if '"' in lines[begin] and any('"' in cell for cell in row):
             parsed.misquoted[len(parsed.rows)] = _find_misquoted(lines[begin:end], delimiter)
@@ -196,15 +213,17 @@ def _find_misquoted(lines: Sequence[str], delimiter: str) -> set[str]:
     return {cell.lstrip(" ") for cell in others.rstrip("\r\n").split(delimiter) if '"' in cell}
 
 
-def _fit_rows(parsed: _Parsed, delimiter: str, title: str) -> list[str]:
+def _fit_rows(parsed: Rows, delimiter: str, title: str) -> list[str]:
     """Drop a delimiter that ends every row, and return the header.
 
     Raises:
         SourceError: If a row is shorter or longer than the header.
     """
     header, widths = parsed.header, {len(row) for row in parsed.rows}
-    if len(widths) == 1 and widths != {len(header)}:
+    if len(widths) == 1:
         width = min(len(header), *widths)
+        while width and not header[width - 1].strip() and not any(row[width - 1] for row in parsed.rows):
+            width -= 1
         if not any(map(str.strip, header[width:])) and not any(any(row[width:]) for row in parsed.rows):
             parsed.rows = [row[:width] for row in parsed.rows]
             return header[:width]

@@ -228,7 +228,8 @@ def choose_items(manifest: Manifest, options: SourceOptions) -> Manifest:
         items, notes = _label_by_pattern(items, options.label_pattern)
     if options.map_labels:
         labels = {item.label for item in items if item.label}
-        renamed = rename_labels(labels, options.map_labels)
+        renamed, new = rename_labels(labels, options.map_labels)
+        notes += new
         items = [replace(item, label=renamed.get(item.label, item.label)) for item in items]
         if left := labels - renamed.keys():
             notes.append(f"classes that --map-labels leaves as they are: {list_names(left)}")

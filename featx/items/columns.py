@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from featx.errors import SourceError
 from featx.items.formats import has_image_suffix
 from featx.items.layouts import SPLIT_NAMES, find_affixes, find_split
-from featx.items.names import normalise_label
+from featx.items.names import normalise_label, remove_invisible
 from featx.registry import find_closest
 from featx.wording import join_first
 
@@ -377,8 +377,8 @@ def _clean(cells: Sequence[str]) -> list[str]:
 
 
 def normalise_title(title: str) -> str:
-    """Return a column's name without case, spaces, underscores, dots and hyphens."""
-    return re.sub(r"[\s_.-]+", "", title.casefold())
+    """Return a column's name without case, spaces, underscores, dots, hyphens and characters that are not seen."""
+    return re.sub(r"[\s_.-]+", "", remove_invisible(title).casefold())
 
 
 def _describe(table: Table, names: Mapping[str, str | None], wanted: Columns) -> list[str]:

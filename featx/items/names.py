@@ -60,6 +60,15 @@ _MARKS = frozenset(
 )
 _INNER_MARKS = frozenset(b"\x92\x96\x97\xb7\xd7".decode("cp1252"))
 
+#: Characters that are not seen: soft hyphen, blanks without a width, marks of direction and of byte order. The joiners
+#: of Persian, Indic scripts and emoji have a meaning between other characters.
+_INVISIBLE = re.compile(
+    "[\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]|^[\u200c\u200d]+|[\u200c\u200d]+$"
+)
+
+#: Blanks that look like the usual one.
+_BLANKS = re.compile("[\xa0\u2000-\u200a\u202f\u205f]")
+
 
 def decode_text(raw: bytes, title: str) -> tuple[str, str]:
     """Decode the text of a table.
@@ -98,14 +107,20 @@ def decode_text(raw: bytes, title: str) -> tuple[str, str]:
 
 
 def normalise_label(name: str) -> str:
-    """Return the label of a name from a folder, an archive or a table: valid Unicode, composed (NFC).
+    """Return the label of a name from a folder, an archive or a table: valid Unicode, composed (NFC), and visible.
 
     Folders that look alike are one class, although macOS writes their names decomposed (NFD). The label does not
     depend on the locale.
     """
     if name.isascii():
         return name
-    return unicodedata.normalize("NFC", to_text(join_escapes(name)))
+    return unicodedata.normalize("NFC", to_text(remove_invisible(join_escapes(name))))
+
+
+def remove_invisible(text: str) -> str:
+    """Remove characters that are not seen, such as a blank without a width, and replace blanks by the usual one."""
+    seen = _BLANKS.sub(" ", _INVISIBLE.sub("", text))
+    return seen if seen == text else seen.strip()
 
 
 def join_escapes(name: str) -> str:

@@ -11,10 +11,10 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from featx.items.formats import has_image_suffix
-from featx.items.names import join_escapes, to_native
+from featx.items.names import join_escapes, remove_invisible, to_native
 
 #: Paths that at least one of the rewritings changes.
-_REWRITTEN = re.compile(r"^\s|\s$|^file:|^~|%|\\", re.IGNORECASE)
+_REWRITTEN = re.compile(r"^\s|\s$|^file:|^~|%|\\|[^\x00-\x7f]", re.IGNORECASE)
 
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 _SHOWN = 5
@@ -270,6 +270,7 @@ def _read_url(path: str) -> str:
 #: What may be rewritten in a path, in this order.
 _REWRITES: dict[str, Callable[[str], str]] = {
     "without blanks at the ends": str.strip,
+    "without invisible characters": remove_invisible,
     "as file: URLs": _read_url,
     "with % codes decoded": lambda path: unquote(path, errors="surrogateescape"),
     "with the home folder for ~": os.path.expanduser,

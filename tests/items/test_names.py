@@ -118,6 +118,31 @@ def test_labels_are_the_same_in_every_form_and_locale(name):
     assert {normalise_label(form) for form in forms + in_c_locale} == {forms[0]}
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "\ufeffred fox",
+        "red fox\u200b",
+        "red\u2060 fox",
+        "red\xa0fox",
+        "r\xaded fox",
+        "\u202ared fox\u202c",
+        "red\u202ffox",
+        "red fox \u200d",
+        "\u200ered fox",
+    ],
+)
+def test_labels_have_no_invisible_characters(name):
+    assert normalise_label(name) == "red fox"
+
+
+@pytest.mark.parametrize(
+    "name", ["\u0645\u06cc\u200c\u062e", "\U0001f469\u200d\U0001f52c", "\u3042\u3000\u3044", "caf\xe9 "]
+)
+def test_characters_with_a_meaning_stay_in_labels(name):
+    assert normalise_label(name) == name
+
+
 def test_bytes_that_are_not_utf8_stay_different_in_labels():
     assert normalise_label("B\udce4r") == r"B\udce4r"
     assert normalise_label("B\udcfcr") == r"B\udcfcr"

@@ -541,6 +541,14 @@ def test_labels_in_every_unicode_form_are_one_class(images):
     assert Manifest.from_frame(frame, root=images).count_classes() == {"B\u00e4r": 2}
 
 
+@pytest.mark.parametrize("char", ["\u200b", "\ufeff", "\u200e", "\xad"])
+def test_characters_that_are_not_seen_do_not_matter_in_a_table(images, char):
+    content = f"{char}path{char},lab{char}el,split\n0.png{char},a{char},train\n{char}1.png,a,train{char}\n"
+    manifest = read_table(write(images, f"{char}{content}"))
+    assert manifest.items == (Item("0.png", "a", "train"), Item("1.png", "a", "train"))
+    assert "2 of 2 files exist without invisible characters; they are used" in manifest.notes
+
+
 @pytest.mark.parametrize(
     ("content", "labels", "splits"),
     [

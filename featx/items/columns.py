@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,16 @@ SPELLINGS: Mapping[str, tuple[str, ...]] = {
 FLAGS = {"path": "--path-column", "label": "--label-column", "split": "--split-column", "group": "--group"}
 
 _WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
+
+#: A field in quotes that CSV does not know.
+_IN_QUOTES = re.compile("'.*'", re.DOTALL)
+_UNQUOTE = "remove these, or write double quotes"
+
+#: What tools write for a value that is missing.
+_MISSING = frozenset({"nan", "<na>", "nat", "null", "none", "na", "n/a"})
+
+#: Of these, the names that a class may have.
+_WORDS = frozenset({"none", "na", "nat"})
 
 _NAMED_COLUMNS = 12
 _NAMED_VALUES = 5
@@ -151,12 +162,17 @@ def choose_columns(table: Table, wanted: Columns) -> Chosen:
     else:
         cells["split"] = _name_splits(table, names["split"], cells["split"], guessed=not wanted.split)
     notes = [f"the column {names['split']!r} is read as the split: 1 is {bits[1]}, 0 is {bits[0]}"] if bits else []
+    notes += [
+        f"the label {label!r} is a class of its own; leave the field empty where the class is not known"
+        for label in sorted({*cells["label"]})
+        if label.casefold() in _MISSING - _WORDS
+    ]
     return Chosen(cells, [*_describe(table, names, wanted), *notes])
 
 
 def advise(role: str, name: str = "NAME") -> str:
     """Return how to name the column of a role, on the command line and in Python."""
-    return f"{FLAGS[role]} {name} (columns=Columns({role}={name!r}) in Python)"
+    return f"{FLAGS[role]} {shlex.quote(name)} (columns=Columns({role}={name!r}) in Python)"
 
 
 def _find_column(table: Table, role: str, named: str | None) -> str | None:
@@ -178,6 +194,11 @@ def _find_column(table: Table, role: str, named: str | None) -> str | None:
         )
         if role == "path" and any(map(has_image_suffix, table.columns)):
             msg += ", or add a first line with the names of the columns, such as path,label"
+        elif len(table.columns) == 1 and re.search(r"\W", table.columns[0].strip("'")):
+            msg += "; if it has several columns, put commas between them, or state what separates them in a first line"
+            msg += " such as sep=:"
+        if any(map(_IN_QUOTES.fullmatch, table.columns)):
+            msg = f"the columns of {table.title}, such as {table.columns[0]}, are in single quotes; {_UNQUOTE}"
         raise SourceError(msg)
     return found[0] if found else None
 
@@ -342,10 +363,11 @@ def _name_splits(table: Table, column: str | None, values: Sequence[str], *, gue
     unknown = {value for value, split in splits.items() if value and not split}
     if unknown:
         at = next(at for at, value in enumerate(values) if value in unknown)
-        close = find_closest(values[at], SPLIT_NAMES)
+        is_missing = values[at].casefold() in _MISSING
+        close = [] if is_missing else find_closest(values[at], SPLIT_NAMES)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         msg = f"{table.name_row(at)} of {table.title} has the split {values[at]!r}{hint} in the column {column!r}; "
-        msg += f"it must be one of {', '.join(SPLIT_NAMES)}"
+        msg += f"it must be one of {', '.join(SPLIT_NAMES)}{', or empty for an image without a split' * is_missing}"
         if guessed:
             msg += f"; correct it, choose another column with {advise('split')}, or use none with {FLAGS['split']} ''"
             earlier = [
@@ -359,6 +381,10 @@ def _name_splits(table: Table, column: str | None, values: Sequence[str], *, gue
 
 
 def _check_quotes(table: Table, role: str, cells: Sequence[str]) -> None:
+    filled = [cell.strip() for cell in cells if cell.strip()]
+    if filled and all(map(_IN_QUOTES.fullmatch, filled)):
+        msg = f"each {role} in {table.title}, such as {filled[0]}, is in single quotes; {_UNQUOTE}"
+        raise SourceError(msg)
     for row, misquoted in table.misquoted.items():
         if cells[row] in misquoted:
             msg = (

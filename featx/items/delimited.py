@@ -124,12 +124,20 @@ def _find_header(lines: Sequence[str], title: str, *, is_tsv: bool) -> tuple[int
         msg = f"line 1 of {title} is {lines[0].strip()!r}; the separator must be a single character, such as sep=;"
         raise SourceError(msg)
     filled = [at for at, line in enumerate(lines) if line.strip() and not (stated and at == 0)]
-    at = next((at for at in filled if not lines[at].startswith("#") or _is_header(lines[at])), 0)
-    if stated:
-        return at, stated
+    at = next((at for at in filled if not lines[at].startswith("#") or _is_header(lines[at])), len(lines))
+    if at == len(lines):
+        msg = f"{title} is empty; write the names of the columns in the first line, such as path,label, then the rows"
+        raise SourceError(msg)
     # csv.Sniffer guesses quotes and separators from the letters of the paths; the header alone is clearer.
-    counts = {mark: len(_split(lines[at], mark)) for mark in ("\t" if is_tsv else _DELIMITERS)} if lines else {",": 1}
-    return at, max(counts, key=lambda mark: counts[mark])
+    counts = {mark: len(_split(lines[at], mark)) for mark in ("\t" if is_tsv else _DELIMITERS)}
+    best = max(counts, key=lambda mark: counts[mark])
+    if stated and at and counts[best] > 1 and len(_split(lines[at], stated)) == 1:
+        msg = (
+            f"line 1 of {title} is {lines[0].strip()!r}, but the header is separated by {best!r}; correct or "
+            "remove line 1"
+        )
+        raise SourceError(msg)
+    return at, stated or best
 
 
 def _split(line: str, delimiter: str) -> list[str]:
@@ -236,7 +244,7 @@ def _fit_rows(parsed: Rows, delimiter: str, title: str) -> list[str]:
             elif len(row) < len(header):
                 msg += f"write {delimiter!r} for each field that is empty"
             elif any(row[len(header) :]):
-                msg += f"quote the fields that contain {delimiter!r}"
+                msg += f"put the fields that contain {delimiter!r} in double quotes"
             else:
                 msg += f"remove the {delimiter!r} at its end"
             raise SourceError(msg)

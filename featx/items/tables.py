@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,6 +19,8 @@ from featx.items.spellings import find_cause, find_files
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_URL = re.compile("(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def read_table(
@@ -98,6 +101,7 @@ def _make_manifest(table: Table, base: str, columns: Columns, source: str, readi
     _check_paths(paths, table)
     make_id = functools.partial(_make_id, base=base, start=base if base.endswith(os.sep) else base + os.sep)
     found = find_files(paths, make_id, base, table.encoding)
+    _check_urls(paths, found.missing, table)
     _check_lines(found.ids, chosen.cells["label"], found.missing, table)
     items, n_repeated = _collect_items(found.ids, chosen.cells, table)
     reader = FolderReader(base)
@@ -151,6 +155,16 @@ def _check_paths(paths: Sequence[str], table: Table) -> None:
     blank = next((row for row, path in enumerate(paths) if not path.strip()), None)
     if blank is not None:
         msg = f"{table.name_row(blank)} of {table.title} has no path; fill it in or remove the row"
+        raise SourceError(msg)
+
+
+def _check_urls(paths: Sequence[str], missing: set[int], table: Table) -> None:
+    row = next((row for row in sorted(missing) if _URL.match(paths[row].strip())), None)
+    if row is not None:
+        msg = (
+            f"{table.name_row(row)} of {table.title} has the URL {paths[row].strip()!r}; download the files, and write "
+            "their paths"
+        )
         raise SourceError(msg)
 
 

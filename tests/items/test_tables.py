@@ -169,7 +169,11 @@ def test_identical_rows_count_once_and_different_ones_are_refused(make):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "no column for the path"),
+        ("", "the table .* is empty; write the names of the columns in the first line"),
+        ("\ufeff", "is empty"),
+        ("\n\r\n", "is empty"),
+        ("sep=;\n", "is empty"),
+        ("# a\n\n# b\n", "is empty"),
         ("path,label\n", "has no rows"),
         ("path,label\na.jpg,x\n,y\n", "line 3 of .* has no path"),
         ("path,label\na.jpg,x\nb.jpg, one, two\n", "line 3 of .* has 3 fields and the header has 2"),
@@ -180,6 +184,46 @@ def test_identical_rows_count_once_and_different_ones_are_refused(make):
 def test_the_error_says_what_is_wrong_with_a_table(make, content, message):
     with pytest.raises(SourceError, match=message):
         read_table(make(content))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("'path','label'\n'a.jpg','x'\n", "the columns of .*, such as 'path', are in single quotes; remove these"),
+        ("path,label\n'a.jpg',x\n'b.jpg',y\n", "each path in .*, such as 'a.jpg', is in single quotes; remove these"),
+        ("path;label\na.jpg;'x'\nb.jpg;'y z'\n", "each label in .*, such as 'x', is in single quotes"),
+        ("path,label\na.jpg,x\nhttps://a.org/b.jpg,y\n", "line 3 of .* has the URL 'https://a.org/b.jpg'; download"),
+        ("path,label\n s3://a/b.jpg,y\n", "line 2 of .* has the URL 's3://a/b.jpg'; download the files"),
+        ("sep=;\npath,label\na.jpg,x\n", "line 1 of .* is 'sep=;', but the header is separated by ','; correct"),
+        ("sep=,\npath\tlabel\na.jpg\tx\n", r"line 1 of .* is 'sep=,', but .* is separated by '\\t'; correct"),
+        ("path label\na.jpg x\n", "if it has several columns, put commas between them, or .* such as sep=:"),
+        ("path:label\na.jpg:x\n", "if it has several columns, put commas between them"),
+        ("path,split\na.jpg,train\nb.jpg,NaN\n", "has the split 'NaN' in the column .*, or empty for an image without"),
+        ("path,split\na.jpg,train\nb.jpg,none\n", "has the split 'none' in the column .*, or empty for an image"),
+    ],
+)
+def test_the_error_says_what_to_change_in_a_table(make, content, message):
+    with pytest.raises(SourceError, match=message):
+        read_table(make(content))
+
+
+@pytest.mark.parametrize(
+    "content", ["sep=;\npath\na.jpg\n", "path,label\na.jpg,'x\nb.jpg,'y'\n", "path,label\na.jpg,\n"]
+)
+def test_tables_that_only_look_odd_are_read(make, content):
+    assert read_table(make(content)).items[0].id == "a.jpg"
+
+
+def test_a_missing_value_that_became_a_class_is_pointed_out(make):
+    notes = read_table(make("path,label\na.jpg,x\nb.jpg,nan\n")).notes
+    assert "the label 'nan' is a class of its own; leave the field empty where the class is not known" in notes
+    assert not any("of its own" in note for note in read_table(make("path,label\na.jpg,None\n")).notes)
+
+
+@pytest.mark.parametrize(("column", "quoted"), [("Finding Labels", "'Finding Labels'"), ("a'b", "'a'\"'\"'b'")])
+def test_a_suggested_column_can_be_typed_as_it_is_shown(make, column, quoted):
+    content = f'path,"{column}"\na.jpg,x\nb.jpg,x\n'
+    assert any(f"add --label-column {quoted} (" in note for note in read_table(make(content)).notes)
 
 
 def test_parquet_rows_become_items(make_parquet):
@@ -281,7 +325,10 @@ def test_quotes_that_are_well_formed_are_read(images):
             "path,label\n0.png,a\n1.png,b,\n",
             "line 3 of .* has 3 fields and the header has 2; remove the ',' at its end",
         ),
-        ("path,label\n0.png,a\n1.png,b, c\n", "line 3 of .* has 3 fields and the header has 2; quote the fields"),
+        (
+            "path,label\n0.png,a\n1.png,b, c\n",
+            "line 3 of .* has 3 fields and the header has 2; put the fields .* in double quotes",
+        ),
         ("path,label\n0.png,a\n# others\n1.png,b\n", "line 3 of .* has 1 field .*; remove comments"),
         ("path,label\n0.png,a\n# 1.png,b\n", "line 3 of .* is a comment; remove comments"),
         ("path\n0.png\n# others\n", "line 3 of .* is a comment; remove comments"),

@@ -19,6 +19,7 @@ from featx.items.layouts import (
     find_prefix,
     find_split,
     format_layout,
+    list_merged,
     merge_folders,
     parse_layout,
 )
@@ -32,7 +33,7 @@ from featx.wording import join_first, to_printable
 KINDS = ("class", "split", "folder")
 
 #: Why items are not in a manifest that `only` or `except_` made.
-LEFT_OUT = "images left out by --only or --except"
+LEFT_OUT = "images not selected by --only or --except"
 
 #: Layouts that are not recorded.
 _PLAIN_LAYOUTS = {(), ("class",), ("split", "class")}
@@ -141,7 +142,7 @@ def arrange(paths: Iterable[str], options: SourceOptions, source: str) -> Arrang
     inner = levels[prefix.count("/") :]
     items = arrange_items((path.removeprefix(prefix) for path in kept), inner, source)
     items, bare = drop_unlike_labels(items)
-    notes = _describe_layout(tree, levels, options)
+    notes = _describe_layout(_build_shown_tree(items, prefix, options, source), levels, options)
     notes += [f"the images of {split} have no class, since {label!r} is not a class of train" for split, label in bare]
     if "class" in levels and options.layout and not has_labels and not any(item.label for item in items):
         msg = (
@@ -150,7 +151,8 @@ def arrange(paths: Iterable[str], options: SourceOptions, source: str) -> Arrang
         )
         raise SourceError(msg)
     if not options.layout and not _is_plain(whole, levels, inner):
-        options = replace(options, layout=format_layout(levels))
+        is_bare = not any(item.label for item in items)  # a stated level of classes must have some
+        options = replace(options, layout=format_layout(levels[:-1] if is_bare else levels))
     return Arrangement(items, prefix, tuple(notes), options)
 
 
@@ -172,11 +174,20 @@ def _is_plain(tree: Folder, levels: tuple[str, ...], inner: tuple[str, ...]) -> 
     return inner in _PLAIN_LAYOUTS and exact
 
 
+def _build_shown_tree(items: Sequence[Item], prefix: str, options: SourceOptions, source: str) -> Folder:
+    """Build the tree of the items that will be kept; classes that are named elsewhere are not known yet."""
+    shown = _keep(items, options, "split", source)
+    if not options.label_pattern and not options.map_labels:
+        shown = _keep(shown, options, "class", source)
+    return build_tree(prefix + item.id for item in shown)
+
+
 def _describe_layout(tree: Folder, levels: tuple[str, ...], options: SourceOptions) -> list[str]:
     is_plain = levels == ("class",) and not any(folder.folders for folder in tree.folders.values())
     if is_plain or not levels:
         return []  # the list of classes says it all
     notes = [f"layout: {format_layout(levels)}", *(f"  {line}" for line in draw_tree(tree, levels))]
+    notes += list_merged(tree, levels)
     is_inferred = not options.layout and not options.label_pattern
     if is_inferred and (example := find_deeper_classes(tree, levels)):
         deeper = format_layout((*levels[:-1], "*", "class"))

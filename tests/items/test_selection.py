@@ -219,7 +219,7 @@ def test_classes_and_folders_are_kept_or_left_out(make, options, ids):
     for source in (folder, archive):
         manifest = read_source(source, options=SourceOptions(**options))
         assert [item.id for item in manifest.items] == ids
-        assert manifest.junk["images left out by --only or --except"] == 4 - len(ids)
+        assert manifest.junk["images not selected by --only or --except"] == 4 - len(ids)
 
 
 def test_splits_are_kept_or_left_out_by_any_of_their_names(make):

@@ -14,8 +14,8 @@ from featx.items.columns import Columns, Table, choose_columns
 from featx.items.delimited import read_delimited
 from featx.items.folders import FolderReader
 from featx.items.manifest import Item, Manifest
-from featx.items.names import join_escapes, normalise_label
-from featx.items.spellings import find_cause, find_files
+from featx.items.names import normalise_label
+from featx.items.spellings import find_cause, find_files, make_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,8 +99,7 @@ def _make_manifest(table: Table, base: str, columns: Columns, source: str, readi
     chosen = choose_columns(table, columns)
     paths = chosen.cells["path"]
     _check_paths(paths, table)
-    make_id = functools.partial(_make_id, base=base, start=base if base.endswith(os.sep) else base + os.sep)
-    found = find_files(paths, make_id, base, table.encoding)
+    found = find_files(paths, functools.partial(make_id, base=base), base, table.encoding)
     _check_urls(paths, found.missing, table)
     _check_lines(found.ids, chosen.cells["label"], found.missing, table)
     items, n_repeated = _collect_items(found.ids, chosen.cells, table)
@@ -117,7 +116,9 @@ def _make_manifest(table: Table, base: str, columns: Columns, source: str, readi
     reading = {**reading, **({"columns": named} if named else {})}
     if found.spellings:
         reading["spellings"] = sorted(found.spellings)
-    return Manifest(items, reader, source, junk, reading, (*table.notes, *chosen.notes, *found.notes))
+    lost = [found.ids[at] for at in sorted(found.missing)]
+    gone = [f"{len(lost):,} of {len(found.ids):,} files do not exist, such as {lost[0]!r}"] if lost else []
+    return Manifest(items, reader, source, junk, reading, (*table.notes, *chosen.notes, *found.notes, *gone))
 
 
 def _read_parquet(name: str, title: str) -> Table:
@@ -204,11 +205,6 @@ def _collect_items(
             )
             raise SourceError(msg)
     return tuple(item for item, _ in items.values()), len(ids) - len(items)
-
-
-def _make_id(path: str, base: str, start: str) -> str:
-    full = os.path.normpath(os.path.join(base, join_escapes(path)))  # noqa: PTH118 - a Path for each row takes seconds
-    return full.removeprefix(start).replace(os.sep, "/")
 
 
 def _exists(item_id: str, reader: FolderReader) -> bool:

@@ -11,6 +11,7 @@ from featx.errors import SourceError
 from featx.items.columns import SPELLINGS, Table, normalise_title
 from featx.items.formats import has_image_suffix
 from featx.items.names import decode_text
+from featx.wording import agree
 
 #: Excel writes and reads such a first line.
 _SEPARATOR = re.compile(r'"?sep=(.*?)"?[\r\n]*', re.IGNORECASE)
@@ -237,7 +238,7 @@ def _fit_rows(parsed: Rows, delimiter: str, title: str) -> list[str]:
             return header[:width]
     for line, row in zip(parsed.lines, parsed.rows, strict=True):
         if len(row) != len(header):
-            fields = f"{len(row)} {'field' if len(row) == 1 else 'fields'}"
+            fields = f"{len(row)} {agree(len(row), 'field', 'fields')}"
             msg = f"line {line} of {title} has {fields} and the header has {len(header)}; "
             if row[0].startswith("#"):
                 msg += "remove comments that come after the header"

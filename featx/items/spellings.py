@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from featx.items.formats import has_image_suffix
 from featx.items.names import join_escapes, remove_invisible, to_native
+from featx.wording import agree
 
 #: Paths that at least one of the rewritings changes.
 _REWRITTEN = re.compile(r"^[\s'\"]|\s$|^file:|^~|%|\\|[^\x00-\x7f]", re.IGNORECASE)
@@ -305,14 +306,19 @@ def _clean(path: str, make_id: Callable[[str], str], encoding: str, used: set[st
 
 
 def _describe(spellings: Counter[str], n_files: int, unclear: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
-    notes = [f"{count:,} of {n_files:,} files exist {name}; they are used" for name, count in spellings.most_common()]
-    if len(notes) > _SHOWN:
-        notes[_SHOWN:] = [f"and {len(notes) - _SHOWN:,} more spellings"]
+    notes = [
+        f"{count:,} of {n_files:,} files {agree(count, 'exists', 'exist')} {name}; "
+        f"{agree(count, 'it is', 'they are')} used"
+        for name, count in spellings.most_common()
+    ]
+    if more := len(notes[_SHOWN:]):
+        notes[_SHOWN:] = [f"and {more:,} more {agree(more, 'spelling', 'spellings')}"]
     if unclear:
         path, ids = unclear[0]
+        fit = agree(len(unclear), "fits", "fit")
         notes.append(
-            f"{len(unclear):,} of {n_files:,} paths fit no single file: {path!r} may be "
+            f"{len(unclear):,} of {n_files:,} paths {fit} no single file: {path!r} may be "
             f"{' or '.join(map(repr, ids[:_SHOWN]))}{', which another path means too' if len(ids) == 1 else ''}; "
-            "correct them"
+            f"correct {agree(len(unclear), 'it', 'them')}"
         )
     return notes

@@ -16,6 +16,7 @@ from featx.items.folders import FolderReader
 from featx.items.manifest import Item, Manifest
 from featx.items.names import normalise_label
 from featx.items.spellings import find_cause, find_files, make_id
+from featx.wording import agree
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,10 +106,12 @@ def _make_manifest(table: Table, base: str, columns: Columns, source: str, readi
     items, n_repeated = _collect_items(found.ids, chosen.cells, table)
     reader = FolderReader(base)
     if not any(_exists(item.id, reader) for item in items):
+        one = f"the only file in {table.title} does not exist; it"
+        many = f"none of the {len(items):,} files in {table.title} exists; the first one"
         msg = (
-            f"none of the {len(items):,} files in {table.title} exists; the first one should be "
-            f"{str(Path(base, items[0].id))!r}; {find_cause(items[0].id, base)}pass the folder that the paths are "
-            "relative to with --root (root= in Python)"
+            f"{agree(len(items), one, many)} should be {str(Path(base, items[0].id))!r}; "
+            f"{find_cause(items[0].id, base)}pass the folder that the paths are relative to with --root (root= in "
+            "Python)"
         )
         raise SourceError(msg)
     junk = {"rows that repeat another": n_repeated} if n_repeated else {}
@@ -117,7 +120,8 @@ def _make_manifest(table: Table, base: str, columns: Columns, source: str, readi
     if found.spellings:
         reading["spellings"] = sorted(found.spellings)
     lost = [found.ids[at] for at in sorted(found.missing)]
-    gone = [f"{len(lost):,} of {len(found.ids):,} files do not exist, such as {lost[0]!r}"] if lost else []
+    do = agree(len(lost), "does not exist:", "do not exist, such as")
+    gone = [f"{len(lost):,} of {len(found.ids):,} files {do} {lost[0]!r}"] if lost else []
     return Manifest(items, reader, source, junk, reading, (*table.notes, *chosen.notes, *found.notes, *gone))
 
 

@@ -146,6 +146,11 @@ def test_a_table_none_of_whose_files_exists_asks_for_the_root(make, tmp_path):
         read_table(make("path\nx.jpg\ny.jpg\n"), root=tmp_path / "sub")
 
 
+def test_a_table_of_one_file_that_does_not_exist_says_so(make):
+    with pytest.raises(SourceError, match=r"the only file in the table .* does not exist; it should be '.*x\.jpg'"):
+        read_table(make("path\nx.jpg\n"))
+
+
 def test_paths_are_relative_to_the_root_and_may_leave_it(make, tmp_path):
     content = f"path\nc.jpg\n../a.jpg\n{tmp_path}/sub/d.jpg\n./x/../e.jpg\n"
     manifest = read_table(make(content), root=tmp_path / "sub")

@@ -19,7 +19,17 @@ from featx.wording import join_first
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "path": ("path", "filepath", "imagepath", "file", "filename", "image"),
     "label": ("label", "class", "target", "category"),
-    "split": ("split", "subset", "set", "partition", "fold"),
+    "split": (
+        "split",
+        "subset",
+        "set",
+        "partition",
+        "fold",
+        "traintest",
+        "trainvaltest",
+        "trainortest",
+        "traintestsplit",
+    ),
     "group": ("group", "patient", "patientid", "subject", "subjectid"),
 }
 
@@ -45,7 +55,7 @@ _NAMED_VALUES = 5
 _FIRST_ROWS = 1000
 
 #: Values of a column that is 1 for the rows of one class and 0 for others.
-_BITS = {"0": 0, "0.0": 0, "false": 0, "no": 0, "1": 1, "1.0": 1, "true": 1, "yes": 1}
+_BITS = {name: bit for bit, names in enumerate(("0 0.0 false f no n", "1 1.0 true t yes y")) for name in names.split()}
 
 #: Numbers that tables such as CelebA's write for train, val and test.
 _CODES = {*_BITS, "2", "2.0"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from featx.errors import SourceError
 from featx.items.columns import SPELLINGS, Table, normalise_title
 from featx.items.formats import has_image_suffix
-from featx.items.names import decode_text
+from featx.items.names import decode_text, remove_invisible
 from featx.wording import agree
 
 #: Excel writes and reads such a first line.
@@ -91,7 +91,7 @@ def read_rows(name: str, title: str) -> Rows:
     lines = list(io.StringIO(text, newline=""))
     start, delimiter = _find_header(lines, title, is_tsv=name.lower().endswith(".tsv"))
     read = _parse(lines, start, delimiter, title)
-    read.header = [column.strip() for column in _fit_rows(read, delimiter, title)]
+    read.header = [remove_invisible(column.strip()) for column in _fit_rows(read, delimiter, title)]
     read.encoding, read.notes = encoding, _describe(text, encoding, lines, start)
     return read
 

@@ -445,7 +445,7 @@ def test_a_column_that_is_clearly_not_the_split_is_described(images, column, val
         ("validation", "val", "train"),
     ],
 )
-@pytest.mark.parametrize("bits", [("1", "0"), ("True", "False"), ("1.0", "0.0"), ("yes", "no")])
+@pytest.mark.parametrize("bits", [("1", "0"), ("True", "False"), ("1.0", "0.0"), ("yes", "no"), ("T", "F")])
 def test_a_column_of_bits_that_is_named_after_a_split_is_the_split(images, column, one, zero, bits):
     content = f"path,label,{column}\n0.png,a,{bits[0]}\n1.png,b,{bits[1]}\n2.png,b,{bits[0]}\n"
     manifest = read_table(write(images, content))
@@ -467,7 +467,7 @@ def test_a_column_of_bits_whose_name_has_another_meaning_too_asks(images, column
     assert not read_source_again(str(images / "t.csv"), {}).count_splits()
 
 
-@pytest.mark.parametrize("column", ["split", "Subset", "set", "partition"])
+@pytest.mark.parametrize("column", ["split", "Subset", "set", "partition", "train_test", "Train Val Test"])
 @pytest.mark.parametrize("values", [("0", "1", "0"), ("True", "False", "True"), ("0", "1", "2"), ("1", "2", "")])
 def test_a_split_column_of_numbers_asks_which_is_train(images, column, values):
     content = f"path,label,{column}\n" + "".join(f"{at}.png,a,{value}\n" for at, value in enumerate(values))

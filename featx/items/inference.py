@@ -218,7 +218,7 @@ def _refuse_others(tree: Folder, around: str, source: str) -> None:
     if others and len(_name_splits(named)) > 1 and _are_splits(named):
         msg = (
             f"{source!r} has split folders ({_list(named)}) and other folders with images "
-            f"({_list(others)}); leave the others out with --except {quote(f'folder={around}{others[0]}')}, or move "
+            f"({_list(others)}); leave the others out with --except {quote(_leave_out(around, others))}, or move "
             "them elsewhere"
         )
         raise SourceError(msg)
@@ -266,7 +266,7 @@ def _refuse_second_level(tree: Folder, above: tuple[str, ...], around: str, sour
     named, others = [name for name in guessed if guessed[name]], [name for name in guessed if not guessed[name]]
     hint = ""
     if named and others:
-        hint = f"; leave folders out with, for example, --except {quote(f'folder={around}{others[0]}')}"
+        hint = f"; leave folders out with, for example, --except {quote(_leave_out(around, others))}"
     elif len({*guessed.values()}) > 1:
         hint = f"; --layout {quote(fourth)} if {upper} are splits"
     msg = (
@@ -291,10 +291,10 @@ def _refuse_masks(root: Folder, above: tuple[str, ...], source: str) -> None:
         return
     below = merge_folders(tree.folders.values()).folders
     levels = format_layout((*above, "class", *(["split"] if "split" not in above and _are_splits(below) else [])))
-    others = ",".join(sorted(path + name for path, folder in parents.items() for name in masks & {*folder.folders}))
+    others = [path + name for path, folder in parents.items() for name in masks & {*folder.folders}]
     msg = (
         f"{source!r} has the folders {_list(tree.folders)}, which do not name classes: leave out what belongs to the "
-        f"images, such as masks, with --except {quote(f'folder={others}')}; if they are the classes, add --layout "
+        f"images, such as masks, with --except {quote(_leave_out('', others))}; if they are the classes, add --layout "
         f"{quote(levels)}"
     )
     raise AmbiguousLayoutError(msg, levels)
@@ -307,6 +307,11 @@ def _find_shared(folders: list[Folder]) -> list[str]:
     usual = sum(counts[name] for name in shared)
     everywhere = all(shared & folder.folders.keys() for folder in folders)
     return sorted(shared) if everywhere and usual >= _MOSTLY * counts.total() else []
+
+
+def _leave_out(around: str, names: Iterable[str]) -> str:
+    """Return the rule of `--except` for folders."""
+    return f"folder={','.join(sorted(around + name for name in names))}"
 
 
 def _list(names: Iterable[str]) -> str:

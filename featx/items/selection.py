@@ -142,7 +142,9 @@ def arrange(paths: Iterable[str], options: SourceOptions, source: str) -> Arrang
     inner = levels[prefix.count("/") :]
     items = arrange_items((path.removeprefix(prefix) for path in kept), inner, source)
     items, bare = drop_unlike_labels(items)
-    notes = _describe_layout(_build_shown_tree(items, prefix, options, source), levels, options)
+    if options.only or options.except_:
+        tree = build_tree(prefix + item.id for item in _select(items, options, source)[0])
+    notes = _describe_layout(tree, levels, options)
     notes += [f"the images of {split} have no class, since {label!r} is not a class of train" for split, label in bare]
     if "class" in levels and options.layout and not has_labels and not any(item.label for item in items):
         msg = (
@@ -172,14 +174,6 @@ def _is_plain(tree: Folder, levels: tuple[str, ...], inner: tuple[str, ...]) -> 
         tree = merge_folders(tree.folders.values())
     exact = "split" not in inner or all(name.casefold() in SPLIT_NAMES for name in tree.folders)
     return inner in _PLAIN_LAYOUTS and exact
-
-
-def _build_shown_tree(items: Sequence[Item], prefix: str, options: SourceOptions, source: str) -> Folder:
-    """Build the tree of the items that will be kept; classes that are named elsewhere are not known yet."""
-    shown = _keep(items, options, "split", source)
-    if not options.label_pattern and not options.map_labels:
-        shown = _keep(shown, options, "class", source)
-    return build_tree(prefix + item.id for item in shown)
 
 
 def _describe_layout(tree: Folder, levels: tuple[str, ...], options: SourceOptions) -> list[str]:
@@ -232,8 +226,17 @@ def choose_items(manifest: Manifest, options: SourceOptions) -> Manifest:
         UsageError: If an option does not fit the items.
         SourceError: If the pattern does not fit some names, or no item is left.
     """
-    items: Sequence[Item] = manifest.items
-    items = _keep(items, options, "split", manifest.source)
+    items, notes = _select(manifest.items, options, manifest.source)
+    junk = Counter(manifest.junk)
+    if len(items) < len(manifest):
+        junk[LEFT_OUT] += len(manifest) - len(items)
+    reading = {**manifest.reading, **({"options": found} if (found := options.to_reading()) else {})}
+    return replace(manifest, items=tuple(items), junk=dict(junk), notes=(*manifest.notes, *notes), reading=reading)
+
+
+def _select(items: Sequence[Item], options: SourceOptions, source: str) -> tuple[Sequence[Item], list[str]]:
+    """Return the items that the options keep, with their classes, and notes about these."""
+    items = _keep(items, options, "split", source)
     notes: list[str] = []
     if options.label_pattern:
         items, notes = _label_by_pattern(items, options.label_pattern)
@@ -244,12 +247,7 @@ def choose_items(manifest: Manifest, options: SourceOptions) -> Manifest:
         items = [replace(item, label=renamed.get(item.label, item.label)) for item in items]
         if left := labels - renamed.keys():
             notes.append(f"classes that --map-labels leaves as they are: {list_names(left)}")
-    items = _keep(items, options, "class", manifest.source)
-    junk = Counter(manifest.junk)
-    if len(items) < len(manifest):
-        junk[LEFT_OUT] += len(manifest) - len(items)
-    reading = {**manifest.reading, **({"options": found} if (found := options.to_reading()) else {})}
-    return replace(manifest, items=tuple(items), junk=dict(junk), notes=(*manifest.notes, *notes), reading=reading)
+    return _keep(items, options, "class", source), notes
 
 
 def _keep(items: Sequence[Item], options: SourceOptions, kind: str, source: str) -> Sequence[Item]:

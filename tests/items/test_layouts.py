@@ -224,12 +224,13 @@ def test_another_folder_next_to_one_split_can_be_left_out(make, name, around):
     assert read_all(folder, except_=rule).count_splits() == {"train": 2}
 
 
-@pytest.mark.parametrize("other", ["copy/cats/1.jpg"])
-def test_what_is_left_out_lies_in_the_folder_around_everything(make, other):
-    folder = make([*cross(["w/train", "w/test"]), f"w/{other}"])
-    with pytest.raises(SourceError, match=r"leave the others out with --except folder=w/copy, or"):
+@pytest.mark.parametrize("others", [["w/copy"], ["w/copy", "w/new"]])
+def test_what_is_left_out_lies_in_the_folder_around_everything(make, others):
+    folder = make(cross(["w/train", "w/test", *others]))
+    rule = f"folder={','.join(others)}"
+    with pytest.raises(SourceError, match=rf"leave the others out with --except {rule}, or"):
         read_source(folder)
-    assert read_all(folder, except_="folder=w/copy").count_splits() == {"train": 2, "test": 2}
+    assert read_all(folder, except_=rule).count_splits() == {"train": 2, "test": 2}
 
 
 @pytest.mark.parametrize(
@@ -257,6 +258,7 @@ def test_images_and_their_masks_are_not_classes(make, names, rule, layout):
     ("options", "expected"),
     [
         ({"only": "class=cats"}, ["  train/cats/ (train)", "  test/cats/ (test)"]),
+        ({"only": "class=c", "map_labels": "c(at|ow)s=c"}, ["  train/cats/ (train)", "  test/cats/ (test)"]),
         ({"except_": "split=test"}, ["  train/{birds, cats, dogs}/ (train)"]),
         ({"only": ["split=test", "class=dogs"]}, ["  test/dogs/ (test)"]),
         ({"except_": "folder=test/cats"}, ["  train/{birds, cats, dogs}/ (train)", "  test/dogs/ (test)"]),

@@ -151,6 +151,8 @@ def guess_split(name: str) -> str:
         for split, part in match.groupdict().items()
         if part
     }
+    if any("trainval" in word for word in split_words(name)):
+        return "train"  # as in find_split
     return find_split(name) or (found.pop() if len(found) == 1 else "")
 
 

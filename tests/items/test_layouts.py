@@ -201,7 +201,14 @@ def test_other_folders_next_to_split_folders_can_be_left_out(make, other):
 
 @pytest.mark.parametrize(
     ("train", "test"),
-    [("mytrain", "mytest"), ("flowers_tr", "flowers_te"), ("trn", "tst"), ("newtraining", "oldtest"), ("aTr", "aVa")],
+    [
+        ("mytrain", "mytest"),
+        ("flowers_tr", "flowers_te"),
+        ("trn", "tst"),
+        ("newtraining", "oldtest"),
+        ("aTr", "aVa"),
+        ("mytrainval", "mytest"),
+    ],
 )
 @pytest.mark.parametrize("around", ["", "w/"])
 def test_folders_that_may_be_splits_are_refused_with_a_layout_that_reads_them(make, train, test, around):

@@ -284,8 +284,8 @@ def check_split(split: str) -> None:
     """
     if split and split not in SPLITS:
         close = find_closest(split, SPLITS)
-        hint = f"did you mean {close[0]}? " if close else ""
-        msg = f"there is no split {split!r}; {hint}Known: {', '.join(SPLITS)}"
+        hint = f"did you mean {close[0]}? Known" if close else "known"
+        msg = f"there is no split {split!r}; {hint}: {', '.join(SPLITS)}"
         raise UsageError(msg)
 
 

@@ -217,7 +217,7 @@ def _hash_items(manifest: Manifest, options: SplitOptions) -> tuple[dict[str, st
             options.reporter.advance(len(keys) + len(unread), len(manifest))
     if not keys:
         name, reason = next(iter(unread.items()))
-        msg = f"none of the {len(manifest):,} images of {manifest.source!r} can be read; the first, {name!r}: {reason}"
+        msg = f"none of the images of {manifest.source!r} can be read; the first, {name!r}: {reason}"
         raise SourceError(msg)
     return keys, unread
 

@@ -22,8 +22,6 @@ EXAMPLE = "featx predict runs/2026-01-31-logreg-mobilenetv2 new-photos/ --out la
 
 _FLUSH_ROWS = 40
 
-_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
-
 
 class Format(StrEnum):
     """Formats of the predictions."""
@@ -140,37 +138,29 @@ def _plan_layout(classes: tuple[str, ...], top: int | None, chosen: Format) -> L
 
 
 def _read_lists(images: list[str]) -> list[str]:
-    """Replace `@FILE` and `-` by the paths that they list.
+    """Replace `@FILE` and `-` by the paths that they list, and print under which spellings files were found.
 
     Raises:
         SourceError: If a list cannot be read, or has no paths.
     """
+    from featx.items.lists import read_list
+
     paths: list[str] = []
     for image in images:
         if image == "-":
-            paths += _parse_list(sys.stdin.buffer.read() if sys.stdin else b"", "stdin")
+            listed, notes = read_list(sys.stdin.buffer.read() if sys.stdin else b"", "stdin")
         elif image.startswith("@"):
             try:
-                paths += _parse_list(Path(image[1:]).read_bytes(), image[1:])
+                listed, notes = read_list(Path(image[1:]).read_bytes(), image[1:])
             except OSError as error:
                 msg = (
                     f"the list {image[1:]!r} cannot be read: {error.strerror}; for a file of that name, write ./{image}"
                 )
                 raise SourceError(msg) from error
         else:
-            paths.append(image)
-    return paths
-
-
-def _parse_list(data: bytes, name: str) -> list[str]:
-    """Return the paths of a list: one a line, or separated by NUL as `find -print0` writes them."""
-    encoding = "utf-16" if data[:2] in _UTF_16_MARKS else "utf-8-sig"
-    text = data.decode(encoding, "surrogateescape" if encoding != "utf-16" else "replace")
-    paths = [line.rstrip("\r") for line in text.split("\0" if "\0" in text else "\n")]
-    paths = [path for path in paths if path.strip()]
-    if not paths:
-        msg = f"{name} lists no paths; write one a line"
-        raise SourceError(msg)
+            listed, notes = [image], []
+        paths += listed
+        print_notes(notes)
     return paths
 
 

@@ -25,6 +25,7 @@ from featx.heads.rows import FeatureRows, TrainingRows
 from featx.items.splits import assign_folds, describe_ungrouped, find_groups, find_leaks, find_units, hold_out
 from featx.options import FIT_DEFAULTS, VIEWS
 from featx.store import FeatureStore
+from featx.wording import agree
 
 #: Folds inside the training items on which hyper-parameters are chosen.
 TUNING_FOLDS = 3
@@ -240,7 +241,9 @@ def load_dataset(store: FeatureStore, *, group: str = "", views: str | None = VI
     """
     labelled = store.labels != ""
     check_labels(str(store.path), store.labels[labelled].tolist())
-    notes = [] if labelled.all() else [f"{int((~labelled).sum())} of {len(store)} items have no label and are left out"]
+    n_bare = int((~labelled).sum())
+    have = agree(n_bare, "has no label and is", "have no label and are")
+    notes = [f"{n_bare:,} of {len(store):,} items {have} left out"] if n_bare else []
     rows = np.flatnonzero(labelled)
     classes, targets = np.unique(store.labels[rows], return_inverse=True)
     _refuse_other_targets(store, classes.tolist(), len(rows))
@@ -346,7 +349,9 @@ def _split_by_source(
     elif test_size != FIT_DEFAULTS.test_size:
         notes.append("the source has a test split; --test-size is not used")
     if unused.any():
-        notes.append(f"{int(unused.sum())} items are in no split, although others are in train; they are left out")
+        count = int(unused.sum())
+        are, they = agree(count, "item is", "items are"), agree(count, "it is", "they are")
+        notes.append(f"{count:,} {are} in no split, although others are in train; {they} left out")
     leaks = find_leaks(dataset.keys.tolist(), np.where(train, "train", dataset.splits).tolist())
     if leaks.any():
         first = dataset.store.ids[dataset.rows[leaks]][0]
@@ -377,7 +382,8 @@ def _note_overlaps(
         straddling = (set(dataset.groups[trained].tolist()) & set(dataset.groups[held].tolist())) - {""}
         if straddling:
             notes.append(
-                f"{len(straddling)} groups of the source are {words} (such as {min(straddling)}), "
+                f"{len(straddling):,} {agree(len(straddling), 'group', 'groups')} of the source "
+                f"{agree(len(straddling), 'is', 'are')} {words} (such as {min(straddling)}), "
                 f"so the numbers are too optimistic"
             )
     untested = set(dataset.targets[train].tolist()) - set(dataset.targets[test].tolist())

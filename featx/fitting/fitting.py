@@ -32,7 +32,7 @@ from featx.results import Curve, Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 from featx.store.verification import refuse_damage
-from featx.wording import to_text
+from featx.wording import agree, to_text
 
 Probabilities = NDArray[np.float64]
 
@@ -158,9 +158,8 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
         probabilities[outer == fold] = _predict(fitted, dataset, outer == fold)
     held = outer >= 0
     alone = int((~held).sum())
-    notes = (
-        [f"{alone} items are alone in their class: they are trained on in every fold and never tested"] if alone else []
-    )
+    are, they = agree(alone, "item is alone in its", "items are alone in their"), agree(alone, "it is", "they are")
+    notes = [f"{alone:,} {are} class: {they} trained on in every fold and never tested"] if alone else []
     if (dataset.splits != "").any():
         notes.append("cross-validation uses all items and ignores the splits of the source")
     options.reporter.begin("fitting to all items")

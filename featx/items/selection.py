@@ -18,6 +18,7 @@ from featx.items.layouts import (
     find_prefix,
     find_split,
     format_layout,
+    list_merged,
     merge_folders,
     parse_layout,
 )
@@ -32,7 +33,7 @@ from featx.wording import join_first, to_printable
 KINDS = ("class", "split", "folder")
 
 #: Why items are not in a manifest that `only` or `except_` made.
-LEFT_OUT = "images left out by --only or --except"
+LEFT_OUT = "images not selected by --only or --except"
 
 #: Layouts that are not recorded.
 _PLAIN_LAYOUTS = {(), ("class",), ("split", "class")}
@@ -152,6 +153,8 @@ def arrange(paths: Iterable[str], options: SourceOptions, source: str) -> Arrang
     inner = levels[prefix.count("/") :]
     items = arrange_items((path.removeprefix(prefix) for path in kept), inner, source)
     items, bare = drop_unlike_labels(items)
+    if options.only or options.except_:
+        tree = build_tree(prefix + item.id for item in _select(items, options, source)[0])
     notes = _describe_layout(tree, levels, options)
     notes += [f"the images of {split} have no class, since {label!r} is not a class of train" for split, label in bare]
     if "class" in levels and options.layout and not has_labels and not any(item.label for item in items):
@@ -161,7 +164,8 @@ def arrange(paths: Iterable[str], options: SourceOptions, source: str) -> Arrang
         )
         raise SourceError(msg)
     if not options.layout and not _is_plain(whole, levels, inner):
-        options = replace(options, layout=format_layout(levels))
+        is_bare = not any(item.label for item in items)  # a stated level of classes must have some
+        options = replace(options, layout=format_layout(levels[:-1] if is_bare else levels))
     return Arrangement(items, prefix, tuple(notes), options)
 
 
@@ -188,6 +192,7 @@ def _describe_layout(tree: Folder, levels: tuple[str, ...], options: SourceOptio
     if is_plain or not levels:
         return []  # the list of classes says it all
     notes = [f"layout: {format_layout(levels)}", *(f"  {line}" for line in draw_tree(tree, levels))]
+    notes += list_merged(tree, levels)
     is_inferred = not options.layout and not options.label_pattern
     if is_inferred and (example := find_deeper_classes(tree, levels)):
         deeper = format_layout((*levels[:-1], "*", "class"))
@@ -232,24 +237,31 @@ def choose_items(manifest: Manifest, options: SourceOptions) -> Manifest:
         UsageError: If an option does not fit the items.
         SourceError: If the pattern does not fit some names, or no item is left.
     """
-    items: Sequence[Item] = manifest.items
-    items = _keep(items, options, "split", manifest.source)
+    items, notes, renamed = _select(manifest.items, options, manifest.source)
+    junk = Counter(manifest.junk)
+    if len(items) < len(manifest):
+        junk[LEFT_OUT] += len(manifest) - len(items)
+    reading = {**manifest.reading, **({"options": found} if (found := options.to_reading(renamed)) else {})}
+    return replace(manifest, items=tuple(items), junk=dict(junk), notes=(*manifest.notes, *notes), reading=reading)
+
+
+def _select(
+    items: Sequence[Item], options: SourceOptions, source: str
+) -> tuple[Sequence[Item], list[str], dict[str, str]]:
+    """Return the items that the options keep, with their classes; notes about these; and the renamed classes."""
+    items = _keep(items, options, "split", source)
     notes: list[str] = []
     renamed: dict[str, str] = {}
     if options.label_pattern:
         items, notes = _label_by_pattern(items, options.label_pattern)
     if options.map_labels:
         labels = {item.label for item in items if item.label}
-        renamed = rename_labels(labels, options.map_labels)
+        renamed, new = rename_labels(labels, options.map_labels)
+        notes += new
         items = [replace(item, label=renamed.get(item.label, item.label)) for item in items]
         if left := labels - renamed.keys():
             notes.append(f"classes that --map-labels leaves as they are: {list_names(left)}")
-    items = _keep(items, options, "class", manifest.source)
-    junk = Counter(manifest.junk)
-    if len(items) < len(manifest):
-        junk[LEFT_OUT] += len(manifest) - len(items)
-    reading = {**manifest.reading, **({"options": found} if (found := options.to_reading(renamed)) else {})}
-    return replace(manifest, items=tuple(items), junk=dict(junk), notes=(*manifest.notes, *notes), reading=reading)
+    return _keep(items, options, "class", source), notes, renamed
 
 
 def _keep(items: Sequence[Item], options: SourceOptions, kind: str, source: str) -> Sequence[Item]:
@@ -267,7 +279,7 @@ def _keep(items: Sequence[Item], options: SourceOptions, kind: str, source: str)
 
 def _check_left(kept: Sequence[Any], source: str) -> None:
     if not kept:
-        msg = f"--only and --except leave no image of {source!r}; name fewer"
+        msg = f"--only and --except leave no image of {source!r}; remove some of these rules"
         raise SourceError(msg)
 
 

@@ -1,6 +1,7 @@
 """Sources of images of every kind: folders, tables and archives."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,9 @@ def read_source(
         msg = f"the source is a {kind}; {advice}"
         raise UsageError(msg)
     path, name = Path(source), os.fspath(source)
+    if re.match("[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
+        msg = f"{name!r} is a URL; download it, and name the folder, table or archive"
+        raise SourceError(msg)
     if not path.exists():
         close = find_closest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else []
         hint = f"did you mean {str(path.with_name(close[0]))!r}? Otherwise " if close else ""

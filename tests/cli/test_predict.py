@@ -63,6 +63,52 @@ def test_a_list_is_predicted_in_its_order(featx_command, bundle, photos, tmp_pat
     assert [row["path"] for row in rows] == [photos[1], *wanted, photos[2]]
 
 
+@pytest.mark.parametrize(
+    ("spell", "note"),
+    [
+        (lambda path: path.replace("/", "\\"), "with / instead of \\ in their paths"),
+        (lambda path: f" {path}  ", "without blanks at the ends"),
+        (lambda path: path.replace(".png", ".PNG"), "with .png instead of .PNG"),
+        (lambda path: f"~/{path}", "with the home folder for ~"),
+        (lambda path: f"file://{Path.cwd()}/{path}", "as file: URLs"),
+        (lambda path: f'"{path}"', "without quotes"),
+        (lambda path: f"\u200b{path}", "without invisible characters"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
+def test_paths_of_a_list_are_found_under_other_spellings(featx_command, bundle, photos, monkeypatch, spell, note, end):
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    names = [spell(path) for path in photos[:2]]
+    Path("list.txt").write_bytes("".join(name + end for name in [*names, photos[2]]).encode())
+    result = featx_command("predict", bundle, "@list.txt")
+    rows = read_csv(result.out)
+    assert [Path(row["path"]).name for row in rows] == ["00.png", "01.png", "02.png"]
+    assert not any(row["error"] for row in rows)
+    assert f"2 of 3 files exist {note}; they are used" in " ".join(result.err.split())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows names of any bytes")
+@pytest.mark.parametrize(
+    "name", [b"b\xe4r.png", b"\x94L.png", b"\xcb\xcf\xdb\xcb\xc1.png", "caf\xe9 \u732b.png".encode()]
+)
+@pytest.mark.parametrize("end", [b"\n", b"\0"])
+def test_names_of_any_bytes_in_a_list_are_read(featx_command, bundle, photos, tmp_path, name, end):
+    with open(bytes(tmp_path) + b"/" + name, "wb") as file:  # noqa: PTH123 - a Path takes no bytes
+        file.write((tmp_path / photos[0]).read_bytes())
+    (tmp_path / "list.txt").write_bytes(b"./" + name + end + photos[1].encode() + end)
+    result = featx_command("predict", bundle, "@list.txt")
+    assert [row["error"] for row in read_csv(result.out)] == ["", ""]
+    assert "exist" not in result.err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "mac_roman", "utf-16-le"])
+def test_a_list_of_another_machine_is_decoded(featx_command, bundle, photos, tmp_path, encoding):
+    (tmp_path / "B\xe4r.png").write_bytes((tmp_path / photos[0]).read_bytes())
+    (tmp_path / "list.txt").write_bytes(f"B\xe4r.png\n{photos[1]}\n".encode(encoding))
+    rows = read_csv(featx_command("predict", bundle, "@list.txt").out)
+    assert [(row["path"], row["error"]) for row in rows] == [("B\xe4r.png", ""), (photos[1], "")]
+
+
 def test_paths_are_read_from_stdin(featx_command, bundle, photos, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"photos/05.png\nphotos/01.png\n")))
     assert [row["path"] for row in read_csv(featx_command("predict", bundle, "-").out)] == [photos[5], photos[1]]

@@ -36,7 +36,7 @@ def test_items_without_a_label_are_left_out_and_reported(tmp_path):
     )
     dataset = load_dataset(embed(tmp_path / "table.csv", tmp_path / "f"))
     assert len(dataset) == 5
-    assert "1 of 6 items have no label" in dataset.notes[0]
+    assert "1 of 6 items has no label and is left out" in dataset.notes[0]
     assert dataset.take_features().shape == (5, 240)
 
 

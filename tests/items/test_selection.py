@@ -132,7 +132,7 @@ def test_rules_are_suggested_for_names_that_are_like_one_other_only(tested, trai
     assert suggest_rules(tested, trained) == rules
     for rule in rules:
         text = rule.removeprefix("--map-labels ").strip("'")
-        renamed = rename_labels({*tested, *trained}, [text])
+        renamed, _ = rename_labels({*tested, *trained}, [text])
         assert {renamed.get(name, name) for name in tested} <= {renamed.get(name, name) for name in trained}
 
 
@@ -188,7 +188,39 @@ def test_an_expression_that_does_not_end_is_stopped(make, monkeypatch):
         read_source_again(str(folder), {"options": {"label_pattern": "(a+)+$"}})
 
 
-@pytest.mark.parametrize("text", ["cat,felid,x\n", "cat,felid\ncat,canid\n", "cat\n", "cat,\n", 'cat,"felid'])
+@pytest.mark.parametrize(
+    ("content", "renamed"),
+    [
+        (b"sep=|\ncat|felid\nB\xc3\xa4r|urs\xc3\xad\n", {"cat": "felid", "Bär": "ursí"}),
+        ("sep=;\r\ncat;felid\r\nBär;ursí\r\n".encode("utf-16"), {"cat": "felid", "Bär": "ursí"}),
+        ("# by hand\n# in May\ncat|felid\n\nBär|ursí\n".encode(), {"cat": "felid", "Bär": "ursí"}),
+        ("cat,felid,\nBär,ursí,\n".encode("cp1252"), {"cat": "felid", "Bär": "ursí"}),
+        (b"sep=^\ncat^fe,lid\n", {"cat": "fe,lid"}),
+    ],
+)
+def test_a_table_of_names_is_read_as_other_tables_are(tmp_path, content, renamed):
+    path = tmp_path / "map.csv"
+    path.write_bytes(content)
+    assert rename_labels(["cat", "Bär"], [str(path)])[0] == renamed
+
+
+@pytest.mark.parametrize(("rows", "unused"), [("cat,felid\ncta,x\n", "cta"), ("cat,felid\nyak,x\nemu,y\n", "emu, yak")])
+def test_rows_of_a_table_of_names_that_fit_no_class_are_listed(make, tmp_path, rows, unused):
+    path = tmp_path / "map.csv"
+    path.write_text(rows)
+    notes = read_all(make(["cat/1.jpg", "dog/2.jpg"]), map_labels=str(path)).notes
+    assert f"names in {str(path)!r} that no class has: {unused}" in notes
+    assert "classes that --map-labels leaves as they are: dog" in notes
+
+
+def test_the_encoding_of_a_table_of_names_is_reported(tmp_path):
+    path = tmp_path / "map.csv"
+    path.write_bytes("cat,Löwe\n".encode("cp1252"))
+    (note,) = rename_labels(["cat"], [str(path)])[1]
+    assert note.startswith(f"the table of names {str(path)!r}: the table is not UTF-8; it is read as cp1252 ('Löwe')")
+
+
+@pytest.mark.parametrize("text", ["", "cat,felid,x\n", "cat,felid\ncat,canid\n", "cat\n", "cat,\n", 'cat,"felid'])
 def test_a_table_of_names_that_is_not_clear_is_an_error(tmp_path, text):
     path = tmp_path / "map.csv"
     path.write_text(text)
@@ -228,7 +260,7 @@ def test_classes_and_folders_are_kept_or_left_out(make, options, ids):
     for source in (folder, archive):
         manifest = read_source(source, options=SourceOptions(**options))
         assert [item.id for item in manifest.items] == ids
-        assert manifest.junk["images left out by --only or --except"] == 4 - len(ids)
+        assert manifest.junk["images not selected by --only or --except"] == 4 - len(ids)
 
 
 def test_splits_are_kept_or_left_out_by_any_of_their_names(make):

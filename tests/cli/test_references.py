@@ -106,12 +106,10 @@ def test_a_glob_of_all_runs_names_each_once(featx_command, fitted):
         (["fit", "--name", "a/b"], "--name is 'a/b'; it must be a plain name"),
         (
             ["evaluate", "latest", "digits", "--split", "tets"],
-            "--split is 'tets'; did you mean test? It must be one of train, val, test",
+            "there is no split 'tets'; did you mean test? Known: train, val, test",
         ),
-        (
-            ["evaluate", "latest", "digits", "--split", "valid"],
-            "--split is 'valid'; did you mean val? It must be one of train, val, test",
-        ),
+        (["evaluate", "latest", "digits", "--split", "train,val"], "there is no split 'train,val'; did you mean "),
+        (["evaluate", "latest", "digits", "--split", "all"], "there is no split 'all'; did you mean val? Known: tra"),
         (["evaluate", "latest", "digits", "--split", "test"], "digits has no splits, so there is no test split; leave"),
     ],
 )
@@ -124,8 +122,17 @@ def test_what_is_not_there_is_named(featx_command, fitted, arguments, pattern):
 def test_a_split_that_the_source_lacks(featx_command, fitted, tmp_path):
     for split in ("train", "val"):
         shutil.copytree("digits", tmp_path / "splits" / split)
-    result = featx_command("evaluate", "latest", "splits", "--split", "test")
+    result = featx_command("evaluate", "latest", "splits", "--split", "testing")
     assert result.err.splitlines()[-1].endswith("in the test split; its splits are train 24, val 24")
+
+
+@pytest.mark.parametrize("spelling", ["val", "VAL", "validation", "valid", "dev", "val_set"])
+def test_a_split_is_named_as_a_folder_may_be(featx_command, fitted, tmp_path, spelling):
+    shutil.copytree("digits/0", tmp_path / "splits" / "train" / "0")
+    shutil.copytree("digits", tmp_path / "splits" / "validation")
+    result = featx_command("evaluate", "latest", "splits", "--split", spelling, "--json")
+    assert json.loads(result.out)["test"]["items"] == 24
+    assert featx.Predictor.load("runs/baseline").evaluate("splits", split=spelling).n_items == 24
 
 
 def test_json_of_many_classes_is_short(featx_command, tmp_path):

@@ -57,9 +57,9 @@ from featx.files import (
 from featx.golden import Golden
 from featx.items.augmentation import is_canonical
 from featx.items.decoding import MAX_PIXELS
-from featx.results import PREDICTIONS
+from featx.results import MOST_CHARACTERS, PREDICTIONS
 from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec
-from featx.wording import join_first
+from featx.wording import join_first, shorten_name
 
 FORMAT = "featx-bundle"
 FORMAT_VERSION = 1
@@ -69,6 +69,11 @@ _MOST_BUNDLES = 10_000
 #: The folder of runs by default, and the file in it that names the newest one.
 RUNS = "runs"
 LATEST = "latest"
+
+#: What no run is called: some system cannot have a folder of that name, so the run could not be copied to it.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])(\..*)?", re.IGNORECASE)
+_NOT_IN_NAMES = '/\\:*?"<>|'
+_MOST_NAME_BYTES = 255
 
 #: Runs that an error names.
 _NAMED_RUNS = 5
@@ -282,13 +287,26 @@ def check_run_name(folder: str | os.PathLike[str] | None, name: str) -> None:
     """Refuse a name that a new run cannot have, before anything is computed.
 
     Raises:
-        UsageError: If it is not a plain name, or is one that references use.
+        UsageError: If some system cannot have a folder of that name, or references use it.
         BundleError: If there is such a run.
     """
     if not name:
         return
-    if not is_plain_name(name) or name.startswith((".", "-")) or name == LATEST or ":" in name:
-        msg = f"--name is {name!r}; it must be a plain name such as baseline, without / or :, and not {LATEST!r}"
+    reserved = {
+        f"it stands for the run that was written last in {RUNS}/": name.casefold() == LATEST,
+        "Windows reserves it for a device": bool(_DEVICE.fullmatch(name)),
+        "it begins or ends with a dot or a blank": name != name.strip(" ."),
+        "it begins with -, as options do": name.startswith("-"),
+        f"it has an unprintable character, or one of {' '.join(_NOT_IN_NAMES)}": (
+            not name.isprintable() or any(char in _NOT_IN_NAMES for char in name)
+        ),
+        f"it has more than {_MOST_NAME_BYTES} bytes": len(os.fsencode(name)) > _MOST_NAME_BYTES,
+    }
+    reason = next((text for text, holds in reserved.items() if holds), "")
+    if reason:
+        msg = (
+            f"--name is {shorten_name(repr(name), MOST_CHARACTERS)}, but {reason}; choose a plain name such as baseline"
+        )
         raise UsageError(msg)
     if folder is not None and os.path.lexists(Path(folder) / name):
         msg = f"{Path(folder) / name} exists already; choose another --name, or delete it"

@@ -102,8 +102,8 @@ def test_a_glob_of_all_runs_names_each_once(featx_command, fitted):
         ),
         (["predict", "features/colour.h5", "digits"], "features/colour.h5 is not a bundle but a feature store; the"),
         (["fit", "--name", "baseline"], "runs/baseline exists already; choose another --name, or delete it"),
-        (["fit", "--name", "latest"], "--name is 'latest'; it must be a plain name"),
-        (["fit", "--name", "a/b"], "--name is 'a/b'; it must be a plain name"),
+        (["fit", "--name", "latest"], "--name is 'latest', but it stands for the run that was writ"),
+        (["fit", "--name", "a/b"], "--name is 'a/b', but it has an unprintable character, or one of /"),
         (
             ["evaluate", "latest", "digits", "--split", "tets"],
             "there is no split 'tets'; did you mean test? Known: train, val, test",

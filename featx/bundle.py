@@ -269,7 +269,10 @@ def _explain_missing(path: Path, folder: Path) -> str:
     inside = list_bundles(path) if path.is_dir() else []
     if inside:
         return f"{path} is a folder of runs, not a bundle; name one of them: {_name_runs(inside)}"
-    there = list_bundles(folder) or list_bundles(Path(RUNS))
+    there, (name, _, head) = list_bundles(folder), path.name.partition(":")
+    if kinds := dict.fromkeys(filter(None, map(_read_kind, there if head and name == LATEST else ()))):
+        return f"there is no run of {head!r} in {folder}; there are runs of {', '.join(kinds)}"
+    there = there or list_bundles(Path(RUNS))
     newest = f"the newest runs are {_name_runs(there)}" if there else f"`featx fit` writes one into {RUNS}/"
     if path.is_dir():
         return f"{path} is not a bundle (it has no {_MANIFEST}); {newest}"

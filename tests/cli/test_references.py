@@ -84,7 +84,12 @@ def test_a_glob_of_all_runs_names_each_once(featx_command, fitted):
     [
         (
             ["predict", "latest:logreg", "digits"],
-            "there is no bundle 'latest:logreg'; the newest runs are runs/baseline, ",
+            "there is no run of 'logreg' in runs; there are runs of centroid, lda",
+        ),
+        (["info", "other/latest:lda"], "there is no run of 'lda' in other; there are runs of knn"),
+        (
+            ["evaluate", "gone/latest:knn", "digits"],
+            "there is no bundle 'gone/latest:knn'; the newest runs are runs/baseline, ",
         ),
         (["predict", "basline", "digits"], "there is no bundle 'basline'; the newest runs are runs/baseline, runs/2"),
         (

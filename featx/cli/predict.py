@@ -1,6 +1,7 @@
 """`featx predict`."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
@@ -63,7 +64,7 @@ def predict(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Append to this .csv, .json or .jsonl instead of printing. The same command goes on where it "
+            help="Append to this .csv, .json or .jsonl instead of printing. The same command continues where it "
             "stopped: images that have a row are not predicted again.",
         ),
     ] = None,
@@ -100,12 +101,9 @@ def predict(
             return tally.count(predictor.predict(listed, options, views=planned)) if listed.items else iter(())
 
         if out is not None:
-            _append(
-                PredictionFile(out, layout, predictor.bundle.path, planned.to_json() if planned else ""),
-                manifest,
-                run,
-                tally,
-            )
+            wanted = planned.to_json() if planned else ""
+            file = PredictionFile(out, layout, predictor.bundle.path, wanted, _find_base(manifest))
+            _append(file, manifest, run, tally)
         elif chosen is Format.TABLE:
             _print_table(run(manifest), layout)
         else:
@@ -207,6 +205,14 @@ class _Tally:
         if self.n_seen:
             seen = f"{self.n_seen:,} of {self.n_read + len(self._failed):,} images were used in training"
             print_notes([f"{seen}, so their predictions are better than those of new images"])
+
+
+def _find_base(manifest: Any) -> str:  # noqa: ANN401 - a Manifest
+    """Find the folder or archive that ids are relative to; empty if all are absolute."""
+    if all(map(os.path.isabs, (item.id for item in manifest.items))):
+        return ""
+    locate = getattr(manifest.reader, "locate", None)
+    return str(locate("") if locate else manifest.source)  # the members of an archive are not files
 
 
 def _append(file: PredictionFile, manifest: Any, run: Callable[[Any], Iterator[Any]], tally: _Tally) -> None:  # noqa: ANN401 - a Manifest

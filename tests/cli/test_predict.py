@@ -1,8 +1,9 @@
-"""`featx predict`: what it predicts, how it prints the classes, and files that it goes on with."""
+"""`featx predict`: what it predicts, how it prints the classes, and files that it continues."""
 
 import csv
 import io
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -250,15 +251,69 @@ def test_a_file_of_another_bundle_or_other_settings_is_refused(featx_command, bu
         assert result.code == 2
         assert f"error: {message}" in result.err
         assert advice in result.err
-    (tmp_path / "rows.csv.run.json").unlink()
-    result = featx_command("predict", bundle, "photos", "--out", "rows.csv")
-    assert (result.code, "which names its bundle, cannot be read" in result.err) == (2, True)
+    for record in ("{", "[1]", "null"):
+        (tmp_path / "rows.csv.run.json").write_text(record)
+        result = featx_command("predict", bundle, "photos", "--out", "rows.csv")
+        assert (result.code, "rows.csv.run.json, which names the bundle" in result.err) == (2, True)
     assert (tmp_path / "rows.csv").read_bytes() == before
 
 
-def test_a_bundle_may_be_moved(featx_command, bundle, photos, tmp_path):
-    import shutil
+def test_a_file_that_featx_did_not_write_is_kept(featx_command, bundle, photos, tmp_path):
+    (tmp_path / "rows.csv").write_text("path,label\nmine.png,cat\n")
+    result = featx_command("predict", bundle, "photos", "--out", "rows.csv")
+    assert result.code == 2
+    assert "rows.csv exists, and `featx predict` did not write it, or rows.csv.run.json next to it is" in result.err
+    assert result.err.endswith("name another file with --out\n")
+    assert (tmp_path / "rows.csv").read_text() == "path,label\nmine.png,cat\n"
+    assert not (tmp_path / "rows.csv.run.json").exists()
 
+
+def test_rows_of_other_files_with_the_same_names_are_not_kept(featx_command, bundle, photos, tmp_path, monkeypatch):
+    shutil.copytree("photos", "twin/photos")
+    for name in ("a", "b"):
+        shutil.make_archive(name, "zip", "photos")
+    (tmp_path / "t.csv").write_text("path\n00.png\n")
+    out = tmp_path / "rows.csv"
+    assert featx_command("predict", bundle, "photos", "--out", out).code == 0
+    assert featx_command("predict", bundle, "photos", "--out", out).out.startswith("0 new, 30 kept")
+    monkeypatch.chdir("twin")
+    result = featx_command("predict", bundle, "photos", "--out", out)
+    assert result.code == 2
+    assert (
+        f"the paths in {out} are relative to {tmp_path}, and those of this run to {tmp_path}/twin; name" in result.err
+    )
+    # An absolute path means one file, wherever the command is run.
+    assert featx_command("predict", bundle, tmp_path / "photos", "--out", out).out.startswith("30 new, 0 kept")
+    monkeypatch.chdir("..")
+    assert featx_command("predict", bundle, "photos", "--out", out).out.startswith("0 new, 30 kept")
+    assert featx_command("predict", bundle, "a.zip", "--out", "x.jsonl").code == 0
+    assert featx_command("predict", bundle, "a.zip", "--out", "x.jsonl").out.startswith("0 new, 30 kept")
+    assert (
+        f"x.jsonl are relative to {tmp_path}/a.zip, and"
+        in featx_command("predict", bundle, "b.zip", "--out", "x.jsonl").err
+    )
+    assert featx_command("predict", bundle, "t.csv", "--root", "photos", "--out", "y.csv").code == 0
+    result = featx_command("predict", bundle, "t.csv", "--root", "twin/photos", "--out", "y.csv")
+    assert f"y.csv are relative to {tmp_path}/photos, and" in result.err
+
+
+def test_a_file_may_be_moved_with_its_images(featx_command, bundle, photos, tmp_path, monkeypatch):
+    for folder in ("before", "after"):
+        Path(folder).mkdir(exist_ok=True)
+    shutil.move("photos", "before/photos")
+    monkeypatch.chdir("before")
+    assert featx_command("predict", bundle, *photos[:4], "--out", "rows.csv").code == 0
+    monkeypatch.chdir("..")
+    shutil.move("before", "after/x")
+    monkeypatch.chdir("after/x")
+    assert featx_command("predict", bundle, "photos", "--out", "rows.csv").out.startswith("26 new, 4 kept")
+    record = json.loads(Path("rows.csv.run.json").read_text())
+    del record["base"]  # as an earlier version wrote it
+    Path("rows.csv.run.json").write_text(json.dumps(record))
+    assert featx_command("predict", bundle, "photos", "--out", "rows.csv").out.startswith("0 new, 30 kept")
+
+
+def test_a_bundle_may_be_moved(featx_command, bundle, photos, tmp_path):
     featx_command("predict", bundle, *photos[:3], "--out", "rows.csv")
     shutil.copytree(bundle, tmp_path / "copy")
     assert featx_command("predict", "copy", "photos", "--out", "rows.csv").out == "27 new, 3 kept -> rows.csv\n"

@@ -126,7 +126,7 @@ class PredictionFile:
         self.n_rows = self.n_failed = 0
         self._layout = layout
         self._record_path = path.with_name(f"{path.name}.run.json")
-        self._record = {
+        self._record: dict[str, Any] = {
             "bundle": hashlib.sha256((bundle / "bundle.json").read_bytes()).hexdigest(),
             "top": layout.top,
             "views": views,

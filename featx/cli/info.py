@@ -175,7 +175,7 @@ def _show_store(about: dict[str, Any], shown: int | None) -> None:
         ("runtime", _describe_runtime(about["runtime"], about["drift"])),
         ("embedding", _describe_seconds(about["embed_seconds"])),
         ("made with", ", ".join(f"{name} {version}" for name, version in about["created_with"].items())),
-        ("copies", f"{about['duplicate_groups']:,} groups of the same bytes (--duplicates lists them)"),
+        ("copies", f"{about['duplicate_groups']:,} groups of identical files (--duplicates lists them)"),
         ("quarantined", f"{len(about['quarantined']):,}"),
     ]
     _print_rows(rows)

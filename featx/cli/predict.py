@@ -17,7 +17,7 @@ from featx.errors import SourceError, UsageError
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prefetching import gather
 from featx.reporting import SILENT, ProgressReporter
-from featx.wording import to_text
+from featx.wording import format_plural, to_text
 
 EXAMPLE = "featx predict runs/2026-01-31-logreg-mobilenetv2 new-photos/ --out labels.csv"
 
@@ -40,7 +40,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="IMAGE",
-            help="Image files and folders of images; @FILE for a list of them, one path a line, and - for a list on "
+            help="Image files and folders of images; @FILE for a list of them, one path per line, and - for a list on "
             "stdin; or a single table or archive.",
         ),
     ],
@@ -124,7 +124,9 @@ def _choose_format(named: Format | None, out: Path | None) -> Format:
         return named or (Format.TABLE if is_terminal else Format.CSV)
     chosen = Format.JSON if is_json_file(out) else Format.CSV
     if named not in {None, chosen}:
-        msg = f"--out is {str(out)!r}, which holds {chosen}, and the format is {named}; leave out one of them"
+        msg = (
+            f"--out is {str(out)!r}, which is written as {chosen}, but the format is {named}; leave out one of the two"
+        )
         raise UsageError(msg)
     return chosen
 
@@ -167,7 +169,7 @@ def _parse_list(data: bytes, name: str) -> list[str]:
     paths = [line.rstrip("\r") for line in text.split("\0" if "\0" in text else "\n")]
     paths = [path for path in paths if path.strip()]
     if not paths:
-        msg = f"{name} lists no paths; write one a line"
+        msg = f"{name} lists no paths; write one per line"
         raise SourceError(msg)
     return paths
 
@@ -200,7 +202,7 @@ class _Tally:
             msg = f"none of the {len(self._failed):,} images could be read; the first is {to_text(self._failed[0])}"
             raise SourceError(msg)
         if self._failed:
-            count = "1 image" if len(self._failed) == 1 else f"{len(self._failed):,} images"
+            count = format_plural(len(self._failed), "image")
             print_notes([f"{count} could not be read; the first is {to_text(self._failed[0])}"])
         if self.n_seen:
             seen = f"{self.n_seen:,} of {self.n_read + len(self._failed):,} images were used in training"

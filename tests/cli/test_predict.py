@@ -68,7 +68,7 @@ def test_paths_are_read_from_stdin(featx_command, bundle, photos, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"photos/05.png\nphotos/01.png\n")))
     assert [row["path"] for row in read_csv(featx_command("predict", bundle, "-").out)] == [photos[5], photos[1]]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
-    assert "error: stdin lists no paths; write one a line" in featx_command("predict", bundle, "-").err
+    assert "error: stdin lists no paths; write one per line" in featx_command("predict", bundle, "-").err
     monkeypatch.setattr(sys, "stdin", None)
     assert featx_command("predict", bundle, "-").code == 1
     sys.stdin.close()  # the command has opened the null device in its place
@@ -78,14 +78,14 @@ def test_paths_are_read_from_stdin(featx_command, bundle, photos, monkeypatch):
     ("arguments", "message"),
     [
         (["@gone.txt"], "the list 'gone.txt' cannot be read: No such file or directory; for a file of that name"),
-        (["@empty.txt"], "empty.txt lists no paths; write one a line"),
+        (["@empty.txt"], "empty.txt lists no paths; write one per line"),
         (["empty"], "there is nothing to predict; name images or folders of images"),
         (["t.csv", "photos/00.png"], "t.csv is a table or an archive; predict it alone"),
         (["photos/00.png", "--root", "photos"], "is not a table"),
         (["photos/00.png", "photos/01.png", "--root", "photos"], "--root and --path-column are for a table"),
         (["t.csv", "--path-column", "file"], "no column 'file'"),
         (["photos", "--out", "x.txt"], "--out is 'x.txt'; its name must end in .csv, .json, .jsonl"),
-        (["photos", "--out", "x.csv", "--json"], "which holds csv, and the format is json"),
+        (["photos", "--out", "x.csv", "--json"], "which is written as csv, but the format is json"),
         (["photos", "--out", "folder.csv"], "which is a folder; name a file in it"),
         (["photos", "--top", "0"], "--top"),
     ],

@@ -57,6 +57,7 @@ from featx.files import (
 from featx.golden import Golden
 from featx.items.augmentation import is_canonical
 from featx.items.decoding import MAX_PIXELS
+from featx.items.sources import ARCHIVE_SUFFIXES
 from featx.results import MOST_CHARACTERS, PREDICTIONS
 from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec
 from featx.wording import join_first, shorten_name
@@ -278,6 +279,8 @@ def _explain_missing(path: Path, folder: Path) -> str:
     if path.is_dir():
         return f"{path} is not a bundle (it has no {_MANIFEST}); {newest}"
     if path.is_file() and path.name != LATEST:
+        if path.name.lower().endswith(ARCHIVE_SUFFIXES):
+            return f"{path} is an archive, not a bundle; unpack it, and name the folder that holds {_MANIFEST}"
         what = "a feature store" if path.suffix == ".h5" else "a file"
         return f"{path} is not a bundle but {what}; {newest}"
     return f"there is no bundle {str(path)!r}; {newest}"

@@ -46,7 +46,8 @@ FEW_IMAGES = 256
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-_NOTHING = "there is nothing to predict; name images or folders of images"
+_ADVICE = "name images or folders of images"
+_NOTHING = f"there is nothing to predict; {_ADVICE}"
 
 logger = logging.getLogger(__name__)
 
@@ -365,7 +366,7 @@ def list_images(sources: Paths, *, root: Path | None = None, column: str = "") -
         column: For a table: its column of paths.
 
     Raises:
-        SourceError: If there is nothing to predict, or a path is a bundle.
+        SourceError: If there is nothing to predict, or a path is empty or a bundle.
         UsageError: If root or column are named, and the source is not a table.
     """
     named = [sources] if isinstance(sources, str | os.PathLike) else sources
@@ -386,6 +387,9 @@ def _is_collection(path: str) -> bool:
 
 
 def _list_path(path: str) -> Iterator[Item]:
+    if not path:
+        msg = f"the path of an image is empty, which could mean any folder; {_ADVICE}"
+        raise SourceError(msg)
     if (Path(path) / "bundle.json").is_file():
         msg = f"{path} is a bundle, not a folder of images; name only one bundle, then the images"
         raise SourceError(msg)

@@ -8,7 +8,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.output import omit_tables, print_json, print_notes
-from featx.errors import BundleError, DataError
+from featx.errors import BundleError, DataError, UsageError
 from featx.wording import format_bytes, format_seconds, format_value, join_first, to_printable
 
 EXAMPLE = "featx info features/mobilenetv2.h5"
@@ -44,6 +44,9 @@ def info(
     This includes the spec, the source, the classes and splits, and the quarantined images, grouped by reason.
     """
     if (run := flags.find_run(store)) is not None:
+        if duplicates:
+            msg = f"{run} is a bundle; --duplicates is for a feature store, such as features/NAME.h5"
+            raise UsageError(msg)
         try:
             _show_bundle(run, None if every else _SHOWN, as_json=as_json)
         except RecursionError as error:

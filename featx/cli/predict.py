@@ -199,7 +199,9 @@ class _Tally:
             SourceError: If no image could be read.
         """
         if self._failed and not self.n_read:
-            msg = f"none of the {len(self._failed):,} images could be read; the first is {to_text(self._failed[0])}"
+            first, count = to_text(self._failed[0]), len(self._failed)
+            alone = f"{first} could not be read; its row says why"
+            msg = alone if count == 1 else f"none of the {count:,} images could be read; the first is {first}"
             raise SourceError(msg)
         if self._failed:
             count = format_plural(len(self._failed), "image")
@@ -233,7 +235,8 @@ def _append(file: PredictionFile, manifest: Any, run: Callable[[Any], Iterator[A
             file.write(row)
     typer.echo(f"{len(pending):,} new, {kept:,} kept -> {file.path}")
     if kept == len(manifest) and file.n_rows == file.n_failed:
-        msg = f"none of the {file.n_rows:,} images in {file.path} could be read; remove their rows to try them again"
+        count = format_plural(file.n_rows, "row")
+        msg = f"no image in {file.path} could be read; delete its {count} to try again"
         raise SourceError(msg)
 
 

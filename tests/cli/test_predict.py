@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,10 @@ def test_paths_are_read_from_stdin(featx_command, bundle, photos, monkeypatch):
         (["@gone.txt"], "the list 'gone.txt' cannot be read: No such file or directory; for a file of that name"),
         (["@empty.txt"], "empty.txt lists no paths; write one per line"),
         (["empty"], "there is nothing to predict; name images or folders of images"),
+        ([""], "the path of an image is empty, which could mean any folder; name images or folders of images"),
+        (["photos/00.png", ""], "the path of an image is empty"),
+        (["gone"], "error: gone could not be read; its row says why"),
+        (["gone", "lost"], "error: none of the 2 images could be read; the first is gone"),
         (["t.csv", "photos/00.png"], "t.csv is a table or an archive; predict it alone"),
         (["photos/00.png", "--root", "photos"], "is not a table"),
         (["photos/00.png", "photos/01.png", "--root", "photos"], "--root and --path-column are for a table"),
@@ -131,7 +136,9 @@ def test_it_fails_if_nothing_can_be_read_in_any_way(featx_command, bundle, tmp_p
     ):
         result = featx_command("predict", bundle, name, *flags)
         assert result.code == 1
-        assert "could be read" in result.err
+        assert re.search(
+            r"could not be read|none of the 2 images could be read|no image in rows.csv could be read", result.err
+        )
 
 
 def test_images_that_were_trained_on_are_noted_once(featx_command, bundle, store, digits, photos):

@@ -106,6 +106,11 @@ def test_a_glob_of_all_runs_names_each_once(featx_command, fitted):
             "digits is not a bundle (it has no bundle.json); the newest runs are runs/b",
         ),
         (["predict", "features/colour.h5", "digits"], "features/colour.h5 is not a bundle but a feature store; the"),
+        (
+            ["predict", "runs.tar.gz", "digits"],
+            "runs.tar.gz is an archive, not a bundle; unpack it, and name the folder",
+        ),
+        (["info", "baseline", "--duplicates"], "runs/baseline is a bundle; --duplicates is for a feature store"),
         (["fit", "--name", "baseline"], "runs/baseline exists already; choose another --name, or delete it"),
         (["fit", "--name", "latest"], "--name is 'latest', but it stands for the run that was writ"),
         (["fit", "--name", "a/b"], "--name is 'a/b', but it has an unprintable character, or one of /"),
@@ -119,6 +124,7 @@ def test_a_glob_of_all_runs_names_each_once(featx_command, fitted):
     ],
 )
 def test_what_is_not_there_is_named(featx_command, fitted, arguments, pattern):
+    Path("runs.tar.gz").touch()
     result = featx_command(*arguments)
     assert result.code
     assert pattern in result.err.splitlines()[-1]

@@ -199,9 +199,9 @@ class _Tally:
             SourceError: If no image could be read.
         """
         if self._failed and not self.n_read:
-            first, count = to_text(self._failed[0]), len(self._failed)
+            first, n_failed = to_text(self._failed[0]), len(self._failed)
             alone = f"{first} could not be read; its row says why"
-            msg = alone if count == 1 else f"none of the {count:,} images could be read; the first is {first}"
+            msg = alone if n_failed == 1 else f"none of the {n_failed:,} images could be read; the first is {first}"
             raise SourceError(msg)
         if self._failed:
             count = format_plural(len(self._failed), "image")

@@ -9,7 +9,7 @@ import typer
 from featx.cli import flags
 from featx.cli.output import omit_tables, print_json, print_notes
 from featx.errors import BundleError, DataError, UsageError
-from featx.wording import format_bytes, format_seconds, format_value, join_first, to_printable
+from featx.wording import format_bytes, format_plural, format_seconds, format_value, join_first, to_printable
 
 EXAMPLE = "featx info features/mobilenetv2.h5"
 
@@ -57,26 +57,30 @@ def info(
     about, groups = opened.describe(), _list_copies(opened) if duplicates else []
     shown = None if every else _SHOWN
     if as_json:
-        reasons = [
-            {"reason": reason, "count": len(ids), "examples": ids[:_EXAMPLES]}
-            for reason, ids in _group_reasons(about["quarantined"])
-        ]
-        counts = {"quarantined_count": len(about["quarantined"]), "quarantine_reasons": reasons[:shown]}
-        listed = {"quarantined": about["quarantined"][:shown], **({"duplicates": groups} if duplicates else {})}
-        if len(listed["quarantined"]) < len(about["quarantined"]):
-            print_notes(
-                [f"quarantined has the first {shown} of {len(about['quarantined']):,} images; --all prints all"]
-            )
-        print_json({**about, **counts, **listed})
+        _print_store({**about, "duplicates": groups} if duplicates else about, shown)
         return
     if not duplicates:
         _show_store(about, shown)
         return
-    typer.echo(f"{len(groups):,} groups of images with the same bytes in {to_printable(str(opened.path))}")
+    typer.echo(
+        f"{format_plural(len(groups), 'group')} of images with the same bytes in {to_printable(str(opened.path))}"
+    )
     for group in groups[:shown]:
         typer.echo("\n".join(["", *(_describe_copy(item) for item in group["items"])]))
     if len(groups) > len(groups[:shown]):
-        typer.echo(f"\nand {len(groups) - _SHOWN:,} more groups; --all lists them")
+        typer.echo(f"\nand {format_plural(len(groups) - _SHOWN, 'more group')}; --all lists them")
+
+
+def _print_store(about: dict[str, Any], shown: int | None) -> None:
+    quarantined = about["quarantined"]
+    reasons = [
+        {"reason": reason, "count": len(ids), "examples": ids[:_EXAMPLES]}
+        for reason, ids in _group_reasons(quarantined)
+    ]
+    counts = {"quarantined_count": len(quarantined), "quarantine_reasons": reasons[:shown]}
+    if len(quarantined[:shown]) < len(quarantined):
+        print_notes([f"quarantined has the first {shown} of {len(quarantined):,} images; --all prints all"])
+    print_json({**about, **counts, "quarantined": quarantined[:shown]})
 
 
 def _list_copies(store: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - a FeatureStore, whose module loads numpy
@@ -178,7 +182,7 @@ def _show_store(about: dict[str, Any], shown: int | None) -> None:
         ("runtime", _describe_runtime(about["runtime"], about["drift"])),
         ("embedding", _describe_seconds(about["embed_seconds"])),
         ("made with", ", ".join(f"{name} {version}" for name, version in about["created_with"].items())),
-        ("copies", f"{about['duplicate_groups']:,} groups of identical files (--duplicates lists them)"),
+        ("copies", f"{format_plural(about['duplicate_groups'], 'group')} of identical files (--duplicates lists them)"),
         ("quarantined", f"{len(about['quarantined']):,}"),
     ]
     _print_rows(rows)

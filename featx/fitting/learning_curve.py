@@ -139,7 +139,7 @@ def _check_plans(plans: list[list[NDArray[np.intp]]], n_items: int) -> None:
         DataError: If there are too few items, or groups of them.
     """
     if min(len({len(part) for part in parts}) for parts in plans) < _FEWEST_SIZES:
-        msg = f"{n_items} training items, or their groups, are too few for a learning curve; add images, or leave out --curve"
+        msg = f"{n_items} training items, or their groups, are too few for a learning curve; add some, or omit --curve"
         raise DataError(msg)
 
 

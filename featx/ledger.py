@@ -21,7 +21,7 @@ from featx.specs import ImageSpec, ViewSpec
 from featx.store import FeatureStore
 from featx.store.layout import QUARANTINE_COLUMNS
 from featx.store.writing import StoreWriter
-from featx.wording import to_text
+from featx.wording import format_plural, to_text
 
 #: A file modified less than this before it was read, or after, may change again with the same
 #: modification time, so it is hashed again (git's "racy" index entries; FAT counts in steps of 2 s).
@@ -85,7 +85,7 @@ class _Peaks:
             logger.warning(
                 "the largest sample in %s with 16 bits is %s, so this looks like %d-bit data, which comes out dark: "
                 "embed again with --bits %d",
-                _count_images(self.n_deep),
+                format_plural(self.n_deep, "image"),
                 f"{self.largest:,}",
                 bits,
                 bits,
@@ -93,12 +93,8 @@ class _Peaks:
         if self.n_ignored:
             logger.warning(
                 "bands that are neither colour nor alpha, such as infrared, are ignored in %s",
-                _count_images(self.n_ignored),
+                format_plural(self.n_ignored, "image"),
             )
-
-
-def _count_images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count:,} images"
 
 
 class _Known(Container[str]):
@@ -266,8 +262,8 @@ class Ledger:
         kept = [examined for examined in self._examined if examined.is_momentary and examined.item.id in held]
         if kept:
             logger.warning(
-                "%d images cannot be read at the moment and keep their features in the store; the first, %r: %s",
-                len(kept),
+                "the store keeps the features of %s that cannot be read at the moment; the first, %r: %s",
+                format_plural(len(kept), "image"),
                 kept[0].item.id,
                 kept[0].reason,
             )
@@ -284,9 +280,8 @@ class Ledger:
                 pairs.setdefault(stamp.sha256, (other, item))
         if pairs:
             logger.warning(
-                "%d images occur under several labels with the same bytes, such as %r (%s) and %r (%s); "
-                "keep one file of each",
-                len(pairs),
+                "the bytes of %s occur under several labels, such as %r (%s) and %r (%s); keep one file of each",
+                format_plural(len(pairs), "image"),
                 *(value for item in next(iter(pairs.values())) for value in (item.id, item.label)),
             )
 
@@ -298,9 +293,9 @@ class Ledger:
             item, key = pairs[int(left_out.argmax())]
             other = next(one for one, found in pairs if found == key and one.split != item.split)
             logger.warning(
-                "%d images have the same bytes as an image of a later split, such as %r (%s) and %r (%s); fit leaves "
-                "them out of its training; `featx info --duplicates` lists them",
-                int(left_out.sum()),
+                "fit will leave out %s with the same bytes as an image of a later split, such as %r (%s) and %r (%s); "
+                "`featx info --duplicates` lists them",
+                format_plural(int(left_out.sum()), "image"),
                 *(item.id, item.split, other.id, other.split),
             )
 

@@ -40,7 +40,7 @@ from featx.results import Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 from featx.store.verification import refuse_damage
-from featx.wording import join_first, to_printable
+from featx.wording import format_plural, join_first, to_printable
 
 #: As in the log-loss of the test.
 _LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
@@ -228,7 +228,7 @@ def _plan_round(
     folds = {seed: deal_folds(dataset, trained_on, seed) for seed in seeds}
     for dealt in folds.values():
         if any(len(np.unique(targets[dealt != fold])) < MIN_CLASSES for fold in np.unique(dealt)):
-            msg = f"heads cannot be tuned: a fold leaves one class only to train on; {_list_counts(dataset, counts)}"
+            msg = f"heads cannot be tuned: a fold leaves only one class to train on; {_list_counts(dataset, counts)}"
             raise DataError(msg)
     return _Round(trained_on, predicted, folds)
 
@@ -248,7 +248,7 @@ def _list_counts(dataset: Dataset, counts: Mapping[str, int]) -> str:
     """List how many images or groups of some classes are trained on, and how many images there are."""
     totals = Counter(dataset.labels.tolist())
     shown = [
-        f"class {name!r} has {count} ({totals[name]} image{'s' if totals[name] > 1 else ''} in all)"
+        f"class {name!r} has {count} to train on ({format_plural(totals[name], 'image')} in all)"
         for name, count in counts.items()
     ]
     return join_first(shown, _MOST_COUNTED, what="more classes")
@@ -259,8 +259,8 @@ def _note_small_classes(dataset: Dataset, train: NDArray[np.bool_]) -> str:
     least = min((count for count in counts.values() if count > 1), default=1)
     few = _list_counts(dataset, {name: count for name, count in counts.items() if count == least})
     return (
-        f"tuning cannot be repeated inside folds, because there are too few training images or groups: {few}; heads "
-        "are ranked by the folds on which they were tuned, which favours those with many settings to try"
+        f"there are too few training images or groups to repeat the tuning inside each fold: {few}. The heads are "
+        "ranked by the folds that they were tuned on, which favours heads with many settings; add images"
     )
 
 
@@ -493,7 +493,7 @@ def _check_agreement(first: Dataset, at: NDArray[np.intp], other: Dataset, at_ot
 def _take_items(dataset: Dataset, at: NDArray[np.intp]) -> Dataset:
     classes, targets = np.unique(dataset.labels[at], return_inverse=True)
     if len(classes) < MIN_CLASSES:
-        msg = f"the items that all stores have are of one class only ({classes[0]}); a classifier needs at least two"
+        msg = f"the items that all stores have are all of one class ({classes[0]}); a classifier needs at least two"
         raise DataError(msg)
     return replace(
         dataset,

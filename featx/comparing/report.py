@@ -220,7 +220,7 @@ there is none. `bal.` is the mean accuracy of the classes. `fit s` is the time o
 _RUNS = """\
 
 A row of a finished run has the numbers of its bundle, and is tested here by its own predictions of the same images.
-If it was validated on other images than the heads, its validation cannot be ranked with theirs and it is listed below
+If it was validated on other images than the heads, its validation cannot be compared with theirs, so it is listed below
 them. The `fit s` of a fine-tuned run include everything, embedding too, as if nothing had been cached; those of a head
 on cached features exclude embedding."""
 

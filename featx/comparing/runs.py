@@ -255,8 +255,8 @@ def _describe_split(seed: object, test_size: object, group: object) -> str:
 
 
 _SAME_TEST = "its test and its verdict use the same images as theirs"
-_BELOW = f"so its validation cannot be ranked with the heads and it is listed below them; {_SAME_TEST}"
-_OWN = f"validated on {{}} images held out of its own training set, {_BELOW}"
+_BELOW = f"so it is listed below them; {_SAME_TEST}"
+_OWN = f"validated on {{}} images of its own training set, not on those that rank the heads, {_BELOW}"
 _OTHERS = f"validated on {{}} images that are not exactly those that rank the heads, {_BELOW}"
 _UNKNOWN = f"its bundle records no validation accuracy, so it is listed below the heads; {_SAME_TEST}"
 _NOT_VALIDATED = f"no validation images were held out of its training, so it is listed below the heads; {_SAME_TEST}"

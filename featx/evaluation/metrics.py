@@ -155,13 +155,13 @@ class Evaluation:
         """
         try:
             return cls(
-                n_items=values["items"],
+                n_items=_read_count(values, "items"),
                 classes=tuple(values["classes"]),
                 per_class=tuple(_read_class(row) for row in values["per_class"]),
                 cells=_read_cells(values["confusion"], len(values["classes"])),
                 **{name: _read_number(values, name) for metric in METRICS for name in _name_fields(metric)},
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             msg = f"these are not the metrics of an evaluation ({error!r}); evaluate again to write them"
             raise DataError(msg) from error
 
@@ -195,7 +195,14 @@ def _list_cells(confusion: IntArray) -> IntArray:
 
 def _read_class(row: Mapping[str, Any]) -> ClassMetrics:
     scores = {name: _read_number(row, name) for name in ("precision", "recall", "f1")}
-    return ClassMetrics(name=row["name"], support=row["support"], **scores)
+    return ClassMetrics(name=row["name"], support=_read_count(row, "support"), **scores)
+
+
+def _read_count(values: Mapping[str, Any], name: str) -> int:
+    if type(values[name]) is not int or values[name] < 0:
+        msg = f"{name} is {str(values[name])[:40]!r}, not a count"
+        raise TypeError(msg)
+    return int(values[name])
 
 
 def _read_number(values: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - an int or float of JSON, or None

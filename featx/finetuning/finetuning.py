@@ -135,7 +135,7 @@ class TrainedNetwork:
 def describe_freezing(trained: TrainedNetwork, unchanged: list[str]) -> str:
     """Report that frozen weights are unchanged, and which trainable weights did not change either."""
     counts, state = trained.trainable.count_parameters(), trained.state
-    frozen = f"checked: all {counts['frozen_parameters']:,} frozen parameters of the backbone are unchanged, bit by bit"
+    frozen = f"checked: all {counts['frozen_parameters']:,} frozen parameters of the backbone are bit-for-bit unchanged"
     if not state.best_epoch:
         return f"{frozen}; no epoch was better than the start"
     if unchanged and "gradual" in trained.spec.unfreeze:
@@ -369,8 +369,8 @@ def _deal_roles(dataset: Dataset, partition: Partition, spec: FineTuneSpec) -> R
         notes.append(f"the epoch was chosen on {int(held.sum()):,} validation images, which were not trained on")
     else:
         notes.append(
-            f"no image could be held out for validation: the epoch was chosen by the {spec.monitor} on the training "
-            "images"
+            f"no image could be held out for validation, so the epoch was chosen by the {spec.monitor} on the training "
+            "images, which cannot show overfitting; add images"
         )
     return Roles(np.flatnonzero(train), np.flatnonzero(held), np.flatnonzero(validated), tuple(notes))
 

@@ -37,10 +37,16 @@ def compare(store, heads=HEADS, **options):
 @pytest.mark.parametrize(
     ("counts", "small"),
     [
-        ((20, 3), "class 'c0001' has 2 (3 images in all)"),
-        ((3, 3), "class 'c0000' has 2 (3 images in all), class 'c0001' has 2 (3 images in all)"),
-        ((1, 1, 3, 3), "class 'c0002' has 2 (3 images in all), class 'c0003' has 2 (3 images in all)"),
-        ((3,) * 7, "class 'c0004' has 2 (3 images in all) and 2 more classes"),
+        ((20, 3), "class 'c0001' has 2 to train on (3 images in all)"),
+        (
+            (3, 3),
+            "class 'c0000' has 2 to train on (3 images in all), class 'c0001' has 2 to train on (3 images in all)",
+        ),
+        (
+            (1, 1, 3, 3),
+            "class 'c0002' has 2 to train on (3 images in all), class 'c0003' has 2 to train on (3 images in all)",
+        ),
+        ((3,) * 7, "class 'c0004' has 2 to train on (3 images in all) and 2 more classes"),
     ],
 )
 def test_what_fit_accepts_is_compared(embed, counts, small):
@@ -49,8 +55,8 @@ def test_what_fit_accepts_is_compared(embed, counts, small):
     found = compare(store)
     assert found.failed == ()
     assert found.validation_name == "the folds of tuning"
-    (note,) = [note for note in found.notes if note.startswith("tuning cannot be repeated inside folds, because ")]
-    assert f"{small}; heads are ranked by the folds on which they were tuned" in note
+    (note,) = [note for note in found.notes if note.startswith("there are too few training images or groups to ")]
+    assert f"{small}. The heads are ranked by the folds that they were tuned on" in note
     (row,) = [row for row in found.rows if row.title == "logreg"]
     assert (row.validation_accuracy, row.head) == (run.validation.accuracy, run.head)
     assert row.validation_log_loss == pytest.approx(run.validation.log_loss)
@@ -66,7 +72,7 @@ def test_groups_make_classes_small(embed):
     assert compare(store).validation_name == "3 folds of the training items"
     found = compare(store, group=r"(c\d+/p\d)-", seed=1)
     assert found.validation_name == "the folds of tuning"
-    assert any("class 'c0001' has 2 (6 images in all)" in note for note in found.notes)
+    assert any("class 'c0001' has 2 to train on (6 images in all)" in note for note in found.notes)
 
 
 def test_larger_classes_are_tuned_inside_each_fold(embed):
@@ -78,10 +84,13 @@ def test_larger_classes_are_tuned_inside_each_fold(embed):
 @pytest.mark.parametrize(
     ("counts", "named"),
     [
-        ((20, 2), "class 'c0001' has 1 (2 images in all); add images of small classes"),
-        ((20, 1), "class 'c0001' has 1 (1 image in all); add"),
-        ((2, 2), "class 'c0000' has 1 (2 images in all), class 'c0001' has 1 (2 images in all); add"),
-        ((2,) * 12, "class 'c0004' has 1 (2 images in all) and 7 more classes; add"),
+        ((20, 2), "class 'c0001' has 1 to train on (2 images in all); add images of small classes"),
+        ((20, 1), "class 'c0001' has 1 to train on (1 image in all); add"),
+        (
+            (2, 2),
+            "class 'c0000' has 1 to train on (2 images in all), class 'c0001' has 1 to train on (2 images in all); add",
+        ),
+        ((2,) * 12, "class 'c0004' has 1 to train on (2 images in all) and 7 more classes; add"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused_before_anything_is_computed(embed, monkeypatch, counts, named):
@@ -103,5 +112,5 @@ def test_small_classes_of_a_source_with_a_val_split(embed, tmp_path):
     frame["split"] = ["train", "val", "val", "val", "val", "test"] * 2
     manifest = featx.Manifest.from_frame(frame, root=tmp_path / "photos")
     store = featx.embed(manifest, "colour", folder=tmp_path / "less").store
-    with pytest.raises(DataError, match=r"class 'c0000' has 1 \(6 images in all\)"):
+    with pytest.raises(DataError, match=r"class 'c0000' has 1 to train on \(6 images in all\)"):
         compare(store)

@@ -47,7 +47,7 @@ def test_where_fit_works_so_do_the_checks_and_the_curve_is_left_out(tmp_path, co
     store = featx.embed(source, "colour", folder=tmp_path / "f").store
     run = featx.fit(store, "centroid", options=FitOptions(folder=None, curve=True))
     assert run.curve is None
-    assert any(note.startswith("no learning curve was measured: ") for note in run.notes)
+    assert any(note.startswith("there is no learning curve: ") for note in run.notes)
 
 
 def test_groups_count_once(tmp_path):
@@ -97,9 +97,9 @@ def test_other_names_in_test_are_named_before_embedding(tmp_path):
 
 
 @pytest.mark.parametrize(("splits", "size", "words"), [
-    (("train", "val"), 0.2, "no test split, so its val split is the test; --test-size is not used"),
-    (("train", "val"), 0.4, "no test split, so its val split is the test; --test-size is not used"),
-    (("train", "test"), 0.4, "the source has a test split; --test-size is not used"),
+    (("train", "val"), 0.2, "no test split, so its val split is the test, and --test-size has no effect"),
+    (("train", "val"), 0.4, "no test split, so its val split is the test, and --test-size has no effect"),
+    (("train", "test"), 0.4, "the source has a test split, so --test-size has no effect"),
     (("train", "test"), 0.2, ""),
 ])  # fmt: skip
 def test_a_test_size_that_is_not_used_is_noted_once(tmp_path, splits, size, words):

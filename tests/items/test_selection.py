@@ -311,5 +311,5 @@ def test_a_rule_without_a_kind_is_an_error(rule):
 def test_leaving_out_everything_is_an_error(make):
     folder, *_ = make(["cat/1.jpg", "dog/2.jpg"])
     for options in ({"except_": "class=cat,dog"}, {"except_": ["folder=cat", "folder=dog"]}):
-        with pytest.raises(SourceError, match=r"--only and --except leave no image of .*; name fewer"):
+        with pytest.raises(SourceError, match=r"--only and --except leave no image of .*; remove some of these rules"):
             read_source(folder, options=SourceOptions(**options))

@@ -42,6 +42,7 @@ from featx.fitting.dataset import open_rows, open_training_rows
 from featx.heads import find_head, tune_and_fit
 from featx.heads.fitting import count_parameters, predict_rows
 from featx.heads.sweeps import record_warnings
+from featx.heads.tuning import RULES
 from featx.measuring import watch_memory
 from featx.options import VIEWS
 from featx.reporting import Progress
@@ -62,9 +63,6 @@ _STEP_BYTES = 4
 
 #: A process that has been idle for this long exits.
 _IDLE_SECONDS = 30.0
-
-#: Raised whenever tuning or calibration chooses differently: results of other rules are computed again.
-_RULES = 2
 
 _KILLED = (
     "the process that computed it was killed twice, the second time while it ran alone{}: most likely because memory "
@@ -363,7 +361,7 @@ class HeadTask:
         """The digest of everything that decides the probabilities; the order of rows in the store does not."""
         versions = sorted(read_versions().items())
         state = hashlib.sha256(
-            f"{self.items_digest} {self.head.to_json()} {self.n_classes} {versions} {_RULES}".encode()
+            f"{self.items_digest} {self.head.to_json()} {self.n_classes} {versions} {RULES}".encode()
         )
         state.update(self.targets.astype("<i8").tobytes())
         state.update(self.folds.astype("<i8").tobytes())

@@ -6,10 +6,12 @@ which task was to blame. Here only the slot of that task is lost, and it is open
 
 import contextlib
 import functools
+import glob
 import hashlib
 import math
 import os
 import signal
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -48,6 +50,7 @@ from featx.options import VIEWS
 from featx.reporting import Progress
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
+from featx.store.lock import is_running
 
 #: Environment variables that the numerical libraries read when they are loaded.
 _THREADS = (
@@ -172,7 +175,13 @@ class _StepCounter:
 def _count_steps(
     folder: Path, tasks: Iterable[Task], results: Mapping[str, Path | str], progress: Progress | None
 ) -> Iterator[_StepCounter]:
-    path = folder / f".steps-{os.getpid()}"
+    start = f".steps-{socket.gethostname()}-"  # computers may share the folder
+    path = folder / f"{start}{os.getpid()}"
+    for left in folder.glob(f"{glob.escape(start)}*"):  # killed processes left them
+        pid = left.name.removeprefix(start)
+        if pid.isdecimal() and not is_running(int(pid)):
+            with contextlib.suppress(OSError):
+                left.unlink(missing_ok=True)
     try:
         yield _StepCounter(path, tasks, results, progress)
     finally:

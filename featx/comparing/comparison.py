@@ -202,7 +202,7 @@ def _plan_rounds(dataset: Dataset, partition: Partition, seeds: Iterable[int], o
     if validation.any():
         validating = (_plan_round(dataset, train, validation, seeds),)
         final = _plan_round(dataset, train | validation, partition.test.members, seeds)
-        return _Rounds(validating, final, "the val split of the source")
+        return _Rounds(validating, final, "the val split of the source", _note_unvalidated(dataset, train, validating))
     final = _plan_round(dataset, train, partition.test.members, seeds)
     folds = max(2, min(options.folds, dataset.count_units(train)))
     dealt = np.full(len(dataset), -1)
@@ -211,7 +211,7 @@ def _plan_rounds(dataset: Dataset, partition: Partition, seeds: Iterable[int], o
         rounds = tuple(_plan_round(dataset, train & (dealt != at), dealt == at, seeds) for at in range(folds))
     except DataError:
         return _Rounds((), final, "the folds of tuning", (_note_small_classes(dataset, train),))
-    return _Rounds(rounds, final, f"{folds} folds of the training items")
+    return _Rounds(rounds, final, f"{folds} folds of the training items", _note_unvalidated(dataset, train, rounds))
 
 
 def _plan_round(
@@ -262,6 +262,18 @@ def _note_small_classes(dataset: Dataset, train: NDArray[np.bool_]) -> str:
         f"tuning cannot be repeated inside folds, because there are too few training images or groups: {few}; heads "
         "are ranked by the folds on which they were tuned, which favours those with many settings to try"
     )
+
+
+def _note_unvalidated(dataset: Dataset, train: NDArray[np.bool_], rounds: Sequence[_Round]) -> tuple[str, ...]:
+    """Note the classes that are trained on and that no round holds out: of one image, or not in the val split."""
+    validated = [dataset.targets[part.predicted] for part in rounds]
+    lacking = np.setdiff1d(dataset.targets[train], np.concatenate(validated)).tolist()
+    if not lacking:
+        return ()
+    names = join_first([repr(dataset.classes[target]) for target in lacking], _MOST_COUNTED)
+    what, it = (f"class {names}", "it") if len(lacking) == 1 else (f"classes {names}", "them")
+    more = "add images or groups of small classes"
+    return (f"no validation item is of {what}, so the validation says nothing of {it}; {more}",)
 
 
 def _run_rounds(
@@ -327,7 +339,9 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         own = probabilities[np.arange(len(targets)), targets]
         losses.append(-np.log(np.maximum(own, _LEAST_PROBABILITY)))
     record = read_result(outcome[-1]).record
-    notes = dict.fromkeys([*describe_single_fold(record["single_fold_targets"], dataset.classes), *record["notes"]])
+    # The validating rounds never hold out a class that is in one fold only; a note on the rounds says so.
+    single = [] if rounds.validating else describe_single_fold(record["single_fold_targets"], dataset.classes)
+    notes = dict.fromkeys([*single, *record["notes"]])
     chosen = {name: record[name] for name in ("params", "scaling", "calibration")}
     head = replace(candidate.spec, **chosen)
     row = ComparisonRow(

@@ -296,7 +296,7 @@ def finetune(
     check_run_name(options.folder, options.name)
     spec, image = plan_first_head(spec or FineTuneSpec()), check_image(image or {})
     manifest = source if isinstance(source, Manifest) else read_source(source)
-    check_manifest(manifest, group=options.group, tuned=is_tuned(spec))
+    check_manifest(manifest, group=options.group, tuned=is_tuned(spec), reporter=options.reporter)
     load, network = _load_network(backbone, layer, pooling, weights, image, options)
     stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone)
     from featx.finetuning.network import TrainableNetwork

@@ -229,18 +229,11 @@ def _plan_rounds(dataset: Dataset, partition: Partition, seeds: Iterable[int], o
 def _plan_round(
     dataset: Dataset, trained_on: NDArray[np.bool_], predicted: NDArray[np.bool_], seeds: Iterable[int]
 ) -> _Round:
-    targets, counts = dataset.targets[trained_on], _count_units(dataset, trained_on)
-    if sum(count > 1 for count in counts.values()) < MIN_CLASSES:
-        few = {name: count for name, count in counts.items() if count <= 1}
-        msg = (
-            f"heads cannot be tuned: at least two classes need two training images or groups each, but "
-            f"{_list_counts(dataset, few)}; add images of small classes, or leave these classes out"
-        )
-        raise DataError(msg)
-    folds = {seed: deal_folds(dataset, trained_on, seed) for seed in seeds}
+    targets, folds = dataset.targets[trained_on], {seed: deal_folds(dataset, trained_on, seed) for seed in seeds}
     for dealt in folds.values():
         if any(len(np.unique(targets[dealt != fold])) < MIN_CLASSES for fold in np.unique(dealt)):
-            msg = f"heads cannot be tuned: a fold leaves one class only to train on; {_list_counts(dataset, counts)}"
+            counts = _list_counts(dataset, _count_units(dataset, trained_on))
+            msg = f"heads cannot be tuned: a fold leaves one class only to train on; {counts}"
             raise DataError(msg)
     return _Round(trained_on, predicted, folds)
 

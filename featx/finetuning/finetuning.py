@@ -1,4 +1,4 @@
-"""Fine-trained: a backbone and its head trained end to end, on the items and the split that `fit` uses."""
+"""Fine-tuning: a backbone and its head trained end to end, on the items and the split that `fit` uses."""
 
 import contextlib
 import functools

@@ -92,19 +92,21 @@ def test_a_class_that_is_never_held_out_is_said_to_be_no_part_of_the_validation(
 @pytest.mark.parametrize(
     ("counts", "named"),
     [
-        ((20, 2), "class 'c0001' has 1 (2 images in all); add images of small classes"),
-        ((20, 1), "class 'c0001' has 1 (1 image in all); add"),
-        ((2, 2), "class 'c0000' has 1 (2 images in all), class 'c0001' has 1 (2 images in all); add"),
-        ((2,) * 12, "class 'c0004' has 1 (2 images in all) and 7 more classes; add"),
+        ((20, 2), "but 'c0001' has 2 images, 1 to train on; add images"),
+        ((20, 1), "but 'c0001' has 1 image, 1 to train on; add images"),
+        ((2, 2), "but 'c0000' has 2 images, 1 to train on; 'c0001' has 2 images, 1 to train on; add images"),
+        ((2,) * 12, "'c0004' has 2 images, 1 to train on and 7 more; add images"),
     ],
 )
 def test_what_cannot_be_tuned_is_refused_before_anything_is_computed(embed, monkeypatch, counts, named):
     store = embed(*counts)
     monkeypatch.setattr("featx.comparing.comparison.run_tasks", lambda *_, **__: pytest.fail("a head was fitted"))
-    pattern = r"^heads cannot be tuned: at least two classes need two training images or groups each, but "
-    with pytest.raises(DataError, match=pattern) as caught:
+    with pytest.raises(DataError, match=r"colour\.h5 has too few images to choose parameters: at least") as caught:
         compare(store)
     assert named in str(caught.value)
+    with pytest.raises(DataError) as of_fit:
+        featx.fit(store, "logreg", options=FitOptions(folder=None))
+    assert str(of_fit.value) == str(caught.value)
 
 
 def test_small_classes_of_a_source_with_a_val_split(embed, tmp_path):
@@ -123,5 +125,5 @@ def test_small_classes_of_a_source_with_a_val_split(embed, tmp_path):
     frame["split"] = ["train", "val", "val", "val", "val", "test"] * 2
     manifest = featx.Manifest.from_frame(frame, root=tmp_path / "photos")
     store = featx.embed(manifest, "colour", folder=tmp_path / "less").store
-    with pytest.raises(DataError, match=r"class 'c0000' has 1 \(6 images in all\)"):
+    with pytest.raises(DataError, match="'c0000' has 6 images, 1 to train on"):
         compare(store)

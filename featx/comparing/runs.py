@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featx.bundle import ITEMS, Bundle, check_own, read_json
 from featx.comparing.final_test import Entry
 from featx.comparing.report import describe_choice
-from featx.comparison_results import FINE_TUNED, FROZEN, START, ComparisonRow
+from featx.comparison_results import FINE_TUNED, FROZEN, START, START_MARK, ComparisonRow
 from featx.errors import BundleError, DataError
 from featx.evaluation import Evaluation
 from featx.evaluation.metrics import check_probabilities
@@ -341,7 +341,7 @@ def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> ComparisonRow:
     return replace(
         shared,
         kind=START if tuning.kept_start else FINE_TUNED,
-        name=f"finetune {to_printable(tuning.unfreeze)}{' (start)' if tuning.kept_start else ''}",
+        name=f"finetune {to_printable(tuning.unfreeze)}{START_MARK if tuning.kept_start else ''}",
         chosen="the start" if tuning.kept_start else f"epoch {tuning.best_epoch} of {tuning.epochs}",
         bytes_per_item=None,
         fit_seconds=tuning.seconds,

@@ -64,8 +64,8 @@ class Reader(Protocol):
         """Return size and time without reading the file. Raises OSError."""
         ...
 
-    def read(self, item_id: str) -> bytes:
-        """Return the bytes of the file. Raises OSError."""
+    def read(self, item_id: str, n_bytes: int | None = None) -> bytes:
+        """Return the first bytes of the file, or all of them if `n_bytes` is None. Raises OSError."""
         ...
 
 

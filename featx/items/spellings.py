@@ -318,7 +318,7 @@ def _describe(spellings: Counter[str], n_files: int, unclear: Sequence[tuple[str
         fit = agree(len(unclear), "fits", "fit")
         notes.append(
             f"{len(unclear):,} of {n_files:,} paths {fit} no single file: {path!r} may be "
-            f"{' or '.join(map(repr, ids[:_SHOWN]))}{', which another path means too' if len(ids) == 1 else ''}; "
+            f"{' or '.join(map(repr, ids[:_SHOWN]))}{', to which another path of the table leads too' if len(ids) == 1 else ''}; "
             f"correct {agree(len(unclear), 'it', 'them')}"
         )
     return notes

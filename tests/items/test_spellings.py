@@ -122,7 +122,11 @@ def test_names_that_are_in_the_encoding_of_the_table(make, encoding):
             "1 of 2 paths fits no single file: 'a' may be 'a.jpg' or 'a.png'",
         ),
         (["A.png", "a.PNG", "b.png"], ["a.png", "b.png"], "'a.png' may be 'A.png' or 'a.PNG'"),
-        (["a.png", "b.png"], ["a.png", "a.jpg"], "'a.jpg' may be 'a.png', which another path means too"),
+        (
+            ["a.png", "b.png"],
+            ["a.png", "a.jpg"],
+            "'a.jpg' may be 'a.png', to which another path of the table leads too",
+        ),
         (["0.png", "b.png"], ["/x/cat/0.png", "/x/dog/0.png", "b.png"], "'/x/cat/0.png' may be '0.png', which another"),
     ],
 )

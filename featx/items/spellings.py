@@ -316,9 +316,10 @@ def _describe(spellings: Counter[str], n_files: int, unclear: Sequence[tuple[str
     if unclear:
         path, ids = unclear[0]
         fit = agree(len(unclear), "fits", "fit")
+        shared = ", to which another path of the table leads too" if len(ids) == 1 else ""
         notes.append(
             f"{len(unclear):,} of {n_files:,} paths {fit} no single file: {path!r} may be "
-            f"{' or '.join(map(repr, ids[:_SHOWN]))}{', to which another path of the table leads too' if len(ids) == 1 else ''}; "
+            f"{' or '.join(map(repr, ids[:_SHOWN]))}{shared}; "
             f"correct {agree(len(unclear), 'it', 'them')}"
         )
     return notes

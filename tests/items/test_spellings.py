@@ -127,7 +127,11 @@ def test_names_that_are_in_the_encoding_of_the_table(make, encoding):
             ["a.png", "a.jpg"],
             "'a.jpg' may be 'a.png', to which another path of the table leads too",
         ),
-        (["0.png", "b.png"], ["/x/cat/0.png", "/x/dog/0.png", "b.png"], "'/x/cat/0.png' may be '0.png', which another"),
+        (
+            ["0.png", "b.png"],
+            ["/x/cat/0.png", "/x/dog/0.png", "b.png"],
+            "'/x/cat/0.png' may be '0.png', to which another",
+        ),
     ],
 )
 def test_a_spelling_that_fits_several_files_is_not_used(make, files, paths, note):

@@ -1,5 +1,6 @@
 """Calibration: maps from scores to probabilities, fitted to scores of held-out items."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Self
@@ -10,6 +11,7 @@ from scipy import optimize, special
 from sklearn.base import BaseEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it ships no types
 
 from featx.errors import DataError, UnknownNameError
 from featx.specs import CALIBRATIONS
@@ -136,14 +138,9 @@ class Calibrator(BaseEstimator):
         given, columns = given[known], columns[known]
         weights = np.ones(len(given)) if sample_weight is None else np.asarray(sample_weight, np.float64)[known]
         self.n_classes_ = given.shape[1]
-        if self.method in CURVES:
-            self._fit_curves(_list_curves(given), columns, weights)
-        elif self.method == "mixture":
-            self.factor_, self.share_ = fit_mixture(given, columns, weights)
-        else:
-            self.factor_ = 1.0 if self.method == "none" else fit_temperature(given, columns, weights)
-        if self.method == "bias":
-            self.factor_, self.biases_ = _fit_biases(given, columns, weights, self.factor_)
+        # The matrices of L-BFGS are so small that a second thread makes it up to 60 times as slow.
+        with _find_thread_pools().limit(limits=1):
+            self._fit_map(given, columns, weights)
         return self
 
     def predict_proba(self, scores: ArrayLike) -> FloatArray:
@@ -202,6 +199,16 @@ class Calibrator(BaseEstimator):
             msg = "a calibration whose parts do not fit"
             raise ValueError(msg)
 
+    def _fit_map(self, scores: FloatArray, columns: NDArray[Any], weights: FloatArray) -> None:
+        if self.method in CURVES:
+            self._fit_curves(_list_curves(scores), columns, weights)
+        elif self.method == "mixture":
+            self.factor_, self.share_ = fit_mixture(scores, columns, weights)
+        else:
+            self.factor_ = 1.0 if self.method == "none" else fit_temperature(scores, columns, weights)
+        if self.method == "bias":
+            self.factor_, self.biases_ = _fit_biases(scores, columns, weights, self.factor_)
+
     def _fit_curves(self, curves: FloatArray, columns: NDArray[Any], weights: FloatArray) -> None:
         first = 1 if self.n_classes_ == 2 else 0  # noqa: PLR2004 - the curve of two classes is the second one's
         used = [np.isfinite(curve) for curve in curves.T]
@@ -226,6 +233,15 @@ class Calibrator(BaseEstimator):
 
 #: Added to probabilities, which stay finite in logarithms and denominators.
 _TINY = 1e-30
+
+#: Stands for the score of a class that was not trained on: finite with any factor, and its exponential is 0.
+_LEAST_SCORE = -1e100
+
+
+@functools.cache
+def _find_thread_pools() -> ThreadpoolController:
+    """Find the thread pools of this process; the search takes 5 ms, a limit much less."""
+    return ThreadpoolController()
 
 
 def _prepare_chances(scores: NDArray[Any], positions: NDArray[np.intp]) -> Callable[[float], FloatArray]:
@@ -263,18 +279,21 @@ def _fit_biases(
     scores: FloatArray, columns: NDArray[Any], weights: FloatArray, start: float
 ) -> tuple[float, FloatArray]:
     """Fit a factor and a constant for each class; the penalty of a constant is worth one item."""
-    trained = np.isfinite(scores)
-    finite = np.where(trained, scores - scores.max(axis=1, keepdims=True), 0.0) * start
-    targets = np.zeros_like(finite)
-    targets[np.arange(len(targets)), columns] = 1
+    # A score that is finite, but far below all others, stands for a class without one: its exponential is 0.
+    below = np.maximum((scores - scores.max(axis=1, keepdims=True)) * start, _LEAST_SCORE)
+    own = below[np.arange(len(below)), columns]
+    totals = np.bincount(columns, weights, scores.shape[1])
+    work = np.empty_like(below)  # reused, since new memory takes longer than the exponentials
 
     def measure(parameters: FloatArray) -> tuple[float, FloatArray]:
         factor, biases = math.exp(parameters[0]), parameters[1:]
-        margins = np.where(trained, factor * finite + biases, -np.inf)
-        excess = weights[:, np.newaxis] * (special.softmax(margins, axis=1) - targets)
-        own = margins[np.arange(len(margins)), columns]
-        loss = weights @ (special.logsumexp(margins, axis=1) - own) + biases @ biases
-        return loss / len(scores), np.append(factor * (excess * finite).sum(), excess.sum(0) + 2 * biases) / len(scores)
+        highest = biases.max()
+        np.add(np.multiply(below, factor, out=work), biases - highest, out=work)
+        sums = np.exp(work, out=work).sum(axis=1) + _TINY
+        shares = weights / sums
+        loss = weights @ (np.log(sums) + highest - factor * own) - totals @ biases + biases @ biases
+        slope = factor * (shares @ np.einsum("ij,ij->i", work, below) - weights @ own)
+        return loss / len(scores), np.append(slope, shares @ work - totals + 2 * biases) / len(scores)
 
     first = np.zeros(1 + scores.shape[1])
     bounds = [_LOG_FACTORS, *[(None, None)] * scores.shape[1]]

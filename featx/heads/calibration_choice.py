@@ -123,13 +123,12 @@ def choose_calibration(held_out: HeldOut, asked: str | None, *, margins: bool = 
         method = asked or "none"
         return CalibrationChoice(method, held_out.cross_fit(method), ())
     before = _Trial.measure(held_out, base)
-    trials = {base: before}
-    for method in _list_candidates(held_out, base) if asked is None else [asked]:
+    chosen = before if asked is None or asked == base else _Trial.measure(held_out, asked)
+    for method in _list_candidates(held_out, base) if asked is None else []:
         trial = _Trial.measure(held_out, method)
-        if asked is not None or trial.improves(before):
-            trials[method] = trial
-    chosen = asked or min(trials, key=lambda method: trials[method].log_loss)
-    return CalibrationChoice(chosen, trials[chosen].probabilities, tuple(_describe(trials, base, chosen, asked)))
+        if trial.log_loss < chosen.log_loss and trial.improves(before):
+            chosen = trial
+    return CalibrationChoice(chosen.method, chosen.probabilities, tuple(_describe(before, chosen, asked)))
 
 
 def _list_candidates(held_out: HeldOut, base: str) -> list[str]:
@@ -150,6 +149,7 @@ class _Trial:
     """The cross-fitted probabilities of one method, and their scores.
 
     Attributes:
+        method: The method.
         probabilities: float64 (n_items, n_classes).
         scores: By known item, its log-loss and its Brier score, float64 (2, n_known).
         calibration_error: Mean distance between confidence and accuracy over bins.
@@ -157,6 +157,7 @@ class _Trial:
         held_out: The held-out items.
     """
 
+    method: str
     probabilities: FloatArray
     scores: FloatArray
     calibration_error: float
@@ -167,10 +168,12 @@ class _Trial:
     def measure(cls, held_out: HeldOut, method: str) -> "_Trial":
         probabilities = held_out.cross_fit(method)
         known = np.flatnonzero(held_out.known)
-        chances, columns = probabilities[known], held_out.positions[known]
-        own = chances[np.arange(len(known)), columns]
-        scores = np.stack([-np.log(np.maximum(own, _LEAST)), (chances**2).sum(axis=1) - 2 * own + 1])
-        return cls(probabilities, scores, _measure_error(chances, columns, held_out.weights[known]), known, held_out)
+        columns = held_out.positions[known]
+        own, squares = probabilities[known, columns], np.einsum("ij,ij->i", probabilities, probabilities)[known]
+        scores = np.stack([-np.log(np.maximum(own, _LEAST)), squares - 2 * own + 1])
+        confidences, right = probabilities.max(axis=1)[known], probabilities.argmax(axis=1)[known] == columns
+        error = _measure_error(confidences, right, held_out.weights[known])
+        return cls(method, probabilities, scores, error, known, held_out)
 
     @property
     def log_loss(self) -> float:
@@ -227,17 +230,15 @@ class _Trial:
         return numbers
 
 
-def _measure_error(chances: FloatArray, columns: NDArray[np.intp], weights: FloatArray) -> float:
+def _measure_error(confidences: FloatArray, right: NDArray[np.bool_], weights: FloatArray) -> float:
     """Measure the expected calibration error of predicted classes."""
-    confidences = chances.max(axis=1)
-    gaps = confidences - (chances.argmax(axis=1) == columns)
     bins = np.minimum((confidences * _BINS).astype(np.intp), _BINS - 1)
-    return float(np.abs(np.bincount(bins, weights=weights * gaps)).sum()) / float(weights.sum())
+    return float(np.abs(np.bincount(bins, weights=weights * (confidences - right))).sum()) / float(weights.sum())
 
 
-def _describe(trials: dict[str, _Trial], base: str, chosen: str, asked: str | None) -> list[str]:
+def _describe(before: _Trial, after: _Trial, asked: str | None) -> list[str]:
     """Describe a choice that changed the probabilities, and warn of a larger calibration error."""
-    before, after = trials[base], trials[chosen]
+    base, chosen = before.method, after.method
     if chosen == base:
         return []
     losses = f"log-loss {before.log_loss:.3f} with {base}, {after.log_loss:.3f} with {chosen}"

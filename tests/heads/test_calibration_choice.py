@@ -1,7 +1,12 @@
+import tracemalloc
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from scipy import optimize
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import featx.heads.calibration_choice as choosing
 from featx.heads import find_head, fit_head, fit_tuned, tune
@@ -240,3 +245,28 @@ def test_evidence_of_unequal_weights_shows_nothing():
     weighted = HeldOut(scores, positions, splits, units, np.where(positions == 0, 1.0, 5.0))
     assert choose_calibration(equal, None).method != "none"  # thirty right of thirty are likelier than said
     assert choose_calibration(weighted, None).method == "none"  # fewer than four errors, and no likelihood to go by
+
+
+def test_of_all_methods_two_keep_their_probabilities():
+    scores, y, _ = draw(2000, 100, factor=1.5, distance=3.5)
+    held_out = hold_out(scores, y)
+    tracemalloc.start()
+    choose_calibration(held_out, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 9 * scores.nbytes  # the probabilities of the base, the best and the current one, and work on a fold
+
+
+def test_fits_use_one_thread(monkeypatch):
+    scores, y, _ = draw(100, 3)
+    seen = []
+
+    def spy(*arguments, **options):
+        seen.append({pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"})
+        return optimize.minimize(*arguments, **options)
+
+    monkeypatch.setattr("featx.heads.calibration.optimize", SimpleNamespace(**vars(optimize) | {"minimize": spy}))
+    with threadpool_limits(2):
+        for method in ("bias", "sigmoid"):
+            Calibrator(method).fit(scores, y)
+    assert seen == [{1}] * 4

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from featx.evaluation.metrics import make_gaps
 from featx.heads.calibration import CURVES, METHODS, Calibrator, FloatArray
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
@@ -37,9 +38,6 @@ _MOST_FOR_BIASES = 5_000_000
 
 #: A smaller rise of the calibration error is not worth a warning.
 _LEAST_RISE = 0.01
-
-#: Bins of equal width in the calibration error.
-_BINS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +150,7 @@ class _Trial:
         method: The method.
         probabilities: float64 (n_items, n_classes).
         scores: By known item, its log-loss and its Brier score, float64 (2, n_known).
-        calibration_error: Mean distance between confidence and accuracy over bins.
+        calibration_error: The expected calibration error.
         known: The held-out items that the scores are of.
         held_out: The held-out items.
     """
@@ -172,7 +170,8 @@ class _Trial:
         own, squares = probabilities[known, columns], np.einsum("ij,ij->i", probabilities, probabilities)[known]
         scores = np.stack([-np.log(np.maximum(own, _LEAST)), squares - 2 * own + 1])
         confidences, right = probabilities.max(axis=1)[known], probabilities.argmax(axis=1)[known] == columns
-        error = _measure_error(confidences, right, held_out.weights[known])
+        weights = held_out.weights[known]
+        error = float(np.abs(make_gaps(confidences, right) @ weights).sum() / weights.sum())
         return cls(method, probabilities, scores, error, known, held_out)
 
     @property
@@ -228,12 +227,6 @@ class _Trial:
     def _number_units(self) -> NDArray[np.intp]:
         numbers: NDArray[np.intp] = np.unique(self.held_out.units[self.known], return_inverse=True)[1]
         return numbers
-
-
-def _measure_error(confidences: FloatArray, right: NDArray[np.bool_], weights: FloatArray) -> float:
-    """Measure the expected calibration error of predicted classes."""
-    bins = np.minimum((confidences * _BINS).astype(np.intp), _BINS - 1)
-    return float(np.abs(np.bincount(bins, weights=weights * (confidences - right))).sum()) / float(weights.sum())
 
 
 def _describe(before: _Trial, after: _Trial, asked: str | None) -> list[str]:

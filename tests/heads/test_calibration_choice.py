@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import featx.heads.calibration_choice as choosing
+from featx.evaluation import measure_reliability
 from featx.heads import find_head, fit_head, fit_tuned, tune
 from featx.heads.calibrated import CalibratedHead
 from featx.heads.calibration import METHODS, Calibrator
@@ -129,6 +130,16 @@ def test_a_rise_of_the_calibration_error_is_reported(method):
     assert note.startswith(f"calibration {method} raises the calibration error on held-out items from 0.")
     assert note.endswith("; try --calibration none")
     assert choose_calibration(hold_out(steepen(scores), y), "none").notes == ()
+
+
+def test_the_calibration_error_is_that_of_an_evaluation_also_at_the_edge_of_a_bin():
+    # Confidences of 5 / 15, and a little more.
+    equal, first = np.zeros((40, 3)), np.tile([0.1, 0, 0], (40, 1))
+    held_out = hold_out(np.concatenate([equal, first]), np.repeat([0, 1], 40))
+    trial = choosing._Trial.measure(held_out, "none")
+    expected = measure_reliability(trial.probabilities, held_out.positions).calibration_error
+    assert trial.calibration_error == pytest.approx(expected)
+    assert expected == pytest.approx((2 / 3 + np.exp(0.1) / (np.exp(0.1) + 2)) / 2)
 
 
 def test_a_group_is_never_on_both_sides(monkeypatch):

@@ -133,7 +133,10 @@ class Calibrator(BaseEstimator):
             raise DataError(msg)
         known = np.isfinite(given[np.arange(len(given)), columns])
         if not known.any():
-            msg = "no item to calibrate on is of a class that was trained on; hold out items of every class"
+            msg = (
+                f"calibration {self.method} cannot be fitted, since no class has items in two folds; "
+                "add items or groups of each class, or use --calibration none"
+            )
             raise DataError(msg)
         given, columns = given[known], columns[known]
         weights = np.ones(len(given)) if sample_weight is None else np.asarray(sample_weight, np.float64)[known]

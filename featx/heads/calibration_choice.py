@@ -97,7 +97,7 @@ class HeldOut:
         known = self.known
         probabilities = np.empty(self.scores.shape)
         for train, held in self.splits:
-            rows = train[known[train]] if known[train].any() else np.flatnonzero(known)
+            rows = train if known[train].any() else np.arange(len(known))
             calibrator = Calibrator(method).fit(self.scores[rows], self.positions[rows], self.weights[rows])
             probabilities[held] = calibrator.predict_proba(self.scores[held])
         return probabilities

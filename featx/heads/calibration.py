@@ -52,7 +52,9 @@ def fit_mixture(
 
     This is ensemble temperature scaling with two of its three parts (J. Zhang, B. Kailkhura and
     T. Y.-J. Han, "Mix-n-Match", ICML 2020, section 3.2), fitted together. The share bounds the
-    loss of a confident error, so that a few of them do not flatten all other probabilities.
+    loss of a confident error, so that a few of them do not flatten all other probabilities. Then a factor
+    without bound would cost nothing where all other items are right; its distance from that of
+    `fit_temperature`, in logarithms, has a penalty worth one item.
 
     Args:
         scores: As for `fit_temperature`.
@@ -61,11 +63,13 @@ def fit_mixture(
     """
     measure = _prepare_chances(scores, positions)
     equal = 1 / np.isfinite(scores).sum(axis=1)
+    plain = fit_temperature(scores, positions, weights)
 
     def measure_loss(factor: float) -> float:
         chances = np.exp(measure(factor))
         share = _fit_share(chances, equal, weights)
-        return -float(np.average(np.log(chances + share * (equal - chances) + _TINY), weights=weights))
+        logarithms = np.log(chances + share * (equal - chances) + _TINY)
+        return math.log(factor / plain) ** 2 / len(scores) - float(np.average(logarithms, weights=weights))
 
     factor = _minimize_factor(measure_loss)
     return factor, _fit_share(np.exp(measure(factor)), equal, weights)

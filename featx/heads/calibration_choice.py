@@ -24,8 +24,9 @@ _FEWEST_ERRORS = 4
 _TOLERANCE = 0.25
 
 #: Also, a gain of the log-loss is beyond noise if scores that are probabilities already reach it with a chance below
-#: this: the likelihood ratio of the held-out items exceeds its inverse.
-_CHANCE = 0.01
+#: this: the likelihood ratio of the held-out items exceeds its inverse. It may come from one item, so the Brier score
+#: must be lower by this many standard errors.
+_CHANCE, _BRIER_ERRORS = 0.01, 1.0
 
 #: The least probability in a log-loss, as in the scores themselves.
 _LEAST = 1e-12
@@ -185,7 +186,8 @@ class _Trial:
         if min(loss, brier) < -_TOLERANCE:
             return False
         few = base.count_errors() < _FEWEST_ERRORS
-        return (max(loss, brier) > _ERRORS and not few) or self._measure_evidence(gains[0]) > math.log(1 / _CHANCE)
+        likelier = brier > _BRIER_ERRORS and self._measure_evidence(gains[0]) > math.log(1 / _CHANCE)
+        return (max(loss, brier) > _ERRORS and not few) or likelier
 
     def count_errors(self) -> int:
         """Count the units with an item that is not predicted correctly."""

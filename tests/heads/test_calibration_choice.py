@@ -236,6 +236,16 @@ def test_a_mixture_finds_its_factor_and_share():
     assert fitted.share_ == pytest.approx(0.05, abs=0.01)
 
 
+def test_a_mixture_of_few_items_does_not_call_all_others_certain():
+    """Where one error is confident and all other items are right, only the penalty bounds the factor."""
+    scores, y, _ = draw(60, 2, distance=3.0, seed=2)
+    scores[0] = -12 * np.eye(2)[y[0]]
+    assert (scores.argmax(axis=1) != y).sum() == 1
+    fitted = Calibrator("mixture").fit(scores, y)
+    assert 0.2 < fitted.factor_ < 5
+    assert 0 < fitted.share_ < 0.1
+
+
 def test_the_views_of_an_item_count_once():
     random = np.random.default_rng(0)
     units = np.arange(40) // 4

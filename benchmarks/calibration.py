@@ -25,6 +25,7 @@ import numpy as np
 from reporting import read_processor, show
 from scipy import special
 
+from featx.evaluation import measure_reliability
 from featx.heads.calibration import METHODS, Calibrator
 from featx.heads.calibration_choice import HeldOut, choose_calibration
 
@@ -102,10 +103,7 @@ def measure(calibrator, scores, targets):
     chances = calibrator.predict_proba(scores)
     own = chances[np.arange(len(targets)), targets]
     losses = np.stack([-np.log(np.maximum(own, 1e-12)), (chances**2).sum(axis=1) - 2 * own + 1])
-    confidences = chances.max(axis=1)
-    bins = np.minimum((confidences * 15).astype(int), 14)
-    gaps = np.bincount(bins, weights=confidences - (chances.argmax(axis=1) == targets))
-    return losses, np.abs(gaps).sum() / len(targets)
+    return losses, measure_reliability(chances, targets).calibration_error
 
 
 def compare(one, none, groups):

@@ -57,9 +57,10 @@ from featx.files import (
 from featx.golden import Golden
 from featx.items.augmentation import is_canonical
 from featx.items.decoding import MAX_PIXELS
-from featx.results import PREDICTIONS
+from featx.items.sources import ARCHIVE_SUFFIXES
+from featx.results import MOST_CHARACTERS, PREDICTIONS
 from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec
-from featx.wording import join_first
+from featx.wording import join_first, shorten_name
 
 FORMAT = "featx-bundle"
 FORMAT_VERSION = 1
@@ -69,6 +70,11 @@ _MOST_BUNDLES = 10_000
 #: The folder of runs by default, and the file in it that names the newest one.
 RUNS = "runs"
 LATEST = "latest"
+
+#: What no run is called: some system cannot have a folder of that name, so the run could not be copied to it.
+_DEVICE = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])(\..*)?", re.IGNORECASE)
+_NOT_IN_NAMES = '/\\:*?"<>|'
+_MOST_NAME_BYTES = 255
 
 #: Runs that an error names.
 _NAMED_RUNS = 5
@@ -80,9 +86,10 @@ ITEMS = "items.csv"
 _METRICS = "metrics.json"
 _BACKBONE = "backbone"
 
-#: `metrics.json` has each class four times. 10,000 names of 255 bytes take 10 to 80 MB, depending on their escapes,
-#: and the confusion of 1,000,000 items up to 20 MB. Parsed, JSON takes up to 30 times its size.
-_MOST_JSON_BYTES = 128 * 2**20
+#: Of 10,000 names of 255 bytes, `bundle.json` has each once, and `metrics.json` four times: up to 18 and 80 MB, if no
+#: byte is UTF-8. The confusion of 1,000,000 items takes up to 20 MB. Parsed, JSON takes up to 30 times its size.
+_MOST_JSON_BYTES = {_MANIFEST: 20 * 2**20, _METRICS: 128 * 2**20}
+
 logger = logging.getLogger(__name__)
 
 _WEIGHTS = ("imagenet", "none", "computed", "file")
@@ -264,11 +271,16 @@ def _explain_missing(path: Path, folder: Path) -> str:
     inside = list_bundles(path) if path.is_dir() else []
     if inside:
         return f"{path} is a folder of runs, not a bundle; name one of them: {_name_runs(inside)}"
-    there = list_bundles(folder) or list_bundles(Path(RUNS))
+    there, (name, _, head) = list_bundles(folder), path.name.partition(":")
+    if kinds := dict.fromkeys(filter(None, map(_read_kind, there if head and name == LATEST else ()))):
+        return f"there is no run of {head!r} in {folder}; there are runs of {', '.join(kinds)}"
+    there = there or list_bundles(Path(RUNS))
     newest = f"the newest runs are {_name_runs(there)}" if there else f"`featx fit` writes one into {RUNS}/"
     if path.is_dir():
         return f"{path} is not a bundle (it has no {_MANIFEST}); {newest}"
     if path.is_file() and path.name != LATEST:
+        if path.name.lower().endswith(ARCHIVE_SUFFIXES):
+            return f"{path} is an archive, not a bundle; unpack it, and name the folder that holds {_MANIFEST}"
         what = "a feature store" if path.suffix == ".h5" else "a file"
         return f"{path} is not a bundle but {what}; {newest}"
     return f"there is no bundle {str(path)!r}; {newest}"
@@ -282,13 +294,26 @@ def check_run_name(folder: str | os.PathLike[str] | None, name: str) -> None:
     """Refuse a name that a new run cannot have, before anything is computed.
 
     Raises:
-        UsageError: If it is not a plain name, or is one that references use.
+        UsageError: If some system cannot have a folder of that name, or references use it.
         BundleError: If there is such a run.
     """
     if not name:
         return
-    if not is_plain_name(name) or name.startswith((".", "-")) or name == LATEST or ":" in name:
-        msg = f"--name is {name!r}; it must be a plain name such as baseline, without / or :, and not {LATEST!r}"
+    reserved = {
+        f"it stands for the run that was written last in {RUNS}/": name.casefold() == LATEST,
+        "Windows reserves it for a device": bool(_DEVICE.fullmatch(name)),
+        "it begins or ends with a dot or a blank": name != name.strip(" ."),
+        "it begins with -, as options do": name.startswith("-"),
+        f"it has an unprintable character, or one of {' '.join(_NOT_IN_NAMES)}": (
+            not name.isprintable() or any(char in _NOT_IN_NAMES for char in name)
+        ),
+        f"it has more than {_MOST_NAME_BYTES} bytes": len(os.fsencode(name)) > _MOST_NAME_BYTES,
+    }
+    reason = next((text for text, holds in reserved.items() if holds), "")
+    if reason:
+        msg = (
+            f"--name is {shorten_name(repr(name), MOST_CHARACTERS)}, but {reason}; choose a plain name such as baseline"
+        )
         raise UsageError(msg)
     if folder is not None and os.path.lexists(Path(folder) / name):
         msg = f"{Path(folder) / name} exists already; choose another --name, or delete it"
@@ -440,8 +465,9 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     """Read a JSON file of a bundle, unless it is too large."""
     path = folder / name
     check_own(path)
-    if path.stat().st_size > _MOST_JSON_BYTES:
-        msg = f"{path} has {path.stat().st_size:,} bytes; the limit is {_MOST_JSON_BYTES:,}; do not use this bundle"
+    size, limit = path.stat().st_size, _MOST_JSON_BYTES[name]
+    if size > limit:
+        msg = f"{path} has {size:,} bytes; the limit is {limit:,}; do not use this bundle"
         raise BundleError(msg)
     values = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):

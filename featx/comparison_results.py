@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 #: What `ComparisonRow.kind` may be; the last is for fine-tuning that kept its start.
 FROZEN, FINE_TUNED, START = "frozen", "fine-tuned", "start"
 
+#: What the name of a run that kept its start has after its plan.
+START_MARK = " (start)"
+
 #: The heading of `ComparisonRow.verdict`, which is not the order of the test.
 AGAINST = "against the best by validation"
 

@@ -224,8 +224,7 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     stem = name.removesuffix(".h5") if name else name_store(network, pooling, image or {}, dtype, planned)
     named = len(network.outputs) > 1 or bool(layers and not name)
     paths = name_files(Path(folder), stem, [output.layer if named else "" for output in network.outputs])
-    decoder = choose_decoder(paths, image or {}, options.reporter)
-    image_spec = ImageSpec(**{**(image or {}), "height": network.height, "width": network.width, "decoder": decoder})
+    image_spec = _choose_image_spec(network, image or {}, paths, options.reporter)
     with contextlib.ExitStack() as stack:
         writers = []
         goldens = _promise_golden(network, image_spec)
@@ -280,27 +279,24 @@ def _embed_images(
     return stores
 
 
-def choose_decoder(paths: Iterable[Path], image: Mapping[str, Any], reporter: Reporter) -> str:
-    """Choose the decoder: the requested one, that of an existing store, or the default of this machine.
-
-    Args:
-        paths: The stores, which may exist.
-        image: The requested fields of the image spec.
-        reporter: It is told if the choice is not the usual one.
-    """
+def _choose_image_spec(
+    network: Backbone, image: Mapping[str, Any], paths: Iterable[Path], reporter: Reporter
+) -> ImageSpec:
+    """Complete the requested fields: the network's size, and the decoder of an existing store."""
+    sized = {**image, "height": network.height, "width": network.width}
     if "decoder" in image:
-        return str(image["decoder"])
+        return ImageSpec(**sized)
     for path in paths:
         known = read_spec(path)
         if known and known.image.decoder != DEFAULT_DECODER:
             reporter.say(f"{path} was made with the decoder {known.image.decoder}, and continues with it")
-            return known.image.decoder
+            return ImageSpec(**sized, decoder=known.image.decoder)
     if DECODERS[0] != DEFAULT_DECODER:
         reporter.say(
             f"the decoder is {DEFAULT_DECODER}, since cykooz-resizer is not installed; features of {DECODERS[0]}, the "
             "default of other machines, differ a little"
         )
-    return DEFAULT_DECODER
+    return ImageSpec(**sized)
 
 
 def make_spec(

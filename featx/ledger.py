@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Container, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from featx.specs import ImageSpec, ViewSpec
 from featx.store import FeatureStore
 from featx.store.layout import QUARANTINE_COLUMNS
 from featx.store.writing import StoreWriter
-from featx.wording import to_text
+from featx.wording import format_plural, to_text
 
 #: A file modified less than this before it was read, or after, may change again with the same
 #: modification time, so it is hashed again (git's "racy" index entries; FAT counts in steps of 2 s).
@@ -85,7 +85,7 @@ class _Peaks:
             logger.warning(
                 "the largest sample in %s with 16 bits is %s, so this looks like %d-bit data, which comes out dark: "
                 "embed again with --bits %d",
-                _count_images(self.n_deep),
+                format_plural(self.n_deep, "image"),
                 f"{self.largest:,}",
                 bits,
                 bits,
@@ -93,12 +93,21 @@ class _Peaks:
         if self.n_ignored:
             logger.warning(
                 "bands that are neither colour nor alpha, such as infrared, are ignored in %s",
-                _count_images(self.n_ignored),
+                format_plural(self.n_ignored, "image"),
             )
 
 
-def _count_images(count: int) -> str:
-    return "1 image" if count == 1 else f"{count:,} images"
+class _Known(Container[str]):
+    """The sha256 of every image whose row each of some stores had when the run began, or copies from another store."""
+
+    def __init__(self, writers: Sequence[StoreWriter]) -> None:
+        self._rows = [(writer.known, writer) for writer in writers]
+        self._in_all = frozenset.intersection(*(known for known, _ in self._rows))
+
+    def __contains__(self, sha256: object) -> bool:
+        if sha256 in self._in_all:  # nearly all items of most runs
+            return True
+        return all(sha256 in known or writer.copy(str(sha256)) for known, writer in self._rows)
 
 
 class Ledger:
@@ -125,8 +134,8 @@ class Ledger:
         for writer in writers:
             _refuse_loss(writer, manifest)
         self._writers = writers
-        self._known = {id(writer): writer.known for writer in writers}
-        self._known_to_all = frozenset.intersection(*self._known.values())
+        self._known = {id(writer): _Known((writer,)) for writer in writers}
+        self._known_to_all = _Known(writers)
         # Another source's files may have the same names, sizes and times, so they are hashed.
         own = describe_source(manifest)
         self._held = {id(writer): _read_stamps(writer, own) for writer in writers}
@@ -253,8 +262,8 @@ class Ledger:
         kept = [examined for examined in self._examined if examined.is_momentary and examined.item.id in held]
         if kept:
             logger.warning(
-                "%d images cannot be read at the moment and keep their features in the store; the first, %r: %s",
-                len(kept),
+                "the store keeps the features of %s that cannot be read at the moment; the first, %r: %s",
+                format_plural(len(kept), "image"),
                 kept[0].item.id,
                 kept[0].reason,
             )
@@ -271,9 +280,8 @@ class Ledger:
                 pairs.setdefault(stamp.sha256, (other, item))
         if pairs:
             logger.warning(
-                "%d images occur under several labels with the same bytes, such as %r (%s) and %r (%s); "
-                "keep one file of each",
-                len(pairs),
+                "the bytes of %s occur under several labels, such as %r (%s) and %r (%s); keep one file of each",
+                format_plural(len(pairs), "image"),
                 *(value for item in next(iter(pairs.values())) for value in (item.id, item.label)),
             )
 
@@ -285,9 +293,9 @@ class Ledger:
             item, key = pairs[int(left_out.argmax())]
             other = next(one for one, found in pairs if found == key and one.split != item.split)
             logger.warning(
-                "%d images have the same bytes as an image of a later split, such as %r (%s) and %r (%s); fit leaves "
-                "them out of its training; `featx info --duplicates` lists them",
-                int(left_out.sum()),
+                "fit will leave out %s with the same bytes as an image of a later split, such as %r (%s) and %r (%s); "
+                "`featx info --duplicates` lists them",
+                format_plural(int(left_out.sum()), "image"),
                 *(item.id, item.split, other.id, other.split),
             )
 

@@ -33,21 +33,21 @@ from featx.heads.rows import FeatureRows
 from featx.items import Columns, Item, Manifest, read_source
 from featx.items.decoding import MAX_PIXELS
 from featx.items.folders import FolderReader, list_folder
-from featx.items.manifest import SPLITS
 from featx.items.pictures import Picture, is_picture, make_item
 from featx.items.reading import Examined, Listing, count_views, examine, expand_views
 from featx.items.sources import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
 from featx.measuring import Timing
 from featx.options import EMBED_DEFAULTS, EmbedOptions
-from featx.registry import find_closest
 from featx.specs import ImageSpec, ViewSpec
+from featx.splitting import read_split
 
 #: With fewer images than this, converting the network takes longer than it saves.
 FEW_IMAGES = 256
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
-_NOTHING = "there is nothing to predict; name images or folders of images"
+_ADVICE = "name images or folders of images"
+_NOTHING = f"there is nothing to predict; {_ADVICE}"
 
 logger = logging.getLogger(__name__)
 
@@ -211,7 +211,7 @@ class Predictor:
 
         Args:
             source: A manifest, or any source that `featx.read_source` reads.
-            split: Evaluate only items of this split; all if empty.
+            split: Evaluate only items of this split, such as `val` or `validation`; all if empty.
             options: How to run.
             views: As in `predict`.
 
@@ -219,7 +219,7 @@ class Predictor:
             DataError: If no item has a label, or one has a class that the bundle was not trained on.
             UsageError: If there is no split of that name.
         """
-        check_split(split)
+        split = read_split(split)
         manifest = source if isinstance(source, Manifest) else read_source(source)
         items = choose_items(manifest, split)
         self._check_labels(items, manifest)
@@ -274,19 +274,6 @@ class Predictor:
                     yield examined, next(rows) if examined.image is not None else None
                 done += len(batch)
                 options.reporter.advance(done, max(done, total))
-
-
-def check_split(split: str) -> None:
-    """Refuse a split that no source can have.
-
-    Raises:
-        UsageError: The message names the closest one first.
-    """
-    if split and split not in SPLITS:
-        close = find_closest(split, SPLITS)
-        hint = f"did you mean {close[0]}? " if close else ""
-        msg = f"there is no split {split!r}; {hint}Known: {', '.join(SPLITS)}"
-        raise UsageError(msg)
 
 
 def choose_items(manifest: Manifest, split: str) -> tuple[Item, ...]:
@@ -379,7 +366,7 @@ def list_images(sources: Paths, *, root: Path | None = None, column: str = "") -
         column: For a table: its column of paths.
 
     Raises:
-        SourceError: If there is nothing to predict, or a path is a bundle.
+        SourceError: If there is nothing to predict, or a path is empty or a bundle.
         UsageError: If root or column are named, and the source is not a table.
     """
     named = [sources] if isinstance(sources, str | os.PathLike) else sources
@@ -400,6 +387,9 @@ def _is_collection(path: str) -> bool:
 
 
 def _list_path(path: str) -> Iterator[Item]:
+    if not path:
+        msg = f"the path of an image is empty, which could mean any folder; {_ADVICE}"
+        raise SourceError(msg)
     if (Path(path) / "bundle.json").is_file():
         msg = f"{path} is a bundle, not a folder of images; name only one bundle, then the images"
         raise SourceError(msg)

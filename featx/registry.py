@@ -108,13 +108,13 @@ def make_unknown_name_error(kind: str, name: str, known: Iterable[str]) -> Unkno
     """Make the error for an unknown name, which lists the known names, closest first, up to eight."""
     names = list(known)
     close, question = find_closest(name, names), suggest(name, names)
-    hint = f"{question} " if question else ""
+    hint = f"{question} Known" if question else "known"
     ordered = [*close, *(candidate for candidate in names if candidate not in close)]
     if len(ordered) <= _SHOWN_NAMES or kind not in _LISTS:
         shown = ", ".join(ordered)
     else:
         shown = f"{', '.join(ordered[:_SHOWN_NAMES])}, ...; `{_LISTS[kind]}` lists all {len(names)}"
-    return UnknownNameError(f"no {kind} is called {name!r}; {hint}Known: {shown}")
+    return UnknownNameError(f"no {kind} is called {name!r}; {hint}: {shown}")
 
 
 def check_heads(names: Iterable[str]) -> None:

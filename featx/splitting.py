@@ -17,13 +17,29 @@ from featx.errors import DataError, ImageError, SourceError, UsageError
 from featx.files import write_atomically
 from featx.items import FolderReader, Manifest, read_source, read_table
 from featx.items.decoding import probe
+from featx.items.layouts import find_split
 from featx.items.manifest import COLUMNS, SPLITS, Item
 from featx.items.reading import describe_failure, read_stamped
 from featx.items.splits import describe_ungrouped, draw_splits, find_groups
 from featx.options import SPLIT_DEFAULTS, SplitOptions
 from featx.prefetching import prefetch
+from featx.registry import suggest
 
 _HEADER_LINE = ",".join(COLUMNS) + "\n"
+
+
+def read_split(name: str) -> str:
+    """Return the split that a user names, in any spelling that sources may have, such as `val` for `validation`.
+
+    Raises:
+        UsageError: If it names no split, or several.
+    """
+    split = find_split(name) if name.strip().replace("-", "").replace("_", "").isalnum() else ""
+    if name and not split:
+        hint = suggest(name, SPLITS)
+        msg = f"there is no split {name!r}; {f'{hint} ' if hint else ''}Known: {', '.join(SPLITS)}"
+        raise UsageError(msg)
+    return split
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +233,7 @@ def _hash_items(manifest: Manifest, options: SplitOptions) -> tuple[dict[str, st
             options.reporter.advance(len(keys) + len(unread), len(manifest))
     if not keys:
         name, reason = next(iter(unread.items()))
-        msg = f"none of the {len(manifest):,} images of {manifest.source!r} can be read; the first, {name!r}: {reason}"
+        msg = f"none of the images of {manifest.source!r} can be read; the first, {name!r}: {reason}"
         raise SourceError(msg)
     return keys, unread
 

@@ -53,6 +53,21 @@ def join_first(names: Sequence[str], most: int, mark: str = ", ", *, what: str =
     return mark.join(names[:most]) + (f" and {rest:,} {what}" if rest > 0 else "")
 
 
+def agree(count: int, one: str, many: str) -> str:
+    """Return the form of a word that agrees with a count: `image` or `images`, `is` or `are`."""
+    return one if count == 1 else many
+
+
+def format_plural(count: int, what: str) -> str:
+    """Format a number of things, such as `1 image` or `1,200 images`.
+
+    Args:
+        count: The number.
+        what: One of the things, whose plural ends in s.
+    """
+    return f"{count:,} {agree(count, what, f'{what}s')}"
+
+
 def format_bytes(count: int) -> str:
     """Format a number of bytes in a short unit: `999 B`, `1.5 kB`, `345 MB`."""
     size = float(count)

@@ -7,8 +7,8 @@ from bundle_files import rewrite, sign
 from pictures import write_digits
 
 import featx
-from featx.bundle import Bundle
-from featx.errors import BundleError, DriftError
+from featx.bundle import Bundle, check_run_name
+from featx.errors import BundleError, DriftError, UsageError
 from featx.options import FitOptions
 from featx.prediction import Predictor
 
@@ -162,3 +162,34 @@ def test_a_network_of_the_user_travels_with_the_bundle(tmp_path):
     assert not any(prediction.error for prediction in predictions)
     with pytest.raises(BundleError, match=r"mine\.keras is gone"):
         featx.fit(store, "centroid", options=FitOptions(folder=tmp_path / "runs"))
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        *((name, "stands for the run that was written last") for name in ("latest", "LATEST", "Latest")),
+        *((name, "Windows reserves it") for name in ("con", "NUL", "aux.txt", "prn.", "COM1", "lpt9.a.b", "com²")),
+        *((name, "begins (or ends )?with") for name in ("a.", "a ", " a", "..", ".hidden", "-p", " ")),
+        *((name, "one of / ") for name in ("a/b", "a\\b", "c:d", "what?", "a*", "a\nb", "a\0b", "caf\udce9")),
+        *((name, "more than 255 bytes") for name in ("x" * 256, "日" * 86)),
+    ],
+)
+def test_a_run_has_a_name_that_every_system_can_have(name, reason):
+    with pytest.raises(UsageError, match=reason) as caught:
+        check_run_name(None, name)
+    assert len(str(caught.value)) < 250
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "日" * 85, "console", "com10", "a b.c-d_e+f", "latest-run", "größe"])
+def test_a_plain_name_is_a_name_of_a_run(name, tmp_path):
+    check_run_name(tmp_path, name)
+    (tmp_path / name).mkdir()
+    with pytest.raises(BundleError, match="exists already"):
+        check_run_name(tmp_path, name)
+
+
+def test_a_run_may_have_the_longest_name(store, tmp_path):
+    options = FitOptions(folder=tmp_path, name="日" * 85)
+    assert featx.fit(store, "centroid", options=options).bundle == tmp_path / options.name
+    assert Bundle.open(tmp_path / "latest").path.name == options.name

@@ -147,7 +147,7 @@ def test_the_name_shows_the_views(pictures, features, arguments, name):
         ({"views": -1}, UsageError, "1 to 1,000"),
         ({"views": 1001}, UsageError, "1 to 1,000"),
         ({"view_seed": -1}, UsageError, "seed of the views is -1"),
-        ({"augmentation": "blur"}, UnknownNameError, "Known: .*flip"),
+        ({"augmentation": "blur"}, UnknownNameError, "nown: .*flip"),
         ({"augmentation": "crop:0"}, UsageError, "from 0.01 to 1"),
     ],
 )

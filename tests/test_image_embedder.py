@@ -238,7 +238,7 @@ def test_other_collections_are_refused(X, message):
         ({"backbone": "color"}, UnknownNameError, "did you mean colour"),
         ({"backbone": "colour", "pooling": "median"}, UsageError, "no pooling called 'median'"),
         ({"backbone": "colour", "pooling": "avg"}, BackboneError, "cannot reduce"),
-        ({"backbone": "colour", "layer": "conv"}, UnknownNameError, "Known: colour"),
+        ({"backbone": "colour", "layer": "conv"}, UnknownNameError, "nown: colour"),
         ({"backbone": "colour", "weights": "imagenet"}, BackboneError, "are computed"),
         ({"backbone": "colour", "image_size": 0}, UsageError, "image size is 0x0 px"),
         ({"backbone": "colour", "image_size": 64.0}, UsageError, "image size is 64.0x64.0 px"),

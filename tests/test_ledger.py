@@ -102,7 +102,7 @@ def test_a_file_that_cannot_be_read_for_the_moment_keeps_its_row(pictures, featu
     assert second.store.ids.tolist() == first.store.ids.tolist()
     assert read_rows(second.store) == read_rows(first.store)
     (note,) = notes()
-    assert note.startswith("2 images cannot be read at the moment and keep their features")
+    assert note.startswith("the store keeps the features of 2 images that cannot be read at the moment; the first")
     assert "'cat/1.png': cannot be read: " in note
 
 
@@ -223,7 +223,7 @@ def test_the_same_bytes_under_several_labels_are_reported_once(pictures, feature
     (pictures / "dog" / "page.jpg").write_text("<html>")
     embed_layers(pictures, Patches("means", "pixels"), folder=features)
     (note,) = notes()
-    assert note.startswith("2 images occur under several labels with the same bytes, such as 'cat/copy of 0.png' (cat)")
+    assert note.startswith("the bytes of 2 images occur under several labels, such as 'cat/copy of 0.png' (cat)")
     assert note.endswith("and 'dog/0.png' (dog); keep one file of each")
 
 

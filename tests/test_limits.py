@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import featx
-from featx.bundle import Bundle, Draft, read_json, tabulate_predictions, write_bundle
+from featx.bundle import _MOST_JSON_BYTES, Bundle, Draft, read_json, tabulate_predictions, write_bundle
 from featx.errors import BundleError
 from featx.evaluation import Evaluation, evaluate
 from featx.evaluation.metrics import METRICS
@@ -73,8 +73,9 @@ def test_the_largest_metrics_can_be_read(tmp_path):
 
 
 def test_the_largest_bundle_can_be_read(store, tmp_path):
-    classes = name_classes("日")
+    classes = name_classes(FILLERS["not utf-8"])
     path = write_bundle(make_draft(store, classes), tmp_path, "largest")
+    assert (path / "bundle.json").stat().st_size > 17e6
     bundle = Bundle.open(path)
     assert bundle.classes == classes
     assert len(bundle.load_head().classes_) == N_CLASSES
@@ -121,7 +122,7 @@ def test_an_archive_may_hold_all_items_and_their_folders():
 
 
 def test_a_bundle_that_cannot_be_read_back_is_not_written(store, tmp_path, monkeypatch):
-    monkeypatch.setattr("featx.bundle._MOST_JSON_BYTES", 1000)
+    monkeypatch.setitem(_MOST_JSON_BYTES, "bundle.json", 1000)
     with pytest.raises(
         BundleError, match=r"no bundle was written into .*runs.*: bundle\.json has [\d,]+ bytes"
     ) as caught:

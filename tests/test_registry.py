@@ -56,7 +56,7 @@ def test_an_unknown_name_lists_the_known_ones_with_the_closest_first():
 
 def test_a_name_that_resembles_none_only_lists_them():
     error = make_unknown_name_error("head", "xyzzy", ["knn", "lda"])
-    assert str(error) == "no head is called 'xyzzy'; Known: knn, lda"
+    assert str(error) == "no head is called 'xyzzy'; known: knn, lda"
 
 
 @pytest.mark.parametrize(

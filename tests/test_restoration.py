@@ -1,6 +1,7 @@
 """Repair, on real pictures and the backbone that needs no framework."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -114,7 +115,18 @@ def test_the_source_is_read_again_with_its_options(pictures, tmp_path, options):
     assert repair_store(store.path).result.new >= 2
     again = FeatureStore(store.path)
     assert again.labels.tolist() == store.labels.tolist() == [item.label for item in manifest.items]
-    assert again.reading == store.reading == {"options": SourceOptions(**options).to_reading()}
+    assert again.reading == store.reading == manifest.reading
+
+
+def test_a_file_that_a_store_names_for_its_classes_is_not_opened(pictures, tmp_path):
+    secret = tmp_path / "secret.csv"
+    secret.write_text("the password is 1234\n")
+    reading = {"options": {"map_labels": [str(secret)]}}
+    store = embed(replace(read_source(pictures), reading=reading), "colour", folder=tmp_path / "strange").store
+    damage_row(store, 3)
+    with pytest.raises(SourceError, match=r"holds rules for the names of classes.*--drop") as caught:
+        repair_store(store.path)
+    assert "1234" not in str(caught.value)
 
 
 def test_dropping_needs_no_images(store, pictures):

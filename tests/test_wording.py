@@ -6,6 +6,7 @@ from featx.wording import (
     escape_markdown,
     format_bytes,
     format_count,
+    format_plural,
     format_seconds,
     to_printable,
     wrap_words,
@@ -26,6 +27,10 @@ def test_names_cannot_break_a_table():
 )
 def test_amounts_are_short(function, amounts):
     assert {amount: function(amount) for amount in amounts} == amounts
+
+
+def test_one_is_singular():
+    assert [format_plural(count, "image") for count in (0, 1, 1200)] == ["0 images", "1 image", "1,200 images"]
 
 
 def test_markup_is_escaped():

@@ -79,9 +79,7 @@ def compare(
     ] = COMPARE_DEFAULTS.jobs,
     runs: Annotated[
         Path,
-        typer.Option(
-            metavar="FOLDER", help="Folder for the comparison and fine-tuned bundles, which get dated names in it."
-        ),
+        typer.Option(metavar="FOLDER", help="Folder in which the comparison and fine-tuned bundles get dated names."),
     ] = Path(str(COMPARE_DEFAULTS.folder)),
     out: Annotated[
         Path | None,

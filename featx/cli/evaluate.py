@@ -12,6 +12,13 @@ from featx.reporting import ProgressReporter
 EXAMPLE = "featx evaluate runs/2026-01-31-logreg-mobilenetv2 new-photos/"
 
 
+def _read_split(name: str) -> str:
+    """Read the name of a split before anything heavy is imported or read."""
+    from featx.splitting import read_split
+
+    return read_split(name)
+
+
 def evaluate(
     bundle: flags.Bundle,
     source: flags.Source,
@@ -19,7 +26,7 @@ def evaluate(
         str,
         typer.Option(
             metavar="SPLIT",
-            callback=flags.check_choice("split", ("train", "val", "test")),
+            callback=_read_split,
             help="Evaluate only this split of the source: train, val or test.",
         ),
     ] = "",

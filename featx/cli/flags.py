@@ -37,7 +37,7 @@ RunName = Annotated[
     str, typer.Option("--name", metavar="NAME", help="Name of the bundle. By default, the date, the head and the data.")
 ]
 Features = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the feature stores.")]
-Runs = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the bundle, which gets a dated name in it.")]
+Runs = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder in which the bundle gets a dated name.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 # Sources
@@ -79,7 +79,7 @@ LabelPattern = Annotated[
     str,
     typer.Option(
         metavar="REGEX",
-        help="Take the class from each path: the group of an expression that is searched in it, such as "
+        help="Take the class from each path, by a regular expression: its first group is the class, such as "
         "'([a-z]+)[^/]*$'.",
     ),
 ]
@@ -87,8 +87,8 @@ MapLabels = Annotated[
     list[str] | None,
     typer.Option(
         metavar="REGEX=NAME",
-        help="Rename the classes whose whole name the expression matches. Or name a CSV file with an old and a new "
-        "name in each row. Repeatable; the first that fits counts.",
+        help="Rename the classes whose whole name matches the expression; or name a CSV file with an old and a new "
+        "name in each row. Repeatable; the first match counts.",
     ),
 ]
 Only = Annotated[
@@ -207,15 +207,13 @@ Bits = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help=f"Number of used bits in images with 16 bits a sample, {USED_BITS[0]} to {USED_BITS[-1]}: with 12, 4,095 "
-        "is white. By default, all 16.",
+        help=f"Number of bits used in images with 16 bits per sample, {USED_BITS[0]} to {USED_BITS[-1]}: with 12, "
+        "4,095 is white. By default, all 16.",
     ),
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(
-        min=1, metavar="N", help="Images per forward pass; changes the speed only. By default, what is fastest."
-    ),
+    typer.Option(min=1, metavar="N", help="Images per forward pass; affects only the speed. By default, the fastest."),
 ]
 Runtime = Annotated[
     str,
@@ -258,7 +256,7 @@ Group = Annotated[
     typer.Option(
         metavar="GROUP",
         help="Keep items together in one split, by a column of the table, `folder`, or a regular expression with one "
-        "group that is searched in each id.",
+        "group that is searched for in each id.",
     ),
 ]
 FitViews = Annotated[
@@ -285,7 +283,8 @@ Calibration = Annotated[
     typer.Option(
         metavar="METHOD",
         callback=check_choice("calibration", CALIBRATIONS),
-        help=f"Calibration of the probabilities: {join(CALIBRATIONS)}. The default, auto, chooses by held-out images.",
+        help=f"Calibration of the probabilities: {join(CALIBRATIONS)}. The default, auto, chooses it on "
+        "held-out images.",
     ),
 ]
 

@@ -8,7 +8,8 @@ import typer
 
 from featx.cli import flags
 from featx.cli.output import omit_tables, print_json, print_notes
-from featx.wording import format_bytes, format_seconds, to_printable
+from featx.errors import BundleError, DataError, UsageError
+from featx.wording import format_bytes, format_plural, format_seconds, format_value, join_first, to_printable
 
 EXAMPLE = "featx info features/mobilenetv2.h5"
 
@@ -16,6 +17,11 @@ EXAMPLE = "featx info features/mobilenetv2.h5"
 #: Quarantined images, classes and groups of copies that are listed without --all.
 _SHOWN = 20
 _EXAMPLES = 3
+
+#: The longest text of an untrusted bundle that is shown, which is the longest path.
+_MOST_CHARACTERS = 4096
+
+_UNKNOWN = "not recorded"
 
 
 def info(
@@ -38,32 +44,43 @@ def info(
     This includes the spec, the source, the classes and splits, and the quarantined images, grouped by reason.
     """
     if (run := flags.find_run(store)) is not None:
-        _show_bundle(run, None if every else _SHOWN, as_json=as_json)
+        if duplicates:
+            msg = f"{run} is a bundle; --duplicates is for a feature store, such as features/NAME.h5"
+            raise UsageError(msg)
+        try:
+            _show_bundle(run, None if every else _SHOWN, as_json=as_json)
+        except RecursionError as error:
+            msg = f"{run} has values that are nested too deeply; do not use this bundle"
+            raise BundleError(msg) from error
         return
     opened = flags.open_store(store)
     about, groups = opened.describe(), _list_copies(opened) if duplicates else []
     shown = None if every else _SHOWN
     if as_json:
-        reasons = [
-            {"reason": reason, "count": len(ids), "examples": ids[:_EXAMPLES]}
-            for reason, ids in _group_reasons(about["quarantined"])
-        ]
-        counts = {"quarantined_count": len(about["quarantined"]), "quarantine_reasons": reasons[:shown]}
-        listed = {"quarantined": about["quarantined"][:shown], **({"duplicates": groups} if duplicates else {})}
-        if len(listed["quarantined"]) < len(about["quarantined"]):
-            print_notes(
-                [f"quarantined has the first {shown} of {len(about['quarantined']):,} images; --all prints all"]
-            )
-        print_json({**about, **counts, **listed})
+        _print_store({**about, "duplicates": groups} if duplicates else about, shown)
         return
     if not duplicates:
         _show_store(about, shown)
         return
-    typer.echo(f"{len(groups):,} groups of images with the same bytes in {to_printable(str(opened.path))}")
+    typer.echo(
+        f"{format_plural(len(groups), 'group')} of images with the same bytes in {to_printable(str(opened.path))}"
+    )
     for group in groups[:shown]:
         typer.echo("\n".join(["", *(_describe_copy(item) for item in group["items"])]))
     if len(groups) > len(groups[:shown]):
-        typer.echo(f"\nand {len(groups) - _SHOWN:,} more groups; --all lists them")
+        typer.echo(f"\nand {format_plural(len(groups) - _SHOWN, 'more group')}; --all lists them")
+
+
+def _print_store(about: dict[str, Any], shown: int | None) -> None:
+    quarantined = about["quarantined"]
+    reasons = [
+        {"reason": reason, "count": len(ids), "examples": ids[:_EXAMPLES]}
+        for reason, ids in _group_reasons(quarantined)
+    ]
+    counts = {"quarantined_count": len(quarantined), "quarantine_reasons": reasons[:shown]}
+    if len(quarantined[:shown]) < len(quarantined):
+        print_notes([f"quarantined has the first {shown} of {len(quarantined):,} images; --all prints all"])
+    print_json({**about, **counts, "quarantined": quarantined[:shown]})
 
 
 def _list_copies(store: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - a FeatureStore, whose module loads numpy
@@ -95,30 +112,50 @@ def _group_reasons(quarantined: list[dict[str, str]]) -> list[tuple[str, list[st
 
 def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
     from featx.bundle import Bundle, read_json
+    from featx.evaluation import Evaluation
 
-    bundle, record = Bundle.open(path), read_json(path, "bundle.json")["record"]
-    test = omit_tables(bundle.metrics["test"])
-    about: dict[str, Any] = {
-        "bundle": str(path),
-        "head": bundle.head_spec.to_dict(),
-        "embed": bundle.embed_spec.to_dict(),
-    }
-    about |= {"classes": list(bundle.classes), "test_name": bundle.metrics.get("test_name", ""), "test": test}
-    about |= {"store": record.get("store", {}), "created_with": record.get("created_with", {})}
+    bundle, record = Bundle.open(path), read_json(path, "bundle.json").get("record")
+    head, test, test_name = bundle.head_spec, bundle.metrics.get("test"), _cut(bundle.metrics.get("test_name", ""))
+    store, created_with = _read_texts(record, "store"), _read_texts(record, "created_with")
+    tested = _UNKNOWN
+    try:
+        evaluation = Evaluation.from_dict(test or {})
+        tested = f"accuracy {format_value(evaluation.accuracy, 4)} on {evaluation.n_items:,} items ({test_name})"
+    except DataError:
+        test = None
+    about: dict[str, Any] = {"bundle": str(path), "head": head.to_dict(), "embed": bundle.embed_spec.to_dict()}
+    about |= {"classes": list(bundle.classes), "test_name": test_name}
+    about |= {"test": omit_tables(test) if test else None, "store": store, "created_with": created_with}
     if as_json:
         print_json(about)
         return
-    params = ", ".join(f"{name}={value}" for name, value in bundle.head_spec.params.items())
+    params = join_first([_cut(f"{name}={value}") for name, value in head.params.items()], _SHOWN)
     rows = [
         ("bundle", str(path)),
-        ("head", f"{bundle.head_spec.name} ({params})" if params else bundle.head_spec.name),
+        ("head", f"{head.name} ({params})" if params else head.name),
         ("backbone", f"{bundle.embed_spec.backbone.uri}, layer {bundle.embed_spec.backbone.layer}"),
         ("classes", _list(dict.fromkeys(bundle.classes, 0), shown, counted=False)),
-        ("test", f"accuracy {test['accuracy']:.4f} on {test['items']:,} items ({about['test_name']})"),
-        ("store", str(about["store"].get("path", "not recorded"))),
-        ("made with", ", ".join(f"{name} {version}" for name, version in about["created_with"].items())),
+        ("test", tested),
+        ("store", str(store.get("path", _UNKNOWN))),
+        ("made with", join_first([f"{name} {version}" for name, version in created_with.items()], _SHOWN) or _UNKNOWN),
     ]
     _print_rows(rows)
+
+
+def _read_texts(record: object, name: str) -> dict[str, Any]:
+    """Read the texts and numbers of a part of a bundle's record, which is not trusted: empty if there are none."""
+    part = record.get(name) if isinstance(record, dict) else None
+    values = part.items() if isinstance(part, dict) else ()
+    return {_cut(key): _cut(value) if isinstance(value, str) else value for key, value in values if _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)
+
+
+def _cut(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _MOST_CHARACTERS else f"{text[:_MOST_CHARACTERS]}..."
 
 
 def _print_rows(rows: list[tuple[str, str]]) -> None:
@@ -145,7 +182,7 @@ def _show_store(about: dict[str, Any], shown: int | None) -> None:
         ("runtime", _describe_runtime(about["runtime"], about["drift"])),
         ("embedding", _describe_seconds(about["embed_seconds"])),
         ("made with", ", ".join(f"{name} {version}" for name, version in about["created_with"].items())),
-        ("copies", f"{about['duplicate_groups']:,} groups of the same bytes (--duplicates lists them)"),
+        ("copies", f"{format_plural(about['duplicate_groups'], 'group')} of identical files (--duplicates lists them)"),
         ("quarantined", f"{len(about['quarantined']):,}"),
     ]
     _print_rows(rows)

@@ -20,7 +20,8 @@ def merge(
     name: Annotated[str, typer.Option(metavar="NAME", help="Name of the new store.")],
     features: flags.Features = Path(str(FINETUNE_DEFAULTS.features)),
     prefix: Annotated[
-        bool, typer.Option("--prefix", help="Prefix every id with the name of its store, if ids occur in several.")
+        bool,
+        typer.Option("--prefix", help="Prefix every id with the name of its store, for ids that several stores have."),
     ] = False,
     as_json: flags.Json = False,
 ) -> None:

@@ -76,7 +76,7 @@ def print_run(run: Any) -> None:  # noqa: ANN401 - a Run, whose module loads num
     parts = {name: omit_tables(values[name]) for name in ("validation", "test")}
     if parts["test"]["per_class"] is None:
         print_notes(
-            [f"per_class and confusion are null, for there are many classes: {run.bundle}/metrics.json has them"]
+            [f"per_class and confusion are null, since there are many classes; {run.bundle}/metrics.json has them"]
         )
     print_json({**values, **parts})
 

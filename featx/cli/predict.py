@@ -1,6 +1,7 @@
 """`featx predict`."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
@@ -16,13 +17,11 @@ from featx.errors import SourceError, UsageError
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prefetching import gather
 from featx.reporting import SILENT, ProgressReporter
-from featx.wording import to_text
+from featx.wording import format_plural, to_text
 
 EXAMPLE = "featx predict runs/2026-01-31-logreg-mobilenetv2 new-photos/ --out labels.csv"
 
 _FLUSH_ROWS = 40
-
-_UTF_16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 
 
 class Format(StrEnum):
@@ -39,7 +38,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="IMAGE",
-            help="Image files and folders of images; @FILE for a list of them, one path a line, and - for a list on "
+            help="Image files and folders of images; @FILE for a list of them, one path per line, and - for a list on "
             "stdin; or a single table or archive.",
         ),
     ],
@@ -63,7 +62,7 @@ def predict(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Append to this .csv, .json or .jsonl instead of printing. The same command goes on where it "
+            help="Append to this .csv, .json or .jsonl instead of printing. The same command continues where it "
             "stopped: images that have a row are not predicted again.",
         ),
     ] = None,
@@ -100,12 +99,9 @@ def predict(
             return tally.count(predictor.predict(listed, options, views=planned)) if listed.items else iter(())
 
         if out is not None:
-            _append(
-                PredictionFile(out, layout, predictor.bundle.path, planned.to_json() if planned else ""),
-                manifest,
-                run,
-                tally,
-            )
+            wanted = planned.to_json() if planned else ""
+            file = PredictionFile(out, layout, predictor.bundle.path, wanted, _find_base(manifest))
+            _append(file, manifest, run, tally)
         elif chosen is Format.TABLE:
             _print_table(run(manifest), layout)
         else:
@@ -126,7 +122,9 @@ def _choose_format(named: Format | None, out: Path | None) -> Format:
         return named or (Format.TABLE if is_terminal else Format.CSV)
     chosen = Format.JSON if is_json_file(out) else Format.CSV
     if named not in {None, chosen}:
-        msg = f"--out is {str(out)!r}, which holds {chosen}, and the format is {named}; leave out one of them"
+        msg = (
+            f"--out is {str(out)!r}, which is written as {chosen}, but the format is {named}; leave out one of the two"
+        )
         raise UsageError(msg)
     return chosen
 
@@ -140,37 +138,29 @@ def _plan_layout(classes: tuple[str, ...], top: int | None, chosen: Format) -> L
 
 
 def _read_lists(images: list[str]) -> list[str]:
-    """Replace `@FILE` and `-` by the paths that they list.
+    """Replace `@FILE` and `-` by the paths that they list, and print under which spellings files were found.
 
     Raises:
         SourceError: If a list cannot be read, or has no paths.
     """
+    from featx.items.lists import read_list
+
     paths: list[str] = []
     for image in images:
         if image == "-":
-            paths += _parse_list(sys.stdin.buffer.read() if sys.stdin else b"", "stdin")
+            listed, notes = read_list(sys.stdin.buffer.read() if sys.stdin else b"", "stdin")
         elif image.startswith("@"):
             try:
-                paths += _parse_list(Path(image[1:]).read_bytes(), image[1:])
+                listed, notes = read_list(Path(image[1:]).read_bytes(), image[1:])
             except OSError as error:
                 msg = (
                     f"the list {image[1:]!r} cannot be read: {error.strerror}; for a file of that name, write ./{image}"
                 )
                 raise SourceError(msg) from error
         else:
-            paths.append(image)
-    return paths
-
-
-def _parse_list(data: bytes, name: str) -> list[str]:
-    """Return the paths of a list: one a line, or separated by NUL as `find -print0` writes them."""
-    encoding = "utf-16" if data[:2] in _UTF_16_MARKS else "utf-8-sig"
-    text = data.decode(encoding, "surrogateescape" if encoding != "utf-16" else "replace")
-    paths = [line.rstrip("\r") for line in text.split("\0" if "\0" in text else "\n")]
-    paths = [path for path in paths if path.strip()]
-    if not paths:
-        msg = f"{name} lists no paths; write one a line"
-        raise SourceError(msg)
+            listed, notes = [image], []
+        paths += listed
+        print_notes(notes)
     return paths
 
 
@@ -199,14 +189,24 @@ class _Tally:
             SourceError: If no image could be read.
         """
         if self._failed and not self.n_read:
-            msg = f"none of the {len(self._failed):,} images could be read; the first is {to_text(self._failed[0])}"
+            first, n_failed = to_text(self._failed[0]), len(self._failed)
+            alone = f"{first} could not be read; its row says why"
+            msg = alone if n_failed == 1 else f"none of the {n_failed:,} images could be read; the first is {first}"
             raise SourceError(msg)
         if self._failed:
-            count = "1 image" if len(self._failed) == 1 else f"{len(self._failed):,} images"
+            count = format_plural(len(self._failed), "image")
             print_notes([f"{count} could not be read; the first is {to_text(self._failed[0])}"])
         if self.n_seen:
             seen = f"{self.n_seen:,} of {self.n_read + len(self._failed):,} images were used in training"
             print_notes([f"{seen}, so their predictions are better than those of new images"])
+
+
+def _find_base(manifest: Any) -> str:  # noqa: ANN401 - a Manifest
+    """Find the folder or archive that ids are relative to; empty if all are absolute."""
+    if all(map(os.path.isabs, (item.id for item in manifest.items))):
+        return ""
+    locate = getattr(manifest.reader, "locate", None)
+    return str(locate("") if locate else manifest.source)  # the members of an archive are not files
 
 
 def _append(file: PredictionFile, manifest: Any, run: Callable[[Any], Iterator[Any]], tally: _Tally) -> None:  # noqa: ANN401 - a Manifest
@@ -225,7 +225,8 @@ def _append(file: PredictionFile, manifest: Any, run: Callable[[Any], Iterator[A
             file.write(row)
     typer.echo(f"{len(pending):,} new, {kept:,} kept -> {file.path}")
     if kept == len(manifest) and file.n_rows == file.n_failed:
-        msg = f"none of the {file.n_rows:,} images in {file.path} could be read; remove their rows to try them again"
+        count = format_plural(file.n_rows, "row")
+        msg = f"no image in {file.path} could be read; delete its {count} to try again"
         raise SourceError(msg)
 
 

@@ -1,9 +1,10 @@
-"""A file of predictions, CSV or JSON lines: its rows, and going on where an earlier run stopped."""
+"""A file of predictions, CSV or JSON lines: its rows, and how a run continues where an earlier one stopped."""
 
 import csv
 import hashlib
 import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -98,13 +99,15 @@ def is_json_file(path: Path) -> bool:
 class PredictionFile:
     """A file that predictions are appended to, inside a `with` block; rows that it already has are kept.
 
-    A file next to it records the bundle and the settings, so that predictions of two bundles are not mixed.
+    A file next to it records the bundle, the settings and what the paths are relative to, so that predictions of two
+    bundles, or of two folders with the same names, are not mixed.
 
     Args:
         path: The file.
         layout: Its lines.
         bundle: Folder of the bundle.
         views: The text of the predicted views; empty for none.
+        base: The folder or archive that the paths are relative to; empty if all are absolute.
 
     Attributes:
         done: How often each path has a row.
@@ -112,20 +115,23 @@ class PredictionFile:
         n_failed: Number of rows with an error.
 
     Raises:
-        UsageError: If the file has rows of another bundle or other settings, or is not one of `featx predict`.
+        UsageError: If the file has rows of another bundle, other settings or paths that are relative to something
+            else, or is not one of `featx predict`.
         SourceError: If it is damaged before its last line.
     """
 
-    def __init__(self, path: Path, layout: Layout, bundle: Path, views: str) -> None:
+    def __init__(self, path: Path, layout: Layout, bundle: Path, views: str, base: str) -> None:
         self.path = path
         self.done: Counter[str] = Counter()
         self.n_rows = self.n_failed = 0
         self._layout = layout
         self._record_path = path.with_name(f"{path.name}.run.json")
-        self._record = {
+        self._record: dict[str, Any] = {
             "bundle": hashlib.sha256((bundle / "bundle.json").read_bytes()).hexdigest(),
             "top": layout.top,
             "views": views,
+            # From the file, so that both may be moved together.
+            "base": os.path.relpath(Path(base).resolve(), path.parent.resolve()) if base else "",
         }
         if path.is_dir():
             msg = f"--out is {str(path)!r}, which is a folder; name a file in it"
@@ -184,16 +190,29 @@ class PredictionFile:
         return end
 
     def _check_record(self) -> None:
-        advice = f"name another file with --out, or delete {self.path} and {self._record_path.name}"
+        other = "name another file with --out"
+        if not self._record_path.exists():
+            msg = (
+                f"{self.path} exists, and `featx predict` did not write it, or {self._record_path.name} next to it is "
+                f"gone; {other}"
+            )
+            raise UsageError(msg)
+        advice = f"{other}, or delete {self.path} and {self._record_path.name}"
         try:
-            found = json.loads(self._record_path.read_bytes())
-        except (OSError, ValueError) as error:
-            msg = f"{self.path} exists, and {self._record_path.name}, which names its bundle, cannot be read; {advice}"
+            found = dict(json.loads(self._record_path.read_bytes()))
+            base = str(found.pop("base", ""))
+        except (OSError, ValueError, TypeError) as error:
+            msg = f"{self._record_path}, which names the bundle of {self.path}, is damaged; {advice}"
             raise UsageError(msg) from error
-        if not isinstance(found, dict) or found.get("bundle") != self._record["bundle"]:
+        if found.get("bundle") != self._record["bundle"]:
             msg = f"{self.path} has predictions of another bundle; {advice}"
             raise UsageError(msg)
-        if found != self._record:
+        if base and self._record["base"] not in {base, ""}:
+            old, new = (os.path.normpath(self.path.parent.resolve() / each) for each in (base, self._record["base"]))
+            msg = f"the paths in {self.path} are relative to {old}, and those of this run to {new}; {other}"
+            raise UsageError(msg)
+        self._record["base"] = self._record["base"] or base
+        if found | {"base": self._record["base"]} != self._record:
             msg = f"{self.path} was written with other values of --top, --views, --augment or --view-seed; {advice}"
             raise UsageError(msg)
 

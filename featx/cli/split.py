@@ -23,8 +23,8 @@ def split(
         float,
         typer.Option(
             metavar="FRACTION",
-            help="Fraction for the test; 0 for none. The held-out test is that of `fit --test-size`, unless --stratify "
-            "is exact.",
+            help="Fraction for the test; 0 for none. The test has the images that `fit --test-size` would hold out, "
+            "unless --stratify is exact.",
         ),
     ] = SPLIT_DEFAULTS.test_size,
     group: flags.Group = SPLIT_DEFAULTS.group,
@@ -33,8 +33,8 @@ def split(
         str,
         typer.Option(
             metavar="HOW",
-            help=f"{STRATIFY[0]}: images that are added later move no earlier one, and the share of a class varies by "
-            f"chance. {STRATIFY[1]}: the same share of each class, as far as whole groups allow.",
+            help=f"{STRATIFY[0]}: images that you add later never move earlier ones, but the share of a class varies "
+            f"by chance. {STRATIFY[1]}: the same share of each class, as far as whole groups allow.",
         ),
     ] = SPLIT_DEFAULTS.stratify,
     out: Annotated[

@@ -40,7 +40,7 @@ from featx.results import Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 from featx.store.verification import refuse_damage
-from featx.wording import join_first, to_printable
+from featx.wording import format_plural, join_first, to_printable
 
 #: As in the log-loss of the test.
 _LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
@@ -59,9 +59,9 @@ def compare(
     """Compare heads on stores, on the items that all stores have, and with finished runs, such as fine-tuned ones.
 
     Each head is tuned and fitted on folds of the training items, and ranked by the items held out. Tuning happens
-    inside each fold, so more tuning alone gains nothing. If the source has a val split, that is used instead of folds.
-    Each head is then tuned and fitted on all training and validation items. Only then is the test opened, once for
-    all; it ranks nothing.
+    inside each fold, so more tuning alone gains nothing. Each head is then tuned and fitted on all training items. If
+    the source has a val split, that is used instead of the folds: each head is tuned on the train split, ranked by the
+    val split, and then fitted to both, as `fit` does. Only then is the test opened, once for all; it ranks nothing.
 
     A finished run is tested by its own predictions, which must be of these test items. If it was validated on the val
     split of the source, it is ranked among the heads; otherwise it is listed below them. A plan such as `last:23` is
@@ -112,7 +112,7 @@ def compare(
         folder=None,
         test_name=partition.test_name,
         validation_name=rounds.name,
-        n_train=int(rounds.final.trained_on.sum()),
+        n_train=int((partition.train | partition.validation).sum()),
         n_test=len(partition.test),
         versions=read_versions(),
         notes=tuple(
@@ -137,21 +137,30 @@ def _write(comparison: Comparison, options: CompareOptions) -> Comparison:
 
 @dataclass(frozen=True, slots=True)
 class _Round:
-    """Training items and items to predict, bool `(n_items,)` each, and by seed the tuning folds of the former."""
+    """Training items and items to predict, bool `(n_items,)` each, and by seed the tuning folds of the former.
+
+    What is chosen on the training items is fitted to those of `refit`, if there is one, and predicts its items too.
+    """
 
     trained_on: NDArray[np.bool_]
     predicted: NDArray[np.bool_]
     folds: Mapping[int, NDArray[np.intp]]
+    refit: "_Round | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Rounds:
-    """The rounds of a comparison; if no round validates, the tuning folds of the final one do."""
+    """The rounds of a comparison; if no round validates, the final one does: before its refit, or on tuning folds."""
 
     validating: tuple[_Round, ...]
     final: _Round
     name: str
     notes: tuple[str, ...] = ()
+
+    @property
+    def ranks_by_tuning(self) -> bool:
+        """Whether the folds on which heads are tuned also rank them."""
+        return not self.validating and self.final.refit is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +201,9 @@ def _name_backbones(stores: Sequence[FeatureStore], names: Sequence[str]) -> dic
 def _plan_rounds(dataset: Dataset, partition: Partition, seeds: Iterable[int], options: CompareOptions) -> _Rounds:
     """Plan the rounds.
 
+    If the source has a val split, heads are chosen on train and ranked by val, and the choice is fitted to both, as
+    `fit` does.
+
     If classes are so small that tuning cannot be repeated without a fold, the folds of tuning rank the heads, as they
     validate what `fit` fits.
 
@@ -200,9 +212,9 @@ def _plan_rounds(dataset: Dataset, partition: Partition, seeds: Iterable[int], o
     """
     train, validation = partition.train, partition.validation
     if validation.any():
-        validating = (_plan_round(dataset, train, validation, seeds),)
-        final = _plan_round(dataset, train | validation, partition.test.members, seeds)
-        return _Rounds(validating, final, "the val split of the source")
+        refit = _plan_round(dataset, train | validation, partition.test.members, seeds)
+        final = replace(_plan_round(dataset, train, validation, seeds), refit=refit)
+        return _Rounds((), final, "the val split of the source", _note_unvalidated(dataset, train, [final]))
     final = _plan_round(dataset, train, partition.test.members, seeds)
     folds = max(2, min(options.folds, dataset.count_units(train)))
     dealt = np.full(len(dataset), -1)
@@ -211,24 +223,17 @@ def _plan_rounds(dataset: Dataset, partition: Partition, seeds: Iterable[int], o
         rounds = tuple(_plan_round(dataset, train & (dealt != at), dealt == at, seeds) for at in range(folds))
     except DataError:
         return _Rounds((), final, "the folds of tuning", (_note_small_classes(dataset, train),))
-    return _Rounds(rounds, final, f"{folds} folds of the training items")
+    return _Rounds(rounds, final, f"{folds} folds of the training items", _note_unvalidated(dataset, train, rounds))
 
 
 def _plan_round(
     dataset: Dataset, trained_on: NDArray[np.bool_], predicted: NDArray[np.bool_], seeds: Iterable[int]
 ) -> _Round:
-    targets, counts = dataset.targets[trained_on], _count_units(dataset, trained_on)
-    if sum(count > 1 for count in counts.values()) < MIN_CLASSES:
-        few = {name: count for name, count in counts.items() if count <= 1}
-        msg = (
-            f"heads cannot be tuned: at least two classes need two training images or groups each, but "
-            f"{_list_counts(dataset, few)}; add images of small classes, or leave these classes out"
-        )
-        raise DataError(msg)
-    folds = {seed: deal_folds(dataset, trained_on, seed) for seed in seeds}
+    targets, folds = dataset.targets[trained_on], {seed: deal_folds(dataset, trained_on, seed) for seed in seeds}
     for dealt in folds.values():
         if any(len(np.unique(targets[dealt != fold])) < MIN_CLASSES for fold in np.unique(dealt)):
-            msg = f"heads cannot be tuned: a fold leaves one class only to train on; {_list_counts(dataset, counts)}"
+            counts = _list_counts(dataset, _count_units(dataset, trained_on))
+            msg = f"heads cannot be tuned: a fold leaves only one class to train on; {counts}"
             raise DataError(msg)
     return _Round(trained_on, predicted, folds)
 
@@ -248,7 +253,7 @@ def _list_counts(dataset: Dataset, counts: Mapping[str, int]) -> str:
     """List how many images or groups of some classes are trained on, and how many images there are."""
     totals = Counter(dataset.labels.tolist())
     shown = [
-        f"class {name!r} has {count} ({totals[name]} image{'s' if totals[name] > 1 else ''} in all)"
+        f"class {name!r} has {count} to train on ({format_plural(totals[name], 'image')} in all)"
         for name, count in counts.items()
     ]
     return join_first(shown, _MOST_COUNTED, what="more classes")
@@ -259,9 +264,21 @@ def _note_small_classes(dataset: Dataset, train: NDArray[np.bool_]) -> str:
     least = min((count for count in counts.values() if count > 1), default=1)
     few = _list_counts(dataset, {name: count for name, count in counts.items() if count == least})
     return (
-        f"tuning cannot be repeated inside folds, because there are too few training images or groups: {few}; heads "
-        "are ranked by the folds on which they were tuned, which favours those with many settings to try"
+        f"there are too few training images or groups to repeat the tuning inside each fold: {few}. The heads are "
+        "ranked by the folds that they were tuned on, which favours heads with many settings; add images"
     )
+
+
+def _note_unvalidated(dataset: Dataset, train: NDArray[np.bool_], rounds: Sequence[_Round]) -> tuple[str, ...]:
+    """Note the classes that are trained on and that no round holds out: of one image, or not in the val split."""
+    validated = [dataset.targets[part.predicted] for part in rounds]
+    lacking = np.setdiff1d(dataset.targets[train], np.concatenate(validated)).tolist()
+    if not lacking:
+        return ()
+    names = join_first([repr(dataset.classes[target]) for target in lacking], _MOST_COUNTED)
+    what, it = (f"class {names}", "it") if len(lacking) == 1 else (f"classes {names}", "them")
+    more = "add images or groups of small classes"
+    return (f"no validation item is of {what}, so the validation says nothing of {it}; {more}",)
 
 
 def _run_rounds(
@@ -289,8 +306,14 @@ def _run_rounds(
 
 
 def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, views: str, *, held_out: bool) -> Task:
+    head_task = _make_head_task(candidate, dataset, part, views, held_out=held_out)
+    return Task(head_task.digest, fit_and_predict, head_task, head_task.count_fits())
+
+
+def _make_head_task(candidate: _Candidate, dataset: Dataset, part: _Round, views: str, *, held_out: bool) -> HeadTask:
     trained_on, predicted = candidate.rows[part.trained_on], candidate.rows[part.predicted]
-    head_task = HeadTask(
+    refit = None if part.refit is None else _make_head_task(candidate, dataset, part.refit, views, held_out=False)
+    return HeadTask(
         store=candidate.store.path.resolve(),
         head=candidate.spec,
         trained_on=trained_on,
@@ -302,8 +325,8 @@ def _make_task(candidate: _Candidate, dataset: Dataset, part: _Round, views: str
         items_digest=digest_items(candidate.store, trained_on, predicted),
         views=views if candidate.store.spec.n_views > 1 else VIEWS[0],  # without views, all are one job
         held_out=held_out,
+        refit=refit,
     )
-    return Task(head_task.digest, fit_and_predict, head_task, head_task.count_fits())
 
 
 @contextmanager
@@ -327,7 +350,9 @@ def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds,
         own = probabilities[np.arange(len(targets)), targets]
         losses.append(-np.log(np.maximum(own, _LEAST_PROBABILITY)))
     record = read_result(outcome[-1]).record
-    notes = dict.fromkeys([*describe_single_fold(record["single_fold_targets"], dataset.classes), *record["notes"]])
+    # Other rounds than those of tuning never hold out a class that is in one fold only; a note on them says so.
+    single = record["single_fold_targets"] if rounds.ranks_by_tuning else []
+    notes = dict.fromkeys([*describe_single_fold(single, dataset.classes), *record["notes"]])
     chosen = {name: record[name] for name in ("params", "scaling", "calibration")}
     head = replace(candidate.spec, **chosen)
     row = ComparisonRow(
@@ -355,7 +380,8 @@ def _recall_validation(
     for path, part in zip(outcome[:-1], rounds.validating, strict=True):
         yield read_result(path).arrays["probabilities"], dataset.targets[part.predicted]
     if not rounds.validating:
-        yield read_result(outcome[-1]).arrays["held_out"], dataset.targets[rounds.final.trained_on]
+        own = rounds.final.trained_on if rounds.ranks_by_tuning else rounds.final.predicted
+        yield read_result(outcome[-1]).arrays["held_out"], dataset.targets[own]
 
 
 def _recall(path: Path) -> NDArray[np.float64]:
@@ -493,7 +519,7 @@ def _check_agreement(first: Dataset, at: NDArray[np.intp], other: Dataset, at_ot
 def _take_items(dataset: Dataset, at: NDArray[np.intp]) -> Dataset:
     classes, targets = np.unique(dataset.labels[at], return_inverse=True)
     if len(classes) < MIN_CLASSES:
-        msg = f"the items that all stores have are of one class only ({classes[0]}); a classifier needs at least two"
+        msg = f"the items that all stores have are all of one class ({classes[0]}); a classifier needs at least two"
         raise DataError(msg)
     return replace(
         dataset,

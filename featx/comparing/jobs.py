@@ -6,10 +6,12 @@ which task was to blame. Here only the slot of that task is lost, and it is open
 
 import contextlib
 import functools
+import glob
 import hashlib
 import math
 import os
 import signal
+import socket
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,6 +27,7 @@ import numpy as np
 from loky import ProcessPoolExecutor
 from loky.backend.context import get_context
 from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped]  # it ships no types
 
 from featx.bundle import align_probabilities, read_versions
@@ -39,14 +42,17 @@ from featx.files import (
     write_result,
 )
 from featx.fitting.dataset import open_rows, open_training_rows
-from featx.heads import find_head, tune_and_fit
+from featx.heads import find_head, fit_tuned, tune_and_fit
 from featx.heads.fitting import count_parameters, predict_rows
+from featx.heads.rows import TrainingRows
 from featx.heads.sweeps import record_warnings
+from featx.heads.tuning import RULES
 from featx.measuring import watch_memory
 from featx.options import VIEWS
 from featx.reporting import Progress
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
+from featx.store.lock import is_running
 
 #: Environment variables that the numerical libraries read when they are loaded.
 _THREADS = (
@@ -62,9 +68,6 @@ _STEP_BYTES = 4
 
 #: A process that has been idle for this long exits.
 _IDLE_SECONDS = 30.0
-
-#: Raised whenever tuning or calibration chooses differently: results of other rules are computed again.
-_RULES = 2
 
 _KILLED = (
     "the process that computed it was killed twice, the second time while it ran alone{}: most likely because memory "
@@ -174,7 +177,13 @@ class _StepCounter:
 def _count_steps(
     folder: Path, tasks: Iterable[Task], results: Mapping[str, Path | str], progress: Progress | None
 ) -> Iterator[_StepCounter]:
-    path = folder / f".steps-{os.getpid()}"
+    start = f".steps-{socket.gethostname()}-"  # computers may share the folder
+    path = folder / f"{start}{os.getpid()}"
+    for left in folder.glob(f"{glob.escape(start)}*"):  # killed processes left them
+        pid = left.name.removeprefix(start)
+        if pid.isdecimal() and not is_running(int(pid)):
+            with contextlib.suppress(OSError):
+                left.unlink(missing_ok=True)
     try:
         yield _StepCounter(path, tasks, results, progress)
     finally:
@@ -337,6 +346,8 @@ class HeadTask:
         items_digest: Digest of the store's spec and of the sha256 of all these items, by `digest_items`.
         views: Which views of the items it is fitted on and predicts; see `FitOptions`.
         held_out: Whether the probabilities of the training items while tuning held them out are kept as well.
+        refit: The same head for more items. What is chosen on those of this task is fitted to those, and predicts those
+            to predict there; what is predicted here is kept as `held_out`.
     """
 
     store: Path
@@ -350,20 +361,22 @@ class HeadTask:
     items_digest: str
     views: str = VIEWS[0]
     held_out: bool = False
+    refit: "HeadTask | None" = None
 
     def count_fits(self) -> int:
-        """Count about how many fits tuning takes: each candidate on each fold, and the last one on all rows."""
+        """Count about how many fits tuning takes: each candidate on each fold, and the best one on all rows."""
         head = find_head(self.head.name)
+        more = 0 if self.refit is None else 1
         grid = math.prod(len(values) for name, values in head.grid.items() if name not in self.head.params)
         scalings = len(head.scalings) if self.head.scaling is None else 1
-        return 1 + grid * scalings * len(np.unique(self.folds))
+        return 1 + more + grid * scalings * len(np.unique(self.folds))
 
     @property
     def digest(self) -> str:
         """The digest of everything that decides the probabilities; the order of rows in the store does not."""
         versions = sorted(read_versions().items())
         state = hashlib.sha256(
-            f"{self.items_digest} {self.head.to_json()} {self.n_classes} {versions} {_RULES}".encode()
+            f"{self.items_digest} {self.head.to_json()} {self.n_classes} {versions} {RULES}".encode()
         )
         state.update(self.targets.astype("<i8").tobytes())
         state.update(self.folds.astype("<i8").tobytes())
@@ -371,6 +384,8 @@ class HeadTask:
         state.update(f" views {self.views}".encode())
         if self.held_out:
             state.update(b" held out")
+        if self.refit is not None:
+            state.update(f" refit {self.refit.digest}".encode())
         return state.hexdigest()
 
 
@@ -395,30 +410,29 @@ def fit_and_predict(task: HeadTask, progress: Progress | None = None) -> Result:
         allowed), `peak_memory_bytes` (of this process during tuning and fitting), `trained_parameters`, `notes` and
         `single_fold_targets` (see `featx.heads.Tuned`); the array
         `probabilities` is float64 `(n_predicted, n_classes)`, and so is `held_out`, if asked for, with a row for each
-        training item.
+        training item, or each item that the first of two fits predicts.
 
     Raises:
         StoreError: If the store has been replaced.
         DataError: If the head cannot be fitted to these items, or gives no probabilities.
     """
-    store = _open_store(task.store)
-    if digest_items(store, task.trained_on, task.predicted) != task.items_digest:
-        msg = f"{store.path} was replaced during the comparison; run the same command again"
-        raise StoreError(msg)
-    rows = open_training_rows(
-        store, task.trained_on, task.targets, folds=task.folds, units=task.units, views=task.views
-    )
+    store, head, arrays = _open_store(task.store), find_head(task.head.name), {}
+    rows, last = _open_rows(store, task), task.refit or task
     with record_warnings():  # warnings of fits are kept as notes; those of predictions say nothing
         read_peak, started = watch_memory(), time.perf_counter()
-        tuned = tune_and_fit(find_head(task.head.name), rows, task.head, always_tune=task.held_out, progress=progress)
-        fit_seconds, peak = time.perf_counter() - started, read_peak()
-        estimator = tuned.fitted.estimator
+        tuned = tune_and_fit(head, rows, task.head, always_tune=task.held_out, progress=progress)
+        fit_seconds, peak, fitted = time.perf_counter() - started, read_peak(), tuned.fitted
+        if task.refit is not None:
+            assert tuned.tuned is not None  # noqa: S101 - such a task always tunes
+            arrays["held_out"] = _predict(fitted.estimator, store, task)
+            rows, started = _open_rows(store, task.refit), time.perf_counter()
+            fitted = fit_tuned(head, rows, tuned.tuned)
+            fit_seconds, peak = fit_seconds + time.perf_counter() - started, read_peak()
+        elif task.held_out and tuned.tuned is not None:
+            arrays["held_out"] = align_probabilities(tuned.tuned.probabilities, tuned.tuned.classes, task.n_classes)
         started = time.perf_counter()
-        predicted = predict_rows(estimator, open_rows(store, task.predicted, task.views))
+        arrays["probabilities"] = _predict(fitted.estimator, store, last)
         predict_seconds = time.perf_counter() - started
-    if not np.isfinite(predicted).all():
-        msg = f"{task.head.name} gives no probabilities for {int((~np.isfinite(predicted)).any(axis=1).sum())} items"
-        raise DataError(msg)
     record = {
         "params": dict(tuned.spec.params),
         "scaling": tuned.spec.scaling,
@@ -427,14 +441,38 @@ def fit_and_predict(task: HeadTask, progress: Progress | None = None) -> Result:
         "predict_seconds": predict_seconds,
         "threads": max((pool["num_threads"] for pool in threadpool_info()), default=1),
         "peak_memory_bytes": peak,
-        "trained_parameters": count_parameters(estimator),
-        "notes": list(tuned.notes),
+        "trained_parameters": count_parameters(fitted.estimator),
+        "notes": [*(tuned.tuned.notes if tuned.tuned else ()), *fitted.notes],
         "single_fold_targets": list(tuned.single_fold),
     }
-    arrays = {"probabilities": align_probabilities(predicted, estimator.classes_, task.n_classes)}
-    if task.held_out and tuned.tuned is not None:
-        arrays["held_out"] = align_probabilities(tuned.tuned.probabilities, tuned.tuned.classes, task.n_classes)
     return Result(record, arrays)
+
+
+def _open_rows(store: FeatureStore, task: HeadTask) -> TrainingRows:
+    """Open the rows that a head is fitted on, if they are still those of the task.
+
+    Raises:
+        StoreError: If the store has been replaced.
+    """
+    if digest_items(store, task.trained_on, task.predicted) != task.items_digest:
+        msg = f"{store.path} was replaced during the comparison; run the same command again"
+        raise StoreError(msg)
+    return open_training_rows(
+        store, task.trained_on, task.targets, folds=task.folds, units=task.units, views=task.views
+    )
+
+
+def _predict(estimator: Pipeline, store: FeatureStore, task: HeadTask) -> NDArray[np.float64]:
+    """Predict the items of a task: float64 `(n_predicted, n_classes)`.
+
+    Raises:
+        DataError: If the head gives no probabilities for some.
+    """
+    predicted = predict_rows(estimator, open_rows(store, task.predicted, task.views))
+    if not np.isfinite(predicted).all():
+        msg = f"{task.head.name} gives no probabilities for {int((~np.isfinite(predicted)).any(axis=1).sum())} items"
+        raise DataError(msg)
+    return align_probabilities(predicted, estimator.classes_, task.n_classes)
 
 
 @lru_cache(maxsize=2)

@@ -20,6 +20,7 @@ from featx.finetuning.finetuning import finetune, list_own_layers, load_trainabl
 from featx.finetuning.first_head import plan_first_head
 from featx.finetuning.unfreezing import plan_stages
 from featx.fitting.dataset import Dataset, Partition, describe_split
+from featx.heads.tuning import RULES
 from featx.items import Manifest
 from featx.items.sources import read_source_again
 from featx.options import CompareOptions, FineTuneOptions
@@ -149,6 +150,7 @@ def find_finished(plan: str, dataset: Dataset, partition: Partition, options: Co
         "split": describe_split(
             partition.origin, test_size=options.test_size, group=options.group, seed=options.seed
         ),
+        "rules": RULES,
     })  # fmt: skip
     names = [to_text(name) for name in store.ids[dataset.rows[members]].tolist()]
     tested = frozenset(zip(names, dataset.keys[members].tolist(), strict=True))
@@ -188,6 +190,8 @@ def _describe_near(folder: Path, record: Mapping[str, Any], wanted: Mapping[str,
     differing = [name for name in ours if theirs.get(name) != ours[name]]
     its, own = (" ".join(flags.get(name, f"no --{name}") for name in differing) for flags in (theirs, ours))
     what = f" with {its}; this one trains with {own}" if differing else ""
+    if record.get("rules") != wanted["rules"] and not differing:
+        what = ", but another version of featx chose its first head by another rule"
     advice = f"add --run {folder} to use it" if shared else "it was tested on other images, so it is not used"
     return f"{folder} is the same plan{what}; {advice}"
 

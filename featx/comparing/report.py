@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import datetime as dt
+import functools
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from rich.cells import cell_len
 
-from featx.comparison_results import AGAINST, FROZEN, START, Comparison, ComparisonRow
+from featx.comparison_results import AGAINST, FROZEN, START, START_MARK, Comparison, ComparisonRow
 from featx.evaluation.figure import NAME_CELLS
 from featx.evaluation.paired import SIGNIFICANCE, Paired
 from featx.files import say_failures, write_json
@@ -45,7 +46,7 @@ def describe_choice(head: HeadSpec, asked: HeadSpec | None = None) -> str:
 
 def describe_comparison(comparison: Comparison) -> list[str]:
     """Describe what the table shows and what it does not, in one sentence each; the first says what to use."""
-    best, of = comparison.best, comparison.name_row
+    best, of = comparison.best, functools.partial(_name_network, comparison)
     trained = "" if best.run else f", trained on {comparison.n_train:,} images"
     choice = f"is best by validation ({comparison.validation_name}){trained}; the test was not used to choose"
     lines = [*_list_equals(comparison), f"{of(best)} {choice}", *_list_different(comparison)]
@@ -61,22 +62,35 @@ def describe_comparison(comparison: Comparison) -> list[str]:
     return lines
 
 
+def _name_network(comparison: Comparison, row: ComparisonRow) -> str:
+    """Name a row in a sentence: a run that kept its start is a frozen network, whatever its plan was."""
+    name = comparison.name_row(row)
+    if row.kind != START:
+        return name
+    return f"the frozen network with the first head of {name.replace(START_MARK, '')}"
+
+
 def _list_equals(comparison: Comparison) -> list[str]:
     """Say which rows are as good as the best by validation, if the test cannot tell them apart.
 
-    The dummy, which any head must beat, and runs that kept their start are not recommended.
+    The dummy, which any head must beat, and runs that kept their start are not recommended. Where such a run is the
+    best, a head on frozen features is as good, and needs no fine-tuning.
     """
     ties = [row for row in comparison.ties if row.head.name != "dummy" and row.kind != START]
+    if comparison.best.kind == START:
+        cannot = f"{_count_images(comparison)} cannot tell it from {_name_network(comparison, comparison.best)}"
+        frozen = [comparison.name_row(row) for row in ties if row.kind == FROZEN]
+        return [f"use {name}: it needs no fine-tuning, and {cannot}" for name in frozen[:1]]
     if not ties:
         return []
-    best = [] if comparison.best.kind == START else [comparison.best]
-    names = _join_names([comparison.name_row(row) for row in (*best, *ties)], "or")
+    names = _join_names([comparison.name_row(row) for row in (comparison.best, *ties)], "or")
     return [f"use {names}: {_count_images(comparison)} cannot tell them apart"]
 
 
 def _list_different(comparison: Comparison) -> list[str]:
     """Say which rows the test can tell from the best by validation."""
-    best, of, images, lines = comparison.best, comparison.name_row, _count_images(comparison), []
+    best, of, lines = comparison.best, functools.partial(_name_network, comparison), list[str]()
+    images = _count_images(comparison)
     if best.head.name != "dummy" and any(row.head.name == "dummy" for row in comparison.ties):
         beats = f"that {of(best)} beats dummy, which always predicts the most frequent class"
         lines.append(f"these {images} do not show {beats}")
@@ -220,7 +234,7 @@ there is none. `bal.` is the mean accuracy of the classes. `fit s` is the time o
 _RUNS = """\
 
 A row of a finished run has the numbers of its bundle, and is tested here by its own predictions of the same images.
-If it was validated on other images than the heads, its validation cannot be ranked with theirs and it is listed below
+If it was validated on other images than the heads, its validation cannot be compared with theirs, so it is listed below
 them. The `fit s` of a fine-tuned run include everything, embedding too, as if nothing had been cached; those of a head
 on cached features exclude embedding."""
 
@@ -379,7 +393,7 @@ def _describe_gain(tuned: ComparisonRow, gain: Paired, frozen: ComparisonRow, ag
 
 def _name(tuned: ComparisonRow, frozen: ComparisonRow | None) -> str:
     """Name the plan, and the backbone if it differs from that of the frozen head."""
-    plan = tuned.title.removeprefix("finetune ").replace(" (start)", "")
+    plan = tuned.title.removeprefix("finetune ").replace(START_MARK, "")
     return f"fine-tuning ({plan}{'' if frozen is None or tuned.store == frozen.store else f' of {tuned.store}'})"
 
 

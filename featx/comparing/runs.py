@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featx.bundle import ITEMS, Bundle, check_own, read_json
 from featx.comparing.final_test import Entry
 from featx.comparing.report import describe_choice
-from featx.comparison_results import FINE_TUNED, FROZEN, START, ComparisonRow
+from featx.comparison_results import FINE_TUNED, FROZEN, START, START_MARK, ComparisonRow
 from featx.errors import BundleError, DataError
 from featx.evaluation import Evaluation
 from featx.evaluation.metrics import check_probabilities
@@ -255,8 +255,8 @@ def _describe_split(seed: object, test_size: object, group: object) -> str:
 
 
 _SAME_TEST = "its test and its verdict use the same images as theirs"
-_BELOW = f"so its validation cannot be ranked with the heads and it is listed below them; {_SAME_TEST}"
-_OWN = f"validated on {{}} images held out of its own training set, {_BELOW}"
+_BELOW = f"so it is listed below them; {_SAME_TEST}"
+_OWN = f"validated on {{}} images of its own training set, not on those that rank the heads, {_BELOW}"
 _OTHERS = f"validated on {{}} images that are not exactly those that rank the heads, {_BELOW}"
 _UNKNOWN = f"its bundle records no validation accuracy, so it is listed below the heads; {_SAME_TEST}"
 _NOT_VALIDATED = f"no validation images were held out of its training, so it is listed below the heads; {_SAME_TEST}"
@@ -341,7 +341,7 @@ def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> ComparisonRow:
     return replace(
         shared,
         kind=START if tuning.kept_start else FINE_TUNED,
-        name=f"finetune {to_printable(tuning.unfreeze)}{' (start)' if tuning.kept_start else ''}",
+        name=f"finetune {to_printable(tuning.unfreeze)}{START_MARK if tuning.kept_start else ''}",
         chosen="the start" if tuning.kept_start else f"epoch {tuning.best_epoch} of {tuning.epochs}",
         bytes_per_item=None,
         fit_seconds=tuning.seconds,

@@ -59,7 +59,9 @@ class Forecast:
         if self.gain_high < _HARDLY:
             return f"more labels of this kind would hardly help: +{gain} points with twice as many ({low} to {high})"
         if self.gain_low < _HARDLY / 5:
-            return f"it is not clear if more labels would help: +{gain} points with twice as many ({low} to {high})"
+            return (
+                f"it is not clear whether more labels would help: +{gain} points with twice as many ({low} to {high})"
+            )
         return f"twice as many labels would add about {gain} points ({low} to {high})"
 
 

@@ -155,13 +155,13 @@ class Evaluation:
         """
         try:
             return cls(
-                n_items=values["items"],
+                n_items=_read_count(values, "items"),
                 classes=tuple(values["classes"]),
                 per_class=tuple(_read_class(row) for row in values["per_class"]),
                 cells=_read_cells(values["confusion"], len(values["classes"])),
                 **{name: _read_number(values, name) for metric in METRICS for name in _name_fields(metric)},
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             msg = f"these are not the metrics of an evaluation ({error!r}); evaluate again to write them"
             raise DataError(msg) from error
 
@@ -195,7 +195,14 @@ def _list_cells(confusion: IntArray) -> IntArray:
 
 def _read_class(row: Mapping[str, Any]) -> ClassMetrics:
     scores = {name: _read_number(row, name) for name in ("precision", "recall", "f1")}
-    return ClassMetrics(name=row["name"], support=row["support"], **scores)
+    return ClassMetrics(name=row["name"], support=_read_count(row, "support"), **scores)
+
+
+def _read_count(values: Mapping[str, Any], name: str) -> int:
+    if type(values[name]) is not int or values[name] < 0:
+        msg = f"{name} is {str(values[name])[:40]!r}, not a count"
+        raise TypeError(msg)
+    return int(values[name])
 
 
 def _read_number(values: Mapping[str, Any], name: str) -> Any:  # noqa: ANN401 - an int or float of JSON, or None
@@ -426,6 +433,30 @@ CLASS_SCORES = ("mean_per_class_accuracy", "macro_f1")
 N_BINS = 15
 
 
+def assign_bins(confidences: FloatArray, edges: FloatArray) -> NDArray[np.intp]:
+    """Return the bin of each confidence, of the same shape; a bin includes its upper end.
+
+    Args:
+        confidences: Of any shape.
+        edges: Ends of the bins, float64 (n_bins + 1,).
+    """
+    bins: NDArray[np.intp] = np.searchsorted(edges[1:-1], confidences, side="left")
+    return bins
+
+
+def make_gaps(confidences: FloatArray, right: NDArray[np.bool_]) -> "csc_array":
+    """Make the sparse matrix (N_BINS, n_items) of confidence less accuracy, whose product with weights is a gap by bin.
+
+    The absolute gaps, over the sum of the weights, add up to the expected calibration error of C. Guo,
+    G. Pleiss, Y. Sun and K. Q. Weinberger, "On calibration of modern neural networks", ICML 2017, eq. 3.
+
+    Args:
+        confidences: The probability of each predicted class, float64 (n_items,).
+        right: Whether the prediction is right, bool (n_items,).
+    """
+    return _make_indicator(assign_bins(confidences, np.linspace(0, 1, N_BINS + 1)), confidences - right, N_BINS)
+
+
 def make_class_scores(
     probabilities: FloatArray,
     targets: IntArray,
@@ -435,10 +466,7 @@ def make_class_scores(
 
     Mean per-class accuracy is the mean recall, macro-F1 the mean of
     2 TP / (2 TP + FP + FN), both over the classes that are present among the
-    weighted targets. The absolute gaps add up to the expected calibration error of C. Guo, G. Pleiss,
-    Y. Sun and K. Q. Weinberger, "On calibration of modern neural networks", ICML
-    2017, eq. 3: the confidence, in `N_BINS` bins closed on the right, is the
-    probability of the predicted class.
+    weighted targets. The gaps are those of `make_gaps`.
 
     Args:
         probabilities: Class probabilities, float64 (n_items, n_classes).
@@ -452,13 +480,11 @@ def make_class_scores(
     items = np.arange(n_items)
     confidences = probabilities[items, predictions]
     correct = predictions == targets
-    edges = np.linspace(0, 1, N_BINS + 1)[1:-1]
-    bins = np.searchsorted(edges, confidences, side="left")
     ones = np.ones(n_items)
     by_target = _make_indicator(targets, ones, n_classes)
     by_prediction = _make_indicator(predictions, ones, n_classes)
     hits = _make_indicator(targets, correct.astype(np.float64), n_classes)
-    gaps = _make_indicator(bins, confidences - correct, N_BINS)
+    gaps = make_gaps(confidences, correct)
 
     def score(weights: FloatArray) -> FloatArray:
         total = weights.sum(axis=0)

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import UsageError
 from featx.evaluation.intervals import FloatArray, IntArray, compute_wilson_interval
-from featx.evaluation.metrics import N_BINS, check_labels, check_probabilities
+from featx.evaluation.metrics import N_BINS, assign_bins, check_labels, check_probabilities
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -128,8 +128,7 @@ def _count_bins(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Count items, add confidences and count hits by row and bin, each float64 (n_rows, n_bins)."""
     n_rows, n_bins = len(confidences), len(edges) - 1
-    bins = np.searchsorted(edges[1:-1], confidences, side="left")
-    cells = (bins + n_bins * np.arange(n_rows)[:, np.newaxis]).ravel()
+    cells = (assign_bins(confidences, edges) + n_bins * np.arange(n_rows)[:, np.newaxis]).ravel()
 
     def add(values: FloatArray | NDArray[np.bool_]) -> FloatArray:
         sums = np.bincount(cells, weights=values.ravel().astype(np.float64), minlength=n_rows * n_bins)

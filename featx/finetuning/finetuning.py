@@ -1,4 +1,4 @@
-"""Fine-trained: a backbone and its head trained end to end, on the items and the split that `fit` uses."""
+"""Fine-tuning: a backbone and its head trained end to end, on the items and the split that `fit` uses."""
 
 import contextlib
 import functools
@@ -28,7 +28,16 @@ from featx.evaluation.reliability import measure_reliability
 from featx.files import make_folder, say_failures, write_table
 from featx.finetuning.feature_maps import Cut, FineTuneData, prepare_data
 from featx.finetuning.first_head import FirstHead, FrozenFeatures, fit_first_head, is_tuned, plan_first_head
-from featx.finetuning.loop import CURVES, LoopState, Roles, TrainingLoop, TrainingSet, embed_items, stream_features
+from featx.finetuning.loop import (
+    CURVES,
+    STATE,
+    LoopState,
+    Roles,
+    TrainingLoop,
+    TrainingSet,
+    embed_items,
+    stream_features,
+)
 from featx.finetuning.unfreezing import Stage, plan_stages
 from featx.fitting.dataset import (
     Dataset,
@@ -44,6 +53,7 @@ from featx.fitting.preconditions import check_manifest
 from featx.golden import MAX_DRIFT, Golden, make_golden_files, measure_drift
 from featx.heads.networks import NetworkClassifier, hold_out_units
 from featx.heads.rows import FeatureRows
+from featx.heads.tuning import RULES
 from featx.items import Manifest, read_source
 from featx.items.augmentation import draw_contact_sheet
 from featx.items.decoding import decode
@@ -135,7 +145,7 @@ class TrainedNetwork:
 def describe_freezing(trained: TrainedNetwork, unchanged: list[str]) -> str:
     """Report that frozen weights are unchanged, and which trainable weights did not change either."""
     counts, state = trained.trainable.count_parameters(), trained.state
-    frozen = f"checked: all {counts['frozen_parameters']:,} frozen parameters of the backbone are unchanged, bit by bit"
+    frozen = f"checked: all {counts['frozen_parameters']:,} frozen parameters of the backbone are bit-for-bit unchanged"
     if not state.best_epoch:
         return f"{frozen}; no epoch was better than the start"
     if unchanged and "gradual" in trained.spec.unfreeze:
@@ -185,6 +195,7 @@ def draft_bundle(
         ),
         "store": {"path": str(store.path), "source": store.source, "items": len(store)},
         "finetune": trained.spec.to_dict(),
+        "rules": RULES,
         "backbone": make_spec(network, output, image).backbone.to_dict(),
     }
     return Draft(
@@ -285,7 +296,7 @@ def finetune(
     check_run_name(options.folder, options.name)
     spec, image = plan_first_head(spec or FineTuneSpec()), check_image(image or {})
     manifest = source if isinstance(source, Manifest) else read_source(source)
-    check_manifest(manifest, group=options.group, tuned=is_tuned(spec))
+    check_manifest(manifest, group=options.group, tuned=is_tuned(spec), reporter=options.reporter)
     load, network = _load_network(backbone, layer, pooling, weights, image, options)
     stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone)
     from featx.finetuning.network import TrainableNetwork
@@ -369,8 +380,8 @@ def _deal_roles(dataset: Dataset, partition: Partition, spec: FineTuneSpec) -> R
         notes.append(f"the epoch was chosen on {int(held.sum()):,} validation images, which were not trained on")
     else:
         notes.append(
-            f"no image could be held out for validation: the epoch was chosen by the {spec.monitor} on the training "
-            "images"
+            f"no image could be held out for validation, so the epoch was chosen by the {spec.monitor} on the training "
+            "images, which cannot show overfitting; add images"
         )
     return Roles(np.flatnonzero(train), np.flatnonzero(held), np.flatnonzero(validated), tuple(notes))
 
@@ -390,8 +401,8 @@ def _hold_out(dataset: Dataset, train: NDArray[np.bool_], seed: int) -> NDArray[
 def _open_folder(
     spec: FineTuneSpec, data: FineTuneData, network: Backbone, roles: Roles, options: FineTuneOptions
 ) -> Path:
-    """Open the folder of this run, which depends on the spec, the network, the versions and the items."""
-    state = hashlib.sha256(f"{spec.digest} {sorted(read_versions().items())}".encode())
+    """Open the folder of this run, which depends on the spec, the network, the versions and rules, and the items."""
+    state = hashlib.sha256(f"{spec.digest} {sorted(read_versions().items())} {RULES}".encode())
     output, dataset = network.outputs[0], data.dataset
     state.update(f"{network.uri} {network.weights_digest} {output.layer} {output.pooling}".encode())
     state.update(data.stores[0].spec.image.digest.encode())
@@ -404,9 +415,10 @@ def _open_folder(
     folder = Path(options.folder) / ".finetune" / state.hexdigest()[:16]
     with say_failures(folder):
         make_folder(folder)
-    others = [path for path in folder.parent.iterdir() if path.is_dir() and path != folder]
-    also = f" ({len(others)} unfinished runs with other settings are next to it)" if others else ""
-    options.reporter.say(f"curves and state: {folder}{also}")
+    others = sum(path.is_dir() and path != folder for path in folder.parent.iterdir())
+    which = "run next to it has" if others == 1 else f"runs next to it ({others}) have"
+    begun = f"; this run starts from scratch, since the unfinished {which} other settings, images or versions"
+    options.reporter.say(f"curves and state: {folder}{begun if others and not (folder / STATE).is_file() else ''}")
     return folder
 
 

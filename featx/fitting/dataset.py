@@ -25,6 +25,7 @@ from featx.heads.rows import FeatureRows, TrainingRows
 from featx.items.splits import assign_folds, describe_ungrouped, find_groups, find_leaks, find_units, hold_out
 from featx.options import FIT_DEFAULTS, VIEWS
 from featx.store import FeatureStore
+from featx.wording import agree, format_plural
 
 #: Folds inside the training items on which hyper-parameters are chosen.
 TUNING_FOLDS = 3
@@ -240,7 +241,9 @@ def load_dataset(store: FeatureStore, *, group: str = "", views: str | None = VI
     """
     labelled = store.labels != ""
     check_labels(str(store.path), store.labels[labelled].tolist())
-    notes = [] if labelled.all() else [f"{int((~labelled).sum())} of {len(store)} items have no label and are left out"]
+    n_bare = int((~labelled).sum())
+    have = agree(n_bare, "has no label and is", "have no label and are")
+    notes = [f"{n_bare:,} of {len(store):,} items {have} left out"] if n_bare else []
     rows = np.flatnonzero(labelled)
     classes, targets = np.unique(store.labels[rows], return_inverse=True)
     _refuse_other_targets(store, classes.tolist(), len(rows))
@@ -342,17 +345,18 @@ def _split_by_source(
     unused = ~(train | validation | test)
     notes = []
     if test_name == "val":
-        notes.append("the source has no test split, so its val split is the test; --test-size is not used")
+        notes.append("the source has no test split, so its val split is the test, and --test-size has no effect")
     elif test_size != FIT_DEFAULTS.test_size:
-        notes.append("the source has a test split; --test-size is not used")
+        notes.append("the source has a test split, so --test-size has no effect")
     if unused.any():
-        notes.append(f"{int(unused.sum())} items are in no split, although others are in train; they are left out")
+        count = format_plural(int(unused.sum()), "image")
+        notes.append(f"left out {count} without a split, since others have one; give them a split to use them")
     leaks = find_leaks(dataset.keys.tolist(), np.where(train, "train", dataset.splits).tolist())
     if leaks.any():
         first = dataset.store.ids[dataset.rows[leaks]][0]
         notes.append(
-            f"{int(leaks.sum())} training or validation images have the same bytes as an image of a later split "
-            f"(such as {first}) and are left out"
+            f"left out {format_plural(int(leaks.sum()), 'training or validation image')} with the same bytes as an "
+            f"image of a later split, such as {first}"
         )
     notes += _note_overlaps(dataset, train, validation, test, test_name)
     check_classes(dataset.labels.tolist(), train & ~leaks, test, test_name, train & leaks)
@@ -377,17 +381,21 @@ def _note_overlaps(
         straddling = (set(dataset.groups[trained].tolist()) & set(dataset.groups[held].tolist())) - {""}
         if straddling:
             notes.append(
-                f"{len(straddling)} groups of the source are {words} (such as {min(straddling)}), "
-                f"so the numbers are too optimistic"
+                f"{len(straddling):,} of the source's groups are {words}, such as {min(straddling)}, so the numbers "
+                "are too optimistic; `featx split --replace` keeps each group in one split"
             )
     untested = set(dataset.targets[train].tolist()) - set(dataset.targets[test].tolist())
     if untested:
         notes.append(
-            f"{test_name} has no items of {_name_classes(dataset, untested)}; means over classes leave these out"
+            f"{test_name} has no images of {_name_classes(dataset, untested)}, so averages over classes leave these "
+            f"out; add some to {test_name}"
         )
     untrained = set(dataset.targets[validation].tolist()) - set(dataset.targets[train].tolist())
     if untrained:
-        notes.append(f"val has classes that train lacks: {_name_classes(dataset, untrained)}; they count as wrong")
+        notes.append(
+            f"val has images of {_name_classes(dataset, untrained)}, which count as wrong, since train has "
+            "none; add some to train"
+        )
     return notes
 
 

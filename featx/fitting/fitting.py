@@ -32,7 +32,7 @@ from featx.results import Curve, Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 from featx.store.verification import refuse_damage
-from featx.wording import to_text
+from featx.wording import format_plural, to_text
 
 Probabilities = NDArray[np.float64]
 
@@ -114,7 +114,7 @@ def _add_curve(outcome: _Outcome, head: Head, spec: HeadSpec, dataset: Dataset, 
     try:
         curve = measure_curve(head, spec, dataset, outcome.tuned_on, options.reporter.advance)
     except DataError as error:
-        return replace(outcome, notes=(*outcome.notes, f"no learning curve was measured: {error}"))
+        return replace(outcome, notes=(*outcome.notes, f"there is no learning curve: {error}"))
     return replace(outcome, curve=curve)
 
 
@@ -158,11 +158,10 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
         probabilities[outer == fold] = _predict(fitted, dataset, outer == fold)
     held = outer >= 0
     alone = int((~held).sum())
-    notes = (
-        [f"{alone} items are alone in their class: they are trained on in every fold and never tested"] if alone else []
-    )
+    single = f"classes with a single image are trained on and never tested ({format_plural(alone, 'image')}); add more"
+    notes = [single] if alone else []
     if (dataset.splits != "").any():
-        notes.append("cross-validation uses all items and ignores the splits of the source")
+        notes.append("cross-validation uses all items and ignores the splits of the source; leave out --cv to use them")
     options.reporter.begin("fitting to all items")
     progress = _shift(options.reporter.advance, options.cv, options.cv + 1)
     fitted, tuned = _tune_and_fit(head, spec, dataset, everything, progress)
@@ -251,7 +250,7 @@ def _note_protocol(name: str, tuned: Tuned) -> list[str]:
         if left:
             shown = ", ".join(f"{value:g}" for value in left)
             notes.append(
-                f"the protocol {name} also tries {parameter} {shown}, but the folds have too few items for that"
+                f"the protocol {name} also has {parameter} {shown}, which was not tried: the folds have too few items"
             )
     return notes
 

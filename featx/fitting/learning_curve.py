@@ -18,6 +18,7 @@ from featx.heads.tuning import plan_candidates
 from featx.reporting import Progress
 from featx.results import Curve
 from featx.specs import HeadSpec
+from featx.wording import format_plural
 
 Members = NDArray[np.bool_]
 
@@ -107,7 +108,9 @@ def measure_shots(
         len(set(dataset.keys[members & (dataset.targets == target)].tolist()))
         for target in np.unique(dataset.targets[members])
     ]
-    notes = [f"a class has only {min(distinct)} different training items; larger numbers of shots use all of them"]
+    notes = [
+        f"a class has only {format_plural(min(distinct), 'different training item')}, and more shots use all of them"
+    ]
     few = tuple(notes) if min(distinct) < max(shots) else ()
     return Curve(shots, accuracies, np.maximum(means - reach, 0), np.minimum(means + reach, 1), None, few)
 
@@ -136,7 +139,7 @@ def _check_plans(plans: list[list[NDArray[np.intp]]], n_items: int) -> None:
         DataError: If there are too few items, or groups of them.
     """
     if min(len({len(part) for part in parts}) for parts in plans) < _FEWEST_SIZES:
-        msg = f"{n_items} training items, or their groups, are too few for a learning curve; leave out --curve"
+        msg = f"{n_items} training items, or their groups, are too few for a learning curve; add some, or omit --curve"
         raise DataError(msg)
 
 

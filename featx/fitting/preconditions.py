@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,13 @@ from featx.errors import DataError
 from featx.items import Item, Manifest
 from featx.items.renaming import suggest_rules
 from featx.items.splits import find_groups, find_leaks, find_units
+from featx.reporting import SILENT, Reporter
 from featx.wording import join_first
 
 MIN_CLASSES = 2
+
+#: Files of one size are told apart by so many first bytes; only those that start alike are read to their ends.
+_START_BYTES = 1 << 16
 
 #: Classes that a message names, with their numbers.
 _NAMED = 5
@@ -21,7 +25,7 @@ _NAMED = 5
 Members = NDArray[np.bool_]
 
 
-def check_manifest(manifest: Manifest, *, group: str = "", tuned: bool = True) -> None:
+def check_manifest(manifest: Manifest, *, group: str = "", tuned: bool = True, reporter: Reporter = SILENT) -> None:
     """Refuse a source that certainly cannot be split and fitted, before any of it is embedded.
 
     Files are read only where files of several splits have the same size, to find copies.
@@ -30,6 +34,7 @@ def check_manifest(manifest: Manifest, *, group: str = "", tuned: bool = True) -
         manifest: The items.
         group: What keeps items together; see `featx.fitting.dataset.load_dataset`.
         tuned: Whether parameters are chosen on folds of the training items.
+        reporter: Told how many files are read.
 
     Raises:
         DataError: If there are fewer than two classes, or too few items of them to train on.
@@ -39,7 +44,7 @@ def check_manifest(manifest: Manifest, *, group: str = "", tuned: bool = True) -
     items = [item for item in manifest.items if item.label]
     labels, splits = [item.label for item in items], np.array([item.split for item in items], np.str_)
     check_labels(manifest.source, labels)
-    keys = _find_keys(manifest, items)
+    keys = _find_keys(manifest, items, reporter)
     roles = assign_roles(splits)
     train = np.ones(len(items), bool)
     if roles is not None:
@@ -169,16 +174,43 @@ def count_units(labels: Sequence[str], units: NDArray[np.intp], members: Members
     return Counter(name for name, _ in pairs)
 
 
-def _find_keys(manifest: Manifest, items: Sequence[Item]) -> list[str]:
-    """Return the sha256 of each item whose size a file of another split has, and the id of each other one."""
-    splits = defaultdict[int, set[str]](set)
+def _find_keys(manifest: Manifest, items: Sequence[Item], reporter: Reporter) -> list[str]:
+    """Return the sha256 of each item that may be a copy of one in another split, and the id of each other one."""
+    splits = [item.split for item in items]
     sizes = [_measure(manifest, item.id) for item in items]
-    for item, size in zip(items, sizes, strict=True):
-        splits[size].add(item.split)
-    return [
-        _hash(manifest, item.id) if size >= 0 and len(splits[size]) > 1 else item.id
-        for item, size in zip(items, sizes, strict=True)
-    ]
+    alike = _find_shared({at: str(size) for at, size in enumerate(sizes) if size >= 0}, splits)
+    starts = _hash_all(manifest, items, alike, reporter, "looking for copies in other splits", _START_BYTES)
+    alike = _find_shared({at: f"{sizes[at]} {start}" for at, start in starts.items()}, splits)
+    long = [at for at in alike if sizes[at] > _START_BYTES]
+    found = starts | _hash_all(manifest, items, long, reporter, "reading those that start alike")
+    copied = set(alike)
+    return [found[at] if at in copied else item.id for at, item in enumerate(items)]
+
+
+def _find_shared(keys: Mapping[int, str], splits: Sequence[str]) -> list[int]:
+    """Find the items whose key occurs in several splits."""
+    found = defaultdict[str, set[str]](set)
+    for at, key in keys.items():
+        found[key].add(splits[at])
+    return [at for at, key in keys.items() if len(found[key]) > 1]
+
+
+def _hash_all(
+    manifest: Manifest,
+    items: Sequence[Item],
+    positions: Sequence[int],
+    reporter: Reporter,
+    phase: str,
+    n_bytes: int | None = None,
+) -> dict[int, str]:
+    """Return the sha256 of the first bytes of some items, or of all their bytes, by position."""
+    if positions:
+        reporter.begin(phase)
+    hashes = {}
+    for done, at in enumerate(positions, 1):
+        hashes[at] = _hash(manifest, items[at].id, n_bytes)
+        reporter.advance(done, len(positions))
+    return hashes
 
 
 def _measure(manifest: Manifest, item_id: str) -> int:
@@ -188,8 +220,8 @@ def _measure(manifest: Manifest, item_id: str) -> int:
         return -1  # embedding quarantines it
 
 
-def _hash(manifest: Manifest, item_id: str) -> str:
+def _hash(manifest: Manifest, item_id: str, n_bytes: int | None) -> str:
     try:
-        return hashlib.sha256(manifest.reader.read(item_id)).hexdigest()
+        return hashlib.sha256(manifest.reader.read(item_id, n_bytes)).hexdigest()
     except OSError:
         return item_id

@@ -66,10 +66,9 @@ class CalibratedHead(ClassifierMixin, BaseEstimator):
             held_out = (np.eye(len(self.classes_)), self.classes_)
         scores, own = (self._hold_out(rows, positions), y) if held_out is None else held_out
         targets = np.searchsorted(self.classes_, own)
-        known = np.isfinite(scores[np.arange(len(scores)), targets])  # not where all of its class was held out
         # Weighted like the classifier; otherwise the calibration would undo the weights.
-        weights = compute_sample_weight(getattr(self.classifier, "class_weight", None), targets)[known]
-        self.calibrator_ = Calibrator(self.method).fit(scores[known], targets[known], weights)
+        weights = compute_sample_weight(getattr(self.classifier, "class_weight", None), targets)
+        self.calibrator_ = Calibrator(self.method).fit(scores, targets, weights)
         stopping = {} if validation is None else {"validation": validation}
         self.classifier_ = fitted or clone(self.classifier).fit(
             _adapt_rows(self.classifier, rows), positions, **stopping

@@ -1,5 +1,6 @@
 """Calibration: maps from scores to probabilities, fitted to scores of held-out items."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, Self
@@ -10,6 +11,7 @@ from scipy import optimize, special
 from sklearn.base import BaseEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it ships no types
 
 from featx.errors import DataError, UnknownNameError
 from featx.specs import CALIBRATIONS
@@ -50,7 +52,9 @@ def fit_mixture(
 
     This is ensemble temperature scaling with two of its three parts (J. Zhang, B. Kailkhura and
     T. Y.-J. Han, "Mix-n-Match", ICML 2020, section 3.2), fitted together. The share bounds the
-    loss of a confident error, so that a few of them do not flatten all other probabilities.
+    loss of a confident error, so that a few of them do not flatten all other probabilities. Then a factor
+    without bound would cost nothing where all other items are right; its distance from that of
+    `fit_temperature`, in logarithms, has a penalty worth one item.
 
     Args:
         scores: As for `fit_temperature`.
@@ -59,11 +63,13 @@ def fit_mixture(
     """
     measure = _prepare_chances(scores, positions)
     equal = 1 / np.isfinite(scores).sum(axis=1)
+    plain = fit_temperature(scores, positions, weights)
 
     def measure_loss(factor: float) -> float:
         chances = np.exp(measure(factor))
         share = _fit_share(chances, equal, weights)
-        return -float(np.average(np.log(chances + share * (equal - chances) + _TINY), weights=weights))
+        logarithms = np.log(chances + share * (equal - chances) + _TINY)
+        return math.log(factor / plain) ** 2 / len(scores) - float(np.average(logarithms, weights=weights))
 
     factor = _minimize_factor(measure_loss)
     return factor, _fit_share(np.exp(measure(factor)), equal, weights)
@@ -131,19 +137,17 @@ class Calibrator(BaseEstimator):
             raise DataError(msg)
         known = np.isfinite(given[np.arange(len(given)), columns])
         if not known.any():
-            msg = "no item to calibrate on is of a class that was trained on; hold out items of every class"
+            msg = (
+                f"calibration {self.method} cannot be fitted, since no class has items in two folds; "
+                "add items or groups of each class, or use --calibration none"
+            )
             raise DataError(msg)
         given, columns = given[known], columns[known]
         weights = np.ones(len(given)) if sample_weight is None else np.asarray(sample_weight, np.float64)[known]
         self.n_classes_ = given.shape[1]
-        if self.method in CURVES:
-            self._fit_curves(_list_curves(given), columns, weights)
-        elif self.method == "mixture":
-            self.factor_, self.share_ = fit_mixture(given, columns, weights)
-        else:
-            self.factor_ = 1.0 if self.method == "none" else fit_temperature(given, columns, weights)
-        if self.method == "bias":
-            self.factor_, self.biases_ = _fit_biases(given, columns, weights, self.factor_)
+        # The matrices of L-BFGS are so small that a second thread makes it up to 60 times as slow.
+        with _find_thread_pools().limit(limits=1):
+            self._fit_map(given, columns, weights)
         return self
 
     def predict_proba(self, scores: ArrayLike) -> FloatArray:
@@ -202,6 +206,16 @@ class Calibrator(BaseEstimator):
             msg = "a calibration whose parts do not fit"
             raise ValueError(msg)
 
+    def _fit_map(self, scores: FloatArray, columns: NDArray[Any], weights: FloatArray) -> None:
+        if self.method in CURVES:
+            self._fit_curves(_list_curves(scores), columns, weights)
+        elif self.method == "mixture":
+            self.factor_, self.share_ = fit_mixture(scores, columns, weights)
+        else:
+            self.factor_ = 1.0 if self.method == "none" else fit_temperature(scores, columns, weights)
+        if self.method == "bias":
+            self.factor_, self.biases_ = _fit_biases(scores, columns, weights, self.factor_)
+
     def _fit_curves(self, curves: FloatArray, columns: NDArray[Any], weights: FloatArray) -> None:
         first = 1 if self.n_classes_ == 2 else 0  # noqa: PLR2004 - the curve of two classes is the second one's
         used = [np.isfinite(curve) for curve in curves.T]
@@ -226,6 +240,15 @@ class Calibrator(BaseEstimator):
 
 #: Added to probabilities, which stay finite in logarithms and denominators.
 _TINY = 1e-30
+
+#: Stands for the score of a class that was not trained on: finite with any factor, and its exponential is 0.
+_LEAST_SCORE = -1e100
+
+
+@functools.cache
+def _find_thread_pools() -> ThreadpoolController:
+    """Find the thread pools of this process; the search takes 5 ms, a limit much less."""
+    return ThreadpoolController()
 
 
 def _prepare_chances(scores: NDArray[Any], positions: NDArray[np.intp]) -> Callable[[float], FloatArray]:
@@ -263,18 +286,21 @@ def _fit_biases(
     scores: FloatArray, columns: NDArray[Any], weights: FloatArray, start: float
 ) -> tuple[float, FloatArray]:
     """Fit a factor and a constant for each class; the penalty of a constant is worth one item."""
-    trained = np.isfinite(scores)
-    finite = np.where(trained, scores - scores.max(axis=1, keepdims=True), 0.0) * start
-    targets = np.zeros_like(finite)
-    targets[np.arange(len(targets)), columns] = 1
+    # A score that is finite, but far below all others, stands for a class without one: its exponential is 0.
+    below = np.maximum((scores - scores.max(axis=1, keepdims=True)) * start, _LEAST_SCORE)
+    own = below[np.arange(len(below)), columns]
+    totals = np.bincount(columns, weights, scores.shape[1])
+    work = np.empty_like(below)  # reused, since new memory takes longer than the exponentials
 
     def measure(parameters: FloatArray) -> tuple[float, FloatArray]:
         factor, biases = math.exp(parameters[0]), parameters[1:]
-        margins = np.where(trained, factor * finite + biases, -np.inf)
-        excess = weights[:, np.newaxis] * (special.softmax(margins, axis=1) - targets)
-        own = margins[np.arange(len(margins)), columns]
-        loss = weights @ (special.logsumexp(margins, axis=1) - own) + biases @ biases
-        return loss / len(scores), np.append(factor * (excess * finite).sum(), excess.sum(0) + 2 * biases) / len(scores)
+        highest = biases.max()
+        np.add(np.multiply(below, factor, out=work), biases - highest, out=work)
+        sums = np.exp(work, out=work).sum(axis=1) + _TINY
+        shares = weights / sums
+        loss = weights @ (np.log(sums) + highest - factor * own) - totals @ biases + biases @ biases
+        slope = factor * (shares @ np.einsum("ij,ij->i", work, below) - weights @ own)
+        return loss / len(scores), np.append(slope, shares @ work - totals + 2 * biases) / len(scores)
 
     first = np.zeros(1 + scores.shape[1])
     bounds = [_LOG_FACTORS, *[(None, None)] * scores.shape[1]]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from featx.evaluation.metrics import make_gaps
 from featx.heads.calibration import CURVES, METHODS, Calibrator, FloatArray
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
@@ -23,8 +24,9 @@ _FEWEST_ERRORS = 4
 _TOLERANCE = 0.25
 
 #: Also, a gain of the log-loss is beyond noise if scores that are probabilities already reach it with a chance below
-#: this: the likelihood ratio of the held-out items exceeds its inverse.
-_CHANCE = 0.01
+#: this: the likelihood ratio of the held-out items exceeds its inverse. It may come from one item, so the Brier score
+#: must be lower by this many standard errors.
+_CHANCE, _BRIER_ERRORS = 0.01, 1.0
 
 #: The least probability in a log-loss, as in the scores themselves.
 _LEAST = 1e-12
@@ -37,9 +39,6 @@ _MOST_FOR_BIASES = 5_000_000
 
 #: A smaller rise of the calibration error is not worth a warning.
 _LEAST_RISE = 0.01
-
-#: Bins of equal width in the calibration error.
-_BINS = 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +98,7 @@ class HeldOut:
         known = self.known
         probabilities = np.empty(self.scores.shape)
         for train, held in self.splits:
-            rows = train[known[train]] if known[train].any() else np.flatnonzero(known)
+            rows = train if known[train].any() else np.arange(len(known))
             calibrator = Calibrator(method).fit(self.scores[rows], self.positions[rows], self.weights[rows])
             probabilities[held] = calibrator.predict_proba(self.scores[held])
         return probabilities
@@ -123,13 +122,12 @@ def choose_calibration(held_out: HeldOut, asked: str | None, *, margins: bool = 
         method = asked or "none"
         return CalibrationChoice(method, held_out.cross_fit(method), ())
     before = _Trial.measure(held_out, base)
-    trials = {base: before}
-    for method in _list_candidates(held_out, base) if asked is None else [asked]:
+    chosen = before if asked is None or asked == base else _Trial.measure(held_out, asked)
+    for method in _list_candidates(held_out, base) if asked is None else []:
         trial = _Trial.measure(held_out, method)
-        if asked is not None or trial.improves(before):
-            trials[method] = trial
-    chosen = asked or min(trials, key=lambda method: trials[method].log_loss)
-    return CalibrationChoice(chosen, trials[chosen].probabilities, tuple(_describe(trials, base, chosen, asked)))
+        if trial.log_loss < chosen.log_loss and trial.improves(before):
+            chosen = trial
+    return CalibrationChoice(chosen.method, chosen.probabilities, tuple(_describe(before, chosen, asked)))
 
 
 def _list_candidates(held_out: HeldOut, base: str) -> list[str]:
@@ -150,13 +148,15 @@ class _Trial:
     """The cross-fitted probabilities of one method, and their scores.
 
     Attributes:
+        method: The method.
         probabilities: float64 (n_items, n_classes).
         scores: By known item, its log-loss and its Brier score, float64 (2, n_known).
-        calibration_error: Mean distance between confidence and accuracy over bins.
+        calibration_error: The expected calibration error.
         known: The held-out items that the scores are of.
         held_out: The held-out items.
     """
 
+    method: str
     probabilities: FloatArray
     scores: FloatArray
     calibration_error: float
@@ -167,10 +167,13 @@ class _Trial:
     def measure(cls, held_out: HeldOut, method: str) -> "_Trial":
         probabilities = held_out.cross_fit(method)
         known = np.flatnonzero(held_out.known)
-        chances, columns = probabilities[known], held_out.positions[known]
-        own = chances[np.arange(len(known)), columns]
-        scores = np.stack([-np.log(np.maximum(own, _LEAST)), (chances**2).sum(axis=1) - 2 * own + 1])
-        return cls(probabilities, scores, _measure_error(chances, columns, held_out.weights[known]), known, held_out)
+        columns = held_out.positions[known]
+        own, squares = probabilities[known, columns], np.einsum("ij,ij->i", probabilities, probabilities)[known]
+        scores = np.stack([-np.log(np.maximum(own, _LEAST)), squares - 2 * own + 1])
+        confidences, right = probabilities.max(axis=1)[known], probabilities.argmax(axis=1)[known] == columns
+        weights = held_out.weights[known]
+        error = float(np.abs(make_gaps(confidences, right) @ weights).sum() / weights.sum())
+        return cls(method, probabilities, scores, error, known, held_out)
 
     @property
     def log_loss(self) -> float:
@@ -183,7 +186,8 @@ class _Trial:
         if min(loss, brier) < -_TOLERANCE:
             return False
         few = base.count_errors() < _FEWEST_ERRORS
-        return (max(loss, brier) > _ERRORS and not few) or self._measure_evidence(gains[0]) > math.log(1 / _CHANCE)
+        likelier = brier > _BRIER_ERRORS and self._measure_evidence(gains[0]) > math.log(1 / _CHANCE)
+        return (max(loss, brier) > _ERRORS and not few) or likelier
 
     def count_errors(self) -> int:
         """Count the units with an item that is not predicted correctly."""
@@ -227,17 +231,9 @@ class _Trial:
         return numbers
 
 
-def _measure_error(chances: FloatArray, columns: NDArray[np.intp], weights: FloatArray) -> float:
-    """Measure the expected calibration error of predicted classes."""
-    confidences = chances.max(axis=1)
-    gaps = confidences - (chances.argmax(axis=1) == columns)
-    bins = np.minimum((confidences * _BINS).astype(np.intp), _BINS - 1)
-    return float(np.abs(np.bincount(bins, weights=weights * gaps)).sum()) / float(weights.sum())
-
-
-def _describe(trials: dict[str, _Trial], base: str, chosen: str, asked: str | None) -> list[str]:
+def _describe(before: _Trial, after: _Trial, asked: str | None) -> list[str]:
     """Describe a choice that changed the probabilities, and warn of a larger calibration error."""
-    before, after = trials[base], trials[chosen]
+    base, chosen = before.method, after.method
     if chosen == base:
         return []
     losses = f"log-loss {before.log_loss:.3f} with {base}, {after.log_loss:.3f} with {chosen}"

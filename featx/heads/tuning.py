@@ -33,6 +33,9 @@ from featx.reporting import Progress
 from featx.results import Candidate, name_candidate
 from featx.specs import HeadSpec
 
+#: Raised whenever tuning or calibration chooses differently: what other rules chose is computed again.
+RULES = 2
+
 #: The largest loss of an item: that of the least probability in the scores.
 _MOST_LOSS = -math.log(1e-12)
 
@@ -108,10 +111,10 @@ def tune(
 ) -> Tuned:
     """Try the head's grid under its scalings on folds, and choose a candidate.
 
-    Candidates whose accuracy on held-out items is within one standard error of the highest are
-    as good as the items can tell. Of these, the one with the lowest log-loss is chosen, or the
-    strongest regularisation whose log-loss is within 0.01 nats of it. Equals go to the scaling
-    that comes first. The log-loss of a head with calibration is that after a temperature, unless
+    A candidate is close enough to the best if no other one's accuracy on held-out items, less its
+    standard error, is higher: the items cannot tell them apart. Of these, the one with the lowest log-loss
+    is chosen, or the strongest regularisation whose log-loss is within 0.01 nats of it. Equals go
+    to the scaling that comes first. The log-loss of a head with calibration is that after a temperature, unless
     the spec asks for no calibration. A standard error counts items of one unit as one. If `class_weight` is
     `balanced`, accuracy and log-loss are those of equally frequent classes. For the head of a
     protocol, only the highest accuracy is close enough (`Head.tolerance` is 0).
@@ -354,30 +357,29 @@ class _Entry:
 
 
 class _Shortlist:
-    """The candidates that may still be chosen; the scores of all others are dropped."""
+    """The candidates that may still be chosen; the scores of all others are dropped.
+
+    The least accuracy that is close enough only rises, so the order in which candidates are added does not matter.
+    """
 
     def __init__(self, tolerance: float) -> None:
         self._tolerance = tolerance
+        self._least = 0.0
         self._entries: list[_Entry] = []
 
     def add(self, entry: _Entry) -> None:
         """Add a candidate, whose scores are copied if it may be chosen."""
-        if not any(one.precedes(entry) for one in self._entries):
+        self._least = max(self._least, entry.accuracy - self._tolerance * entry.error - _ROUNDING)
+        self._entries = [one for one in self._entries if one.accuracy >= self._least]
+        if entry.accuracy >= self._least and not any(one.precedes(entry) for one in self._entries):
             kept = [one for one in self._entries if not entry.precedes(one)]
-            self._entries = self._find_close([*kept, entry])
-            if self._entries[-1] is entry:
-                self._entries[-1] = replace(entry, scores=entry.scores.copy())
+            self._entries = [*kept, replace(entry, scores=entry.scores.copy())]
 
     def choose(self) -> _Entry:
         """Return the candidate that `tune` chooses among those that were added."""
         most = min(one.log_loss for one in self._entries) + _EQUAL_LOSS
         good = [one for one in self._entries if one.log_loss <= most]
-        return min(good, key=lambda one: (one.candidate.strength, one.log_loss))
-
-    def _find_close(self, entries: list[_Entry]) -> list[_Entry]:
-        best = max(entries, key=lambda one: one.accuracy)
-        least = best.accuracy - self._tolerance * best.error - _ROUNDING
-        return [one for one in entries if one.accuracy >= least]
+        return min(good, key=lambda one: (one.candidate.strength, one.log_loss, -one.accuracy))
 
 
 def _measure(
@@ -390,9 +392,7 @@ def _measure(
 ) -> _Entry:
     right = scores.argmax(axis=1) == problem.positions
     by_fold = [right[held].mean() for _, held in problem.splits]
-    accuracy = float(np.average(right, weights=weights))
-    by_unit = np.bincount(problem.units, weights * (right - accuracy))
-    error = float(np.linalg.norm(by_unit) / weights.sum())
+    accuracy, error = measure_accuracy(right, weights, problem.positions, problem.units)
     losses = _measure_losses(problem, scores, weights, calibrated=calibrated)
     log_loss = float(np.average(losses, weights=weights))
     measured = replace(
@@ -403,6 +403,29 @@ def _measure(
         balanced_accuracy=float(np.mean(np.bincount(problem.positions, right) / np.bincount(problem.positions))),
     )
     return _Entry(measured, accuracy, error, log_loss, scores)
+
+
+def measure_accuracy(
+    right: NDArray[np.bool_], weights: NDArray[np.float64], positions: NDArray[np.intp], units: NDArray[np.intp]
+) -> tuple[float, float]:
+    """Measure a weighted accuracy and its standard error, in which the items of a unit count as one.
+
+    If the weights make classes equal, the accuracy is the mean of the classes' recalls, and items vary around the
+    recall of their class.
+
+    Args:
+        right: bool (n_items,).
+        weights: float64 (n_items,), equal in each class.
+        positions: int (n_items,), the class of each item.
+        units: int (n_items,).
+    """
+    accuracy = float(np.average(right, weights=weights))
+    strata = positions if np.ptp(weights) > 0 else np.zeros_like(positions)
+    means = np.bincount(strata, right) / np.maximum(np.bincount(strata), 1)
+    n_strata = len(means)
+    n_units = np.bincount(np.unique(units * n_strata + strata) % n_strata, minlength=n_strata)
+    excess = weights * (right - means[strata]) * np.sqrt(n_units / np.maximum(n_units - 1, 1))[strata]
+    return accuracy, float(np.linalg.norm(np.bincount(units, excess)) / weights.sum())
 
 
 def _measure_losses(

@@ -90,16 +90,17 @@ class ArchiveReader:
         member = self._find(item_id)
         return FileStat(member.size_bytes, max(member.mtime_ns, self._mtime_ns))
 
-    def read(self, item_id: str) -> bytes:
-        """Return the bytes of the member.
+    def read(self, item_id: str, n_bytes: int | None = None) -> bytes:
+        """Return the first bytes of the member, or all of them if `n_bytes` is None.
 
         Raises:
             OSError: If the archive has no such item, or its bytes are damaged.
         """
         member = self._find(item_id)
-        found = self._container.read(member, member.size_bytes)
-        if len(found) < member.size_bytes:
-            msg = f"damaged in the archive: only {len(found):,} of {member.size_bytes:,} bytes are there"
+        wanted = member.size_bytes if n_bytes is None else min(n_bytes, member.size_bytes)
+        found = self._container.read(member, wanted)
+        if len(found) < wanted:
+            msg = f"damaged in the archive: only {len(found):,} of {wanted:,} bytes are there"
             raise OSError(msg)
         return found
 

@@ -2,14 +2,15 @@
 
 import difflib
 import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from featx.errors import SourceError
 from featx.items.formats import has_image_suffix
-from featx.items.layouts import SPLIT_NAMES, find_split
-from featx.items.names import normalise_label
+from featx.items.layouts import SPLIT_NAMES, find_affixes, find_split
+from featx.items.names import normalise_label, remove_invisible
 from featx.registry import find_closest
 from featx.wording import join_first
 
@@ -18,7 +19,17 @@ from featx.wording import join_first
 SPELLINGS: Mapping[str, tuple[str, ...]] = {
     "path": ("path", "filepath", "imagepath", "file", "filename", "image"),
     "label": ("label", "class", "target", "category"),
-    "split": ("split", "subset", "set", "partition", "fold"),
+    "split": (
+        "split",
+        "subset",
+        "set",
+        "partition",
+        "fold",
+        "traintest",
+        "trainvaltest",
+        "trainortest",
+        "traintestsplit",
+    ),
     "group": ("group", "patient", "patientid", "subject", "subjectid"),
 }
 
@@ -27,6 +38,16 @@ FLAGS = {"path": "--path-column", "label": "--label-column", "split": "--split-c
 
 _WHOLE_NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
 
+#: A field in quotes that CSV does not know.
+_IN_QUOTES = re.compile("'.*'", re.DOTALL)
+_UNQUOTE = "remove these, or write double quotes"
+
+#: What tools write for a value that is missing.
+_MISSING = frozenset({"nan", "<na>", "nat", "null", "none", "na", "n/a"})
+
+#: Of these, the names that a class may have.
+_WORDS = frozenset({"none", "na", "nat"})
+
 _NAMED_COLUMNS = 12
 _NAMED_VALUES = 5
 
@@ -34,7 +55,16 @@ _NAMED_VALUES = 5
 _FIRST_ROWS = 1000
 
 #: Values of a column that is 1 for the rows of one class and 0 for others.
-_BITS = {"0": 0, "0.0": 0, "false": 0, "1": 1, "1.0": 1, "true": 1}
+_BITS = {name: bit for bit, names in enumerate(("0 0.0 false f no n", "1 1.0 true t yes y")) for name in names.split()}
+
+#: Numbers that tables such as CelebA's write for train, val and test.
+_CODES = {*_BITS, "2", "2.0"}
+
+#: Words in the name of a column that is 1 for the rows of one split, besides that of the split.
+_IS = frozenset({"is", "in", "for", "use", "used", "flag"})
+
+#: Names of splits that have other meanings in a table: an image that is valid, the result of a test.
+_UNCLEAR = re.compile(r"(?:is[\s_.-]*)?valid|test|testing|dev|eval|holdout", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +145,7 @@ def choose_columns(table: Table, wanted: Columns) -> Chosen:
     """Choose the column of each role, by its name or by the usual spellings.
 
     A column with a usual name is taken for the split if all of its values are splits, and refused if only some are.
+    A column of 0 and 1 such as `is_train` is read as the split: 1 is the split of its name.
 
     Raises:
         SourceError: If a column is missing or its name occurs twice, or if a value is not a split.
@@ -123,9 +154,10 @@ def choose_columns(table: Table, wanted: Columns) -> Chosen:
     names = {
         "path": _find_column(table, "path", wanted.path),
         "label": _find_label(table, wanted.label),
-        "split": _find_split_column(table, wanted.split),
+        "split": None,
         "group": _find_column(table, "group", wanted.group),
     }
+    names["split"] = _find_split_column(table, wanted.split, {*names.values()})
     cells: dict[str, Sequence[str]] = {}
     for role, name in names.items():
         if name in table.repeated:
@@ -134,13 +166,23 @@ def choose_columns(table: Table, wanted: Columns) -> Chosen:
         found = table.read(name) if name is not None else [""] * table.n_rows
         cells[role] = found if role == "path" else _clean(found)
         _check_quotes(table, role, found)
-    cells["split"] = _name_splits(table, names["split"], cells["split"], guessed=not wanted.split)
-    return Chosen(cells, _describe(table, names, wanted))
+    bits = _find_bits(table, names["split"] or "")
+    if bits:
+        cells["split"] = [bits[_to_bit(cell)] for cell in cells["split"]]
+    else:
+        cells["split"] = _name_splits(table, names["split"], cells["split"], guessed=not wanted.split)
+    notes = [f"the column {names['split']!r} is read as the split: 1 is {bits[1]}, 0 is {bits[0]}"] if bits else []
+    notes += [
+        f"the label {label!r} is a class of its own; leave the field empty where the class is not known"
+        for label in sorted({*cells["label"]})
+        if label.casefold() in _MISSING - _WORDS
+    ]
+    return Chosen(cells, [*_describe(table, names, wanted), *notes])
 
 
 def advise(role: str, name: str = "NAME") -> str:
     """Return how to name the column of a role, on the command line and in Python."""
-    return f"{FLAGS[role]} {name} (columns=Columns({role}={name!r}) in Python)"
+    return f"{FLAGS[role]} {shlex.quote(name)} (columns=Columns({role}={name!r}) in Python)"
 
 
 def _find_column(table: Table, role: str, named: str | None) -> str | None:
@@ -162,6 +204,11 @@ def _find_column(table: Table, role: str, named: str | None) -> str | None:
         )
         if role == "path" and any(map(has_image_suffix, table.columns)):
             msg += ", or add a first line with the names of the columns, such as path,label"
+        elif len(table.columns) == 1 and re.search(r"\W", table.columns[0].strip("'")):
+            msg += "; if it has several columns, put commas between them, or state what separates them in a first line"
+            msg += " such as sep=:"
+        if any(map(_IN_QUOTES.fullmatch, table.columns)):
+            msg = f"the columns of {table.title}, such as {table.columns[0]}, are in single quotes; {_UNQUOTE}"
         raise SourceError(msg)
     return found[0] if found else None
 
@@ -206,16 +253,21 @@ def _find_one_hot(table: Table) -> list[str]:
             run.append(name)
             columns.append(bits)
             continue
-        best = max(best, run[_find_partition(columns)], key=len)
+        found = run[_find_partition(columns)]
+        best = max(best, [] if all(map(_find_indicated, found)) else found, key=len)
         run, columns = [], []
     return best
 
 
 def _to_bits(cells: Sequence[str]) -> list[int] | None:
-    bits = {cell: _BITS.get(cell.strip().casefold(), -1) for cell in set(cells)}
+    bits = {cell: _to_bit(cell) for cell in set(cells)}
     if set(bits.values()) != {0, 1}:
         return None
     return [bits[cell] for cell in cells]
+
+
+def _to_bit(cell: str) -> int:
+    return _BITS.get(cell.strip().casefold(), -1)
 
 
 def _find_partition(columns: Sequence[Sequence[int]]) -> slice:
@@ -227,10 +279,79 @@ def _find_partition(columns: Sequence[Sequence[int]]) -> slice:
     return slice(0, 0)
 
 
-def _find_split_column(table: Table, named: str | None) -> str | None:
+def _find_split_column(table: Table, named: str | None, others: Collection[str | None]) -> str | None:
     if named is not None:
         return _find_column(table, "split", named)
-    return next((name for name in _find_usual(table, "split") if _may_hold_splits(_count_values(table, name))), None)
+    usual = _find_usual(table, "split")
+    found = next((name for name in usual if _may_hold_splits(_count_values(table, name))), None)
+    if found is not None:
+        return found
+    coded = next((name for name in usual if normalise_title(name) != "fold" and _is_coded(table, name)), None)
+    indicators = [name for name in table.columns if name not in others and _is_indicator(table, name)]
+    if coded is None and not indicators:
+        return None
+    if len(indicators) == 1 and not _UNCLEAR.fullmatch(indicators[0].strip()):
+        return indicators[0]
+    raise AmbiguousColumnError(_advise_on_bits(table, coded, indicators), "split", "")
+
+
+def _is_coded(table: Table, column: str) -> bool:
+    """Return whether the values are numbers that may stand for splits: 0, 1 and 2."""
+    values = {value.casefold() for value in _count_values(table, column)} - {""}
+    return len(values) > 1 and values <= _CODES
+
+
+def _find_indicated(column: str) -> str:
+    """Return the split that a column such as `is_train` marks the rows of; empty for another column."""
+    name = re.sub(r"^is(?=[^\W\d_])", "is ", column.strip(), flags=re.IGNORECASE)
+    return "" if find_affixes(name) - _IS else find_split(name)
+
+
+def _is_indicator(table: Table, column: str) -> bool:
+    """Return whether most rows have 0 or 1 in a column that is named after a split."""
+    if not _find_indicated(column):
+        return False
+    return 2 * sum(_to_bit(cell) >= 0 for cell in table.read(column)) > table.n_rows
+
+
+def _find_bits(table: Table, column: str) -> dict[int, str]:
+    """Return the splits that the values of a column of 0 and 1 stand for; none for another column.
+
+    Raises:
+        SourceError: If a row has neither 0 nor 1.
+    """
+    if not column or not _is_indicator(table, column):
+        return {}
+    for row, cell in enumerate(table.read(column)):
+        if _to_bit(cell) < 0:
+            msg = (
+                f"{table.name_row(row)} of {table.title} has {cell.strip()!r} in the column {column!r} of 0 and 1; "
+                f"correct it, or use no split with {FLAGS['split']} ''"
+            )
+            raise SourceError(msg)
+    split = _find_indicated(column)
+    return {1: split, 0: "test" if split == "train" else "train"}
+
+
+def _advise_on_bits(table: Table, coded: str | None, indicators: Sequence[str]) -> str:
+    """Return what to do about columns of numbers that may be the split."""
+    without = f"use no split with {FLAGS['split']} '' (columns=Columns(split='') in Python)"
+    if coded is not None:
+        values = sorted(set(_count_values(table, coded)) - {""})
+        return (
+            f"the column {coded!r} of {table.title} may be the split, but its values {_list_names(values)} do not say "
+            f"which is train; write train, val and test in their place, or {without}"
+        )
+    if len(indicators) > 1:
+        return (
+            f"{table.title} has several columns of 0 and 1 that are named after splits, {_list_names(indicators)}; "
+            f"write a single column with train, val and test in it, or {without}"
+        )
+    split = _find_indicated(indicators[0])
+    return (
+        f"the column {indicators[0]!r} of {table.title} may be the split; if 1 is {split} and 0 is train, add "
+        f"{advise('split', indicators[0])}; if not, {without}"
+    )
 
 
 def _may_hold_splits(values: Iterable[str]) -> bool:
@@ -252,10 +373,11 @@ def _name_splits(table: Table, column: str | None, values: Sequence[str], *, gue
     unknown = {value for value, split in splits.items() if value and not split}
     if unknown:
         at = next(at for at, value in enumerate(values) if value in unknown)
-        close = find_closest(values[at], SPLIT_NAMES)
+        is_missing = values[at].casefold() in _MISSING
+        close = [] if is_missing else find_closest(values[at], SPLIT_NAMES)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         msg = f"{table.name_row(at)} of {table.title} has the split {values[at]!r}{hint} in the column {column!r}; "
-        msg += f"it must be one of {', '.join(SPLIT_NAMES)}"
+        msg += f"it must be one of {', '.join(SPLIT_NAMES)}{', or empty for an image without a split' * is_missing}"
         if guessed:
             msg += f"; correct it, choose another column with {advise('split')}, or use none with {FLAGS['split']} ''"
             earlier = [
@@ -269,6 +391,10 @@ def _name_splits(table: Table, column: str | None, values: Sequence[str], *, gue
 
 
 def _check_quotes(table: Table, role: str, cells: Sequence[str]) -> None:
+    filled = [cell.strip() for cell in cells if cell.strip()]
+    if filled and all(map(_IN_QUOTES.fullmatch, filled)):
+        msg = f"each {role} in {table.title}, such as {filled[0]}, is in single quotes; {_UNQUOTE}"
+        raise SourceError(msg)
     for row, misquoted in table.misquoted.items():
         if cells[row] in misquoted:
             msg = (
@@ -287,8 +413,8 @@ def _clean(cells: Sequence[str]) -> list[str]:
 
 
 def normalise_title(title: str) -> str:
-    """Return a column's name without case, spaces, underscores, dots and hyphens."""
-    return re.sub(r"[\s_.-]+", "", title.casefold())
+    """Return a column's name without case, spaces, underscores, dots, hyphens and characters that are not seen."""
+    return re.sub(r"[\s_.-]+", "", remove_invisible(title).casefold())
 
 
 def _describe(table: Table, names: Mapping[str, str | None], wanted: Columns) -> list[str]:

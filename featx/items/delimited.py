@@ -10,7 +10,8 @@ from pathlib import Path
 from featx.errors import SourceError
 from featx.items.columns import SPELLINGS, Table, normalise_title
 from featx.items.formats import has_image_suffix
-from featx.items.names import decode_text
+from featx.items.names import decode_text, remove_invisible
+from featx.wording import agree
 
 #: Excel writes and reads such a first line.
 _SEPARATOR = re.compile(r'"?sep=(.*?)"?[\r\n]*', re.IGNORECASE)
@@ -21,15 +22,62 @@ _DELIMITERS = ",;\t|"
 _BETWEEN, _NEAR = re.compile(r'[\s,;|"]'), 40
 
 
-def read_delimited(name: str, title: str) -> Table:
-    """Read a CSV or TSV file.
+@dataclass(slots=True)
+class Rows:
+    """The rows of a text.
 
-    The separator is that of a first line `sep=;`, or else the one of `,`, `;`, tab and `|` that the header has most
-    of. Lines before the header that begin with `#` are left out, and so is a separator at the end of every row.
+    Attributes:
+        header: The first row.
+        header_line: The line that it begins in.
+        rows: The other rows that are not blank.
+        lines: The line that each of them begins in.
+        misquoted: The fields of a row that contain a quote and are not quoted, for rows with quotes in fields.
+        encoding: Encoding of the text.
+        notes: How the text was read, for the user.
+    """
+
+    header: list[str] = field(default_factory=list)
+    header_line: int = 1
+    rows: list[list[str]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    misquoted: dict[int, set[str]] = field(default_factory=dict)
+    encoding: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def read_delimited(name: str, title: str) -> Table:
+    """Read a CSV or TSV file by the rules of `read_rows`; the first row has the names of the columns.
 
     Args:
         name: The file.
         title: Its name in messages.
+
+    Raises:
+        SourceError: If it cannot be read, or a row is not well-formed.
+    """
+    read = read_rows(name, title)
+    by_column = list(zip(*read.rows, strict=True)) if read.rows else [()] * len(read.header)
+    columns: dict[str, Sequence[str]] = {}
+    for column, cells in zip(read.header, by_column, strict=True):
+        columns.setdefault(column, cells)
+    return Table(
+        title,
+        list(columns),
+        len(read.rows),
+        columns.__getitem__,
+        lambda row: f"line {read.lines[row]}",
+        repeated={column for column in read.header if read.header.count(column) > 1},
+        misquoted=read.misquoted,
+        encoding=read.encoding,
+        notes=read.notes,
+    )
+
+
+def read_rows(name: str, title: str) -> Rows:
+    """Read the rows of a CSV or TSV file.
+
+    The separator is that of a first line `sep=;`, or else the one of `,`, `;`, tab and `|` that the header has most
+    of. Lines before the header that begin with `#` are left out, and so is a separator at the end of every row.
 
     Raises:
         SourceError: If it cannot be read, or a row is not well-formed.
@@ -42,23 +90,10 @@ def read_delimited(name: str, title: str) -> Table:
     text, encoding = decode_text(raw, title)
     lines = list(io.StringIO(text, newline=""))
     start, delimiter = _find_header(lines, title, is_tsv=name.lower().endswith(".tsv"))
-    parsed = _parse(lines, start, delimiter, title)
-    header = [column.strip() for column in _fit_rows(parsed, delimiter, title)]
-    by_column = list(zip(*parsed.rows, strict=True)) if parsed.rows else [()] * len(header)
-    columns: dict[str, Sequence[str]] = {}
-    for column, cells in zip(header, by_column, strict=True):
-        columns.setdefault(column, cells)
-    return Table(
-        title,
-        list(columns),
-        len(parsed.rows),
-        columns.__getitem__,
-        lambda row: f"line {parsed.lines[row]}",
-        repeated={column for column in header if header.count(column) > 1},
-        misquoted=parsed.misquoted,
-        encoding=encoding,
-        notes=_describe(text, encoding, lines, start),
-    )
+    read = _parse(lines, start, delimiter, title)
+    read.header = [remove_invisible(column.strip()) for column in _fit_rows(read, delimiter, title)]
+    read.encoding, read.notes = encoding, _describe(text, encoding, lines, start)
+    return read
 
 
 def _describe(text: str, encoding: str, lines: Sequence[str], start: int) -> tuple[str, ...]:
@@ -82,23 +117,6 @@ def _find_word(text: str) -> str:
     return _BETWEEN.split(before)[-1] + _BETWEEN.split(after)[0]
 
 
-@dataclass(slots=True)
-class _Parsed:
-    """The rows of a text.
-
-    Attributes:
-        header: The first row.
-        rows: The other rows that are not blank.
-        lines: The line that each row begins in.
-        misquoted: The fields of a row that contain a quote and are not quoted, for rows with quotes in fields.
-    """
-
-    header: list[str] = field(default_factory=list)
-    rows: list[list[str]] = field(default_factory=list)
-    lines: list[int] = field(default_factory=list)
-    misquoted: dict[int, set[str]] = field(default_factory=dict)
-
-
 def _find_header(lines: Sequence[str], title: str, *, is_tsv: bool) -> tuple[int, str]:
     """Return the index of the header's line, and the delimiter."""
     match = _SEPARATOR.fullmatch(lines[0]) if lines else None
@@ -107,12 +125,20 @@ def _find_header(lines: Sequence[str], title: str, *, is_tsv: bool) -> tuple[int
         msg = f"line 1 of {title} is {lines[0].strip()!r}; the separator must be a single character, such as sep=;"
         raise SourceError(msg)
     filled = [at for at, line in enumerate(lines) if line.strip() and not (stated and at == 0)]
-    at = next((at for at in filled if not lines[at].startswith("#") or _is_header(lines[at])), 0)
-    if stated:
-        return at, stated
+    at = next((at for at in filled if not lines[at].startswith("#") or _is_header(lines[at])), len(lines))
+    if at == len(lines):
+        msg = f"{title} is empty; write the names of the columns in the first line, such as path,label, then the rows"
+        raise SourceError(msg)
     # csv.Sniffer guesses quotes and separators from the letters of the paths; the header alone is clearer.
-    counts = {mark: len(_split(lines[at], mark)) for mark in ("\t" if is_tsv else _DELIMITERS)} if lines else {",": 1}
-    return at, max(counts, key=lambda mark: counts[mark])
+    counts = {mark: len(_split(lines[at], mark)) for mark in ("\t" if is_tsv else _DELIMITERS)}
+    best = max(counts, key=lambda mark: counts[mark])
+    if stated and at and counts[best] > 1 and len(_split(lines[at], stated)) == 1:
+        msg = (
+            f"line 1 of {title} is {lines[0].strip()!r}, but the header is separated by {best!r}; correct or "
+            "remove line 1"
+        )
+        raise SourceError(msg)
+    return at, stated or best
 
 
 def _split(line: str, delimiter: str) -> list[str]:
@@ -125,15 +151,15 @@ def _is_header(comment: str) -> bool:
     return len(names) > 1 and any(normalise_title(name.strip()) in SPELLINGS["path"] for name in names)
 
 
-def _parse(lines: Sequence[str], start: int, delimiter: str, title: str) -> _Parsed:
-    parsed = _Parsed()
+def _parse(lines: Sequence[str], start: int, delimiter: str, title: str) -> Rows:
+    parsed = Rows()
     for begin, end, row in _read_rows(lines, start, delimiter, title):
         if end > begin + 1:
             _refuse_swallowed(row, begin, delimiter, title)
         if not any(row):
             continue
         if not parsed.header:
-            parsed.header = [row[0].removeprefix("#"), *row[1:]]
+            parsed.header, parsed.header_line = [row[0].removeprefix("#"), *row[1:]], begin + 1
             continue
         if '"' in lines[begin] and any('"' in cell for cell in row):
             parsed.misquoted[len(parsed.rows)] = _find_misquoted(lines[begin:end], delimiter)
@@ -196,28 +222,30 @@ def _find_misquoted(lines: Sequence[str], delimiter: str) -> set[str]:
     return {cell.lstrip(" ") for cell in others.rstrip("\r\n").split(delimiter) if '"' in cell}
 
 
-def _fit_rows(parsed: _Parsed, delimiter: str, title: str) -> list[str]:
+def _fit_rows(parsed: Rows, delimiter: str, title: str) -> list[str]:
     """Drop a delimiter that ends every row, and return the header.
 
     Raises:
         SourceError: If a row is shorter or longer than the header.
     """
     header, widths = parsed.header, {len(row) for row in parsed.rows}
-    if len(widths) == 1 and widths != {len(header)}:
+    if len(widths) == 1:
         width = min(len(header), *widths)
+        while width and not header[width - 1].strip() and not any(row[width - 1] for row in parsed.rows):
+            width -= 1
         if not any(map(str.strip, header[width:])) and not any(any(row[width:]) for row in parsed.rows):
             parsed.rows = [row[:width] for row in parsed.rows]
             return header[:width]
     for line, row in zip(parsed.lines, parsed.rows, strict=True):
         if len(row) != len(header):
-            fields = f"{len(row)} {'field' if len(row) == 1 else 'fields'}"
+            fields = f"{len(row)} {agree(len(row), 'field', 'fields')}"
             msg = f"line {line} of {title} has {fields} and the header has {len(header)}; "
             if row[0].startswith("#"):
                 msg += "remove comments that come after the header"
             elif len(row) < len(header):
                 msg += f"write {delimiter!r} for each field that is empty"
             elif any(row[len(header) :]):
-                msg += f"quote the fields that contain {delimiter!r}"
+                msg += f"put the fields that contain {delimiter!r} in double quotes"
             else:
                 msg += f"remove the {delimiter!r} at its end"
             raise SourceError(msg)

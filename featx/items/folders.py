@@ -48,8 +48,8 @@ class FolderReader:
             raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES:,} bytes", str(path))
         return FileStat(info.st_size, info.st_mtime_ns)
 
-    def read(self, item_id: str) -> bytes:
-        """Return the bytes of the file.
+    def read(self, item_id: str, n_bytes: int | None = None) -> bytes:
+        """Return the first bytes of the file, or all of them if `n_bytes` is None.
 
         Raises:
             OSError: If it is not a regular file, is too large or cannot be read.
@@ -59,6 +59,8 @@ class FolderReader:
             info = os.fstat(file.fileno())
             if not stat.S_ISREG(info.st_mode):  # a pipe has replaced the file
                 raise OSError(errno.EINVAL, "not a regular file", item_id)
+            if n_bytes is not None:
+                return file.read(n_bytes)
             data = file.read(info.st_size + 1)
             if len(data) > info.st_size:  # the file is growing
                 data += file.read(MAX_FILE_BYTES)

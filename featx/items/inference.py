@@ -3,7 +3,7 @@
 Where the names fit two layouts, the error names both, since a wrong guess would be trained on in silence.
 """
 
-import shlex
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -12,12 +12,15 @@ from featx.items.layouts import (
     SPLIT_NAMES,
     Folder,
     find_affixes,
+    find_prefix,
     find_split,
     format_layout,
+    guess_split,
     is_plain_name,
     merge_folders,
+    quote,
 )
-from featx.wording import join_first, to_printable
+from featx.wording import join_first
 
 #: Fewer shared names than this are not the sign of a second level of classes: one of them may be `images`.
 _LEAST_SHARED = 2
@@ -26,6 +29,17 @@ _LEAST_SHARED = 2
 _MOSTLY = 2 / 3
 
 _SHOWN_NAMES = 3
+
+#: Names of folders of images, and of what belongs to these image by image, without case, blanks and marks.
+_IMAGES = {"image", "images", "img", "imgs", "input", "inputs", "jpegimages", "photo", "photos", "pictures", "rgb"}
+_MASKS = {"annotation", "annotations", "depth", "groundtruth", "gt", "label", "labels", "mask", "masks"} | {
+    "segmentation",
+    "segmentationclass",
+    "segmentationobject",
+    "segmentations",
+    "target",
+    "targets",
+}
 
 
 class AmbiguousLayoutError(SourceError):
@@ -57,6 +71,7 @@ def infer_layout(tree: Folder, source: str, *, has_labels: bool = False) -> tupl
     Raises:
         SourceError: If the folders fit several layouts.
     """
+    root = tree
     ignored: tuple[str, ...] = ()
     while inside := _look_through(tree):
         ignored, tree = (*ignored, "*"), inside
@@ -68,16 +83,17 @@ def infer_layout(tree: Folder, source: str, *, has_labels: bool = False) -> tupl
         for _ in range(ignored[::-1].index("split")):
             classes = merge_folders(classes.folders.values())
     else:
-        _refuse_others(tree, source)
+        _refuse_others(tree, find_prefix(root, ignored), source)
         classes = tree
     below = merge_folders(classes.folders.values())
+    _refuse_masks(root, ignored, source)
     if "split" not in ignored and len(_name_splits(below.folders)) > 1 and _are_splits(below.folders):
         _refuse_loose_images(classes, ignored, source)
         if not has_labels:
             _refuse_classes_below(classes, ignored, source)
         return (*ignored, "class", "split")
     if not has_labels:
-        _refuse_second_level(classes, ignored, source)
+        _refuse_second_level(classes, ignored, find_prefix(root, ignored), source)
         _refuse_splits_in_names(classes.folders, ignored, source)
     return (*ignored, "class")
 
@@ -145,7 +161,7 @@ def _refuse_splits_in_names(folders: Mapping[str, Folder], ignored: tuple[str, .
     splits: dict[frozenset[str], set[str]] = {}
     for name in folders:
         splits.setdefault(find_affixes(name), set()).add(find_split(name))
-    held = splits[find_affixes(min(folders))]
+    held = next(iter(splits.values()), set())
     if min(len(splits), len(held)) < _LEAST_SHARED or "" in held or any(found != held for found in splits.values()):
         return
     first, *_, last = sorted(folders)
@@ -153,7 +169,7 @@ def _refuse_splits_in_names(folders: Mapping[str, Folder], ignored: tuple[str, .
     msg = (
         f"the folders of {source!r}, such as {first!r} and {last!r}, are named after a class and a split: move them "
         f"into split folders, such as {find_split(first)}/NAME, or write a table with a split column; if each "
-        f"is a class, add --layout {shlex.quote(upper)}"
+        f"is a class, add --layout {quote(upper)}"
     )
     raise AmbiguousLayoutError(msg, upper)
 
@@ -195,14 +211,14 @@ def _is_wrapped(folder: Folder) -> bool:
     return is_plain_name(name) if not inside.folders else not inside.n_images
 
 
-def _refuse_others(tree: Folder, source: str) -> None:
+def _refuse_others(tree: Folder, around: str, source: str) -> None:
     """Refuse split folders next to other folders; one such name may be a class (trains among vehicles)."""
     named = {name: folder for name, folder in tree.folders.items() if folder.folders and find_split(name)}
     others = sorted(name for name in tree.folders if not find_split(name))
     if others and len(_name_splits(named)) > 1 and _are_splits(named):
         msg = (
             f"{source!r} has split folders ({_list(named)}) and other folders with images "
-            f"({_list(others)}); leave the others out with --except {_quote(f'folder={others[0]}')}, or move "
+            f"({_list(others)}); leave the others out with --except {quote(_leave_out(around, others))}, or move "
             "them elsewhere"
         )
         raise SourceError(msg)
@@ -215,7 +231,8 @@ def _refuse_loose_images(tree: Folder, above: tuple[str, ...], source: str) -> N
         one, two = (format_layout((*above, *levels)) for levels in (("class", "split"), ("class",)))
         msg = (
             f"the class folders of {source!r} hold split folders, but {_list(loose)} also holds images directly: add "
-            f"--layout {one} to leave these without a split, or --layout {two} to ignore the split folders"
+            f"--layout {quote(one)} to leave these without a split, or --layout {quote(two)} to ignore the split "
+            "folders"
         )
         raise SourceError(msg)
 
@@ -229,27 +246,58 @@ def _refuse_classes_below(tree: Folder, above: tuple[str, ...], source: str) -> 
         one, two = (format_layout((*above, *levels)) for levels in (("class", "split"), ("*", "split", "class")))
         msg = (
             f"{source!r} can be read in two ways, because its folders {upper} hold split folders with the folders "
-            f"{lower}: add --layout {one} if {upper} are the classes, or --layout '{two}' if {lower} are"
+            f"{lower}: add --layout {quote(one)} if {upper} are the classes, or --layout {quote(two)} if {lower} are"
         )
         raise AmbiguousLayoutError(msg, format_layout((*above, "class")))
 
 
-def _refuse_second_level(tree: Folder, above: tuple[str, ...], source: str) -> None:
+def _refuse_second_level(tree: Folder, above: tuple[str, ...], around: str, source: str) -> None:
     """Refuse folders that all contain the same folders: either level may name the classes."""
     folders = tree.folders
     shared = _find_shared(list(folders.values()))
     if len(folders) < _LEAST_SHARED or len(shared) < _LEAST_SHARED or any(f.n_images for f in folders.values()):
         return
     upper, lower = _list(folders), _list(shared)
-    first, second, third = (
-        format_layout((*above, *levels)) for levels in (("class",), ("*", "class"), ("group", "class"))
+    first, second, third, fourth = (
+        format_layout((*above, *levels))
+        for levels in (("class",), ("*", "class"), ("group", "class"), ("split", "class"))
     )
+    guessed = {name: guess_split(name) for name in folders if "split" not in above}
+    named, others = [name for name in guessed if guessed[name]], [name for name in guessed if not guessed[name]]
+    hint = ""
+    if named and others:
+        hint = f"; leave folders out with, for example, --except {quote(_leave_out(around, others))}"
+    elif len({*guessed.values()}) > 1:
+        hint = f"; --layout {quote(fourth)} if {upper} are splits"
     msg = (
         f"{source!r} can be read in two ways, because its folders {upper} contain the same folders, {lower}: add "
-        f"--layout {first} if {upper} are the classes; --layout '{second}' if {lower} are the classes (or {third} to "
-        "also keep the images of each upper folder in one split)"
+        f"--layout {quote(first)} if {upper} are the classes; --layout {quote(second)} if {lower} are the classes (or "
+        f"{third} to also keep the images of each upper folder in one split){hint}"
     )
     raise AmbiguousLayoutError(msg, first)
+
+
+def _refuse_masks(root: Folder, above: tuple[str, ...], source: str) -> None:
+    """Refuse class folders that are named as images and their masks are, such as `images` and `labels`."""
+    parents = {"": root}
+    for _ in above:
+        parents = {
+            f"{path}{name}/": inner for path, folder in parents.items() for name, inner in folder.folders.items()
+        }
+    tree = merge_folders(parents.values())
+    plain = {name: re.sub(r"[\W_]+", "", name.casefold()) for name in tree.folders}
+    masks = {name for name in plain if plain[name] in _MASKS}
+    if not masks or _IMAGES.isdisjoint(plain.values()) or set(plain.values()) - _IMAGES - _MASKS:
+        return
+    below = merge_folders(tree.folders.values()).folders
+    levels = format_layout((*above, "class", *(["split"] if "split" not in above and _are_splits(below) else [])))
+    others = [path + name for path, folder in parents.items() for name in masks & {*folder.folders}]
+    msg = (
+        f"{source!r} has the folders {_list(tree.folders)}, which do not name classes: leave out what belongs to the "
+        f"images, such as masks, with --except {quote(_leave_out('', others))}; if they are the classes, add --layout "
+        f"{quote(levels)}"
+    )
+    raise AmbiguousLayoutError(msg, levels)
 
 
 def _find_shared(folders: list[Folder]) -> list[str]:
@@ -261,8 +309,9 @@ def _find_shared(folders: list[Folder]) -> list[str]:
     return sorted(shared) if everywhere and usual >= _MOSTLY * counts.total() else []
 
 
-def _quote(text: str) -> str:
-    return to_printable(shlex.quote(text))
+def _leave_out(around: str, names: Iterable[str]) -> str:
+    """Return the rule of `--except` for folders."""
+    return f"folder={','.join(sorted(around + name for name in names))}"
 
 
 def _list(names: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ that it was made from.
 """
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from functools import lru_cache
 from featx.errors import SourceError, UsageError
 from featx.items.manifest import SPLITS, Item
 from featx.items.names import normalise_label
+from featx.wording import join_first, to_printable
 
 #: Common names of splits, and what each is called here.
 SPLIT_NAMES = {
@@ -58,6 +60,12 @@ _PLAIN_WORDS = frozenset(
 
 #: A word such as `trainset` or `testdata`.
 _GLUED = re.compile(rf"(?<![a-z])({'|'.join(SPLIT_NAMES)})(sets?|data|images|imgs)(?![a-z])")
+
+#: A word that begins or ends with the name of a split, and short forms: `mytrain`, `flowers_tr`.
+_LOOSE = re.compile(
+    "(?:.*(?:(?P<train>train|training)|(?P<val>val|valid|validation)|(?P<test>test|testing))"
+    "|(?:(?P<train_>train|trn|tr$)|(?P<val_>valid|va$)|(?P<test_>test|tst|te$|ts$)).*)"
+)
 
 #: How many names of one level, and how many lines, a drawing shows.
 _SHOWN_NAMES = 5
@@ -134,6 +142,20 @@ def find_split(name: str) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
+def guess_split(name: str) -> str:
+    """Return the split that a name may stand for where folders are known to be splits: `train` for `flowers_tr`."""
+    found = {
+        split.rstrip("_")
+        for word in split_words(name)
+        if (match := _LOOSE.fullmatch(word))
+        for split, part in match.groupdict().items()
+        if part
+    }
+    if any("trainval" in word for word in split_words(name)):
+        return "train"  # as in find_split
+    return find_split(name) or (found.pop() if len(found) == 1 else "")
+
+
 def find_affixes(name: str) -> frozenset[str]:
     """Return the words of a split's name that carry a meaning of their own: `station` for `train_station`."""
     words = {word for word in split_words(name) if not word.isdigit()}
@@ -143,6 +165,11 @@ def find_affixes(name: str) -> frozenset[str]:
 def is_plain_name(name: str) -> bool:
     """Return whether a name says only that there are images, or which split they are: `images`, `test_data`."""
     return bool(name) and not find_affixes(name) and not name.isdigit()
+
+
+def quote(text: str) -> str:
+    """Return a text as it is typed in a shell."""
+    return to_printable(shlex.quote(text))
 
 
 def build_tree(ids: Iterable[str]) -> Folder:
@@ -220,13 +247,15 @@ def _interpret(folder: str, levels: Sequence[str], source: str) -> tuple[str, st
     """Return the class, split and group of the images in a folder."""
     names = dict(zip(levels, folder.split("/") if folder else (), strict=False))
     split = names.get("split", "")
-    if split and not find_split(split):
+    if split and not guess_split(split):
+        path = "/".join([*folder.split("/")[: levels.index("split")], split])
         msg = (
             f"the layout {format_layout(levels)} reads the folder {split!r} of {source!r} as a split, but its name "
-            f"contains none of {', '.join(SPLIT_NAMES)}; rename it, leave it out with --except, or change --layout"
+            f"contains none of {', '.join(SPLIT_NAMES)}; rename it, leave it out with --except "
+            f"{quote(f'folder={path}')}, or change --layout"
         )
         raise SourceError(msg)
-    return normalise_label(names.get("class", "")), find_split(split), normalise_label(names.get("group", ""))
+    return normalise_label(names.get("class", "")), guess_split(split), normalise_label(names.get("group", ""))
 
 
 def drop_unlike_labels(items: tuple[Item, ...]) -> tuple[tuple[Item, ...], list[tuple[str, str]]]:
@@ -260,13 +289,29 @@ def draw_tree(tree: Folder, levels: Sequence[str]) -> list[str]:
         folders = [inner for folder in folders for inner in folder.folders.values()]
     splits = merge_folders(folders).folders
     lines = [
-        f"{start}{name}/{_draw_names([folder], len(levels) - at - 1)} ({find_split(name)}"
+        f"{start}{name}/{_draw_names([folder], len(levels) - at - 1)} ({guess_split(name)}"
         + ("" if folder.folders else ", without classes")
         + ")"
-        for name, folder in sorted(splits.items(), key=lambda pair: (SPLITS.index(find_split(pair[0])), pair[0]))
+        for name, folder in sorted(splits.items(), key=lambda pair: (SPLITS.index(guess_split(pair[0])), pair[0]))
     ]
     more = len(lines) - _SHOWN_LINES
     return lines[:_SHOWN_LINES] + ([f"and {more:,} more folders"] if more > 0 else [])
+
+
+def list_merged(tree: Folder, levels: Sequence[str]) -> list[str]:
+    """List the splits that several folders with different names are read as, for the user."""
+    if "split" not in levels:
+        return []
+    for _ in range(levels.index("split")):
+        tree = merge_folders(tree.folders.values())
+    names: dict[str, list[str]] = {}
+    for name in sorted(tree.folders):
+        names.setdefault(guess_split(name), []).append(name)
+    return [
+        f"several folders are read as {split}: {join_first(found, _SHOWN_NAMES)}"
+        for split in SPLITS
+        if len(found := names.get(split, [])) > 1
+    ]
 
 
 def _draw_names(folders: Sequence[Folder], n_levels: int) -> str:

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from featx.items.renaming import suggest_rules
-from featx.wording import escape_html, format_html_table, to_printable, to_text
+from featx.wording import agree, escape_html, format_html_table, to_printable, to_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -64,8 +64,8 @@ class Reader(Protocol):
         """Return size and time without reading the file. Raises OSError."""
         ...
 
-    def read(self, item_id: str) -> bytes:
-        """Return the bytes of the file. Raises OSError."""
+    def read(self, item_id: str, n_bytes: int | None = None) -> bytes:
+        """Return the first bytes of the file, or all of them if `n_bytes` is None. Raises OSError."""
         ...
 
 
@@ -95,7 +95,11 @@ class Manifest:
 
     def __repr__(self) -> str:
         splits = "".join(f", {name} {count:,}" for name, count in self.count_splits().items())
-        return f"<Manifest {self.source!r}: {len(self):,} items, {len(self.count_classes()):,} classes{splits}>"
+        classes = self.count_classes()
+        return (
+            f"<Manifest {self.source!r}: {len(self):,} {agree(len(self), 'item', 'items')}, "
+            f"{len(classes):,} {agree(len(classes), 'class', 'classes')}{splits}>"
+        )
 
     def count_classes(self, split: str | None = None) -> dict[str, int]:
         """Count the items of each class, classes sorted by name; unlabelled items are not counted.
@@ -124,7 +128,7 @@ class Manifest:
         classes, splits = self.count_classes(), self.count_splits()
         unlabelled = len(self) - sum(classes.values())
         lines = [
-            f"{to_text(self.source)}: {len(self):,} {'image' if len(self) == 1 else 'images'}",
+            f"{to_text(self.source)}: {len(self):,} {agree(len(self), 'image', 'images')}",
             *self.notes,
             f"classes: {len(classes):,}"
             + (f" ({_list_counts(classes)})" if classes else "; if file names contain them, add --label-pattern"),

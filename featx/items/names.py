@@ -1,14 +1,13 @@
 """The decoding of names: the text of tables, and labels that are the same however they were written.
 
-No detector of encodings is used: on a table with a few short names, charset-normalizer takes
-cp1252 for cp1250, Big5 and others.
+No detector of encodings is used, since a table has a few short names only (decision 16).
 """
 
 import os
 import re
 import sys
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from featx.errors import SourceError
 from featx.wording import to_text
@@ -26,6 +25,24 @@ _SINGLE_BYTE = {
     "cp1253": "GREEK",
 }
 
+#: Encodings of two bytes for a character; one that has their usual characters only, and the first bytes of common ones.
+_TWO_BYTES = {
+    "cp932": ("shift_jis", b"\x88", b"\x97"),
+    "euc_jp": ("euc_jp", b"\xb0", b"\xcf"),
+    "gbk": ("gb2312", b"\xb0", b"\xd7"),
+    "big5": ("big5", b"\xa4", b"\xc6"),
+    "cp949": ("euc_kr", b"\xb0", b"\xc8"),
+}
+
+_KANA = re.compile("[\u3040-\u30ff]")
+
+#: The most frequent letters of Russian.
+_FREQUENT = frozenset("оеаинтсрвлкм")
+_RARE = frozenset("фщъэюцжхшйыб")
+
+#: How much larger the share of frequent letters must be than in a reading in small letters.
+_CLEARLY = 0.25
+
 #: Beginning of a file whose zero bytes show its encoding.
 _HEADER_BYTES = 256
 
@@ -42,6 +59,15 @@ _MARKS = frozenset(
     )
 )
 _INNER_MARKS = frozenset(b"\x92\x96\x97\xb7\xd7".decode("cp1252"))
+
+#: Characters that are not seen: soft hyphen, blanks without a width, marks of direction and of byte order. The joiners
+#: of Persian, Indic scripts and emoji have a meaning between other characters.
+_INVISIBLE = re.compile(
+    "[\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ufeff]|^[\u200c\u200d]+|[\u200c\u200d]+$"
+)
+
+#: Blanks that look like the usual one.
+_BLANKS = re.compile("[\xa0\u2000-\u200a\u202f\u205f]")
 
 
 def decode_text(raw: bytes, title: str) -> tuple[str, str]:
@@ -74,21 +100,27 @@ def decode_text(raw: bytes, title: str) -> tuple[str, str]:
         msg = f"{title} is not text: it contains zero bytes; save it as CSV in UTF-8"
         raise SourceError(msg)
     text = raw.decode("utf-8-sig", "surrogateescape")
-    if _count_other(text, low=0xDC80, high=0xDCFF) <= _count_other(text, low=0x80, high=0xD7FF):
+    if 2 * _count_other(text, low=0xDC80, high=0xDCFF) <= _count_other(text, low=0x80, high=0xD7FF):
         return text, "utf-8"
     encoding = _guess_single_byte(raw, title)
     return raw.decode(encoding), encoding
 
 
 def normalise_label(name: str) -> str:
-    """Return the label of a name from a folder, an archive or a table: valid Unicode, composed (NFC).
+    """Return the label of a name from a folder, an archive or a table: valid Unicode, composed (NFC), and visible.
 
     Folders that look alike are one class, although macOS writes their names decomposed (NFD). The label does not
     depend on the locale.
     """
     if name.isascii():
         return name
-    return unicodedata.normalize("NFC", to_text(join_escapes(name)))
+    return unicodedata.normalize("NFC", to_text(remove_invisible(join_escapes(name))))
+
+
+def remove_invisible(text: str) -> str:
+    """Remove characters that are not seen, such as a blank without a width, and replace blanks by the usual one."""
+    seen = _BLANKS.sub(" ", _INVISIBLE.sub("", text))
+    return seen if seen == text else seen.strip()
 
 
 def join_escapes(name: str) -> str:
@@ -134,13 +166,66 @@ def _count_other(text: str, *, low: int, high: int) -> int:
 
 def _guess_single_byte(raw: bytes, title: str) -> str:
     words = set(_WORD.findall(raw))
-    scores = {encoding: _count_likely(words, encoding, script) for encoding, script in _SINGLE_BYTE.items()}
+    scripts = {"CYRILLIC", "GREEK"} if _lack_ascii(words) else set(_SINGLE_BYTE.values())
+    scores = {
+        encoding: _count_likely(words, encoding, script) if script in scripts else -1
+        for encoding, script in _SINGLE_BYTE.items()
+    }
     best = max(scores, key=lambda encoding: scores[encoding])  # the first of equal ones
-    if scores[best] < _LEAST_LIKELY * len(words):
-        example = min(words)[:40]
-        msg = f"{title} is not UTF-8, and its encoding is not recognised ({example!r}); save it as CSV in UTF-8"
-        raise SourceError(msg)
-    return best
+    readings = _find_two_bytes(raw)
+    if not readings and scores[best] >= _LEAST_LIKELY * len(words):
+        if best != "cp1251" or not _may_be_koi8(words):
+            return best
+        longest = max(words, key=len)
+        readings = {encoding: longest.decode(encoding) for encoding in ("koi8_r", best)}
+    seen = " or ".join(f"{encoding} ({text[:40]!r})" for encoding, text in readings.items())
+    seen = f": it may be {seen}" if seen else f" ({min(words)[:40]!r})"
+    msg = (
+        f"{title} is not UTF-8, and its encoding is not recognised{seen}; open it in the encoding that it was written "
+        "in, and save it as CSV in UTF-8"
+    )
+    raise SourceError(msg)
+
+
+def _find_two_bytes(raw: bytes) -> dict[str, str]:
+    """Return the Chinese, Japanese and Korean encodings in which half of the words are common, each with a word."""
+    readings = {}
+    for encoding, (usual, low, high) in _TWO_BYTES.items():
+        try:
+            text = raw.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        words = {word for word in re.findall(r"[^\W\d_]+", text) if not word.isascii()}
+        common = {
+            word
+            for word in words
+            if all(_KANA.match(char) or low <= char.encode(usual, "ignore")[:1] <= high for char in word)
+        }
+        if common and 2 * len(common) >= len(words):
+            readings[encoding] = max(common, key=len)
+    return readings
+
+
+def _may_be_koi8(words: Collection[bytes]) -> bool:
+    """Return whether Cyrillic words may be in KOI8-R, whose capitals have the bytes of small letters of cp1251."""
+    if _count_likely(words, "koi8_r", "CYRILLIC") < _LEAST_LIKELY * len(words):
+        return False
+    texts = [word.decode("cp1251") for word in words]
+    own, other = (_count_frequent(text) for text in (texts, [word.decode("koi8_r") for word in words]))
+    if any(map(str.isupper, texts)):
+        return other >= own or all(map(str.isupper, texts))
+    return other > own + _CLEARLY * sum(map(len, texts))
+
+
+def _count_frequent(texts: Iterable[str]) -> int:
+    letters = "".join(texts).casefold()
+    return sum((char in _FREQUENT) - (char in _RARE) for char in letters)
+
+
+def _lack_ascii(words: Collection[bytes]) -> bool:
+    """Return whether most of several words have no letter of ASCII, as in another script than the Latin one."""
+    bare = [word for word in words if len(word) > 1 and not re.search(b"[A-Za-z]", word)]
+    return len(bare) > 1 and 2 * len(bare) > len(words)
 
 
 def _count_likely(words: Collection[bytes], encoding: str, script: str) -> int:

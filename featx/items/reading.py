@@ -5,7 +5,7 @@ import errno
 import hashlib
 import math
 import threading
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -85,7 +85,7 @@ def examine(
     manifest: Listing,
     spec: ImageSpec,
     *,
-    known: Collection[str] | None,
+    known: Container[str] | None,
     stamps: Mapping[str, Stamp],
     workers: int,
     timing: Timing,
@@ -130,7 +130,7 @@ class _Examiner:
 
     manifest: Listing
     spec: ImageSpec
-    known: Collection[str] | None
+    known: Container[str] | None
     timing: Timing
     views: Sequence[ViewSpec]
     claimed: set[str] = field(default_factory=set)

@@ -1,14 +1,12 @@
 """Classes under other names: rules that map them, and suggestions where two splits name them differently."""
 
-import csv
-import io
 import re
 import shlex
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from featx.errors import SourceError, UsageError
-from featx.items.names import decode_text, normalise_label
+from featx.items.names import normalise_label
 from featx.registry import suggest
 from featx.wording import join_first, to_printable
 
@@ -20,30 +18,38 @@ _N_FIELDS = 2
 _SHOWN_NAMES = 12
 
 
-def rename_labels(labels: Collection[str], rules: Sequence[str]) -> dict[str, str]:
+def rename_labels(
+    labels: Collection[str], rules: Sequence[str] | Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
     r"""Apply rules to the names of classes; the first rule that fits a name counts.
 
     Args:
         labels: The classes of a source.
         rules: `REGEX=NAME`, where the expression must match the whole name of a class, and `\1` in the new name
-            stands for its first group; or the path of a CSV file with the old and the new name in each row.
+            stands for its first group; or the path of a CSV file with the old and the new name in each row. Or the
+            new names by the old ones, which need not occur.
 
     Returns:
-        The new name of each class that a rule fits.
+        The new name of each class that a rule fits; and how files were read and which of their rows fit no class, for
+        the user.
 
     Raises:
         UsageError: If a rule is not valid, or fits no class.
         SourceError: If a file cannot be read, or names a class twice.
     """
+    if isinstance(rules, Mapping):
+        return {label: normalise_label(rules[label].strip()) for label in labels if label in rules}, []
     renamed: dict[str, str] = {}
+    notes: list[str] = []
     for rule in rules:
-        found = _apply_file(rule, labels) if names_file(rule) else _apply_pattern(rule, labels)
+        found, new = _apply_file(rule, labels) if _names_file(rule) else (_apply_pattern(rule, labels), [])
         if not found:
             hint = suggest(rule.rpartition("=")[0], labels)
             msg = f"--map-labels {rule!r} fits none of the classes {list_names(labels)}{f'; {hint}' if hint else ''}"
             raise UsageError(msg)
         renamed = {**found, **renamed}
-    return renamed
+        notes += new
+    return renamed, notes
 
 
 def suggest_rules(labels: Collection[str], trained: Collection[str]) -> list[str]:
@@ -67,14 +73,13 @@ def suggest_rules(labels: Collection[str], trained: Collection[str]) -> list[str
     return rules
 
 
-def names_file(rule: str) -> bool:
-    """Return whether a rule is the path of a file."""
-    return "=" not in rule or (Path(rule).suffix.lower() in _TABLE_SUFFIXES and Path(rule).is_file())
-
-
 def list_names(names: Iterable[str]) -> str:
     """List names for a message, sorted; at most twelve."""
     return join_first(sorted(map(to_printable, names)), _SHOWN_NAMES)
+
+
+def _names_file(rule: str) -> bool:
+    return "=" not in rule or (Path(rule).suffix.lower() in _TABLE_SUFFIXES and Path(rule).is_file())
 
 
 def _apply_pattern(rule: str, labels: Iterable[str]) -> dict[str, str]:
@@ -91,28 +96,27 @@ def _apply_pattern(rule: str, labels: Iterable[str]) -> dict[str, str]:
     return {label: normalise_label(new.strip()) for label, new in found.items()}
 
 
-def _apply_file(name: str, labels: Collection[str]) -> dict[str, str]:
+def _apply_file(name: str, labels: Collection[str]) -> tuple[dict[str, str], list[str]]:
+    from featx.items.delimited import read_rows  # which needs the manifest, and that this module
+
     title = f"the table of names {name!r}"
     if not Path(name).is_file():
         msg = f"--map-labels {name!r} is neither REGEX=NAME nor a CSV file with the old and the new name in each row"
         raise UsageError(msg)
-    try:
-        text, _ = decode_text(Path(name).read_bytes(), title)
-        first = text.partition("\n")[0]
-        rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
-        found: dict[str, str] = {}
-        for row in filter(any, rows):
-            fields = [normalise_label(field.strip()) for field in row]
-            if len(fields) != _N_FIELDS or not all(fields) or found.setdefault(*fields) != fields[1]:
-                msg = (
-                    f"line {rows.line_num} of {title} is {','.join(row)!r}; write one old and one new name in each "
-                    "row, and each old name once"
-                )
-                raise SourceError(msg)
-    except (OSError, csv.Error) as error:
-        msg = f"{title} cannot be read: {error}; save it as CSV in UTF-8"
-        raise SourceError(msg) from error
-    return {label: found[label] for label in labels if label in found}
+    read = read_rows(name, title)
+    found: dict[str, str] = {}
+    for row, line in zip([read.header, *read.rows], [read.header_line, *read.lines], strict=True):
+        fields = [normalise_label(field.strip()) for field in row]
+        if len(fields) != _N_FIELDS or not all(fields) or found.setdefault(*fields) != fields[1]:
+            msg = (
+                f"line {line} of {title} is {','.join(row)!r}; write one old and one new name in each row, and each "
+                "old name once"
+            )
+            raise SourceError(msg)
+    notes = [f"{title}: {note}" for note in read.notes]
+    if unused := found.keys() - set(labels):
+        notes.append(f"names in {name!r} that no class has: {list_names(unused)}")
+    return {label: found[label] for label in labels if label in found}, notes
 
 
 def _are_alike(one: str, other: str) -> bool:

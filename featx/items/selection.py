@@ -1,9 +1,8 @@
 """What a user states about a source: what its folders mean, where its classes are, and what to leave out."""
 
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,12 +18,14 @@ from featx.items.layouts import (
     find_prefix,
     find_split,
     format_layout,
+    list_merged,
     merge_folders,
     parse_layout,
 )
 from featx.items.manifest import Item, Manifest
 from featx.items.names import normalise_label
-from featx.items.renaming import list_names, names_file, rename_labels
+from featx.items.renaming import list_names, rename_labels
+from featx.items.searching import find_labels
 from featx.registry import find_closest, make_unknown_name_error
 from featx.wording import join_first, to_printable
 
@@ -32,12 +33,15 @@ from featx.wording import join_first, to_printable
 KINDS = ("class", "split", "folder")
 
 #: Why items are not in a manifest that `only` or `except_` made.
-LEFT_OUT = "images left out by --only or --except"
+LEFT_OUT = "images not selected by --only or --except"
 
 #: Layouts that are not recorded.
 _PLAIN_LAYOUTS = {(), ("class",), ("split", "class")}
 
 _SHOWN_PATHS = 3
+
+#: Characters of an expression, which is compiled without a limit of time.
+_MOST_CHARACTERS = 1000
 
 #: How many known names an error lists.
 _SHOWN_NAMES = 20
@@ -53,14 +57,15 @@ class SourceOptions:
             archives.
         label_pattern: Regular expression that is searched in each path; its group `label`, or its first group, is the
             class. If empty, the folders or the table name the classes.
-        map_labels: Rules for the names of classes, see `featx.items.renaming.rename_labels`.
+        map_labels: Rules for the names of classes, or the new names by the old ones; see
+            `featx.items.renaming.rename_labels`.
         only: What to keep, such as `class=cat,dog`, `split=train` or `folder=photos/2020`; several of one kind add up.
         except_: What to leave out, in the same form.
     """
 
     layout: str = ""
     label_pattern: str = ""
-    map_labels: Sequence[str] = ()
+    map_labels: Sequence[str] | Mapping[str, str] = ()
     only: Sequence[str] = ()
     except_: Sequence[str] = ()
 
@@ -76,6 +81,9 @@ class SourceOptions:
                 raise UsageError(msg)
         for name in ("map_labels", "only", "except_"):
             value = getattr(self, name)
+            if name == "map_labels" and isinstance(value, Mapping):
+                _check_names(value)
+                continue
             if not isinstance(value, str) and not all(isinstance(rule, str) for rule in value):
                 msg = f"{name} is {value!r}; it must be a text, or a list of texts"
                 raise UsageError(msg)
@@ -83,18 +91,22 @@ class SourceOptions:
         if self.layout:
             parse_layout(self.layout)
         if self.label_pattern:
-            _compile_pattern(self.label_pattern)
+            _check_pattern(self.label_pattern)
         for rule in (*self.only, *self.except_):
             kind, _, names = rule.partition("=")
             if kind not in KINDS or not names:
                 msg = f"{rule!r} does not say what to keep or leave out; write class=NAME, split=NAME or folder=PATH"
                 raise UsageError(msg)
 
-    def to_reading(self) -> dict[str, Any]:
-        """Return the options that differ from their defaults, in the form that `Manifest.reading` records."""
-        files = [os.path.abspath(rule) if names_file(rule) else rule for rule in self.map_labels]  # noqa: PTH100 - no link is followed
-        values = {**asdict(self), "map_labels": files}
-        return {name: value if isinstance(value, str) else list(value) for name, value in values.items() if value}
+    def to_reading(self, renamed: Mapping[str, str]) -> dict[str, Any]:
+        """Return the options that differ from their defaults, in the form that `Manifest.reading` records.
+
+        Args:
+            renamed: What `map_labels` did. It replaces the rules: whoever reads the source again opens no file that
+                a stranger may have named.
+        """
+        values = {**asdict(self), "map_labels": dict(sorted(renamed.items()))}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value}
 
 
 #: Options that state nothing: the names in the source decide.
@@ -141,6 +153,8 @@ def arrange(paths: Iterable[str], options: SourceOptions, source: str) -> Arrang
     inner = levels[prefix.count("/") :]
     items = arrange_items((path.removeprefix(prefix) for path in kept), inner, source)
     items, bare = drop_unlike_labels(items)
+    if options.only or options.except_:
+        tree = build_tree(prefix + item.id for item in _select(items, options, source)[0])
     notes = _describe_layout(tree, levels, options)
     notes += [f"the images of {split} have no class, since {label!r} is not a class of train" for split, label in bare]
     if "class" in levels and options.layout and not has_labels and not any(item.label for item in items):
@@ -150,7 +164,8 @@ def arrange(paths: Iterable[str], options: SourceOptions, source: str) -> Arrang
         )
         raise SourceError(msg)
     if not options.layout and not _is_plain(whole, levels, inner):
-        options = replace(options, layout=format_layout(levels))
+        is_bare = not any(item.label for item in items)  # a stated level of classes must have some
+        options = replace(options, layout=format_layout(levels[:-1] if is_bare else levels))
     return Arrangement(items, prefix, tuple(notes), options)
 
 
@@ -177,6 +192,7 @@ def _describe_layout(tree: Folder, levels: tuple[str, ...], options: SourceOptio
     if is_plain or not levels:
         return []  # the list of classes says it all
     notes = [f"layout: {format_layout(levels)}", *(f"  {line}" for line in draw_tree(tree, levels))]
+    notes += list_merged(tree, levels)
     is_inferred = not options.layout and not options.label_pattern
     if is_inferred and (example := find_deeper_classes(tree, levels)):
         deeper = format_layout((*levels[:-1], "*", "class"))
@@ -221,23 +237,31 @@ def choose_items(manifest: Manifest, options: SourceOptions) -> Manifest:
         UsageError: If an option does not fit the items.
         SourceError: If the pattern does not fit some names, or no item is left.
     """
-    items: Sequence[Item] = manifest.items
-    items = _keep(items, options, "split", manifest.source)
+    items, notes, renamed = _select(manifest.items, options, manifest.source)
+    junk = Counter(manifest.junk)
+    if len(items) < len(manifest):
+        junk[LEFT_OUT] += len(manifest) - len(items)
+    reading = {**manifest.reading, **({"options": found} if (found := options.to_reading(renamed)) else {})}
+    return replace(manifest, items=tuple(items), junk=dict(junk), notes=(*manifest.notes, *notes), reading=reading)
+
+
+def _select(
+    items: Sequence[Item], options: SourceOptions, source: str
+) -> tuple[Sequence[Item], list[str], dict[str, str]]:
+    """Return the items that the options keep, with their classes; notes about these; and the renamed classes."""
+    items = _keep(items, options, "split", source)
     notes: list[str] = []
+    renamed: dict[str, str] = {}
     if options.label_pattern:
         items, notes = _label_by_pattern(items, options.label_pattern)
     if options.map_labels:
         labels = {item.label for item in items if item.label}
-        renamed = rename_labels(labels, options.map_labels)
+        renamed, new = rename_labels(labels, options.map_labels)
+        notes += new
         items = [replace(item, label=renamed.get(item.label, item.label)) for item in items]
         if left := labels - renamed.keys():
             notes.append(f"classes that --map-labels leaves as they are: {list_names(left)}")
-    items = _keep(items, options, "class", manifest.source)
-    junk = Counter(manifest.junk)
-    if len(items) < len(manifest):
-        junk[LEFT_OUT] += len(manifest) - len(items)
-    reading = {**manifest.reading, **({"options": found} if (found := options.to_reading()) else {})}
-    return replace(manifest, items=tuple(items), junk=dict(junk), notes=(*manifest.notes, *notes), reading=reading)
+    return _keep(items, options, "class", source), notes, renamed
 
 
 def _keep(items: Sequence[Item], options: SourceOptions, kind: str, source: str) -> Sequence[Item]:
@@ -255,7 +279,7 @@ def _keep(items: Sequence[Item], options: SourceOptions, kind: str, source: str)
 
 def _check_left(kept: Sequence[Any], source: str) -> None:
     if not kept:
-        msg = f"--only and --except leave no image of {source!r}; name fewer"
+        msg = f"--only and --except leave no image of {source!r}; remove some of these rules"
         raise SourceError(msg)
 
 
@@ -287,31 +311,35 @@ def _list_names(rules: Iterable[str], kind: str, known: set[str]) -> set[str]:
     return names
 
 
-def _compile_pattern(pattern: str) -> re.Pattern[str]:
+def _check_names(names: Mapping[Any, Any]) -> None:
+    if not all(isinstance(name, str) and name.strip() for pair in names.items() for name in pair):
+        msg = f"map_labels is {names!r}; it must give a new name, a text, for each old one"
+        raise UsageError(msg)
+
+
+def _check_pattern(pattern: str) -> None:
+    if len(pattern) > _MOST_CHARACTERS:
+        msg = f"--label-pattern {pattern[:20]!r}... has {len(pattern):,} characters; write at most {_MOST_CHARACTERS:,}"
+        raise UsageError(msg)
     try:
-        compiled = re.compile(pattern)
-    except re.error as error:
+        n_groups = re.compile(pattern).groups
+    except (re.error, OverflowError, RecursionError) as error:
         msg = f"--label-pattern {pattern!r} is not a valid expression: {error}"
         raise UsageError(msg) from error
-    if not compiled.groups:
+    if not n_groups:
         msg = f"--label-pattern {pattern!r} has no group; put parentheses around the class, such as '([a-z]+)[^/]*$'"
         raise UsageError(msg)
-    return compiled
 
 
 def _label_by_pattern(items: Sequence[Item], pattern: str) -> tuple[list[Item], list[str]]:
     """Label items by their paths; a split in which no path matches has no classes.
 
     Raises:
-        UsageError: If no path matches.
+        UsageError: If no path matches, or the search takes too long.
         SourceError: If a part of the paths does not match.
     """
-    compiled = _compile_pattern(pattern)
-    group = "label" if "label" in compiled.groupindex else 1
-    found = [
-        normalise_label((match[group] or "").strip()) if (match := compiled.search(item.id)) else "" for item in items
-    ]
-    labelled = [replace(item, label=label) for item, label in zip(items, found, strict=True)]
+    found = find_labels(pattern, [item.id for item in items])
+    labelled = [replace(item, label=normalise_label(label.strip())) for item, label in zip(items, found, strict=True)]
     without = [item for item in labelled if not item.label]
     if len(without) == len(items):
         msg = f"--label-pattern {pattern!r} matches no image; write an expression for paths such as {items[0].id!r}"

@@ -1,6 +1,7 @@
 """Sources of images of every kind: folders, tables and archives."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -54,6 +55,9 @@ def read_source(
         msg = f"the source is a {kind}; {advice}"
         raise UsageError(msg)
     path, name = Path(source), os.fspath(source)
+    if re.match("[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
+        msg = f"{name!r} is a URL; download it, and name the folder, table or archive"
+        raise SourceError(msg)
     if not path.exists():
         close = find_closest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else []
         hint = f"did you mean {str(path.with_name(close[0]))!r}? Otherwise " if close else ""
@@ -103,8 +107,8 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
         raise SourceError(msg)
     try:
         named = Columns(**{**reading.get("columns", {}), **columns})
-        options = SourceOptions(**reading.get("options", {}))
-    except (TypeError, UsageError) as error:
+        options = _read_options(reading.get("options", {}))
+    except (AttributeError, TypeError, UsageError) as error:
         msg = f"the record of how {source!r} was read is not valid: {error}; embed it again"
         raise SourceError(msg) from error
     root = reading.get("root")
@@ -115,3 +119,10 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
     except AmbiguousColumnError as error:
         earlier = {**reading.get("columns", {}), error.role: error.column}
         return read_source_again(source, {**reading, "columns": earlier}, **columns)
+
+
+def _read_options(record: Mapping[str, Any]) -> SourceOptions:
+    if not isinstance(record.get("map_labels", {}), Mapping):
+        msg = "it holds rules for the names of classes, which may name any file and are not applied"
+        raise TypeError(msg)
+    return SourceOptions(**record)

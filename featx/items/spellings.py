@@ -11,10 +11,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from featx.items.formats import has_image_suffix
-from featx.items.names import join_escapes, to_native
+from featx.items.names import join_escapes, remove_invisible, to_native
+from featx.wording import agree
 
 #: Paths that at least one of the rewritings changes.
-_REWRITTEN = re.compile(r"^\s|\s$|^file:|^~|%|\\", re.IGNORECASE)
+_REWRITTEN = re.compile(r"^[\s'\"]|\s$|^file:|^~|%|\\|[^\x00-\x7f]", re.IGNORECASE)
 
 _ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 _SHOWN = 5
@@ -62,12 +63,14 @@ class Found:
     Attributes:
         ids: The ids in the order of the paths; those of the real files, where these were found.
         missing: Indices of the paths whose files were not found.
-        notes: Which spellings were used, and which files are missing, for the user.
+        respelled: Indices of the paths whose files were found under another spelling.
+        notes: Which spellings were used, and which paths fit no single file, for the user.
         spellings: The spellings that were used, and for how many files.
     """
 
     ids: list[str]
     missing: set[int]
+    respelled: set[int]
     notes: list[str]
     spellings: dict[str, int]
 
@@ -177,6 +180,13 @@ def _compare(written: str, real: str) -> str:
     return f"with .{suffix} instead of .{old}" if has_image_suffix(written) else f"with .{suffix} at the end"
 
 
+def make_id(path: str, base: str) -> str:
+    """Return the id of a path: relative to a normalised folder if it lies below that, otherwise absolute."""
+    start = base if base.endswith(os.sep) else base + os.sep
+    full = os.path.normpath(os.path.join(base, join_escapes(path)))  # noqa: PTH118 - a Path for each row takes seconds
+    return full.removeprefix(start).replace(os.sep, "/")
+
+
 def find_files(paths: Sequence[str], make_id: Callable[[str], str], base: str, encoding: str) -> Found:
     """Find the files of a table; those that do not exist are searched for under the usual spellings.
 
@@ -209,8 +219,8 @@ def find_files(paths: Sequence[str], make_id: Callable[[str], str], base: str, e
     spellings = Counter(spelling.name for spelling in used.values())
     lost = [at for at in missing if at not in used]
     unclear = [(paths[at], spelled[at].ids) for at in lost if spelled[at].ids]
-    notes = _describe(spellings, len(ids), [ids[at] for at in lost], unclear)
-    return Found(ids, set(lost), notes, dict(spellings))
+    notes = _describe(spellings, len(ids), unclear)
+    return Found(ids, set(lost), set(used), notes, dict(spellings))
 
 
 def find_cause(item_id: str, base: str) -> str:
@@ -270,6 +280,8 @@ def _read_url(path: str) -> str:
 #: What may be rewritten in a path, in this order.
 _REWRITES: dict[str, Callable[[str], str]] = {
     "without blanks at the ends": str.strip,
+    "without invisible characters": remove_invisible,
+    "without quotes": lambda path: re.sub(r"""^(["'])(.*)\1$""", r"\2", path),
     "as file: URLs": _read_url,
     "with % codes decoded": lambda path: unquote(path, errors="surrogateescape"),
     "with the home folder for ~": os.path.expanduser,
@@ -293,19 +305,21 @@ def _clean(path: str, make_id: Callable[[str], str], encoding: str, used: set[st
     return make_id(text.removeprefix(next((prefix for prefix in prefixes if text.startswith(prefix)), "")))
 
 
-def _describe(
-    spellings: Counter[str], n_files: int, missing: Sequence[str], unclear: Sequence[tuple[str, Sequence[str]]]
-) -> list[str]:
-    notes = [f"{count:,} of {n_files:,} files exist {name}; they are used" for name, count in spellings.most_common()]
-    if len(notes) > _SHOWN:
-        notes[_SHOWN:] = [f"and {len(notes) - _SHOWN:,} more spellings"]
+def _describe(spellings: Counter[str], n_files: int, unclear: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
+    notes = [
+        f"{count:,} of {n_files:,} files {agree(count, 'exists', 'exist')} {name}; "
+        f"{agree(count, 'it is', 'they are')} used"
+        for name, count in spellings.most_common()
+    ]
+    if more := len(notes[_SHOWN:]):
+        notes[_SHOWN:] = [f"and {more:,} more {agree(more, 'spelling', 'spellings')}"]
     if unclear:
         path, ids = unclear[0]
+        fit = agree(len(unclear), "fits", "fit")
+        shared = ", to which another path of the table leads too" if len(ids) == 1 else ""
         notes.append(
-            f"{len(unclear):,} of {n_files:,} paths fit no single file: {path!r} may be "
-            f"{' or '.join(map(repr, ids[:_SHOWN]))}{', which another path means too' if len(ids) == 1 else ''}; "
-            "correct them in the table"
+            f"{len(unclear):,} of {n_files:,} paths {fit} no single file: {path!r} may be "
+            f"{' or '.join(map(repr, ids[:_SHOWN]))}{shared}; "
+            f"correct {agree(len(unclear), 'it', 'them')}"
         )
-    if missing:
-        notes.append(f"{len(missing):,} of {n_files:,} files do not exist, such as {missing[0]!r}")
     return notes

@@ -8,6 +8,7 @@ when images are added, because then the share of a class could not depend on wha
 
 import hashlib
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from featx.errors import DataError, FeatxError, UsageError
 from featx.items.manifest import SPLITS
 from featx.items.sources import read_source_again
-from featx.wording import join_first
+from featx.wording import agree, join_first
 
 #: Fold of items that are never held out, as in scikit-learn's PredefinedSplit.
 ALWAYS_TRAINED = -1
@@ -463,7 +464,8 @@ def describe_ungrouped(groups: Sequence[str], group: str) -> list[str]:
     alone = sum(not name for name in groups)
     if not group or not alone:
         return []
-    return [f"{alone} of {len(groups)} items are in no group by {group!r}; each of them counts as a group"]
+    are, each = agree(alone, "is", "are"), agree(alone, "it", "each of them")
+    return [f"{alone:,} of {len(groups):,} items {are} in no group by {group!r}; {each} counts as a group"]
 
 
 def _read_column(ids: Sequence[str], group: str, source: str, reading: Mapping[str, Any]) -> list[str]:
@@ -481,6 +483,9 @@ def _read_column(ids: Sequence[str], group: str, source: str, reading: Mapping[s
     groups = {item.id: item.group for item in items}
     missing = [name for name in ids if name not in groups]
     if missing:
-        msg = f"{source} no longer has {missing[0]}; embed it again with --group {group}, which reuses the features"
+        msg = (
+            f"{source} no longer has {missing[0]}; embed it again with --group {shlex.quote(group)}, which reuses the "
+            "features"
+        )
         raise UsageError(msg)
     return [groups[name] for name in ids]

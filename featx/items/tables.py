@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,11 +14,14 @@ from featx.items.columns import Columns, Table, choose_columns
 from featx.items.delimited import read_delimited
 from featx.items.folders import FolderReader
 from featx.items.manifest import Item, Manifest
-from featx.items.names import join_escapes, normalise_label
-from featx.items.spellings import find_cause, find_files
+from featx.items.names import normalise_label
+from featx.items.spellings import find_cause, find_files, make_id
+from featx.wording import agree
 
 if TYPE_CHECKING:
     import pandas as pd
+
+_URL = re.compile("(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def read_table(
@@ -96,16 +100,18 @@ def _make_manifest(table: Table, base: str, columns: Columns, source: str, readi
     chosen = choose_columns(table, columns)
     paths = chosen.cells["path"]
     _check_paths(paths, table)
-    make_id = functools.partial(_make_id, base=base, start=base if base.endswith(os.sep) else base + os.sep)
-    found = find_files(paths, make_id, base, table.encoding)
+    found = find_files(paths, functools.partial(make_id, base=base), base, table.encoding)
+    _check_urls(paths, found.missing, table)
     _check_lines(found.ids, chosen.cells["label"], found.missing, table)
     items, n_repeated = _collect_items(found.ids, chosen.cells, table)
     reader = FolderReader(base)
     if not any(_exists(item.id, reader) for item in items):
+        one = f"the only file in {table.title} does not exist; it"
+        many = f"none of the {len(items):,} files in {table.title} exists; the first one"
         msg = (
-            f"none of the {len(items):,} files in {table.title} exists; the first one should be "
-            f"{str(Path(base, items[0].id))!r}; {find_cause(items[0].id, base)}pass the folder that the paths are "
-            "relative to with --root (root= in Python)"
+            f"{agree(len(items), one, many)} should be {str(Path(base, items[0].id))!r}; "
+            f"{find_cause(items[0].id, base)}pass the folder that the paths are relative to with --root (root= in "
+            "Python)"
         )
         raise SourceError(msg)
     junk = {"rows that repeat another": n_repeated} if n_repeated else {}
@@ -113,7 +119,10 @@ def _make_manifest(table: Table, base: str, columns: Columns, source: str, readi
     reading = {**reading, **({"columns": named} if named else {})}
     if found.spellings:
         reading["spellings"] = sorted(found.spellings)
-    return Manifest(items, reader, source, junk, reading, (*table.notes, *chosen.notes, *found.notes))
+    lost = [found.ids[at] for at in sorted(found.missing)]
+    do = agree(len(lost), "does not exist:", "do not exist, such as")
+    gone = [f"{len(lost):,} of {len(found.ids):,} files {do} {lost[0]!r}"] if lost else []
+    return Manifest(items, reader, source, junk, reading, (*table.notes, *chosen.notes, *found.notes, *gone))
 
 
 def _read_parquet(name: str, title: str) -> Table:
@@ -154,6 +163,16 @@ def _check_paths(paths: Sequence[str], table: Table) -> None:
         raise SourceError(msg)
 
 
+def _check_urls(paths: Sequence[str], missing: set[int], table: Table) -> None:
+    row = next((row for row in sorted(missing) if _URL.match(paths[row].strip())), None)
+    if row is not None:
+        msg = (
+            f"{table.name_row(row)} of {table.title} has the URL {paths[row].strip()!r}; download the files, and write "
+            "their paths"
+        )
+        raise SourceError(msg)
+
+
 def _check_lines(ids: Sequence[str], labels: Sequence[str], missing: set[int], table: Table) -> None:
     """Refuse line breaks in labels, and in the names of files that do not exist, and comments among the rows.
 
@@ -190,11 +209,6 @@ def _collect_items(
             )
             raise SourceError(msg)
     return tuple(item for item, _ in items.values()), len(ids) - len(items)
-
-
-def _make_id(path: str, base: str, start: str) -> str:
-    full = os.path.normpath(os.path.join(base, join_escapes(path)))  # noqa: PTH118 - a Path for each row takes seconds
-    return full.removeprefix(start).replace(os.sep, "/")
 
 
 def _exists(item_id: str, reader: FolderReader) -> bool:

@@ -29,6 +29,7 @@ from PIL.TiffImagePlugin import (
 )
 
 from featx.errors import ImageError
+from featx.wording import agree
 
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _UNSPECIFIED, _ASSOCIATED, _UNASSOCIATED = 0, 1, 2
@@ -173,7 +174,7 @@ class TiffReader(TiffImageFile):
     def _make_refusal(self) -> ImageError:
         tags = self.tag_v2
         samples = tags.get(SAMPLESPERPIXEL, 1)
-        layout = f"{samples} {'band' if samples == 1 else 'bands'} of {self.bits} bits"
+        layout = f"{samples} {agree(samples, 'band', 'bands')} of {self.bits} bits"
         msg = (
             f"a TIFF with a layout that featx does not read ({layout}, photometric interpretation "
             f"{tags.get(PHOTOMETRIC_INTERPRETATION, 'missing')}, compression {tags.get(COMPRESSION, 1)}); "

@@ -30,6 +30,7 @@ from featx.store.layout import (
     digest_attributes,
     digest_block,
     digest_columns,
+    forget_pages,
     map_dataset,
     open_dataset,
     open_group,
@@ -51,7 +52,7 @@ _FRAME_COLUMNS = ("id", "label", "split", "group", "sha256", "width", "height", 
 _SHOWN_NAMES = 10
 
 #: What h5py, NumPy and Python raise on files whose bytes were changed at random.
-_DAMAGES = (
+DAMAGES = (
     *(ArithmeticError, AttributeError, LookupError, MemoryError),
     *(OSError, RuntimeError, TypeError, ValueError),
 )
@@ -122,7 +123,7 @@ class FeatureStore:
         try:
             with h5py.File(self.path, "r", locking=False) as file:
                 self._read(file)
-        except _DAMAGES as error:
+        except DAMAGES as error:
             if isinstance(error, StoreError):
                 raise
             reason = " ".join(str(error).split())
@@ -229,6 +230,7 @@ class FeatureStore:
             msg = f"features are {features.dtype} {features.shape}, but must be {self.spec.dtype} {expected}"
             raise ValueError(msg)
         self.features = map_dataset(features)
+        self._checked: dict[int, bool] = {}
 
     @classmethod
     def find_newest(cls, folder: str | os.PathLike[str] = "features", *, allow_damage: bool = False) -> Self:
@@ -322,12 +324,25 @@ class FeatureStore:
             progress: Called with the rows read so far and in total.
         """
         damage = self._damage.copy()
-        for (first, past), checksum in zip(self._list_blocks(len(self)), self._blocks, strict=True):
-            if digest_block(self.features[first:past]) != checksum:
+        for block, (first, past) in enumerate(self._list_blocks(len(self))):
+            if not self._check_block(block):
                 damage.append(Damage("features", first, past))
             if progress:
                 progress(past, len(self))
         return damage
+
+    def is_sound(self, row: int) -> bool:
+        """Return whether the block of rows that a row belongs to has its checksum; a block is read once."""
+        block = row // self._block_rows
+        if block not in self._checked:
+            self._checked[block] = self._check_block(block)
+        return self._checked[block]
+
+    def _check_block(self, block: int) -> bool:
+        first = block * self._block_rows
+        is_sound: bool = digest_block(self.features[first : first + self._block_rows]) == self._blocks[block]
+        forget_pages(self.features)
+        return is_sound
 
     def describe_uniform(self) -> str:
         """Describe features that are the same for all items, although these have different bytes; empty if they differ.

@@ -238,17 +238,20 @@ def _read_owner(content: bytes, path: Path, store: Path) -> _Owner:
 
 def _is_alive(owner: _Owner) -> bool:
     """Return whether a process of this host is running, for files that cannot be locked."""
-    if owner.pid == os.getpid():
-        return owner.started >= _LOADED_SECONDS
+    return owner.started >= _LOADED_SECONDS if owner.pid == os.getpid() else is_running(owner.pid)
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process of this host is running; its number may have been given to another one."""
     if os.name == "nt":  # os.kill would end the process there
         import ctypes
 
-        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, owner.pid)  # type: ignore[attr-defined]  # noqa: FBT003 - Windows only
+        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, pid)  # type: ignore[attr-defined]  # noqa: FBT003 - Windows only
         if handle:
             ctypes.windll.kernel32.CloseHandle(handle)  # type: ignore[attr-defined]
         return bool(handle)
     try:
-        os.kill(owner.pid, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:

@@ -11,17 +11,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import SpecMismatchError, StoreError
 from featx.files import remove_leftovers, say_failures, sync_folder
-from featx.golden import MAX_DRIFT, Golden, measure_drift
+from featx.golden import Golden
 from featx.specs import EmbedSpec, find_differences
+from featx.store.copying import OtherStore, list_others
 from featx.store.feature_store import FeatureStore
 from featx.store.journal import Journal
-from featx.store.layout import ITEM_COLUMNS, Columns, add_seconds, read_text
+from featx.store.layout import ITEM_COLUMNS, Columns, add_seconds
 from featx.store.lock import StoreLock
 from featx.store.sealing import Provenance, Row, digest_golden, seal
 from featx.store.verification import refuse_damage, verify_store
@@ -90,6 +90,7 @@ class StoreWriter:
         self.lost: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self.goldens: list[Golden] = []
         self.copied: dict[str, FeatureStore] = {}
+        self._others: list[OtherStore] = []
 
     def __enter__(self) -> Self:
         self._resources.enter_context(self._lock)
@@ -114,29 +115,23 @@ class StoreWriter:
             self._read_old()
         self._read_journal()
         if not self._salvage:
-            self._read_others()
+            self._others = list_others(self.path, self.spec.digest, self._provenance.golden)
 
-    def _read_others(self) -> None:
-        """Take rows of the same spec from other stores of the folder, if this machine would compute the same."""
-        for path in sorted(self.path.parent.glob("[!.]*.h5")):
-            if path == self.path or _read_digest(path) != self.spec.digest:
-                continue
-            with contextlib.suppress(StoreError):  # a damaged store has nothing to offer, and is no concern of this one
-                store = FeatureStore(path)
-                same = store.golden.files == self._provenance.golden.files
-                if not same or not measure_drift(store.golden, self._provenance.golden) <= MAX_DRIFT:
-                    continue
-                missing = [row for row, sha256 in enumerate(store.sha256.tolist()) if sha256 not in self._rows]
-                if missing and not store.find_damage():
-                    self._copy_rows(store, missing)
+    def copy(self, sha256: str) -> bool:
+        """Take the row of an image that this store lacks from another store of the folder; return whether one has it.
 
-    def _copy_rows(self, store: FeatureStore, rows: Sequence[int]) -> None:
-        features = store.features
-        for row in rows:
-            sha256 = str(store.sha256[row])
-            self._rows.setdefault(sha256, Row(lambda: features, row))
-            self._sizes.setdefault(sha256, store.sizes_px[row].tolist())
-            self.copied[sha256] = store
+        It must be sound, and this machine must compute the same.
+        """
+        if sha256 in self.copied:
+            return True
+        found = next(filter(None, (other.find(sha256) for other in self._others)), None)
+        if found is None:
+            return False
+        store, row = found
+        self._rows[sha256] = Row(lambda: store.features, row)
+        self._sizes[sha256] = store.sizes_px[row].tolist()
+        self.copied[sha256] = store
+        return True
 
     def _read_old(self) -> None:
         old = FeatureStore(self.path, allow_damage=self._salvage)
@@ -178,7 +173,7 @@ class StoreWriter:
 
     @property
     def known(self) -> frozenset[str]:
-        """The sha256 of every image whose row was committed when the writer was opened or last sealed."""
+        """The sha256 of every image whose row was committed or copied when this is read."""
         return frozenset(self._rows)
 
     @property
@@ -188,9 +183,9 @@ class StoreWriter:
 
     @property
     def n_unfinished(self) -> int:
-        """Number of rows that an earlier run left unsealed, and that need not be written again."""
+        """Largest number of rows that an earlier run left unsealed or that other stores have: no shard gets them."""
         sealed = set() if self.old is None else set(self.old.sha256.tolist())
-        return len(self._rows.keys() - sealed)
+        return len(self._rows.keys() - sealed) + sum(map(len, self._others))
 
     def note_runtime(self, name: str, drift: float) -> None:
         """Record the runtime of the rows that are appended from now on; the store names all runtimes of its rows."""
@@ -274,15 +269,6 @@ class StoreWriter:
             return new
         versions = {**new.created_with, **self.old.created_with}  # plus packages that the first run did not use
         return replace(new, golden=self.old.golden, created_with=versions)
-
-
-def _read_digest(path: Path) -> str:
-    """Read the digest of a store's spec, and nothing else; empty if it cannot be read."""
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return read_text(file.attrs, "spec_digest")
-    except (OSError, KeyError, ValueError, RuntimeError):
-        return ""
 
 
 def check_spec(store: FeatureStore, spec: EmbedSpec) -> None:

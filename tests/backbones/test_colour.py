@@ -63,7 +63,7 @@ def test_unsupported_requests_are_refused(request_, message):
 
 @pytest.mark.parametrize("layer", ["color", 1])
 def test_another_layer_is_unknown(layer):
-    with pytest.raises(UnknownNameError, match="Known: colour"):
+    with pytest.raises(UnknownNameError, match="nown: colour"):
         load_colour(BackboneRequest("colour", layers=(layer,)))
 
 

@@ -88,8 +88,8 @@ def test_a_fine_tuned_run_among_heads(featx_command, embedded, tmp_path):
         result.out,
     )
     assert re.search(
-        r"note: finetune last:23: validated on \d+ images held out of its own training set, so its validation "
-        r"cannot be ranked with the heads and it is listed below them; ",
+        r"note: finetune last:23: validated on \d+ images of its own training set, not on those that "
+        r"rank the heads, so it is listed below them; ",
         result.err,
     )
     assert result.out.split("\n\n")[0].splitlines()[-1].startswith("finetune last:23")

@@ -1,8 +1,10 @@
-"""`featx predict`: what it predicts, how it prints the classes, and files that it goes on with."""
+"""`featx predict`: what it predicts, how it prints the classes, and files that it continues."""
 
 import csv
 import io
 import json
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -63,11 +65,57 @@ def test_a_list_is_predicted_in_its_order(featx_command, bundle, photos, tmp_pat
     assert [row["path"] for row in rows] == [photos[1], *wanted, photos[2]]
 
 
+@pytest.mark.parametrize(
+    ("spell", "note"),
+    [
+        (lambda path: path.replace("/", "\\"), "with / instead of \\ in their paths"),
+        (lambda path: f" {path}  ", "without blanks at the ends"),
+        (lambda path: path.replace(".png", ".PNG"), "with .png instead of .PNG"),
+        (lambda path: f"~/{path}", "with the home folder for ~"),
+        (lambda path: f"file://{Path.cwd()}/{path}", "as file: URLs"),
+        (lambda path: f'"{path}"', "without quotes"),
+        (lambda path: f"\u200b{path}", "without invisible characters"),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\0"])
+def test_paths_of_a_list_are_found_under_other_spellings(featx_command, bundle, photos, monkeypatch, spell, note, end):
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    names = [spell(path) for path in photos[:2]]
+    Path("list.txt").write_bytes("".join(name + end for name in [*names, photos[2]]).encode())
+    result = featx_command("predict", bundle, "@list.txt")
+    rows = read_csv(result.out)
+    assert [Path(row["path"]).name for row in rows] == ["00.png", "01.png", "02.png"]
+    assert not any(row["error"] for row in rows)
+    assert f"2 of 3 files exist {note}; they are used" in " ".join(result.err.split())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux allows names of any bytes")
+@pytest.mark.parametrize(
+    "name", [b"b\xe4r.png", b"\x94L.png", b"\xcb\xcf\xdb\xcb\xc1.png", "caf\xe9 \u732b.png".encode()]
+)
+@pytest.mark.parametrize("end", [b"\n", b"\0"])
+def test_names_of_any_bytes_in_a_list_are_read(featx_command, bundle, photos, tmp_path, name, end):
+    with open(bytes(tmp_path) + b"/" + name, "wb") as file:  # noqa: PTH123 - a Path takes no bytes
+        file.write((tmp_path / photos[0]).read_bytes())
+    (tmp_path / "list.txt").write_bytes(b"./" + name + end + photos[1].encode() + end)
+    result = featx_command("predict", bundle, "@list.txt")
+    assert [row["error"] for row in read_csv(result.out)] == ["", ""]
+    assert "exist" not in result.err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "mac_roman", "utf-16-le"])
+def test_a_list_of_another_machine_is_decoded(featx_command, bundle, photos, tmp_path, encoding):
+    (tmp_path / "B\xe4r.png").write_bytes((tmp_path / photos[0]).read_bytes())
+    (tmp_path / "list.txt").write_bytes(f"B\xe4r.png\n{photos[1]}\n".encode(encoding))
+    rows = read_csv(featx_command("predict", bundle, "@list.txt").out)
+    assert [(row["path"], row["error"]) for row in rows] == [("B\xe4r.png", ""), (photos[1], "")]
+
+
 def test_paths_are_read_from_stdin(featx_command, bundle, photos, monkeypatch):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"photos/05.png\nphotos/01.png\n")))
     assert [row["path"] for row in read_csv(featx_command("predict", bundle, "-").out)] == [photos[5], photos[1]]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
-    assert "error: stdin lists no paths; write one a line" in featx_command("predict", bundle, "-").err
+    assert "error: stdin lists no paths; write one per line" in featx_command("predict", bundle, "-").err
     monkeypatch.setattr(sys, "stdin", None)
     assert featx_command("predict", bundle, "-").code == 1
     sys.stdin.close()  # the command has opened the null device in its place
@@ -77,14 +125,18 @@ def test_paths_are_read_from_stdin(featx_command, bundle, photos, monkeypatch):
     ("arguments", "message"),
     [
         (["@gone.txt"], "the list 'gone.txt' cannot be read: No such file or directory; for a file of that name"),
-        (["@empty.txt"], "empty.txt lists no paths; write one a line"),
+        (["@empty.txt"], "empty.txt lists no paths; write one per line"),
         (["empty"], "there is nothing to predict; name images or folders of images"),
+        ([""], "the path of an image is empty, which could mean any folder; name images or folders of images"),
+        (["photos/00.png", ""], "the path of an image is empty"),
+        (["gone"], "error: gone could not be read; its row says why"),
+        (["gone", "lost"], "error: none of the 2 images could be read; the first is gone"),
         (["t.csv", "photos/00.png"], "t.csv is a table or an archive; predict it alone"),
         (["photos/00.png", "--root", "photos"], "is not a table"),
         (["photos/00.png", "photos/01.png", "--root", "photos"], "--root and --path-column are for a table"),
         (["t.csv", "--path-column", "file"], "no column 'file'"),
         (["photos", "--out", "x.txt"], "--out is 'x.txt'; its name must end in .csv, .json, .jsonl"),
-        (["photos", "--out", "x.csv", "--json"], "which holds csv, and the format is json"),
+        (["photos", "--out", "x.csv", "--json"], "which is written as csv, but the format is json"),
         (["photos", "--out", "folder.csv"], "which is a folder; name a file in it"),
         (["photos", "--top", "0"], "--top"),
     ],
@@ -130,7 +182,9 @@ def test_it_fails_if_nothing_can_be_read_in_any_way(featx_command, bundle, tmp_p
     ):
         result = featx_command("predict", bundle, name, *flags)
         assert result.code == 1
-        assert "could be read" in result.err
+        assert re.search(
+            r"could not be read|none of the 2 images could be read|no image in rows.csv could be read", result.err
+        )
 
 
 def test_images_that_were_trained_on_are_noted_once(featx_command, bundle, store, digits, photos):
@@ -250,15 +304,69 @@ def test_a_file_of_another_bundle_or_other_settings_is_refused(featx_command, bu
         assert result.code == 2
         assert f"error: {message}" in result.err
         assert advice in result.err
-    (tmp_path / "rows.csv.run.json").unlink()
-    result = featx_command("predict", bundle, "photos", "--out", "rows.csv")
-    assert (result.code, "which names its bundle, cannot be read" in result.err) == (2, True)
+    for record in ("{", "[1]", "null"):
+        (tmp_path / "rows.csv.run.json").write_text(record)
+        result = featx_command("predict", bundle, "photos", "--out", "rows.csv")
+        assert (result.code, "rows.csv.run.json, which names the bundle" in result.err) == (2, True)
     assert (tmp_path / "rows.csv").read_bytes() == before
 
 
-def test_a_bundle_may_be_moved(featx_command, bundle, photos, tmp_path):
-    import shutil
+def test_a_file_that_featx_did_not_write_is_kept(featx_command, bundle, photos, tmp_path):
+    (tmp_path / "rows.csv").write_text("path,label\nmine.png,cat\n")
+    result = featx_command("predict", bundle, "photos", "--out", "rows.csv")
+    assert result.code == 2
+    assert "rows.csv exists, and `featx predict` did not write it, or rows.csv.run.json next to it is" in result.err
+    assert result.err.endswith("name another file with --out\n")
+    assert (tmp_path / "rows.csv").read_text() == "path,label\nmine.png,cat\n"
+    assert not (tmp_path / "rows.csv.run.json").exists()
 
+
+def test_rows_of_other_files_with_the_same_names_are_not_kept(featx_command, bundle, photos, tmp_path, monkeypatch):
+    shutil.copytree("photos", "twin/photos")
+    for name in ("a", "b"):
+        shutil.make_archive(name, "zip", "photos")
+    (tmp_path / "t.csv").write_text("path\n00.png\n")
+    out = tmp_path / "rows.csv"
+    assert featx_command("predict", bundle, "photos", "--out", out).code == 0
+    assert featx_command("predict", bundle, "photos", "--out", out).out.startswith("0 new, 30 kept")
+    monkeypatch.chdir("twin")
+    result = featx_command("predict", bundle, "photos", "--out", out)
+    assert result.code == 2
+    assert (
+        f"the paths in {out} are relative to {tmp_path}, and those of this run to {tmp_path}/twin; name" in result.err
+    )
+    # An absolute path means one file, wherever the command is run.
+    assert featx_command("predict", bundle, tmp_path / "photos", "--out", out).out.startswith("30 new, 0 kept")
+    monkeypatch.chdir("..")
+    assert featx_command("predict", bundle, "photos", "--out", out).out.startswith("0 new, 30 kept")
+    assert featx_command("predict", bundle, "a.zip", "--out", "x.jsonl").code == 0
+    assert featx_command("predict", bundle, "a.zip", "--out", "x.jsonl").out.startswith("0 new, 30 kept")
+    assert (
+        f"x.jsonl are relative to {tmp_path}/a.zip, and"
+        in featx_command("predict", bundle, "b.zip", "--out", "x.jsonl").err
+    )
+    assert featx_command("predict", bundle, "t.csv", "--root", "photos", "--out", "y.csv").code == 0
+    result = featx_command("predict", bundle, "t.csv", "--root", "twin/photos", "--out", "y.csv")
+    assert f"y.csv are relative to {tmp_path}/photos, and" in result.err
+
+
+def test_a_file_may_be_moved_with_its_images(featx_command, bundle, photos, tmp_path, monkeypatch):
+    for folder in ("before", "after"):
+        Path(folder).mkdir(exist_ok=True)
+    shutil.move("photos", "before/photos")
+    monkeypatch.chdir("before")
+    assert featx_command("predict", bundle, *photos[:4], "--out", "rows.csv").code == 0
+    monkeypatch.chdir("..")
+    shutil.move("before", "after/x")
+    monkeypatch.chdir("after/x")
+    assert featx_command("predict", bundle, "photos", "--out", "rows.csv").out.startswith("26 new, 4 kept")
+    record = json.loads(Path("rows.csv.run.json").read_text())
+    del record["base"]  # as an earlier version wrote it
+    Path("rows.csv.run.json").write_text(json.dumps(record))
+    assert featx_command("predict", bundle, "photos", "--out", "rows.csv").out.startswith("0 new, 30 kept")
+
+
+def test_a_bundle_may_be_moved(featx_command, bundle, photos, tmp_path):
     featx_command("predict", bundle, *photos[:3], "--out", "rows.csv")
     shutil.copytree(bundle, tmp_path / "copy")
     assert featx_command("predict", "copy", "photos", "--out", "rows.csv").out == "27 new, 3 kept -> rows.csv\n"

@@ -84,7 +84,12 @@ def test_a_glob_of_all_runs_names_each_once(featx_command, fitted):
     [
         (
             ["predict", "latest:logreg", "digits"],
-            "there is no bundle 'latest:logreg'; the newest runs are runs/baseline, ",
+            "there is no run of 'logreg' in runs; there are runs of centroid, lda",
+        ),
+        (["info", "other/latest:lda"], "there is no run of 'lda' in other; there are runs of knn"),
+        (
+            ["evaluate", "gone/latest:knn", "digits"],
+            "there is no bundle 'gone/latest:knn'; the newest runs are runs/baseline, ",
         ),
         (["predict", "basline", "digits"], "there is no bundle 'basline'; the newest runs are runs/baseline, runs/2"),
         (
@@ -101,21 +106,25 @@ def test_a_glob_of_all_runs_names_each_once(featx_command, fitted):
             "digits is not a bundle (it has no bundle.json); the newest runs are runs/b",
         ),
         (["predict", "features/colour.h5", "digits"], "features/colour.h5 is not a bundle but a feature store; the"),
+        (
+            ["predict", "runs.tar.gz", "digits"],
+            "runs.tar.gz is an archive, not a bundle; unpack it, and name the folder",
+        ),
+        (["info", "baseline", "--duplicates"], "runs/baseline is a bundle; --duplicates is for a feature store"),
         (["fit", "--name", "baseline"], "runs/baseline exists already; choose another --name, or delete it"),
-        (["fit", "--name", "latest"], "--name is 'latest'; it must be a plain name"),
-        (["fit", "--name", "a/b"], "--name is 'a/b'; it must be a plain name"),
+        (["fit", "--name", "latest"], "--name is 'latest', but it stands for the run that was writ"),
+        (["fit", "--name", "a/b"], "--name is 'a/b', but it has an unprintable character, or one of /"),
         (
             ["evaluate", "latest", "digits", "--split", "tets"],
-            "--split is 'tets'; did you mean test? It must be one of train, val, test",
+            "there is no split 'tets'; did you mean test? Known: train, val, test",
         ),
-        (
-            ["evaluate", "latest", "digits", "--split", "valid"],
-            "--split is 'valid'; did you mean val? It must be one of train, val, test",
-        ),
+        (["evaluate", "latest", "digits", "--split", "train,val"], "there is no split 'train,val'; did you mean "),
+        (["evaluate", "latest", "digits", "--split", "all"], "there is no split 'all'; did you mean val? Known: tra"),
         (["evaluate", "latest", "digits", "--split", "test"], "digits has no splits, so there is no test split; leave"),
     ],
 )
 def test_what_is_not_there_is_named(featx_command, fitted, arguments, pattern):
+    Path("runs.tar.gz").touch()
     result = featx_command(*arguments)
     assert result.code
     assert pattern in result.err.splitlines()[-1]
@@ -124,8 +133,17 @@ def test_what_is_not_there_is_named(featx_command, fitted, arguments, pattern):
 def test_a_split_that_the_source_lacks(featx_command, fitted, tmp_path):
     for split in ("train", "val"):
         shutil.copytree("digits", tmp_path / "splits" / split)
-    result = featx_command("evaluate", "latest", "splits", "--split", "test")
+    result = featx_command("evaluate", "latest", "splits", "--split", "testing")
     assert result.err.splitlines()[-1].endswith("in the test split; its splits are train 24, val 24")
+
+
+@pytest.mark.parametrize("spelling", ["val", "VAL", "validation", "valid", "dev", "val_set"])
+def test_a_split_is_named_as_a_folder_may_be(featx_command, fitted, tmp_path, spelling):
+    shutil.copytree("digits/0", tmp_path / "splits" / "train" / "0")
+    shutil.copytree("digits", tmp_path / "splits" / "validation")
+    result = featx_command("evaluate", "latest", "splits", "--split", spelling, "--json")
+    assert json.loads(result.out)["test"]["items"] == 24
+    assert featx.Predictor.load("runs/baseline").evaluate("splits", split=spelling).n_items == 24
 
 
 def test_json_of_many_classes_is_short(featx_command, tmp_path):
@@ -176,7 +194,7 @@ def test_copies_are_listed_with_their_splits(featx_command, tmp_path):
     twin = min((tmp_path / "s" / "train" / "0").iterdir())
     shutil.copy(twin, twin.with_name("twin.png"))
     embedded = featx_command("embed", "s", "--backbone", "colour")
-    assert "note: 1 images have the same bytes as an image of a later split, such as 'train/1/c" in embedded.err
+    assert "note: fit will leave out 1 image with the same bytes as an image of a later split, such" in embedded.err
     groups = json.loads(featx_command("info", "--duplicates", "--json").out)["duplicates"]
     assert [[item["split"] for item in group["items"]] for group in groups] == [["test", "train"], ["train", "train"]]
     text = featx_command("info", "--duplicates").out

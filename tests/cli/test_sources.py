@@ -25,7 +25,7 @@ FLAGS = ("--label-pattern", r"(\w+)\.", "--map-labels", "c([01])=\\1", "--except
 def test_embed_records_how_the_source_was_read(featx_command, photos):
     result = featx_command("embed", "photos", "-b", "colour", *FLAGS)
     assert "classes: 2 (0 12, 1 12)" in result.err
-    assert "left out: images left out by --only or --except (12)" in result.err
+    assert "left out: images not selected by --only or --except (12)" in result.err
     store = FeatureStore("features/colour.h5")
     again = read_source_again(store.source, store.reading)
     assert [item.id for item in again.items] == sorted(store.ids.tolist())

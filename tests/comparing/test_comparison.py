@@ -233,8 +233,25 @@ def test_a_validation_split_of_the_source_ranks(tmp_path):
     assert found.validation_name == "the val split of the source"
     assert (found.n_train, found.n_test) == (54, 18)
     assert found.folder == tmp_path / "out"
-    assert len(list((tmp_path / "runs" / ".compare").iterdir())) == 4
+    assert len(list((tmp_path / "runs" / ".compare").iterdir())) == 2
     assert (found.best.validation_accuracy * 18) % 1 == pytest.approx(0)
+
+
+def test_fit_and_compare_choose_and_test_alike_on_a_val_split(tmp_path):
+    """Parameters are chosen on train alone, and the chosen head is fitted to train and val."""
+    for split, skip in (("train", 0), ("val", 20), ("test", 26)):
+        write_digits(tmp_path / "d" / split, per_class=20 if split == "train" else 6, classes=5, skip=skip)
+    store = featx.embed(tmp_path / "d", "colour", folder=tmp_path, views=2, augmentation="light").store
+    heads = ("logreg", "ridge", "knn", "lda", "centroid")
+    for views in ("average", "augment"):
+        found = featx.compare(store, heads, options=CompareOptions(folder=tmp_path / "runs", jobs=1, views=views))
+        for row in found.rows:
+            run = featx.fit(store, row.head.name, options=FitOptions(folder=None, views=views))
+            assert row.head == run.head
+            assert row.validation_accuracy == run.validation.accuracy
+            assert row.validation_log_loss == pytest.approx(run.validation.log_loss)
+            assert row.test.confusion.tolist() == run.test.confusion.tolist()
+            assert row.test.log_loss == pytest.approx(run.test.log_loss)
 
 
 def test_groups_stay_together(store, monkeypatch, tmp_path):
@@ -286,7 +303,7 @@ def test_results_of_other_rules_of_choice_are_computed_again(store, monkeypatch)
     content = text.encode() + b"".join(array.astype("<i8").tobytes() for array in arrays)
     ours = head_task.digest
     assert ours != hashlib.sha256(content).hexdigest(), "the key of results from before calibration was chosen"
-    monkeypatch.setattr(jobs, "_RULES", jobs._RULES + 1)
+    monkeypatch.setattr(jobs, "RULES", jobs.RULES + 1)
     assert head_task.digest != ours
 
 

@@ -78,7 +78,7 @@ def test_one_class_in_common_is_an_error(large, pictures, tmp_path):
         shutil.rmtree(copy / "2")
         write_digits(copy, per_class=2, classes=2, skip=30)
 
-    with pytest.raises(DataError, match="one class only"):
+    with pytest.raises(DataError, match="are all of one class"):
         match_stores([large, change(pictures, tmp_path, edit)])
 
 

@@ -170,6 +170,23 @@ def test_an_end_in_the_middle_keeps_what_is_done_and_leaves_no_process(interrupt
     assert all(read_result(path).record for path in tmp_path.glob("work/*.npz"))
 
 
+@kills
+def test_what_a_killed_comparison_left_is_removed_by_the_next(tmp_path):
+    work = tmp_path / "work"
+    with subprocess.Popen([sys.executable, "-c", ENDLESS, str(tmp_path)], env=find_tasks()) as process:
+        deadline = time.monotonic() + 120
+        while not list(work.glob(".steps-*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.kill()
+    (left,) = work.glob(".steps-*")
+    living = work / left.name.replace(str(process.pid), str(os.getppid()))
+    elsewhere = work / f".steps-another-host-{process.pid}"
+    for path in (living, elsewhere):
+        path.touch()
+    run_tasks(make(tmp_path, add), work, jobs=1)
+    assert set(work.glob(".steps-*")) == {living, elsewhere}
+
+
 def is_running(pid):
     try:
         os.kill(pid, 0)

@@ -19,6 +19,7 @@ from featx.comparing import plans
 from featx.errors import BackboneError, BundleError, DataError, SourceError, UnknownNameError, UsageError
 from featx.finetuning.feature_maps import _name_frozen
 from featx.finetuning.first_head import plan_first_head
+from featx.heads.tuning import RULES
 from featx.options import CompareOptions, FitOptions
 from featx.specs import BackboneSpec, FineTuneSpec, HeadSpec
 
@@ -56,6 +57,7 @@ def record_plan(bundle, store, plan="last:3", changes=()):
         "finetune": plan_first_head(FineTuneSpec(unfreeze=plan)).to_dict(),
         "backbone": store.spec.backbone.to_dict(),
         "split": {"origin": "hold-out", "test_size": 0.2, "cv": 0, "group": "", "seed": 0},
+        "rules": RULES,
     } | dict(changes)
     (bundle / "bundle.json").write_text(json.dumps(about))
     return mark_finetuned(bundle, unfreeze=plan)
@@ -180,6 +182,20 @@ def test_a_run_of_the_same_plan_on_another_split_is_named(made, options, trained
     assert reporter.lines[0] == (
         f"note: last:3: {folder} is the same plan with --test-size 0.4; this one trains with --test-size 0.2; it was "
         "tested on other images, so it is not used"
+    )
+
+
+@pytest.mark.parametrize("rules", [None, RULES - 1])
+def test_a_run_whose_first_head_was_chosen_by_another_rule_is_not_reused(
+    store, options, finished, trained, reporter, rules
+):
+    """An older featx recorded no rule."""
+    record_plan(finished, store, changes={"rules": rules})
+    compare(store, "last:3", options)
+    assert len(trained) == 1
+    assert reporter.lines[0] == (
+        f"note: last:3: {finished} is the same plan, but another version of featx chose its first head by another "
+        f"rule; add --run {finished} to use it"
     )
 
 

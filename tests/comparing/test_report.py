@@ -18,7 +18,7 @@ from featx.comparing.report import (
     tabulate_briefly,
     write_comparison,
 )
-from featx.comparison_results import FINE_TUNED, START
+from featx.comparison_results import FINE_TUNED, FROZEN, START
 from featx.errors import StoreError
 from featx.evaluation.paired import compare_pair
 from featx.specs import HeadSpec
@@ -84,6 +84,35 @@ def test_a_run_that_kept_its_start_is_not_recommended(tmp_path):
     start = make_row("logreg", "tie", 1, kind=START, run=tmp_path)
     assert describe(start, make_row("ridge", "tie", 1))[0].startswith("use lda or ridge: ")
     assert describe(start)[0] == CHOICE
+
+
+@pytest.mark.parametrize(
+    ("others", "recommended"),
+    [
+        ([("ridge", "tie", FROZEN)], "use ridge: it needs no fine-tuning, and "),
+        ([("network", "tie", FINE_TUNED), ("knn", "tie", FROZEN), ("lda", "tie", FROZEN)], "use knn: "),
+        ([("dummy", "tie", FROZEN), ("network", "tie", FINE_TUNED)], ""),
+        ([("ridge", "worse", FROZEN)], ""),
+    ],
+)
+def test_a_run_that_kept_its_start_and_is_best_by_validation_is_not_a_success(tmp_path, others, recommended):
+    start = replace(make_row("logreg", "best", run=tmp_path, kind=START), name="finetune last:23 (start)")
+    rows = [make_row(name, verdict, 1, kind=kind) for name, verdict, kind in others]
+    lines = describe_comparison(make_comparison(start, *rows))
+    network = "the frozen network with the first head of finetune last:23"
+    choice = f"{network} is best by validation (3 folds of the training items); the test was not used to choose"
+    advice, *rest = lines if recommended else ["", *lines]
+    assert rest[0] == choice
+    assert advice.startswith(recommended)
+    assert not recommended or advice.endswith(f"60 test images cannot tell it from {network}")
+    assert "(start)" not in "".join(lines)
+
+
+@pytest.mark.parametrize(("verdict", "said"), [("worse", "differs from the best"), ("better", "did better on the")])
+def test_a_start_that_differs_is_named_as_a_frozen_network(tmp_path, verdict, said):
+    start = replace(make_row("logreg", verdict, 3, run=tmp_path, kind=START), name="finetune last:23 (start)")
+    lines = "; ".join(describe(start, make_row("ridge", "tie", 1)))
+    assert f"the frozen network with the first head of finetune last:23 {said}" in lines
 
 
 def test_the_dummy_is_not_recommended():

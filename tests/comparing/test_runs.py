@@ -199,8 +199,8 @@ def test_runs_validated_on_other_items_are_listed_below_the_heads(few, bundle, t
     assert [one.validation_accuracy for one in comparison.rows[1:3]] == [1, 0.9]
     n_held = [row["role"] for row in read_rows(good, "items.csv")].count("validated")
     note = (
-        f"validated on {n_held} images held out of its own training set, so its validation cannot be ranked with the "
-        "heads and it is listed below them; its test and its verdict use the same images as theirs"
+        f"validated on {n_held} images of its own training set, not on those that rank the heads, so it is listed "
+        "below them; its test and its verdict use the same images as theirs"
     )
     assert [one.notes for one in comparison.rows[1:3]] == [(note,)] * 2
     assert comparison.rows[1].paired.difference == comparison.rows[1].gain.difference > 0
@@ -462,5 +462,5 @@ def test_a_validation_split_of_the_source_is_shared(split, split_run):
 def test_a_run_that_was_validated_on_its_own_tenth_despite_a_val_split(split, split_run):
     mark_finetuned(split_run, "train/0/digit-000")
     comparison = compare(split, split_run, heads="dummy")
-    assert "images held out of its own training set, so" in comparison.rows[-1].notes[0]
+    assert "images of its own training set, not on those that rank the heads, so" in comparison.rows[-1].notes[0]
     assert comparison.best.title == "dummy"

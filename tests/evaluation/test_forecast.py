@@ -69,7 +69,12 @@ def test_order_does_not_matter_and_a_seed_gives_the_same_result():
     [
         (0.004, 0.012, 0.02, "twice as many labels would add about 1.2 points (0.4 to 2.0)"),
         (0.0, 0.001, 0.003, "more labels of this kind would hardly help: +0.1 points with twice as many (0.0 to 0.3)"),
-        (0.0, 0.01, 0.04, "it is not clear if more labels would help: +1.0 points with twice as many (0.0 to 4.0)"),
+        (
+            0.0,
+            0.01,
+            0.04,
+            "it is not clear whether more labels would help: +1.0 points with twice as many (0.0 to 4.0)",
+        ),
     ],
 )
 def test_sentences(low, gain, high, words):

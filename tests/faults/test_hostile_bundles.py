@@ -127,7 +127,13 @@ def test_json_that_is_not_a_description_is_refused(bundle, text):
 
 def test_json_that_would_fill_the_memory_is_refused(bundle):
     (bundle / "bundle.json").write_bytes(b"[" + b"{}," * 10**8 + b"{}]")
-    check_refused_cheaply(bundle, "bundle.json has 300,000,004 bytes; the limit is 134,217,728; do not use this bundle")
+    check_refused_cheaply(bundle, "bundle.json has 300,000,004 bytes; the limit is 20,971,520; do not use this bundle")
+
+
+def test_metrics_that_would_fill_the_memory_are_refused(bundle):
+    (bundle / "metrics.json").write_bytes(b"[" + b"{}," * 5 * 10**7 + b"{}]")
+    sign(bundle)
+    check_refused_cheaply(bundle, "metrics.json has 150,000,004 bytes; the limit is 134,217,728; do not use this")
 
 
 def test_images_of_a_size_that_no_memory_holds_are_refused(bundle):

@@ -372,6 +372,21 @@ def test_an_epoch_that_was_interrupted_is_begun_again(tune, monkeypatch):
     assert read_curve(whole.bundle) == read_curve(resumed.bundle)
 
 
+def test_an_unfinished_run_of_another_rule_starts_again_and_says_so(tune, monkeypatch):
+    monkeypatch.setattr(finetuning, "RULES", finetuning.RULES - 1)
+    monkeypatch.setattr(loop.TrainingLoop, "_train_batch", None)  # ends the run in its first epoch
+    with pytest.raises(TypeError):
+        tune(epochs=1)
+    monkeypatch.undo()
+    reporter = Recorder()
+    run = tune(epochs=1, reporter=reporter)
+    (line,) = [line for line in reporter.lines if line.startswith("curves and state: ")]
+    assert line.endswith(
+        "; this run starts from scratch, since the unfinished run next to it has other settings, images or versions"
+    )
+    assert json.loads((run.bundle / "bundle.json").read_text())["record"]["rules"] == finetuning.RULES
+
+
 def test_a_damaged_state_is_reported(tune, monkeypatch, tmp_path):
     monkeypatch.setattr(loop.TrainingLoop, "_take_head", None)  # ends the run before its first epoch
     with pytest.raises(TypeError):

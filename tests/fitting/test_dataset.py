@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from pictures import write_digits
@@ -36,7 +38,7 @@ def test_items_without_a_label_are_left_out_and_reported(tmp_path):
     )
     dataset = load_dataset(embed(tmp_path / "table.csv", tmp_path / "f"))
     assert len(dataset) == 5
-    assert "1 of 6 items have no label" in dataset.notes[0]
+    assert "1 of 6 items has no label and is left out" in dataset.notes[0]
     assert dataset.take_features().shape == (5, 240)
 
 
@@ -183,7 +185,7 @@ def test_items_in_no_split_are_left_out_and_reported(tmp_path, digits):
     rows = [(path, path.parent.name, names[number % 3], "") for number, path in enumerate(images)]
     dataset = load_dataset(embed(write_table(tmp_path / "t.csv", rows), tmp_path / "f"))
     partition = split_dataset(dataset, test_size=0.2, seed=0)
-    assert f"{sum(row[2] == '' for row in rows)} items are in no split" in partition.notes[0]
+    assert f"left out {sum(row[2] == '' for row in rows)} images without a split" in partition.notes[0]
 
 
 def test_groups_in_train_and_test_of_the_source_are_reported(tmp_path, digits):
@@ -192,7 +194,24 @@ def test_groups_in_train_and_test_of_the_source_are_reported(tmp_path, digits):
         (path, path.parent.name, ("train", "test")[number % 2], f"p{number % 3}") for number, path in enumerate(images)
     ]
     dataset = load_dataset(embed(write_table(tmp_path / "t.csv", rows), tmp_path / "f"))
-    assert "3 groups of the source are in train and in test" in split_dataset(dataset, test_size=0.2, seed=0).notes[0]
+    assert (
+        "3 of the source's groups are in train and in test, such as "
+        in split_dataset(dataset, test_size=0.2, seed=0).notes[0]
+    )
+
+
+def test_classes_that_a_split_lacks_are_noted_with_what_to_do(tmp_path, digits):
+    for number, (split, label) in enumerate([("train", "0"), ("train", "1"), ("train", "2"), ("val", "3")] * 3):
+        (tmp_path / "d" / split / label).mkdir(parents=True, exist_ok=True)
+        (picture,) = sorted((digits / label).iterdir())[number : number + 1]
+        shutil.copy(picture, tmp_path / "d" / split / label)
+    for label in ("0", "1"):
+        shutil.copytree(digits / label, tmp_path / "d" / "test" / label, ignore=lambda _, names: sorted(names)[:20])
+    dataset = load_dataset(featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f").store)
+    assert split_dataset(dataset, test_size=0.2, seed=0).notes == (
+        "test has no images of 2, so averages over classes leave these out; add some to test",
+        "val has images of 3, which count as wrong, since train has none; add some to train",
+    )
 
 
 def test_a_group_expression_that_matches_nothing_is_an_error(store):

@@ -216,7 +216,7 @@ def test_a_class_of_one_image_is_trained_on_and_reported(tmp_path):
     assert any("single image" in note for note in run.notes)
     assert any("class '2' is in one fold only" in note for note in run.notes)
     folded = featx.fit(store, "logreg", options=FitOptions(folder=None, cv=3))
-    assert any("alone in their class" in note for note in folded.notes)
+    assert any("a single image are trained on and never tested (1 image)" in note for note in folded.notes)
 
 
 def test_notes_name_classes_and_not_their_numbers():

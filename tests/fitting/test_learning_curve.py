@@ -124,4 +124,4 @@ def test_classes_with_fewer_items_than_shots_are_reported(tmp_path):
     write_digits(tmp_path / "d", per_class=12, classes=3)
     store = featx.embed(tmp_path / "d", "colour", folder=tmp_path / "f").store
     run = featx.fit(store, protocol="fewshot", options=FitOptions(folder=None, test_size=0.3))
-    assert any("larger numbers of shots use all of them" in note for note in run.notes)
+    assert any("and more shots use all of them" in note for note in run.notes)

@@ -1,9 +1,13 @@
 """Too few images, missing classes and lost copies: named as the user knows them, before anything is embedded."""
 
+import itertools
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from pictures import write_digits
+from reporters import Recorder
 
 import featx
 from featx.errors import DataError
@@ -47,7 +51,7 @@ def test_where_fit_works_so_do_the_checks_and_the_curve_is_left_out(tmp_path, co
     store = featx.embed(source, "colour", folder=tmp_path / "f").store
     run = featx.fit(store, "centroid", options=FitOptions(folder=None, curve=True))
     assert run.curve is None
-    assert any(note.startswith("no learning curve was measured: ") for note in run.notes)
+    assert any(note.startswith("there is no learning curve: ") for note in run.notes)
 
 
 def test_groups_count_once(tmp_path):
@@ -80,6 +84,43 @@ def test_a_class_that_lost_all_training_images_as_copies_is_named(tmp_path):
             call()
 
 
+class CountingReader:
+    """Counts what is read of each file."""
+
+    def __init__(self, reader):
+        self.reader, self.stat, self.read_bytes = reader, reader.stat, []
+
+    def read(self, *asked):
+        data = self.reader.read(*asked)
+        self.read_bytes.append(len(data))
+        return data
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_of_files_of_one_size_only_those_that_start_alike_are_read_whole(tmp_path, packed):
+    """Noise of one size, as uncompressed images have; one pair differs in its last byte, and one is equal."""
+    rng = np.random.default_rng(0)
+    for split, at in itertools.product(("train", "test"), range(6)):
+        path = tmp_path / "d" / split / f"c{at % 2}" / f"{at}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(rng.bytes(200_000))
+    first, second = (tmp_path / "d" / "train" / name for name in ("c0/0.png", "c1/1.png"))
+    shutil.copy(first, tmp_path / "d" / "test" / "c0" / "0.png")
+    (tmp_path / "d" / "test" / "c1" / "1.png").write_bytes(second.read_bytes()[:-1] + b"x")
+    source = shutil.make_archive(str(tmp_path / "d"), "zip", tmp_path, "d") if packed else tmp_path / "d"
+    manifest, reporter = featx.read_source(source), Recorder()
+    reader = CountingReader(manifest.reader)
+    check_manifest(replace(manifest, reader=reader), reporter=reporter)
+    assert reader.read_bytes == [65536] * 12 + [200_000] * 4
+    assert reporter.phases == ["looking for copies in other splits", "reading those that start alike"]
+    assert reporter.counts == [*((done, 12) for done in range(1, 13)), *((done, 4) for done in range(1, 5))]
+    for at in (2, 4):
+        shutil.copy(tmp_path / "d" / "train" / "c0" / f"{at}.png", tmp_path / "d" / "test" / "c0" / f"{at}.png")
+    source = shutil.make_archive(str(tmp_path / "d"), "zip", tmp_path, "d") if packed else tmp_path / "d"
+    with pytest.raises(DataError, match=r"^all training images of 'c0' \(3\) have the same bytes as images of a later"):
+        check_manifest(featx.read_source(source))
+
+
 def test_a_class_that_kept_some_is_trained_on_them(tmp_path):
     source = arrange(tmp_path / "d", 2)
     check_manifest(featx.read_source(source))
@@ -97,9 +138,9 @@ def test_other_names_in_test_are_named_before_embedding(tmp_path):
 
 
 @pytest.mark.parametrize(("splits", "size", "words"), [
-    (("train", "val"), 0.2, "no test split, so its val split is the test; --test-size is not used"),
-    (("train", "val"), 0.4, "no test split, so its val split is the test; --test-size is not used"),
-    (("train", "test"), 0.4, "the source has a test split; --test-size is not used"),
+    (("train", "val"), 0.2, "no test split, so its val split is the test, and --test-size has no effect"),
+    (("train", "val"), 0.4, "no test split, so its val split is the test, and --test-size has no effect"),
+    (("train", "test"), 0.4, "the source has a test split, so --test-size has no effect"),
     (("train", "test"), 0.2, ""),
 ])  # fmt: skip
 def test_a_test_size_that_is_not_used_is_noted_once(tmp_path, splits, size, words):

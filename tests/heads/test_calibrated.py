@@ -6,6 +6,7 @@ from sklearn.model_selection import PredefinedSplit
 from sklearn.svm import LinearSVC
 from sklearn.utils.estimator_checks import check_estimator
 
+from featx.errors import DataError
 from featx.heads import find_head, fit_head, tune
 from featx.heads.calibrated import CalibratedHead
 from featx.heads.calibration import METHODS
@@ -52,6 +53,19 @@ def test_calibration_does_not_undo_balanced_classes(method):
         shares.append((fitted.estimator.predict(X) == 1).mean())
     assert shares[0] < 0.05
     assert shares[1] > 0.2
+
+
+@pytest.mark.parametrize("name", ["logreg", "svm"])
+def test_a_calibration_of_classes_that_are_each_in_one_fold_is_refused_in_words_of_the_user(name):
+    y = np.arange(60) // 15
+    X, folds = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32), y // 2
+    message = "calibration sigmoid cannot be fitted, since no class has items in two folds; .* --calibration none"
+    spec = HeadSpec(name, calibration="sigmoid")
+    with pytest.raises(DataError, match=message):
+        tune(find_head(name), X, y, folds, spec=spec)
+    with pytest.raises(DataError, match=message):
+        fit_head(find_head(name), X, y, spec, folds)
+    assert tune(find_head(name), X, y, folds, spec=HeadSpec(name)).spec.calibration == "none"
 
 
 def test_scores_that_tuning_made_spare_the_folds(digits, monkeypatch):

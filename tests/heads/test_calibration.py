@@ -126,7 +126,7 @@ def test_it_is_an_estimator():
         ([[1.0, 2]], [0.5], "positions are float64"),
         ([[1.0, 2]], [0, 1], "positions are int64 of shape"),
         ([[1.0, 2]], [2], "positions range from 2 to 2"),
-        ([[-np.inf, 2]], [0], "no item to calibrate on"),
+        ([[-np.inf, 2]], [0], "calibration temperature cannot be fitted, since no class has items in two"),
     ],
 )
 def test_wrong_input_is_refused_in_one_line(scores, positions, message):

@@ -1,9 +1,15 @@
+import tracemalloc
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from scipy import optimize
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import featx.heads.calibration_choice as choosing
+from featx.evaluation import measure_reliability
 from featx.heads import find_head, fit_head, fit_tuned, tune
 from featx.heads.calibrated import CalibratedHead
 from featx.heads.calibration import METHODS, Calibrator
@@ -126,6 +132,16 @@ def test_a_rise_of_the_calibration_error_is_reported(method):
     assert choose_calibration(hold_out(steepen(scores), y), "none").notes == ()
 
 
+def test_the_calibration_error_is_that_of_an_evaluation_also_at_the_edge_of_a_bin():
+    # Confidences of 5 / 15, and a little more.
+    equal, first = np.zeros((40, 3)), np.tile([0.1, 0, 0], (40, 1))
+    held_out = hold_out(np.concatenate([equal, first]), np.repeat([0, 1], 40))
+    trial = choosing._Trial.measure(held_out, "none")
+    expected = measure_reliability(trial.probabilities, held_out.positions).calibration_error
+    assert trial.calibration_error == pytest.approx(expected)
+    assert expected == pytest.approx((2 / 3 + np.exp(0.1) / (np.exp(0.1) + 2)) / 2)
+
+
 def test_a_group_is_never_on_both_sides(monkeypatch):
     scores, y, groups = draw(300, 3, size=10, factor=3)
     numbered = scores.astype(np.float32)
@@ -220,6 +236,16 @@ def test_a_mixture_finds_its_factor_and_share():
     assert fitted.share_ == pytest.approx(0.05, abs=0.01)
 
 
+def test_a_mixture_of_few_items_does_not_call_all_others_certain():
+    """Where one error is confident and all other items are right, only the penalty bounds the factor."""
+    scores, y, _ = draw(60, 2, distance=3.0, seed=2)
+    scores[0] = -12 * np.eye(2)[y[0]]
+    assert (scores.argmax(axis=1) != y).sum() == 1
+    fitted = Calibrator("mixture").fit(scores, y)
+    assert 0.2 < fitted.factor_ < 5
+    assert 0 < fitted.share_ < 0.1
+
+
 def test_the_views_of_an_item_count_once():
     random = np.random.default_rng(0)
     units = np.arange(40) // 4
@@ -240,3 +266,28 @@ def test_evidence_of_unequal_weights_shows_nothing():
     weighted = HeldOut(scores, positions, splits, units, np.where(positions == 0, 1.0, 5.0))
     assert choose_calibration(equal, None).method != "none"  # thirty right of thirty are likelier than said
     assert choose_calibration(weighted, None).method == "none"  # fewer than four errors, and no likelihood to go by
+
+
+def test_of_all_methods_two_keep_their_probabilities():
+    scores, y, _ = draw(2000, 100, factor=1.5, distance=3.5)
+    held_out = hold_out(scores, y)
+    tracemalloc.start()
+    choose_calibration(held_out, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 9 * scores.nbytes  # the probabilities of the base, the best and the current one, and work on a fold
+
+
+def test_fits_use_one_thread(monkeypatch):
+    scores, y, _ = draw(100, 3)
+    seen = []
+
+    def spy(*arguments, **options):
+        seen.append({pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"})
+        return optimize.minimize(*arguments, **options)
+
+    monkeypatch.setattr("featx.heads.calibration.optimize", SimpleNamespace(**vars(optimize) | {"minimize": spy}))
+    with threadpool_limits(2):
+        for method in ("bias", "sigmoid"):
+            Calibrator(method).fit(scores, y)
+    assert seen == [{1}] * 4

@@ -12,19 +12,21 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit, cross_val_pre
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
+from sklearn.utils.class_weight import compute_sample_weight
 
 from featx.errors import DataError, UnknownNameError, UsageError
 from featx.heads import find_head, tune
 from featx.heads.calibration import fit_temperature
 from featx.heads.rows import FeatureRows
-from featx.heads.tuning import plan_candidates
+from featx.heads.tuning import _Entry, _Shortlist, measure_accuracy, plan_candidates
+from featx.results import Candidate
 from featx.specs import HeadSpec
 
 
 def choose_again(tuned, n_items, tolerance=1):
     """Apply the rule to the table of candidates."""
     best = max(c.accuracy for c in tuned.candidates)
-    least = best - tolerance * np.sqrt(best * (1 - best) / n_items) - 1e-9
+    least = best - tolerance * np.sqrt(best * (1 - best) / (n_items - 1)) - 1e-9
     close = [c for c in tuned.candidates if c.accuracy >= least]
     good = [c for c in close if c.log_loss <= min(c.log_loss for c in close) + 0.01]
     return min(good, key=lambda c: (c.strength, c.log_loss))
@@ -244,6 +246,70 @@ def test_separable_classes_do_not_take_the_weakest_penalty(first, wide):
     assert tuned.best.accuracy == 1
     assert tuned.best.strength < max(c.strength for c in tuned.candidates)
     assert tuned.best.log_loss <= min(c.log_loss for c in tuned.candidates) + 0.01
+
+
+FIGURES = st.tuples(
+    st.sampled_from([0.85, 0.885, 0.89, 0.9, 0.901]),
+    st.sampled_from([0.0, 0.005, 0.01, 0.02, 0.05]),
+    st.sampled_from([0.3, 0.305, 0.5, 0.505, 0.52, 0.6]),
+    st.integers(0, 4),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(FIGURES, min_size=1, max_size=6), st.randoms())
+def test_the_choice_does_not_depend_on_the_order_of_the_candidates(figures, random):
+    close = [one for one in figures if one[0] >= max(other[0] - other[1] for other in figures) - 1e-9]
+    good = [one for one in close if one[2] <= min(other[2] for other in close) + 0.01]
+    expected = min(good, key=lambda one: (one[3], one[2], -one[0]))
+    for _ in range(6):
+        random.shuffle(figures)
+        shortlist = _Shortlist(1.0)
+        for figure in figures:
+            accuracy, error, loss, strength = figure
+            scores = np.array([figure], np.float32)
+            shortlist.add(_Entry(Candidate({}, "none", strength), accuracy, error, loss, scores))
+            scores[:] = np.nan  # a sweep uses the array again
+        chosen = shortlist.choose()
+        assert (chosen.accuracy, chosen.log_loss, chosen.candidate.strength) == (expected[0], expected[2], expected[3])
+        assert chosen.scores[0, [0, 2]] == pytest.approx([expected[0], expected[2]])
+
+
+def test_an_accuracy_that_is_known_badly_does_not_make_more_candidates_close():
+    rows = {"a": (0.900, 0.01, 0.50), "b": (0.885, 0.01, 0.30), "c": (0.901, 0.02, 0.60)}
+    for order in ("abc", "cba", "bca", "cab", "acb", "bac"):
+        shortlist = _Shortlist(1.0)
+        for strength, name in enumerate(order):
+            shortlist.add(
+                _Entry(Candidate({"name": name}, "none", strength), *rows[name], np.zeros((1, 2), np.float32))
+            )
+        assert shortlist.choose().candidate.params == {"name": "a"}
+
+
+def test_the_standard_error_of_plain_accuracy_is_that_of_a_mean():
+    right = np.arange(50) < 41
+    accuracy, error = measure_accuracy(right, np.ones(50), np.arange(50) % 3, np.arange(50))
+    assert (accuracy, error) == pytest.approx((0.82, right.std(ddof=1) / np.sqrt(50)))
+
+
+def test_the_standard_error_of_balanced_accuracy_is_that_of_a_mean_of_recalls():
+    y = np.repeat([0, 1, 2], [900, 90, 10])
+    right = np.concatenate([np.arange(n) < share * n for n, share in ((900, 0.99), (90, 0.8), (10, 0.3))])
+    accuracy, error = measure_accuracy(right, compute_sample_weight("balanced", y), y, np.arange(1000))
+    recalls = [right[y == k] for k in range(3)]
+    assert accuracy == pytest.approx(np.mean([recall.mean() for recall in recalls]))
+    assert error == pytest.approx(np.sqrt(sum(recall.var(ddof=1) / recall.size for recall in recalls)) / 3)
+
+
+def test_the_standard_error_of_balanced_accuracy_agrees_with_a_bootstrap_of_units():
+    random = np.random.default_rng(0)
+    units = np.arange(800) // 8
+    y = (random.permutation(100) % 4 == 0).astype(int)[units]
+    right = random.random(800) < np.where(y, 0.5, 0.95) + random.uniform(-0.3, 0.05, 100)[units]
+    drawn = random.multinomial(100, np.full(100, 0.01), size=4000)[:, units]
+    by_class = [(drawn[:, y == k] @ right[y == k]) / drawn[:, y == k].sum(axis=1) for k in (0, 1)]
+    _, error = measure_accuracy(right, compute_sample_weight("balanced", y), y, units)
+    assert error == pytest.approx(np.mean(by_class, axis=0).std(), rel=0.05)
 
 
 def test_a_few_items_more_do_not_buy_a_steep_head():

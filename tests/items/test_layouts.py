@@ -1,6 +1,8 @@
 """Layouts of folders: inferred, stated, drawn, and the same in an archive."""
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from PIL import Image
 
 from featx.errors import SourceError, UsageError
 from featx.items import Item, SourceOptions, read_source
-from featx.items.layouts import find_split
+from featx.items.layouts import find_split, guess_split
 from featx.items.sources import read_source_again
 
 JPEG = b"\xff\xd8\xff\xe0 a picture by its first bytes"
@@ -194,7 +196,104 @@ def test_other_folders_next_to_split_folders_can_be_left_out(make, other):
         read_source(folder)
     manifest = read_all(folder, except_=f"folder={top}")
     assert manifest.count_splits() == {"train": 2, "test": 2}
-    assert manifest.junk == {"images left out by --only or --except": 1}
+    assert manifest.junk == {"images not selected by --only or --except": 1}
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("mytrain", "mytest"),
+        ("flowers_tr", "flowers_te"),
+        ("trn", "tst"),
+        ("newtraining", "oldtest"),
+        ("aTr", "aVa"),
+        ("mytrainval", "mytest"),
+    ],
+)
+@pytest.mark.parametrize("around", ["", "w/"])
+def test_folders_that_may_be_splits_are_refused_with_a_layout_that_reads_them(make, train, test, around):
+    folder = make(cross([around + train, around + test]))
+    layout = "'*/split/class'" if around else "split/class"
+    with pytest.raises(SourceError, match=rf"; --layout {re.escape(layout)} if '.*' are splits"):
+        read_source(folder)
+    manifest = read_all(folder, layout=layout.strip("'"))
+    assert manifest.count_splits() == {"train": 2, guess_split(test): 2}
+    assert f"  {around}{train}/{{cats, dogs}}/ (train)" in manifest.describe()
+
+
+@pytest.mark.parametrize("name", ["extra", "more", "unlabelled images"])
+@pytest.mark.parametrize("around", ["", "w/"])
+def test_another_folder_next_to_one_split_can_be_left_out(make, name, around):
+    folder = make(cross([f"{around}train", around + name]))
+    with pytest.raises(SourceError, match="leave folders out with, for example, --except") as caught:
+        read_source(folder)
+    (rule,) = shlex.split(str(caught.value).rpartition("--except ")[2])
+    assert read_all(folder, except_=rule).count_splits() == {"train": 2}
+
+
+@pytest.mark.parametrize("others", [["w/copy"], ["w/copy", "w/new"]])
+def test_what_is_left_out_lies_in_the_folder_around_everything(make, others):
+    folder = make(cross(["w/train", "w/test", *others]))
+    rule = f"folder={','.join(others)}"
+    with pytest.raises(SourceError, match=rf"leave the others out with --except {rule}, or"):
+        read_source(folder)
+    assert read_all(folder, except_=rule).count_splits() == {"train": 2, "test": 2}
+
+
+@pytest.mark.parametrize(
+    ("names", "rule", "layout"),
+    [
+        (cross(["images", "labels"]), "folder=labels", "class"),
+        (["JPEGImages/1.jpg", "SegmentationClass/1.png"], "folder=SegmentationClass", "class"),
+        (cross(["images", "masks"], ["train/1.jpg", "val/2.jpg"]), "folder=masks", "class/split"),
+        (cross(["w/img", "w/ground truth"]), "folder=w/ground truth", "'*/class'"),
+        (cross(["train/images", "test/images", "train/labels"]), "folder=train/labels", "split/class"),
+        (cross(["train", "val"], ["images/1.jpg", "masks/1.png"]), "folder=train/masks,val/masks", "split/class"),
+    ],
+)
+def test_images_and_their_masks_are_not_classes(make, names, rule, layout):
+    folder = make(names)
+    with pytest.raises(SourceError, match="which do not name classes") as caught:
+        read_source(folder)
+    assert f"with --except {shlex.quote(rule)}; if they are the classes, add --layout {layout}" in str(caught.value)
+    kept = read_all(folder, except_=rule)
+    assert all(word not in item.id for item in kept.items for word in ("labels", "masks", "truth", "Class"))
+    assert read_all(folder, layout=layout.strip("'")).items
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"only": "class=cats"}, ["  train/cats/ (train)", "  test/cats/ (test)"]),
+        ({"only": "class=c", "map_labels": "c(at|ow)s=c"}, ["  train/cats/ (train)", "  test/cats/ (test)"]),
+        ({"except_": "split=test"}, ["  train/{birds, cats, dogs}/ (train)"]),
+        ({"only": ["split=test", "class=dogs"]}, ["  test/dogs/ (test)"]),
+        ({"except_": "folder=test/cats"}, ["  train/{birds, cats, dogs}/ (train)", "  test/dogs/ (test)"]),
+    ],
+)
+def test_the_tree_shows_what_is_kept(make, options, expected):
+    lines = read_all(make([*cross(["train", "test"]), "train/birds/1.jpg"]), **options).describe()
+    assert [line for line in lines if line.startswith("  ")] == expected
+    assert sum("left out" in line for line in lines) == 1
+    assert " ".join(lines).count("left out") == 1
+
+
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (cross(["train", "training", "test"]), "several folders are read as train: train, training"),
+        (cross(["train", "val", "dev", "valid"]), "several folders are read as val: dev, val, valid"),
+        (cross(["cats", "dogs"], ["train/1.jpg", "Train/2.jpg", "test/1.jpg"]), "are read as train: Train, train"),
+    ],
+)
+def test_folders_that_become_one_split_are_listed(make, names, note):
+    assert any(note in line for line in read_source(make(names)).describe())
+    assert not any("several" in line for line in read_source(make(cross(["train", "test"]), "e")).describe())
+
+
+@pytest.mark.parametrize("names", [["train/1.jpg", "val/2.jpg"], ["w/train/a/1.jpg", "w/test/a/2.jpg", "w/test/3.jpg"]])
+def test_split_folders_may_have_no_classes(make, names):
+    assert sum(read_all(make(names)).count_splits().values()) == len(names)
 
 
 def test_splits_of_different_depth_are_refused(make):

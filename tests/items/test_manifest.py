@@ -140,7 +140,7 @@ def test_paths_are_relative_to_the_current_folder_by_default(root, monkeypatch):
         ),
         (make_frame().set_index(pd.Index(["x", "y", "z"])).replace("b.jpg", None), None, r"row 'z' of the DataFrame"),
         (make_frame().iloc[:0], None, "the DataFrame has no rows"),
-        (pd.DataFrame({"path": ["none.jpg"]}), None, r"none of the 1 files in the DataFrame exists"),
+        (pd.DataFrame({"path": ["none.jpg"]}), None, r"the only file in the DataFrame does not exist"),
         (pd.DataFrame({"path": ["a.jpg"] * 2, "label": ["x", "y"]}), None, r"row 0 and row 1 of the DataFrame"),
     ],
 )

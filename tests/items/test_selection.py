@@ -1,5 +1,6 @@
 """Classes from file names, other names for classes, and what is kept or left out: for every kind of source."""
 
+import json
 import shutil
 
 import pytest
@@ -86,9 +87,12 @@ def test_a_pattern_makes_folders_that_hold_the_same_folders_unambiguous(make):
     assert read_source(folder, options=SourceOptions(label_pattern=r"/(\w+)\.\d")).count_classes() == {"cat": 6}
 
 
-@pytest.mark.parametrize("pattern", ["(", "cat", "(?:cat)", "[a"])
+@pytest.mark.parametrize(
+    "pattern", ["(", "cat", "(?:cat)", "[a", "(a{99999999999})", "(" * 500 + ")" * 500, "(a)" * 400]
+)
 def test_a_pattern_without_a_group_is_an_error(pattern):
-    with pytest.raises(UsageError, match=r"--label-pattern .* (is not a valid expression|has no group; put)"):
+    problems = r"is not a valid expression|has no group; put|has 1,200 characters; write at most 1,000"
+    with pytest.raises(UsageError, match=rf"--label-pattern .* ({problems})"):
         SourceOptions(label_pattern=pattern)
 
 
@@ -128,7 +132,7 @@ def test_rules_are_suggested_for_names_that_are_like_one_other_only(tested, trai
     assert suggest_rules(tested, trained) == rules
     for rule in rules:
         text = rule.removeprefix("--map-labels ").strip("'")
-        renamed = rename_labels({*tested, *trained}, [text])
+        renamed, _ = rename_labels({*tested, *trained}, [text])
         assert {renamed.get(name, name) for name in tested} <= {renamed.get(name, name) for name in trained}
 
 
@@ -147,7 +151,76 @@ def test_a_table_maps_names_as_they_are(make, tmp_path, text):
     assert list(read_all(make(["cat/1.jpg", "dog/2.jpg"]), map_labels=str(path)).count_classes()) == ["canid", "felid"]
 
 
-@pytest.mark.parametrize("text", ["cat,felid,x\n", "cat,felid\ncat,canid\n", "cat\n", "cat,\n", 'cat,"felid'])
+@pytest.mark.parametrize("rules", ["map.csv", ["c.t=felid", "d(.*)=canid"], {"cat": "felid", "dog": "canid"}])
+def test_the_record_of_a_reading_holds_the_new_names_in_place_of_the_rules(make, tmp_path, monkeypatch, rules):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "map.csv").write_text("cat,felid\ndog,canid\nyak,bovid\n")
+    folder, *_ = make(["cat/1.jpg", "dog/2.jpg"])
+    manifest = read_source(folder, options=SourceOptions(map_labels=rules, only="class=felid"))
+    assert manifest.reading["options"]["map_labels"] == {"cat": "felid", "dog": "canid"}
+    (tmp_path / "map.csv").unlink()
+    again = read_source_again(manifest.source, json.loads(json.dumps(manifest.reading)))
+    assert (again.items, again.reading) == (manifest.items, manifest.reading)
+
+
+@pytest.mark.parametrize("rule", ["secret.txt", "(.*)=\\1"])
+def test_the_rules_in_a_record_are_not_applied(make, tmp_path, monkeypatch, rule):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.txt").write_text("the password is 1234\n")
+    folder, *_ = make(["cat/1.jpg", "dog/2.jpg"])
+    with pytest.raises(SourceError, match=r"holds rules for the names of classes.*; embed it again") as caught:
+        read_source_again(str(folder), {"options": {"map_labels": [rule]}})
+    assert "1234" not in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [{"cat": 1}, {1: "cat"}, {"cat": " "}])
+def test_new_names_must_be_texts(names):
+    with pytest.raises(UsageError, match="map_labels is"):
+        SourceOptions(map_labels=names)
+
+
+def test_an_expression_that_does_not_end_is_stopped(make, monkeypatch):
+    monkeypatch.setattr("featx.items.searching.LIMIT_S", 0.5)
+    folder, *_ = make([f"x/{'a' * 60}.jpg"])
+    with pytest.raises(UsageError, match=r"--label-pattern '\(a\+\)\+\$' takes more than 0.5 s for 1 paths; write"):
+        read_source(folder, options=SourceOptions(label_pattern="(a+)+$"))
+    with pytest.raises(UsageError, match="takes more than"):
+        read_source_again(str(folder), {"options": {"label_pattern": "(a+)+$"}})
+
+
+@pytest.mark.parametrize(
+    ("content", "renamed"),
+    [
+        (b"sep=|\ncat|felid\nB\xc3\xa4r|urs\xc3\xad\n", {"cat": "felid", "Bär": "ursí"}),
+        ("sep=;\r\ncat;felid\r\nBär;ursí\r\n".encode("utf-16"), {"cat": "felid", "Bär": "ursí"}),
+        ("# by hand\n# in May\ncat|felid\n\nBär|ursí\n".encode(), {"cat": "felid", "Bär": "ursí"}),
+        ("cat,felid,\nBär,ursí,\n".encode("cp1252"), {"cat": "felid", "Bär": "ursí"}),
+        (b"sep=^\ncat^fe,lid\n", {"cat": "fe,lid"}),
+    ],
+)
+def test_a_table_of_names_is_read_as_other_tables_are(tmp_path, content, renamed):
+    path = tmp_path / "map.csv"
+    path.write_bytes(content)
+    assert rename_labels(["cat", "Bär"], [str(path)])[0] == renamed
+
+
+@pytest.mark.parametrize(("rows", "unused"), [("cat,felid\ncta,x\n", "cta"), ("cat,felid\nyak,x\nemu,y\n", "emu, yak")])
+def test_rows_of_a_table_of_names_that_fit_no_class_are_listed(make, tmp_path, rows, unused):
+    path = tmp_path / "map.csv"
+    path.write_text(rows)
+    notes = read_all(make(["cat/1.jpg", "dog/2.jpg"]), map_labels=str(path)).notes
+    assert f"names in {str(path)!r} that no class has: {unused}" in notes
+    assert "classes that --map-labels leaves as they are: dog" in notes
+
+
+def test_the_encoding_of_a_table_of_names_is_reported(tmp_path):
+    path = tmp_path / "map.csv"
+    path.write_bytes("cat,Löwe\n".encode("cp1252"))
+    (note,) = rename_labels(["cat"], [str(path)])[1]
+    assert note.startswith(f"the table of names {str(path)!r}: the table is not UTF-8; it is read as cp1252 ('Löwe')")
+
+
+@pytest.mark.parametrize("text", ["", "cat,felid,x\n", "cat,felid\ncat,canid\n", "cat\n", "cat,\n", 'cat,"felid'])
 def test_a_table_of_names_that_is_not_clear_is_an_error(tmp_path, text):
     path = tmp_path / "map.csv"
     path.write_text(text)
@@ -187,7 +260,7 @@ def test_classes_and_folders_are_kept_or_left_out(make, options, ids):
     for source in (folder, archive):
         manifest = read_source(source, options=SourceOptions(**options))
         assert [item.id for item in manifest.items] == ids
-        assert manifest.junk["images left out by --only or --except"] == 4 - len(ids)
+        assert manifest.junk["images not selected by --only or --except"] == 4 - len(ids)
 
 
 def test_splits_are_kept_or_left_out_by_any_of_their_names(make):
@@ -238,5 +311,5 @@ def test_a_rule_without_a_kind_is_an_error(rule):
 def test_leaving_out_everything_is_an_error(make):
     folder, *_ = make(["cat/1.jpg", "dog/2.jpg"])
     for options in ({"except_": "class=cat,dog"}, {"except_": ["folder=cat", "folder=dog"]}):
-        with pytest.raises(SourceError, match=r"--only and --except leave no image of .*; name fewer"):
+        with pytest.raises(SourceError, match=r"--only and --except leave no image of .*; remove some of these rules"):
             read_source(folder, options=SourceOptions(**options))

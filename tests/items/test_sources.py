@@ -82,3 +82,9 @@ def test_reading_a_source_imports_nothing_heavy(folder):
     )
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+@pytest.mark.parametrize("url", ["https://example.org/photos.zip", "s3://bucket/photos", "HTTP://example.org/t.csv"])
+def test_a_url_is_refused_as_one(url):
+    with pytest.raises(SourceError, match="is a URL; download it, and name the folder, table or archive"):
+        read_source(url)

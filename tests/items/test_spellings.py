@@ -70,6 +70,11 @@ def test_files_under_other_spellings_are_found_and_reported(make, spell, note):
     assert again.items == manifest.items
 
 
+def test_a_single_file_under_another_spelling_is_reported_in_the_singular(make):
+    manifest = read_table(make(["a.png", "b.png"], ["a.PNG", "b.png"]))
+    assert "1 of 2 files exists with .png instead of .PNG; it is used" in manifest.describe()
+
+
 def test_only_files_that_are_missing_are_searched_for(make):
     files = ["a.png", "A.png", "b\\c.png", "b/c.png", " d.png", "d.png"]
     manifest = read_table(make(files, ["a.png", "A.png", "b\\c.png", "b/c.png"]))
@@ -111,10 +116,22 @@ def test_names_that_are_in_the_encoding_of_the_table(make, encoding):
 @pytest.mark.parametrize(
     ("files", "paths", "note"),
     [
-        (["a.png", "a.jpg", "b.png"], ["a", "b.png"], "1 of 2 paths fit no single file: 'a' may be 'a.jpg' or 'a.png'"),
+        (
+            ["a.png", "a.jpg", "b.png"],
+            ["a", "b.png"],
+            "1 of 2 paths fits no single file: 'a' may be 'a.jpg' or 'a.png'",
+        ),
         (["A.png", "a.PNG", "b.png"], ["a.png", "b.png"], "'a.png' may be 'A.png' or 'a.PNG'"),
-        (["a.png", "b.png"], ["a.png", "a.jpg"], "'a.jpg' may be 'a.png', which another path means too"),
-        (["0.png", "b.png"], ["/x/cat/0.png", "/x/dog/0.png", "b.png"], "'/x/cat/0.png' may be '0.png', which another"),
+        (
+            ["a.png", "b.png"],
+            ["a.png", "a.jpg"],
+            "'a.jpg' may be 'a.png', to which another path of the table leads too",
+        ),
+        (
+            ["0.png", "b.png"],
+            ["/x/cat/0.png", "/x/dog/0.png", "b.png"],
+            "'/x/cat/0.png' may be '0.png', to which another",
+        ),
     ],
 )
 def test_a_spelling_that_fits_several_files_is_not_used(make, files, paths, note):
@@ -129,7 +146,7 @@ def test_a_table_may_have_several_spellings_and_missing_files(make):
     paths = [name.replace("/", "\\") if at < 37 else name for at, name in enumerate(names)]
     lines = read_table(make(names, [*paths, "images/lost.png"])).describe()
     assert "37 of 81 files exist with / instead of \\ in their paths; they are used" in lines
-    assert "1 of 81 files do not exist, such as 'images/lost.png'" in lines
+    assert "1 of 81 files does not exist: 'images/lost.png'" in lines
 
 
 @pytest.mark.parametrize("prefix", ["images\\", "/mnt/other/images/", "C:\\data\\images\\"])

@@ -387,4 +387,5 @@ def test_items_in_no_group_are_counted_where_groups_were_asked_for():
     assert describe_ungrouped(["p", "", ""], "x") == [
         "2 of 3 items are in no group by 'x'; each of them counts as a group"
     ]
+    assert describe_ungrouped(["p", ""], "x") == ["1 of 2 items is in no group by 'x'; it counts as a group"]
     assert describe_ungrouped(["", ""], "") == describe_ungrouped(["p"], "x") == []

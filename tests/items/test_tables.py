@@ -67,7 +67,7 @@ def test_usual_group_names_are_recognised(make, group):
 @pytest.mark.parametrize("split", ["split", "Subset", "fold"])
 def test_a_column_is_a_split_only_if_its_values_are(make, split):
     assert read_table(make(f"file,{split}\na.jpg,train\nb.jpg,VAL\n")).count_splits() == {"train": 1, "val": 1}
-    assert read_table(make(f"file,{split}\na.jpg,1\nb.jpg,2\n")).count_splits() == {}
+    assert read_table(make(f"file,{split}\na.jpg,3\nb.jpg,4\n")).count_splits() == {}
 
 
 def test_columns_may_be_named(make):
@@ -146,6 +146,11 @@ def test_a_table_none_of_whose_files_exists_asks_for_the_root(make, tmp_path):
         read_table(make("path\nx.jpg\ny.jpg\n"), root=tmp_path / "sub")
 
 
+def test_a_table_of_one_file_that_does_not_exist_says_so(make):
+    with pytest.raises(SourceError, match=r"the only file in the table .* does not exist; it should be '.*x\.jpg'"):
+        read_table(make("path\nx.jpg\n"))
+
+
 def test_paths_are_relative_to_the_root_and_may_leave_it(make, tmp_path):
     content = f"path\nc.jpg\n../a.jpg\n{tmp_path}/sub/d.jpg\n./x/../e.jpg\n"
     manifest = read_table(make(content), root=tmp_path / "sub")
@@ -169,7 +174,11 @@ def test_identical_rows_count_once_and_different_ones_are_refused(make):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "no column for the path"),
+        ("", "the table .* is empty; write the names of the columns in the first line"),
+        ("\ufeff", "is empty"),
+        ("\n\r\n", "is empty"),
+        ("sep=;\n", "is empty"),
+        ("# a\n\n# b\n", "is empty"),
         ("path,label\n", "has no rows"),
         ("path,label\na.jpg,x\n,y\n", "line 3 of .* has no path"),
         ("path,label\na.jpg,x\nb.jpg, one, two\n", "line 3 of .* has 3 fields and the header has 2"),
@@ -180,6 +189,46 @@ def test_identical_rows_count_once_and_different_ones_are_refused(make):
 def test_the_error_says_what_is_wrong_with_a_table(make, content, message):
     with pytest.raises(SourceError, match=message):
         read_table(make(content))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("'path','label'\n'a.jpg','x'\n", "the columns of .*, such as 'path', are in single quotes; remove these"),
+        ("path,label\n'a.jpg',x\n'b.jpg',y\n", "each path in .*, such as 'a.jpg', is in single quotes; remove these"),
+        ("path;label\na.jpg;'x'\nb.jpg;'y z'\n", "each label in .*, such as 'x', is in single quotes"),
+        ("path,label\na.jpg,x\nhttps://a.org/b.jpg,y\n", "line 3 of .* has the URL 'https://a.org/b.jpg'; download"),
+        ("path,label\n s3://a/b.jpg,y\n", "line 2 of .* has the URL 's3://a/b.jpg'; download the files"),
+        ("sep=;\npath,label\na.jpg,x\n", "line 1 of .* is 'sep=;', but the header is separated by ','; correct"),
+        ("sep=,\npath\tlabel\na.jpg\tx\n", r"line 1 of .* is 'sep=,', but .* is separated by '\\t'; correct"),
+        ("path label\na.jpg x\n", "if it has several columns, put commas between them, or .* such as sep=:"),
+        ("path:label\na.jpg:x\n", "if it has several columns, put commas between them"),
+        ("path,split\na.jpg,train\nb.jpg,NaN\n", "has the split 'NaN' in the column .*, or empty for an image without"),
+        ("path,split\na.jpg,train\nb.jpg,none\n", "has the split 'none' in the column .*, or empty for an image"),
+    ],
+)
+def test_the_error_says_what_to_change_in_a_table(make, content, message):
+    with pytest.raises(SourceError, match=message):
+        read_table(make(content))
+
+
+@pytest.mark.parametrize(
+    "content", ["sep=;\npath\na.jpg\n", "path,label\na.jpg,'x\nb.jpg,'y'\n", "path,label\na.jpg,\n"]
+)
+def test_tables_that_only_look_odd_are_read(make, content):
+    assert read_table(make(content)).items[0].id == "a.jpg"
+
+
+def test_a_missing_value_that_became_a_class_is_pointed_out(make):
+    notes = read_table(make("path,label\na.jpg,x\nb.jpg,nan\n")).notes
+    assert "the label 'nan' is a class of its own; leave the field empty where the class is not known" in notes
+    assert not any("of its own" in note for note in read_table(make("path,label\na.jpg,None\n")).notes)
+
+
+@pytest.mark.parametrize(("column", "quoted"), [("Finding Labels", "'Finding Labels'"), ("a'b", "'a'\"'\"'b'")])
+def test_a_suggested_column_can_be_typed_as_it_is_shown(make, column, quoted):
+    content = f'path,"{column}"\na.jpg,x\nb.jpg,x\n'
+    assert any(f"add --label-column {quoted} (" in note for note in read_table(make(content)).notes)
 
 
 def test_parquet_rows_become_items(make_parquet):
@@ -281,7 +330,10 @@ def test_quotes_that_are_well_formed_are_read(images):
             "path,label\n0.png,a\n1.png,b,\n",
             "line 3 of .* has 3 fields and the header has 2; remove the ',' at its end",
         ),
-        ("path,label\n0.png,a\n1.png,b, c\n", "line 3 of .* has 3 fields and the header has 2; quote the fields"),
+        (
+            "path,label\n0.png,a\n1.png,b, c\n",
+            "line 3 of .* has 3 fields and the header has 2; put the fields .* in double quotes",
+        ),
         ("path,label\n0.png,a\n# others\n1.png,b\n", "line 3 of .* has 1 field .*; remove comments"),
         ("path,label\n0.png,a\n# 1.png,b\n", "line 3 of .* is a comment; remove comments"),
         ("path\n0.png\n# others\n", "line 3 of .* is a comment; remove comments"),
@@ -378,6 +430,83 @@ def test_a_column_that_is_clearly_not_the_split_is_described(images, column, val
     )
 
 
+@pytest.mark.parametrize(
+    ("column", "one", "zero"),
+    [
+        ("is_train", "train", "test"),
+        ("train", "train", "test"),
+        ("isTrain", "train", "test"),
+        ("is_training_image", "train", "test"),
+        ("trainset", "train", "test"),
+        ("istest", "test", "train"),
+        ("Is Test", "test", "train"),
+        ("test_set", "test", "train"),
+        ("is_val", "val", "train"),
+        ("validation", "val", "train"),
+    ],
+)
+@pytest.mark.parametrize("bits", [("1", "0"), ("True", "False"), ("1.0", "0.0"), ("yes", "no"), ("T", "F")])
+def test_a_column_of_bits_that_is_named_after_a_split_is_the_split(images, column, one, zero, bits):
+    content = f"path,label,{column}\n0.png,a,{bits[0]}\n1.png,b,{bits[1]}\n2.png,b,{bits[0]}\n"
+    manifest = read_table(write(images, content))
+    assert [item.split for item in manifest.items] == [one, zero, one]
+    assert f"the column {column!r} is read as the split: 1 is {one}, 0 is {zero}" in manifest.notes
+    frame = pd.DataFrame({"path": ["0.png", "1.png"], column: [True, False]})
+    assert [item.split for item in Manifest.from_frame(frame, root=images).items] == [one, zero]
+    assert not read_table(images / "t.csv", columns=Columns(split="")).count_splits()
+
+
+@pytest.mark.parametrize("column", ["test", "Valid", "is_valid", "dev", "holdout"])
+def test_a_column_of_bits_whose_name_has_another_meaning_too_asks(images, column):
+    content = f"path,label,{column}\n0.png,a,1\n1.png,b,0\n"
+    message = rf"{column}' of .* may be the split; if 1 is (val|test) and 0 is train, add --split-column {column} "
+    with pytest.raises(SourceError, match=message):
+        read_table(write(images, content))
+    assert read_table(images / "t.csv", columns=Columns(split=column)).items[1].split == "train"
+    assert not read_table(images / "t.csv", columns=Columns(split="")).count_splits()
+    assert not read_source_again(str(images / "t.csv"), {}).count_splits()
+
+
+@pytest.mark.parametrize("column", ["split", "Subset", "set", "partition", "train_test", "Train Val Test"])
+@pytest.mark.parametrize("values", [("0", "1", "0"), ("True", "False", "True"), ("0", "1", "2"), ("1", "2", "")])
+def test_a_split_column_of_numbers_asks_which_is_train(images, column, values):
+    content = f"path,label,{column}\n" + "".join(f"{at}.png,a,{value}\n" for at, value in enumerate(values))
+    with pytest.raises(SourceError, match=rf"{column}' of .* do not say which is train; write train, val and test"):
+        read_table(write(images, content))
+    assert not read_table(images / "t.csv", columns=Columns(split="")).count_splits()
+
+
+@pytest.mark.parametrize("names", [("train", "test"), ("is_train", "is_val", "is_test")])
+def test_a_column_of_bits_for_each_split_asks_for_one_column(images, names):
+    rows = [[f"{at}.png", *("1" if at == k else "0" for k in range(len(names)))] for at in range(len(names))]
+    content = "".join(",".join(row) + "\n" for row in [["path", *names], *rows])
+    with pytest.raises(SourceError, match=r"several columns of 0 and 1 that are named after splits, .*a single column"):
+        read_table(write(images, content))
+
+
+@pytest.mark.parametrize("value", ["2", "", "maybe"])
+def test_a_row_without_a_bit_is_refused(images, value):
+    content = f"path,is_train\n0.png,1\n1.png,0\n2.png,{value}\n"
+    with pytest.raises(SourceError, match=rf"line 4 of .* has '{value}' in the column 'is_train' of 0 and 1; correct"):
+        read_table(write(images, content))
+
+
+@pytest.mark.parametrize("column", ["train_station", "test_result", "contest", "island", "stain", "latest"])
+def test_a_column_of_bits_with_another_name_is_not_the_split(images, column):
+    assert not read_table(write(images, f"path,label,{column}\n0.png,a,1\n1.png,b,0\n")).count_splits()
+
+
+@pytest.mark.parametrize("named", [Columns(label="is_train"), Columns(group="is_train")])
+def test_a_column_of_bits_that_is_used_otherwise_is_not_the_split(images, named):
+    assert not read_table(write(images, "path,is_train\n0.png,1\n1.png,0\n"), columns=named).count_splits()
+
+
+@pytest.mark.parametrize("column", ["train", "test", "dev"])
+def test_numbers_in_a_column_named_after_a_split_are_not_the_split(images, column):
+    content = f"path,label,{column}\n0.png,a,7\n1.png,b,0.5\n2.png,b,1\n"
+    assert not read_table(write(images, content)).count_splits()
+
+
 def test_the_columns_that_are_used_and_those_that_are_not_are_described(images):
     content = "File,age,phase,Class,Patient\n0.png,40,train,a,p\n1.png,50,test,b,q\n"
     lines = read_table(write(images, content)).describe()
@@ -462,6 +591,14 @@ def test_labels_in_every_unicode_form_are_one_class(images):
     assert read_table(write(images, content)).count_classes() == {"B\u00e4r": 2}
     frame = pd.DataFrame({"path": ["0.png", "1.png"], "label": labels})
     assert Manifest.from_frame(frame, root=images).count_classes() == {"B\u00e4r": 2}
+
+
+@pytest.mark.parametrize("char", ["\u200b", "\ufeff", "\u200e", "\xad"])
+def test_characters_that_are_not_seen_do_not_matter_in_a_table(images, char):
+    content = f"{char}path{char},lab{char}el,split\n0.png{char},a{char},train\n{char}1.png,a,train{char}\n"
+    manifest = read_table(write(images, f"{char}{content}"))
+    assert manifest.items == (Item("0.png", "a", "train"), Item("1.png", "a", "train"))
+    assert "2 of 2 files exist without invisible characters; they are used" in manifest.notes
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from runs import draw, load_counter, make_folder
 
 from featx import FeatureStore, embed
+from featx.store.layout import digest_block
 
 
 @pytest.fixture
@@ -51,12 +52,47 @@ def test_other_numbers_and_damaged_stores_are_not_copied(first, pictures, featur
         content[at] ^= 1
         path.write_bytes(content)
     if change == "golden":
-        monkeypatch.setattr("featx.store.writing.measure_drift", lambda *_: 1.0)
+        monkeypatch.setattr("featx.store.copying.measure_drift", lambda *_: 1.0)
     if change == "text":
         path.write_text("not HDF5")
     second, n_embedded = embed_again(pictures, features, **options)
     assert n_embedded == 2 + 10
     assert (second.new, second.copied) == (10, 0)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr("featx.store.layout.BLOCK_BYTES", 3 * 4 * 240)
+
+
+def test_the_sound_rows_of_a_damaged_store_are_copied(small_blocks, first, pictures, features):
+    content = bytearray(first.store.path.read_bytes())
+    content[content.find(first.store.features[4].tobytes())] ^= 1
+    first.store.path.unlink()  # what was opened stays as it was
+    first.store.path.write_bytes(content)
+    second, n_embedded = embed_again(pictures, features)
+    assert (n_embedded, second.new, second.copied) == (2 + 3, 3, 7)
+    assert np.array_equal(second.store.features, first.store.features)
+    assert second.store.find_damage() == []
+
+
+@pytest.mark.parametrize("n_copied", [0, 1])
+def test_only_the_blocks_of_rows_that_are_copied_are_read(
+    small_blocks, first, pictures, features, tmp_path, monkeypatch, n_copied
+):
+    part = make_folder(tmp_path / "part" / "cat")
+    for path in sorted((pictures / "cat").iterdir())[:n_copied]:
+        (part / path.name).write_bytes(path.read_bytes())
+    draw(part / "new.png", 99)
+    read = []
+
+    def count(rows):
+        read.append(len(rows))
+        return digest_block(rows)
+
+    monkeypatch.setattr("featx.store.feature_store.digest_block", count)
+    second, _ = embed_again(tmp_path / "part", features)
+    assert (second.new, second.copied, read) == (1, n_copied, [3] * n_copied)
 
 
 class Constant:

@@ -400,7 +400,7 @@ def read_spec(path: Path) -> EmbedSpec | None:
     try:
         with h5py.File(path, "r", locking=False) as file:
             return EmbedSpec.from_dict(_read_json(file.attrs, "spec"))
-    except (FeatxError, *_DAMAGES):
+    except (FeatxError, *DAMAGES):
         return None
 
 

@@ -13,7 +13,7 @@ our own, and the short table of formats keeps out those that start other program
 (EPS) or that often load truncated files without an error.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.ExifTags import Base
-from PIL.Image import Transpose
 from PIL.ImageFile import ImageFile
 
 from featx.errors import ImageError
@@ -55,15 +54,15 @@ _TILE_SIZE = (322, 323)
 #: Values of the EXIF orientation that swap width and height (EXIF 2.32, section 4.6.5.1, tag 274).
 SWAPPING = frozenset({5, 6, 7, 8})
 
-# Operations that turn an image upright, by its EXIF orientation (EXIF 2.32, section 4.6.5.1, tag 274).
-_UPRIGHT = {
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
+# Operations that turn pixels upright, by their EXIF orientation (EXIF 2.32, section 4.6.5.1, tag 274).
+_UPRIGHT: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: np.rot90(pixels, -1),
+    7: lambda pixels: pixels.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda pixels: np.rot90(pixels, 1),
 }
 
 # Transparent images are mostly cut-outs and line art, which people see on white pages. On black, dark
@@ -283,13 +282,20 @@ def decode(data: bytes, spec: ImageSpec) -> Decoded:
         small = resize(_flatten(image, low, rescaling) if pixels is None else pixels, fitted, spec, box)
         # Rotating the small result instead of the large original is faster, and differs only by rounding.
         if header.orientation in _UPRIGHT:
-            small = small.transpose(_UPRIGHT[header.orientation])
-        canvas = small
-        if (small.mode, small.size) != ("RGB", size):
-            canvas = Image.new("RGB", size)
-            canvas.paste(small, ((size[0] - small.width) // 2, (size[1] - small.height) // 2))
+            small = _UPRIGHT[header.orientation](small)
         peak = rescaling.peak if has_open_range(image) else 0
-        return Decoded(np.array(canvas), header.width_px, header.height_px, peak, getattr(image, "ignored", 0))
+        return Decoded(_pad(small, spec), header.width_px, header.height_px, peak, getattr(image, "ignored", 0))
+
+
+def _pad(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
+    """Return pixels as RGB, in the middle of an image of the size in the spec."""
+    height, width, n_channels = pixels.shape
+    if (height, width, n_channels) == (spec.height, spec.width, 3):
+        return np.array(pixels, order="C")
+    canvas = np.zeros((spec.height, spec.width, 3), np.uint8)
+    top, left = (spec.height - height) // 2, (spec.width - width) // 2
+    canvas[top : top + height, left : left + width] = pixels
+    return canvas
 
 
 def _refuse_unbounded(header: Probe) -> None:

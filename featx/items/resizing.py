@@ -95,7 +95,7 @@ def resize(image: Image.Image | NDArray[np.uint8], size: tuple[int, int], spec: 
         box: The part, as (left, top, right, bottom).
 
     Returns:
-        The result, in mode L or RGB.
+        uint8 `(height, width, 1 or 3)`.
     """
     if spec.interpolation not in _SIMD_FILTERS or not spec.decoder.startswith("simd"):
         whole = (
@@ -103,7 +103,7 @@ def resize(image: Image.Image | NDArray[np.uint8], size: tuple[int, int], spec: 
             if isinstance(image, Image.Image)
             else Image.fromarray(image.squeeze(axis=2) if image.shape[2] == 1 else image)
         )
-        return whole.resize(size, _FILTERS[spec.interpolation], box=box)
+        return _unwrap(whole.resize(size, _FILTERS[spec.interpolation], box=box))
     import cykooz_resizer
 
     width, height = image.size if isinstance(image, Image.Image) else image.shape[1::-1]
@@ -115,7 +115,7 @@ def resize(image: Image.Image | NDArray[np.uint8], size: tuple[int, int], spec: 
         if part.width * part.height > _MOST_COPIED_PX:
             target = Image.new(part.mode, size)
             _find_resizer().resize_pil(part, target, options)
-            return target
+            return _unwrap(target)
         mode, pixels = part.mode, part.tobytes()
     else:
         mode, pixels = "L" if image.shape[2] == 1 else "RGB", image[y:past_y, x:past_x].tobytes()
@@ -123,7 +123,7 @@ def resize(image: Image.Image | NDArray[np.uint8], size: tuple[int, int], spec: 
     source = cykooz_resizer.ImageData(past_x - x, past_y - y, kind, pixels)
     result = cykooz_resizer.ImageData(*size, kind)
     _find_resizer().resize(source, result, options)
-    return Image.frombytes(mode, size, result.get_buffer())
+    return np.frombuffer(result.get_buffer(), np.uint8).reshape(size[1], size[0], -1)
 
 
 def _snap(start: float, end: float, length: int, target: int) -> tuple[float, float]:
@@ -142,6 +142,10 @@ def _snap(start: float, end: float, length: int, target: int) -> tuple[float, fl
 
 def _wrap(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+
+
+def _unwrap(image: Image.Image) -> NDArray[np.uint8]:
+    return np.asarray(image).reshape(image.height, image.width, -1)
 
 
 def _find_resizer() -> Any:  # noqa: ANN401 - the package has no types

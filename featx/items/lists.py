@@ -28,7 +28,7 @@ def read_list(data: bytes, name: str) -> tuple[list[str], list[str]]:
     """
     paths, encoding = _parse(data, name)
     if not paths:
-        msg = f"{name} lists no paths; write one a line"
+        msg = f"{name} lists no paths; write one per line"
         raise SourceError(msg)
     base = str(Path.cwd())
     found = find_files(paths, functools.partial(make_id, base=base), base, encoding)

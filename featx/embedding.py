@@ -222,7 +222,7 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     manifest = source if isinstance(source, Manifest) else read_source(source)
     network = _build(backbone, layers, pooling, weights, check_image(image or {}), options.runtime)
     stem = name.removesuffix(".h5") if name else name_store(network, pooling, image or {}, dtype, planned)
-    named = len(network.outputs) > 1 or bool(layers and not name)
+    named = len(network.outputs) > 1 or (layers and not name)
     paths = name_files(Path(folder), stem, [output.layer if named else "" for output in network.outputs])
     image_spec = _choose_image_spec(network, image or {}, paths, options.reporter)
     with contextlib.ExitStack() as stack:
@@ -237,13 +237,13 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
         ledger = Ledger(writers, manifest, options)
         check_space(writers, len(manifest), ledger.expected)
         runner = Runner(network, options, expected=ledger.expected, views=1 + views)
+        prepare = functools.cache(functools.partial(_prepare, runner, writers, goldens, network, image_spec))
         if ledger.expected:
-            runner.prepare()
+            prepare()
         timing, started = Timing(), time.perf_counter()
         # Closed at once when the run ends early, so that no thread keeps decoding.
         images = stack.enter_context(contextlib.closing(ledger.examine(image_spec, timing, planned)))
-        check = functools.partial(_refuse_drift, writers, goldens, network, image_spec)
-        stores = _embed_images(images, runner, ledger, writers, timing, check)
+        stores = _embed_images(images, runner, ledger, writers, timing, prepare)
     seconds, stages = time.perf_counter() - started, timing.conclude()
     return [
         EmbedResult(store, *counts, seconds, started - begun, stages, runner.name if counts[0] else "", options.max_bad)
@@ -257,17 +257,17 @@ def _embed_images(
     ledger: Ledger,
     writers: Sequence[StoreWriter],
     timing: Timing,
-    check: Callable[[], None],
+    prepare: Callable[[], None],
 ) -> list[FeatureStore]:
     """Run the network on decoded images, batch by batch, and seal the stores.
 
-    `check` is called before the first row is kept. It runs the network on golden pictures, which a run without new
-    images does not need.
+    `prepare` is called before the first row is kept, if not earlier. It runs the network on golden pictures, which a
+    run without new images does not need.
     """
     with contextlib.closing(runner.stream(images, timing)) as batches:
         for number, (batch, vectors) in enumerate(batches):
             if not number:
-                check()
+                prepare()
             with timing.measure(WRITE):
                 for writer, rows in zip(writers, vectors, strict=True):
                     writer.note_runtime(runner.name, runner.drift)
@@ -384,10 +384,15 @@ def _promise_golden(network: Backbone, spec: ImageSpec) -> list[Golden]:
     ]
 
 
-def _refuse_drift(
-    writers: Sequence[StoreWriter], goldens: Sequence[Golden], network: Backbone, image: ImageSpec
+def _prepare(
+    runner: Runner, writers: Sequence[StoreWriter], goldens: Sequence[Golden], network: Backbone, image: ImageSpec
 ) -> None:
-    """Refuse to mix rows of two software stacks: the same spec can give other numbers under other versions."""
+    """Prepare the network, and refuse to mix rows of two software stacks.
+
+    The same spec can give other numbers under other versions. Every store and every unfinished row is kept with the
+    features of the golden pictures on this machine.
+    """
+    _ = goldens[0].features
     known = [(at, writer, expected) for at, writer in enumerate(writers) for expected in writer.goldens]
     for at, writer, expected in known:
         same = goldens[at].files == expected.files  # else another encoder made the pictures
@@ -400,6 +405,7 @@ def _refuse_drift(
                 f"lists, or write another store with --name NAME"
             )
             raise SpecMismatchError(msg)
+    runner.prepare()
 
 
 def _slug(text: str) -> str:

@@ -32,7 +32,7 @@ def make_folder(path):
 
 
 class Counter:
-    """A backbone that counts the images that it embeds, in addition to the two golden pictures of every run."""
+    """A backbone that counts the images that it embeds, and the two golden pictures of a run with new ones."""
 
     def __init__(self, network, *, stop_at=None):
         self._network = network

@@ -59,7 +59,7 @@ def test_digests_are_stable():
 
 
 def test_differences_are_named_with_both_values():
-    other = EmbedSpec(BACKBONE, ImageSpec(299, 224, resize="crop"), "float16")
+    other = EmbedSpec(BACKBONE, ImageSpec(299, 224, "crop", decoder="pillow-scaled"), "float16")
     assert find_differences(SPEC, other) == [
         "dtype: asked 'float32', found 'float16'",
         "image.resize: asked 'stretch', found 'crop'",

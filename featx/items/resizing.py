@@ -85,7 +85,9 @@ def decode_jpeg(image: ImageFile, data: bytes, scale: int) -> NDArray[np.uint8] 
     return pixels if pixels.shape[:2] == (image.height, image.width) else None
 
 
-def resize(image: Image.Image | NDArray[np.uint8], size: tuple[int, int], spec: ImageSpec, box: Box) -> Image.Image:
+def resize(
+    image: Image.Image | NDArray[np.uint8], size: tuple[int, int], spec: ImageSpec, box: Box
+) -> NDArray[np.uint8]:
     """Resize a part of an image, antialiased.
 
     Args:

@@ -50,7 +50,7 @@ class Other:
     off_by = 1.0
     most = 1000
 
-    def __init__(self, network):
+    def __init__(self, network, _converted=None):
         self._network = network
         self.sizes = []
         self._lock = threading.Lock()
@@ -72,7 +72,8 @@ class Other:
 
 def install(monkeypatch, make):
     """Replace OpenVINO by another runtime."""
-    monkeypatch.setitem(sys.modules, "featx.backbones.openvino", SimpleNamespace(OpenVino=make))
+    module = SimpleNamespace(OpenVino=make, convert_network=lambda network: network)
+    monkeypatch.setitem(sys.modules, "featx.backbones.openvino", module)
 
 
 @pytest.fixture
@@ -128,7 +129,7 @@ def broken(request, monkeypatch):
         monkeypatch.setitem(sys.modules, "openvino", None)
         return
 
-    def fail(_):
+    def fail(*_):
         msg = "libtbb.so"
         raise ImportError(msg)
 
@@ -145,7 +146,7 @@ def test_a_runtime_that_is_not_installed_is_reported_and_not_used(notes):
 
 
 def test_a_network_that_cannot_be_converted_is_reported_and_run_by_keras(monkeypatch, notes):
-    def refuse(_):
+    def refuse(*_):
         msg = "OpenVINO cannot run patches (no such operation)"
         raise BackboneError(msg)
 

@@ -103,7 +103,7 @@ def test_an_image_of_pillow_that_is_not_loaded_is_read_from_its_file():
     assert np.array_equal(decode_picture(image), decode(large, SPEC).pixels)
     assert image.getpixel((5, 5)) == open_loaded(large).getpixel((5, 5))  # it can still be used
     # Once its pixels are loaded, no reduced scale is possible.
-    full = decode(large, ImageSpec(height=24, width=32, decoder="pillow-full")).pixels
+    full = decode(large, ImageSpec(height=24, width=32, decoder="simd-full")).pixels
     assert np.array_equal(decode_picture(open_loaded(large)), full)
     assert np.abs(decode(large, SPEC).pixels.astype(int) - full).mean() < 1
 

@@ -102,7 +102,7 @@ class Columns:
         lengths: float32 (n_items,), for the scaling `l2`; else None.
         signed: float32 (n_items, n_columns), weights over the number of training items, negative for
             the items of the rest, 0 for held-out items.
-        shifts: float32 (dim, n_columns or 1), of the columns' folds.
+        shifts: float32 (dim, n_columns), of the columns' folds.
         scales: The same, what the shifted features are divided by.
     """
 
@@ -114,8 +114,8 @@ class Columns:
 
     def select(self, chosen: NDArray[np.intp]) -> "Columns":
         """Return some of the problems."""
-        frames = [part if part.shape[1] == 1 else part[:, chosen] for part in (self.shifts, self.scales)]
-        return Columns(self.X, self.lengths, self.signed[:, chosen], *frames)
+        parts = (part[:, chosen] for part in (self.signed, self.shifts, self.scales))
+        return Columns(self.X, self.lengths, *parts)
 
     def multiply(self, points: Floats, curvatures: Floats | None = None) -> tuple[Floats, Floats]:
         """Return the margins of points, (n_items, n_columns), and the slopes of those times curvatures."""
@@ -134,10 +134,9 @@ class Columns:
 
     def solve(self, column: int, inside: NDArray[np.intp], penalty: float) -> Floats | None:
         """Return the minimum (dim + 1,) of a column if only some items had losses; None if it cannot be resolved."""
-        at = 0 if self.shifts.shape[1] == 1 else column
         lengths = None if self.lengths is None else self.lengths[inside]
-        near = shift_block(slice(None), self.X[inside], self.shifts[:, at], lengths)
-        near /= self.scales[:, at]
+        near = shift_block(slice(None), self.X[inside], self.shifts[:, column], lengths)
+        near /= self.scales[:, column]
         products = (near @ near.T).astype(np.float64) + 1
         weights = self.signed[inside, column].astype(np.float64)
         products.flat[:: len(inside) + 1] += penalty / (2 * np.abs(weights))
@@ -210,33 +209,14 @@ class HingePath:
             class_weight: As `ScaledLinearSVC` takes it.
         """
         lengths = measure_lengths(X, scaling)
-        inside = np.zeros((len(X), len(trains)), bool)
-        keys, totals, signed = [], [], []
-        for fold, train in enumerate(trains):
-            inside[train, fold] = True
-            present = np.unique(positions[train])
-            weights = np.ones(int(positions.max()) + 1)
-            weights[present] = compute_class_weight(class_weight, classes=present, y=positions[train])
-            for k in present[len(present) == BINARY :]:
-                own = positions[train] == k
-                # liblinear weights the class, but not the rest, unless that is one class too.
-                rest = weights[present[0]] if len(present) == BINARY else 1.0
-                column = np.zeros(len(X), np.float32)
-                column[train] = np.where(own, weights[k], -rest) / len(train)
-                keys.append((fold, k))
-                totals.append(len(train))
-                signed.append(column)
-        folds = np.array(keys)[:, 0]
-        if scaling == "standard":
-            moments = Moments.measure(X, inside, lengths)
-            frames = tuple(Frame.make(scaling, moments, fold) for fold in range(len(trains)))
-            shifts, scales = (np.stack([getattr(frames[f], name) for f in folds], 1) for name in ("shift", "scale"))
-        else:
-            frame = Frame(np.zeros(X.shape[1], np.float32), np.ones(X.shape[1], np.float32))
-            frames = (frame,) * len(trains)
-            shifts, scales = frame.shift[:, None], frame.scale[:, None]
-        columns = Columns(X, lengths, np.stack(signed, axis=1), shifts, scales)
-        return cls(columns, np.array(totals, float), np.array(keys), frames, _measure_gram(X, lengths, frames))
+        inside = np.stack([np.isin(np.arange(len(X)), train) for train in trains], axis=1)
+        moments = Moments.measure(X, inside, lengths)
+        frames = tuple(Frame.make(scaling, moments, fold) for fold in range(len(trains)))
+        signed, keys = _sign_items(positions, trains, class_weight)
+        shifts, scales = (np.stack([getattr(frames[f], name) for f, _ in keys], 1) for name in ("shift", "scale"))
+        totals = np.array([float(len(trains[f])) for f, _ in keys])
+        columns = Columns(X, lengths, signed, shifts, scales)
+        return cls(columns, totals, np.array(keys), frames, _measure_gram(X, lengths, frames))
 
     def follow(self, values: Sequence[float], tol: float, max_steps: int) -> Iterator[Solution]:
         """Solve all problems for each C in turn, the smallest first, each from the solution before it.
@@ -265,6 +245,24 @@ class HingePath:
         """Return the coefficients (dim, n_outputs) and intercepts of a fold, for unscaled features."""
         x = solution.x[:, self.keys[:, 0] == fold]
         return unfold(x[:-1], x[-1], self.frames[fold])
+
+
+def _sign_items(
+    positions: NDArray[np.intp], trains: Sequence[NDArray[np.intp]], class_weight: str | None
+) -> tuple[Floats, list[tuple[int, int]]]:
+    """Return what `Columns.signed` holds, and fold and class of each column; two classes have one."""
+    signed, keys = [], []
+    for fold, train in enumerate(trains):
+        present = np.unique(positions[train])
+        weights = compute_class_weight(class_weight, classes=present, y=positions[train])
+        for weight, k in list(zip(weights, present.tolist(), strict=True))[len(present) == BINARY :]:
+            # liblinear weights the class, but not the rest, unless that is one class too.
+            rest = weights[0] if len(present) == BINARY else 1.0
+            column = np.zeros(len(positions), np.float32)
+            column[train] = np.where(positions[train] == k, weight, -rest) / len(train)
+            signed.append(column)
+            keys.append((fold, k))
+    return np.stack(signed, axis=1), keys
 
 
 def _measure_gram(X: FeatureRows, lengths: Floats | None, frames: tuple[Frame, ...]) -> Whitening:
@@ -301,11 +299,10 @@ def _descend(
     share = float(2 * (np.abs(columns.signed) * (slack > 0)).sum(axis=0).mean())
     prepare = functools.cache(lambda: whitening.factorise(share, mean).inverse)
     while len(active) and steps < max_steps:
-        penalty, here = penalties.astype(np.float32), x[:, active]
+        here = x[:, active]
         values = losses + penalties / 2 * _dot(here, here)
-        gradient = columns.pull(-2 * columns.signed * slack)
-        gradient += penalty * here
-        step, moved = _find_step(columns, slack, penalty, here, gradient, prepare)
+        gradient = columns.pull(-2 * columns.signed * slack) + penalties.astype(np.float32) * here
+        step, moved = _find_step(columns, slack, penalties, here, gradient, prepare)
         slopes = _dot(step, gradient)
         left = -slopes / 2 > tol * values
         if not left.any():
@@ -313,10 +310,10 @@ def _descend(
         steps += 1
         lengths = _search(columns, penalties, here, step, (margins, moved), slopes)
         there = here + lengths * step
-        losses, slack = columns.measure(margins + lengths * moved)
+        margins += lengths * moved
+        losses, slack = columns.measure(margins)
         lower = losses + penalties / 2 * _dot(there, there) <= values * (1 - _NOISE)
         x[:, active] = there
-        margins += lengths * moved
         keep = np.flatnonzero(left & lower)  # the others are done, or have no lower value that can be distinguished
         if len(keep) < len(active):
             active, penalties, margins = active[keep], penalties[keep], margins[:, keep]
@@ -354,7 +351,7 @@ def _search(
 def _find_step(
     columns: Columns,
     slack: Floats,
-    penalty: Floats,
+    penalties: NDArray[np.float64],
     here: Floats,
     gradient: Floats,
     prepare: Callable[[], Floats | None],
@@ -364,7 +361,7 @@ def _find_step(
     step, moved, exact = np.zeros_like(here), np.zeros_like(slack), np.zeros(here.shape[1], bool)
     most = max(_FEW_INSIDE, int(np.sqrt(_SQUARE_PER_ITEM * len(slack))))
     for at in map(int, np.flatnonzero(inside.sum(axis=0) <= most)):
-        found = columns.solve(at, np.flatnonzero(inside[:, at]), float(penalty[at]))
+        found = columns.solve(at, np.flatnonzero(inside[:, at]), penalties[at])
         if found is not None:
             step[:, at], exact[at] = found - here[:, at], True
     for chosen in (np.flatnonzero(exact), np.flatnonzero(~exact)):
@@ -376,7 +373,7 @@ def _find_step(
         else:
             curvatures = 2 * np.abs(part.signed) * inside[:, chosen]
             step[:, chosen], moved[:, chosen] = _solve(
-                part, curvatures, penalty[chosen], gradient[:, chosen], prepare()
+                part, curvatures, penalties[chosen].astype(np.float32), gradient[:, chosen], prepare()
             )
     return step, moved
 

@@ -39,6 +39,7 @@ TRUSTED = (
     "featx.heads.calibrated.CalibratedHead",
     "featx.heads.calibration.Calibrator",
     "featx.heads.discriminant.ShrunkDiscriminant",
+    "featx.heads.linear_svm.ScaledLinearSVC",
     "featx.heads.logistic.ScaledLogisticRegression",
     "featx.heads.neighbours.CosineNeighbours",
     "featx.heads.networks.NetworkClassifier",

@@ -277,7 +277,7 @@ Prepare = Callable[[slice, Floats], Floats]
 
 
 def accumulate_gram(
-    X: FeatureRows, prepare: Prepare, targets: Floats | None = None
+    X: FeatureRows, prepare: Prepare, targets: Floats | None = None, dim: int | None = None
 ) -> tuple[Floats, NDArray[np.float64]]:
     """Sum x x^T and x t^T over all items in one pass.
 
@@ -285,12 +285,13 @@ def accumulate_gram(
         X: (n_items, dim).
         prepare: Applied to each block, such as to subtract the mean.
         targets: float32 (n_items, n_outputs); None for none.
+        dim: Columns of a prepared block, if other than those of X.
 
     Returns:
         float32 (dim, dim), of which only the lower triangle is filled, in Fortran's order;
         and float64 (dim, n_outputs).
     """
-    dim = X.shape[1]
+    dim = dim or X.shape[1]
     gram = np.zeros((dim, dim), np.float32, order="F")
     product = np.zeros((dim, 0 if targets is None else targets.shape[1]), np.float32, order="F")
     for rows, block in X.iterate_blocks():

@@ -2,8 +2,9 @@
 
 A sweep returns the same as fitting the head once per candidate and fold, and tests compare
 the two. It is code of our own only where candidates or folds share much of the work:
-the path of logistic regression, the Gram matrix of ridge regression, the covariance of
-discriminant analysis, the search for neighbours.
+the paths of logistic regression and linear support vector machines, the values of a kernel,
+the Gram matrix of ridge regression, the covariance of discriminant analysis, the search for
+neighbours.
 """
 
 import functools
@@ -14,12 +15,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg, special
+from scipy import special
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.class_weight import compute_sample_weight
 
 from featx.heads.discriminant import Scatter, solve_wide
 from featx.heads.linear import score_rows, spread_margins, unfold
+from featx.heads.linear_svm import HingePath
 from featx.heads.logistic import NEVER, SoftmaxLoss, describe_candidates, follow_path
 from featx.heads.neighbours import Neighbourhood, find_neighbourhoods
 from featx.heads.networks import hold_out_units
@@ -28,6 +30,9 @@ from featx.heads.rows import FeatureRows
 from featx.heads.scaling import Frame, Moments, make_scaler, measure_lengths
 
 Floats = NDArray[np.float32]
+#: The most memory for the kernel values of a fold: about 7,000 items.
+_KERNEL_BYTES = 512 * 2**20
+
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 #: Parameters, a seed and a scaling to a classifier that is not fitted.
@@ -72,34 +77,62 @@ Sweep = Callable[[Build, Sequence[Mapping[str, Any]], str, Problem], Iterator[Fl
 
 
 def sweep_each(
-    build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem, *, rotates: bool = False
+    build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem, *, shares_kernel: bool = False
 ) -> Iterator[Floats]:
-    """Fit every candidate separately.
+    """Fit every candidate on every fold; each fold is scaled once for all candidates.
 
     Args:
-        build: Makes the classifier.
-        grid: The candidates.
-        scaling: One of `SCALINGS`; applied here, not by the classifier.
-        problem: The items and their folds.
-        rotates: Whether the classifier depends on inner products of items only, so that fewer
-            items than features can be rotated into as many columns as items.
+        build: As for every sweep.
+        grid: As for every sweep.
+        scaling: As for every sweep.
+        problem: As for every sweep.
+        shares_kernel: Whether the classifier is an SVC with the RBF kernel, whose values are then computed once
+            for a fold, unless they need too much memory.
     """
     scores = problem.reserve_scores(len(grid))
     for train, held in problem.splits:
-        X_train, X_held = problem.X[train], problem.X[held]
+        X_train: NDArray[Any] = problem.X[train]
+        X_held: NDArray[Any] = problem.X[held]
         if scaling != "none":
             scaler = make_scaler(scaling, copy=False)  # indexing has just copied
             X_train, X_held = scaler.fit_transform(X_train), scaler.transform(X_held)
-        if rotates and len(train) < X_train.shape[1]:
-            X_train, X_held = rotate(X_train, X_held)
+        if shares_kernel and 8 * len(train) * (len(train) + len(held)) <= _KERNEL_BYTES:
+            gamma = build(grid[0], problem.seed, "none").gamma
+            X_train, X_held = compute_kernel(X_train, X_held, gamma)
         for i, params in enumerate(grid):
             with record_warnings() as caught:
-                model = build(params, problem.seed, "none").fit(X_train, problem.positions[train])
+                model = build(params, problem.seed, "none")
+                if X_train.dtype == np.float64:
+                    model.set_params(kernel="precomputed")
+                model.fit(X_train, problem.positions[train])
                 scores[i, held] = score_items(model, X_held, problem.n_classes)
             for warning in caught:
                 problem.report(i, warning)
             problem.advance()
     yield from scores
+
+
+def compute_kernel(
+    X_train: Floats, X_held: Floats, gamma: float | str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the RBF kernel of training items with themselves, and of held-out items with them, as SVC has it.
+
+    Args:
+        X_train: float32 (n_train, dim).
+        X_held: float32 (n_held, dim).
+        gamma: A number, or `scale` for 1 / (dim * variance of all training values).
+    """
+    known = X_train.astype(np.float64)
+    width = 1 / (known.shape[1] * (known.var() or 1)) if gamma == "scale" else float(gamma)
+    squares = np.einsum("ij,ij->i", known, known)
+    kernels = []
+    for X in (known, X_held.astype(np.float64)):
+        kernel = X @ known.T
+        kernel *= 2 * width
+        kernel -= width * np.einsum("ij,ij->i", X, X)[:, None]
+        kernel -= width * squares
+        kernels.append(np.exp(np.minimum(kernel, 0, out=kernel), out=kernel))
+    return kernels[0], kernels[1]
 
 
 def sweep_stopping(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem) -> Iterator[Floats]:
@@ -118,19 +151,6 @@ def sweep_stopping(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str
     yield from scores
 
 
-def rotate(X_train: Floats, X_held: Floats) -> tuple[Floats, Floats]:
-    """Rotate fewer items than features into as many columns as items.
-
-    A classifier that depends only on the inner products of items, such as a linear one
-    with an L2 penalty, has its weights in the span of the training items
-    (Schölkopf, Herbrich & Smola 2001, the representer theorem). With X^T = QR, the
-    columns of Q span them, R^T = XQ has the same inner products, and held-out items
-    need only their part XQ in that span.
-    """
-    Q, R = linalg.qr(X_train.T, mode="economic", check_finite=False)
-    return np.ascontiguousarray(R.T, np.float32), np.matmul(X_held, Q, dtype=np.float32)
-
-
 def sweep_path(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem) -> Iterator[Floats]:
     """Fit logistic regression for all C in turn, each from the solutions before it, all folds in one pass."""
     model = build(grid[0], problem.seed, scaling)
@@ -146,11 +166,34 @@ def sweep_path(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, pr
             scores[held] = spread_margins(score_rows(problem.X.take(held), coef, intercept, lengths))
             problem.advance()
         if not all(solution.converged for solution in solutions):
-            with record_warnings() as caught:
-                warnings.warn("did not converge", ConvergenceWarning, stacklevel=1)
-            problem.report(i, caught[0])
+            report_unfinished(problem, i)
         logarithms = special.log_softmax(scores, axis=1)
         yield np.where(scores < NEVER / 2, -np.inf, logarithms).astype(np.float32)
+
+
+def sweep_hinge(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem) -> Iterator[Floats]:
+    """Fit linear support vector machines for all C in turn, all classes and folds together."""
+    models = [build(params, problem.seed, scaling) for params in grid]
+    trains = [train for train, _ in problem.splits]
+    path = HingePath.prepare(problem.X, problem.positions, trains, scaling, models[0].class_weight)
+    lengths = path.columns.lengths
+    for i, solution in enumerate(path.follow([model.C for model in models], models[0].tol, models[0].max_iter)):
+        scores = np.full((len(problem.X), problem.n_classes), -np.inf, np.float32)
+        for fold, (train, held) in enumerate(problem.splits):
+            near = None if lengths is None else lengths[held]
+            margins = score_rows(problem.X.take(held), *path.unfold(solution, fold), near)
+            scores[held[:, None], np.unique(problem.positions[train])] = spread_margins(margins)
+            problem.advance()
+        if not solution.converged:
+            report_unfinished(problem, i)
+        yield scores
+
+
+def report_unfinished(problem: Problem, number: int) -> None:
+    """Report that a candidate did not converge."""
+    with record_warnings() as caught:
+        warnings.warn("did not converge", ConvergenceWarning, stacklevel=1)
+    problem.report(number, caught[0])
 
 
 def sweep_ridge(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem) -> Iterator[Floats]:

@@ -10,12 +10,13 @@ from sklearn.dummy import DummyClassifier
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neural_network import MLPClassifier
-from sklearn.svm import SVC, LinearSVC
+from sklearn.svm import SVC
 
 from featx.errors import UsageError
 from featx.heads import sweeps
 from featx.heads.architectures import MOST_UNITS, read_hidden
 from featx.heads.discriminant import ShrunkDiscriminant
+from featx.heads.linear_svm import ScaledLinearSVC
 from featx.heads.logistic import ScaledLogisticRegression
 from featx.heads.neighbours import VOTES, CosineNeighbours
 from featx.heads.networks import NetworkClassifier
@@ -267,15 +268,15 @@ RIDGE = Head(
 
 LINEAR_SVM = Head(
     "linear-svm",
-    "linear support vector machine, one class against the rest; slow above 10,000 items",
-    LinearSVC,
+    "linear support vector machine, one class against the rest",
+    ScaledLinearSVC,
     params={"C": read_positive, "class_weight": _class_weight, "max_iter": read_count},
     grid={"C": (1e-2, 1e-1, 1e0, 1e1, 1e2)},
     grid_unit=-1,
-    seeded=True,
     calibrated=True,
     margins=True,
-    sweep=functools.partial(sweeps.sweep_each, rotates=True),
+    folds_scaling=True,
+    sweep=sweeps.sweep_hinge,
 )
 
 SVM = Head(
@@ -287,6 +288,7 @@ SVM = Head(
     grid={"C": (1e-1, 1e0, 1e1, 1e2)},
     calibrated=True,
     margins=True,
+    sweep=functools.partial(sweeps.sweep_each, shares_kernel=True),
 )
 
 KNN = Head(

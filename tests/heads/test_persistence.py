@@ -46,7 +46,7 @@ def test_every_head_comes_back_with_the_same_probabilities(name, n_classes, scal
 def test_every_trusted_type_is_needed_by_some_head(digits, tmp_path):
     X, y, folds = (array[:100] for array in digits)
     needed = set()
-    for name in ("logreg", "knn", "ridge", "lda", "random-forest", "hist-gb", "keras"):
+    for name in ("logreg", "linear-svm", "knn", "ridge", "lda", "random-forest", "hist-gb", "keras"):
         dump_head(
             fit_head(find_head(name), X, y, HeadSpec(name, QUICK.get(name, {}), "none"), folds).estimator,
             tmp_path / name,
@@ -56,9 +56,9 @@ def test_every_trusted_type_is_needed_by_some_head(digits, tmp_path):
     assert not needed & set(_FORMER)
 
 
-@pytest.mark.parametrize("name", ["ridge", "lda", "centroid", "knn", "logreg"])
+@pytest.mark.parametrize("name", ["ridge", "lda", "centroid", "knn", "logreg", "linear-svm"])
 def test_heads_of_earlier_versions_predict_as_before(name):
-    """Written by the first version, whose heads held other classes; never to be made again."""
+    """Written by earlier versions, whose heads held other classes; never to be made again."""
     folder = Path(__file__).parents[1] / "data" / "heads-v1"
     expected = np.load(folder / "expected.npz")
     probabilities = load_head(folder / f"{name}.skops").predict_proba(expected["X"])

@@ -8,12 +8,13 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, RidgeClassifier, RidgeClassifierCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
+from sklearn.svm import SVC, LinearSVC
 
-from featx.heads import find_head
+from featx.heads import find_head, sweeps
 from featx.heads.fitting import split_folds
 from featx.heads.rows import FeatureRows
 from featx.heads.scaling import make_scaler
-from featx.heads.sweeps import Problem, rotate, score_items
+from featx.heads.sweeps import Problem, score_items
 
 SCALINGS = ["none", "standard", "l2"]
 
@@ -64,25 +65,61 @@ def data(request):
     return request.getfixturevalue(request.param)
 
 
-def test_rotation_keeps_all_inner_products(wide):
-    X = wide[0]
-    train, held = rotate(X[:160], X[160:])
-    assert train.shape == (160, 160)
-    assert held.dtype == np.float32
-    np.testing.assert_allclose(train @ train.T, X[:160] @ X[:160].T, rtol=1e-4)
-    np.testing.assert_allclose(held @ train.T, X[160:] @ X[:160].T, rtol=1e-4)
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("class_weight", [None, "balanced"])
+def test_path_of_linear_support_vector_machines(data, n_classes, scaling, class_weight):
+    problem, counter = pose(data, n_classes)
+    values = [1e-4, 1e-2, 1e0] if scaling != "l2" else [1e-1, 1e1, 1e3]
+    swept = sweep("linear-svm", problem, [{"C": C, "class_weight": class_weight} for C in values], scaling)
+    assert counter.fits == len(values) * len(problem.splits)
+    assert not counter.reports
+    for C, scores in zip(values, swept, strict=True):
+        reference = LinearSVC(C=C, class_weight=class_weight, dual=False, tol=1e-8, max_iter=100_000)
+        for model, held in fit_each(reference, problem, scaling):
+            expected = as_columns(model.decision_function(problem.X[held].astype(np.float64)))
+            np.testing.assert_allclose(scores[held], expected, atol=3e-2 * np.abs(expected).max())
+            assert (scores[held].argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.98
 
 
-def test_rotation_changes_no_score(wide):
-    problem, _ = pose(wide)
-    candidates = [{"C": 1e-4, "max_iter": 100_000}]  # dual coordinate descent takes random steps
-    [rotated] = sweep("linear-svm", problem, candidates)
-    direct = np.empty_like(rotated)
-    for train, held in problem.splits:
-        model = find_head("linear-svm").build(candidates[0]).fit(problem.X[train], problem.positions[train])
-        direct[held] = score_items(model, problem.X[held], problem.n_classes)
-    np.testing.assert_allclose(rotated, direct, atol=2e-3 * np.ptp(direct))
-    assert (rotated.argmax(axis=1) == direct.argmax(axis=1)).mean() > 0.98
+@pytest.mark.parametrize("kept", [[0, 1, 3], [0, 3]])
+@pytest.mark.parametrize("name", ["linear-svm", "svm"])
+def test_a_class_that_a_fold_lacks_is_never_chosen(digits, name, kept):
+    X, y, _ = digits
+    X, y = X[y < 4], y[y < 4]
+    folds = np.where(np.isin(y, kept), np.arange(len(y)) % 2, 0)
+    problem, _ = pose((X, y, folds))
+    [scores] = sweep(name, problem, [{"C": 1.0}], "standard")
+    held = folds == 0
+    absent = np.setdiff1d(np.arange(4), kept)
+    assert np.isneginf(scores[np.ix_(held, absent)]).all()
+    assert np.isfinite(scores[np.ix_(held, kept)]).all()
+    assert np.isfinite(scores[~held]).all()
+    assert (scores[held].argmax(axis=1) == y[held])[np.isin(y[held], kept)].mean() > 0.9
+
+
+@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("n_classes", [2, 4])
+@pytest.mark.parametrize("fixed", [{}, {"gamma": 1e-2, "class_weight": "balanced"}])
+def test_a_shared_kernel_decides_as_one_computed_for_each_fit(data, n_classes, scaling, fixed):
+    problem, counter = pose(data, n_classes)
+    values = [1e-1, 1e1]
+    swept = sweep("svm", problem, [{"C": C, **fixed} for C in values], scaling)
+    assert counter.fits == len(values) * len(problem.splits)
+    for C, scores in zip(values, swept, strict=True):
+        reference = SVC(C=C, **{"gamma": "scale", **fixed})
+        for model, held in fit_each(reference, problem, scaling):
+            expected = score_items(model[-1], model[:-1].transform(problem.X[held].astype(np.float64)), n_classes)
+            np.testing.assert_allclose(scores[held], expected, atol=1e-2)
+            np.testing.assert_array_equal(scores[held].argmax(axis=1), expected.argmax(axis=1))
+
+
+def test_a_kernel_that_needs_too_much_memory_is_not_shared(digits, monkeypatch):
+    problem, _ = pose(digits)
+    shared = sweep("svm", problem, [{"C": 1.0}], "standard")
+    monkeypatch.setattr(sweeps, "_KERNEL_BYTES", 1_000)
+    monkeypatch.setattr(sweeps, "compute_kernel", None)
+    np.testing.assert_allclose(shared, sweep("svm", problem, [{"C": 1.0}], "standard"), atol=1e-2)
 
 
 @pytest.mark.parametrize("scaling", SCALINGS)

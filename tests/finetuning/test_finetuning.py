@@ -311,7 +311,7 @@ def test_no_epoch_better_than_the_start_keeps_the_start(tune, network):
         learning_rate=10.0,
         head_learning_rate=10.0,
         schedule="constant",
-        optimizer="sgd",
+        optimizer="adam",
         label_smoothing=0.1,
         epochs=1,
         reporter=reporter,

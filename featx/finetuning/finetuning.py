@@ -18,6 +18,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.class_weight import compute_class_weight
 
 from featx.backbones import Backbone, load_backbone, parse_uri
+from featx.backbones.loading import find_backbone
 from featx.backbones.protocol import LayerInfo
 from featx.bundle import Draft, align_probabilities, check_run_name, read_versions, tabulate_predictions, write_bundle
 from featx.embedding import check_image, embed_golden, make_spec
@@ -216,9 +217,8 @@ def draft_bundle(
 
 def _compare(trained: TrainedNetwork, golden: Golden, image: ImageSpec) -> None:
     """Check that the saved backbone gives the same features for the golden pictures as the trained network."""
-    trained.trainable.takes_maps = False
     pixels = np.stack([decode(data, image).pixels for data in golden.files])
-    drift = measure_drift(Golden(golden.files, trained.trainable.embed([pixels])), golden)
+    drift = measure_drift(Golden(golden.files, trained.trainable.embed_pixels(pixels)), golden)
     if not drift <= MAX_DRIFT:
         msg = (
             f"the saved backbone gives other features than the trained one ({drift:.1e} of their range); "
@@ -297,7 +297,7 @@ def finetune(
     spec, image = plan_first_head(spec or FineTuneSpec()), check_image(image or {})
     manifest = source if isinstance(source, Manifest) else read_source(source)
     check_manifest(manifest, group=options.group, tuned=is_tuned(spec), reporter=options.reporter)
-    load, network = _load_network(backbone, layer, pooling, weights, image, options)
+    find, network = _load_network(backbone, layer, pooling, weights, image, options)
     stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone)
     from featx.finetuning.network import TrainableNetwork
 
@@ -305,7 +305,7 @@ def finetune(
     cut = Cut(trainable.frontier, trainable.map_shapes, trainable.has_frozen, trainable.obstacle)
     fields = {name: value for name, value in image.items() if name not in {"height", "width"}}
     options.reporter.begin("embedding")
-    data = prepare_data(manifest, network, load, cut, spec, options, fields)
+    data = prepare_data(manifest, network, find, cut, spec, options, fields)
     trainable.takes_maps = data.cached
     partition = split_dataset(data.dataset, test_size=options.test_size, seed=spec.seed)
     roles = _deal_roles(data.dataset, partition, spec)
@@ -339,11 +339,11 @@ def _load_network(
     image: Mapping[str, Any],
     options: FineTuneOptions,
 ) -> tuple[Callable[..., Backbone], Any]:
-    """Build the backbone, and return it with a function that builds another one like it."""
+    """Build the backbone, and return it with a function that finds it, or another cut of it, converted."""
     size = (int(image["height"]), int(image["width"])) if "height" in image else None
     layers = () if layer is None else (layer,)
-    load = functools.partial(load_backbone, weights=weights, image_size=size, pooling=pooling, layers=layers)
-    network = load_trainable(functools.partial(load, uri), uri)
+    asked: dict[str, Any] = {"weights": weights, "image_size": size, "pooling": pooling, "layers": layers}
+    network = load_trainable(functools.partial(load_backbone, uri, **asked), uri)
     if options.mixed_precision and not network.is_on_gpu:
         options.reporter.say("note: mixed precision needs a GPU and none was found; training continues in float32")
     elif options.mixed_precision and network.precision == "float32":
@@ -351,8 +351,8 @@ def _load_network(
             msg = f"{uri} computes in the precision that it was saved with; leave out mixed precision"
             raise UsageError(msg)
         uri = f"{uri}{'&' if '?' in uri else '?'}precision=mixed_bfloat16"
-        network = load(uri)
-    return functools.partial(load, uri), network
+        network = load_backbone(uri, **asked)
+    return functools.partial(find_backbone, uri, **asked, runtime=options.runtime), network
 
 
 def load_trainable(load: Callable[[], Backbone], title: str) -> Any:  # noqa: ANN401 - a KerasBackbone, as above

@@ -21,7 +21,7 @@ from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.loading import find_backbone
 from featx.backbones.protocol import LayerInfo
 from featx.bundle import Draft, align_probabilities, check_run_name, read_versions, tabulate_predictions, write_bundle
-from featx.embedding import check_image, embed_golden, make_spec
+from featx.embedding import check_image, make_spec
 from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.evaluation.plots import plot_reliability
@@ -182,10 +182,9 @@ def draft_bundle(
     """
     path, output = folder / _BACKBONE, network.outputs[0]
     trained.trainable.save(path)
-    tuned = load_backbone(f"file:{path}", pooling=output.pooling)
+    tuned: Any = load_backbone(f"file:{path}", pooling=output.pooling)
     image = trained.data.stores[0].spec.image
-    (golden,) = embed_golden(tuned, image, make_golden_files())
-    _compare(trained, golden, image)
+    golden = _make_golden(trained, tuned, image)
     dataset, data = trained.data.dataset, trained.data
     store, tested = data.stores[0], np.flatnonzero(trained.partition.test.members)
     ids = store.ids[dataset.rows]
@@ -215,16 +214,23 @@ def draft_bundle(
     )
 
 
-def _compare(trained: TrainedNetwork, golden: Golden, image: ImageSpec) -> None:
-    """Check that the saved backbone gives the same features for the golden pictures as the trained network."""
-    pixels = np.stack([decode(data, image).pixels for data in golden.files])
-    drift = measure_drift(Golden(golden.files, trained.trainable.embed_pixels(pixels)), golden)
+def _make_golden(trained: TrainedNetwork, tuned: Any, image: ImageSpec) -> Golden:  # noqa: ANN401 - a KerasBackbone
+    """Embed golden pictures with the saved backbone, and check that the trained network has the same features.
+
+    Raises:
+        BackboneError: If it has others.
+    """
+    files = make_golden_files()
+    pixels = np.stack([decode(data, image).pixels for data in files])
+    golden = Golden(files, tuned.embed_few(pixels))
+    drift = measure_drift(Golden(files, trained.trainable.embed_few(pixels)), golden)
     if not drift <= MAX_DRIFT:
         msg = (
             f"the saved backbone gives other features than the trained one ({drift:.1e} of their range); "
             "please report this as a bug"
         )
         raise BackboneError(msg)
+    return golden
 
 
 def _name_roles(trained: TrainedNetwork) -> NDArray[np.str_]:

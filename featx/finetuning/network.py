@@ -197,7 +197,7 @@ class TrainableNetwork:
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(" ".join(str(error).split())[:200]) from error
 
-    def embed_pixels(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def embed_few(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Embed a few images as `embed` does, without the seconds that it takes to trace a whole network."""
         maps = self._bottom(tf.convert_to_tensor(pixels), training=False)
         return np.array(self._run_top(maps, training=False), np.float32)

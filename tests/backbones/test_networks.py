@@ -368,3 +368,8 @@ def test_a_network_is_cut_again_without_being_built_again(network, images):
     assert {id(one) for one in again.parts.trunk.weights} <= {id(one) for one in whole.parts.trunk.weights}
     assert (again.uri, again.weights_digest, again.layers) == (whole.uri, whole.weights_digest, whole.layers)
     assert np.array_equal(whole.embed(images)[0], expected)
+
+
+def test_a_few_images_have_the_features_that_many_have(network, images):
+    backbone = make_backbone(network, uri="test", weights="none", layers=["norm"], pooling="none")
+    np.testing.assert_allclose(backbone.embed_few(images), backbone.embed(images)[0], rtol=1e-5, atol=1e-6)

@@ -215,9 +215,9 @@ def test_batches_of_all_sizes_are_traced_once(network_file, pixels):
 def test_pixels_can_be_embedded_without_tracing_where_batches_are_maps(network_file, pixels):
     network, backbone, stages = make_network(network_file, "last:3")
     (start,) = backbone.embed(pixels)
-    np.testing.assert_allclose(network.embed_pixels(pixels), start, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(network.embed_few(pixels), start, rtol=1e-5, atol=1e-6)
     maps = embed_maps(network_file, network, pixels)
     network.takes_maps = True
     train(network, stages, maps)
-    np.testing.assert_allclose(network.embed_pixels(pixels), network.embed(maps), rtol=1e-5, atol=1e-6)
-    assert not np.allclose(network.embed_pixels(pixels), start, rtol=1e-3)
+    np.testing.assert_allclose(network.embed_few(pixels), network.embed(maps), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(network.embed_few(pixels), start, rtol=1e-3)

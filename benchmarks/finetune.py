@@ -12,7 +12,7 @@ ways alternate; ratios are of medians over the rounds:
   batch normalisation in inference mode (in Keras 3.15, `backbone(images, training=False)` inside a functional
   model does not, under `fit`);
 - `cached`: `featx.finetune` from scratch: features of the frozen part embedded, head fitted, trained, tested, bundle
-  written;
+  written; only its converted network is in the cache, from a run before;
 - `whole`: the same with `cache="no"`.
 
 The curves of validation losses of all three are compared, with --exact on pixels that both decoders see alike. Without
@@ -87,18 +87,26 @@ def measure_speed(folder, options):
         case = Case(name, source, folder / name, options)
         case.run("cached")  # the others start from its items of each role, and its first head
         seconds, curves = {way: [] for way in options.ways.split(",")}, {}
-        epochs = {way: [] for way in seconds}
+        epochs, processor = {way: [] for way in seconds}, {way: [] for way in seconds}
         for number, way in itertools.product(range(options.rounds), list(seconds)):
+            began = time.process_time()
             took, alone, curves[way] = case.run(way)
+            processor[way].append(time.process_time() - began)
             seconds[way].append(took)
             epochs[way].append(alone)
             curve = [round(value, 4) for value in curves[way]]
-            show("round", case=name, round=number, way=way, seconds=took, epoch_seconds=alone, curve=curve)
+            used = processor[way][-1]
+            taken = {"seconds": took, "processor_seconds": used, "epoch_seconds": alone}
+            show("round", case=name, round=number, way=way, **taken, curve=curve)
         medians = {way: statistics.median(values) for way, values in seconds.items()}
         ratios = {f"{way}_ratio": medians.get("fit", np.nan) / taken for way, taken in medians.items() if way != "fit"}
         alone = {way: statistics.median(values) for way, values in epochs.items()}
         ratios |= {
             f"{way}_epochs_ratio": alone.get("fit", np.nan) / taken for way, taken in alone.items() if way != "fit"
+        }
+        used = {way: statistics.median(values) for way, values in processor.items()}
+        ratios |= {
+            f"{way}_processor_ratio": used.get("fit", np.nan) / taken for way, taken in used.items() if way != "fit"
         }
         goals = {"cached_goal": CASES[name][-1], "whole_goal": WHOLE_GOAL}
         apart = {
@@ -131,6 +139,10 @@ class Case:
         self.uri, self.plan, self.attribute, self.module, self.arguments, self.side, _ = CASES[name]
         self.source, self.folder, self.options = source, folder, options
         self.number, self.head, self.roles = 0, None, {}
+        if options.weights == "none":  # those that featx gives it, so that the curves can be compared
+            import featx
+
+            self.random_weights = featx.load_backbone(self.uri, weights="none").parts.trunk.get_weights()
 
     @property
     def n_items(self):
@@ -273,15 +285,10 @@ class Case:
         return model
 
     def take_weights(self, keras):
-        """Build the network with the random weights that featx gives it, so that the curves can be compared."""
-        import featx
-
+        """Build the network with the random weights that featx gives it."""
         network = getattr(keras.applications, self.attribute)(
             include_top=False, input_shape=(self.side, self.side, 3), weights=None, **self.arguments
         )
-        if not hasattr(self, "random_weights"):
-            trunk = featx.load_backbone(self.uri, weights="none").parts.trunk
-            self.random_weights = trunk.get_weights()
         network.set_weights(self.random_weights)
         return network
 

@@ -5,7 +5,7 @@ import functools
 import importlib.util
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -90,6 +90,7 @@ def find_backbone(
     weights: str | None = None,
     image_size: tuple[int, int] | None = None,
     runtime: str = RUNTIMES[0],
+    build: Callable[[], Backbone] | None = None,
 ) -> Backbone:
     """Find a backbone in the cache of converted networks; build it and keep it there if it is not.
 
@@ -102,11 +103,14 @@ def find_backbone(
         weights: As in `load_backbone`.
         image_size: As in `load_backbone`.
         runtime: One of `featx.options.RUNTIMES`; the cache is of use only where OpenVINO runs the network.
+        build: Builds it; None for `load_backbone`.
 
     Raises:
         FeatxError: As `load_backbone`.
     """
-    load = functools.partial(load_backbone, uri, layers=layers, pooling=pooling, weights=weights, image_size=image_size)
+    load = build or functools.partial(
+        load_backbone, uri, layers=layers, pooling=pooling, weights=weights, image_size=image_size
+    )
     request = _make_request(uri, layers, pooling, weights, image_size)
     place = None if cache.is_off() or runtime == "keras" else _find_weights(request)
     if place is None or has_gpu() or importlib.util.find_spec("openvino") is None:

@@ -11,7 +11,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,32 @@ class KerasBackbone:
         """Whether TensorFlow has a GPU to run it on."""
         return bool(tf.config.list_physical_devices("GPU"))
 
+    def cut(self, layers: Sequence[str], pooling: str) -> "KerasBackbone":
+        """Cut the same network at other layers; nothing is built again, and the weights are shared.
+
+        Args:
+            layers: Names in `Parts.layers` or `Parts.operations`.
+            pooling: How to pool each cut.
+        """
+        model, parts, outputs = _cut(self.parts, layers, pooling)
+        again = KerasBackbone(
+            model,
+            parts,
+            uri=self.uri,
+            weights=self.weights,
+            weights_digest=self.weights_digest,
+            outputs=outputs,
+            layers=self.layers,
+            source_file=self.source_file,
+        )
+        again.weights_file = self.weights_file
+        return again
+
+    def embed_few(self, images: UInt8Images) -> Features:
+        """Embed a few images as `embed` does, without the seconds that it takes to trace a network; one output."""
+        features = np.array(self.model(tf.convert_to_tensor(images), training=False), np.float32)
+        return features.reshape(len(images), -1)
+
     def embed(self, images: UInt8Images) -> tuple[Features, ...]:
         """Embed a batch; see `Backbone.embed`.
 
@@ -182,26 +208,35 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each difference between pr
     known = list(names or (layer.name for layer in network.layers))
     named = dict(zip(known, network.layers, strict=True))
     operations = name_operations(network, known)
-    places = {**operations, **named}
     cuts = list(dict.fromkeys(_find_layer(layer, known, operations, title) for layer in layers or (len(known) - 1,)))
-    trunk = keras.Model(network.inputs[0], [_read_output(places[cut], cut) for cut in cuts])
-    parts = Parts(trunk, scale, named, operations, network)
-
-    pixels = keras.Input(network.inputs[0].shape[1:], dtype="uint8", name="pixels")
-    maps = trunk(parts.take_pixels(pixels), training=False)
-    maps = maps if isinstance(maps, list | tuple) else [maps]
-    poolings = [pooling or choose_pooling(len(m.shape), default_pooling) for m in maps]
-    pooled = [pool(m, p, cut) for cut, m, p in zip(cuts, maps, poolings, strict=True)]
+    whole = Parts(network, scale, named, operations, network)
+    model, parts, described = _cut(whole, cuts, pooling, default_pooling)
     return KerasBackbone(
-        keras.Model(pixels, pooled, name="backbone"),
+        model,
         parts,
         uri=uri,
         weights=weights,
         weights_digest=weights_digest,
-        outputs=tuple(_describe_output(*each) for each in zip(cuts, poolings, pooled, strict=True)),
+        outputs=described,
         layers=tuple(_describe_layers(network, known, default_pooling)),
         source_file=source_file,
     )
+
+
+def _cut(
+    parts: Parts, cuts: Sequence[str], pooling: str | None, default_pooling: str | None = None
+) -> tuple[keras.Model, Parts, tuple[Output, ...]]:
+    """Cut a network at layers or operations, and pool each cut: the model, its parts, and its outputs."""
+    places = {**parts.operations, **parts.layers}
+    trunk = keras.Model(parts.network.inputs[0], [_read_output(places[cut], cut) for cut in cuts])
+    parts = replace(parts, trunk=trunk)
+    pixels = keras.Input(trunk.inputs[0].shape[1:], dtype="uint8", name="pixels")
+    maps = trunk(parts.take_pixels(pixels), training=False)
+    maps = maps if isinstance(maps, list | tuple) else [maps]
+    poolings = [pooling or choose_pooling(len(m.shape), default_pooling) for m in maps]
+    pooled = [pool(m, p, cut) for cut, m, p in zip(cuts, maps, poolings, strict=True)]
+    outputs = tuple(_describe_output(*each) for each in zip(cuts, poolings, pooled, strict=True))
+    return keras.Model(pixels, pooled, name="backbone"), parts, outputs
 
 
 def _describe_output(cut: str, pooling: str, vector: Any) -> Output:  # noqa: ANN401 - a symbolic tensor

@@ -9,7 +9,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,8 @@ class Cut:
 
 def prepare_data(
     manifest: Manifest,
-    network: Backbone,
-    load: Callable[..., Backbone],
+    network: Any,  # noqa: ANN401 - a KerasBackbone, whose module imports TensorFlow
+    find: Callable[..., Backbone],
     cut: Cut,
     spec: FineTuneSpec,
     options: FineTuneOptions,
@@ -95,8 +95,8 @@ def prepare_data(
 
     Args:
         manifest: The items.
-        network: The backbone, not yet trained.
-        load: Builds another one like it; takes `layers` and `pooling`.
+        network: The `KerasBackbone`, not yet trained.
+        find: Finds it converted, as `find_backbone` with its uri does; takes `layers`, `pooling` and `build`.
         cut: Where the trainable part begins.
         spec: What is trained.
         options: Whether to cache, and where.
@@ -109,11 +109,15 @@ def prepare_data(
     maps = None
     obstacle = _find_obstacle(cut, spec)
     if not obstacle and options.cache != "no":
-        maps = _plan_maps(manifest, load(layers=cut.layers, pooling="none"), cut, spec, options, image)
+        maps = _plan_maps(manifest, network.cut(cut.layers, "none"), cut, spec, options, image)
     cached, reason = _decide(maps, cut, len(manifest), spec, options, obstacle)
     options.reporter.say(reason)
     kept = maps if cached else None
-    found = _embed_maps(manifest, kept, spec, options, image) if kept else _embed(manifest, network, options, image)
+    if kept:
+        converted = find(layers=cut.layers, pooling="none", build=lambda: kept.network)
+        found = _embed_maps(manifest, replace(kept, network=converted), spec, options, image)
+    else:
+        found = _embed(manifest, find(build=lambda: network), options, image)
     _report_quarantine(found, options)
     for result in found:
         result.check()

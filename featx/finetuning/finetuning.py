@@ -18,9 +18,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.class_weight import compute_class_weight
 
 from featx.backbones import Backbone, load_backbone, parse_uri
+from featx.backbones.loading import find_backbone
 from featx.backbones.protocol import LayerInfo
 from featx.bundle import Draft, align_probabilities, check_run_name, read_versions, tabulate_predictions, write_bundle
-from featx.embedding import check_image, embed_golden, make_spec
+from featx.embedding import check_image, make_spec
 from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.evaluation.plots import plot_reliability
@@ -181,10 +182,9 @@ def draft_bundle(
     """
     path, output = folder / _BACKBONE, network.outputs[0]
     trained.trainable.save(path)
-    tuned = load_backbone(f"file:{path}", pooling=output.pooling)
+    tuned: Any = load_backbone(f"file:{path}", pooling=output.pooling)
     image = trained.data.stores[0].spec.image
-    (golden,) = embed_golden(tuned, image, make_golden_files())
-    _compare(trained, golden, image)
+    golden = _make_golden(trained, tuned, image)
     dataset, data = trained.data.dataset, trained.data
     store, tested = data.stores[0], np.flatnonzero(trained.partition.test.members)
     ids = store.ids[dataset.rows]
@@ -214,17 +214,23 @@ def draft_bundle(
     )
 
 
-def _compare(trained: TrainedNetwork, golden: Golden, image: ImageSpec) -> None:
-    """Check that the saved backbone gives the same features for the golden pictures as the trained network."""
-    trained.trainable.takes_maps = False
-    pixels = np.stack([decode(data, image).pixels for data in golden.files])
-    drift = measure_drift(Golden(golden.files, trained.trainable.embed([pixels])), golden)
+def _make_golden(trained: TrainedNetwork, tuned: Any, image: ImageSpec) -> Golden:  # noqa: ANN401 - a KerasBackbone
+    """Embed golden pictures with the saved backbone, and check that the trained network has the same features.
+
+    Raises:
+        BackboneError: If it has others.
+    """
+    files = make_golden_files()
+    pixels = np.stack([decode(data, image).pixels for data in files])
+    golden = Golden(files, tuned.embed_few(pixels))
+    drift = measure_drift(Golden(files, trained.trainable.embed_few(pixels)), golden)
     if not drift <= MAX_DRIFT:
         msg = (
             f"the saved backbone gives other features than the trained one ({drift:.1e} of their range); "
             "please report this as a bug"
         )
         raise BackboneError(msg)
+    return golden
 
 
 def _name_roles(trained: TrainedNetwork) -> NDArray[np.str_]:
@@ -297,7 +303,7 @@ def finetune(
     spec, image = plan_first_head(spec or FineTuneSpec()), check_image(image or {})
     manifest = source if isinstance(source, Manifest) else read_source(source)
     check_manifest(manifest, group=options.group, tuned=is_tuned(spec), reporter=options.reporter)
-    load, network = _load_network(backbone, layer, pooling, weights, image, options)
+    find, network = _load_network(backbone, layer, pooling, weights, image, options)
     stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone)
     from featx.finetuning.network import TrainableNetwork
 
@@ -305,7 +311,7 @@ def finetune(
     cut = Cut(trainable.frontier, trainable.map_shapes, trainable.has_frozen, trainable.obstacle)
     fields = {name: value for name, value in image.items() if name not in {"height", "width"}}
     options.reporter.begin("embedding")
-    data = prepare_data(manifest, network, load, cut, spec, options, fields)
+    data = prepare_data(manifest, network, find, cut, spec, options, fields)
     trainable.takes_maps = data.cached
     partition = split_dataset(data.dataset, test_size=options.test_size, seed=spec.seed)
     roles = _deal_roles(data.dataset, partition, spec)
@@ -339,11 +345,11 @@ def _load_network(
     image: Mapping[str, Any],
     options: FineTuneOptions,
 ) -> tuple[Callable[..., Backbone], Any]:
-    """Build the backbone, and return it with a function that builds another one like it."""
+    """Build the backbone, and return it with a function that finds it, or another cut of it, converted."""
     size = (int(image["height"]), int(image["width"])) if "height" in image else None
     layers = () if layer is None else (layer,)
-    load = functools.partial(load_backbone, weights=weights, image_size=size, pooling=pooling, layers=layers)
-    network = load_trainable(functools.partial(load, uri), uri)
+    asked: dict[str, Any] = {"weights": weights, "image_size": size, "pooling": pooling, "layers": layers}
+    network = load_trainable(functools.partial(load_backbone, uri, **asked), uri)
     if options.mixed_precision and not network.is_on_gpu:
         options.reporter.say("note: mixed precision needs a GPU and none was found; training continues in float32")
     elif options.mixed_precision and network.precision == "float32":
@@ -351,8 +357,8 @@ def _load_network(
             msg = f"{uri} computes in the precision that it was saved with; leave out mixed precision"
             raise UsageError(msg)
         uri = f"{uri}{'&' if '?' in uri else '?'}precision=mixed_bfloat16"
-        network = load(uri)
-    return functools.partial(load, uri), network
+        network = load_backbone(uri, **asked)
+    return functools.partial(find_backbone, uri, **asked, runtime=options.runtime), network
 
 
 def load_trainable(load: Callable[[], Backbone], title: str) -> Any:  # noqa: ANN401 - a KerasBackbone, as above

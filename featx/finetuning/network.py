@@ -62,9 +62,7 @@ class TrainableNetwork:
         self.takes_maps = False
         self._build(backbone, tensors)
         self._set_seeds()
-        self._infer = tf.function(
-            lambda given: self._embed(given, training=False), autograph=False, reduce_retracing=True
-        )
+        self._infer = tf.function(lambda given: self._embed(given, training=False), autograph=False)
 
     def _build(self, backbone: KerasBackbone, tensors: Sequence[Any]) -> None:
         """Build the parts below and above the frontier."""
@@ -114,7 +112,10 @@ class TrainableNetwork:
         for optimizer, variables in zip(self._optimizers, self._groups, strict=True):
             optimizer.build(variables)
         self._variables = [*own, *self._head.trainable_variables]
-        self._differentiate = tf.function(self._compute_gradients, autograph=False, reduce_retracing=True)
+        items = [tf.TensorSpec((None,), "int32"), tf.TensorSpec((None,)), tf.TensorSpec(())]
+        self._differentiate = tf.function(
+            self._compute_gradients, autograph=False, input_signature=[self._sign_inputs(), *items]
+        )
         self._apply = tf.function(self._apply_gradients, autograph=False)
 
     def set_rate(self, factor: float) -> float:
@@ -177,7 +178,9 @@ class TrainableNetwork:
             optimizer.apply(part, variables)
 
     def _embed(self, inputs: Any, *, training: bool) -> Any:  # noqa: ANN401 - tensors
-        maps = inputs if self.takes_maps else self._bottom(inputs[0], training=False)
+        return self._run_top(inputs if self.takes_maps else self._bottom(inputs[0], training=False), training=training)
+
+    def _run_top(self, maps: Any, *, training: bool) -> Any:  # noqa: ANN401 - tensors
         maps = maps if isinstance(maps, list | tuple) else [maps]
         given = [tf.cast(one, wanted.dtype) for one, wanted in zip(maps, self._top.inputs, strict=True)]
         return self._top(given, training=training)
@@ -189,9 +192,21 @@ class TrainableNetwork:
             MemoryError: If the batch does not fit into memory.
         """
         try:
-            return np.array(self._infer([tf.convert_to_tensor(array) for array in inputs]), np.float32)
+            infer = self._infer.get_concrete_function(self._sign_inputs())
+            return np.array(infer([tf.convert_to_tensor(array) for array in inputs]), np.float32)
         except tf.errors.ResourceExhaustedError as error:
             raise MemoryError(" ".join(str(error).split())[:200]) from error
+
+    def embed_few(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Embed a few images as `embed` does, without the seconds that it takes to trace a whole network."""
+        maps = self._bottom(tf.convert_to_tensor(pixels), training=False)
+        return np.array(self._run_top(maps, training=False), np.float32)
+
+    def _sign_inputs(self) -> list[Any]:
+        """Describe the inputs with an open batch dimension, so that a smaller last batch is not traced again."""
+        if not self.takes_maps:
+            return [tf.TensorSpec(self._bottom.inputs[0].shape, "uint8")]
+        return [tf.TensorSpec((None, *shape), "float32") for shape in self.map_shapes]
 
     def measure_loss(
         self, targets: NDArray[np.int32], logits: NDArray[np.float32], weights: NDArray[np.float32]

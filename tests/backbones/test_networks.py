@@ -356,3 +356,20 @@ def test_one_changed_weight_changes_the_digest(network):
     weights[-1] = weights[-1] + np.float32([0, 0, 1e-6])
     copy.set_weights(weights)
     assert digest_weights(copy) != digest_weights(network)
+
+
+def test_a_network_is_cut_again_without_being_built_again(network, images):
+    whole = make_backbone(network, uri="test", weights="none")
+    (expected,) = whole.embed(images)
+    again = whole.cut(["norm", "conv"], "none")
+    for found, layer in zip(again.embed(images), ("norm", "conv"), strict=True):
+        np.testing.assert_allclose(found, compute(network, layer, images).reshape(len(images), -1), rtol=1e-5)
+    assert [output.layer for output in again.outputs] == ["norm", "conv"]
+    assert {id(one) for one in again.parts.trunk.weights} <= {id(one) for one in whole.parts.trunk.weights}
+    assert (again.uri, again.weights_digest, again.layers) == (whole.uri, whole.weights_digest, whole.layers)
+    assert np.array_equal(whole.embed(images)[0], expected)
+
+
+def test_a_few_images_have_the_features_that_many_have(network, images):
+    backbone = make_backbone(network, uri="test", weights="none", layers=["norm"], pooling="none")
+    np.testing.assert_allclose(backbone.embed_few(images), backbone.embed(images)[0], rtol=1e-5, atol=1e-6)

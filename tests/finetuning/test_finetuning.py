@@ -16,6 +16,7 @@ from reporters import Recorder
 from tiny import save_network
 
 import featx
+from featx.backbones import loading
 from featx.errors import DataError, StoreError, StoreLockedError, UnknownNameError, UsageError
 from featx.finetuning import finetuning, loop
 from featx.options import FineTuneOptions, FitOptions
@@ -311,7 +312,7 @@ def test_no_epoch_better_than_the_start_keeps_the_start(tune, network):
         learning_rate=10.0,
         head_learning_rate=10.0,
         schedule="constant",
-        optimizer="sgd",
+        optimizer="adam",
         label_smoothing=0.1,
         epochs=1,
         reporter=reporter,
@@ -488,3 +489,31 @@ def test_mixed_precision_without_a_gpu_is_reported_and_not_used(tune):
     reporter = Recorder()
     tune(epochs=1, options={"mixed_precision": True}, reporter=reporter)
     assert any("none was found" in line for line in reporter.lines)
+
+
+@pytest.mark.parametrize("cache", ["yes", "no"])
+def test_the_network_is_built_once_and_its_conversion_is_kept(run, pictures, network, cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("FEATX_CACHE", str(tmp_path / "cache"))
+    built = []
+
+    def load(uri, **asked):
+        built.append(uri)
+        return featx.load_backbone(uri, **asked)
+
+    monkeypatch.setattr(finetuning, "load_backbone", load)
+    monkeypatch.setattr(loading, "load_backbone", load)
+    spec = FineTuneSpec(unfreeze="last:3", **{**FEW, "epochs": 6})
+    found = []
+    for name in ("first", "second"):
+        options = FineTuneOptions(features=tmp_path / name, folder=tmp_path / name, cache=cache)
+        found.append(featx.finetune(pictures, network, spec=spec, options=options))
+        assert len(list((tmp_path / "cache" / "networks").iterdir())) == 1
+    saved = [uri for uri in built if uri.endswith("backbone.keras")]
+    assert (len(saved), built.count(network), len(built)) == (2, 2, 4)
+    for one in found:
+        assert one.validation.log_loss == pytest.approx(run.validation.log_loss, rel=1e-2)
+        assert one.test.accuracy == run.test.accuracy
+    (path,) = (tmp_path / "second").glob("maps/*.h5" if cache == "yes" else "*.h5")
+    store = featx.FeatureStore(path)
+    assert store.runtime == "openvino"
+    assert 0 < store.drift < 1e-4

@@ -200,3 +200,24 @@ def test_the_saved_network_has_the_features_of_the_trained_one(network_file, pix
     network.save(tmp_path / "backbone.keras")
     (found,) = load_backbone(f"file:{tmp_path / 'backbone.keras'}", pooling="avg").embed(pixels)
     np.testing.assert_allclose(found, network.embed([pixels]), rtol=1e-5, atol=1e-6)
+
+
+def test_batches_of_all_sizes_are_traced_once(network_file, pixels):
+    network, _, stages = make_network(network_file, "last:3")
+    network.start(stages[0])
+    for size in (12, 11, 5):
+        network.embed([pixels[:size]])
+        network.train_batch([pixels[:size]], TARGETS[:size], WEIGHTS[:size])
+    counts = [traced.experimental_get_tracing_count() for traced in (network._infer, network._differentiate)]
+    assert counts == [1, 1]
+
+
+def test_pixels_can_be_embedded_without_tracing_where_batches_are_maps(network_file, pixels):
+    network, backbone, stages = make_network(network_file, "last:3")
+    (start,) = backbone.embed(pixels)
+    np.testing.assert_allclose(network.embed_few(pixels), start, rtol=1e-5, atol=1e-6)
+    maps = embed_maps(network_file, network, pixels)
+    network.takes_maps = True
+    train(network, stages, maps)
+    np.testing.assert_allclose(network.embed_few(pixels), network.embed(maps), rtol=1e-5, atol=1e-6)
+    assert not np.allclose(network.embed_few(pixels), start, rtol=1e-3)

@@ -2,6 +2,7 @@
 
 bundle.json        specs, classes, versions, split, how the head was chosen; size and sha256 of each other file
 head.skops         the fitted head, not a pickle
+head.npz           optional: the same head as plain arrays, which answers without scikit-learn
 golden.npz         synthetic pictures and their expected features
 backbone.keras     only for a user's own network (or its weights, as backbone.h5)
 metrics.json       what was measured
@@ -55,6 +56,7 @@ from featx.files import (
     write_table,
 )
 from featx.golden import Golden
+from featx.heads.plain import PlainHead
 from featx.items.augmentation import is_canonical
 from featx.items.decoding import MAX_PIXELS
 from featx.results import PREDICTIONS
@@ -75,6 +77,7 @@ _NAMED_RUNS = 5
 
 _MANIFEST = "bundle.json"
 _HEAD = "head.skops"
+_PLAIN_HEAD = "head.npz"
 _GOLDEN = "golden.npz"
 ITEMS = "items.csv"
 _METRICS = "metrics.json"
@@ -100,6 +103,7 @@ class Bundle:
         golden: The golden pictures and their expected features.
         backbone_file: The copy of the user's own network or weights; None if there is none.
         metrics: The content of `metrics.json`.
+        files: Names of the other files, whose sha256 was compared.
     """
 
     path: Path
@@ -109,6 +113,7 @@ class Bundle:
     golden: Golden
     backbone_file: Path | None
     metrics: Mapping[str, Any]
+    files: frozenset[str] = frozenset()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -140,17 +145,20 @@ class Bundle:
         _check_files(folder, dict(about["files"]), about["backbone_file"])
         golden = _read_golden(folder / _GOLDEN)
         backbone_file = folder / about["backbone_file"] if about["backbone_file"] else None
-        return cls(folder, embed_spec, head_spec, tuple(classes), golden, backbone_file, read_json(folder, _METRICS))
+        metrics, files = read_json(folder, _METRICS), frozenset(about["files"])
+        return cls(folder, embed_spec, head_spec, tuple(classes), golden, backbone_file, metrics, files)
 
-    def load_head(self) -> Any:  # noqa: ANN401 - a fitted scikit-learn classifier, which has no type
+    def load_head(self, *, plain: bool = False) -> Any:  # noqa: ANN401 - a fitted scikit-learn classifier, which has no type
         """Load the fitted head.
+
+        Args:
+            plain: Take the plain arrays if the bundle has them: they have only `classes_` and `predict_proba`, and
+                need no scikit-learn.
 
         Raises:
             BundleError: If it holds foreign types, or does not match the bundle's classes.
         """
-        from featx.heads.persistence import load_head
-
-        head = load_head(self.path / _HEAD)
+        head = self._read_plain_head() if plain and _PLAIN_HEAD in self.files else self._read_head()
         known, features = np.asarray(head.classes_), self.golden.features
         try:
             if not set(known.tolist()) <= set(range(len(self.classes))):
@@ -165,6 +173,20 @@ class Bundle:
             msg = f"{self.path} is damaged: its parts do not match ({reason}); copy it again, or fit it again"
             raise BundleError(msg) from error
         return head
+
+    def _read_head(self) -> Any:  # noqa: ANN401 - as above
+        from featx.heads.persistence import load_head
+
+        return load_head(self.path / _HEAD)
+
+    def _read_plain_head(self) -> PlainHead:
+        path = self.path / _PLAIN_HEAD
+        try:
+            return PlainHead.read(path)
+        except (*DAMAGES, AttributeError, TypeError, MemoryError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            msg = f"{path} is damaged ({reason}); copy the bundle again, or fit it again"
+            raise BundleError(msg) from error
 
     def read_trained(self) -> frozenset[str]:
         """Read the sha256 of each image file that the head was trained on.
@@ -358,7 +380,7 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str, name: 
     Raises:
         BundleError: If the user's own network or weights are missing, or the folder cannot be written to.
     """
-    from featx.heads.persistence import dump_head
+    from featx.heads.persistence import dump_head, make_plain_head
 
     parent = Path(folder)
     try:
@@ -369,6 +391,8 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str, name: 
         raise BundleError(msg) from error
     try:
         dump_head(draft.head, temporary / _HEAD)
+        if plain := make_plain_head(draft.head):
+            plain.write(temporary / _PLAIN_HEAD)
         _write_golden(temporary / _GOLDEN, draft.golden)
         backbone_file = _copy_backbone(draft.backbone_file, temporary)
         write_table(draft.items, temporary / ITEMS)
@@ -417,6 +441,7 @@ def _read_back(folder: Path, parent: Path) -> None:
     try:
         bundle = Bundle.open(folder)
         bundle.load_head()
+        bundle.load_head(plain=True)
         bundle.read_trained()
         for name in ("validation", "test"):
             Evaluation.from_dict(bundle.metrics[name])

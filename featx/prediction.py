@@ -98,7 +98,7 @@ class Predictor:
             DriftError: If the features of the golden pictures differ from those in training.
         """
         bundle = Bundle.open(path)
-        head = bundle.load_head()
+        head = bundle.load_head(plain=True)
         try:
             backbone = rebuild_backbone(bundle.embed_spec.backbone, bundle.embed_spec.image, bundle.backbone_file)
             (found,) = embed_golden(backbone, bundle.embed_spec.image, bundle.golden.files)

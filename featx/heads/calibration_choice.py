@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from featx.heads.calibration import CURVES, METHODS, Calibrator, FloatArray
+from featx.heads.calibration import Calibrator
+from featx.heads.plain import CURVES, METHODS, FloatArray
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
 

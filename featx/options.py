@@ -1,8 +1,10 @@
 """Options: how to run and how to split, with their defaults, for the library and the command line alike."""
 
+import math
 import numbers
 import os
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from featx.errors import UsageError
@@ -66,9 +68,20 @@ def _check_types(options: Any) -> None:  # noqa: ANN401 - one of the classes bel
 
 def count_cores() -> int:
     """Count the cores that this process may use; in a container, affinity and quota often leave only some."""
-    from joblib import cpu_count
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, _read_quota(Path("/sys/fs/cgroup")) or allowed))
 
-    return int(cpu_count())
+
+def _read_quota(folder: Path) -> int:
+    """Return the cores of a container's quota of processor time, rounded up; 0 if there is none."""
+    try:
+        if (folder / "cpu.max").exists():
+            quota, period = (folder / "cpu.max").read_text("ascii").split()
+        else:  # version 1 of control groups
+            quota, period = ((folder / f"cpu/cpu.cfs_{name}_us").read_text("ascii") for name in ("quota", "period"))
+        return max(0, math.ceil(int(quota) / int(period)))
+    except (OSError, ValueError, ZeroDivisionError):  # `max` instead of a number, or not Linux
+        return 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

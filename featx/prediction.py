@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib.metadata
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -12,11 +13,11 @@ from typing import Any, Self, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.backbones import Backbone
+from featx.backbones import Backbone, cache
+from featx.backbones.converted import ConvertedBackbone
 from featx.backbones.loading import rebuild_backbone
 from featx.backbones.running import Runner
 from featx.bundle import Bundle, align_probabilities
-from featx.embedding import embed_golden
 from featx.errors import (
     BackboneError,
     BundleError,
@@ -101,17 +102,10 @@ class Predictor:
         head = bundle.load_head(plain=True)
         try:
             backbone = rebuild_backbone(bundle.embed_spec.backbone, bundle.embed_spec.image, bundle.backbone_file)
-            (found,) = embed_golden(backbone, bundle.embed_spec.image, bundle.golden.files)
+            _check_golden(bundle, backbone)
         except (BackboneError, ImageError, UnknownNameError, UsageError) as error:
             msg = f"{bundle.path} cannot be used here: {error}"
             raise BundleError(msg) from error
-        drift = measure_drift(bundle.golden, found)
-        if not drift <= MAX_DRIFT:
-            msg = (
-                f"{bundle.path} was trained on features that this machine does not reproduce: they differ by "
-                f"{drift:.1e} of their range (limit {MAX_DRIFT:.0e}); install the versions that it was made with"
-            )
-            raise DriftError(msg)
         return cls(bundle, backbone, head)
 
     def embed(self, images: NDArray[np.uint8], sha256s: Sequence[str] | None = None) -> NDArray[np.float32]:
@@ -274,6 +268,48 @@ class Predictor:
                     yield examined, next(rows) if examined.image is not None else None
                 done += len(batch)
                 options.reporter.advance(done, max(done, total))
+
+
+def _check_golden(bundle: Bundle, backbone: Backbone) -> None:
+    """Check that this machine computes the features of the golden pictures that the bundle has.
+
+    For a converted network, this is done once on each machine and noted in the cache.
+
+    Raises:
+        DriftError: If it computes other features.
+    """
+    fact: dict[str, Any] = {}
+    if isinstance(backbone, ConvertedBackbone):
+        golden = hashlib.sha256(bundle.golden.features.tobytes())
+        for data in bundle.golden.files:
+            golden.update(hashlib.sha256(data).digest())
+        spec = bundle.embed_spec.image.to_dict()
+        fact = {"network": backbone.digest, "golden": golden.hexdigest(), "image": spec, "decoders": _read_decoders()}
+        if cache.is_noted(fact):
+            return
+    from featx.embedding import embed_golden  # with all of the store, which a prediction does not need
+
+    (found,) = embed_golden(backbone, bundle.embed_spec.image, bundle.golden.files)
+    drift = measure_drift(bundle.golden, found)
+    if not drift <= MAX_DRIFT:
+        msg = (
+            f"{bundle.path} was trained on features that this machine does not reproduce: they differ by "
+            f"{drift:.1e} of their range (limit {MAX_DRIFT:.0e}); install the versions that it was made with"
+        )
+        raise DriftError(msg)
+    if fact:
+        cache.note(fact)
+
+
+def _read_decoders() -> list[str]:
+    """Read the versions of what decodes images, with a place for each."""
+    versions = []
+    for name in ("numpy", "pillow", "simplejpeg", "cykooz-resizer"):
+        try:
+            versions.append(importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            versions.append("")
+    return versions
 
 
 def check_split(split: str) -> None:

@@ -9,9 +9,11 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import logging
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -24,12 +26,16 @@ import platformdirs
 
 from featx.backbones.protocol import BackboneRequest, LayerInfo, Output
 from featx.errors import BackboneError
+from featx.specs import BackboneSpec
 
 #: Raised whenever the meaning of an entry changes.
 _VERSION = 1
 
 #: Packages that build or convert a network.
 _STACK = ("featx", "keras", "tensorflow", "openvino")
+
+#: The first processor's part of Linux's list.
+_CPU_LINES = 30
 
 _ABOUT = "entry.json"
 _NETWORK = "network.xml"
@@ -56,6 +62,7 @@ class Entry:
         outputs: Its outputs.
         layers: The layers at which its network can be cut.
         drift: Largest difference from Keras, measured when it was made (see `measure_runtime_drift`).
+        digest: sha256 of the network and its weights as they are in the cache.
     """
 
     folder: Path
@@ -69,6 +76,7 @@ class Entry:
     outputs: tuple[Output, ...]
     layers: tuple[LayerInfo, ...]
     drift: float
+    digest: str
 
     @property
     def network(self) -> Path:
@@ -146,7 +154,8 @@ def read_entry(name: str) -> Entry | None:
         layers = tuple(
             LayerInfo(**{**each, "output_shape": tuple(each["output_shape"])}) for each in described["layers"]
         )
-        entry = Entry(folder=folder, **{**described, "outputs": outputs, "layers": layers})
+        digest = hashlib.sha256("".join(about["files"][file] for file in (_NETWORK, _WEIGHTS)).encode()).hexdigest()
+        entry = Entry(folder=folder, digest=digest, **{**described, "outputs": outputs, "layers": layers})
     except FileNotFoundError as error:
         if not folder.exists():
             return None
@@ -160,12 +169,33 @@ def read_entry(name: str) -> Entry | None:
     return entry
 
 
+def find_entry(spec: BackboneSpec, height: int, width: int) -> Entry | None:
+    """Find an entry by its content, whatever request it was made from; None if there is none.
+
+    Args:
+        spec: The backbone, which has one output.
+        height: Rows of its images in px.
+        width: Columns of its images in px.
+    """
+    plain = {name: getattr(spec, name) for name in ("uri", "weights", "weights_digest")}
+    wanted = {**plain, "height": height, "width": width}
+    for folder in find_folder().glob("[!.]*"):
+        with contextlib.suppress(*_DAMAGES):  # `read_entry` says so, when it is asked for by its name
+            about = json.loads((folder / _ABOUT).read_text("utf-8"))
+            found = about["backbone"]
+            cuts = [(output["layer"], output["pooling"]) for output in found["outputs"]]
+            same = wanted == {name: found[name] for name in wanted} and cuts == [(spec.layer, spec.pooling)]
+            if same and about["versions"] == read_versions() and (entry := read_entry(folder.name)):
+                return entry
+    return None
+
+
 def write_entry(name: str, described: Mapping[str, Any], weights_file: str, save: Callable[[Path], None]) -> None:
     """Write an entry under a temporary name, and rename it: readers see all of it, or nothing.
 
     Args:
         name: Its name; an existing one stays.
-        described: The fields of `Entry` but its folder.
+        described: The fields of `Entry` but its folder and its digest.
         weights_file: The file that the weights came from; empty if there is none.
         save: Called with the path of the network's file, and writes it and its weights.
     """
@@ -195,6 +225,34 @@ def write_entry(name: str, described: Mapping[str, Any], weights_file: str, save
         )
 
 
+def is_noted(fact: Mapping[str, Any]) -> bool:
+    """Return whether a fact was noted on this machine; nothing is if there is no cache."""
+    return not is_off() and _name_note(fact).exists()
+
+
+def note(fact: Mapping[str, Any]) -> None:
+    """Note a fact that need not be checked again on this machine."""
+    path = _name_note(fact)
+    if not is_off():
+        with contextlib.suppress(OSError):  # then it is checked again
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+
+def _name_note(fact: Mapping[str, Any]) -> Path:
+    deciding = {"version": _VERSION, "fact": dict(fact), "machine": _describe_machine(), "versions": read_versions()}
+    name = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:32]
+    return find_folder().parent / "checks" / name
+
+
+def _describe_machine() -> list[str]:
+    """Describe the machine as far as it decides which instructions compute a network."""
+    described = [platform.node(), platform.machine(), platform.system()]
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
+        described += [line for line in itertools.islice(file, _CPU_LINES) if line.startswith(("model name", "flags"))]
+    return described
+
+
 def list_entries() -> list[Usage]:
     """List the entries, those used last first."""
     found = []
@@ -216,6 +274,9 @@ def prune(days: float) -> list[Usage]:
     removed = [usage for usage in list_entries() if usage.used_s <= oldest]
     for usage in removed:
         remove(usage.folder)
+    for checked in (find_folder().parent / "checks").glob("*"):
+        if checked.stat().st_mtime <= oldest:
+            checked.unlink(missing_ok=True)
     for leftover in find_folder().glob(f"{_UNFINISHED}*"):
         if leftover.stat().st_mtime <= time.time() - min(days, 1) * _DAY_SECONDS:
             remove(leftover)
@@ -238,7 +299,7 @@ def remove(folder: Path) -> None:
 
 
 def describe_backbone(backbone: Any, request: BackboneRequest, drift: float) -> dict[str, Any]:  # noqa: ANN401 - a KerasBackbone, which this module cannot import
-    """Return the fields of `Entry` but its folder."""
+    """Return the fields of `Entry` but its folder and its digest."""
     cut = ", ".join(map(str, request.layers))
     plain = {name: getattr(backbone, name) for name in ("uri", "weights", "weights_digest", "source_file")}
     return {

@@ -19,6 +19,7 @@ class ConvertedBackbone:
 
     Attributes:
         drift: Largest difference from Keras, measured when it was converted (see `measure_runtime_drift`).
+        digest: sha256 of the converted network.
     """
 
     def __init__(self, entry: Entry) -> None:
@@ -31,6 +32,7 @@ class ConvertedBackbone:
         self.outputs: tuple[Output, ...] = entry.outputs
         self.layers: tuple[LayerInfo, ...] = entry.layers
         self.drift = entry.drift
+        self.digest = entry.digest
 
     @functools.cached_property
     def runtime(self) -> "OpenVino":

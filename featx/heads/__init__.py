@@ -3,8 +3,9 @@
 Importing this package imports no scikit-learn: each name below is loaded at its first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from featx.laziness import load_lazily
 
 if TYPE_CHECKING:
     from featx.heads.fitting import FittedHead, fit_head, make_head
@@ -20,7 +21,6 @@ _MODULES = {
     "featx.heads.tuning": ("Tuned", "TunedHead", "describe_single_fold", "fit_tuned", "tune", "tune_and_fit"),
     "featx.results": ("Candidate",),
 }
-_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Candidate",
@@ -40,11 +40,4 @@ __all__ = [
     "tune_and_fit",
 ]
 
-
-def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public object
-    if name not in _HOMES:
-        msg = f"module 'featx.heads' has no attribute {name!r}"
-        raise AttributeError(msg)
-    value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value
-    return value
+__getattr__ = load_lazily(__name__, _MODULES)

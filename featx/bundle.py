@@ -4,6 +4,7 @@ bundle.json        specs, classes, versions, split, how the head was chosen; siz
 head.skops         the fitted head, not a pickle
 head.npz           optional: the same head as plain arrays, which answers without scikit-learn
 golden.npz         synthetic pictures and their expected features
+network.xml, .bin  optional: the backbone for OpenVINO, from uint8 pixels to features, which runs without Keras
 backbone.keras     only for a user's own network (or its weights, as backbone.h5)
 metrics.json       what was measured
 predictions.csv    the prediction for each held-out item
@@ -40,6 +41,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.backbones.cache import link_network
 from featx.errors import BundleError, DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.files import (
@@ -75,7 +77,7 @@ LATEST = "latest"
 #: Runs that an error names.
 _NAMED_RUNS = 5
 
-_MANIFEST = "bundle.json"
+MANIFEST = "bundle.json"
 _HEAD = "head.skops"
 _PLAIN_HEAD = "head.npz"
 _GOLDEN = "golden.npz"
@@ -103,7 +105,7 @@ class Bundle:
         golden: The golden pictures and their expected features.
         backbone_file: The copy of the user's own network or weights; None if there is none.
         metrics: The content of `metrics.json`.
-        files: Names of the other files, whose sha256 was compared.
+        files: The sha256 of each other file, which was compared.
     """
 
     path: Path
@@ -113,7 +115,7 @@ class Bundle:
     golden: Golden
     backbone_file: Path | None
     metrics: Mapping[str, Any]
-    files: frozenset[str] = frozenset()
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -137,7 +139,7 @@ class Bundle:
 
     @classmethod
     def _read(cls, folder: Path) -> Self:
-        about = read_json(folder, _MANIFEST)
+        about = read_json(folder, MANIFEST)
         _check_format(folder, about)
         embed_spec, head_spec = EmbedSpec.from_dict(about["embed"]), HeadSpec.from_dict(about["head"])
         classes = about["classes"]
@@ -145,7 +147,7 @@ class Bundle:
         _check_files(folder, dict(about["files"]), about["backbone_file"])
         golden = _read_golden(folder / _GOLDEN)
         backbone_file = folder / about["backbone_file"] if about["backbone_file"] else None
-        metrics, files = read_json(folder, _METRICS), frozenset(about["files"])
+        metrics, files = read_json(folder, _METRICS), {name: str(one["sha256"]) for name, one in about["files"].items()}
         return cls(folder, embed_spec, head_spec, tuple(classes), golden, backbone_file, metrics, files)
 
     def load_head(self, *, plain: bool = False) -> Any:  # noqa: ANN401 - a fitted scikit-learn classifier, which has no type
@@ -158,7 +160,12 @@ class Bundle:
         Raises:
             BundleError: If it holds foreign types, or does not match the bundle's classes.
         """
-        head = self._read_plain_head() if plain and _PLAIN_HEAD in self.files else self._read_head()
+        if plain and _PLAIN_HEAD in self.files:
+            head: Any = PlainHead.load(self.path / _PLAIN_HEAD)
+        else:
+            from featx.heads.persistence import load_head
+
+            head = load_head(self.path / _HEAD)
         known, features = np.asarray(head.classes_), self.golden.features
         try:
             if not set(known.tolist()) <= set(range(len(self.classes))):
@@ -173,20 +180,6 @@ class Bundle:
             msg = f"{self.path} is damaged: its parts do not match ({reason}); copy it again, or fit it again"
             raise BundleError(msg) from error
         return head
-
-    def _read_head(self) -> Any:  # noqa: ANN401 - as above
-        from featx.heads.persistence import load_head
-
-        return load_head(self.path / _HEAD)
-
-    def _read_plain_head(self) -> PlainHead:
-        path = self.path / _PLAIN_HEAD
-        try:
-            return PlainHead.read(path)
-        except (*DAMAGES, AttributeError, TypeError, MemoryError, RecursionError) as error:
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            msg = f"{path} is damaged ({reason}); copy the bundle again, or fit it again"
-            raise BundleError(msg) from error
 
     def read_trained(self) -> frozenset[str]:
         """Read the sha256 of each image file that the head was trained on.
@@ -211,6 +204,7 @@ class Draft:
         embed_spec, head_spec, classes, golden: As in `Bundle`.
         head: The fitted classifier.
         backbone_file: Path of the user's own network or weights; empty if there is none.
+        network: The backbone as a file for OpenVINO, with its weights next to it; None to leave it out.
         record: How the head was chosen, the split and the versions.
         test: The final evaluation.
         metrics: The content of `metrics.json`.
@@ -231,6 +225,7 @@ class Draft:
     items: Table
     predictions: Table
     extras: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
+    network: Path | None = None
 
 
 def find_bundle(reference: str | os.PathLike[str]) -> Path:
@@ -245,11 +240,11 @@ def find_bundle(reference: str | os.PathLike[str]) -> Path:
         BundleError: If there is no such bundle; the message names the newest runs.
     """
     path = Path(reference)
-    if (path / _MANIFEST).is_file():
+    if (path / MANIFEST).is_file():
         return path
     is_name = len(path.parts) == 1
     folder, (name, colon, head) = Path(RUNS) if is_name else path.parent, path.name.partition(":")
-    if is_name and (folder / name / _MANIFEST).is_file() and not colon:
+    if is_name and (folder / name / MANIFEST).is_file() and not colon:
         return folder / name
     if name == LATEST and not path.is_dir():
         there = list_bundles(folder)
@@ -261,8 +256,8 @@ def find_bundle(reference: str | os.PathLike[str]) -> Path:
 
 def list_bundles(folder: Path) -> list[Path]:
     """List the bundles in a folder, the newest first."""
-    found = [path for path in folder.glob("[!.]*") if (path / _MANIFEST).is_file()]
-    return sorted(found, key=lambda path: ((path / _MANIFEST).stat().st_mtime_ns, path.name), reverse=True)
+    found = [path for path in folder.glob("[!.]*") if (path / MANIFEST).is_file()]
+    return sorted(found, key=lambda path: ((path / MANIFEST).stat().st_mtime_ns, path.name), reverse=True)
 
 
 def _find_latest(folder: Path, there: list[Path]) -> list[Path]:
@@ -275,7 +270,7 @@ def _find_latest(folder: Path, there: list[Path]) -> list[Path]:
 def _read_kind(path: Path) -> str:
     """Return the head of a bundle, or `finetune`; empty if the bundle cannot be read."""
     try:
-        about = read_json(path, _MANIFEST)
+        about = read_json(path, MANIFEST)
         return "finetune" if "finetune" in about["record"] else str(about["head"]["name"])
     except (BundleError, *DAMAGES, TypeError):
         return ""
@@ -289,7 +284,7 @@ def _explain_missing(path: Path, folder: Path) -> str:
     there = list_bundles(folder) or list_bundles(Path(RUNS))
     newest = f"the newest runs are {_name_runs(there)}" if there else f"`featx fit` writes one into {RUNS}/"
     if path.is_dir():
-        return f"{path} is not a bundle (it has no {_MANIFEST}); {newest}"
+        return f"{path} is not a bundle (it has no {MANIFEST}); {newest}"
     if path.is_file() and path.name != LATEST:
         what = "a feature store" if path.suffix == ".h5" else "a file"
         return f"{path} is not a bundle but {what}; {newest}"
@@ -395,6 +390,8 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str, name: 
             plain.write(temporary / _PLAIN_HEAD)
         _write_golden(temporary / _GOLDEN, draft.golden)
         backbone_file = _copy_backbone(draft.backbone_file, temporary)
+        if draft.network:
+            link_network(draft.network, temporary)
         write_table(draft.items, temporary / ITEMS)
         write_table(draft.predictions, temporary / PREDICTIONS)
         write_json(draft.metrics, temporary / _METRICS)
@@ -407,9 +404,9 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str, name: 
             "classes": list(draft.classes),
             "backbone_file": backbone_file,
             "record": draft.record,
-            "files": {path.name: _describe_file(path) for path in sorted(temporary.iterdir())},
+            "files": {path.name: describe_file(path) for path in sorted(temporary.iterdir())},
         }
-        write_json(about, temporary / _MANIFEST)
+        write_json(about, temporary / MANIFEST)
         _read_back(temporary, parent)
         for path in temporary.iterdir():
             sync_file(path)
@@ -514,11 +511,12 @@ def _check_values(embed_spec: EmbedSpec, head_spec: HeadSpec, classes: object, b
     }
     odd = [name for name, holds in reasonable.items() if not holds]
     if odd:
-        msg = f"{_MANIFEST} has invalid values for {', '.join(odd)}"
+        msg = f"{MANIFEST} has invalid values for {', '.join(odd)}"
         raise ValueError(msg)
 
 
-def _describe_file(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> dict[str, Any]:
+    """Return the size and the sha256 of a file, as the description of a bundle has them."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
@@ -536,7 +534,7 @@ def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], backbone_
         raise BundleError(msg)
     for name, expected in files.items():
         check_own(folder / name)
-        if _describe_file(folder / name) != expected:
+        if describe_file(folder / name) != expected:
             msg = f"{folder / name} differs from the file that the bundle was made with; copy the bundle or fit again"
             raise BundleError(msg)
 

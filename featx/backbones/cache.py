@@ -38,8 +38,8 @@ _STACK = ("featx", "keras", "tensorflow", "openvino")
 _CPU_LINES = 30
 
 _ABOUT = "entry.json"
-_NETWORK = "network.xml"
-_WEIGHTS = "network.bin"
+#: The files of a network, in the cache and in a bundle.
+NETWORK, WEIGHTS = "network.xml", "network.bin"
 _UNFINISHED = ".unfinished-"
 
 #: What a damaged entry raises.
@@ -81,7 +81,7 @@ class Entry:
     @property
     def network(self) -> Path:
         """The file of the network; its weights are next to it."""
-        return self.folder / _NETWORK
+        return self.folder / NETWORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def read_entry(name: str) -> Entry | None:
         if not _is_current(about["weights_file"]):
             remove(folder)
             return None
-        for file in (_NETWORK, _WEIGHTS):
+        for file in (NETWORK, WEIGHTS):
             _check_digest(folder / file, about["files"][file])
         described = about["backbone"]
         outputs = tuple(
@@ -154,7 +154,7 @@ def read_entry(name: str) -> Entry | None:
         layers = tuple(
             LayerInfo(**{**each, "output_shape": tuple(each["output_shape"])}) for each in described["layers"]
         )
-        digest = hashlib.sha256("".join(about["files"][file] for file in (_NETWORK, _WEIGHTS)).encode()).hexdigest()
+        digest = join_digests(about["files"])
         entry = Entry(folder=folder, digest=digest, **{**described, "outputs": outputs, "layers": layers})
     except FileNotFoundError as error:
         if not folder.exists():
@@ -167,6 +167,28 @@ def read_entry(name: str) -> Entry | None:
     with contextlib.suppress(OSError):  # a cache that only others may write to can still be read
         os.utime(folder / _ABOUT)
     return entry
+
+
+def join_digests(files: Mapping[str, str]) -> str:
+    """Return one digest for a network, from the sha256 of its files by name."""
+    return hashlib.sha256("".join(files[file] for file in (NETWORK, WEIGHTS)).encode()).hexdigest()
+
+
+def link_network(network: Path, folder: Path) -> None:
+    """Put a network and its weights into another folder, without a copy where the file system has hard links.
+
+    Args:
+        network: The file of the network; its weights are next to it.
+        folder: The other folder, which has no network yet.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    for source in (network, network.with_suffix(".bin")):
+        try:
+            (folder / source.name).hardlink_to(source)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, folder / source.name)
 
 
 def find_entry(spec: BackboneSpec, height: int, width: int) -> Entry | None:
@@ -204,12 +226,12 @@ def write_entry(name: str, described: Mapping[str, Any], weights_file: str, save
         parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
         try:
-            save(temporary / _NETWORK)
+            save(temporary / NETWORK)
             about = {
                 "backbone": dict(described),
                 "weights_file": _describe_file(weights_file),
                 "versions": read_versions(),
-                "files": {file: _digest(temporary / file) for file in (_NETWORK, _WEIGHTS)},
+                "files": {file: _digest(temporary / file) for file in (NETWORK, WEIGHTS)},
             }
             (temporary / _ABOUT).write_text(json.dumps(about, indent=1), "utf-8")
             with contextlib.suppress(OSError):  # another process was faster

@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from featx.errors import DataError
-from featx.files import Result, list_members, read_result, write_result
+from featx.errors import BundleError, DataError
+from featx.files import DAMAGES, Result, list_members, read_result, write_result
 from featx.heads.architectures import MOST_UNITS, compute_logits, sigmoid, softmax, split_blocks, take_probabilities
 from featx.specs import CALIBRATIONS, SCALINGS
 
@@ -257,6 +257,20 @@ class PlainHead:
                 arrays["knots"] = np.concatenate(calibration.knots, axis=1)
                 arrays["knot_counts"] = np.array([curve.shape[1] for curve in calibration.knots], np.int64)
         write_result(path, Result(record, arrays))
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a head from a file that may be untrusted.
+
+        Raises:
+            BundleError: If the file is damaged.
+        """
+        try:
+            return cls.read(path)
+        except (*DAMAGES, AttributeError, TypeError, MemoryError, RecursionError) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            msg = f"{path} is damaged ({reason}); copy the bundle again, or fit it again"
+            raise BundleError(msg) from error
 
     @classmethod
     def read(cls, path: Path) -> Self:

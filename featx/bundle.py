@@ -375,8 +375,6 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str, name: 
     Raises:
         BundleError: If the user's own network or weights are missing, or the folder cannot be written to.
     """
-    from featx.heads.persistence import dump_head, make_plain_head
-
     parent = Path(folder)
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -385,9 +383,7 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str, name: 
         msg = f"cannot write a bundle into {parent}: {error.strerror or error}; choose another folder with --runs"
         raise BundleError(msg) from error
     try:
-        dump_head(draft.head, temporary / _HEAD)
-        if plain := make_plain_head(draft.head):
-            plain.write(temporary / _PLAIN_HEAD)
+        _write_head(draft.head, temporary)
         _write_golden(temporary / _GOLDEN, draft.golden)
         backbone_file = _copy_backbone(draft.backbone_file, temporary)
         if draft.network:
@@ -447,6 +443,14 @@ def _read_back(folder: Path, parent: Path) -> None:
         reason = str(error).replace(f"{folder}/", "").replace(str(folder), "the bundle")
         msg = f"no bundle was written into {parent}, because it could not be read back: {reason}; please report this"
         raise BundleError(msg) from error
+
+
+def _write_head(head: Any, folder: Path) -> None:  # noqa: ANN401 - as `Draft` has it
+    from featx.heads.persistence import dump_head, make_plain_head
+
+    dump_head(head, folder / _HEAD)
+    if plain := make_plain_head(head):
+        plain.write(folder / _PLAIN_HEAD)
 
 
 def _write_extras(draft: Draft, folder: Path) -> None:

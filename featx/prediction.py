@@ -326,6 +326,7 @@ def check_golden(bundle: Bundle, backbone: Backbone) -> None:
         spec = bundle.embed_spec.image.to_dict()
         fact = {"network": backbone.digest, "golden": golden.hexdigest(), "image": spec, "decoders": _read_decoders()}
         if cache.is_noted(fact):
+            backbone.is_trusted = True  # a network with this digest was checked here before
             return
     from featx.embedding import embed_golden  # with all of the store, which a prediction does not need
 

@@ -189,7 +189,10 @@ def test_the_network_is_the_one_of_the_cache_and_listed(bundle, folder):
     for name in NETWORK:
         assert (bundle / name).stat().st_ino == (entry.folder / name).stat().st_ino
     assert set(json.loads((bundle / "bundle.json").read_text())["files"]) >= NETWORK
-    assert isinstance(Predictor.load(bundle)._backbone, ConvertedBackbone)
+    for note in (folder / "checks").glob("*"):
+        note.unlink()
+    assert not Predictor.load(bundle)._backbone.is_trusted
+    assert Predictor.load(bundle)._backbone.is_trusted  # the same digest was checked
     assert not isinstance(Predictor.load(bundle, runtime="keras")._backbone, ConvertedBackbone)
 
 
@@ -217,6 +220,15 @@ def test_a_fit_leaves_the_network_out_where_it_is_told_to_or_there_is_none(made,
     assert done.returncode == 0, done.stderr
     assert "does not hold its network" in done.stderr
     assert "`featx bundle complete BUNDLE` adds it" in done.stderr
+
+
+@pytest.mark.keras
+def test_an_evaluation_needs_scipy_for_its_intervals_and_nothing_else(bundle, made):
+    names = tuple(name for name in HEAVY if name != "scipy")
+    expected = Predictor.load(bundle).evaluate(made[0])
+    done = run_poisoned(names, "evaluate", bundle, made[0], "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["test"]["accuracy"] == expected.accuracy
 
 
 @pytest.mark.keras

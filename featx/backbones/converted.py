@@ -21,12 +21,13 @@ class ConvertedBackbone:
     Attributes:
         drift: Largest difference from Keras, measured when it was converted (see `measure_runtime_drift`).
         path: The file of its network; its weights are next to it.
+        is_trusted: Whether it is read without a check.
         digest: sha256 of the converted network.
     """
 
     def __init__(self, entry: Entry, *, is_trusted: bool = True) -> None:
         self.path: Path = entry.network
-        self._is_trusted = is_trusted
+        self.is_trusted = is_trusted
         self.uri = entry.uri
         self.weights = entry.weights
         self.weights_digest = entry.weights_digest
@@ -42,7 +43,7 @@ class ConvertedBackbone:
         """What runs it."""
         from featx.backbones.openvino import OpenVino, read_network, read_untrusted_network
 
-        if self._is_trusted:
+        if self.is_trusted:
             return OpenVino(self, read_network(self.path, self.uri))
         (output,) = self.outputs
         return OpenVino(self, read_untrusted_network(self.path, self.uri, (self.height, self.width), output.dim))

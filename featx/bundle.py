@@ -2,7 +2,9 @@
 
 bundle.json        specs, classes, versions, split, how the head was chosen; size and sha256 of each other file
 head.skops         the fitted head, not a pickle
+head.npz           optional: the same head as plain arrays, which answers without scikit-learn
 golden.npz         synthetic pictures and their expected features
+network.xml, .bin  optional: the backbone for OpenVINO, from uint8 pixels to features, which runs without Keras
 backbone.keras     only for a user's own network (or its weights, as backbone.h5)
 metrics.json       what was measured
 predictions.csv    the prediction for each held-out item
@@ -22,13 +24,11 @@ import functools
 import hashlib
 import importlib.metadata
 import itertools
-import json
 import logging
 import os
 import platform
 import re
 import shutil
-import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
@@ -39,7 +39,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import BundleError, DataError, UsageError
+from featx.backbones.cache import link_network
+from featx.errors import BundleError, DataError
 from featx.evaluation import Evaluation
 from featx.files import (
     DAMAGES,
@@ -55,40 +56,23 @@ from featx.files import (
     write_table,
 )
 from featx.golden import Golden
+from featx.heads.plain import PlainHead
 from featx.items.augmentation import is_canonical
 from featx.items.decoding import MAX_PIXELS
-from featx.items.sources import ARCHIVE_SUFFIXES
-from featx.results import MOST_CHARACTERS, PREDICTIONS
+from featx.references import LATEST, MANIFEST, METRICS, check_own, find_bundle, read_json
+from featx.results import PREDICTIONS
 from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec
-from featx.wording import join_first, shorten_name
 
 FORMAT = "featx-bundle"
 FORMAT_VERSION = 1
 
 _MOST_BUNDLES = 10_000
 
-#: The folder of runs by default, and the file in it that names the newest one.
-RUNS = "runs"
-LATEST = "latest"
-
-#: What no run is called: some system cannot have a folder of that name, so the run could not be copied to it.
-_DEVICE = re.compile(r"(con|prn|aux|nul|com[\d¹²³]|lpt[\d¹²³])(\..*)?", re.IGNORECASE)
-_NOT_IN_NAMES = '/\\:*?"<>|'
-_MOST_NAME_BYTES = 255
-
-#: Runs that an error names.
-_NAMED_RUNS = 5
-
-_MANIFEST = "bundle.json"
 _HEAD = "head.skops"
+_PLAIN_HEAD = "head.npz"
 _GOLDEN = "golden.npz"
 ITEMS = "items.csv"
-_METRICS = "metrics.json"
 _BACKBONE = "backbone"
-
-#: Of 10,000 names of 255 bytes, `bundle.json` has each once, and `metrics.json` four times: up to 18 and 80 MB, if no
-#: byte is UTF-8. The confusion of 1,000,000 items takes up to 20 MB. Parsed, JSON takes up to 30 times its size.
-_MOST_JSON_BYTES = {_MANIFEST: 20 * 2**20, _METRICS: 128 * 2**20}
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +91,7 @@ class Bundle:
         golden: The golden pictures and their expected features.
         backbone_file: The copy of the user's own network or weights; None if there is none.
         metrics: The content of `metrics.json`.
+        files: The sha256 of each other file, which was compared.
     """
 
     path: Path
@@ -116,6 +101,7 @@ class Bundle:
     golden: Golden
     backbone_file: Path | None
     metrics: Mapping[str, Any]
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -139,7 +125,7 @@ class Bundle:
 
     @classmethod
     def _read(cls, folder: Path) -> Self:
-        about = read_json(folder, _MANIFEST)
+        about = read_json(folder, MANIFEST)
         _check_format(folder, about)
         embed_spec, head_spec = EmbedSpec.from_dict(about["embed"]), HeadSpec.from_dict(about["head"])
         classes = about["classes"]
@@ -147,17 +133,25 @@ class Bundle:
         _check_files(folder, dict(about["files"]), about["backbone_file"])
         golden = _read_golden(folder / _GOLDEN)
         backbone_file = folder / about["backbone_file"] if about["backbone_file"] else None
-        return cls(folder, embed_spec, head_spec, tuple(classes), golden, backbone_file, read_json(folder, _METRICS))
+        metrics, files = read_json(folder, METRICS), {name: str(one["sha256"]) for name, one in about["files"].items()}
+        return cls(folder, embed_spec, head_spec, tuple(classes), golden, backbone_file, metrics, files)
 
-    def load_head(self) -> Any:  # noqa: ANN401 - a fitted scikit-learn classifier, which has no type
+    def load_head(self, *, plain: bool = False) -> Any:  # noqa: ANN401 - a fitted scikit-learn classifier, which has no type
         """Load the fitted head.
+
+        Args:
+            plain: Take the plain arrays if the bundle has them: they have only `classes_` and `predict_proba`, and
+                need no scikit-learn.
 
         Raises:
             BundleError: If it holds foreign types, or does not match the bundle's classes.
         """
-        from featx.heads.persistence import load_head
+        if plain and _PLAIN_HEAD in self.files:
+            head: Any = PlainHead.load(self.path / _PLAIN_HEAD)
+        else:
+            from featx.heads.persistence import load_head
 
-        head = load_head(self.path / _HEAD)
+            head = load_head(self.path / _HEAD)
         known, features = np.asarray(head.classes_), self.golden.features
         try:
             if not set(known.tolist()) <= set(range(len(self.classes))):
@@ -196,6 +190,7 @@ class Draft:
         embed_spec, head_spec, classes, golden: As in `Bundle`.
         head: The fitted classifier.
         backbone_file: Path of the user's own network or weights; empty if there is none.
+        network: The backbone as a file for OpenVINO, with its weights next to it; None to leave it out.
         record: How the head was chosen, the split and the versions.
         test: The final evaluation.
         metrics: The content of `metrics.json`.
@@ -216,108 +211,7 @@ class Draft:
     items: Table
     predictions: Table
     extras: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
-
-
-def find_bundle(reference: str | os.PathLike[str]) -> Path:
-    """Find the folder of a bundle.
-
-    Args:
-        reference: A path; the name of a run in `runs/`; `latest` for the run that was written last there;
-            `latest:logreg` for the last one with that head, or `latest:finetune` for the last fine-tuned one. In
-            another folder of runs, such as `other/latest`.
-
-    Raises:
-        BundleError: If there is no such bundle; the message names the newest runs.
-    """
-    path = Path(reference)
-    if (path / _MANIFEST).is_file():
-        return path
-    is_name = len(path.parts) == 1
-    folder, (name, colon, head) = Path(RUNS) if is_name else path.parent, path.name.partition(":")
-    if is_name and (folder / name / _MANIFEST).is_file() and not colon:
-        return folder / name
-    if name == LATEST and not path.is_dir():
-        there = list_bundles(folder)
-        kind = head.casefold()
-        if found := _find_latest(folder, there) if not colon else [one for one in there if _read_kind(one) == kind]:
-            return found[0]
-    raise BundleError(_explain_missing(path, folder))
-
-
-def list_bundles(folder: Path) -> list[Path]:
-    """List the bundles in a folder, the newest first."""
-    found = [path for path in folder.glob("[!.]*") if (path / _MANIFEST).is_file()]
-    return sorted(found, key=lambda path: ((path / _MANIFEST).stat().st_mtime_ns, path.name), reverse=True)
-
-
-def _find_latest(folder: Path, there: list[Path]) -> list[Path]:
-    """Find the bundle that the file `latest` names; if it names none, as after a deletion, all, the newest first."""
-    pointer = folder / LATEST
-    named = pointer.read_text("utf-8", "replace").strip() if pointer.is_file() else ""
-    return [path for path in there if path.name == named] or there
-
-
-def _read_kind(path: Path) -> str:
-    """Return the head of a bundle, or `finetune`; empty if the bundle cannot be read."""
-    try:
-        about = read_json(path, _MANIFEST)
-        return "finetune" if "finetune" in about["record"] else str(about["head"]["name"])
-    except (BundleError, *DAMAGES, TypeError):
-        return ""
-
-
-def _explain_missing(path: Path, folder: Path) -> str:
-    """Explain why a reference leads to no bundle, and name the newest runs."""
-    inside = list_bundles(path) if path.is_dir() else []
-    if inside:
-        return f"{path} is a folder of runs, not a bundle; name one of them: {_name_runs(inside)}"
-    there, (name, _, head) = list_bundles(folder), path.name.partition(":")
-    if kinds := dict.fromkeys(filter(None, map(_read_kind, there if head and name == LATEST else ()))):
-        return f"there is no run of {head!r} in {folder}; there are runs of {', '.join(kinds)}"
-    there = there or list_bundles(Path(RUNS))
-    newest = f"the newest runs are {_name_runs(there)}" if there else f"`featx fit` writes one into {RUNS}/"
-    if path.is_dir():
-        return f"{path} is not a bundle (it has no {_MANIFEST}); {newest}"
-    if path.is_file() and path.name != LATEST:
-        if path.name.lower().endswith(ARCHIVE_SUFFIXES):
-            return f"{path} is an archive, not a bundle; unpack it, and name the folder that holds {_MANIFEST}"
-        what = "a feature store" if path.suffix == ".h5" else "a file"
-        return f"{path} is not a bundle but {what}; {newest}"
-    return f"there is no bundle {str(path)!r}; {newest}"
-
-
-def _name_runs(paths: list[Path]) -> str:
-    return join_first(list(map(str, paths)), _NAMED_RUNS)
-
-
-def check_run_name(folder: str | os.PathLike[str] | None, name: str) -> None:
-    """Refuse a name that a new run cannot have, before anything is computed.
-
-    Raises:
-        UsageError: If some system cannot have a folder of that name, or references use it.
-        BundleError: If there is such a run.
-    """
-    if not name:
-        return
-    reserved = {
-        f"it stands for the run that was written last in {RUNS}/": name.casefold() == LATEST,
-        "Windows reserves it for a device": bool(_DEVICE.fullmatch(name)),
-        "it begins or ends with a dot or a blank": name != name.strip(" ."),
-        "it begins with -, as options do": name.startswith("-"),
-        f"it has an unprintable character, or one of {' '.join(_NOT_IN_NAMES)}": (
-            not name.isprintable() or any(char in _NOT_IN_NAMES for char in name)
-        ),
-        f"it has more than {_MOST_NAME_BYTES} bytes": len(os.fsencode(name)) > _MOST_NAME_BYTES,
-    }
-    reason = next((text for text, holds in reserved.items() if holds), "")
-    if reason:
-        msg = (
-            f"--name is {shorten_name(repr(name), MOST_CHARACTERS)}, but {reason}; choose a plain name such as baseline"
-        )
-        raise UsageError(msg)
-    if folder is not None and os.path.lexists(Path(folder) / name):
-        msg = f"{Path(folder) / name} exists already; choose another --name, or delete it"
-        raise BundleError(msg)
+    network: Path | None = None
 
 
 @functools.cache
@@ -383,8 +277,6 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str, name: 
     Raises:
         BundleError: If the user's own network or weights are missing, or the folder cannot be written to.
     """
-    from featx.heads.persistence import dump_head
-
     parent = Path(folder)
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -393,12 +285,14 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str, name: 
         msg = f"cannot write a bundle into {parent}: {error.strerror or error}; choose another folder with --runs"
         raise BundleError(msg) from error
     try:
-        dump_head(draft.head, temporary / _HEAD)
+        _write_head(draft.head, temporary)
         _write_golden(temporary / _GOLDEN, draft.golden)
         backbone_file = _copy_backbone(draft.backbone_file, temporary)
+        if draft.network:
+            link_network(draft.network, temporary)
         write_table(draft.items, temporary / ITEMS)
         write_table(draft.predictions, temporary / PREDICTIONS)
-        write_json(draft.metrics, temporary / _METRICS)
+        write_json(draft.metrics, temporary / METRICS)
         _write_extras(draft, temporary)
         about = {
             "format": FORMAT,
@@ -408,9 +302,9 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str, name: 
             "classes": list(draft.classes),
             "backbone_file": backbone_file,
             "record": draft.record,
-            "files": {path.name: _describe_file(path) for path in sorted(temporary.iterdir())},
+            "files": {path.name: describe_file(path) for path in sorted(temporary.iterdir())},
         }
-        write_json(about, temporary / _MANIFEST)
+        write_json(about, temporary / MANIFEST)
         _read_back(temporary, parent)
         for path in temporary.iterdir():
             sync_file(path)
@@ -442,6 +336,7 @@ def _read_back(folder: Path, parent: Path) -> None:
     try:
         bundle = Bundle.open(folder)
         bundle.load_head()
+        bundle.load_head(plain=True)
         bundle.read_trained()
         for name in ("validation", "test"):
             Evaluation.from_dict(bundle.metrics[name])
@@ -452,6 +347,14 @@ def _read_back(folder: Path, parent: Path) -> None:
         raise BundleError(msg) from error
 
 
+def _write_head(head: Any, folder: Path) -> None:  # noqa: ANN401 - as `Draft` has it
+    from featx.heads.persistence import dump_head, make_plain_head
+
+    dump_head(head, folder / _HEAD)
+    if plain := make_plain_head(head):
+        plain.write(folder / _PLAIN_HEAD)
+
+
 def _write_extras(draft: Draft, folder: Path) -> None:
     """Write the files that are for people only."""
     from featx.evaluation.plots import plot_confusion
@@ -459,28 +362,6 @@ def _write_extras(draft: Draft, folder: Path) -> None:
     plot_confusion(draft.test, folder / "confusion_matrix.png")
     for name, write in draft.extras.items():
         write(folder / name)
-
-
-def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Read a JSON file of a bundle, unless it is too large."""
-    path = folder / name
-    check_own(path)
-    size, limit = path.stat().st_size, _MOST_JSON_BYTES[name]
-    if size > limit:
-        msg = f"{path} has {size:,} bytes; the limit is {limit:,}; do not use this bundle"
-        raise BundleError(msg)
-    values = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        msg = f"{name} does not hold a JSON object"
-        raise TypeError(msg)
-    return values
-
-
-def check_own(path: Path) -> None:
-    """Refuse anything but a regular file: a link can lead elsewhere, and reading a FIFO can block forever."""
-    if not stat.S_ISREG(path.lstat().st_mode):
-        msg = f"{path} is a link, a folder or a device instead of a file; do not use this bundle"
-        raise BundleError(msg)
 
 
 def _check_format(folder: Path, about: Mapping[str, Any]) -> None:
@@ -515,11 +396,12 @@ def _check_values(embed_spec: EmbedSpec, head_spec: HeadSpec, classes: object, b
     }
     odd = [name for name, holds in reasonable.items() if not holds]
     if odd:
-        msg = f"{_MANIFEST} has invalid values for {', '.join(odd)}"
+        msg = f"{MANIFEST} has invalid values for {', '.join(odd)}"
         raise ValueError(msg)
 
 
-def _describe_file(path: Path) -> dict[str, Any]:
+def describe_file(path: Path) -> dict[str, Any]:
+    """Return the size and the sha256 of a file, as the description of a bundle has them."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
@@ -529,7 +411,7 @@ def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], backbone_
     if outside:
         msg = f"{folder} names files outside the bundle ({', '.join(outside)[:200]}); do not use it"
         raise BundleError(msg)
-    unlisted = {_HEAD, _GOLDEN, ITEMS, _METRICS, *([backbone_file] if backbone_file else [])} - set(files)
+    unlisted = {_HEAD, _GOLDEN, ITEMS, METRICS, *([backbone_file] if backbone_file else [])} - set(files)
     missing = [name for name in files if not os.path.lexists(folder / name)]
     if unlisted or missing:
         lacking = ", ".join(sorted({*unlisted, *missing}))[:200]
@@ -537,7 +419,7 @@ def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], backbone_
         raise BundleError(msg)
     for name, expected in files.items():
         check_own(folder / name)
-        if _describe_file(folder / name) != expected:
+        if describe_file(folder / name) != expected:
             msg = f"{folder / name} differs from the file that the bundle was made with; copy the bundle or fit again"
             raise BundleError(msg)
 

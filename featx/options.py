@@ -138,6 +138,8 @@ class FitOptions:
             also when the bundle predicts. `augment` takes every view as a separate row, while tests and predictions
             take the image itself. `plain` takes only the image itself. `average` is the default because it has one
             row per item, so nothing that counts rows is misled. `augment` predicts at the cost of one view.
+        network: Whether the bundle holds the converted network too, if it is in the cache: it then runs without Keras
+            and without the weights.
         reporter: Receives the progress in fits.
     """
 
@@ -149,6 +151,7 @@ class FitOptions:
     name: str = ""
     curve: bool = False
     views: str = VIEWS[0]
+    network: bool = True
     reporter: Reporter = SILENT
 
     def __post_init__(self) -> None:

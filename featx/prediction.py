@@ -2,6 +2,8 @@
 
 import contextlib
 import hashlib
+import importlib.metadata
+import importlib.util
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
@@ -12,11 +14,12 @@ from typing import Any, Self, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.backbones import Backbone
-from featx.backbones.loading import rebuild_backbone
+from featx.backbones import Backbone, Output, cache
+from featx.backbones.cache import NETWORK, WEIGHTS, Entry, join_digests
+from featx.backbones.converted import ConvertedBackbone
+from featx.backbones.loading import has_gpu, rebuild_backbone
 from featx.backbones.running import Runner
 from featx.bundle import Bundle, align_probabilities
-from featx.embedding import embed_golden
 from featx.errors import (
     BackboneError,
     BundleError,
@@ -37,7 +40,7 @@ from featx.items.pictures import Picture, is_picture, make_item
 from featx.items.reading import Examined, Listing, count_views, examine, expand_views
 from featx.items.sources import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
 from featx.measuring import Timing
-from featx.options import EMBED_DEFAULTS, EmbedOptions
+from featx.options import EMBED_DEFAULTS, RUNTIMES, EmbedOptions
 from featx.specs import ImageSpec, ViewSpec
 from featx.splitting import read_split
 
@@ -89,8 +92,12 @@ class Predictor:
         self._head = head
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls, path: str | os.PathLike[str], *, runtime: str = RUNTIMES[0]) -> Self:
         """Load a bundle and check that this machine computes the features that it was trained on.
+
+        Args:
+            path: The bundle; see `Bundle.open`.
+            runtime: As in `EmbedOptions`; `keras` builds the backbone with Keras.
 
         Raises:
             BundleError: If files are missing, damaged or foreign, the weights differ, or the backbone cannot be
@@ -98,20 +105,19 @@ class Predictor:
             DriftError: If the features of the golden pictures differ from those in training.
         """
         bundle = Bundle.open(path)
-        head = bundle.load_head()
+        head = bundle.load_head(plain=True)
         try:
-            backbone = rebuild_backbone(bundle.embed_spec.backbone, bundle.embed_spec.image, bundle.backbone_file)
-            (found,) = embed_golden(backbone, bundle.embed_spec.image, bundle.golden.files)
+            backbone = _load_backbone(bundle, runtime)
+            check_golden(bundle, backbone)
         except (BackboneError, ImageError, UnknownNameError, UsageError) as error:
             msg = f"{bundle.path} cannot be used here: {error}"
             raise BundleError(msg) from error
-        drift = measure_drift(bundle.golden, found)
-        if not drift <= MAX_DRIFT:
+        except ModuleNotFoundError as error:
             msg = (
-                f"{bundle.path} was trained on features that this machine does not reproduce: they differ by "
-                f"{drift:.1e} of their range (limit {MAX_DRIFT:.0e}); install the versions that it was made with"
+                f"{bundle.path} cannot be used here: without OpenVINO and a network of its own it needs {error.name}, "
+                f"which is missing; run `featx bundle complete` where it is installed"
             )
-            raise DriftError(msg)
+            raise BundleError(msg) from error
         return cls(bundle, backbone, head)
 
     def embed(self, images: NDArray[np.uint8], sha256s: Sequence[str] | None = None) -> NDArray[np.float32]:
@@ -274,6 +280,77 @@ class Predictor:
                     yield examined, next(rows) if examined.image is not None else None
                 done += len(batch)
                 options.reporter.advance(done, max(done, total))
+
+
+def _load_backbone(bundle: Bundle, runtime: str) -> Backbone:
+    """Take the network that the bundle holds; build it if there is none, or if Keras is faster here or asked for."""
+    with_keras = runtime == "keras" or (has_gpu() and importlib.util.find_spec("tensorflow") is not None)
+    if {NETWORK, WEIGHTS} <= set(bundle.files) and not with_keras and importlib.util.find_spec("openvino"):
+        return read_network(bundle)
+    return rebuild_backbone(bundle.embed_spec.backbone, bundle.embed_spec.image, bundle.backbone_file, runtime)
+
+
+def read_network(bundle: Bundle) -> ConvertedBackbone:
+    """Return the network that a bundle holds, which is read and checked when it is first used."""
+    spec, image, dim = bundle.embed_spec.backbone, bundle.embed_spec.image, bundle.golden.features.shape[1]
+    entry = Entry(
+        folder=bundle.path,
+        request=spec.uri,
+        uri=spec.uri,
+        weights=spec.weights,
+        weights_digest=spec.weights_digest,
+        source_file="",
+        height=image.height,
+        width=image.width,
+        outputs=(Output(spec.layer, spec.pooling, dim, (dim,)),),
+        layers=(),
+        drift=0.0,
+        digest=join_digests(bundle.files),
+    )
+    return ConvertedBackbone(entry, is_trusted=False)
+
+
+def check_golden(bundle: Bundle, backbone: Backbone) -> None:
+    """Check that this machine computes the features of the golden pictures that the bundle has.
+
+    For a converted network, this is done once on each machine and noted in the cache.
+
+    Raises:
+        DriftError: If it computes other features.
+    """
+    fact: dict[str, Any] = {}
+    if isinstance(backbone, ConvertedBackbone):
+        golden = hashlib.sha256(bundle.golden.features.tobytes())
+        for data in bundle.golden.files:
+            golden.update(hashlib.sha256(data).digest())
+        spec = bundle.embed_spec.image.to_dict()
+        fact = {"network": backbone.digest, "golden": golden.hexdigest(), "image": spec, "decoders": _read_decoders()}
+        if cache.is_noted(fact):
+            backbone.is_trusted = True  # a network with this digest was checked here before
+            return
+    from featx.embedding import embed_golden  # with all of the store, which a prediction does not need
+
+    (found,) = embed_golden(backbone, bundle.embed_spec.image, bundle.golden.files)
+    drift = measure_drift(bundle.golden, found)
+    if not drift <= MAX_DRIFT:
+        msg = (
+            f"{bundle.path} was trained on features that this machine does not reproduce: they differ by "
+            f"{drift:.1e} of their range (limit {MAX_DRIFT:.0e}); install the versions that it was made with"
+        )
+        raise DriftError(msg)
+    if fact:
+        cache.note(fact)
+
+
+def _read_decoders() -> list[str]:
+    """Read the versions of what decodes images, with a place for each."""
+    versions = []
+    for name in ("numpy", "pillow", "simplejpeg", "cykooz-resizer"):
+        try:
+            versions.append(importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            versions.append("")
+    return versions
 
 
 def choose_items(manifest: Manifest, split: str) -> tuple[Item, ...]:

@@ -1,5 +1,6 @@
 """Progress reports: what a run reports to its caller while it works, and a progress bar for terminals and notebooks."""
 
+import builtins
 import os
 import shutil
 import sys
@@ -121,6 +122,8 @@ def _measure_width(terminal: TextIO) -> int:
 def _make_bar() -> "Bar | None":
     """Make a bar of rich; None where nobody would see it."""
     if sys.stderr is None:  # Python has none where the caller closed it
+        return None
+    if not (sys.stderr.isatty() or hasattr(builtins, "get_ipython")):  # before rich is imported, which takes a while
         return None
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn

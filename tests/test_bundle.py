@@ -7,10 +7,11 @@ from bundle_files import rewrite, sign
 from pictures import write_digits
 
 import featx
-from featx.bundle import Bundle, check_run_name
+from featx.bundle import Bundle
 from featx.errors import BundleError, DriftError, UsageError
 from featx.options import FitOptions
 from featx.prediction import Predictor
+from featx.references import check_run_name
 
 
 @pytest.fixture
@@ -109,13 +110,49 @@ def test_foreign_types_in_the_head_are_listed_and_refused(bundle):
     (bundle / "head.skops").write_bytes(skops.io.dumps({"head": Foreign()}))
     sign(bundle)
     with pytest.raises(BundleError, match="Foreign"):
-        Predictor.load(bundle)
+        Bundle.open(bundle).load_head()
 
 
 def test_a_pickle_is_never_loaded(bundle):
     (bundle / "head.skops").write_bytes(b"\x80\x04cos\nsystem\n(S'true'\ntR.")
     sign(bundle)
     with pytest.raises(BundleError, match=r"head\.skops is damaged"):
+        Bundle.open(bundle).load_head()
+
+
+def test_a_bundle_without_its_plain_head_answers_the_same(bundle, digits):
+    picture = min((digits / "3").iterdir())
+    (with_it,) = Predictor.load(bundle).predict([picture])
+    (bundle / "head.npz").unlink()
+    with pytest.raises(BundleError, match=r"lacks head\.npz"):
+        Bundle.open(bundle)
+    sign(bundle)
+    (without,) = Predictor.load(bundle).predict([picture])
+    np.testing.assert_allclose(without.probabilities, with_it.probabilities, atol=1e-6)
+
+
+def test_a_plain_head_that_the_description_does_not_list_is_not_read(bundle):
+    (bundle / "head.npz").unlink()
+    sign(bundle)
+    (bundle / "head.npz").write_bytes(b"anything")
+    assert hasattr(Bundle.open(bundle).load_head(plain=True), "predict")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("classes", np.arange(10) + 1, "other classes than bundle.json"),
+        ("weights_0", np.zeros((3, 10), np.float32), "its parts do not match"),
+        ("weights_1", np.full(10, np.inf, np.float32), r"head\.npz is damaged"),
+        ("record", np.zeros(3), r"head\.npz is damaged"),
+    ],
+)
+def test_a_plain_head_that_does_not_fit_is_refused(bundle, name, value, message):
+    with np.load(bundle / "head.npz") as arrays:
+        changed = {**arrays, name: value}
+    np.savez(bundle / "head.npz", **changed)
+    sign(bundle)
+    with pytest.raises(BundleError, match=message):
         Predictor.load(bundle)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import featx
-from featx.bundle import _MOST_JSON_BYTES, Bundle, Draft, read_json, tabulate_predictions, write_bundle
+from featx.bundle import Bundle, Draft, tabulate_predictions, write_bundle
 from featx.errors import BundleError
 from featx.evaluation import Evaluation, evaluate
 from featx.evaluation.metrics import METRICS
@@ -15,6 +15,7 @@ from featx.golden import Golden
 from featx.heads import make_head
 from featx.items.archives import MAX_MEMBERS
 from featx.options import FitOptions
+from featx.references import _MOST_JSON_BYTES, read_json
 from featx.specs import HeadSpec
 from featx.store.lock import StoreLock
 from featx.wording import to_text

@@ -9,9 +9,11 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import logging
 import os
+import platform
 import shutil
 import tempfile
 import time
@@ -24,6 +26,7 @@ import platformdirs
 
 from featx.backbones.protocol import BackboneRequest, LayerInfo, Output
 from featx.errors import BackboneError
+from featx.specs import BackboneSpec
 
 #: Raised whenever the meaning of an entry changes.
 _VERSION = 1
@@ -31,9 +34,12 @@ _VERSION = 1
 #: Packages that build or convert a network.
 _STACK = ("featx", "keras", "tensorflow", "openvino")
 
+#: The first processor's part of Linux's list.
+_CPU_LINES = 30
+
 _ABOUT = "entry.json"
-_NETWORK = "network.xml"
-_WEIGHTS = "network.bin"
+#: The files of a network, in the cache and in a bundle.
+NETWORK, WEIGHTS = "network.xml", "network.bin"
 _UNFINISHED = ".unfinished-"
 
 #: What a damaged entry raises.
@@ -56,6 +62,7 @@ class Entry:
         outputs: Its outputs.
         layers: The layers at which its network can be cut.
         drift: Largest difference from Keras, measured when it was made (see `measure_runtime_drift`).
+        digest: sha256 of the network and its weights as they are in the cache.
     """
 
     folder: Path
@@ -69,11 +76,12 @@ class Entry:
     outputs: tuple[Output, ...]
     layers: tuple[LayerInfo, ...]
     drift: float
+    digest: str
 
     @property
     def network(self) -> Path:
         """The file of the network; its weights are next to it."""
-        return self.folder / _NETWORK
+        return self.folder / NETWORK
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +145,7 @@ def read_entry(name: str) -> Entry | None:
         if not _is_current(about["weights_file"]):
             remove(folder)
             return None
-        for file in (_NETWORK, _WEIGHTS):
+        for file in (NETWORK, WEIGHTS):
             _check_digest(folder / file, about["files"][file])
         described = about["backbone"]
         outputs = tuple(
@@ -146,7 +154,8 @@ def read_entry(name: str) -> Entry | None:
         layers = tuple(
             LayerInfo(**{**each, "output_shape": tuple(each["output_shape"])}) for each in described["layers"]
         )
-        entry = Entry(folder=folder, **{**described, "outputs": outputs, "layers": layers})
+        digest = join_digests(about["files"])
+        entry = Entry(folder=folder, digest=digest, **{**described, "outputs": outputs, "layers": layers})
     except FileNotFoundError as error:
         if not folder.exists():
             return None
@@ -160,12 +169,55 @@ def read_entry(name: str) -> Entry | None:
     return entry
 
 
+def join_digests(files: Mapping[str, str]) -> str:
+    """Return one digest for a network, from the sha256 of its files by name."""
+    return hashlib.sha256("".join(files[file] for file in (NETWORK, WEIGHTS)).encode()).hexdigest()
+
+
+def link_network(network: Path, folder: Path) -> None:
+    """Put a network and its weights into another folder, without a copy where the file system has hard links.
+
+    Args:
+        network: The file of the network; its weights are next to it.
+        folder: The other folder, which has no network yet.
+
+    Raises:
+        OSError: If they cannot be written.
+    """
+    for source in (network, network.with_suffix(".bin")):
+        try:
+            (folder / source.name).hardlink_to(source)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(source, folder / source.name)
+
+
+def find_entry(spec: BackboneSpec, height: int, width: int) -> Entry | None:
+    """Find an entry by its content, whatever request it was made from; None if there is none.
+
+    Args:
+        spec: The backbone, which has one output.
+        height: Rows of its images in px.
+        width: Columns of its images in px.
+    """
+    plain = {name: getattr(spec, name) for name in ("uri", "weights", "weights_digest")}
+    wanted = {**plain, "height": height, "width": width}
+    for folder in find_folder().glob("[!.]*"):
+        with contextlib.suppress(*_DAMAGES):  # `read_entry` says so, when it is asked for by its name
+            about = json.loads((folder / _ABOUT).read_text("utf-8"))
+            found = about["backbone"]
+            cuts = [(output["layer"], output["pooling"]) for output in found["outputs"]]
+            same = wanted == {name: found[name] for name in wanted} and cuts == [(spec.layer, spec.pooling)]
+            if same and about["versions"] == read_versions() and (entry := read_entry(folder.name)):
+                return entry
+    return None
+
+
 def write_entry(name: str, described: Mapping[str, Any], weights_file: str, save: Callable[[Path], None]) -> None:
     """Write an entry under a temporary name, and rename it: readers see all of it, or nothing.
 
     Args:
         name: Its name; an existing one stays.
-        described: The fields of `Entry` but its folder.
+        described: The fields of `Entry` but its folder and its digest.
         weights_file: The file that the weights came from; empty if there is none.
         save: Called with the path of the network's file, and writes it and its weights.
     """
@@ -174,12 +226,12 @@ def write_entry(name: str, described: Mapping[str, Any], weights_file: str, save
         parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
         try:
-            save(temporary / _NETWORK)
+            save(temporary / NETWORK)
             about = {
                 "backbone": dict(described),
                 "weights_file": _describe_file(weights_file),
                 "versions": read_versions(),
-                "files": {file: _digest(temporary / file) for file in (_NETWORK, _WEIGHTS)},
+                "files": {file: _digest(temporary / file) for file in (NETWORK, WEIGHTS)},
             }
             (temporary / _ABOUT).write_text(json.dumps(about, indent=1), "utf-8")
             with contextlib.suppress(OSError):  # another process was faster
@@ -193,6 +245,34 @@ def write_entry(name: str, described: Mapping[str, Any], weights_file: str, save
             parent,
             error.strerror or error,
         )
+
+
+def is_noted(fact: Mapping[str, Any]) -> bool:
+    """Return whether a fact was noted on this machine; nothing is if there is no cache."""
+    return not is_off() and _name_note(fact).exists()
+
+
+def note(fact: Mapping[str, Any]) -> None:
+    """Note a fact that need not be checked again on this machine."""
+    path = _name_note(fact)
+    if not is_off():
+        with contextlib.suppress(OSError):  # then it is checked again
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+
+def _name_note(fact: Mapping[str, Any]) -> Path:
+    deciding = {"version": _VERSION, "fact": dict(fact), "machine": _describe_machine(), "versions": read_versions()}
+    name = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:32]
+    return find_folder().parent / "checks" / name
+
+
+def _describe_machine() -> list[str]:
+    """Describe the machine as far as it decides which instructions compute a network."""
+    described = [platform.node(), platform.machine(), platform.system()]
+    with contextlib.suppress(OSError), Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as file:
+        described += [line for line in itertools.islice(file, _CPU_LINES) if line.startswith(("model name", "flags"))]
+    return described
 
 
 def list_entries() -> list[Usage]:
@@ -216,6 +296,9 @@ def prune(days: float) -> list[Usage]:
     removed = [usage for usage in list_entries() if usage.used_s <= oldest]
     for usage in removed:
         remove(usage.folder)
+    for checked in (find_folder().parent / "checks").glob("*"):
+        if checked.stat().st_mtime <= oldest:
+            checked.unlink(missing_ok=True)
     for leftover in find_folder().glob(f"{_UNFINISHED}*"):
         if leftover.stat().st_mtime <= time.time() - min(days, 1) * _DAY_SECONDS:
             remove(leftover)
@@ -238,7 +321,7 @@ def remove(folder: Path) -> None:
 
 
 def describe_backbone(backbone: Any, request: BackboneRequest, drift: float) -> dict[str, Any]:  # noqa: ANN401 - a KerasBackbone, which this module cannot import
-    """Return the fields of `Entry` but its folder."""
+    """Return the fields of `Entry` but its folder and its digest."""
     cut = ", ".join(map(str, request.layers))
     plain = {name: getattr(backbone, name) for name in ("uri", "weights", "weights_digest", "source_file")}
     return {

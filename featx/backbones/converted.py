@@ -15,14 +15,19 @@ class ConvertedBackbone:
     """A `Backbone` that was converted before; its network is read when it is first used.
 
     Args:
-        entry: Its entry in the cache.
+        entry: Where it is, and what it says of itself.
+        is_trusted: Whether this machine wrote it, as all that is in the cache; else it is checked when it is read.
 
     Attributes:
         drift: Largest difference from Keras, measured when it was converted (see `measure_runtime_drift`).
+        path: The file of its network; its weights are next to it.
+        is_trusted: Whether it is read without a check.
+        digest: sha256 of the converted network.
     """
 
-    def __init__(self, entry: Entry) -> None:
-        self._network: Path = entry.network
+    def __init__(self, entry: Entry, *, is_trusted: bool = True) -> None:
+        self.path: Path = entry.network
+        self.is_trusted = is_trusted
         self.uri = entry.uri
         self.weights = entry.weights
         self.weights_digest = entry.weights_digest
@@ -31,13 +36,17 @@ class ConvertedBackbone:
         self.outputs: tuple[Output, ...] = entry.outputs
         self.layers: tuple[LayerInfo, ...] = entry.layers
         self.drift = entry.drift
+        self.digest = entry.digest
 
     @functools.cached_property
     def runtime(self) -> "OpenVino":
         """What runs it."""
-        from featx.backbones.openvino import OpenVino, read_network
+        from featx.backbones.openvino import OpenVino, read_network, read_untrusted_network
 
-        return OpenVino(self, read_network(self._network, self.uri))
+        if self.is_trusted:
+            return OpenVino(self, read_network(self.path, self.uri))
+        (output,) = self.outputs
+        return OpenVino(self, read_untrusted_network(self.path, self.uri, (self.height, self.width), output.dim))
 
     def embed(self, images: UInt8Images) -> tuple[Features, ...]:
         """Embed a batch; see `Backbone.embed`."""

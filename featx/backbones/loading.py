@@ -112,8 +112,8 @@ def find_backbone(
         load_backbone, uri, layers=layers, pooling=pooling, weights=weights, image_size=image_size
     )
     request = _make_request(uri, layers, pooling, weights, image_size)
-    place = None if cache.is_off() or runtime == "keras" else _find_weights(request)
-    if place is None or has_gpu() or importlib.util.find_spec("openvino") is None:
+    place = _find_weights(request) if _may_use_cache(runtime) else None
+    if place is None:
         return load()
     name = cache.name_entry(request, place)
     entry = cache.read_entry(name)
@@ -122,6 +122,11 @@ def find_backbone(
     network = load()
     _keep(network, request, name)
     return network
+
+
+def _may_use_cache(runtime: str) -> bool:
+    is_wanted = runtime != "keras" and not cache.is_off()
+    return is_wanted and not has_gpu() and importlib.util.find_spec("openvino") is not None
 
 
 def _find_weights(request: BackboneRequest) -> str | None:
@@ -198,6 +203,8 @@ def rebuild_backbone(spec: BackboneSpec, image: ImageSpec, file: Path | None, ru
         WeightsError: If the weights differ from those in the spec.
         BackboneError: If it cannot be built.
     """
+    if file is None and _may_use_cache(runtime) and (entry := cache.find_entry(spec, image.height, image.width)):
+        return ConvertedBackbone(entry)
     uri, weights = locate_backbone(spec, file)
     size = (image.height, image.width)
     backbone = find_backbone(

@@ -7,6 +7,7 @@ stream, so that no core waits for another within a layer.
 import contextlib
 import functools
 import logging
+import math
 import queue
 import re
 import sys
@@ -18,19 +19,43 @@ from typing import Any
 import numpy as np
 
 from featx.backbones.protocol import Backbone, Features, UInt8Images, check_images, embed_in_pieces
+from featx.backbones.untrusted_networks import read_checked
 from featx.errors import BackboneError
 from featx.options import count_cores
 
-# OpenVINO reports its import to its makers unless this module cannot be imported.
-_telemetry = sys.modules.get("openvino_telemetry")
-sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-try:
+
+@contextlib.contextmanager
+def _hide(*names: str) -> Iterator[None]:
+    """Let the import of some modules fail in a block, unless they are there already."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None is what stops an import
+    try:
+        yield
+    finally:
+        for name in hidden:
+            del sys.modules[name]
+
+
+# OpenVINO reports its import to its makers unless this module cannot be imported. Its converter, which only a network
+# of Keras needs, takes half of the time of its import.
+_TELEMETRY, _CONVERTER = "openvino_telemetry", "openvino.tools.ovc"
+with _hide(_TELEMETRY, _CONVERTER):
     import openvino
-finally:
-    if _telemetry is None:
-        del sys.modules["openvino_telemetry"]
-    else:
-        sys.modules["openvino_telemetry"] = _telemetry
+
+
+def _convert(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - OpenVINO has no types for mypy
+    """Import OpenVINO's converter, and run it."""
+    with _hide(_TELEMETRY):
+        from openvino.tools.ovc import convert_model
+    openvino.convert_model = convert_model
+    return convert_model(*arguments, **options)
+
+
+if not hasattr(openvino, "convert_model"):
+    openvino.convert_model = _convert
+
+#: The largest output of a layer for one image, as for a Keras network; and of one value.
+MOST_LAYER_BYTES, _MOST_VALUE_BYTES = 2 * 2**30, 8
 
 _OUT_OF_MEMORY = re.compile(
     r"bad.alloc|out of memory|not enough memory|(failed to|can'?t|cannot|could not) allocate", re.IGNORECASE
@@ -171,6 +196,37 @@ def read_network(path: Path, uri: str) -> Any:  # noqa: ANN401 - as above
     """
     with _translate_errors(uri):
         return _start().read_model(path)
+
+
+def read_untrusted_network(path: Path, uri: str, size: tuple[int, int], dim: int) -> Any:  # noqa: ANN401 - as above
+    """Read a network that somebody else may have made, after a check of all of it.
+
+    Args:
+        path: The file of the network; its weights are next to it.
+        uri: Name of the backbone, for messages.
+        size: Height and width of the images that it must take, in px.
+        dim: Width of the features that it must return.
+
+    Raises:
+        MemoryError: If there is not enough memory.
+        BackboneError: If it is not such a network, or would take too much memory, or OpenVINO cannot read it.
+    """
+    try:
+        description, weights = read_checked(path, *size)
+    except (OSError, ValueError) as error:
+        msg = f"{path} cannot be used: {' '.join(str(error).split())[:200]}"
+        raise BackboneError(msg) from error
+    with _translate_errors(uri):
+        network = _start().read_model(description, openvino.Tensor(np.frombuffer(weights, np.uint8)))
+        single = network.clone()
+        single.reshape([1, *size, 3])
+        shapes = [tuple(output.get_shape()) for part in single.get_ordered_ops() for output in part.outputs()]
+        (result,) = (tuple(output.get_shape()) for output in single.outputs)
+    largest = max(map(math.prod, shapes)) * _MOST_VALUE_BYTES
+    if largest > MOST_LAYER_BYTES or math.prod(result) != dim:
+        msg = f"{path} cannot be used: its largest layer takes {largest:,} bytes, and its result has the shape {result}"
+        raise BackboneError(msg)
+    return network
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from typer.exceptions import Exit, TyperException
 
 from featx.cli import (
     backbones,
+    bundle,
     cache,
     compare,
     demo,
@@ -78,6 +79,7 @@ _add_verb(merge.merge, merge.EXAMPLE)
 _add_verb(export.export, export.EXAMPLE)
 _add_verb(backbones.backbones, backbones.EXAMPLE)
 _add_verb(layers.layers, layers.EXAMPLE)
+_add_verb(bundle.bundle, bundle.EXAMPLE)
 _add_verb(cache.cache, cache.EXAMPLE)
 
 

@@ -33,7 +33,7 @@ def demo(
     The images are the scanned digits that scikit-learn ships; nothing is downloaded. Every command is shown before it
     runs.
     """
-    from featx.bundle import find_bundle
+    from featx.references import find_bundle
 
     _claim(folder)
     count = _write_digits(folder / "digits")

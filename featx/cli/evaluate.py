@@ -76,7 +76,7 @@ def evaluate(
         except_=except_,
     )
     choose_items(manifest, split)  # before a network is loaded
-    predictor = featx.Predictor.load(found)
+    predictor = featx.Predictor.load(found, runtime=runtime)
     with ProgressReporter("predicting") as reporter:
         options = EmbedOptions(batch_size=batch_size, workers=workers, runtime=runtime, reporter=reporter)
         evaluation = predictor.evaluate(manifest, split=split, options=options, views=planned)

@@ -53,6 +53,14 @@ def fit(
     seed: flags.Seed = FIT_DEFAULTS.seed,
     runs: flags.Runs = Path(str(FIT_DEFAULTS.folder)),
     name: flags.RunName = FIT_DEFAULTS.name,
+    network: Annotated[
+        bool,
+        typer.Option(
+            "--network/--no-network",
+            help="Put the converted network into the bundle if it is in the cache, so that the bundle runs without "
+            "Keras and the weights.",
+        ),
+    ] = FIT_DEFAULTS.network,
     as_json: flags.Json = False,
 ) -> None:
     """Fit a classifier on a feature store and test it.
@@ -76,6 +84,7 @@ def fit(
             name=name,
             curve=curve,
             views=views,
+            network=network,
             reporter=reporter,
         )
         run = featx.fit(

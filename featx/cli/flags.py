@@ -371,13 +371,13 @@ def open_store(path: Path | None) -> Any:  # noqa: ANN401 - a FeatureStore, whos
 
 
 def find_bundle(reference: Path, images: Sequence[str]) -> Path:
-    """Find a bundle as `featx.bundle.find_bundle` does.
+    """Find a bundle as `featx.references.find_bundle` does.
 
     Raises:
         BundleError: If there is no such bundle.
         UsageError: If one of the images is the bundle.
     """
-    from featx.bundle import find_bundle as find
+    from featx.references import find_bundle as find
 
     try:
         return find(reference)
@@ -393,7 +393,7 @@ def find_run(reference: Path | None) -> Path | None:
     """Find the bundle that an argument for stores names by mistake or on purpose; None if it names none."""
     if reference is None or reference.suffix == ".h5":
         return None
-    from featx.bundle import find_bundle as find
+    from featx.references import find_bundle as find
 
     try:
         return find(reference)

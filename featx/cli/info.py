@@ -111,8 +111,9 @@ def _group_reasons(quarantined: list[dict[str, str]]) -> list[tuple[str, list[st
 
 
 def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
-    from featx.bundle import Bundle, read_json
+    from featx.bundle import Bundle
     from featx.evaluation import Evaluation
+    from featx.references import read_json
 
     bundle, record = Bundle.open(path), read_json(path, "bundle.json").get("record")
     head, test, test_name = bundle.head_spec, bundle.metrics.get("test"), _cut(bundle.metrics.get("test_name", ""))

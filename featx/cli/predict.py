@@ -86,7 +86,7 @@ def predict(
 
     planned = plan_views(views, augment, view_seed)
     chosen = _choose_format(Format.JSON if as_json else output, out)
-    predictor = featx.Predictor.load(flags.find_bundle(bundle, images))
+    predictor = featx.Predictor.load(flags.find_bundle(bundle, images), runtime=runtime)
     manifest = list_images(_read_lists(images), root=root, column=path_column or "")
     layout = _plan_layout(predictor.classes, top, chosen)
     is_terminal = out is None and sys.stdout is not None and sys.stdout.isatty()

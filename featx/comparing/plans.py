@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from featx.backbones import load_backbone, locate_backbone
-from featx.bundle import LATEST, find_bundle, read_json
 from featx.comparing.runs import FinishedRun, read_run
 from featx.errors import BackboneError, BundleError, DataError, FeatxError, SourceError, UsageError
 from featx.finetuning.finetuning import finetune, list_own_layers, load_trainable
@@ -24,6 +23,7 @@ from featx.heads.tuning import RULES
 from featx.items import Manifest
 from featx.items.sources import read_source_again
 from featx.options import CompareOptions, FineTuneOptions
+from featx.references import LATEST, find_bundle, read_json
 from featx.results import MOST_CHARACTERS, Run
 from featx.specs import FineTuneSpec
 from featx.store import FeatureStore

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.bundle import ITEMS, Bundle, check_own, read_json
+from featx.bundle import ITEMS, Bundle
 from featx.comparing.final_test import Entry
 from featx.comparing.report import describe_choice
 from featx.comparison_results import FINE_TUNED, FROZEN, START, START_MARK, ComparisonRow
@@ -24,6 +24,7 @@ from featx.files import read_columns, read_table
 from featx.fitting.dataset import Dataset, Partition
 from featx.heads.fitting import count_parameters
 from featx.options import CompareOptions
+from featx.references import check_own, read_json
 from featx.results import KEPT_START, LARGEST, MOST_CHARACTERS, PREDICTIONS, FineTuned, read_seconds_or_none
 from featx.wording import to_printable, to_text
 

@@ -20,7 +20,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.loading import find_backbone
 from featx.backbones.protocol import LayerInfo
-from featx.bundle import Draft, align_probabilities, check_run_name, read_versions, tabulate_predictions, write_bundle
+from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.embedding import check_image, make_spec
 from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
@@ -60,6 +60,7 @@ from featx.items.augmentation import draw_contact_sheet
 from featx.items.decoding import decode
 from featx.measuring import watch_memory
 from featx.options import FINETUNE_DEFAULTS, FineTuneOptions, check_options
+from featx.references import check_run_name
 from featx.reporting import Reporter
 from featx.results import KEPT_START, FineTuned, Run
 from featx.specs import FineTuneSpec, ImageSpec

@@ -4,12 +4,16 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.bundle import Draft, align_probabilities, check_run_name, read_versions, tabulate_predictions, write_bundle
+from featx.backbones import cache
+from featx.backbones.catalogue import APPLICATIONS
+from featx.backbones.untrusted_networks import read_checked
+from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.errors import DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.fitting.dataset import (
@@ -27,6 +31,7 @@ from featx.fitting.protocols import find_protocol, plan_head
 from featx.heads import FittedHead, Head, Tuned, describe_single_fold, fit_tuned, tune_and_fit
 from featx.heads.fitting import predict_rows
 from featx.options import FIT_DEFAULTS, FitOptions, check_options
+from featx.references import check_run_name
 from featx.reporting import Progress
 from featx.results import Curve, Run
 from featx.specs import HeadSpec
@@ -238,8 +243,27 @@ def _conclude(
     if options.folder is None:
         return replace(run, tested=tested)
     draft = _draft_bundle(run, store, dataset, outcome, options, tested)
+    if options.network:
+        network, notes = _find_network(store)
+        draft, run = replace(draft, network=network), replace(run, notes=(*run.notes, *notes))
     slug = f"{run.head.name}-{to_text(store.path.stem)}"
     return replace(run, bundle=write_bundle(draft, options.folder, slug, options.name))
+
+
+def _find_network(store: FeatureStore) -> tuple[Path | None, list[str]]:
+    """Find the converted network in the cache, and note why there is none; nothing is built for it."""
+    spec, image = store.spec.backbone, store.spec.image
+    name = spec.uri.partition("?")[0]
+    if cache.is_off() or not (name in APPLICATIONS or name.startswith("file:")):
+        return None, []
+    without = "the bundle does not hold its network, and needs Keras and the weights where it runs"
+    if (entry := cache.find_entry(spec, image.height, image.width)) is None:
+        return None, [f"{without}: {name} is not in the cache of networks; `featx bundle complete BUNDLE` adds it"]
+    try:
+        read_checked(entry.network, image.height, image.width)
+    except (OSError, ValueError) as error:
+        return None, [f"{without}: {error}"]
+    return entry.network, []
 
 
 def _note_protocol(name: str, tuned: Tuned) -> list[str]:

@@ -165,12 +165,22 @@ def score_logits(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> dic
 
 def take_probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """Turn logits into probabilities, float32 (n_items, n_classes): softmax, or the sigmoid of a single column."""
-    from scipy import special
-
     if logits.shape[1] == 1:
-        return np.concatenate([special.expit(-logits), special.expit(logits)], axis=1)
-    probabilities: NDArray[np.float32] = special.softmax(logits, axis=1)
-    return probabilities
+        return np.concatenate([sigmoid(-logits), sigmoid(logits)], axis=1)
+    return softmax(logits)
+
+
+def softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    """Return the softmax of each row of (n_items, n_classes), in the same precision."""
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares /= shares.sum(axis=1, keepdims=True)
+    return np.asarray(shares)
+
+
+def sigmoid(logits: NDArray[Any]) -> NDArray[Any]:
+    """Return 1 / (1 + exp(-x)) of each value, in the same precision."""
+    with np.errstate(over="ignore"):  # the exponential of a large number is infinite, and the share 0
+        return np.asarray(1 / (1 + np.exp(-logits)))
 
 
 @dataclass(frozen=True, slots=True)

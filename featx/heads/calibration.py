@@ -14,15 +14,15 @@ from sklearn.utils.validation import check_is_fitted
 from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it ships no types
 
 from featx.errors import DataError, UnknownNameError
-from featx.specs import CALIBRATIONS
+from featx.heads.plain import CURVES, METHODS, Calibration, FloatArray, check_scores, list_curves
 
-FloatArray = NDArray[np.float64]
-
-#: The methods of `Calibrator`.
-METHODS = CALIBRATIONS[1:]
-
-#: Those with a curve for each class. Steps can bend anywhere, so they need about a thousand items or more.
-CURVES = ("sigmoid", "isotonic")
+#: The parameters of each method that are fitted, if not a factor alone.
+_FITTED = {
+    "mixture": ("factor", "share"),
+    "bias": ("factor", "biases"),
+    "sigmoid": ("slopes", "offsets"),
+    "isotonic": ("knots",),
+}
 
 #: The logarithm of a factor on the scores stays between these.
 _LOG_FACTORS = (-10, 10)
@@ -127,7 +127,7 @@ class Calibrator(BaseEstimator):
         if self.method not in METHODS:
             msg = f"calibration {self.method!r} is unknown; choose one of {', '.join(METHODS)}"
             raise UnknownNameError(msg)
-        given = _check_scores(scores)
+        given = check_scores(scores)
         columns = np.asarray(positions)
         if columns.shape != given.shape[:1] or columns.dtype.kind not in "iu":
             msg = f"positions are {columns.dtype} of shape {columns.shape}; pass integers of shape ({len(given)},)"
@@ -163,21 +163,12 @@ class Calibrator(BaseEstimator):
             DataError: If there are not as many columns as were fitted.
         """
         check_is_fitted(self, "n_classes_")
-        given = _check_scores(scores)
-        if given.shape[1] != self.n_classes_:
-            msg = f"scores have {given.shape[1]} columns; the calibration was fitted to {self.n_classes_}"
-            raise DataError(msg)
-        equal = np.isfinite(given) / np.isfinite(given).sum(axis=1, keepdims=True)
-        if self.method not in CURVES:
-            margins = self.factor_ * given + (self.biases_ if self.method == "bias" else 0.0)
-            share = self.share_ if self.method == "mixture" else 0.0
-            return np.asarray((1 - share) * special.softmax(margins, axis=1) + share * equal)
-        curves = _list_curves(given)
-        chances = np.stack([self._apply_curve(number, curve) for number, curve in enumerate(curves.T)], axis=1)
-        if self.n_classes_ == 2:  # noqa: PLR2004 - the other has the rest
-            return np.concatenate([1 - chances, chances], axis=1)
-        total = chances.sum(axis=1, keepdims=True)
-        return np.where(total > 0, chances / np.where(total > 0, total, 1), equal)
+        return self.read().predict_proba(scores)
+
+    def read(self) -> Calibration:
+        """Return the fitted parameters, with which SciPy is not needed."""
+        parts = _FITTED.get(self.method, ("factor",))
+        return Calibration(self.method, self.n_classes_, **{name: getattr(self, f"{name}_") for name in parts})
 
     def check_state(self) -> None:
         """Check a fitted state that comes from a file; an array instead of a number would multiply memory.
@@ -186,29 +177,11 @@ class Calibrator(BaseEstimator):
             AttributeError, TypeError: If a part is missing, or of another type than `fit` leaves.
             ValueError: If the parts do not fit together, or are not finite.
         """
-        n_curves = 1 if self.n_classes_ == 2 else self.n_classes_  # noqa: PLR2004 - one curve is enough
-        if self.method not in CURVES:
-            fits = self.method in METHODS and isinstance(self.factor_, float) and 0 < self.factor_ < np.inf
-            if self.method == "mixture":
-                fits = fits and isinstance(self.share_, float) and 0 <= self.share_ <= 1
-            elif self.method == "bias":
-                fits = fits and self.biases_.shape == (self.n_classes_,) and bool(np.isfinite(self.biases_).all())
-        elif self.method == "sigmoid":  # an offset of minus infinity is that of a class without items
-            slopes, offsets = self.slopes_, self.offsets_
-            fits = slopes.shape == offsets.shape == (n_curves,)
-            fits = fits and bool(np.isfinite(slopes).all() and (offsets < np.inf).all())
-        else:
-            knots = [np.asarray(curve, np.float64) for curve in self.knots_]
-            fits = len(knots) == n_curves and all(
-                curve.shape == (2, curve.size // 2) and curve.size > 0 and np.isfinite(curve).all() for curve in knots
-            )
-        if not fits:
-            msg = "a calibration whose parts do not fit"
-            raise ValueError(msg)
+        self.read().check()
 
     def _fit_map(self, scores: FloatArray, columns: NDArray[Any], weights: FloatArray) -> None:
         if self.method in CURVES:
-            self._fit_curves(_list_curves(scores), columns, weights)
+            self._fit_curves(list_curves(scores), columns, weights)
         elif self.method == "mixture":
             self.factor_, self.share_ = fit_mixture(scores, columns, weights)
         else:
@@ -227,15 +200,6 @@ class Calibrator(BaseEstimator):
             self.slopes_, self.offsets_ = np.array([_fit_sigmoid(*pair) for pair in pairs]).T
         else:
             self.knots_ = [_fit_steps(*pair) for pair in pairs]
-
-    def _apply_curve(self, number: int, curve: FloatArray) -> FloatArray:
-        """Return the probabilities for one curve's scores; 0 and 1 at the infinities."""
-        finite = np.where(np.isfinite(curve), curve, 0)
-        if self.method == "sigmoid":
-            chances = special.expit(self.slopes_[number] * finite + self.offsets_[number])
-        else:
-            chances = np.interp(finite, *self.knots_[number])
-        return np.where(np.isfinite(curve), chances, curve > 0)
 
 
 #: Added to probabilities, which stay finite in logarithms and denominators.
@@ -306,22 +270,6 @@ def _fit_biases(
     bounds = [_LOG_FACTORS, *[(None, None)] * scores.shape[1]]
     found = optimize.minimize(measure, first, jac=True, method="L-BFGS-B", bounds=bounds).x
     return start * math.exp(found[0]), found[1:]
-
-
-def _check_scores(scores: ArrayLike) -> FloatArray:
-    given = np.asarray(scores, np.float64)
-    if given.ndim != 2 or len(given) == 0 or given.shape[1] < 2:  # noqa: PLR2004 - items and classes
-        msg = f"scores have the shape {given.shape}; pass (items, classes), with at least one item and two classes"
-        raise DataError(msg)
-    if np.isnan(given).any() or (given == np.inf).any() or (given == -np.inf).all(axis=1).any():
-        msg = "scores contain NaN, infinity, or a row without a finite score; pass margins or log-probabilities"
-        raise DataError(msg)
-    return given
-
-
-def _list_curves(scores: FloatArray) -> FloatArray:
-    """Return the scores that the curves map, float64 (n_items, n_curves); of two classes their difference."""
-    return scores[:, 1:] - scores[:, :1] if scores.shape[1] == 2 else scores  # noqa: PLR2004 - one curve is enough
 
 
 def _fit_sigmoid(scores: FloatArray, positive: FloatArray, weights: FloatArray) -> tuple[float, float]:

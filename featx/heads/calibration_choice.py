@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import special
 
 from featx.evaluation.metrics import make_gaps
-from featx.heads.calibration import CURVES, METHODS, Calibrator, FloatArray
+from featx.heads.calibration import Calibrator
+from featx.heads.plain import CURVES, METHODS, FloatArray
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
 

@@ -18,7 +18,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassif
 from sklearn.ensemble._hist_gradient_boosting.predictor import TreePredictor
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline
-from sklearn.svm import SVC
+from sklearn.preprocessing import Normalizer, StandardScaler
+from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.tree._tree import Tree
 
@@ -26,8 +27,13 @@ from featx.errors import BundleError
 from featx.files import list_members, read_array
 from featx.heads.calibrated import CalibratedHead
 from featx.heads.calibration import Calibrator
+from featx.heads.discriminant import ShrunkDiscriminant
+from featx.heads.linear import LinearHead
+from featx.heads.logistic import ScaledLogisticRegression
 from featx.heads.neighbours import CosineNeighbours
 from featx.heads.networks import NetworkClassifier
+from featx.heads.plain import DIVIDED, PlainHead
+from featx.heads.ridge import ScaledRidge
 
 #: Types in the heads of earlier versions.
 _FORMER = ("sklearn.calibration._CalibratedClassifier", "sklearn.calibration._TemperatureScaling")
@@ -144,6 +150,42 @@ def load_head(path: Path) -> Any:  # noqa: ANN401 - a fitted scikit-learn classi
         raise BundleError(msg) from error
     msg = f"{path} holds a {type(estimator).__name__}, which is not a fitted head; choose another file"
     raise BundleError(msg)
+
+
+#: How the outputs of a classifier become scores (see `featx.heads.plain.SCORES`), of those that are plain arrays.
+_SCORES: dict[type, str] = {
+    LinearSVC: "opposed",
+    NetworkClassifier: "log-probabilities",
+    ScaledLogisticRegression: "log-softmax",
+    ScaledRidge: "margins",
+    ShrunkDiscriminant: "log-softmax",
+}
+
+
+def make_plain_head(estimator: Any) -> PlainHead | None:  # noqa: ANN401 - a fitted scikit-learn classifier
+    """Make the head of plain arrays with the same answers; None if the classifier does not consist of arrays.
+
+    Args:
+        estimator: As `fit_head` returns it.
+    """
+    if not isinstance(estimator, Pipeline) or len(estimator) != 2:  # noqa: PLR2004 - scaler and classifier
+        return None
+    scaler, classifier = estimator[0], estimator[-1]
+    classes, calibration = classifier.classes_, None
+    if isinstance(classifier, CalibratedHead):
+        calibration, classifier = classifier.calibrator_.read(), classifier.classifier_
+    if type(classifier) not in _SCORES or len(classifier.classes_) != len(classes) or classes.dtype.kind not in "iu":
+        return None
+    if isinstance(classifier, NetworkClassifier):
+        scaler, weights = classifier.scaler_, list(classifier.weights_)
+    else:
+        weights = [classifier.coef_.T, classifier.intercept_]
+    scaling = {StandardScaler: "standard", Normalizer: "l2"}.get(type(scaler), "none")
+    if isinstance(classifier, LinearHead) and classifier.scaling == "l2":
+        scaling = DIVIDED
+    shift, scale = (scaler.mean_, scaler.scale_) if scaling == "standard" else (None, None)
+    kind = _SCORES[type(classifier)]
+    return PlainHead(classes.astype(np.int64), weights, kind, scaling, shift, scale, calibration)
 
 
 def _strip(estimator: Any) -> Any:  # noqa: ANN401 - scikit-learn classifiers

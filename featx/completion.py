@@ -1,0 +1,102 @@
+"""A bundle's own network: added to a bundle, or removed from it, after it was written."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from featx.backbones.cache import NETWORK, WEIGHTS, link_network
+from featx.backbones.converted import ConvertedBackbone
+from featx.backbones.loading import rebuild_backbone
+from featx.backbones.running import convert
+from featx.bundle import Bundle, describe_file
+from featx.errors import BackboneError, BundleError, UsageError
+from featx.files import publish_file, sync_file, write_atomically, write_json
+from featx.prediction import check_golden, read_network
+from featx.references import MANIFEST, read_json
+
+
+def complete_bundle(path: str | os.PathLike[str]) -> bool:
+    """Add the network to a bundle, so that it runs without Keras and without the weights.
+
+    Args:
+        path: The bundle; see `Bundle.open`.
+
+    Returns:
+        Whether it was added; a bundle that has one is left as it is.
+
+    Raises:
+        BundleError: If the bundle is damaged or cannot be written to, or the network cannot be built here.
+        DriftError: If this machine computes other features than those in training.
+        UsageError: If the backbone has no network.
+    """
+    bundle = Bundle.open(path)
+    if {NETWORK, WEIGHTS} <= set(bundle.files):
+        return False
+    try:
+        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=bundle.path) as name:
+            folder = Path(name)
+            _write_network(bundle, folder)
+            added = {file: describe_file(folder / file) for file in (NETWORK, WEIGHTS)}
+            digests = {file: str(about["sha256"]) for file, about in added.items()}
+            # The golden pictures, with the network as whoever receives the bundle will read it.
+            check_golden(bundle, read_network(replace(bundle, path=folder, files=digests)))
+            for file in added:
+                sync_file(folder / file)
+                publish_file(folder / file, bundle.path / file)
+        _list_files(bundle.path, added)
+    except BackboneError as error:
+        msg = f"{bundle.path} cannot be completed here: {error}"
+        raise BundleError(msg) from error
+    except OSError as error:
+        msg = f"{bundle.path} cannot be written to: {error.strerror or error}; copy it to a folder that can be"
+        raise BundleError(msg) from error
+    return True
+
+
+def slim_bundle(path: str | os.PathLike[str]) -> bool:
+    """Remove the network from a bundle, which then needs the backbone's weights and Keras to run, or the cache.
+
+    Args:
+        path: The bundle; see `Bundle.open`.
+
+    Returns:
+        Whether there was one.
+
+    Raises:
+        BundleError: If the bundle is damaged, or cannot be written to.
+    """
+    bundle = Bundle.open(path)
+    there = [file for file in (NETWORK, WEIGHTS) if file in bundle.files]
+    try:
+        _list_files(bundle.path, dict.fromkeys(there))
+        for file in there:
+            (bundle.path / file).unlink(missing_ok=True)
+    except OSError as error:
+        msg = f"{bundle.path} cannot be written to: {error.strerror or error}; copy it to a folder that can be"
+        raise BundleError(msg) from error
+    return bool(there)
+
+
+def _write_network(bundle: Bundle, folder: Path) -> None:
+    backbone = rebuild_backbone(bundle.embed_spec.backbone, bundle.embed_spec.image, bundle.backbone_file)
+    if isinstance(backbone, ConvertedBackbone):
+        link_network(backbone.path, folder)
+    elif hasattr(backbone, "graph") and getattr(backbone, "precision", "float32") == "float32":
+        convert(backbone).save(folder / NETWORK)
+    else:
+        msg = f"{backbone.uri} is not a network in float32, so a bundle cannot hold it; it is complete as it is"
+        raise UsageError(msg)
+
+
+def _list_files(folder: Path, changes: Mapping[str, Any]) -> None:
+    """Change the list of files in the description of a bundle; None removes a file from it."""
+    path = folder / MANIFEST
+    about = read_json(folder, MANIFEST)
+    files = {name: file for name, file in {**about["files"], **changes}.items() if file is not None}
+    written = path.stat()
+    with write_atomically(path) as temporary:
+        write_json({**about, "files": dict(sorted(files.items()))}, temporary)
+    os.utime(path, ns=(written.st_atime_ns, written.st_mtime_ns))  # by which the newest bundle is found

@@ -12,7 +12,7 @@ from scipy import linalg
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.class_weight import compute_class_weight
 
-from featx.heads.linear import BINARY, LinearHead, unfold
+from featx.heads.linear import BINARY, LinearHead, spread_margins, unfold
 from featx.heads.logistic import Whitening
 from featx.heads.ridge import accumulate_gram
 from featx.heads.rows import FeatureRows
@@ -76,6 +76,10 @@ class ScaledLinearSVC(LinearHead):
             msg = f"Newton's method failed to converge after {solution.steps} iterations; increase max_iter"
             warnings.warn(msg, ConvergenceWarning, stacklevel=2)
         return self.set_coefficients(*path.unfold(solution, 0))
+
+    def score_classes(self, X: ArrayLike | FeatureRows) -> Floats:
+        """Return the margins, (n_items, n_classes), as tuning scores items: each class has its own machine."""
+        return spread_margins(self.decision_function(X))
 
 
 @dataclass(frozen=True, slots=True)

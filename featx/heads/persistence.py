@@ -29,6 +29,7 @@ from featx.heads.calibrated import CalibratedHead
 from featx.heads.calibration import Calibrator
 from featx.heads.discriminant import ShrunkDiscriminant
 from featx.heads.linear import LinearHead
+from featx.heads.linear_svm import ScaledLinearSVC
 from featx.heads.logistic import ScaledLogisticRegression
 from featx.heads.neighbours import CosineNeighbours
 from featx.heads.networks import NetworkClassifier
@@ -157,6 +158,7 @@ _SCORES: dict[type, str] = {
     LinearSVC: "opposed",
     NetworkClassifier: "log-probabilities",
     ScaledLogisticRegression: "log-softmax",
+    ScaledLinearSVC: "margins",
     ScaledRidge: "margins",
     ShrunkDiscriminant: "log-softmax",
 }

@@ -5,10 +5,14 @@ import zipfile
 
 import numpy as np
 import pytest
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
 
 from featx.errors import DataError
 from featx.files import DAMAGES
 from featx.heads import dump_head, find_head, fit_head, load_head
+from featx.heads.calibrated import CalibratedHead
 from featx.heads.persistence import make_plain_head
 from featx.heads.plain import METHODS, PlainHead
 from featx.specs import SCALINGS, HeadSpec
@@ -78,9 +82,12 @@ def test_heads_that_are_not_arrays_have_no_plain_form(name, digits):
 
 @pytest.fixture(scope="module")
 def plain(digits, tmp_path_factory):
-    """The file of a head with scaling and knots."""
+    """The file of a head with a scaling of its own, as an older featx fitted them, and knots."""
     path = tmp_path_factory.mktemp("plain") / "head.npz"
-    make_plain_head(fit(digits, "linear-svm", 3, "standard", "isotonic")).write(path)
+    X, y, _ = (array[:200] for array in digits)
+    classifier = CalibratedHead(LinearSVC(max_iter=50, tol=1e-2), "isotonic")
+    head = Pipeline([("scaler", StandardScaler()), ("classifier", classifier)]).fit(X, y % 3)
+    make_plain_head(head).write(path)
     return path
 
 

@@ -248,7 +248,7 @@ def test_scores_are_log_probabilities_where_there_are_any(digits):
     np.testing.assert_allclose(np.exp(scores), forest.predict_proba(X[folds == 0]), atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["logreg", "ridge", "lda", "knn"])
+@pytest.mark.parametrize("name", ["logreg", "ridge", "lda", "knn", "linear-svm"])
 @pytest.mark.parametrize("scaling", ["none", "standard"])
 def test_held_out_scores_are_in_the_units_of_the_fitted_head(name, scaling, wide):
     """A calibrator is fitted on the same kind of scores that it maps afterwards."""

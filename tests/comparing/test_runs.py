@@ -61,7 +61,7 @@ def test_a_run_has_the_numbers_of_its_bundle(few, fitted):
     assert found.embed_seconds == few.embed_seconds > 0
     assert (found.validation_accuracy, found.fit_seconds) == (fitted.validation.accuracy, fitted.seconds)
     assert (found.kind, found.run, found.trained_parameters) == ("frozen", fitted.bundle, 4 * (240 + 1))
-    assert found.notes[0].startswith(f"validated on {fitted.n_train} images held out of its own training set, so its ")
+    assert found.notes[0].startswith(f"validated on {fitted.n_train} images of its own training set, not on those ")
 
 
 def test_a_fine_tuned_run_is_compared_with_the_best_frozen_head(few, fitted, bundle, monkeypatch):

@@ -94,10 +94,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule()
     def embed(self):
-        report = run_embedding(Command(self.source, self.root), self.root / "notes")
-        assert report.error is None or self.list_good() == {}, report.error
-        if report.error is None:
-            self.note_success(report)
+        self.check(run_embedding(Command(self.source, self.root), self.root / "notes"))
 
     @rule(operation=st.integers(1, 90))
     def crash(self, operation):
@@ -105,8 +102,7 @@ class StoreMachine(RuleBasedStateMachine):
         report = run_embedding(Command(self.source, self.root, Fault(operation)), self.root / "notes")
         event(f"exit code {report.exit_code}, {len(report.committed)} rows committed")
         if report.exit_code == 0:
-            assert report.error is None, report.error
-            self.note_success(report)
+            self.check(report)
             return
         self.committed |= report.committed
         if self.path.exists():
@@ -134,6 +130,11 @@ class StoreMachine(RuleBasedStateMachine):
         repair_store(self.path)
         self.sealed = restored
         self.committed = set()
+
+    def check(self, report):
+        assert report.error is None or self.list_good() == {}, report.error
+        if report.error is None:
+            self.note_success(report)
 
     def note_success(self, report):
         self.sealed = self.list_good()

@@ -22,7 +22,6 @@ import csv
 import datetime as dt
 import functools
 import hashlib
-import importlib.metadata
 import itertools
 import logging
 import os
@@ -60,6 +59,7 @@ from featx.heads.plain import PlainHead
 from featx.items.augmentation import is_canonical
 from featx.items.decoding import MAX_PIXELS
 from featx.references import LATEST, MANIFEST, METRICS, check_own, find_bundle, read_json
+from featx.registry import find_versions
 from featx.results import PREDICTIONS
 from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec
 
@@ -216,13 +216,9 @@ class Draft:
 
 @functools.cache
 def read_versions() -> dict[str, str]:
-    """Read the versions of the packages that compute a head."""
+    """Read the versions of the packages that compute a head; only Keras heads need the last two."""
     packages = ("featx", "numpy", "scikit-learn", "scipy", "skops", "keras", "tensorflow")
-    versions = {"python": platform.python_version()}
-    for name in packages:  # only Keras heads need the last two
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+    return {"python": platform.python_version(), **find_versions(packages)}
 
 
 def tabulate_predictions(

@@ -1,8 +1,9 @@
 """A bundle's own network: added to a bundle, or removed from it, after it was written."""
 
+import contextlib
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def complete_bundle(path: str | os.PathLike[str]) -> bool:
     if {NETWORK, WEIGHTS} <= set(bundle.files):
         return False
     try:
-        with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=bundle.path) as name:
+        with _say_failures(bundle), tempfile.TemporaryDirectory(prefix=".unfinished-", dir=bundle.path) as name:
             folder = Path(name)
             _write_network(bundle, folder)
             added = {file: describe_file(folder / file) for file in (NETWORK, WEIGHTS)}
@@ -46,12 +47,9 @@ def complete_bundle(path: str | os.PathLike[str]) -> bool:
             for file in added:
                 sync_file(folder / file)
                 publish_file(folder / file, bundle.path / file)
-        _list_files(bundle.path, added)
+            _list_files(bundle.path, added)
     except BackboneError as error:
         msg = f"{bundle.path} cannot be completed here: {error}"
-        raise BundleError(msg) from error
-    except OSError as error:
-        msg = f"{bundle.path} cannot be written to: {error.strerror or error}; copy it to a folder that can be"
         raise BundleError(msg) from error
     return True
 
@@ -70,14 +68,20 @@ def slim_bundle(path: str | os.PathLike[str]) -> bool:
     """
     bundle = Bundle.open(path)
     there = [file for file in (NETWORK, WEIGHTS) if file in bundle.files]
-    try:
+    with _say_failures(bundle):
         _list_files(bundle.path, dict.fromkeys(there))
         for file in there:
             (bundle.path / file).unlink(missing_ok=True)
+    return bool(there)
+
+
+@contextlib.contextmanager
+def _say_failures(bundle: Bundle) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         msg = f"{bundle.path} cannot be written to: {error.strerror or error}; copy it to a folder that can be"
         raise BundleError(msg) from error
-    return bool(there)
 
 
 def _write_network(bundle: Bundle, folder: Path) -> None:

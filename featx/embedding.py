@@ -5,7 +5,6 @@
 
 import contextlib
 import functools
-import importlib.metadata
 import math
 import os
 import platform
@@ -30,6 +29,7 @@ from featx.items.decoding import decode
 from featx.ledger import Ledger, describe_source
 from featx.measuring import WRITE, Timing
 from featx.options import EMBED_DEFAULTS, EmbedOptions, check_options
+from featx.registry import find_versions
 from featx.reporting import Reporter
 from featx.specs import DECODERS, DEFAULT_DECODER, DTYPES, BackboneSpec, EmbedSpec, ImageSpec, ViewSpec
 from featx.store import FeatureStore
@@ -450,10 +450,7 @@ def _build(
 
 
 def _describe_provenance(manifest: Manifest, network: Backbone, shape: tuple[int, ...], golden: Golden) -> Provenance:
-    versions = {"python": platform.python_version()}
-    for package in _STACK:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
+    versions = {"python": platform.python_version(), **find_versions(_STACK)}
     runtime = find_usual_runtime(network)
     file, now = to_text(network.source_file), time.time_ns()
     return Provenance(describe_source(manifest), versions, runtime, 0.0, shape, file, golden, now, manifest.reading)

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -41,11 +40,15 @@ from featx.items.reading import Examined, Listing, count_views, examine, expand_
 from featx.items.sources import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
 from featx.measuring import Timing
 from featx.options import EMBED_DEFAULTS, RUNTIMES, EmbedOptions
+from featx.registry import find_versions
 from featx.specs import ImageSpec, ViewSpec
 from featx.splitting import read_split
 
 #: With fewer images than this, converting the network takes longer than it saves.
 FEW_IMAGES = 256
+
+#: Packages that decode images.
+_DECODERS = ("numpy", "pillow", "simplejpeg", "cykooz-resizer")
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -324,7 +327,12 @@ def check_golden(bundle: Bundle, backbone: Backbone) -> None:
         for data in bundle.golden.files:
             golden.update(hashlib.sha256(data).digest())
         spec = bundle.embed_spec.image.to_dict()
-        fact = {"network": backbone.digest, "golden": golden.hexdigest(), "image": spec, "decoders": _read_decoders()}
+        fact = {
+            "network": backbone.digest,
+            "golden": golden.hexdigest(),
+            "image": spec,
+            "decoders": find_versions(_DECODERS),
+        }
         if cache.is_noted(fact):
             backbone.is_trusted = True  # a network with this digest was checked here before
             return
@@ -340,17 +348,6 @@ def check_golden(bundle: Bundle, backbone: Backbone) -> None:
         raise DriftError(msg)
     if fact:
         cache.note(fact)
-
-
-def _read_decoders() -> list[str]:
-    """Read the versions of what decodes images, with a place for each."""
-    versions = []
-    for name in ("numpy", "pillow", "simplejpeg", "cykooz-resizer"):
-        try:
-            versions.append(importlib.metadata.version(name))
-        except importlib.metadata.PackageNotFoundError:
-            versions.append("")
-    return versions
 
 
 def choose_items(manifest: Manifest, split: str) -> tuple[Item, ...]:

@@ -4,11 +4,12 @@ The providers of backbones import heavy frameworks, so they are reached only thr
 or through the entry points of other packages: listing names imports nothing.
 """
 
+import contextlib
 import difflib
 import functools
 import itertools
 from collections.abc import Collection, Iterable
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
 from typing import Any
 
 from featx.errors import UnknownNameError
@@ -70,6 +71,15 @@ _SYNONYMS = {
 @functools.cache
 def _read_entry_points(group: str) -> dict[str, str]:
     return {point.name.lower(): point.value for point in entry_points(group=group)}
+
+
+def find_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those of the packages that are installed."""
+    versions = {}
+    for name in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def list_names(table: dict[str, str], group: str) -> list[str]:

@@ -8,7 +8,6 @@ an entry is read.
 import contextlib
 import functools
 import hashlib
-import importlib.metadata
 import itertools
 import json
 import logging
@@ -26,6 +25,7 @@ import platformdirs
 
 from featx.backbones.protocol import BackboneRequest, LayerInfo, Output
 from featx.errors import BackboneError
+from featx.registry import find_versions
 from featx.specs import BackboneSpec
 
 #: Raised whenever the meaning of an entry changes.
@@ -130,11 +130,7 @@ def name_entry(request: BackboneRequest, found_in: str) -> str:
 @functools.cache
 def read_versions() -> dict[str, str]:
     """Read the versions of the packages that build and convert a network."""
-    versions = {}
-    for name in _STACK:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[name] = importlib.metadata.version(name)
-    return versions
+    return find_versions(_STACK)
 
 
 def read_entry(name: str) -> Entry | None:

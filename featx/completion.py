@@ -79,6 +79,8 @@ def slim_bundle(path: str | os.PathLike[str]) -> bool:
 def _say_failures(bundle: Bundle) -> Iterator[None]:
     try:
         yield
+    except BundleError:  # an OSError by its class, with a reason of its own
+        raise
     except OSError as error:
         msg = f"{bundle.path} cannot be written to: {error.strerror or error}; copy it to a folder that can be"
         raise BundleError(msg) from error

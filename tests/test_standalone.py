@@ -250,6 +250,18 @@ def test_a_network_can_be_removed_and_added(bundle, made, tmp_path, monkeypatch)
 
 
 @pytest.mark.keras
+def test_a_network_that_computes_other_features_is_not_added(bundle, monkeypatch):
+    slim_bundle(bundle)
+    before = sorted(path.name for path in bundle.iterdir())
+    monkeypatch.setenv("FEATX_CACHE", "off")
+    monkeypatch.setattr("featx.prediction.MAX_DRIFT", -1.0)  # no drift is so small
+    with pytest.raises(DriftError, match="this machine does not reproduce: they differ by") as caught:
+        complete_bundle(bundle)
+    assert "cannot be written" not in str(caught.value)
+    assert sorted(path.name for path in bundle.iterdir()) == before
+
+
+@pytest.mark.keras
 def test_a_bundle_without_its_network_says_what_it_needs_where_keras_is_missing(bundle, made, tmp_path, monkeypatch):
     slim_bundle(bundle)
     monkeypatch.setenv("FEATX_CACHE", str(tmp_path / "empty"))

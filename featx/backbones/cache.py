@@ -24,7 +24,7 @@ from typing import Any
 import platformdirs
 
 from featx.backbones.protocol import BackboneRequest, LayerInfo, Output
-from featx.errors import BackboneError
+from featx.errors import BackboneError, UsageError
 from featx.registry import find_versions
 from featx.specs import BackboneSpec
 
@@ -107,7 +107,14 @@ def is_off() -> bool:
 
 
 def find_folder() -> Path:
-    """Return the folder of the cache: in `FEATX_CACHE`, or in the user's cache folder."""
+    """Return the folder of the cache: in `FEATX_CACHE`, or in the user's cache folder.
+
+    Raises:
+        UsageError: If there is none, see `is_off`; `off` must not be taken for a folder.
+    """
+    if is_off():
+        msg = "FEATX_CACHE is off, so no networks are kept; unset it, or name a folder"
+        raise UsageError(msg)
     return Path(os.environ.get("FEATX_CACHE") or platformdirs.user_cache_dir("featx")) / "networks"
 
 
@@ -250,8 +257,8 @@ def is_noted(fact: Mapping[str, Any]) -> bool:
 
 def note(fact: Mapping[str, Any]) -> None:
     """Note a fact that need not be checked again on this machine."""
-    path = _name_note(fact)
     if not is_off():
+        path = _name_note(fact)
         with contextlib.suppress(OSError):  # then it is checked again
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()

@@ -14,10 +14,10 @@ from typing import Any
 
 from featx.errors import UnknownNameError
 
-#: Providers of backbones: by the part of a uri before `:`, or the whole name of a built-in backbone.
+#: Providers of backbones: by the scheme of a uri, which ends in a colon, or by the whole name of a built-in backbone.
 BACKBONES: dict[str, str] = {
-    "keras": "featx.backbones.applications:load_application",
-    "file": "featx.backbones.savedmodels:load_saved_model",
+    "keras:": "featx.backbones.applications:load_application",
+    "file:": "featx.backbones.savedmodels:load_saved_model",
     "scattering": "featx.backbones.scattering:load_scattering",
     "colour": "featx.backbones.colour:load_colour",
 }

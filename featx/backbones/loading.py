@@ -258,15 +258,16 @@ def check_uri(uri: str) -> None:
 
 def list_backbones() -> list[str]:
     """List every name that `load_backbone` takes, built-in ones first."""
-    built_in = [name for name in list_names(BACKBONES, _GROUP) if name not in {"keras", "file"}]
+    built_in = [name for name in list_names(BACKBONES, _GROUP) if not name.endswith(":")]
     return [*built_in, *APPLICATIONS]
 
 
 def _find_provider(name: str) -> str:
     if name in APPLICATIONS:
-        return "keras"
-    if name.startswith("file:"):
-        return "file"
+        return "keras:"
+    scheme = "".join(name.partition(":")[:2])  # a name without a colon is its own scheme
+    if scheme in BACKBONES and scheme != "keras:":  # whose models are named without it
+        return scheme
     if name in list_backbones():
         return name
     kind = "backbone"

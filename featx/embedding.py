@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from featx.backbones import Backbone, Output
-from featx.backbones.catalogue import APPLICATIONS, BUILT_IN
+from featx.backbones.catalogue import BUILT_IN, PRETRAINED
 from featx.backbones.loading import find_backbone
 from featx.backbones.running import Runner, find_usual_runtime
 from featx.errors import SourceError, SpecMismatchError, UsageError
@@ -333,7 +333,7 @@ def name_store(
         words.append("random")
     elif network.weights == "file" and not name.startswith("file:"):
         words.append(network.weights_digest[:8])
-    known = BUILT_IN.get(name) or APPLICATIONS.get(name)
+    known = BUILT_IN.get(name) or PRETRAINED.get(name)
     if "height" in image and not (known and image["height"] == image["width"] == known.size_px):
         words.append(f"{network.height}x{network.width}")
     usual = {field.name: field.default for field in fields(ImageSpec)}

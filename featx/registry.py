@@ -18,6 +18,9 @@ from featx.errors import UnknownNameError
 BACKBONES: dict[str, str] = {
     "keras:": "featx.backbones.applications:load_application",
     "file:": "featx.backbones.savedmodels:load_saved_model",
+    "efficientnet-lite0": "featx.backbones.efficientnet_lite:load_efficientnet_lite",
+    "efficientnet-lite1": "featx.backbones.efficientnet_lite:load_efficientnet_lite",
+    "efficientnet-lite2": "featx.backbones.efficientnet_lite:load_efficientnet_lite",
     "scattering": "featx.backbones.scattering:load_scattering",
     "colour": "featx.backbones.colour:load_colour",
 }

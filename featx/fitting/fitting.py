@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones import cache
-from featx.backbones.catalogue import APPLICATIONS
+from featx.backbones.catalogue import PRETRAINED
 from featx.backbones.untrusted_networks import read_checked
 from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.errors import DataError, UsageError
@@ -254,7 +254,7 @@ def _find_network(store: FeatureStore) -> tuple[Path | None, list[str]]:
     """Find the converted network in the cache, and note why there is none; nothing is built for it."""
     spec, image = store.spec.backbone, store.spec.image
     name = spec.uri.partition("?")[0]
-    if cache.is_off() or not (name in APPLICATIONS or name.startswith("file:")):
+    if cache.is_off() or not (name in PRETRAINED or name.startswith("file:")):
         return None, []
     without = "the bundle does not hold its network, and needs Keras and the weights where it runs"
     if (entry := cache.find_entry(spec, image.height, image.width)) is None:

@@ -6,6 +6,7 @@ collect_ignore = (
     if find_spec("keras")
     else [
         "test_applications.py",
+        "test_efficientnet_lite.py",
         "test_networks.py",
         "test_openvino.py",
         "test_savedmodels.py",

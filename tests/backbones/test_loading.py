@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featx.backbones import BackboneRequest, describe_layers, list_backbones, load_backbone, parse_uri
-from featx.backbones.catalogue import APPLICATIONS, BUILT_IN
+from featx.backbones.catalogue import BUILT_IN, PRETRAINED
 from featx.errors import BackboneError, UnknownNameError, UsageError
 
 
@@ -52,7 +52,7 @@ def test_the_order_of_the_arguments_does_not_change_the_uri():
 def test_every_name_is_listed_once_without_those_of_providers():
     names = list_backbones()
     assert len(names) == len(set(names))
-    assert set(names) == {*BUILT_IN, *APPLICATIONS}
+    assert set(names) == {*BUILT_IN, *PRETRAINED}
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_names_are_resolved_without_a_framework(tmp_path):
         "except UnknownNameError as error:\n"
         "    print('inceptionv3' in str(error))\n"
     )
-    assert run_python(code, tmp_path) == ["42 mobilenet?alpha=0.75", "240", "True"]
+    assert run_python(code, tmp_path) == ["45 mobilenet?alpha=0.75", "240", "True"]
 
 
 def test_another_package_can_add_a_backbone(tmp_path):

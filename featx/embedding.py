@@ -19,7 +19,7 @@ import numpy as np
 
 from featx.backbones import Backbone, Output
 from featx.backbones.catalogue import BUILT_IN, PRETRAINED
-from featx.backbones.loading import find_backbone
+from featx.backbones.loading import find_backbone, name_backbone
 from featx.backbones.running import Runner, find_usual_runtime
 from featx.errors import SourceError, SpecMismatchError, UsageError
 from featx.golden import MAX_DRIFT, Golden, PromisedGolden, make_golden_files, measure_drift
@@ -98,7 +98,8 @@ class EmbedResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `featx embed --json` prints."""
-        size = {"store": str(self.store.path), "items": len(self.store), "dim": self.store.dim}
+        uri = self.store.spec.backbone.uri
+        size = {"store": str(self.store.path), "backbone": uri, "items": len(self.store), "dim": self.store.dim}
         counts = {"new": self.new, "cached": self.cached, "quarantined": self.quarantined}
         counts |= {"removed": self.removed, "copied": self.copied}
         speed = {"seconds": self.seconds, "images_per_second": self.images_per_second}
@@ -108,7 +109,7 @@ class EmbedResult:
 
 def embed(  # noqa: PLR0913 - one keyword for each part of the spec
     source: str | os.PathLike[str] | Manifest,
-    backbone: str | Backbone,
+    backbone: str | Backbone | None = None,
     *,
     layer: str | int | None = None,
     pooling: str | None = None,
@@ -126,7 +127,7 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
 
     Args:
         source: A folder, table or archive (see `featx.read_source`), or a manifest.
-        backbone: A uri (see `featx.load_backbone`), or a backbone object.
+        backbone: A uri (see `featx.load_backbone`), or a backbone object; None for `featx.specs.DEFAULT_BACKBONE`.
         layer: Name or index of the layer where the backbone is cut; None for the last one.
         pooling: How a feature map becomes a vector; None for the layer's default.
         weights: `imagenet`, `none` or a path; None for the backbone's default.
@@ -154,7 +155,7 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
         >>> len(result.store), result.quarantined
         (400, 0)
     """
-    if not isinstance(backbone, str) and len(backbone.outputs) > 1:
+    if not isinstance(backbone, str | None) and len(backbone.outputs) > 1:
         layers = ", ".join(output.layer for output in backbone.outputs)
         msg = f"{backbone.uri} was built with several layers ({layers}), and each needs its own store; use embed_layers"
         raise UsageError(msg)
@@ -178,7 +179,7 @@ def embed(  # noqa: PLR0913 - one keyword for each part of the spec
 
 def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     source: str | os.PathLike[str] | Manifest,
-    backbone: str | Backbone,
+    backbone: str | Backbone | None = None,
     *,
     layers: Sequence[str | int] = (),
     pooling: str | None = None,
@@ -220,7 +221,7 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     check_options(options, EmbedOptions)
     begun, planned = time.perf_counter(), plan_views(views, augmentation, view_seed)
     manifest = source if isinstance(source, Manifest) else read_source(source)
-    network = _build(backbone, layers, pooling, weights, check_image(image or {}), options.runtime)
+    network = _build(backbone, layers, pooling, weights, check_image(image or {}), options)
     stem = name.removesuffix(".h5") if name else name_store(network, pooling, image or {}, dtype, planned)
     named = len(network.outputs) > 1 or (layers and not name)
     paths = name_files(Path(folder), stem, [output.layer if named else "" for output in network.outputs])
@@ -428,17 +429,18 @@ def check_image(image: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _build(
-    backbone: str | Backbone,
+    backbone: str | Backbone | None,
     layers: Sequence[str | int],
     pooling: str | None,
     weights: str | None,
     image: Mapping[str, Any],
-    runtime: str,
+    options: EmbedOptions,
 ) -> Backbone:
-    if isinstance(backbone, str):
+    if isinstance(backbone, str | None):
+        uri = name_backbone(backbone, options.reporter)
         size = (int(image["height"]), int(image["width"])) if "height" in image else None
         return find_backbone(
-            backbone, layers=layers, pooling=pooling, weights=weights, image_size=size, runtime=runtime
+            uri, layers=layers, pooling=pooling, weights=weights, image_size=size, runtime=options.runtime
         )
     if layers or pooling or weights or "height" in image:
         msg = (

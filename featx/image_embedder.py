@@ -21,7 +21,7 @@ from featx.items.pictures import Picture, make_item
 from featx.items.reading import limit_ahead
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prefetching import prefetch
-from featx.specs import ImageSpec
+from featx.specs import DEFAULT_BACKBONE, ImageSpec
 
 _ARRAY_RANK = 3
 _CHANNELS = (3, 4)
@@ -52,7 +52,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
 
     def __init__(
         self,
-        backbone: str = "scattering",
+        backbone: str = DEFAULT_BACKBONE,
         *,
         layer: str | int | None = None,
         pooling: str | None = None,

@@ -14,6 +14,9 @@ from typing import Any, Self
 
 from featx.errors import UsageError
 
+#: What is embedded with and fine-tuned if no backbone is named: a network whose trained weights are always installed.
+DEFAULT_BACKBONE = "efficientnet-lite0"
+
 POOLINGS = ("avg", "max", "avgmax", "gem", "flatten", "none")
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest")

@@ -19,7 +19,8 @@ from featx.backbones.running import MAX_RUNTIME_DRIFT, convert, measure_runtime_
 from featx.errors import BackboneError, FeatxError, UsageError, WeightsError
 from featx.options import RUNTIMES
 from featx.registry import BACKBONES, list_names, make_unknown_name_error, resolve
-from featx.specs import BackboneSpec, ImageSpec
+from featx.reporting import Reporter
+from featx.specs import DEFAULT_BACKBONE, BackboneSpec, ImageSpec
 
 _GROUP = "featx.backbones"
 
@@ -61,6 +62,13 @@ def load_backbone(
     provider = _find_provider(request.name)
     backbone: Backbone = resolve("backbone", provider, BACKBONES, _GROUP)(request)
     return backbone
+
+
+def name_backbone(backbone: str | None, reporter: Reporter) -> str:
+    """Return the uri of a backbone; if none is named, report which one is taken."""
+    if backbone is None:
+        reporter.say(f"the backbone is {DEFAULT_BACKBONE}, since none was named")
+    return backbone or DEFAULT_BACKBONE
 
 
 def _make_request(

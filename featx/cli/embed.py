@@ -40,7 +40,7 @@ def parse_share(text: str) -> float:
 
 def embed(
     source: flags.Source,
-    backbone: flags.Backbone,
+    backbone: flags.Backbone = None,
     layer: Annotated[
         list[str] | None,
         typer.Option(

@@ -30,7 +30,7 @@ _NOTABLY = 1.05
 
 def finetune(
     source: flags.Source,
-    backbone: flags.Backbone,
+    backbone: flags.Backbone = None,
     clf: Annotated[
         str,
         typer.Option(

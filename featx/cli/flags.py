@@ -11,7 +11,7 @@ from featx import registry
 from featx.cli.output import print_message, print_notes
 from featx.errors import BundleError, UsageError
 from featx.options import RUNTIMES, VIEWS
-from featx.specs import CALIBRATIONS, DECODERS, INTERPOLATIONS, POOLINGS, RESIZES, USED_BITS
+from featx.specs import CALIBRATIONS, DECODERS, DEFAULT_BACKBONE, INTERPOLATIONS, POOLINGS, RESIZES, USED_BITS
 
 
 def join(names: Any) -> str:  # noqa: ANN401 - any iterable of texts, of which a table of heads is one
@@ -106,11 +106,12 @@ Except = Annotated[
 # Backbones and images
 
 
-def check_backbone(name: str) -> str:
+def check_backbone(name: str | None) -> str | None:
     """Check the name of a backbone before anything heavy is imported or read."""
     from featx.backbones.loading import check_uri
 
-    check_uri(name)
+    if name is not None:
+        check_uri(name)
     return name
 
 
@@ -149,14 +150,14 @@ def check_choice(option: str, known: Sequence[str]) -> Callable[[str | None], st
 
 
 Backbone = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--backbone",
         "-b",
         metavar="NAME",
         callback=check_backbone,
         help="A name that `featx backbones` lists, or file:PATH for a Keras model of your own. Quote a name with "
-        "arguments: 'mobilenet?alpha=0.75'.",
+        f"arguments: 'mobilenet?alpha=0.75'. By default, {DEFAULT_BACKBONE}.",
     ),
 ]
 Pooling = Annotated[

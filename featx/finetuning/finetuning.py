@@ -18,7 +18,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.class_weight import compute_class_weight
 
 from featx.backbones import Backbone, load_backbone, parse_uri
-from featx.backbones.loading import find_backbone
+from featx.backbones.loading import find_backbone, name_backbone
 from featx.backbones.protocol import LayerInfo
 from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.embedding import check_image, make_spec
@@ -266,7 +266,7 @@ _FEW_FOLDS = 5
 
 def finetune(
     source: str | os.PathLike[str] | Manifest,
-    backbone: str,
+    backbone: str | None = None,
     *,
     spec: FineTuneSpec | None = None,
     layer: str | int | None = None,
@@ -284,7 +284,8 @@ def finetune(
 
     Args:
         source: A folder, table or archive, or a manifest; it is split as `fit` splits it.
-        backbone: A uri (see `featx.load_backbone`) of a Keras network.
+        backbone: A uri (see `featx.load_backbone`) of a Keras network; None for
+            `featx.specs.DEFAULT_BACKBONE`.
         spec: What is trained, and how; None for the defaults of `FineTuneSpec`.
         layer: Where the network ends and the head begins; None for its last layer.
         pooling: How the feature map there becomes a vector; None for the layer's default.
@@ -304,6 +305,7 @@ def finetune(
     spec, image = plan_first_head(spec or FineTuneSpec()), check_image(image or {})
     manifest = source if isinstance(source, Manifest) else read_source(source)
     check_manifest(manifest, group=options.group, tuned=is_tuned(spec), reporter=options.reporter)
+    backbone = name_backbone(backbone, options.reporter)
     find, network = _load_network(backbone, layer, pooling, weights, image, options)
     stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone)
     from featx.finetuning.network import TrainableNetwork

@@ -4,9 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+from pictures import write_digits
 from PIL import Image
+from reporters import Recorder
 from sklearn.datasets import load_sample_image
 
+import featx
 from featx.backbones import describe_layers, load_backbone
 from featx.backbones.catalogue import EFFICIENTNET_LITE
 from featx.backbones.loading import find_backbone
@@ -120,9 +123,16 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
         row.find_weights()
 
 
-def test_it_comes_from_the_cache_without_keras(tmp_path, monkeypatch, lite0):
-    monkeypatch.setenv("FEATX_CACHE", str(tmp_path))
-    find_backbone("efficientnet-lite0", **SMALL)
+def test_it_is_the_default_and_the_cache_keeps_it(tmp_path, monkeypatch, lite0):
+    monkeypatch.setenv("FEATX_CACHE", str(tmp_path / "cache"))
+    digits = write_digits(tmp_path / "digits", per_class=2, classes=2)
+    recorder, size = Recorder(), {"height": 64, "width": 64}
+    options = featx.EmbedOptions(reporter=recorder)
+    result = featx.embed(digits, image=size, folder=tmp_path / "features", options=options)
+    assert recorder.lines == ["the backbone is efficientnet-lite0, since none was named"]
+    assert result.to_dict()["backbone"] == result.store.spec.backbone.uri == "efficientnet-lite0"
+    named = featx.embed(digits, "efficientnet-lite0", image=size, folder=tmp_path / "features", options=options)
+    assert (named.new, named.cached, len(recorder.lines)) == (0, 4, 1)
     cached = find_backbone("efficientnet-lite0", **SMALL)
     assert not hasattr(cached, "model")
     assert cached.weights_digest == lite0.weights_digest

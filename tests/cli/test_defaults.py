@@ -2,11 +2,12 @@
 
 import inspect
 from dataclasses import fields
+from typing import get_args
 
 import featx
-from featx.cli import compare, embed, evaluate, finetune, fit, predict
+from featx.cli import compare, embed, evaluate, finetune, fit, flags, predict
 from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions
-from featx.specs import FineTuneSpec
+from featx.specs import DEFAULT_BACKBONE, FineTuneSpec
 
 
 def read_defaults(function):
@@ -20,7 +21,7 @@ def read_fields(cls):
 
 def test_embed():
     command, library = read_defaults(embed.embed), read_defaults(featx.embed_layers)
-    for name in ("pooling", "weights", "dtype", "views", "view_seed", "name"):
+    for name in ("backbone", "pooling", "weights", "dtype", "views", "view_seed", "name"):
         assert command[name] == library[name]
     assert command["augment"] == library["augmentation"]
     assert str(command["features"]) == library["folder"]
@@ -71,11 +72,16 @@ def test_finetune():
     elsewhere = {"features", "folder", "reporter"}
     names = {field.name for field in fields(FineTuneOptions)} - elsewhere
     assert {name: command[name] for name in names} == {name: getattr(options, name) for name in names}
-    assert {name: command[name] for name in ("layer", "pooling", "weights")} == {
-        name: library[name] for name in ("layer", "pooling", "weights")
+    assert {name: command[name] for name in ("backbone", "layer", "pooling", "weights")} == {
+        name: library[name] for name in ("backbone", "layer", "pooling", "weights")
     }
     assert library["spec"] is None
     assert library["options"] == options
+
+
+def test_the_transformer_has_the_backbone_of_embed():
+    assert featx.ImageEmbedder().backbone == DEFAULT_BACKBONE
+    assert f"By default, {DEFAULT_BACKBONE}." in get_args(flags.Backbone)[1].help
 
 
 def test_the_newest_store_is_looked_for_where_embed_writes():

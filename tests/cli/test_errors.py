@@ -29,7 +29,7 @@ def expect(result, code, pattern):
     ("arguments", "code", "pattern"),
     [
         (["embed", "missing/", "--backbone", "colour"], 1, "'missing/' does not exist"),
-        (["embed", "photos"], 2, "--backbone"),
+        (["embed"], 2, "SOURCE"),
         (["embed", "photos", "--backbone", "incepton3"], 1, "did you mean inceptionv3"),
         (["embed", "photos", "--backbone", "colour", "--layer", "color"], 1, "Known: colour"),
         (["embed", "photos", "--backbone", "colour", "--pooling", "mean"], 2, "avg, max"),

@@ -17,7 +17,7 @@ CORE = $(shell $(BIN)/python -c 'import sys; print("sysmon" if sys.version_info 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED) ## run the whole loop on real images; nothing is downloaded
+demo: $(INSTALLED) ## install, and run the whole loop on real images in about a minute
 	$(BIN)/featx demo
 
 test: $(INSTALLED) ## run all tests but the long fault suite
@@ -60,7 +60,7 @@ wheel: $(INSTALLED) ## build a wheel into dist/
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .
 
 clean: ## remove environments, builds and caches
-	rm -rf .venv .venv-newest dist build featx-demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache .coverage
+	rm -rf .venv .venv-newest dist build featx-demo* .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis .cache .coverage
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

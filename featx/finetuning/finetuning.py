@@ -305,9 +305,8 @@ def finetune(
     spec, image = plan_first_head(spec or FineTuneSpec()), check_image(image or {})
     manifest = source if isinstance(source, Manifest) else read_source(source)
     check_manifest(manifest, group=options.group, tuned=is_tuned(spec), reporter=options.reporter)
-    backbone = name_backbone(backbone, options.reporter)
     find, network = _load_network(backbone, layer, pooling, weights, image, options)
-    stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone)
+    stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone or network.uri)
     from featx.finetuning.network import TrainableNetwork
 
     trainable = TrainableNetwork(network, stages, spec)
@@ -341,7 +340,7 @@ def list_own_layers(network: Any) -> list[LayerInfo]:  # noqa: ANN401 - a KerasB
 
 
 def _load_network(
-    uri: str,
+    backbone: str | None,
     layer: str | int | None,
     pooling: str | None,
     weights: str | None,
@@ -349,6 +348,7 @@ def _load_network(
     options: FineTuneOptions,
 ) -> tuple[Callable[..., Backbone], Any]:
     """Build the backbone, and return it with a function that finds it, or another cut of it, converted."""
+    uri = name_backbone(backbone, options.reporter)
     size = (int(image["height"]), int(image["width"])) if "height" in image else None
     layers = () if layer is None else (layer,)
     asked: dict[str, Any] = {"weights": weights, "image_size": size, "pooling": pooling, "layers": layers}

@@ -1,6 +1,6 @@
 """Embedding: manifest, decoding ahead, backbone, store.
 
-`embed_layers` and `_embed_images`, the loop itself, are the whole algorithm; the other functions are its steps.
+`embed_plans` and `_embed_images`, the loop itself, are the whole algorithm; the other functions are its steps.
 """
 
 import contextlib
@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,11 @@ from featx.golden import MAX_DRIFT, Golden, PromisedGolden, make_golden_files, m
 from featx.items import Manifest, read_source
 from featx.items.augmentation import PRESETS, plan_views
 from featx.items.decoding import decode
-from featx.ledger import Ledger, describe_source
+from featx.items.reading import limit_ahead
+from featx.ledger import Entry, Ledger, describe_source
 from featx.measuring import WRITE, Timing
 from featx.options import EMBED_DEFAULTS, EmbedOptions, check_options
+from featx.prefetching import gather
 from featx.registry import find_versions
 from featx.reporting import Reporter
 from featx.specs import DECODERS, DEFAULT_DECODER, DTYPES, BackboneSpec, EmbedSpec, ImageSpec, ViewSpec
@@ -225,65 +227,162 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     stem = name.removesuffix(".h5") if name else name_store(network, pooling, image or {}, dtype, planned)
     named = len(network.outputs) > 1 or (layers and not name)
     paths = name_files(Path(folder), stem, [output.layer if named else "" for output in network.outputs])
-    image_spec = _choose_image_spec(network, image or {}, paths, options.reporter)
+    image_spec = choose_image_spec(network, image or {}, paths, options.reporter)
+    plan = Plan(network, paths, image_spec, dtype, planned, time.perf_counter() - begun)
+    (results,) = embed_plans(manifest, [plan], options, salvage=salvage)
+    return results
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A plan to embed with one network.
+
+    Attributes:
+        network: The backbone.
+        paths: The store of each of its outputs.
+        image: How images are decoded.
+        dtype: Dtype of the stored features.
+        views: The augmented views, if any.
+        seconds: Time that it took to build the network.
+    """
+
+    network: Backbone
+    paths: Sequence[Path]
+    image: ImageSpec
+    dtype: str = DTYPES[0]
+    views: ViewSpec | None = None
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A network at work: its stores, and `prepare`, which must be called before its first row is kept."""
+
+    runner: Runner
+    writers: Sequence[StoreWriter]
+    prepare: Callable[[], None]
+
+
+def embed_plans(
+    manifest: Manifest, plans: Sequence[Plan], options: EmbedOptions, *, salvage: bool = False
+) -> list[list[EmbedResult]]:
+    """Embed every image with several networks: each image is read and decoded once, for all of them.
+
+    Args:
+        manifest: The items.
+        plans: One plan for each network, all with the same image spec and views.
+        options: As in `embed`.
+        salvage: As in `embed_layers`.
+
+    Returns:
+        For each plan, one `EmbedResult` per output. The time of the loop is that of all networks; what a store
+        records as its time leaves out that of the other networks.
+
+    Raises:
+        FeatxError: As `embed_layers`.
+    """
+    image, views, entered = plans[0].image, plans[0].views, time.perf_counter()
     with contextlib.ExitStack() as stack:
-        writers = []
-        goldens = _promise_golden(network, image_spec)
-        for path, output, golden in zip(paths, network.outputs, goldens, strict=True):
-            spec = make_spec(network, output, image_spec, dtype, planned)
-            provenance = _describe_provenance(manifest, network, _shape_row(output, spec), golden)
-            writer = StoreWriter(path, spec, provenance, salvage=salvage, begun=begun, n_items=len(manifest))
-            writers.append(stack.enter_context(writer))
+        opened = [_open_writers(stack, plan, manifest, salvage=salvage) for plan in plans]
         options.reporter.begin("embedding")
-        ledger = Ledger(writers, manifest, options)
-        check_space(writers, len(manifest), ledger.expected)
-        runner = Runner(network, options, expected=ledger.expected, views=1 + views)
-        prepare = functools.cache(functools.partial(_prepare, runner, writers, goldens, network, image_spec))
-        if ledger.expected:
-            prepare()
+        ledger = Ledger([writer for writers, _ in opened for writer in writers], manifest, options)
+        check_space(ledger.writers, len(manifest), ledger.expected)
+        parts = []
+        for plan, (writers, goldens) in zip(plans, opened, strict=True):
+            expected = ledger.count_expected(writers)
+            runner = Runner(plan.network, options, expected=expected, views=views.count + 1 if views else 1)
+            prepare = functools.cache(functools.partial(_prepare, runner, writers, goldens, plan.network, image))
+            parts.append(_Part(runner, writers, prepare))
+            if expected:
+                with _charge(parts[-1], ledger):
+                    prepare()
         timing, started = Timing(), time.perf_counter()
         # Closed at once when the run ends early, so that no thread keeps decoding.
-        images = stack.enter_context(contextlib.closing(ledger.examine(image_spec, timing, planned)))
-        stores = _embed_images(images, runner, ledger, writers, timing, prepare)
+        images = stack.enter_context(contextlib.closing(ledger.examine(image, timing, views)))
+        size = limit_ahead(image, options.count_workers(), views.count + 1 if views else 1)
+        stores = iter(_embed_images([images] if len(parts) == 1 else gather(images, size), parts, ledger, timing))
     seconds, stages = time.perf_counter() - started, timing.conclude()
     return [
-        EmbedResult(store, *counts, seconds, started - begun, stages, runner.name if counts[0] else "", options.max_bad)
-        for counts, store in zip(map(ledger.count, writers), stores, strict=True)
+        [
+            EmbedResult(
+                next(stores),
+                *(counts := ledger.count(writer)),
+                seconds,
+                plan.seconds + started - entered,
+                stages,
+                part.runner.name if counts[0] else "",
+                options.max_bad,
+            )
+            for writer in part.writers
+        ]
+        for plan, part in zip(plans, parts, strict=True)
     ]
 
 
-def _embed_images(
-    images: Iterable[Any],
-    runner: Runner,
-    ledger: Ledger,
-    writers: Sequence[StoreWriter],
-    timing: Timing,
-    prepare: Callable[[], None],
-) -> list[FeatureStore]:
-    """Run the network on decoded images, batch by batch, and seal the stores.
+def _open_writers(
+    stack: contextlib.ExitStack, plan: Plan, manifest: Manifest, *, salvage: bool
+) -> tuple[list[StoreWriter], list[Golden]]:
+    """Open the stores of a network, and promise its golden pictures."""
+    writers, goldens = [], _promise_golden(plan.network, plan.image)
+    for path, output, golden in zip(plan.paths, plan.network.outputs, goldens, strict=True):
+        spec = make_spec(plan.network, output, plan.image, plan.dtype, plan.views)
+        provenance = _describe_provenance(manifest, plan.network, _shape_row(output, spec), golden)
+        begun = time.perf_counter() - plan.seconds
+        writer = StoreWriter(path, spec, provenance, salvage=salvage, begun=begun, n_items=len(manifest))
+        writers.append(stack.enter_context(writer))
+    return writers, goldens
 
-    `prepare` is called before the first row is kept, if not earlier. It runs the network on golden pictures, which a
-    run without new images does not need.
+
+@contextlib.contextmanager
+def _charge(part: _Part, ledger: Ledger) -> Iterator[None]:
+    """Leave the time of the block out of what the stores of all other networks record."""
+    started = time.perf_counter()
+    yield
+    for writer in ledger.writers:
+        if writer not in part.writers:
+            writer.leave_out(time.perf_counter() - started)
+
+
+def _embed_images(
+    chunks: Iterable[Iterable[tuple[Entry, Any]]], parts: Sequence[_Part], ledger: Ledger, timing: Timing
+) -> list[FeatureStore]:
+    """Run the networks on decoded images, batch by batch, and seal the stores.
+
+    A single network takes one chunk, the images as they are decoded. Several take one chunk after the other, while
+    the next is decoded. A network is prepared before its first row is kept, if not earlier: it runs on golden
+    pictures, which a run without new images does not need.
     """
-    with contextlib.closing(runner.stream(images, timing)) as batches:
-        for number, (batch, vectors) in enumerate(batches):
-            if not number:
-                prepare()
-            with timing.measure(WRITE):
-                for writer, rows in zip(writers, vectors, strict=True):
-                    writer.note_runtime(runner.name, runner.drift)
-                    ledger.keep(writer, batch, rows)
-            ledger.settle(batch)
+    for chunk in chunks:
+        for number, part in enumerate(parts, 1):
+            lacking = chunk if len(parts) == 1 else ledger.select(chunk, part.writers)
+            with _charge(part, ledger), contextlib.closing(part.runner.stream(lacking, timing)) as batches:
+                for batch, vectors in batches:
+                    part.prepare()
+                    with timing.measure(WRITE):
+                        for writer, rows in zip(part.writers, vectors, strict=True):
+                            writer.note_runtime(part.runner.name, part.runner.drift)
+                            ledger.keep(writer, batch, rows)
+                    if len(parts) == 1:
+                        ledger.settle(batch)
+            if len(parts) > 1:
+                ledger.settle([entry for entry, _ in chunk], number / len(parts))
     with timing.measure(WRITE):
-        stores = [writer.seal(*rows) for writer, rows in zip(writers, ledger.conclude(), strict=True)]
+        stores = [writer.seal(*rows) for writer, rows in zip(ledger.writers, ledger.conclude(), strict=True)]
     ledger.report_uniform(stores)
     return stores
 
 
-def _choose_image_spec(
+def choose_image_spec(
     network: Backbone, image: Mapping[str, Any], paths: Iterable[Path], reporter: Reporter
 ) -> ImageSpec:
-    """Complete the requested fields: the network's size, and the decoder of an existing store."""
+    """Complete the requested fields: the network's size, and the decoder of an existing store.
+
+    Args:
+        network: The backbone.
+        image: The requested fields.
+        paths: The stores, which may exist.
+        reporter: Told where the decoder is not the usual one.
+    """
     sized = {**image, "height": network.height, "width": network.width}
     if "decoder" in image:
         return ImageSpec(**sized)

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Container, Generator, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -124,6 +124,7 @@ class Ledger:
         options: Options of the run.
 
     Attributes:
+        writers: The stores.
         expected: Number of items that at least one store does not hold as they are now; most will be new.
 
     Raises:
@@ -133,7 +134,7 @@ class Ledger:
     def __init__(self, writers: Sequence[StoreWriter], manifest: Manifest, options: EmbedOptions) -> None:
         for writer in writers:
             _refuse_loss(writer, manifest)
-        self._writers = writers
+        self.writers = writers
         self._known = {id(writer): _Known((writer,)) for writer in writers}
         self._known_to_all = _Known(writers)
         # Another source's files may have the same names, sizes and times, so they are hashed.
@@ -141,13 +142,13 @@ class Ledger:
         self._held = {id(writer): _read_stamps(writer, own) for writer in writers}
         agreed = _find_agreed(list(self._held.values()))
         self._stamps = {} if options.rehash else agreed
-        self.expected = sum(item.id not in agreed for item in manifest.items)
         self._manifest = manifest
+        self.expected = self.count_expected(writers)
         self._options = options
         self._examined: list[Examined] = []
         self._undecodable: dict[str, str] = {}
         self._unfit: dict[int, dict[str, str]] = {id(writer): {} for writer in writers}
-        self._under_way = 0
+        self._under_way = self._done = 0
         self._peaks = _Peaks()
         there = {item.id for item in manifest.items}
         self._removed = {
@@ -175,12 +176,28 @@ class Ledger:
                     self._under_way += 1
                     yield Entry(examined, done), examined.image.pixels
                 elif not self._under_way:
+                    self._done = done
                     self._report(done)
 
-    def settle(self, batch: Sequence[Entry]) -> None:
-        """Report a batch as done once its rows are in all stores; decoding alone does not count."""
-        self._under_way -= len(batch)
-        self._report(batch[-1].done)
+    def count_expected(self, writers: Sequence[StoreWriter]) -> int:
+        """Count the items that at least one of some stores does not hold as they are now."""
+        agreed = _find_agreed([self._held[id(writer)] for writer in writers])
+        return sum(item.id not in agreed for item in self._manifest.items)
+
+    def select(
+        self, pairs: Iterable[tuple[Entry, NDArray[np.uint8]]], writers: Sequence[StoreWriter]
+    ) -> list[tuple[Entry, NDArray[np.uint8]]]:
+        """Select the entries that at least one of some stores lacks, each with its pixels."""
+        known = [self._known[id(writer)] for writer in writers]
+        return [pair for pair in pairs if not all(_get_content(pair[0]) in rows for rows in known)]
+
+    def settle(self, batch: Sequence[Entry], share: float = 1.0) -> None:
+        """Report a batch as done once its rows are in all stores, or a share of it; decoding alone does not count."""
+        before, end = self._done, batch[-1].done
+        if share == 1:
+            self._under_way -= len(batch)
+            self._done = end
+        self._report(before + int(share * (end - before)))
 
     def _report(self, done: int) -> None:
         self._options.reporter.advance(done, len(self._manifest))
@@ -210,10 +227,10 @@ class Ledger:
         Raises:
             SourceError: If a store would hold no items, or if an item failed and `on_bad` is `fail`.
         """
-        sorted_out = [self._sort_out(writer) for writer in self._writers]
+        sorted_out = [self._sort_out(writer) for writer in self.writers]
         if self._options.on_bad == "fail":
             self._refuse_bad({name: reason for _, bad in sorted_out for name, _, reason in bad})
-        for writer, (good, bad) in zip(self._writers, sorted_out, strict=True):
+        for writer, (good, bad) in zip(self.writers, sorted_out, strict=True):
             if not good:
                 first = f"; the first, {bad[0][0]!r}: {bad[0][2]}" if bad else ""
                 source = self._manifest.source
@@ -310,6 +327,10 @@ class Ledger:
         cached = sum(stamp.sha256 in self._known[id(writer)] for _, stamp in good)
         copied = sum(stamp.sha256 in writer.copied for _, stamp in good)
         return len(good) - cached, cached, len(bad), self._removed[id(writer)], copied
+
+
+def _get_content(entry: Entry) -> str:
+    return entry.examined.stamp.sha256 if entry.examined.stamp else ""
 
 
 def _list_items(good: Sequence[_Good]) -> dict[str, list[Any]]:

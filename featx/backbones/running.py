@@ -264,6 +264,7 @@ class Runner:
         self._lock = threading.Lock()
         self._size = 0
         self._runtime: Runtime | None = None
+        self._is_compared = False
         self.drift = network.drift if isinstance(network, ConvertedBackbone) else 0.0
 
     @property
@@ -286,6 +287,10 @@ class Runner:
             BackboneError: If the named runtime cannot run this network.
         """
         return self._runtime or self._set_runtime(self._choose_runtime())
+
+    def measure_rate(self) -> float:
+        """Measure the images per second of the network alone, without reading and decoding; 0 if memory runs out."""
+        return measure_rate(self.prepare(), self.batch_size, (self._network.height, self._network.width, 3))
 
     def _choose_runtime(self) -> Runtime:
         if self._options.runtime != "auto":
@@ -363,9 +368,10 @@ class Runner:
         if self._expected:
             self.prepare()  # before threads decode, since it measures time and holds Python's lock
         batches = self._gather(images)
-        for keys, pixels in batches:
+        for keys, pixels in () if self._is_compared else batches:
             yield keys, self._embed_first(np.stack(pixels)) if pixels else self._make_empty()
             if pixels:
+                self._is_compared = True
                 break
 
         def embed_one(batch: tuple[list[Key], list[NDArray[np.uint8]]]) -> tuple[list[Key], tuple[Features, ...]]:

@@ -14,6 +14,9 @@ from featx.golden import MAX_DRIFT, Golden, measure_drift
 from featx.store.feature_store import DAMAGES, FeatureStore
 from featx.store.layout import TEXT, open_group, read_column, read_text
 
+#: Folder of the features of a scout, in the folder of the stores: `scout/<source>/<name>.h5`.
+SCOUT = "scout"
+
 _SHA256_BYTES = 64
 
 
@@ -63,7 +66,7 @@ class OtherStore:
 
 
 def list_others(path: Path, digest: str, golden: Golden) -> list[OtherStore]:
-    """List the other stores in the folder of a store, if they are of the same spec.
+    """List the other stores in the folder of a store and those of its scouts, if they are of the same spec.
 
     Args:
         path: The store.
@@ -71,7 +74,8 @@ def list_others(path: Path, digest: str, golden: Golden) -> list[OtherStore]:
         golden: Golden pictures, with the features that this machine computes for them.
     """
     others = []
-    for other in sorted(path.parent.glob("[!.]*.h5")):
+    folder = path.parents[2] if path.parent.parent.name == SCOUT else path.parent
+    for other in sorted([*folder.glob("[!.]*.h5"), *folder.glob(f"{SCOUT}/*/[!.]*.h5")]):
         contents = _read_contents(other, digest) if other != path else None
         if contents is not None:
             others.append(OtherStore(other, contents, golden))

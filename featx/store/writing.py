@@ -196,6 +196,11 @@ class StoreWriter:
         self._runtimes.update(names.split(", ") if names else ())
         self._drift = max(self._drift, drift)
 
+    def leave_out(self, seconds: float) -> None:
+        """Leave some of the time that has just passed out of what is recorded: other networks took it."""
+        if self._journal.counted is not None:
+            self._journal.counted += seconds
+
     def append(self, sha256: str, width: int, height: int, row: NDArray[np.floating]) -> None:
         """Add a row; see `Journal.append`."""
         self._journal.append(sha256, width, height, row)

@@ -32,11 +32,20 @@ if TYPE_CHECKING:
         read_table,
     )
     from featx.items.decoding import Decoded, decode
-    from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions, SplitOptions
+    from featx.options import (
+        CompareOptions,
+        EmbedOptions,
+        FineTuneOptions,
+        FitOptions,
+        ScoutOptions,
+        SplitOptions,
+    )
     from featx.prediction import Prediction, Predictor
     from featx.reporting import ProgressReporter, Reporter
     from featx.restoration import Repair, repair_store
     from featx.results import Run
+    from featx.scouting.results import ScoutResult, ScoutRow
+    from featx.scouting.scouting import scout
     from featx.specs import BackboneSpec, EmbedSpec, FineTuneSpec, HeadSpec, ImageSpec, ViewSpec
     from featx.splitting import SplitTable, split_source
     from featx.store import FeatureStore
@@ -64,7 +73,14 @@ _MODULES = {
     ),
     "featx.items.decoding": ("Decoded", "decode"),
     "featx.store.merging": ("merge_stores",),
-    "featx.options": ("CompareOptions", "EmbedOptions", "FineTuneOptions", "FitOptions", "SplitOptions"),
+    "featx.options": (
+        "CompareOptions",
+        "EmbedOptions",
+        "FineTuneOptions",
+        "FitOptions",
+        "ScoutOptions",
+        "SplitOptions",
+    ),
     "featx.reporting": ("ProgressReporter", "Reporter"),
     "featx.restoration": ("Repair", "repair_store"),
     "featx.specs": ("BackboneSpec", "EmbedSpec", "FineTuneSpec", "HeadSpec", "ImageSpec", "ViewSpec"),
@@ -77,6 +93,8 @@ _MODULES = {
     "featx.fitting.fitting": ("fit",),
     "featx.comparison_results": ("Comparison", "ComparisonRow"),
     "featx.results": ("Run",),
+    "featx.scouting.results": ("ScoutResult", "ScoutRow"),
+    "featx.scouting.scouting": ("scout",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -109,6 +127,9 @@ __all__ = [
     "Repair",
     "Reporter",
     "Run",
+    "ScoutOptions",
+    "ScoutResult",
+    "ScoutRow",
     "SourceOptions",
     "SplitOptions",
     "SplitTable",
@@ -131,6 +152,7 @@ __all__ = [
     "read_source",
     "read_table",
     "repair_store",
+    "scout",
     "split_source",
     "verify_store",
 ]

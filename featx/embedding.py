@@ -223,7 +223,8 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     check_options(options, EmbedOptions)
     begun, planned = time.perf_counter(), plan_views(views, augmentation, view_seed)
     manifest = source if isinstance(source, Manifest) else read_source(source)
-    network = _build(backbone, layers, pooling, weights, check_image(image or {}), options)
+    chosen = name_backbone(backbone, options.reporter) if isinstance(backbone, str | None) else backbone
+    network = build_network(chosen, layers, pooling, weights, check_image(image or {}), options.runtime)
     stem = name.removesuffix(".h5") if name else name_store(network, pooling, image or {}, dtype, planned)
     named = len(network.outputs) > 1 or (layers and not name)
     paths = name_files(Path(folder), stem, [output.layer if named else "" for output in network.outputs])
@@ -527,19 +528,24 @@ def check_image(image: Mapping[str, Any]) -> Mapping[str, Any]:
     return image
 
 
-def _build(
-    backbone: str | Backbone | None,
+def build_network(
+    backbone: str | Backbone,
     layers: Sequence[str | int],
     pooling: str | None,
     weights: str | None,
     image: Mapping[str, Any],
-    options: EmbedOptions,
+    runtime: str,
 ) -> Backbone:
-    if isinstance(backbone, str | None):
-        uri = name_backbone(backbone, options.reporter)
+    """Build the backbone of a uri with the requested image size, or check that an object needs nothing else.
+
+    Raises:
+        UsageError: If layers, pooling, weights or size are given for an object.
+        FeatxError: As `featx.load_backbone`.
+    """
+    if isinstance(backbone, str):
         size = (int(image["height"]), int(image["width"])) if "height" in image else None
         return find_backbone(
-            uri, layers=layers, pooling=pooling, weights=weights, image_size=size, runtime=options.runtime
+            backbone, layers=layers, pooling=pooling, weights=weights, image_size=size, runtime=runtime
         )
     if layers or pooling or weights or "height" in image:
         msg = (

@@ -276,6 +276,68 @@ class CompareOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ScoutOptions:
+    """How to scout backbones: on what items, and where to write.
+
+    Attributes:
+        sample: How many of the training items: a share up to 1, such as 0.2, or about how many above 1.
+        folds: Folds of these items on which the head is tuned and its accuracy measured.
+        test_size: Fraction held out if the source has no test split, as in `FitOptions`; it is not embedded.
+        group: What keeps items together, as in `FitOptions`.
+        seed: Seed of the split, the sample, the folds and the head.
+        jobs: Processes that fit heads; None for one per core.
+        workers: Threads that read and decode; None for one per core.
+        runtime: The software that runs the networks, as in `EmbedOptions`.
+        max_bad: Share of items in quarantine that is accepted, as in `EmbedOptions`.
+        features: Folder of the stores. Features of the scout are in its subfolder `scout`, where `embed` finds them.
+        folder: Where the results are written, in a folder named by date; None writes none.
+        out: The folder to write the results into, instead of the one named by date.
+        reporter: Receives the phases, and their progress in images and in fits.
+    """
+
+    sample: float = 1.0
+    folds: int = 5
+    test_size: float = 0.2
+    group: str = ""
+    seed: int = 0
+    jobs: int | None = None
+    workers: int | None = None
+    runtime: str = RUNTIMES[0]
+    max_bad: float = 0.05
+    features: str | os.PathLike[str] = "features"
+    folder: str | os.PathLike[str] | None = "runs"
+    out: str | os.PathLike[str] | None = None
+    reporter: Reporter = SILENT
+
+    def __post_init__(self) -> None:
+        """Refuse invalid values.
+
+        Raises:
+            UsageError: The message names the option and what it takes.
+        """
+        _check_types(self)
+        _check_split(self.test_size, self.seed)
+        self.make_embed_options()
+        if self.sample <= 0 or (self.sample > 1 and self.sample != int(self.sample)):
+            msg = f"sample is {self.sample}; it must be a share above 0, such as 0.2, or a number of images"
+            raise UsageError(msg)
+        if self.folds < 2:  # noqa: PLR2004 - one to train on, one to hold out
+            msg = f"folds is {self.folds}; it must be at least 2"
+            raise UsageError(msg)
+        if self.jobs is not None and self.jobs < 1:
+            msg = f"jobs is {self.jobs}; it must be at least 1"
+            raise UsageError(msg)
+
+    def make_embed_options(self) -> EmbedOptions:
+        """Return the options of its embedding."""
+        return EmbedOptions(workers=self.workers, runtime=self.runtime, max_bad=self.max_bad, reporter=self.reporter)
+
+    def count_jobs(self) -> int:
+        """Return the number of processes."""
+        return self.jobs or count_cores()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FineTuneOptions:
     """How to fine-tune: on what items, from where, and where to write.
 
@@ -347,3 +409,4 @@ FIT_DEFAULTS = FitOptions()
 COMPARE_DEFAULTS = CompareOptions()
 FINETUNE_DEFAULTS = FineTuneOptions()
 SPLIT_DEFAULTS = SplitOptions()
+SCOUT_DEFAULTS = ScoutOptions()

@@ -24,6 +24,7 @@ from featx.items.splits import describe_ungrouped, draw_splits, find_groups
 from featx.options import SPLIT_DEFAULTS, SplitOptions
 from featx.prefetching import prefetch
 from featx.registry import suggest
+from featx.reporting import Reporter
 
 _HEADER_LINE = ",".join(COLUMNS) + "\n"
 
@@ -116,7 +117,7 @@ def split_source(
     groups = [item.group for item in manifest.items]
     if options.group:
         groups = find_groups(names, options.group, manifest.source, manifest.reading)
-    keys, unread = _hash_items(manifest, options)
+    keys, unread = hash_items(manifest, options.count_workers(), options.reporter)
     members = [at for at, item in enumerate(manifest.items) if item.label and item.id in keys]
     splits, notes = draw_splits(
         [keys[names[at]] for at in members],
@@ -210,8 +211,17 @@ def _is_own(path: Path) -> bool:
         return file.read(len(_HEADER_LINE)) == _HEADER_LINE.encode()
 
 
-def _hash_items(manifest: Manifest, options: SplitOptions) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the sha256 of each item that can be read, and the reason for each that cannot."""
+def hash_items(manifest: Manifest, workers: int, reporter: Reporter) -> tuple[dict[str, str], dict[str, str]]:
+    """Return the sha256 of each item that can be read, and the reason for each that cannot.
+
+    Args:
+        manifest: The items.
+        workers: Number of threads.
+        reporter: Receives the progress in files.
+
+    Raises:
+        SourceError: If none can be read.
+    """
 
     def hash_item(item: Item) -> tuple[str, str]:
         try:
@@ -223,14 +233,13 @@ def _hash_items(manifest: Manifest, options: SplitOptions) -> tuple[dict[str, st
             return "", str(error)
         return stamp.sha256, ""
 
-    options.reporter.begin("reading")
+    reporter.begin("reading")
     keys: dict[str, str] = {}
     unread: dict[str, str] = {}
-    workers = options.count_workers()
     with contextlib.closing(prefetch(hash_item, manifest.items, workers=workers, ahead=4 * workers)) as found:
         for item, (key, reason) in zip(manifest.items, found, strict=True):
             (keys if key else unread)[item.id] = key or reason
-            options.reporter.advance(len(keys) + len(unread), len(manifest))
+            reporter.advance(len(keys) + len(unread), len(manifest))
     if not keys:
         name, reason = next(iter(unread.items()))
         msg = f"none of the images of {manifest.source!r} can be read; the first, {name!r}: {reason}"

@@ -5,6 +5,7 @@ import functools
 import importlib.util
 import logging
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import parse_qsl
@@ -253,6 +254,11 @@ def parse_uri(uri: str) -> BackboneRequest:
         msg = f"the arguments of {uri!r} are not name=value pairs joined by &, as in mobilenet?alpha=0.75"
         raise BackboneError(msg) from error
     return BackboneRequest(f"{scheme.lower()}{colon}{path}", dict(pairs))
+
+
+def parse_layer(text: str) -> str | int:
+    """Read a layer's name or index."""
+    return int(text) if re.fullmatch(r"-?\d+", text) else text
 
 
 def check_uri(uri: str) -> None:

@@ -161,13 +161,13 @@ def convert(network: Backbone) -> "OpenVino":
     return _converted[network]
 
 
-def measure_rate(runtime: Runtime, size: int, shape: tuple[int, ...]) -> float:
+def measure_rate(runtime: Runtime, size: int, shape: tuple[int, ...], trials: int = _TRIALS) -> float:
     """Measure the images per second of a runtime at one batch size; 0 if there is not enough memory for it."""
     images = np.random.default_rng(0).integers(0, 256, (size, *shape), dtype=np.uint8)
     try:
         runtime.fix_batch_size(size)
         _time_batches(runtime, images, 0.0)
-        return max(_time_batches(runtime, images, _TRIAL_SECONDS) for _ in range(_TRIALS))
+        return max(_time_batches(runtime, images, _TRIAL_SECONDS) for _ in range(trials))
     except MemoryError:
         return 0.0
 
@@ -289,8 +289,8 @@ class Runner:
         return self._runtime or self._set_runtime(self._choose_runtime())
 
     def measure_rate(self) -> float:
-        """Measure the images per second of the network alone, without reading and decoding; 0 if memory runs out."""
-        return measure_rate(self.prepare(), self.batch_size, (self._network.height, self._network.width, 3))
+        """Measure the images per second of the network alone, once and briefly; 0 if there is not enough memory."""
+        return measure_rate(self.prepare(), self.batch_size, (self._network.height, self._network.width, 3), trials=1)
 
     def _choose_runtime(self) -> Runtime:
         if self._options.runtime != "auto":

@@ -31,6 +31,7 @@ from featx.cli import (
     merge,
     predict,
     repair,
+    scout,
     split,
     verify,
 )
@@ -66,6 +67,7 @@ def _add_verb(command: Callable[..., None], example: str) -> None:
 
 _add_verb(demo.demo, demo.EXAMPLE)
 _add_verb(split.split, split.EXAMPLE)
+_add_verb(scout.scout, scout.EXAMPLE)
 _add_verb(embed.embed, embed.EXAMPLE)
 _add_verb(fit.fit, fit.EXAMPLE)
 _add_verb(compare.compare, compare.EXAMPLE)

@@ -21,7 +21,7 @@ _STDERR = 2
 _STOPPED = "stopped; run the same command again to continue: it repeats only what was not finished"
 
 #: Verbs of which that is true; the others start from scratch.
-_RESUMED = {"embed", "repair", "compare", "finetune"}
+_RESUMED = {"embed", "repair", "compare", "finetune", "scout"}
 
 #: Where Python's code for imports comes from.
 _IMPORT = "<frozen importlib."

@@ -326,7 +326,9 @@ def parse_image_options(
 
 def parse_layer(text: str) -> str | int:
     """Read a layer's name or index."""
-    return int(text) if re.fullmatch(r"-?\d+", text) else text
+    from featx.backbones.loading import parse_layer as parse
+
+    return parse(text)
 
 
 def read_source(

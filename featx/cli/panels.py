@@ -15,9 +15,9 @@ PANELS: dict[str, str] = {
     ),
     "Images": "image_size resize interpolation decoder bits augment views view_seed",
     "Training": (
-        "clf param scaling class_weight calibration protocol curve test_size cv folds group seed unfreeze epochs "
-        "batch_size optimizer learning_rate head_learning_rate schedule patience monitor batch_norm label_smoothing "
-        "val test stratify choose rule"
+        "clf param scaling class_weight calibration protocol curve sample test_size cv folds group seed unfreeze "
+        "epochs batch_size optimizer learning_rate head_learning_rate schedule patience monitor batch_norm "
+        "label_smoothing val test stratify choose rule"
     ),
     "Output": "name features runs out output as_json dtype pooling on_bad max_bad top fresh force overwrite every",
     "Advanced": "",

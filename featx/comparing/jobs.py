@@ -42,8 +42,8 @@ from featx.files import (
     write_result,
 )
 from featx.fitting.dataset import open_rows, open_training_rows
-from featx.heads import find_head, fit_tuned, tune_and_fit
-from featx.heads.fitting import count_parameters, predict_rows
+from featx.heads import find_head, fit_tuned, tune, tune_and_fit
+from featx.heads.fitting import count_parameters, explain_failure, predict_rows
 from featx.heads.rows import TrainingRows
 from featx.heads.sweeps import record_warnings
 from featx.heads.tuning import RULES
@@ -93,7 +93,13 @@ class Task:
 
 
 def run_tasks(
-    tasks: Sequence[Task], folder: Path, *, jobs: int, threads: int | None = None, progress: Progress | None = None
+    tasks: Sequence[Task],
+    folder: Path,
+    *,
+    jobs: int,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    here: bool = False,
 ) -> dict[str, Path | str]:
     """Run the tasks whose results are not in a folder yet, and write each result there.
 
@@ -107,6 +113,7 @@ def run_tasks(
         jobs: Number of processes.
         threads: Threads per process; None leaves the choice to its libraries.
         progress: Called with the number of steps that are done, and the number of steps of all tasks.
+        here: Whether to run them one by one in this process, as small ones are quickest.
 
     Returns:
         By key, the file of the result, which `read_result` reads, or the reason why the task failed.
@@ -126,7 +133,7 @@ def run_tasks(
             counter.report()
 
         counter.report()
-        if explain_single_process():
+        if here or explain_single_process():
             _run_here(missing, folder, note, counter)
             return results
         killed = _run_round(missing, folder, jobs, threads, note, counter)
@@ -446,6 +453,31 @@ def fit_and_predict(task: HeadTask, progress: Progress | None = None) -> Result:
         "single_fold_targets": list(tuned.single_fold),
     }
     return Result(record, arrays)
+
+
+def tune_and_hold_out(task: HeadTask, progress: Progress | None = None) -> Result:
+    """Tune a head, and keep how it predicted its rows while they were held out; nothing is fitted to all of them.
+
+    Args:
+        task: The head and its rows; it predicts no others.
+        progress: As in `fit_and_predict`.
+
+    Returns:
+        The record has `params`, `scaling`, `fit_seconds` and `notes`; the array `held_out` is float64
+        `(n_trained, n_classes)`.
+
+    Raises:
+        StoreError: If the store has been replaced.
+        DataError: If the head cannot be fitted to these items.
+    """
+    head, started = find_head(task.head.name), time.perf_counter()
+    rows = _open_rows(_open_store(task.store), task)
+    with record_warnings(), explain_failure(task.head):
+        tuned = tune(head, rows.features, rows.targets, rows.folds, spec=task.head, units=rows.units, progress=progress)
+    seconds = time.perf_counter() - started
+    record = {"params": dict(tuned.params), "scaling": tuned.scaling, "fit_seconds": seconds}
+    held_out = align_probabilities(tuned.probabilities, tuned.classes, task.n_classes)
+    return Result({**record, "notes": list(tuned.notes)}, {"held_out": held_out})
 
 
 def _open_rows(store: FeatureStore, task: HeadTask) -> TrainingRows:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.cells import cell_len
@@ -131,9 +132,9 @@ def list_notes(comparison: Comparison, rows: Sequence[ComparisonRow]) -> list[st
     return [*comparison.notes, *(f"{', '.join(dict.fromkeys(names))}: {note}" for note, names in shared.items())]
 
 
-def name_folder(parent: Path) -> Path:
+def name_folder(parent: Path, verb: str = "compare") -> Path:
     """Name a new folder for a comparison: `<date>-compare`, with a number appended if that exists."""
-    stem = f"{dt.datetime.now(tz=dt.UTC).date()}-compare"
+    stem = f"{dt.datetime.now(tz=dt.UTC).date()}-{verb}"
     names = itertools.chain([stem], (f"{stem}-{number}" for number in itertools.count(2)))
     return next(parent / name for name in names if not (parent / name).exists())
 
@@ -173,7 +174,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
     with say_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "comparison.md").write_text(make_page(comparison), encoding="utf-8")
-        _write_csv(folder / "comparison.csv", comparison)
+        write_csv(folder / "comparison.csv", [row.to_dict() for row in comparison.rows])
         write_json(comparison.to_dict(), folder / "comparison.json")
         plot_costs(
             _name_points(able),
@@ -243,10 +244,11 @@ def _join(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def _write_csv(path: Path, comparison: Comparison) -> None:
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows with the same keys as CSV; a value that is a list or a mapping becomes JSON."""
     rows = [
-        {name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in row.to_dict().items()}
-        for row in comparison.rows
+        {name: json.dumps(value) if isinstance(value, dict | list) else value for name, value in row.items()}
+        for row in rows
     ]
     with path.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))

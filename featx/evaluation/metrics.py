@@ -254,7 +254,7 @@ def evaluate(
     losses = -np.log(np.clip(chances[np.arange(truth.size), truth], epsilon, 1 - epsilon))
     sample = _Sample(truth, units, seed)
     ranked = min(resamples, max(_FEWEST_AUC_RESAMPLES, _AUC_WORK // chances.size))
-    accuracy = _measure_accuracy(chosen == truth, units)
+    accuracy = measure_accuracy(chosen == truth, units)
     intervals = {
         "accuracy": accuracy,
         **_measure_classes(sample, make_class_scores(chances, truth, chosen), losses, accuracy, resamples),
@@ -382,7 +382,13 @@ def _widen_gaps(ends: tuple[float, float], excess: float, accuracy: _Interval) -
     return ends[0], float(np.maximum(ends[1], max(excess + point - low, high - point - excess)))
 
 
-def _measure_accuracy(correct: NDArray[np.bool_], groups: IntArray | None) -> _Interval:
+def measure_accuracy(correct: NDArray[np.bool_], groups: IntArray | None) -> tuple[float, float, float]:
+    """Return the accuracy and the ends of its 95 % interval.
+
+    Args:
+        correct: bool (n_items,).
+        groups: int (n_items,), the number of each item's group; None without groups.
+    """
     accuracy = float(correct.mean())
     worth = correct.size if groups is None else estimate_effective_items(correct, groups)
     low, high = compute_wilson_interval(accuracy * worth, worth)

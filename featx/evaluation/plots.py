@@ -202,7 +202,15 @@ _MARKERS = {
 }
 
 
-def plot_costs(
+#: What the axes of `plot_costs` show, and what has a ring.
+COST_LABELS = (
+    "seconds of embedding (where known), tuning and fitting",
+    "test accuracy, with 95 % interval",
+    "the best by validation",
+)
+
+
+def plot_costs(  # noqa: PLR0913 - one keyword for each part of the drawing
     names: Sequence[str],
     seconds: ArrayLike,
     accuracies: ArrayLike,
@@ -212,6 +220,7 @@ def plot_costs(
     *,
     chosen: int | None = None,
     kinds: Sequence[str] = (),
+    labels: tuple[str, str, str] = COST_LABELS,
 ) -> None:
     """Draw accuracy with its interval against seconds, and write it as PNG and, next to it, as SVG.
 
@@ -224,9 +233,10 @@ def plot_costs(
         lows: Lower ends of the intervals, float (n_rows,).
         highs: Upper ends of the intervals, float (n_rows,).
         path: The PNG file; the SVG file has the same stem.
-        chosen: The row that validation chose; it gets a ring. None for no ring.
+        chosen: The row that was chosen; it gets a ring. None for no ring.
         kinds: What each row is, (n_rows,): `frozen`, `fine-tuned`, or `start` for fine-tuning that kept its start.
             Empty if all are frozen.
+        labels: The labels of the x axis, of the y axis and of the ring.
 
     Raises:
         OSError: If a file cannot be written.
@@ -249,13 +259,12 @@ def plot_costs(
             axes.plot([], [], "o", mfc=fill, mec="black", ms=7, label=words)
         if chosen is not None:
             x, y = costs[[chosen]], heights[[chosen]]
-            axes.plot(x, y, "o", mfc="none", mec=COLORS[1], mew=1.8, ms=12.5, ls="none", label="the best by validation")
+            axes.plot(x, y, "o", mfc="none", mec=COLORS[1], mew=1.8, ms=12.5, ls="none", label=labels[2])
         for name, (marker, size, words) in _MARKERS.items():
             if words and (kind == name).any():
                 axes.plot([], [], marker, mfc=GREY, mec="black", ms=size, label=words)
         axes.margins(y=0.06)
-        axes.set(xlabel="seconds of embedding (where known), tuning and fitting")
-        axes.set(ylabel="test accuracy, with 95 % interval")
+        axes.set(xlabel=labels[0], ylabel=labels[1])
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.11), frameon=False, ncols=2, borderaxespad=0)
         place_labels(axes, shown, costs, heights, np.stack([below, above], axis=1))
 

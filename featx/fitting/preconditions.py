@@ -44,7 +44,7 @@ def check_manifest(manifest: Manifest, *, group: str = "", tuned: bool = True, r
     items = [item for item in manifest.items if item.label]
     labels, splits = [item.label for item in items], np.array([item.split for item in items], np.str_)
     check_labels(manifest.source, labels)
-    keys = _find_keys(manifest, items, reporter)
+    keys = find_keys(manifest, items, reporter)
     roles = assign_roles(splits)
     train = np.ones(len(items), bool)
     if roles is not None:
@@ -174,8 +174,14 @@ def count_units(labels: Sequence[str], units: NDArray[np.intp], members: Members
     return Counter(name for name, _ in pairs)
 
 
-def _find_keys(manifest: Manifest, items: Sequence[Item], reporter: Reporter) -> list[str]:
-    """Return the sha256 of each item that may be a copy of one in another split, and the id of each other one."""
+def find_keys(manifest: Manifest, items: Sequence[Item], reporter: Reporter) -> list[str]:
+    """Return the sha256 of each item that may be a copy of one in another split, and the id of each other one.
+
+    Args:
+        manifest: The source, whose files are read where those of several splits have the same size.
+        items: Its items.
+        reporter: Told how many files are read.
+    """
     splits = [item.split for item in items]
     sizes = [_measure(manifest, item.id) for item in items]
     alike = _find_shared({at: str(size) for at, size in enumerate(sizes) if size >= 0}, splits)

@@ -63,6 +63,19 @@ def compute_wilson_interval(successes: ArrayLike, trials: ArrayLike) -> tuple[Fl
     return low, high
 
 
+def measure_accuracy(correct: NDArray[np.bool_], groups: IntArray | None) -> tuple[float, float, float]:
+    """Return the accuracy and the ends of its 95 % interval.
+
+    Args:
+        correct: bool (n_items,).
+        groups: int (n_items,), the number of each item's group; None without groups.
+    """
+    accuracy = float(correct.mean())
+    worth = correct.size if groups is None else estimate_effective_items(correct, groups)
+    low, high = compute_wilson_interval(accuracy * worth, worth)
+    return accuracy, float(low), float(high)
+
+
 def encode_groups(groups: Sequence[Hashable]) -> IntArray:
     """Number the groups of the items from 0.
 

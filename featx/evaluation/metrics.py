@@ -14,12 +14,12 @@ from featx.evaluation.intervals import (
     WeightedMetric,
     bound_mean,
     check_groups,
-    compute_wilson_interval,
     count_drawn,
     count_units,
     estimate_effective_items,
     fit_fraction,
     invert_gaps,
+    measure_accuracy,
     resample,
     studentize,
 )
@@ -380,19 +380,6 @@ def _widen_gaps(ends: tuple[float, float], excess: float, accuracy: _Interval) -
     """
     point, low, high = accuracy
     return ends[0], float(np.maximum(ends[1], max(excess + point - low, high - point - excess)))
-
-
-def measure_accuracy(correct: NDArray[np.bool_], groups: IntArray | None) -> tuple[float, float, float]:
-    """Return the accuracy and the ends of its 95 % interval.
-
-    Args:
-        correct: bool (n_items,).
-        groups: int (n_items,), the number of each item's group; None without groups.
-    """
-    accuracy = float(correct.mean())
-    worth = correct.size if groups is None else estimate_effective_items(correct, groups)
-    low, high = compute_wilson_interval(accuracy * worth, worth)
-    return accuracy, float(low), float(high)
 
 
 def _name_fields(metric: str) -> tuple[str, str, str]:

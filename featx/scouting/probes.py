@@ -11,8 +11,7 @@ from featx.comparing.comparison import match_stores
 from featx.comparing.jobs import HeadTask, Task, digest_items, run_tasks, tune_and_hold_out
 from featx.comparing.report import describe_choice
 from featx.errors import DataError
-from featx.evaluation.intervals import check_groups
-from featx.evaluation.metrics import measure_accuracy
+from featx.evaluation.intervals import check_groups, measure_accuracy
 from featx.evaluation.paired import SIGNIFICANCE, adjust_holm, compare_pair
 from featx.files import Result, read_result
 from featx.fitting.dataset import Dataset, list_groups

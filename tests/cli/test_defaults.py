@@ -5,8 +5,8 @@ from dataclasses import fields
 from typing import get_args
 
 import featx
-from featx.cli import compare, embed, evaluate, finetune, fit, flags, predict
-from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions
+from featx.cli import compare, embed, evaluate, finetune, fit, flags, predict, scout
+from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions, ScoutOptions
 from featx.specs import DEFAULT_BACKBONE, FineTuneSpec
 
 
@@ -53,6 +53,19 @@ def test_compare():
     for name in ("test_size", "folds", "group", "seed", "jobs", "out", "fresh"):
         assert command[name] == options[name]
     assert library["options"] == CompareOptions()
+
+
+def test_scout():
+    command, library, options = read_defaults(scout.scout), read_defaults(featx.scout), read_fields(ScoutOptions)
+    assert command["clf"] == library["head"]
+    assert command["layer"] is command["pooling"] is None
+    assert library["layers"] == library["poolings"] == ()
+    assert (str(command["features"]), str(command["runs"])) == (options["features"], options["folder"])
+    elsewhere = {"features", "folder", "reporter"}
+    assert {name: command[name] for name in options.keys() - elsewhere} == {
+        name: options[name] for name in options.keys() - elsewhere
+    }
+    assert library["options"] == ScoutOptions()
 
 
 def test_finetune():

@@ -71,7 +71,7 @@ def brief(monkeypatch):
 
 @pytest.fixture
 def options(tmp_path):
-    return ScoutOptions(features=tmp_path / "features", folder=tmp_path / "runs", folds=3)
+    return ScoutOptions(features=tmp_path / "features", folder=None, folds=3)
 
 
 @pytest.fixture
@@ -108,8 +108,8 @@ def test_the_table_and_what_it_recommends(photos, options, decoded):
     assert "| grids coarse | " in result.to_markdown()
 
 
-def test_files(photos, options):
-    result = scout(photos, [Grids(), load_colour()], options=options)
+def test_files(photos, options, tmp_path):
+    result = scout(photos, [Grids()], options=replace(options, folder=tmp_path / "runs"))
     assert result.folder.name.endswith("-scout")
     written = json.loads((result.folder / "scout.json").read_text())
     assert written == json.loads(json.dumps(result.to_dict()))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from featx.comparing.report import name_folder, write_csv
+from featx.evaluation.figure import NAME_CELLS
 from featx.files import say_failures, write_json
 from featx.items import Manifest
 from featx.items.columns import FLAGS
@@ -66,7 +67,8 @@ def describe_scout(result: ScoutResult) -> list[str]:
     choice, best, ties = result.choice, result.best, result.ties
     images = f"{result.n_items:,} images"
     if not ties:
-        others = "" if len(result.rows) == 1 else f": these {images} show that all others are worse"
+        is_worse = any(row.verdict == "worse" for row in result.rows)
+        others = f": these {images} show that all others are worse" if is_worse else ""
         lines = [f"embed {choice.name}{others}"]
     else:
         most = "the most accurate and the" if choice is best else "the"
@@ -113,5 +115,12 @@ def _plot(result: ScoutResult, path: Path) -> None:
     accuracies, lows, highs = np.array(bars, np.float64).T
     seconds = [_PER / row.images_per_second for row in able]
     chosen = able.index(result.choice) if result.choice in able else None
-    names = [row.name for row in able]
+    names = [_name_point(row) for row in able]
     plot_costs(names, seconds, accuracies, lows, highs, path, chosen=chosen, labels=_LABELS)
+
+
+def _name_point(row: ScoutRow) -> str:
+    """Name a point of the plot, which has little room: layers of one backbone differ at their ends."""
+    room = NAME_CELLS - len(row.backbone) - 1
+    rest = row.name[len(row.backbone) + 1 :]
+    return row.name if len(rest) <= max(room, 1) else f"{row.backbone} …{rest[1 - max(room, 2) :]}"

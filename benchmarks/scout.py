@@ -22,7 +22,6 @@ between the marks of this name on the page, and the plot into its folder of imag
 """
 
 import argparse
-import json
 import os
 import re
 import resource
@@ -52,9 +51,11 @@ def main():
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("time")
     one.add_argument("--rounds", type=int, default=3)
+    one.add_argument("--ways", nargs="+", default=("scout", "networks", "layers"))
+    one.add_argument("--cached", action="store_true", help="all networks are in the cache already")
     one.set_defaults(run=run_time)
     other = commands.add_parser("choice")
-    other.add_argument("--samples", nargs="+", default=["0.2"])
+    other.add_argument("--samples", nargs="+", type=float, default=[0.2])
     other.add_argument("--seeds", type=int, default=5)
     other.add_argument("--page", type=Path)
     other.add_argument("--name", default="photos")
@@ -62,6 +63,7 @@ def main():
     for command in (one, other):
         command.add_argument("source", type=Path)
         command.add_argument("--backbones", nargs="+", default=BACKBONES)
+        command.add_argument("--folder", type=Path, help="where `time` leaves the features of a scout for `choice`")
     options = parser.parse_args()
     show("machine", processor=read_processor(), source=options.source.name)
     options.run(options)
@@ -102,19 +104,21 @@ def run_time(options):
     ways = list_ways(options.source.resolve(), options.backbones)
     with tempfile.TemporaryDirectory() as folder:
         few = copy_few(options.source, Path(folder) / "few")
-        for commands in list_ways(few, options.backbones).values():  # every network is in the cache after this
-            for command in commands:
+        for name, commands in list_ways(few, options.backbones).items():  # every network is in the cache after this
+            for command in commands if name in options.ways and not options.cached else []:
                 call(*command, folder=folder)
-    times = {name: [] for name in ways}
+    times = {name: [] for name in options.ways}
     for number in range(options.rounds):
-        for name, commands in ways.items():
+        for name in options.ways:
             with tempfile.TemporaryDirectory() as folder:
-                times[name].append(sum(call(*command, folder=folder)[1] for command in commands))
-            show("round", number=number, way=name, processor_seconds=times[name][-1])
+                times[name].append(sum(call(*command, folder=folder)[1] for command in ways[name]))
+                if name == "scout" and options.folder:
+                    shutil.copytree(Path(folder) / "features", options.folder / "features", dirs_exist_ok=True)
+            show("round", number=number, way=name, processor_seconds=times[name][-1], load=os.getloadavg()[0])
     medians = {name: statistics.median(values) for name, values in times.items()}
-    show("medians", **medians, load=os.getloadavg()[0])
-    show("scout over networks", ratio=medians["scout"] / medians["networks"])
-    show("scout over layers", ratio=medians["scout"] / medians["layers"], at_most=GOAL)
+    for name in medians.keys() - {"scout"}:
+        goal = {"at_most": GOAL} if name == "layers" else {}
+        show(f"scout over {name}", ratio=medians["scout"] / medians[name], **goal)
 
 
 def copy_few(source, folder):
@@ -134,44 +138,47 @@ def copy_few(source, folder):
 
 def run_choice(options):
     """Scout all training images and samples, and compare what they choose."""
-    with tempfile.TemporaryDirectory() as folder:
-        command = ["scout", options.source.resolve(), *list_flags(options.backbones), "--json"]
-        whole = json.loads(call(*command, "--out", "whole", folder=folder)[0])
-        verdicts = {name_row(row): row["verdict"] for row in whole["rows"]}
-        not_worse = [name for name, verdict in verdicts.items() if verdict != "worse"]
-        show("all", items=whole["items"], chosen=name_row(whole["choice"]), not_worse=not_worse)
-        for sample in options.samples:
-            chosen = []
-            for seed in range(options.seeds):
-                text, _ = call(*command, "--sample", sample, "--seed", seed, "--out", "part", folder=folder)
-                part = json.loads(text)
-                chosen.append(name_row(part["choice"]))
-                ties = sum(row["verdict"] != "worse" for row in part["rows"])
-                about = {"items": part["items"], "chosen": chosen[-1], "verdict_on_all": verdicts[chosen[-1]]}
-                show("sample", sample=sample, seed=seed, not_worse=ties, **about)
-            right, same = sum(name in not_worse for name in chosen), chosen.count(name_row(whole["choice"]))
-            show("right choices", sample=sample, right=right, same=same, of=len(chosen))
-        if options.page:
-            write_page(options, Path(folder) / "whole", whole)
+    folder = options.folder or Path(tempfile.mkdtemp())
+    whole = scout(options, folder, out=folder / "whole")
+    verdicts = {name_row(row): row.verdict for row in whole.rows}
+    not_worse = [name for name, verdict in verdicts.items() if verdict != "worse"]
+    show("all", items=whole.n_items, chosen=name_row(whole.choice), not_worse=not_worse)
+    for sample in options.samples:
+        chosen = []
+        for seed in range(options.seeds):
+            part = scout(options, folder, sample=sample, seed=seed)
+            chosen.append(name_row(part.choice))
+            about = {"items": part.n_items, "chosen": chosen[-1], "verdict_on_all": verdicts[chosen[-1]]}
+            show("sample", sample=sample, seed=seed, not_worse=1 + len(part.ties), **about)
+        right, same = sum(name in not_worse for name in chosen), chosen.count(name_row(whole.choice))
+        show("right choices", sample=sample, right=right, same=same, of=len(chosen))
+    if options.page:
+        write_page(options, folder / "whole", whole)
+
+
+def scout(options, folder, **settings):
+    """Scout in this process, with features that an earlier scout has left in the folder."""
+    import featx
+
+    settings = {"features": folder / "features", "folder": None, **settings}
+    return featx.scout(options.source.resolve(), options.backbones, options=featx.ScoutOptions(**settings))
 
 
 def name_row(row):
     """Name the features of a row."""
-    return f"{row['backbone']} {row['layer']}"
+    return f"{row.backbone} {row.layer}"
 
 
-def write_page(options, folder, values):
+def write_page(options, folder, whole):
     """Write the table between the marks of a page, and copy the plot."""
     slug = options.name.replace(" ", "-")
     lines = ["| features | accuracy | 95 % | dim | images/s | points to the best | |", "|---|---|---|---|---|---|---|"]
-    for row in values["rows"]:
-        points = [row[name] for name in ("difference", "difference_low", "difference_high")]
-        gap = "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * point for point in points)) if points[0] is not None else ""
-        ends = f"{row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}"
-        chosen = row["store"] == values["choice"]["store"]
-        verdict = f"**{row['verdict']}, the cheapest**" if chosen else row["verdict"]
-        cells = [f"`{name_row(row)}`", f"{row['accuracy']:.3f}", ends, f"{row['dim']:,}"]
-        cells += [f"{row['images_per_second']:,.0f}", gap, verdict]
+    for row in whole.rows:
+        gap = row.paired and [100 * share for share in (row.paired.difference, row.paired.low, row.paired.high)]
+        verdict = f"**{row.verdict}, the cheapest**" if row is whole.choice else row.verdict
+        cells = [f"`{name_row(row)}`", f"{row.accuracy:.3f}", f"{row.accuracy_low:.3f} to {row.accuracy_high:.3f}"]
+        cells += [f"{row.dim:,}", f"{row.images_per_second:,.0f}"]
+        cells += ["{:+.1f} ({:+.1f} to {:+.1f})".format(*gap) if gap else "", verdict]
         lines.append(f"| {' | '.join(cells)} |")
     table = "\n".join(lines)
     text = options.page.read_text(encoding="utf-8")

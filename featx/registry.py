@@ -49,6 +49,9 @@ HEAD_SETS: dict[str, tuple[str, ...]] = {
     "all": tuple(HEADS),
 }
 
+#: What `fit` takes in place of a head, to choose among those of `fast`.
+BEST = "best"
+
 
 #: Commands that list the names of a kind, for kinds with more names than an error shows.
 _LISTS = {"backbone": "featx backbones", "classifier": "featx fit --help"}
@@ -139,7 +142,7 @@ def check_heads(names: Iterable[str]) -> None:
     known = list_names(HEADS, "featx.heads")
     for name in names:
         base = name.strip().lower().partition(":")[0]
-        if base and base not in known and base not in HEAD_SETS:
+        if base and base not in known and base not in HEAD_SETS and base != BEST:
             kind = "classifier"
             raise make_unknown_name_error(kind, name.strip(), known)
 

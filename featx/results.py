@@ -78,6 +78,34 @@ def name_candidate(params: Mapping[str, Any], scaling: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class TriedHead:
+    """A head that was tuned so that the best could be chosen, with its scores on validation items.
+
+    Attributes:
+        name: Its name.
+        params, scaling: Those that tuning chose.
+        accuracy: Share of the items that were right; the mean of the classes' recalls if they are weighted equally.
+        accuracy_error: The standard error of this accuracy.
+        log_loss: The log-loss.
+        chosen: Whether it was chosen.
+        error: Why it could not be fitted; empty if it could.
+    """
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    scaling: str = ""
+    accuracy: float = 0.0
+    accuracy_error: float = 0.0
+    log_loss: float = 0.0
+    chosen: bool = False
+    error: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain values, ready for JSON."""
+        return asdict(self) | {"params": dict(self.params)}
+
+
+@dataclass(frozen=True, slots=True)
 class Curve:
     """Accuracy by the number of training items.
 
@@ -285,6 +313,7 @@ class Run:
         curve: The learning curve, if it was requested.
         shots: Accuracy by items per class, if the protocol measures it.
         finetuned: How the backbone was fine-tuned; None for a frozen one.
+        heads: The heads among which this one was chosen; empty if it was named.
         tested: The columns of `predictions` if there is no bundle to read them from.
     """
 
@@ -301,6 +330,7 @@ class Run:
     curve: Curve | None = None
     shots: Curve | None = None
     finetuned: FineTuned | None = None
+    heads: tuple[TriedHead, ...] = ()
     tested: Mapping[str, Any] | None = field(default=None, repr=False, compare=False)
 
     def __repr__(self) -> str:
@@ -330,7 +360,7 @@ class Run:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `featx fit --json` prints and `metrics.json` holds."""
-        return {
+        values = {
             "bundle": str(self.bundle) if self.bundle else None,
             "head": self.head.to_dict(),
             "test_name": self.test_name,
@@ -345,6 +375,7 @@ class Run:
             "shots": self.shots.to_dict() if self.shots else None,
             "finetuned": self.finetuned.to_dict() if self.finetuned else None,
         }
+        return values | ({"heads": [head.to_dict() for head in self.heads]} if self.heads else {})
 
     def _repr_html_(self) -> str:
         """Show the head and its metrics in a notebook."""

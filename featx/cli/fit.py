@@ -8,7 +8,7 @@ import typer
 from featx.cli import flags
 from featx.cli.output import format_table, print_notes, print_run, print_text
 from featx.options import FIT_DEFAULTS, FitOptions
-from featx.registry import HEADS
+from featx.registry import BEST, HEAD_SETS, HEADS
 from featx.reporting import ProgressReporter
 from featx.specs import SCALINGS
 
@@ -23,7 +23,8 @@ def fit(
             "--clf",
             metavar="HEAD",
             callback=flags.check_heads,
-            help=f"Head: {flags.join(HEADS)}; keras:512-512 has two hidden layers. By default, logreg.",
+            help=f"Head: {flags.join(HEADS)}; keras:512-512 has two hidden layers; or {BEST}, which chooses one of "
+            f"{flags.join(HEAD_SETS['fast'])} by validation. By default, logreg.",
         ),
     ] = None,
     param: flags.Param = None,
@@ -116,6 +117,8 @@ def _describe(run: Any, store: Any) -> str:  # noqa: ANN401 - a Run and a Featur
     how = run.test_name if "cross-validation" in run.test_name else f"{run.test_name} split"
     head = f"{chosen} on {store.path}: trained on {run.n_train:,} items, evaluated on {run.test.n_items:,} ({how})"
     parts = [head, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test)]
+    if run.heads:
+        parts.append(_format_heads(run.heads))
     if run.shots:
         parts.append(_format_curve(run.shots, "items of each class"))
     if run.curve:
@@ -125,6 +128,15 @@ def _describe(run: Any, store: Any) -> str:  # noqa: ANN401 - a Run and a Featur
     tried = f"{tried} (accuracy {chosen_on[0].accuracy:.4f}), " if len(run.candidates) > 1 else ""
     last = f"{tried}validation accuracy {run.validation.accuracy:.4f}, {run.seconds:.1f} s -> {run.bundle}"
     return "\n\n".join([*parts, last])
+
+
+def _format_heads(heads: Any) -> str:  # noqa: ANN401 - of `Run.heads`, whose module loads numpy
+    rows = [
+        (one.name, f"{one.accuracy:.4f}", f"{one.log_loss:.4f}", "chosen" if one.chosen else "")
+        for one in sorted(heads, key=lambda one: -one.accuracy)
+        if not one.error
+    ]
+    return format_table(["head", "validation accuracy", "log-loss", ""], rows, left=(0, 3))
 
 
 def _format_curve(curve: Any, sizes: str) -> str:  # noqa: ANN401 - a Curve, whose module loads SciPy

@@ -31,11 +31,11 @@ from featx.comparing.runs import make_entries
 from featx.comparison_results import Comparison, ComparisonRow
 from featx.errors import DataError, UsageError
 from featx.files import read_result
+from featx.fitting.choice import choose_heads
 from featx.fitting.dataset import Dataset, Partition, deal_folds, load_dataset, split_dataset
 from featx.fitting.preconditions import MIN_CLASSES
-from featx.heads import Head, describe_single_fold, find_head
+from featx.heads import describe_single_fold
 from featx.options import COMPARE_DEFAULTS, VIEWS, CompareOptions, check_options
-from featx.registry import list_heads
 from featx.results import Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
@@ -387,48 +387,6 @@ def _recall_validation(
 def _recall(path: Path) -> NDArray[np.float64]:
     probabilities: NDArray[np.float64] = read_result(path).arrays["probabilities"]
     return probabilities
-
-
-def choose_heads(
-    heads: str | Sequence[str | HeadSpec], seed: int, params: Mapping[str, Any], calibration: str | None
-) -> tuple[list[HeadSpec], list[str]]:
-    """Return the spec of each head once, and notes on parameters that some heads lack.
-
-    Args:
-        heads: Names of heads or sets, with commas between in one text, or specs, which stay as they are.
-        seed: Seed of those that are named.
-        params: What is fixed of every named head that has such a parameter.
-        calibration: One of `featx.specs.CALIBRATIONS` for every named head; None chooses for each, as `auto` does.
-
-    Raises:
-        UnknownNameError: If no head has a name.
-        UsageError: If nothing is named, or no head has a parameter.
-    """
-    asked = [heads] if isinstance(heads, str) else heads
-    specs, named = list[HeadSpec](), list[Head]()
-    for entry in asked:
-        if isinstance(entry, HeadSpec):
-            head = find_head(entry.name)
-            specs.append(replace(entry, name=head.name, params=head.check_params(entry.params)))
-            continue
-        for name in list_heads([name.strip() for name in entry.split(",") if name.strip()]):
-            head = find_head(name)
-            own = {key: value for key, value in params.items() if key in head.params}
-            specs.append(HeadSpec(head.name, head.check_params(own), None, seed, calibration))
-            named.append(head)
-    unique = list({spec.digest: spec for spec in specs}.values())
-    if not unique:
-        msg = "no head is named; give some, such as logreg,knn or fast"
-        raise UsageError(msg)
-    return unique, [note for name in params for note in _note_lacking(name, named)]
-
-
-def _note_lacking(parameter: str, heads: Sequence[Head]) -> list[str]:
-    lacking = list(dict.fromkeys(head.name for head in heads if parameter not in head.params))
-    if heads and len(lacking) == len({head.name for head in heads}):
-        msg = f"none of {', '.join(lacking)} has a parameter {parameter}; leave it out, or name another head"
-        raise UsageError(msg)
-    return [f"{', '.join(lacking)}: no parameter {parameter}, so it is ignored"] if lacking else []
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from featx.backbones.untrusted_networks import read_checked
 from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.errors import DataError, UsageError
 from featx.evaluation import Evaluation
+from featx.fitting.choice import Chosen, Plan, describe_folds, plan_best, predict_items, shift, tune_and_choose
 from featx.fitting.dataset import (
     Dataset,
     Partition,
@@ -28,11 +29,10 @@ from featx.fitting.dataset import (
 from featx.fitting.illustrations import list_illustrations
 from featx.fitting.learning_curve import measure_curve, measure_shots
 from featx.fitting.protocols import find_protocol, plan_head
-from featx.heads import FittedHead, Head, Tuned, describe_single_fold, fit_tuned, tune_and_fit
-from featx.heads.fitting import predict_rows
+from featx.heads import FittedHead, Tuned, describe_single_fold, fit_tuned
 from featx.options import FIT_DEFAULTS, FitOptions, check_options
 from featx.references import check_run_name
-from featx.reporting import Progress
+from featx.registry import BEST
 from featx.results import Curve, Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
@@ -59,7 +59,8 @@ def fit(
 
     Args:
         store: A store, or its path.
-        clf: Name of a head (see `featx.registry.HEADS`); None for the protocol's, or `logreg`.
+        clf: Name of a head (see `featx.registry.HEADS`); `best` to tune those of `fast` and to choose one of them by
+            validation, inside whatever is tested; None for the protocol's, or `logreg`.
         params: Hyper-parameters that are fixed; the others are tuned.
         scaling: `none`, `standard` or `l2`; None tunes it.
         calibration: One of `featx.specs.CALIBRATIONS`; None chooses by held-out items, as `auto` does.
@@ -78,7 +79,13 @@ def fit(
     check_run_name(options.folder, options.name)
     chosen = find_protocol(protocol) if protocol else None
     name = clf or (chosen.head if chosen else "logreg")
-    head, spec = plan_head(HeadSpec(name, params or {}, scaling, options.seed, calibration), chosen)
+    if name.lower() == BEST:
+        if chosen is not None:
+            msg = f"the protocol {chosen.name} fixes its head; leave out {BEST}, or the protocol"
+            raise UsageError(msg)
+        plans, lacking = plan_best(params or {}, scaling, calibration, options.seed)
+    else:
+        plans, lacking = [plan_head(HeadSpec(name, params or {}, scaling, options.seed, calibration), chosen)], []
     if chosen is not None and chosen.shots and options.cv:
         msg = f"the protocol {chosen.name} needs a held-out test; leave out --cv"
         raise UsageError(msg)
@@ -88,19 +95,20 @@ def fit(
     refuse_damage([opened])  # a second per gigabyte; a head would be fitted on noise without a warning
     dataset = load_dataset(opened, group=options.group, views=options.views)
     outcome = (
-        _cross_validate(head, spec, dataset, options)
+        _cross_validate(plans, dataset, options)
         if options.cv
-        else _hold_out(head, spec, dataset, options, chosen.shots if chosen else ())
+        else _hold_out(plans, dataset, options, chosen.shots if chosen else ())
     )
+    outcome = replace(outcome, notes=(*lacking, *outcome.notes))
     if options.curve:
-        outcome = _add_curve(outcome, head, spec, dataset, options)
+        outcome = _add_curve(outcome, dataset, options)
     return _conclude(opened, dataset, outcome, options, chosen.name if chosen else "", time.perf_counter() - started)
 
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
+    chosen: Chosen
     fitted: FittedHead
-    tuned: Tuned
     notes: tuple[str, ...]
     validation: Evaluation
     test: Evaluation
@@ -114,31 +122,32 @@ class _Outcome:
     curve: Curve | None = None
 
 
-def _add_curve(outcome: _Outcome, head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions) -> _Outcome:
+def _add_curve(outcome: _Outcome, dataset: Dataset, options: FitOptions) -> _Outcome:
     """Measure the learning curve; where there are too few items for one, note that instead."""
     try:
-        curve = measure_curve(head, spec, dataset, outcome.tuned_on, options.reporter.advance)
+        curve = measure_curve(*outcome.chosen.plan, dataset, outcome.tuned_on, options.reporter.advance)
     except DataError as error:
         return replace(outcome, notes=(*outcome.notes, f"there is no learning curve: {error}"))
     return replace(outcome, curve=curve)
 
 
-def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions, shots: tuple[int, ...]) -> _Outcome:
+def _hold_out(plans: Sequence[Plan], dataset: Dataset, options: FitOptions, shots: tuple[int, ...]) -> _Outcome:
     partition = split_dataset(dataset, test_size=options.test_size, seed=options.seed)
     train, test = partition.train, partition.test
     trained = train | partition.validation
-    fitted, tuned = _tune_and_fit(head, spec, dataset, train, options.reporter.advance)
-    validation = _validate(fitted, tuned, dataset, partition, spec.seed)
+    chosen = tune_and_choose(plans, dataset, train, partition.validation, options.reporter.advance)
+    (head, spec), fitted = chosen.plan, chosen.fitted
+    validation = _validate(fitted, chosen.tuned, dataset, partition, spec.seed)
     if partition.validation.any():
         folds = deal_folds(dataset, trained, spec.seed)
-        fitted = fit_tuned(head, dataset.take_training_rows(trained, folds), tuned)
-    probabilities = _predict(fitted, dataset, test.members)
+        fitted = fit_tuned(head, dataset.take_training_rows(trained, folds), chosen.tuned)
+    probabilities = predict_items(fitted, dataset, test.members)
     targets = test.open_targets()
     few = measure_shots(head, spec, dataset, trained, (test.members, targets), shots) if shots else None
     return _Outcome(
+        chosen=chosen,
         fitted=fitted,
-        tuned=tuned,
-        notes=(*partition.notes, *(few.notes if few else ())),
+        notes=(*partition.notes, *chosen.notes, *(few.notes if few else ())),
         validation=validation,
         test=evaluate_items(dataset, test.members, probabilities, targets, options.seed),
         tested=np.flatnonzero(test.members),
@@ -151,16 +160,17 @@ def _hold_out(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions,
     )
 
 
-def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOptions) -> _Outcome:
-    """Tune, fit and test inside each fold, so that no item is tested by a head that was fitted on it; then fit all."""
-    everything = np.ones(len(dataset), bool)
+def _cross_validate(plans: Sequence[Plan], dataset: Dataset, options: FitOptions) -> _Outcome:
+    """Choose, tune, fit and test inside each fold, so that no tested item took part in any of it; then fit all."""
+    everything, nobody = np.ones(len(dataset), bool), np.zeros(len(dataset), bool)
     outer = dataset.assign_folds(everything, options.cv, options.seed)
     probabilities = np.zeros((len(dataset), len(dataset.classes)))
+    inside = []
     for fold in range(options.cv):
         options.reporter.begin(f"fold {fold + 1} of {options.cv}")
-        progress = _shift(options.reporter.advance, fold, options.cv + 1)
-        fitted, _ = _tune_and_fit(head, spec, dataset, outer != fold, progress)
-        probabilities[outer == fold] = _predict(fitted, dataset, outer == fold)
+        progress = shift(options.reporter.advance, fold, options.cv + 1)
+        inside.append(tune_and_choose(plans, dataset, outer != fold, nobody, progress))
+        probabilities[outer == fold] = predict_items(inside[-1].fitted, dataset, outer == fold)
     held = outer >= 0
     alone = int((~held).sum())
     single = f"classes with a single image are trained on and never tested ({format_plural(alone, 'image')}); add more"
@@ -168,14 +178,14 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     if (dataset.splits != "").any():
         notes.append("cross-validation uses all items and ignores the splits of the source; leave out --cv to use them")
     options.reporter.begin("fitting to all items")
-    progress = _shift(options.reporter.advance, options.cv, options.cv + 1)
-    fitted, tuned = _tune_and_fit(head, spec, dataset, everything, progress)
-    folded = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
+    progress = shift(options.reporter.advance, options.cv, options.cv + 1)
+    chosen = tune_and_choose(plans, dataset, everything, nobody, progress)
+    folded = align_probabilities(chosen.tuned.probabilities, chosen.tuned.classes, len(dataset.classes))
     return _Outcome(
-        fitted=fitted,
-        tuned=tuned,
-        notes=tuple(notes),
-        validation=evaluate_items(dataset, everything, folded, dataset.targets, spec.seed),
+        chosen=chosen,
+        fitted=chosen.fitted,
+        notes=(*notes, *chosen.notes, *describe_folds(inside)),
+        validation=evaluate_items(dataset, everything, folded, dataset.targets, options.seed),
         test=evaluate_items(dataset, held, probabilities[held], dataset.targets[held], options.seed),
         tested=np.flatnonzero(held),
         probabilities=probabilities[held],
@@ -186,32 +196,14 @@ def _cross_validate(head: Head, spec: HeadSpec, dataset: Dataset, options: FitOp
     )
 
 
-def _tune_and_fit(
-    head: Head, spec: HeadSpec, dataset: Dataset, members: NDArray[np.bool_], progress: Progress
-) -> tuple[FittedHead, Tuned]:
-    rows = dataset.take_training_rows(members, deal_folds(dataset, members, spec.seed))
-    result = tune_and_fit(head, rows, spec, progress=progress)
-    assert result.tuned is not None  # noqa: S101 - it always tunes, unless asked not to
-    return result.fitted, result.tuned
-
-
 def _validate(fitted: FittedHead, tuned: Tuned, dataset: Dataset, partition: Partition, seed: int) -> Evaluation:
     """Evaluate on the source's validation split, or on the folds that chose the parameters."""
     members = partition.validation
     if members.any():
-        return evaluate_items(dataset, members, _predict(fitted, dataset, members), dataset.targets[members], seed)
+        found = predict_items(fitted, dataset, members)
+        return evaluate_items(dataset, members, found, dataset.targets[members], seed)
     probabilities = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
     return evaluate_items(dataset, partition.train, probabilities, dataset.targets[partition.train], seed)
-
-
-def _predict(fitted: FittedHead, dataset: Dataset, members: NDArray[np.bool_]) -> Probabilities:
-    probabilities = predict_rows(fitted.estimator, dataset.take_features(members))
-    return align_probabilities(probabilities, fitted.estimator.classes_, len(dataset.classes))
-
-
-def _shift(progress: Progress, part: int, parts: int) -> Progress:
-    """Show the progress of one of several equal parts as that of the whole."""
-    return lambda done, total: progress(part * total + done, parts * total)
 
 
 def _conclude(
@@ -222,7 +214,7 @@ def _conclude(
     protocol: str,
     seconds: float,
 ) -> Run:
-    tuned, fitted = outcome.tuned, outcome.fitted
+    tuned, fitted = outcome.chosen.tuned, outcome.fitted
     of_heads = [*describe_single_fold(tuned.single_fold, dataset.classes), *tuned.notes, *fitted.notes]
     run = Run(
         bundle=None,
@@ -237,6 +229,7 @@ def _conclude(
         protocol=protocol,
         curve=outcome.curve,
         shots=outcome.shots,
+        heads=outcome.chosen.tried,
     )
     ids = store.ids[dataset.rows]
     tested = tabulate_predictions(ids, dataset.labels, outcome.tested, outcome.probabilities, dataset.classes)
@@ -302,7 +295,7 @@ def _draft_bundle(
         metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
         items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
         predictions=predictions,
-        extras=list_illustrations(run, outcome.tuned, outcome.fitted, outcome.probabilities, truth),
+        extras=list_illustrations(run, outcome.chosen.tuned, outcome.fitted, outcome.probabilities, truth),
     )
 
 
@@ -322,6 +315,8 @@ def _make_record(run: Run, store: FeatureStore, outcome: _Outcome, options: FitO
             "embed_seconds": store.embed_seconds,
         },
     }
+    if run.heads:
+        record["heads"] = [head.to_dict() for head in run.heads]
     if store.spec.views:
         record["views"] = {"learnt": options.views, **store.spec.views.to_dict()}
     return record

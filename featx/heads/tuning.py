@@ -153,7 +153,7 @@ def tune(
     weights = compute_sample_weight(head.check_params(spec.params).get("class_weight"), positions)
     calibrated = head.calibrated and spec.calibration != "none"
     candidates: list[Candidate] = []
-    shortlist = _Shortlist(head.tolerance)
+    shortlist = Shortlist(head.tolerance)
     for scaling, grid in plan.items():
         report = functools.partial(warned.add, grid, scaling)
         offers: dict[int, Callable[[], Any]] = {}
@@ -223,7 +223,18 @@ def tune_and_fit(
         if only is not None:
             fitted = fit_head(head, rows.features, rows.targets, only, rows.folds, units=rows.units)
             return TunedHead(only, fitted, None)
-        tuned = tune(
+    tuned = tune_rows(head, rows, spec, progress=progress)
+    return TunedHead(tuned.spec, fit_tuned(head, rows, tuned, fitted=tuned.fitted), tuned)
+
+
+def tune_rows(head: Head, rows: TrainingRows, spec: HeadSpec, *, progress: Progress | None = None) -> Tuned:
+    """Tune a head on the folds of some rows; see `tune`.
+
+    Raises:
+        DataError: If the head cannot be fitted to these rows.
+    """
+    with explain_failure(spec):
+        return tune(
             head,
             rows.features,
             rows.targets,
@@ -233,7 +244,6 @@ def tune_and_fit(
             copies=rows.copies,
             progress=progress,
         )
-    return TunedHead(tuned.spec, fit_tuned(head, rows, tuned, fitted=tuned.fitted), tuned)
 
 
 def fit_tuned(head: Head, rows: TrainingRows, tuned: Tuned, *, fitted: Any = None) -> FittedHead:  # noqa: ANN401 - as `Tuned.fitted`
@@ -331,7 +341,7 @@ def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) ->
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
     """A candidate that may be chosen.
 
     Attributes:
@@ -350,13 +360,13 @@ class _Entry:
     scores: NDArray[np.float32]
     offer: Callable[[], Any] | None = None
 
-    def precedes(self, other: "_Entry") -> bool:
+    def precedes(self, other: "Entry") -> bool:
         """Return whether the other one can never be chosen, as this one is at least as good in all respects."""
         stronger = self.candidate.strength <= other.candidate.strength
         return stronger and self.accuracy >= other.accuracy and self.log_loss <= other.log_loss
 
 
-class _Shortlist:
+class Shortlist:
     """The candidates that may still be chosen; the scores of all others are dropped.
 
     The least accuracy that is close enough only rises, so the order in which candidates are added does not matter.
@@ -365,9 +375,9 @@ class _Shortlist:
     def __init__(self, tolerance: float) -> None:
         self._tolerance = tolerance
         self._least = 0.0
-        self._entries: list[_Entry] = []
+        self._entries: list[Entry] = []
 
-    def add(self, entry: _Entry) -> None:
+    def add(self, entry: Entry) -> None:
         """Add a candidate, whose scores are copied if it may be chosen."""
         self._least = max(self._least, entry.accuracy - self._tolerance * entry.error - _ROUNDING)
         self._entries = [one for one in self._entries if one.accuracy >= self._least]
@@ -375,7 +385,7 @@ class _Shortlist:
             kept = [one for one in self._entries if not entry.precedes(one)]
             self._entries = [*kept, replace(entry, scores=entry.scores.copy())]
 
-    def choose(self) -> _Entry:
+    def choose(self) -> Entry:
         """Return the candidate that `tune` chooses among those that were added."""
         most = min(one.log_loss for one in self._entries) + _EQUAL_LOSS
         good = [one for one in self._entries if one.log_loss <= most]
@@ -389,7 +399,7 @@ def _measure(
     weights: NDArray[np.float64],
     *,
     calibrated: bool,
-) -> _Entry:
+) -> Entry:
     right = scores.argmax(axis=1) == problem.positions
     by_fold = [right[held].mean() for _, held in problem.splits]
     accuracy, error = measure_accuracy(right, weights, problem.positions, problem.units)
@@ -402,7 +412,7 @@ def _measure(
         log_loss=log_loss,
         balanced_accuracy=float(np.mean(np.bincount(problem.positions, right) / np.bincount(problem.positions))),
     )
-    return _Entry(measured, accuracy, error, log_loss, scores)
+    return Entry(measured, accuracy, error, log_loss, scores)
 
 
 def measure_accuracy(

@@ -192,10 +192,10 @@ def test_cross_validation_tests_every_item_once(store, tmp_path):
 
 def test_groups_stay_together_in_cross_validation(store, monkeypatch):
     seen = []
-    predict = fitting._predict
+    predict = fitting.predict_items
     monkeypatch.setattr(
         fitting,
-        "_predict",
+        "predict_items",
         lambda fitted, dataset, members: (
             seen.append((set(dataset.groups[members]), set(dataset.groups[~members]))),
             predict(fitted, dataset, members),

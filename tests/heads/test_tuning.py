@@ -18,7 +18,7 @@ from featx.errors import DataError, UnknownNameError, UsageError
 from featx.heads import find_head, tune
 from featx.heads.calibration import fit_temperature
 from featx.heads.rows import FeatureRows
-from featx.heads.tuning import _Entry, _Shortlist, measure_accuracy, plan_candidates
+from featx.heads.tuning import Entry, Shortlist, measure_accuracy, plan_candidates
 from featx.results import Candidate
 from featx.specs import HeadSpec
 
@@ -264,11 +264,11 @@ def test_the_choice_does_not_depend_on_the_order_of_the_candidates(figures, rand
     expected = min(good, key=lambda one: (one[3], one[2], -one[0]))
     for _ in range(6):
         random.shuffle(figures)
-        shortlist = _Shortlist(1.0)
+        shortlist = Shortlist(1.0)
         for figure in figures:
             accuracy, error, loss, strength = figure
             scores = np.array([figure], np.float32)
-            shortlist.add(_Entry(Candidate({}, "none", strength), accuracy, error, loss, scores))
+            shortlist.add(Entry(Candidate({}, "none", strength), accuracy, error, loss, scores))
             scores[:] = np.nan  # a sweep uses the array again
         chosen = shortlist.choose()
         assert (chosen.accuracy, chosen.log_loss, chosen.candidate.strength) == (expected[0], expected[2], expected[3])
@@ -278,11 +278,9 @@ def test_the_choice_does_not_depend_on_the_order_of_the_candidates(figures, rand
 def test_an_accuracy_that_is_known_badly_does_not_make_more_candidates_close():
     rows = {"a": (0.900, 0.01, 0.50), "b": (0.885, 0.01, 0.30), "c": (0.901, 0.02, 0.60)}
     for order in ("abc", "cba", "bca", "cab", "acb", "bac"):
-        shortlist = _Shortlist(1.0)
+        shortlist = Shortlist(1.0)
         for strength, name in enumerate(order):
-            shortlist.add(
-                _Entry(Candidate({"name": name}, "none", strength), *rows[name], np.zeros((1, 2), np.float32))
-            )
+            shortlist.add(Entry(Candidate({"name": name}, "none", strength), *rows[name], np.zeros((1, 2), np.float32)))
         assert shortlist.choose().candidate.params == {"name": "a"}
 
 

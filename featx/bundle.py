@@ -12,6 +12,9 @@ items.csv          the sha256 of every item, and whether it was trained on or te
 confusion_matrix.png, .svg
 curves.csv, .png, .svg, head.keras    only for a head that Keras trained; for people and for Keras, not read by featx
 
+The head of a bundle of format 2 takes the features of several networks side by side. bundle.json then lists the spec of
+each, in order, and the files of each have its number: golden-1.npz, network-1.xml, golden-2.npz ...
+
 A bundle may be untrusted. Opening one reads only its own files, runs no code from them, and takes
 memory in proportion to their size. The checksums detect damaged and exchanged files. They do not
 prove who made a bundle, because its maker also writes the checksums.
@@ -30,7 +33,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -38,8 +41,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.backbones.cache import link_network
-from featx.errors import BundleError, DataError
+from featx.backbones.cache import NETWORK, WEIGHTS, link_network
+from featx.errors import BundleError, DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.files import (
     DAMAGES,
@@ -61,10 +64,14 @@ from featx.items.decoding import MAX_PIXELS
 from featx.references import LATEST, MANIFEST, METRICS, check_own, find_bundle, read_json
 from featx.registry import find_versions
 from featx.results import PREDICTIONS
-from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec
+from featx.specs import DTYPES, SCALINGS, EmbedSpec, HeadSpec, ViewSpec
 
 FORMAT = "featx-bundle"
-FORMAT_VERSION = 1
+#: That of a bundle with several networks; one with a single network has format 1, which every featx reads.
+FORMAT_VERSION = 2
+
+#: More networks than anybody runs for one prediction.
+_MOST_PARTS = 16
 
 _MOST_BUNDLES = 10_000
 
@@ -80,28 +87,80 @@ _WEIGHTS = ("imagenet", "none", "computed", "file")
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """How pixels become the features of one network.
+
+    Attributes:
+        embed_spec: The spec of the features.
+        golden: The golden pictures and their expected features.
+        backbone_file: The copy of the user's own network or weights; None if there is none.
+        number: Its place among the networks of a bundle, from 1; 0 if it is the only one.
+    """
+
+    embed_spec: EmbedSpec
+    golden: Golden
+    backbone_file: Path | None
+    number: int = 0
+
+    @property
+    def network(self) -> tuple[str, str]:
+        """The names of the two files of its network, if the bundle holds it."""
+        return name_file(NETWORK, self.number), name_file(WEIGHTS, self.number)
+
+
+@dataclass(frozen=True, slots=True)
 class Bundle:
     """A bundle on disk, with its head not yet loaded.
 
     Attributes:
         path: The folder.
-        embed_spec: How pixels become features.
+        parts: How pixels become features: one part for each network, in the order of the head's columns.
         head_spec: How the head was made; its params are those that were chosen.
         classes: The classes, in the order of the head's probabilities.
-        golden: The golden pictures and their expected features.
-        backbone_file: The copy of the user's own network or weights; None if there is none.
         metrics: The content of `metrics.json`.
         files: The sha256 of each other file, which was compared.
     """
 
     path: Path
-    embed_spec: EmbedSpec
+    parts: tuple[Part, ...]
     head_spec: HeadSpec
     classes: tuple[str, ...]
-    golden: Golden
-    backbone_file: Path | None
     metrics: Mapping[str, Any]
     files: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def embed_spec(self) -> EmbedSpec:
+        """The spec of the only network.
+
+        Raises:
+            UsageError: If there are several.
+        """
+        return self._find_only().embed_spec
+
+    @property
+    def golden(self) -> Golden:
+        """The golden pictures of the only network, as `embed_spec`."""
+        return self._find_only().golden
+
+    @property
+    def backbone_file(self) -> Path | None:
+        """The user's own network or weights of the only network, as `embed_spec`."""
+        return self._find_only().backbone_file
+
+    def _find_only(self) -> Part:
+        if len(self.parts) > 1:
+            msg = f"{self.path} has {len(self.parts)} networks; use `parts`, which has the spec of each"
+            raise UsageError(msg)
+        return self.parts[0]
+
+    @property
+    def views(self) -> ViewSpec | None:
+        """The views whose mean the head was trained on, the same for all networks; None if there are none."""
+        return self.parts[0].embed_spec.views
+
+    def holds_network(self, part: Part) -> bool:
+        """Return whether the bundle holds the converted network of a part."""
+        return set(part.network) <= set(self.files)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Self:
@@ -127,14 +186,17 @@ class Bundle:
     def _read(cls, folder: Path) -> Self:
         about = read_json(folder, MANIFEST)
         _check_format(folder, about)
-        embed_spec, head_spec = EmbedSpec.from_dict(about["embed"]), HeadSpec.from_dict(about["head"])
-        classes = about["classes"]
-        _check_values(embed_spec, head_spec, classes, about["backbone_file"])
-        _check_files(folder, dict(about["files"]), about["backbone_file"])
-        golden = _read_golden(folder / _GOLDEN)
-        backbone_file = folder / about["backbone_file"] if about["backbone_file"] else None
+        described = about["parts"] if about["format_version"] > 1 else [about]
+        specs, head_spec = [EmbedSpec.from_dict(one["embed"]) for one in described], HeadSpec.from_dict(about["head"])
+        classes, named = about["classes"], [one["backbone_file"] for one in described]
+        _check_values(specs, head_spec, classes, named)
+        _check_files(folder, dict(about["files"]), named)
+        parts = []
+        for number, spec, name in zip(_number(len(specs)), specs, named, strict=True):
+            golden = _read_golden(folder / name_file(_GOLDEN, number))
+            parts.append(Part(spec, golden, folder / name if name else None, number))
         metrics, files = read_json(folder, METRICS), {name: str(one["sha256"]) for name, one in about["files"].items()}
-        return cls(folder, embed_spec, head_spec, tuple(classes), golden, backbone_file, metrics, files)
+        return cls(folder, tuple(parts), head_spec, tuple(classes), metrics, files)
 
     def load_head(self, *, plain: bool = False) -> Any:  # noqa: ANN401 - a fitted scikit-learn classifier, which has no type
         """Load the fitted head.
@@ -152,7 +214,8 @@ class Bundle:
             from featx.heads.persistence import load_head
 
             head = load_head(self.path / _HEAD)
-        known, features = np.asarray(head.classes_), self.golden.features
+        known, count = np.asarray(head.classes_), min(len(part.golden.features) for part in self.parts)
+        features = np.concatenate([part.golden.features[:count] for part in self.parts], axis=1)
         try:
             if not set(known.tolist()) <= set(range(len(self.classes))):
                 msg = "its head has other classes than bundle.json"
@@ -183,14 +246,29 @@ class Bundle:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftPart:
+    """A network of a bundle to be written.
+
+    Attributes:
+        embed_spec, golden: As in `Part`.
+        backbone_file: Path of the user's own network or weights; empty if there is none.
+        network: The backbone as a file for OpenVINO, with its weights next to it; None to leave it out.
+    """
+
+    embed_spec: EmbedSpec
+    golden: Golden
+    backbone_file: str = ""
+    network: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """The contents of a bundle to be written.
 
     Attributes:
-        embed_spec, head_spec, classes, golden: As in `Bundle`.
+        parts: Its networks.
+        head_spec, classes: As in `Bundle`.
         head: The fitted classifier.
-        backbone_file: Path of the user's own network or weights; empty if there is none.
-        network: The backbone as a file for OpenVINO, with its weights next to it; None to leave it out.
         record: How the head was chosen, the split and the versions.
         test: The final evaluation.
         metrics: The content of `metrics.json`.
@@ -199,19 +277,27 @@ class Draft:
         extras: Other files by name, each with the function that writes it; featx does not read them.
     """
 
-    embed_spec: EmbedSpec
+    parts: tuple[DraftPart, ...]
     head_spec: HeadSpec
     classes: tuple[str, ...]
-    golden: Golden
     head: Any
-    backbone_file: str
     record: Mapping[str, Any]
     test: Evaluation
     metrics: Mapping[str, Any]
     items: Table
     predictions: Table
     extras: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
-    network: Path | None = None
+
+
+def name_file(name: str, number: int) -> str:
+    """Name a file of one of several networks: `network-2.xml`; with the number 0, of the only one: `network.xml`."""
+    path = Path(name)
+    return f"{path.stem}-{number}{path.suffix}" if number else name
+
+
+def _number(count: int) -> range:
+    """Number the networks of a bundle: from 1, or 0 for the only one."""
+    return range(1, count + 1) if count > 1 else range(1)
 
 
 @functools.cache
@@ -282,21 +368,18 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str, name: 
         raise BundleError(msg) from error
     try:
         _write_head(draft.head, temporary)
-        _write_golden(temporary / _GOLDEN, draft.golden)
-        backbone_file = _copy_backbone(draft.backbone_file, temporary)
-        if draft.network:
-            link_network(draft.network, temporary)
+        numbered = zip(draft.parts, _number(len(draft.parts)), strict=True)
+        parts = [_write_part(part, number, temporary) for part, number in numbered]
         write_table(draft.items, temporary / ITEMS)
         write_table(draft.predictions, temporary / PREDICTIONS)
         write_json(draft.metrics, temporary / METRICS)
         _write_extras(draft, temporary)
         about = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "embed": draft.embed_spec.to_dict(),
+            "format_version": 1 if len(parts) == 1 else FORMAT_VERSION,
+            **(parts[0] if len(parts) == 1 else {"parts": parts}),
             "head": draft.head_spec.to_dict(),
             "classes": list(draft.classes),
-            "backbone_file": backbone_file,
             "record": draft.record,
             "files": {path.name: describe_file(path) for path in sorted(temporary.iterdir())},
         }
@@ -351,6 +434,15 @@ def _write_head(head: Any, folder: Path) -> None:  # noqa: ANN401 - as `Draft` h
         plain.write(folder / _PLAIN_HEAD)
 
 
+def _write_part(part: DraftPart, number: int, folder: Path) -> dict[str, Any]:
+    """Write the files of a network, and return its description."""
+    _write_golden(folder / name_file(_GOLDEN, number), part.golden)
+    backbone_file = _copy_backbone(part.backbone_file, folder, name_file(_BACKBONE, number))
+    if part.network:
+        link_network(part.network, folder / name_file(NETWORK, number))
+    return {"embed": part.embed_spec.to_dict(), "backbone_file": backbone_file}
+
+
 def _write_extras(draft: Draft, folder: Path) -> None:
     """Write the files that are for people only."""
     from featx.evaluation.plots import plot_confusion
@@ -374,17 +466,18 @@ def _check_format(folder: Path, about: Mapping[str, Any]) -> None:
         raise BundleError(msg)
 
 
-def _check_values(embed_spec: EmbedSpec, head_spec: HeadSpec, classes: object, backbone_file: object) -> None:
+def _check_values(specs: Sequence[EmbedSpec], head_spec: HeadSpec, classes: object, named: Sequence[object]) -> None:
     """Check the values that the specs themselves do not check; no name or path needs more than 4,096 characters."""
-    backbone, image = embed_spec.backbone, embed_spec.image
-    texts = (backbone.uri, backbone.layer, backbone.weights_digest, head_spec.name, backbone_file)
-    own = str(backbone.uri).lower().startswith("file:") or backbone.weights == "file"
+    texts = [head_spec.name, *named]
+    texts += [text for spec in specs for text in (spec.backbone.uri, spec.backbone.layer, spec.backbone.weights_digest)]
+    images = [spec.image for spec in specs]
     reasonable = {
-        "backbone": backbone_file == "" or own,
         "names": all(isinstance(text, str) and len(text) <= 4096 for text in texts),  # noqa: PLR2004 - PATH_MAX
-        "weights": backbone.weights in _WEIGHTS and own == str(backbone_file).startswith(_BACKBONE),
-        "image": image.height * image.width * embed_spec.n_views <= MAX_PIXELS,
-        "views": embed_spec.views is None or is_canonical(embed_spec.views.augmentation),
+        "networks": 0 < len(specs) <= _MOST_PARTS,
+        "weights": all(map(_is_known, specs, named)),
+        "image": sum(image.height * image.width for image in images) * specs[0].n_views <= MAX_PIXELS,
+        "views": all(spec.views == specs[0].views for spec in specs)
+        and (specs[0].views is None or is_canonical(specs[0].views.augmentation)),
         "head": isinstance(head_spec.params, dict) and type(head_spec.seed) is int,
         "scaling": head_spec.scaling in {None, *SCALINGS},
         "classes": isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes),
@@ -396,18 +489,26 @@ def _check_values(embed_spec: EmbedSpec, head_spec: HeadSpec, classes: object, b
         raise ValueError(msg)
 
 
+def _is_known(spec: EmbedSpec, backbone_file: object) -> bool:
+    """Return whether the origin of the weights is known, and whether a file of the user's goes with it."""
+    weights = spec.backbone.weights
+    own = str(spec.backbone.uri).lower().startswith("file:") or weights == "file"
+    return weights in _WEIGHTS and own == str(backbone_file).startswith(_BACKBONE) and (own or backbone_file == "")
+
+
 def describe_file(path: Path) -> dict[str, Any]:
     """Return the size and the sha256 of a file, as the description of a bundle has them."""
     with path.open("rb") as file:
         return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 
 
-def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], backbone_file: str) -> None:
+def _check_files(folder: Path, files: Mapping[str, Mapping[str, Any]], named: Sequence[str]) -> None:
     outside = [name for name in files if not is_plain_name(name)]
     if outside:
         msg = f"{folder} names files outside the bundle ({', '.join(outside)[:200]}); do not use it"
         raise BundleError(msg)
-    unlisted = {_HEAD, _GOLDEN, ITEMS, METRICS, *([backbone_file] if backbone_file else [])} - set(files)
+    goldens = [name_file(_GOLDEN, number) for number in _number(len(named))]
+    unlisted = {_HEAD, *goldens, ITEMS, METRICS, *filter(None, named)} - set(files)
     missing = [name for name in files if not os.path.lexists(folder / name)]
     if unlisted or missing:
         lacking = ", ".join(sorted({*unlisted, *missing}))[:200]
@@ -441,13 +542,13 @@ def _rename_to(temporary: Path, path: Path) -> Path:
         raise BundleError(msg) from error
 
 
-def _copy_backbone(source: str, folder: Path) -> str:
+def _copy_backbone(source: str, folder: Path, stem: str) -> str:
     if not source:
         return ""
     if not Path(source).is_file():
         msg = f"the backbone's file {source} is gone, and a bundle needs a copy of it; restore it, or embed again"
         raise BundleError(msg)
-    name = f"{_BACKBONE}{''.join(Path(source).suffixes[-2:])}"
+    name = f"{stem}{''.join(Path(source).suffixes[-2:])}"
     shutil.copyfile(source, folder / name)
     return name
 

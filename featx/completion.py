@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from featx.backbones.cache import NETWORK, WEIGHTS, link_network
+from featx.backbones.cache import link_network
 from featx.backbones.converted import ConvertedBackbone
 from featx.backbones.loading import rebuild_backbone
 from featx.backbones.running import convert
-from featx.bundle import Bundle, describe_file
+from featx.bundle import Bundle, Part, describe_file
 from featx.errors import BackboneError, BundleError, UsageError
 from featx.files import publish_file, sync_file, write_atomically, write_json
 from featx.prediction import check_golden, read_network
@@ -34,16 +34,26 @@ def complete_bundle(path: str | os.PathLike[str]) -> bool:
         UsageError: If the backbone has no network.
     """
     bundle = Bundle.open(path)
-    if {NETWORK, WEIGHTS} <= set(bundle.files):
+    lacking = [part for part in bundle.parts if not bundle.holds_network(part)]
+    if not lacking:
         return False
+    added, refused = dict[str, Any](), list[str]()
     try:
         with _say_failures(bundle), tempfile.TemporaryDirectory(prefix=".unfinished-", dir=bundle.path) as name:
             folder = Path(name)
-            _write_network(bundle, folder)
-            added = {file: describe_file(folder / file) for file in (NETWORK, WEIGHTS)}
-            digests = {file: str(about["sha256"]) for file, about in added.items()}
-            # The golden pictures, with the network as whoever receives the bundle will read it.
-            check_golden(bundle, read_network(replace(bundle, path=folder, files=digests)))
+            for part in lacking:
+                if refusal := _write_network(part, folder):
+                    refused.append(refusal)
+                    continue
+                new = {file: describe_file(folder / file) for file in part.network}
+                digests = {file: str(about["sha256"]) for file, about in new.items()}
+                # The golden pictures, with the network as whoever receives the bundle will read it.
+                check_golden(bundle.path, part, read_network(replace(bundle, path=folder, files=digests), part))
+                added |= new
+            if not added:
+                what = ", ".join(refused)
+                msg = f"{what} is not a network in float32, so a bundle cannot hold it; it is complete as it is"
+                raise UsageError(msg)
             for file in added:
                 sync_file(folder / file)
                 publish_file(folder / file, bundle.path / file)
@@ -67,7 +77,7 @@ def slim_bundle(path: str | os.PathLike[str]) -> bool:
         BundleError: If the bundle is damaged, or cannot be written to.
     """
     bundle = Bundle.open(path)
-    there = [file for file in (NETWORK, WEIGHTS) if file in bundle.files]
+    there = [file for part in bundle.parts for file in part.network if file in bundle.files]
     with _say_failures(bundle):
         _list_files(bundle.path, dict.fromkeys(there))
         for file in there:
@@ -86,15 +96,17 @@ def _say_failures(bundle: Bundle) -> Iterator[None]:
         raise BundleError(msg) from error
 
 
-def _write_network(bundle: Bundle, folder: Path) -> None:
-    backbone = rebuild_backbone(bundle.embed_spec.backbone, bundle.embed_spec.image, bundle.backbone_file)
+def _write_network(part: Part, folder: Path) -> str:
+    """Write the network of a part; return the name of a backbone that is not a network, and needs no Keras."""
+    backbone = rebuild_backbone(part.embed_spec.backbone, part.embed_spec.image, part.backbone_file)
+    path = folder / part.network[0]
     if isinstance(backbone, ConvertedBackbone):
-        link_network(backbone.path, folder)
+        link_network(backbone.path, path)
     elif hasattr(backbone, "graph") and getattr(backbone, "precision", "float32") == "float32":
-        convert(backbone).save(folder / NETWORK)
+        convert(backbone).save(path)
     else:
-        msg = f"{backbone.uri} is not a network in float32, so a bundle cannot hold it; it is complete as it is"
-        raise UsageError(msg)
+        return backbone.uri
+    return ""
 
 
 def _list_files(folder: Path, changes: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ import hashlib
 import importlib.util
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeGuard
@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones import Backbone, Output, cache
-from featx.backbones.cache import NETWORK, WEIGHTS, Entry, join_digests
+from featx.backbones.cache import Entry, join_digests
 from featx.backbones.converted import ConvertedBackbone
 from featx.backbones.loading import has_gpu, rebuild_backbone
 from featx.backbones.running import Runner
-from featx.bundle import Bundle, align_probabilities
+from featx.bundle import Bundle, Part, align_probabilities
 from featx.errors import (
     BackboneError,
     BundleError,
@@ -88,11 +88,14 @@ class Predictor:
         classes: The classes, in the order of the probabilities.
     """
 
-    def __init__(self, bundle: Bundle, backbone: Backbone, head: Any) -> None:  # noqa: ANN401 - a scikit-learn classifier
+    def __init__(self, bundle: Bundle, backbones: Sequence[Backbone], head: Any) -> None:  # noqa: ANN401 - a scikit-learn classifier
         self.bundle = bundle
         self.classes = bundle.classes
-        self._backbone = backbone
+        self._backbones = backbones
         self._head = head
+        #: The forms in which an image is decoded, each once, and for each network the place of its form among them.
+        self._images = tuple(dict.fromkeys(part.embed_spec.image for part in bundle.parts))
+        self._places = [self._images.index(part.embed_spec.image) for part in bundle.parts]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, runtime: str = RUNTIMES[0]) -> Self:
@@ -110,8 +113,9 @@ class Predictor:
         bundle = Bundle.open(path)
         head = bundle.load_head(plain=True)
         try:
-            backbone = _load_backbone(bundle, runtime)
-            check_golden(bundle, backbone)
+            backbones = [_load_backbone(bundle, part, runtime) for part in bundle.parts]
+            for part, backbone in zip(bundle.parts, backbones, strict=True):
+                check_golden(bundle.path, part, backbone)
         except (BackboneError, ImageError, UnknownNameError, UsageError) as error:
             msg = f"{bundle.path} cannot be used here: {error}"
             raise BundleError(msg) from error
@@ -121,7 +125,7 @@ class Predictor:
                 f"which is missing; run `featx bundle complete` where it is installed"
             )
             raise BundleError(msg) from error
-        return cls(bundle, backbone, head)
+        return cls(bundle, backbones, head)
 
     def embed(self, images: NDArray[np.uint8], sha256s: Sequence[str] | None = None) -> NDArray[np.float32]:
         """Embed decoded images.
@@ -133,42 +137,63 @@ class Predictor:
 
         Returns:
             float32 `(n, dim)`.
+
+        Raises:
+            UsageError: If the networks of the bundle take images of several forms.
         """
-        views = self.bundle.embed_spec.views
+        if len(self._images) > 1:
+            forms = ", ".join(f"{image.height}x{image.width} px" for image in self._images)
+            msg = (
+                f"the networks of {self.bundle.path} take images of several forms ({forms}); use `predict`, which "
+                f"decodes each image for each of them"
+            )
+            raise UsageError(msg)
+        views = self.bundle.views
         if views is None or not len(images):
-            (features,) = self._backbone.embed(images)
-            return self._take_means(features) if views is None else features
+            features = [backbone.embed(images)[0] for backbone in self._backbones]
+            return self._take_means(features) if views is None else np.concatenate(features, axis=1)
         keys = [hashlib.sha256(pixels.tobytes()).hexdigest() for pixels in images] if sha256s is None else sha256s
-        rows = [
-            self._backbone.embed(expand_views(pixels, [views], key))[0].reshape(1, -1)
-            for pixels, key in zip(images, keys, strict=True)
-        ]
-        return self._take_means(np.concatenate(rows))
+        expanded = [expand_views(pixels, [views], key) for pixels, key in zip(images, keys, strict=True)]
+        return self._take_means(
+            [
+                np.concatenate([backbone.embed(one)[0].reshape(1, -1) for one in expanded])
+                for backbone in self._backbones
+            ]
+        )
 
     def predict_proba(self, images: NDArray[np.uint8], sha256s: Sequence[str] | None = None) -> NDArray[np.float64]:
         """Return class probabilities `(n, n_classes)` of decoded images; see `embed`."""
         return self._classify(self.embed(images, sha256s))
 
-    def _take_means(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Round features as in training, and take the mean over views if the head was trained on it.
+    def _take_means(self, features: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Round features as in training, take the mean over views if the head was trained on it, and join the networks.
 
         Args:
-            features: float32 `(n, n_views * dim)`.
+            features: For each network, float32 `(n, n_views * dim)`.
 
         Returns:
-            float32 `(n, dim)`.
+            float32 `(n, dim)`, the features of all networks side by side.
         """
-        spec = self.bundle.embed_spec
-        return FeatureRows(features.astype(np.dtype(spec.dtype)), views=spec.n_views)[:]
+        taken = [
+            FeatureRows(found.astype(np.dtype(part.embed_spec.dtype)), views=part.embed_spec.n_views)[:]
+            for part, found in zip(self.bundle.parts, features, strict=True)
+        ]
+        return np.concatenate(taken, axis=1)
 
     def _classify(self, features: NDArray[np.float32]) -> NDArray[np.float64]:
         probabilities = self._head.predict_proba(features)
         return align_probabilities(probabilities, self._head.classes_, len(self.classes))
 
-    def _answer(self, features: NDArray[np.float32], n_views: int) -> NDArray[np.float64]:
-        """Return probabilities `(n, n_classes)`, each the mean over the predicted views of an image."""
-        answers = self._classify(self._take_means(features.reshape(len(features) * n_views, -1)))
-        return np.asarray(answers.reshape(len(features), n_views, -1).mean(axis=1)) if n_views > 1 else answers
+    def _answer(self, rows: Sequence[Sequence[NDArray[np.float32]]], n_views: int) -> NDArray[np.float64]:
+        """Return probabilities `(n, n_classes)`, each the mean over the predicted views of an image.
+
+        Args:
+            rows: For each image, the features of each network, float32 `(n_views * dim,)`.
+            n_views: Predicted views of an image.
+        """
+        features = [np.stack(found).reshape(len(rows) * n_views, -1) for found in zip(*rows, strict=True)]
+        answers = self._classify(self._take_means(features))
+        return np.asarray(answers.reshape(len(rows), n_views, -1).mean(axis=1)) if n_views > 1 else answers
 
     def predict(
         self,
@@ -267,35 +292,63 @@ class Predictor:
     ) -> Iterator[tuple[Examined, NDArray[np.float64] | None]]:
         options.reporter.begin("predicting")
         timing, done = Timing(), 0
-        spec, workers = self.bundle.embed_spec, options.count_workers()
         # A head that was trained on means over views gets the mean over its own views of each of these.
-        wanted = [each for each in (views, spec.views) if each is not None]
-        n_views = _count_images(wanted, spec.image)
+        wanted = [each for each in (views, self.bundle.views) if each is not None]
+        n_views = _count_images(wanted, self._images)
+        workers = options.count_workers()
         examined_items = examine(
-            listing, spec.image, known=None, stamps={}, workers=workers, timing=timing, views=wanted, ahead=ahead
+            listing, self._images, known=None, stamps={}, workers=workers, timing=timing, views=wanted, ahead=ahead
         )
-        runner = Runner(self._backbone, options, expected=total, few=FEW_IMAGES, views=n_views)
-        images = ((examined, examined.image.pixels if examined.image else None) for examined in examined_items)
-        with contextlib.closing(examined_items), contextlib.closing(runner.stream(images, timing)) as embedded:
-            for batch, (features,) in embedded:
-                rows = iter(self._answer(features, n_views // spec.n_views) if len(features) else ())
-                for examined in batch:
-                    yield examined, next(rows) if examined.image is not None else None
+        runners = [
+            Runner(backbone, options, expected=total, few=FEW_IMAGES, views=n_views) for backbone in self._backbones
+        ]
+        with contextlib.ExitStack() as stack:
+            batches: Iterable[list[_Row]] = (
+                [(one, ())] for one in stack.enter_context(contextlib.closing(examined_items))
+            )
+            for runner, place in zip(runners, self._places, strict=True):
+                batches = stack.enter_context(contextlib.closing(_add_features(runner, place, batches, timing)))
+            for batch in batches:
+                found = [features for _, features in batch if features]
+                rows = iter(self._answer(found, n_views // _count_own(self.bundle.views)) if found else ())
+                for examined, features in batch:
+                    yield examined, next(rows) if features else None
                 done += len(batch)
                 options.reporter.advance(done, max(done, total))
 
 
-def _load_backbone(bundle: Bundle, runtime: str) -> Backbone:
+#: An item, and its features by each network that has run, float32 `(n_views * dim,)`; none if it has no image.
+_Row = tuple[Examined, tuple[NDArray[np.float32], ...]]
+
+
+def _add_features(runner: Runner, place: int, batches: Iterable[list[_Row]], timing: Timing) -> Generator[list[_Row]]:
+    """Add the features of one network to those of the networks before it, in batches of its own."""
+    images = (
+        (row, None if row[0].image is None else (row[0].image, *row[0].others)[place].pixels)
+        for batch in batches
+        for row in batch
+    )
+    with contextlib.closing(runner.stream(images, timing)) as embedded:
+        for rows, (features,) in embedded:
+            found = iter(features)
+            yield [(one, (*before, next(found)) if one.image else ()) for one, before in rows]
+
+
+def _count_own(views: ViewSpec | None) -> int:
+    return count_views([views]) if views else 1
+
+
+def _load_backbone(bundle: Bundle, part: Part, runtime: str) -> Backbone:
     """Take the network that the bundle holds; build it if there is none, or if Keras is faster here or asked for."""
     with_keras = runtime == "keras" or (has_gpu() and importlib.util.find_spec("tensorflow") is not None)
-    if {NETWORK, WEIGHTS} <= set(bundle.files) and not with_keras and importlib.util.find_spec("openvino"):
-        return read_network(bundle)
-    return rebuild_backbone(bundle.embed_spec.backbone, bundle.embed_spec.image, bundle.backbone_file, runtime)
+    if bundle.holds_network(part) and not with_keras and importlib.util.find_spec("openvino"):
+        return read_network(bundle, part)
+    return rebuild_backbone(part.embed_spec.backbone, part.embed_spec.image, part.backbone_file, runtime)
 
 
-def read_network(bundle: Bundle) -> ConvertedBackbone:
+def read_network(bundle: Bundle, part: Part) -> ConvertedBackbone:
     """Return the network that a bundle holds, which is read and checked when it is first used."""
-    spec, image, dim = bundle.embed_spec.backbone, bundle.embed_spec.image, bundle.golden.features.shape[1]
+    spec, image, dim = part.embed_spec.backbone, part.embed_spec.image, part.golden.features.shape[1]
     entry = Entry(
         folder=bundle.path,
         request=spec.uri,
@@ -308,25 +361,31 @@ def read_network(bundle: Bundle) -> ConvertedBackbone:
         outputs=(Output(spec.layer, spec.pooling, dim, (dim,)),),
         layers=(),
         drift=0.0,
-        digest=join_digests(bundle.files),
+        digest=join_digests(bundle.files[file] for file in part.network),
+        file=part.network[0],
     )
     return ConvertedBackbone(entry, is_trusted=False)
 
 
-def check_golden(bundle: Bundle, backbone: Backbone) -> None:
-    """Check that this machine computes the features of the golden pictures that the bundle has.
+def check_golden(path: Path, part: Part, backbone: Backbone) -> None:
+    """Check that this machine computes the features of the golden pictures that a bundle has.
 
     For a converted network, this is done once on each machine and noted in the cache.
+
+    Args:
+        path: The bundle, for messages.
+        part: The network of it.
+        backbone: What computes it here.
 
     Raises:
         DriftError: If it computes other features.
     """
     fact: dict[str, Any] = {}
     if isinstance(backbone, ConvertedBackbone):
-        golden = hashlib.sha256(bundle.golden.features.tobytes())
-        for data in bundle.golden.files:
+        golden = hashlib.sha256(part.golden.features.tobytes())
+        for data in part.golden.files:
             golden.update(hashlib.sha256(data).digest())
-        spec = bundle.embed_spec.image.to_dict()
+        spec = part.embed_spec.image.to_dict()
         fact = {
             "network": backbone.digest,
             "golden": golden.hexdigest(),
@@ -338,11 +397,11 @@ def check_golden(bundle: Bundle, backbone: Backbone) -> None:
             return
     from featx.embedding import embed_golden  # with all of the store, which a prediction does not need
 
-    (found,) = embed_golden(backbone, bundle.embed_spec.image, bundle.golden.files)
-    drift = measure_drift(bundle.golden, found)
+    (found,) = embed_golden(backbone, part.embed_spec.image, part.golden.files)
+    drift = measure_drift(part.golden, found)
     if not drift <= MAX_DRIFT:
         msg = (
-            f"{bundle.path} was trained on features that this machine does not reproduce: they differ by "
+            f"{path} was trained on features that this machine does not reproduce: they differ by "
             f"{drift:.1e} of their range (limit {MAX_DRIFT:.0e}); install the versions that it was made with"
         )
         raise DriftError(msg)
@@ -372,17 +431,18 @@ def choose_items(manifest: Manifest, split: str) -> tuple[Item, ...]:
     raise DataError(msg)
 
 
-def _count_images(wanted: Sequence[ViewSpec], image: ImageSpec) -> int:
+def _count_images(wanted: Sequence[ViewSpec], images: Sequence[ImageSpec]) -> int:
     """Count the views per image; views of views multiply, and all are in memory at once.
 
     Raises:
         UsageError: If together they have more pixels than a single image may have.
     """
     n_views = count_views(wanted)
-    if n_views * image.height * image.width > MAX_PIXELS:
+    if n_views * sum(image.height * image.width for image in images) > MAX_PIXELS:
         product = " times ".join(f"{1 + spec.count:,}" for spec in wanted)
+        sizes = " and ".join(f"{image.height}x{image.width}" for image in images)
         msg = (
-            f"the views of each image would be {product} images of {image.height}x{image.width} px, more than the "
+            f"the views of each image would be {product} images of {sizes} px, more than the "
             f"limit of {MAX_PIXELS:,} px; use fewer --views"
         )
         raise UsageError(msg)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import featx
-from featx.bundle import Bundle, Draft, tabulate_predictions, write_bundle
+from featx.bundle import Bundle, Draft, DraftPart, tabulate_predictions, write_bundle
 from featx.errors import BundleError
 from featx.evaluation import Evaluation, evaluate
 from featx.evaluation.metrics import METRICS
@@ -52,12 +52,10 @@ def make_draft(store, classes):
     labels = np.array(classes[:3])
     tested = tabulate_predictions(ids, labels, np.arange(3), rng.dirichlet(np.ones(N_CLASSES), 3), classes)
     return Draft(
-        store.spec,
+        (DraftPart(store.spec, golden),),
         HeadSpec("centroid", {}, "none", 0),
         classes,
-        golden,
         head,
-        "",
         record={},
         test=evaluation,
         metrics={"test": evaluation.to_dict(), "validation": evaluation.to_dict(), "seconds": 1.0},

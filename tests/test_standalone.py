@@ -191,9 +191,9 @@ def test_the_network_is_the_one_of_the_cache_and_listed(bundle, folder):
     assert set(json.loads((bundle / "bundle.json").read_text())["files"]) >= NETWORK
     for note in (folder / "checks").glob("*"):
         note.unlink()
-    assert not Predictor.load(bundle)._backbone.is_trusted
-    assert Predictor.load(bundle)._backbone.is_trusted  # the same digest was checked
-    assert not isinstance(Predictor.load(bundle, runtime="keras")._backbone, ConvertedBackbone)
+    assert not Predictor.load(bundle)._backbones[0].is_trusted
+    assert Predictor.load(bundle)._backbones[0].is_trusted  # the same digest was checked
+    assert not isinstance(Predictor.load(bundle, runtime="keras")._backbones[0], ConvertedBackbone)
 
 
 @pytest.mark.keras

@@ -16,7 +16,7 @@ import platform
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ class Entry:
         layers: The layers at which its network can be cut.
         drift: Largest difference from Keras, measured when it was made (see `measure_runtime_drift`).
         digest: sha256 of the network and its weights as they are in the cache.
+        file: Name of the file of the network.
     """
 
     folder: Path
@@ -77,11 +78,12 @@ class Entry:
     layers: tuple[LayerInfo, ...]
     drift: float
     digest: str
+    file: str = NETWORK
 
     @property
     def network(self) -> Path:
         """The file of the network; its weights are next to it."""
-        return self.folder / NETWORK
+        return self.folder / self.file
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ def read_entry(name: str) -> Entry | None:
         layers = tuple(
             LayerInfo(**{**each, "output_shape": tuple(each["output_shape"])}) for each in described["layers"]
         )
-        digest = join_digests(about["files"])
+        digest = join_digests(about["files"][file] for file in (NETWORK, WEIGHTS))
         entry = Entry(folder=folder, digest=digest, **{**described, "outputs": outputs, "layers": layers})
     except FileNotFoundError as error:
         if not folder.exists():
@@ -172,26 +174,27 @@ def read_entry(name: str) -> Entry | None:
     return entry
 
 
-def join_digests(files: Mapping[str, str]) -> str:
-    """Return one digest for a network, from the sha256 of its files by name."""
-    return hashlib.sha256("".join(files[file] for file in (NETWORK, WEIGHTS)).encode()).hexdigest()
+def join_digests(digests: Iterable[str]) -> str:
+    """Return one digest for a network, from the sha256 of its file and that of its weights."""
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
-def link_network(network: Path, folder: Path) -> None:
-    """Put a network and its weights into another folder, without a copy where the file system has hard links.
+def link_network(network: Path, target: Path) -> None:
+    """Put a network and its weights in another place, without a copy where the file system has hard links.
 
     Args:
         network: The file of the network; its weights are next to it.
-        folder: The other folder, which has no network yet.
+        target: The file that it becomes, which is not there yet; its weights come next to it.
 
     Raises:
         OSError: If they cannot be written.
     """
-    for source in (network, network.with_suffix(".bin")):
+    for suffix in (network.suffix, ".bin"):
+        source, copy = network.with_suffix(suffix), target.with_suffix(suffix)
         try:
-            (folder / source.name).hardlink_to(source)
+            copy.hardlink_to(source)
         except OSError:  # another file system, or one without links
-            shutil.copyfile(source, folder / source.name)
+            shutil.copyfile(source, copy)
 
 
 def find_entry(spec: BackboneSpec, height: int, width: int) -> Entry | None:

@@ -16,7 +16,14 @@ EXAMPLE = "featx fit features/mobilenetv2.h5 --clf logreg --cv 5"
 
 
 def fit(
-    store: flags.NewestStore = None,
+    stores: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="STORE",
+            help="Feature store (.h5); by default the newest in ./features. Several stores of the same images put "
+            "their features side by side.",
+        ),
+    ] = None,
     clf: Annotated[
         str | None,
         typer.Option(
@@ -64,7 +71,7 @@ def fit(
     ] = FIT_DEFAULTS.network,
     as_json: flags.Json = False,
 ) -> None:
-    """Fit a classifier on a feature store and test it.
+    """Fit a classifier on a feature store, or on several of the same images, and test it.
 
     The hyper-parameters are tuned on folds of the training items: the lowest log-loss is chosen among those of about
     the best accuracy. The test items are used once, for the metrics, which come with 95 % intervals. The result is a
@@ -73,7 +80,7 @@ def fit(
     import featx
     from featx.heads import split_params
 
-    opened = flags.open_store(store)
+    opened = [flags.open_store(store) for store in stores or (None,)]
     params = split_params([*(param or ()), *([f"class_weight={class_weight}"] if class_weight else ())])
     with ProgressReporter("fitting") as reporter:
         options = FitOptions(
@@ -101,10 +108,10 @@ def fit(
     if as_json:
         print_run(run)
     else:
-        print_text(_describe(run, opened))
+        print_text(_describe(run, " + ".join(str(store.path) for store in opened)))
 
 
-def _describe(run: Any, store: Any) -> str:  # noqa: ANN401 - a Run and a FeatureStore, whose modules load numpy
+def _describe(run: Any, stores: str) -> str:  # noqa: ANN401 - a Run, whose module loads numpy
     """Describe a run as text: what was chosen, the metrics, the classes, the confusion."""
     from featx.evaluation import format_confusion, format_metrics, format_per_class
 
@@ -115,7 +122,7 @@ def _describe(run: Any, store: Any) -> str:  # noqa: ANN401 - a Run and a Featur
     )
     chosen = f"{run.head.name} ({params + ', ' if params else ''}scaling {run.head.scaling})"
     how = run.test_name if "cross-validation" in run.test_name else f"{run.test_name} split"
-    head = f"{chosen} on {store.path}: trained on {run.n_train:,} items, evaluated on {run.test.n_items:,} ({how})"
+    head = f"{chosen} on {stores}: trained on {run.n_train:,} items, evaluated on {run.test.n_items:,} ({how})"
     parts = [head, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test)]
     if run.heads:
         parts.append(_format_heads(run.heads))

@@ -124,7 +124,9 @@ def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
         tested = f"accuracy {format_value(evaluation.accuracy, 4)} on {evaluation.n_items:,} items ({test_name})"
     except DataError:
         test = None
-    about: dict[str, Any] = {"bundle": str(path), "head": head.to_dict(), "embed": bundle.embed_spec.to_dict()}
+    specs = [part.embed_spec for part in bundle.parts]
+    embed = specs[0].to_dict() if len(specs) == 1 else [spec.to_dict() for spec in specs]
+    about: dict[str, Any] = {"bundle": str(path), "head": head.to_dict(), "embed": embed}
     about |= {"classes": list(bundle.classes), "test_name": test_name}
     about |= {"test": omit_tables(test) if test else None, "store": store, "created_with": created_with}
     if as_json:
@@ -134,7 +136,7 @@ def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
     rows = [
         ("bundle", str(path)),
         ("head", f"{head.name} ({params})" if params else head.name),
-        ("backbone", f"{bundle.embed_spec.backbone.uri}, layer {bundle.embed_spec.backbone.layer}"),
+        *(("backbone", f"{spec.backbone.uri}, layer {spec.backbone.layer}") for spec in specs),
         ("classes", _list(dict.fromkeys(bundle.classes, 0), shown, counted=False)),
         ("test", tested),
         ("store", str(store.get("path", _UNKNOWN))),

@@ -32,13 +32,14 @@ from featx.comparison_results import Comparison, ComparisonRow
 from featx.errors import DataError, UsageError
 from featx.files import read_result
 from featx.fitting.choice import choose_heads
-from featx.fitting.dataset import Dataset, Partition, deal_folds, load_dataset, split_dataset
+from featx.fitting.dataset import Dataset, Partition, deal_folds, load_dataset, note_views, split_dataset
 from featx.fitting.preconditions import MIN_CLASSES
 from featx.heads import describe_single_fold
 from featx.options import COMPARE_DEFAULTS, VIEWS, CompareOptions, check_options
 from featx.results import Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
+from featx.store.joining import AnyStore, JoinedStore
 from featx.store.verification import refuse_damage
 from featx.wording import format_plural, join_first, to_printable
 
@@ -166,7 +167,7 @@ class _Rounds:
 @dataclass(frozen=True, slots=True)
 class _Candidate:
     name: str
-    store: FeatureStore
+    store: AnyStore
     rows: NDArray[np.intp]
     spec: HeadSpec
 
@@ -314,7 +315,7 @@ def _make_head_task(candidate: _Candidate, dataset: Dataset, part: _Round, views
     trained_on, predicted = candidate.rows[part.trained_on], candidate.rows[part.predicted]
     refit = None if part.refit is None else _make_head_task(candidate, dataset, part.refit, views, held_out=False)
     return HeadTask(
-        store=candidate.store.path.resolve(),
+        stores=tuple(part.path.resolve() for part in candidate.store.parts),
         head=candidate.spec,
         trained_on=trained_on,
         targets=dataset.targets[part.trained_on],
@@ -323,7 +324,7 @@ def _make_head_task(candidate: _Candidate, dataset: Dataset, part: _Round, views
         predicted=predicted,
         n_classes=len(dataset.classes),
         items_digest=digest_items(candidate.store, trained_on, predicted),
-        views=views if candidate.store.spec.n_views > 1 else VIEWS[0],  # without views, all are one job
+        views=views if candidate.store.n_views > 1 else VIEWS[0],  # without views, all are one job
         held_out=held_out,
         refit=refit,
     )
@@ -417,74 +418,8 @@ def match_stores(stores: Sequence[FeatureStore], *, group: str = "", views: str 
         DataError: If no item is in all of them, or they disagree about a label, split or group.
         UsageError: If `group` is not one of these, or a store has no views to augment by.
     """
-    first, *others = [
-        load_dataset(store, group=group if number == 0 else "", views=views) for number, store in enumerate(stores)
-    ]
-    places = [_find_places(dataset) for dataset in (first, *others)]
-    shared = [item for item in places[0] if all(item in place for place in places[1:])]
-    if not shared:
-        sources = ", ".join(f"{store.path} from {store.source}" for store in stores)
-        msg = f"no item, by id and content, is in all of the stores ({sources}); compare stores of the same images"
-        raise DataError(msg)
-    positions = [np.array([place[item] for item in shared], np.intp) for place in places]
-    for dataset, at in zip(others, positions[1:], strict=True):
-        _check_agreement(first, positions[0], dataset, at)
-    first = replace(first, groups=_unite_groups((first, *others), positions))
-    notes = [note for dataset in (first, *others) for note in dataset.notes]
-    missing = [(len(dataset) - len(shared), dataset.store.path) for dataset in (first, *others)]
-    if any(count for count, _ in missing):
-        left_out = ", ".join(f"{count:,} of {path}" for count, path in missing if count)
-        notes.append(f"compared on the {len(shared):,} items that all stores have, without {left_out}")
-    rows = tuple(dataset.rows[at] for dataset, at in zip((first, *others), positions, strict=True))
-    return Match(_take_items(first, positions[0]), rows, tuple(dict.fromkeys(notes)))
-
-
-def _unite_groups(datasets: Sequence[Dataset], positions: Sequence[NDArray[np.intp]]) -> NDArray[np.str_]:
-    """Return the group of each item of the first store, from the first store that has one."""
-    first, *others = datasets
-    at, *rest = positions
-    groups = first.groups.astype(object)
-    for dataset, places in zip(others, rest, strict=True):
-        groups[at] = np.where(groups[at] == "", dataset.groups[places], groups[at])
-    return groups.astype(str)
-
-
-def _find_places(dataset: Dataset) -> dict[tuple[str, str], int]:
-    ids = dataset.store.ids[dataset.rows].tolist()
-    return {item: place for place, item in enumerate(zip(ids, dataset.keys.tolist(), strict=True))}
-
-
-def _check_agreement(first: Dataset, at: NDArray[np.intp], other: Dataset, at_other: NDArray[np.intp]) -> None:
-    pairs = (
-        ("label", first.labels[at], other.labels[at_other]),
-        ("split", first.splits[at], other.splits[at_other]),
-        ("group", first.groups[at], other.groups[at_other]),
-    )
-    for what, ours, theirs in pairs:
-        known = (what != "group") | ((ours != "") & (theirs != ""))  # a store may have been made without groups
-        differing = np.flatnonzero((ours != theirs) & known)
-        if len(differing):
-            item = differing[0]
-            name = first.store.ids[first.rows[at]][item]
-            msg = (
-                f"the {what} of {len(differing)} items differs between {first.store.path} and {other.store.path}, such "
-                f"as that of {name} ({str(ours[item])!r} and {str(theirs[item])!r}); embed both again from one source: "
-                f"computed features are kept"
-            )
-            raise DataError(msg)
-
-
-def _take_items(dataset: Dataset, at: NDArray[np.intp]) -> Dataset:
-    classes, targets = np.unique(dataset.labels[at], return_inverse=True)
-    if len(classes) < MIN_CLASSES:
-        msg = f"the items that all stores have are all of one class ({classes[0]}); a classifier needs at least two"
-        raise DataError(msg)
-    return replace(
-        dataset,
-        rows=dataset.rows[at],
-        classes=tuple(classes.tolist()),
-        targets=targets,
-        splits=dataset.splits[at],
-        groups=dataset.groups[at],
-        keys=dataset.keys[at],
-    )
+    joined = JoinedStore(stores)
+    dataset = load_dataset(joined, group=group, views=None)
+    rows = tuple(rows[dataset.rows] for rows in joined.rows)
+    notes = [*dataset.notes, *(note for store in stores for note in note_views(store, views))]
+    return Match(replace(dataset, store=stores[0], rows=rows[0]), rows, tuple(dict.fromkeys(notes)))

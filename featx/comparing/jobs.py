@@ -52,6 +52,7 @@ from featx.options import VIEWS
 from featx.reporting import Progress
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
+from featx.store.joining import AnyStore, join_stores
 from featx.store.lock import is_running
 
 #: Environment variables that the numerical libraries read when they are loaded.
@@ -342,7 +343,7 @@ class HeadTask:
     Another process gets nothing else: no features, and no labels except those of the training rows.
 
     Attributes:
-        store: Path of the store.
+        stores: Path of the store, or of several whose features are side by side.
         head: Name, fixed parameters and seed.
         trained_on: int `(n_trained,)`, training rows.
         targets: int `(n_trained,)`, their classes.
@@ -357,7 +358,7 @@ class HeadTask:
             to predict there; what is predicted here is kept as `held_out`.
     """
 
-    store: Path
+    stores: tuple[Path, ...]
     head: HeadSpec
     trained_on: NDArray[np.intp]
     targets: NDArray[np.intp]
@@ -396,9 +397,9 @@ class HeadTask:
         return state.hexdigest()
 
 
-def digest_items(store: FeatureStore, trained_on: NDArray[np.intp], predicted: NDArray[np.intp]) -> str:
+def digest_items(store: AnyStore, trained_on: NDArray[np.intp], predicted: NDArray[np.intp]) -> str:
     """Return the digest of items' features: of the spec, and of the sha256 of each item."""
-    state = hashlib.sha256(store.spec.digest.encode())
+    state = hashlib.sha256("+".join(part.spec.digest for part in store.parts).encode())
     for rows in (trained_on, predicted):
         state.update(f" {len(rows)} ".encode())
         state.update("".join(store.sha256[rows].tolist()).encode())
@@ -423,7 +424,7 @@ def fit_and_predict(task: HeadTask, progress: Progress | None = None) -> Result:
         StoreError: If the store has been replaced.
         DataError: If the head cannot be fitted to these items, or gives no probabilities.
     """
-    store, head, arrays = _open_store(task.store), find_head(task.head.name), {}
+    store, head, arrays = _open_stores(task.stores), find_head(task.head.name), {}
     rows, last = _open_rows(store, task), task.refit or task
     with record_warnings():  # warnings of fits are kept as notes; those of predictions say nothing
         read_peak, started = watch_memory(), time.perf_counter()
@@ -480,7 +481,7 @@ def tune_and_hold_out(task: HeadTask, progress: Progress | None = None) -> Resul
     return Result({**record, "notes": list(tuned.notes)}, {"held_out": held_out})
 
 
-def _open_rows(store: FeatureStore, task: HeadTask) -> TrainingRows:
+def _open_rows(store: AnyStore, task: HeadTask) -> TrainingRows:
     """Open the rows that a head is fitted on, if they are still those of the task.
 
     Raises:
@@ -494,7 +495,7 @@ def _open_rows(store: FeatureStore, task: HeadTask) -> TrainingRows:
     )
 
 
-def _predict(estimator: Pipeline, store: FeatureStore, task: HeadTask) -> NDArray[np.float64]:
+def _predict(estimator: Pipeline, store: AnyStore, task: HeadTask) -> NDArray[np.float64]:
     """Predict the items of a task: float64 `(n_predicted, n_classes)`.
 
     Raises:
@@ -508,5 +509,5 @@ def _predict(estimator: Pipeline, store: FeatureStore, task: HeadTask) -> NDArra
 
 
 @lru_cache(maxsize=2)
-def _open_store(path: Path) -> FeatureStore:
-    return FeatureStore(path)
+def _open_stores(paths: tuple[Path, ...]) -> AnyStore:
+    return join_stores([FeatureStore(path) for path in paths])

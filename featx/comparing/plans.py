@@ -144,7 +144,7 @@ def find_finished(plan: str, dataset: Dataset, partition: Partition, options: Co
         partition: The split of the comparison.
         options: How it was split, and where to look for runs.
     """
-    store, members = dataset.store, partition.test.members
+    store, members = dataset.store.parts[0], partition.test.members
     wanted = _plain({
         "finetune": plan_first_head(_make_spec(plan, options)).to_dict(),
         "split": describe_split(
@@ -231,7 +231,7 @@ def reopen_source(dataset: Dataset, options: CompareOptions) -> FineTuneSource:
         SourceError: If the images are gone, or have changed since they were embedded.
         DataError: If another store lacks some of them, so that the test would be another one.
     """
-    store = dataset.store
+    store = dataset.store.parts[0]
     if options.folder is None:
         msg = "fine-tuning for a comparison needs a folder to write the bundle into; name one (folder='runs')"
         raise UsageError(msg)

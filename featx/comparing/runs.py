@@ -323,12 +323,14 @@ def _trained_on_all(run: FinishedRun) -> bool:
 
 def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> ComparisonRow:
     bundle, tuning = run.bundle, run.finetuning
-    uri = tuning.backbone if tuning else bundle.embed_spec.backbone.uri
+    uris = [tuning.backbone] if tuning else [part.embed_spec.backbone.uri for part in bundle.parts]
     shared = ComparisonRow(
-        store=stores.get(uri, to_printable(uri)),
+        store="+".join(stores.get(uri, to_printable(uri)) for uri in uris),
         head=bundle.head_spec,
         chosen="",
-        bytes_per_item=bundle.golden.features.shape[1] * np.dtype(bundle.embed_spec.dtype).itemsize,
+        bytes_per_item=sum(
+            part.golden.features.shape[1] * np.dtype(part.embed_spec.dtype).itemsize for part in bundle.parts
+        ),
         validation_accuracy=run.validation.accuracy,
         validation_log_loss=run.validation.log_loss,
         fit_seconds=run.seconds,

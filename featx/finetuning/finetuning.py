@@ -20,7 +20,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.loading import find_backbone, name_backbone
 from featx.backbones.protocol import LayerInfo
-from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
+from featx.bundle import Draft, DraftPart, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.embedding import check_image, make_spec
 from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
@@ -200,12 +200,10 @@ def draft_bundle(
         "backbone": make_spec(network, output, image).backbone.to_dict(),
     }
     return Draft(
-        embed_spec=make_spec(tuned, tuned.outputs[0], image),
+        parts=(DraftPart(make_spec(tuned, tuned.outputs[0], image), golden, str(path)),),
         head_spec=run.head,
         classes=dataset.classes,
-        golden=golden,
         head=Pipeline([("scaler", "passthrough"), ("classifier", trained.first.network)]),
-        backbone_file=str(path),
         record=record,
         test=run.test,
         metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},

@@ -24,7 +24,7 @@ from featx.fitting.preconditions import (
 from featx.heads.rows import FeatureRows, TrainingRows
 from featx.items.splits import assign_folds, describe_ungrouped, find_groups, find_leaks, find_units, hold_out
 from featx.options import FIT_DEFAULTS, VIEWS
-from featx.store import FeatureStore
+from featx.store.joining import AnyStore
 from featx.wording import agree, format_plural
 
 #: Folds inside the training items on which hyper-parameters are chosen.
@@ -48,7 +48,7 @@ class Dataset:
         views: What heads are fitted on in a store with views; see `FitOptions`.
     """
 
-    store: FeatureStore
+    store: AnyStore
     rows: NDArray[np.intp]
     classes: tuple[str, ...]
     targets: NDArray[np.intp]
@@ -118,7 +118,7 @@ def deal_folds(dataset: Dataset, members: NDArray[np.bool_], seed: int) -> NDArr
     return np.maximum(dataset.assign_folds(members, folds, seed), 0)
 
 
-def open_rows(store: FeatureStore, rows: NDArray[np.intp] | None, views: str = VIEWS[0]) -> FeatureRows:
+def open_rows(store: AnyStore, rows: NDArray[np.intp] | None, views: str = VIEWS[0]) -> FeatureRows:
     """Open rows of a store as one vector each, `(n, dim)`: the mean over their views, or the image itself.
 
     Args:
@@ -126,14 +126,14 @@ def open_rows(store: FeatureStore, rows: NDArray[np.intp] | None, views: str = V
         rows: int `(n,)`; all if None.
         views: `average` takes the mean; any other value takes the image itself.
     """
-    n_views = store.spec.n_views
+    n_views = store.n_views
     if views == "average" or n_views == 1:
-        return FeatureRows(store.features, rows, n_views)
-    return FeatureRows(store.features[:, : store.dim // n_views], rows)
+        return FeatureRows(store.features, rows, n_views, store.widths)
+    return FeatureRows(store.features[:, : store.dim // n_views], rows, widths=store.widths)
 
 
 def open_training_rows(
-    store: FeatureStore,
+    store: AnyStore,
     rows: NDArray[np.intp],
     targets: NDArray[np.intp],
     *,
@@ -151,13 +151,13 @@ def open_training_rows(
         units: int `(n,)`, items with equal values stay together.
         views: `augment` makes a row of each view; otherwise as in `open_rows`.
     """
-    copies = store.spec.n_views if views == "augment" else 1
+    copies = store.n_views if views == "augment" else 1
     if copies == 1:
         # All rows in order need no index, and so no copy.
         every = len(rows) == len(store) and np.array_equal(rows, np.arange(len(store)))
         return TrainingRows(open_rows(store, None if every else rows, views), targets, folds, units)
     features = store.features.reshape(len(store) * copies, -1)  # a view of the file, as it is mapped
-    chosen = FeatureRows(features, (rows[:, None] * copies + np.arange(copies)).ravel())
+    chosen = FeatureRows(features, (rows[:, None] * copies + np.arange(copies)).ravel(), widths=store.widths)
     targets, folds, units = (np.repeat(values, copies) for values in (targets, folds, units))
     return TrainingRows(chosen, targets, folds, units, copies)
 
@@ -224,7 +224,7 @@ class Partition:
     notes: tuple[str, ...]
 
 
-def load_dataset(store: FeatureStore, *, group: str = "", views: str | None = VIEWS[0]) -> Dataset:
+def load_dataset(store: AnyStore, *, group: str = "", views: str | None = VIEWS[0]) -> Dataset:
     """Take the labelled rows of a store.
 
     Args:
@@ -250,14 +250,18 @@ def load_dataset(store: FeatureStore, *, group: str = "", views: str | None = VI
     found = find_groups(store.ids.tolist(), group, store.source, store.reading) if group else store.groups
     groups = np.asarray(found)[rows]
     notes += describe_ungrouped(groups.tolist(), group)
-    notes += _note_views(store, views) if views else []
+    notes += [*store.notes, *(note_views(store, views) if views else [])]
     columns = (store.splits[rows], groups, store.sha256[rows])
     return Dataset(store, rows, tuple(classes.tolist()), targets, *columns, tuple(notes), views or VIEWS[-1])
 
 
-def _note_views(store: FeatureStore, views: str) -> list[str]:
-    """Note how the views of a store are used."""
-    n_views = store.spec.n_views
+def note_views(store: AnyStore, views: str) -> list[str]:
+    """Note how the views of a store are used.
+
+    Raises:
+        UsageError: If the store has no views to augment by.
+    """
+    n_views = store.n_views
     if n_views == 1:
         if views == "augment":
             msg = f"{store.path} has no views to augment by; embed again with --views 4 --augment light"
@@ -271,7 +275,7 @@ def _note_views(store: FeatureStore, views: str) -> list[str]:
     return [f"{store.path}: {meaning[views]}"]
 
 
-def _refuse_other_targets(store: FeatureStore, classes: Sequence[str], n_items: int) -> None:
+def _refuse_other_targets(store: AnyStore, classes: Sequence[str], n_items: int) -> None:
     """Refuse labels that are not one class each: measurements, and several labels for one image."""
     numbers = len(classes) > max(_MOST_NUMBERS, n_items // 10) and all(map(_is_number, classes))
     if numbers and not all(float(name).is_integer() for name in classes):

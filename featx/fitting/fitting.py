@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featx.backbones import cache
 from featx.backbones.catalogue import PRETRAINED
 from featx.backbones.untrusted_networks import read_checked
-from featx.bundle import Draft, align_probabilities, read_versions, tabulate_predictions, write_bundle
+from featx.bundle import Draft, DraftPart, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.errors import DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.fitting.choice import Chosen, Plan, describe_folds, plan_best, predict_items, shift, tune_and_choose
@@ -36,14 +36,18 @@ from featx.registry import BEST
 from featx.results import Curve, Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
+from featx.store.joining import AnyStore, join_stores
 from featx.store.verification import refuse_damage
 from featx.wording import format_plural, to_text
 
 Probabilities = NDArray[np.float64]
 
+#: A store, or its path.
+StoreLike = FeatureStore | str | os.PathLike[str]
+
 
 def fit(
-    store: FeatureStore | str | os.PathLike[str],
+    store: StoreLike | Sequence[StoreLike],
     clf: str | None = None,
     *,
     params: Mapping[str, Any] | None = None,
@@ -58,7 +62,8 @@ def fit(
     head is refitted on train and validation items, and the test is evaluated once.
 
     Args:
-        store: A store, or its path.
+        store: A store, or its path; or several of the same items, whose features are put side by side (see
+            `featx.store.joining.JoinedStore`). The bundle then runs the network of each.
         clf: Name of a head (see `featx.registry.HEADS`); `best` to tune those of `fast` and to choose one of them by
             validation, inside whatever is tested; None for the protocol's, or `logreg`.
         params: Hyper-parameters that are fixed; the others are tuned.
@@ -72,7 +77,8 @@ def fit(
 
     Raises:
         UnknownNameError: If no head or parameter has that name.
-        DataError: If the items cannot be split, or the head cannot be fitted to them.
+        DataError: If the items cannot be split, or the head cannot be fitted to them; if several stores have no item
+            in common, or disagree about one.
         StoreFormatError: If the store is damaged.
     """
     check_options(options, FitOptions)
@@ -89,11 +95,11 @@ def fit(
     if chosen is not None and chosen.shots and options.cv:
         msg = f"the protocol {chosen.name} needs a held-out test; leave out --cv"
         raise UsageError(msg)
-    opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
+    stores = open_stores(store)
     started = time.perf_counter()
     options.reporter.begin("fitting")
-    refuse_damage([opened])  # a second per gigabyte; a head would be fitted on noise without a warning
-    dataset = load_dataset(opened, group=options.group, views=options.views)
+    refuse_damage(stores)  # a second per gigabyte; a head would be fitted on noise without a warning
+    dataset = load_dataset(join_stores(stores), group=options.group, views=options.views)
     outcome = (
         _cross_validate(plans, dataset, options)
         if options.cv
@@ -102,7 +108,21 @@ def fit(
     outcome = replace(outcome, notes=(*lacking, *outcome.notes))
     if options.curve:
         outcome = _add_curve(outcome, dataset, options)
-    return _conclude(opened, dataset, outcome, options, chosen.name if chosen else "", time.perf_counter() - started)
+    return _conclude(dataset, outcome, options, chosen.name if chosen else "", time.perf_counter() - started)
+
+
+def open_stores(stores: StoreLike | Sequence[StoreLike]) -> list[FeatureStore]:
+    """Open one or more stores.
+
+    Raises:
+        UsageError: If none is named.
+    """
+    given = [stores] if isinstance(stores, FeatureStore | str | os.PathLike) else stores
+    opened = [store if isinstance(store, FeatureStore) else FeatureStore(store) for store in given]
+    if not opened:
+        msg = "no store is named; give the path of at least one"
+        raise UsageError(msg)
+    return opened
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +227,6 @@ def _validate(fitted: FittedHead, tuned: Tuned, dataset: Dataset, partition: Par
 
 
 def _conclude(
-    store: FeatureStore,
     dataset: Dataset,
     outcome: _Outcome,
     options: FitOptions,
@@ -231,15 +250,19 @@ def _conclude(
         shots=outcome.shots,
         heads=outcome.chosen.tried,
     )
-    ids = store.ids[dataset.rows]
+    ids = dataset.store.ids[dataset.rows]
     tested = tabulate_predictions(ids, dataset.labels, outcome.tested, outcome.probabilities, dataset.classes)
     if options.folder is None:
         return replace(run, tested=tested)
-    draft = _draft_bundle(run, store, dataset, outcome, options, tested)
-    if options.network:
-        network, notes = _find_network(store)
-        draft, run = replace(draft, network=network), replace(run, notes=(*run.notes, *notes))
-    slug = f"{run.head.name}-{to_text(store.path.stem)}"
+    parts = []
+    for store in dataset.store.parts:
+        network, notes = _find_network(store) if options.network else (None, [])
+        run = replace(run, notes=(*run.notes, *notes))
+        # A head fitted on means over views needs the views of new images too; others take the image itself.
+        spec = store.spec if options.views == "average" else replace(store.spec, views=None)
+        parts.append(DraftPart(spec, store.golden, store.backbone_file, network))
+    draft = _draft_bundle(run, tuple(parts), dataset, outcome, options, tested)
+    slug = f"{run.head.name}-{to_text(dataset.store.path.stem)}"
     return replace(run, bundle=write_bundle(draft, options.folder, slug, options.name))
 
 
@@ -274,23 +297,20 @@ def _note_protocol(name: str, tuned: Tuned) -> list[str]:
 
 def _draft_bundle(
     run: Run,
-    store: FeatureStore,
+    parts: tuple[DraftPart, ...],
     dataset: Dataset,
     outcome: _Outcome,
     options: FitOptions,
     predictions: Mapping[str, Any],
 ) -> Draft:
-    ids, labels = store.ids[dataset.rows], dataset.labels
+    ids, labels = dataset.store.ids[dataset.rows], dataset.labels
     truth = dataset.targets[outcome.tested]
     return Draft(
-        # A head fitted on means over views needs the views of new images too; others take the image itself.
-        embed_spec=store.spec if options.views == "average" else replace(store.spec, views=None),
+        parts=parts,
         head_spec=run.head,
         classes=dataset.classes,
-        golden=store.golden,
         head=outcome.fitted.estimator,
-        backbone_file=store.backbone_file,
-        record=_make_record(run, store, outcome, options),
+        record=_make_record(run, dataset.store, outcome, options),
         test=outcome.test,
         metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
         items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
@@ -299,7 +319,7 @@ def _draft_bundle(
     )
 
 
-def _make_record(run: Run, store: FeatureStore, outcome: _Outcome, options: FitOptions) -> dict[str, Any]:
+def _make_record(run: Run, store: AnyStore, outcome: _Outcome, options: FitOptions) -> dict[str, Any]:
     """Make the record of a bundle: how the head was chosen, on what split, from which store."""
     record: dict[str, Any] = {
         "candidates": [candidate.to_dict() for candidate in run.candidates],
@@ -317,8 +337,14 @@ def _make_record(run: Run, store: FeatureStore, outcome: _Outcome, options: FitO
     }
     if run.heads:
         record["heads"] = [head.to_dict() for head in run.heads]
-    if store.spec.views:
-        record["views"] = {"learnt": options.views, **store.spec.views.to_dict()}
+    if len(store.parts) > 1:
+        record["stores"] = [
+            {"path": to_text(str(part.path)), "items": len(part), "created_with": dict(part.created_with)}
+            for part in store.parts
+        ]
+        record["notes"] = store.notes
+    if views := store.parts[0].spec.views:
+        record["views"] = {"learnt": options.views, **views.to_dict()}
     return record
 
 

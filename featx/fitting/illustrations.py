@@ -50,8 +50,9 @@ def list_illustrations(
         files |= {
             "curves.csv": functools.partial(write_history, network.history_),
             "curves.png": functools.partial(plot_history, network.history_),
-            "head.keras": lambda path: network.to_keras().save(path),
         }
+        if len(fitted.estimator) == 2:  # noqa: PLR2004 - without the step that only this pipeline has
+            files["head.keras"] = lambda path: network.to_keras().save(path)
     grown = (
         ("learning_curve", run.curve, "training items"),
         ("few_shots", run.shots, "items of each class (interval over draws)"),

@@ -188,7 +188,7 @@ def _answer(
     if alone:
         scaling, grid = next(iter(plan_candidates(head, rows.features, plain, len(rows.features)).items()))
         middle = replace(plain, scaling=scaling, params=grid[len(grid) // 2], calibration="none")
-        estimator = make_head(middle).fit(np.asarray(rows.features), rows.targets)
+        estimator = make_head(middle, widths=rows.features.widths).fit(np.asarray(rows.features), rows.targets)
     else:
         estimator = tune_and_fit(head, rows, plain, always_tune=False).fitted.estimator
     held, truth = test

@@ -17,7 +17,7 @@ from featx.errors import DataError, FeatxError
 from featx.heads.calibrated import CalibratedHead
 from featx.heads.networks import hold_out_units
 from featx.heads.rows import FeatureRows
-from featx.heads.scaling import check_scaling, make_scaler
+from featx.heads.scaling import PartDivider, check_scaling, make_scaler
 from featx.heads.sweeps import Split, record_warnings
 from featx.heads.table import Head, find_head
 from featx.specs import HeadSpec
@@ -43,7 +43,7 @@ class FittedHead:
     notes: tuple[str, ...]
 
 
-def make_head(spec: HeadSpec, cv: int | Sequence[Split] = 3) -> Pipeline:
+def make_head(spec: HeadSpec, cv: int | Sequence[Split] = 3, widths: tuple[int, ...] = ()) -> Pipeline:
     """Make a head that is not fitted, to be used like any scikit-learn classifier.
 
     Parameters that the spec leaves open have the head's defaults, untuned. An open scaling
@@ -53,12 +53,13 @@ def make_head(spec: HeadSpec, cv: int | Sequence[Split] = 3) -> Pipeline:
         spec: Name, parameters, scaling and seed.
         cv: For a calibrated head, the number of folds or the (train, held out)
             positions of each fold.
+        widths: Columns of the features of each network, if several stand side by side.
 
     Raises:
         UnknownNameError: If the spec names an unknown head, parameter or scaling.
         UsageError: If a parameter does not fit.
     """
-    return _assemble(find_head(spec.name), spec, cv)
+    return _assemble(find_head(spec.name), spec, cv, widths)
 
 
 def fit_head(
@@ -103,7 +104,7 @@ def fit_head(
     """
     rows, y = check_data(X, y)
     splits = split_folds(folds, y)
-    model = _assemble(head, spec, splits)
+    model = _assemble(head, spec, splits, rows.widths)
     arguments: dict[str, Any] = {}
     if isinstance(model[-1], CalibratedHead):
         arguments = {"classifier__held_out": held_out, "classifier__fitted": fitted}
@@ -252,11 +253,12 @@ def _count(part: Any) -> int:  # noqa: ANN401 - an array, or a list of arrays
     return sum(map(_count, part)) if isinstance(part, list | tuple) else math.prod(np.shape(part))
 
 
-def _assemble(head: Head, spec: HeadSpec, cv: int | Sequence[Split]) -> Pipeline:
+def _assemble(head: Head, spec: HeadSpec, cv: int | Sequence[Split], widths: tuple[int, ...]) -> Pipeline:
     scaling = head.scalings[0] if spec.scaling is None else spec.scaling
     check_scaling(scaling)
     classifier, method = head.build(spec.params, spec.seed, scaling), head.choose_calibration(spec.calibration)
     if method != "none" or not hasattr(classifier, "predict_proba"):
         classifier = CalibratedHead(classifier, method, cv)
     scaler = "passthrough" if head.folds_scaling else make_scaler(scaling)
-    return Pipeline([("scaler", scaler), ("classifier", classifier)])
+    parts = [("parts", PartDivider(widths))] if len(widths) > 1 and scaling == "l2" else []
+    return Pipeline([*parts, ("scaler", scaler), ("classifier", classifier)])

@@ -35,6 +35,7 @@ from featx.heads.neighbours import CosineNeighbours
 from featx.heads.networks import NetworkClassifier
 from featx.heads.plain import DIVIDED, PlainHead
 from featx.heads.ridge import ScaledRidge
+from featx.heads.scaling import PartDivider
 
 #: Types in the heads of earlier versions.
 _FORMER = ("sklearn.calibration._CalibratedClassifier", "sklearn.calibration._TemperatureScaling")
@@ -51,6 +52,7 @@ TRUSTED = (
     "featx.heads.neighbours.CosineNeighbours",
     "featx.heads.networks.NetworkClassifier",
     "featx.heads.ridge.ScaledRidge",
+    "featx.heads.scaling.PartDivider",
     "sklearn.ensemble._hist_gradient_boosting.predictor.TreePredictor",
     "sklearn.tree._tree.Tree",
 )
@@ -170,9 +172,10 @@ def make_plain_head(estimator: Any) -> PlainHead | None:  # noqa: ANN401 - a fit
     Args:
         estimator: As `fit_head` returns it.
     """
-    if not isinstance(estimator, Pipeline) or len(estimator) != 2:  # noqa: PLR2004 - scaler and classifier
+    if not isinstance(estimator, Pipeline) or len(estimator) < 2:  # noqa: PLR2004 - scaler and classifier
         return None
-    scaler, classifier = estimator[0], estimator[-1]
+    *parts, scaler, classifier = (step for _, step in estimator.steps)
+    widths = tuple(parts[0].widths) if parts else ()
     classes, calibration = classifier.classes_, None
     if isinstance(classifier, CalibratedHead):
         calibration, classifier = classifier.calibrator_.read(), classifier.classifier_
@@ -187,7 +190,7 @@ def make_plain_head(estimator: Any) -> PlainHead | None:  # noqa: ANN401 - a fit
         scaling = DIVIDED
     shift, scale = (scaler.mean_, scaler.scale_) if scaling == "standard" else (None, None)
     kind = _SCORES[type(classifier)]
-    return PlainHead(classes.astype(np.int64), weights, kind, scaling, shift, scale, calibration)
+    return PlainHead(classes.astype(np.int64), weights, kind, scaling, shift, scale, calibration, widths)
 
 
 def _strip(estimator: Any) -> Any:  # noqa: ANN401 - scikit-learn classifiers
@@ -329,7 +332,7 @@ def _check_part(part: Any, width: int) -> None:  # noqa: ANN401 - any part of a 
         _check_neighbours(part._fit_X, part._y, part.classes_, width, fits=search == ("cosine", "brute"))  # noqa: SLF001
     elif type(part) is CosineNeighbours:
         _check_neighbours(part.keys_, part.positions_, part.classes_, width, fits=True)
-    elif isinstance(part, Calibrator | NetworkClassifier):
+    elif isinstance(part, Calibrator | NetworkClassifier | PartDivider):
         part.check_state()
 
 

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from featx.errors import BundleError, DataError
 from featx.files import DAMAGES, Result, list_members, read_result, write_result
 from featx.heads.architectures import MOST_UNITS, compute_logits, sigmoid, softmax, split_blocks, take_probabilities
+from featx.heads.rows import divide_parts
 from featx.specs import CALIBRATIONS, SCALINGS
 
 FloatArray = NDArray[np.float64]
@@ -156,6 +157,7 @@ class PlainHead:
         scaling: One of `SCALINGS`, of the features before the first layer; or `DIVIDED`.
         shift, scale: float64 (dim,), for the scaling `standard`.
         calibration: None if the probabilities are the softmax of the outputs.
+        widths: Columns of each part of the features, each divided by its length before the scaling; empty for none.
     """
 
     classes_: NDArray[np.int64]
@@ -165,6 +167,7 @@ class PlainHead:
     shift: FloatArray | None = None
     scale: FloatArray | None = None
     calibration: Calibration | None = None
+    widths: tuple[int, ...] = ()
 
     def predict_proba(self, X: ArrayLike) -> FloatArray:
         """Return probabilities (n_items, n_classes) of float32 features (n_items, dim).
@@ -177,7 +180,7 @@ class PlainHead:
         if features.ndim != 2 or features.shape[1] != dim:  # noqa: PLR2004 - items and features
             msg = f"features have the shape {features.shape}; the head was trained on {dim} columns"
             raise DataError(msg)
-        outputs = self._compute(features)
+        outputs = self._compute(divide_parts(features, self.widths) if self.widths else features)
         if not np.isfinite(outputs).all():
             msg = "the features of some items are not finite, or too large for the head; embed these items again"
             raise DataError(msg)
@@ -238,6 +241,9 @@ class PlainHead:
         if any(block.normalization and block.normalization[3].min() < 0 for block in blocks):
             msg = "a variance below 0"
             raise ValueError(msg)
+        if self.widths and (sum(self.widths) != dim or min(self.widths) < 1):
+            msg = "parts of features that do not fit"
+            raise ValueError(msg)
         if self.scaling == "standard":
             _check_moments(self.shift, self.scale, dim)
         if self.calibration is not None:
@@ -250,6 +256,8 @@ class PlainHead:
         record: dict[str, Any] = {"scores": self.scores, "scaling": self.scaling, "calibration": None}
         if self.shift is not None and self.scale is not None:
             arrays |= {"shift": self.shift, "scale": self.scale}
+        if self.widths:
+            record["widths"] = list(self.widths)
         if calibration := self.calibration:
             record["calibration"] = {name: getattr(calibration, name) for name in ("method", "factor", "share")}
             arrays |= {name: getattr(calibration, name) for name in _ARRAYS.get(calibration.method, ())}
@@ -291,7 +299,8 @@ class PlainHead:
             [arrays.pop(name) for name in ("shift", "scale")] if record["scaling"] == "standard" else (None,) * 2
         )
         calibration = _read_calibration(record["calibration"], arrays, len(classes))
-        head = cls(classes, weights, record["scores"], record["scaling"], shift, scale, calibration)
+        widths = tuple(map(int, record.get("widths", ())))
+        head = cls(classes, weights, record["scores"], record["scaling"], shift, scale, calibration, widths)
         if arrays or not weights:
             msg = f"{path.name} has no weights, or arrays that no head has: {', '.join(arrays)[:200]}"
             raise ValueError(msg)

@@ -22,12 +22,24 @@ class FeatureRows:
         features: (n, views * dim), float32 or float16, perhaps mapped from a file; never written to.
         rows: int (n_rows,), the rows that are taken, in this order; all if None.
         views: The number of vectors in a row, one after the other, whose mean is taken.
+        widths: Columns of each part of a vector: the features of several networks stand side by side. Empty for one.
+        divided: Whether each part of each row is divided by its length; see `divide_parts`.
     """
 
-    def __init__(self, features: NDArray[Any], rows: NDArray[np.intp] | None = None, views: int = 1) -> None:
+    def __init__(
+        self,
+        features: NDArray[Any],
+        rows: NDArray[np.intp] | None = None,
+        views: int = 1,
+        widths: tuple[int, ...] = (),
+        *,
+        divided: bool = False,
+    ) -> None:
         self.features = features
         self.rows = rows
         self.views = views
+        self.widths = widths if len(widths) > 1 else ()
+        self.divided = divided
 
     @classmethod
     def wrap(cls, X: ArrayLike | Self) -> Self:
@@ -59,19 +71,31 @@ class FeatureRows:
         """Return some of the rows, float32 (n, dim); `key` is a slice, or int or bool (n_rows,)."""
         taken = self.features[key if self.rows is None else self.rows[key]]
         if self.views > 1:
-            return np.asarray(taken.reshape(len(taken), self.views, self.shape[1]).mean(axis=1, dtype=np.float32))
-        return np.asarray(taken, np.float32)
+            taken = taken.reshape(len(taken), self.views, self.shape[1]).mean(axis=1, dtype=np.float32)
+        vectors = np.asarray(taken, np.float32)
+        return divide_parts(vectors, self.widths) if self.divided else vectors
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001 - NumPy's signature
         """Return all rows; a copy only where one is needed."""
-        if self.rows is None and self.features.dtype == np.float32 and self.views == 1:
+        if self.rows is None and self.features.dtype == np.float32 and self.views == 1 and not self.divided:
             return np.array(self.features, dtype or np.float32, copy=copy)
         return np.asarray(self[slice(None)], dtype)
 
     def take(self, rows: NDArray[Any]) -> Self:
         """Return some of the rows, still not read; `rows` is int, or bool (n_rows,)."""
         positions = np.flatnonzero(rows) if rows.dtype == bool else rows
-        return type(self)(self.features, positions if self.rows is None else self.rows[positions], self.views)
+        return self._copy(positions if self.rows is None else self.rows[positions], divided=self.divided)
+
+    def scale_parts(self, scaling: str) -> Self:
+        """Return the same rows, with each part divided by its length if the scaling is `l2`, still not read.
+
+        Divided as a whole, a row would leave little of the part with the smaller features. `standard` scales each
+        column by itself and needs nothing.
+        """
+        return self._copy(self.rows, divided=True) if self.widths and scaling == "l2" else self
+
+    def _copy(self, rows: NDArray[np.intp] | None, *, divided: bool) -> Self:
+        return type(self)(self.features, rows, self.views, self.widths, divided=divided)
 
     def iterate_blocks(self, columns: int | None = None) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield all rows in blocks: their positions, and float32 (n_block, dim).
@@ -83,6 +107,23 @@ class FeatureRows:
         for start in range(0, len(self), step):
             block = slice(start, min(start + step, len(self)))
             yield block, self[block]
+
+
+def divide_parts(features: NDArray[np.float32], widths: tuple[int, ...]) -> NDArray[np.float32]:
+    """Divide each part of each row by its length, in new memory; a part of zeros stays zero.
+
+    Args:
+        features: float32 (n, dim).
+        widths: Columns of each part.
+    """
+    divided = np.empty_like(features)
+    start = 0
+    for width in widths:
+        part = features[:, start : start + width]
+        lengths = np.sqrt(np.einsum("ij,ij->i", part, part))
+        divided[:, start : start + width] = part / np.where(lengths > 0, lengths, np.float32(1))[:, None]
+        start += width
+    return divided
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.preprocessing import Normalizer, StandardScaler
 
-from featx.heads.rows import FeatureRows
+from featx.heads.rows import FeatureRows, divide_parts
 from featx.registry import make_unknown_name_error
 from featx.specs import SCALINGS
 
@@ -37,6 +38,40 @@ def make_scaler(name: str, *, copy: bool = True) -> Any:  # noqa: ANN401 - "pass
     if name == "none":
         return "passthrough"
     return StandardScaler(copy=copy) if name == "standard" else Normalizer(copy=copy)
+
+
+class PartDivider(TransformerMixin, BaseEstimator):
+    """The step before the scaling `l2` for features of several networks: it divides each part by its own length.
+
+    Args:
+        widths: Columns of each part.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = ()) -> None:
+        self.widths = widths
+
+    def fit(self, X: ArrayLike | FeatureRows, y: ArrayLike | None = None) -> Self:  # noqa: ARG002 - scikit-learn's signature
+        """Return the step itself: it has nothing to fit."""
+        return self
+
+    def transform(self, X: ArrayLike | FeatureRows) -> Floats | FeatureRows:
+        """Divide the parts of all rows; those of a store are divided when they are read."""
+        if isinstance(X, FeatureRows):
+            return X.scale_parts("l2")
+        return divide_parts(np.asarray(X, np.float32), tuple(self.widths))
+
+    def check_state(self) -> None:
+        """Check widths that come from a file.
+
+        Raises:
+            ValueError: If fitting cannot have left them.
+        """
+        if not isinstance(self.widths, tuple | list) or any(type(n) is not int or n < 1 for n in self.widths):
+            msg = "parts of features without columns"
+            raise ValueError(msg)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
 
 
 def check_scaling(name: str) -> None:

@@ -159,6 +159,8 @@ class Head:
             it grows with their standard deviation, as the gradient does. scikit-learn's
             1e-4 stops far too early on items of length 1: log-loss 0.17 instead of 0.13.
         scalings: The scalings tried by default.
+        by_direction: Whether only the directions of items count, so that `l2` is tried only where it scales the
+            features of several networks, each by itself.
         seeded: Whether the estimator takes a seed.
         calibrated: Whether its scores become probabilities by temperature scaling where nothing is tuned, as
             it has no probabilities, or none that can be trusted.
@@ -182,6 +184,7 @@ class Head:
     grid_unit: int = 0
     tol: float | None = None
     scalings: tuple[str, ...] = SCALINGS
+    by_direction: bool = False
     seeded: bool = False
     calibrated: bool = False
     margins: bool = False
@@ -303,6 +306,7 @@ KNN = Head(
     settings={"weights": "temperature"},
     grid={"n_neighbors": (50, 20, 10, 5, 3, 1)},
     scalings=("none", "standard"),  # a cosine is the same after l2
+    by_direction=True,
     calibrated=True,
     folds_scaling=True,
     sweep=sweeps.sweep_neighbours,

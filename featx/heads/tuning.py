@@ -157,7 +157,10 @@ def tune(
     for scaling, grid in plan.items():
         report = functools.partial(warned.add, grid, scaling)
         offers: dict[int, Callable[[], Any]] = {}
-        problem = Problem(rows, positions, splits, alone, len(classes), spec.seed, advance, report, offers.__setitem__)
+        scaled = rows.scale_parts(scaling)
+        problem = Problem(
+            scaled, positions, splits, alone, len(classes), spec.seed, advance, report, offers.__setitem__
+        )
         with limit_threads(head, len(rows) * rows.shape[1]):
             for strength, scores in enumerate(head.sweep(head.build, grid, scaling, problem)):
                 candidate = Candidate(grid[strength], scaling, strength)
@@ -315,9 +318,10 @@ def plan_candidates(head: Head, X: FeatureRows, spec: HeadSpec, n_train: int) ->
     """
     fixed = head.check_params(spec.params)
     plan = {}
-    for scaling in head.scalings if spec.scaling is None else (spec.scaling,):
+    scalings = (*head.scalings, "l2") if head.by_direction and X.widths else head.scalings
+    for scaling in scalings if spec.scaling is None else (spec.scaling,):
         check_scaling(scaling)  # before any fit
-        spread = measure_spread(X, scaling) if head.grid_unit or head.tol else 1.0
+        spread = measure_spread(X.scale_parts(scaling), scaling) if head.grid_unit or head.tol else 1.0
         if not 0 < spread < math.inf:
             msg = f"the variance of the features is {spread:g}, out of the range of float32; scale them, or embed again"
             raise DataError(msg)

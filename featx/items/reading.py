@@ -70,6 +70,7 @@ class Examined:
         item: The item.
         stamp: Its identity; None if the file could not be read.
         image: Its pixels, with all its views if there are any; None if they are not needed or not available.
+        others: The same in the other forms, if there are several and `image` is there.
         reason: Why the file cannot be read or decoded; empty if it can, or if its pixels are not needed.
         is_momentary: Whether the file may still exist unchanged, and only this attempt to read it failed.
     """
@@ -77,13 +78,14 @@ class Examined:
     item: Item
     stamp: Stamp | None
     image: Decoded | None = None
+    others: tuple[Decoded, ...] = ()
     reason: str = ""
     is_momentary: bool = False
 
 
 def examine(
     manifest: Listing,
-    spec: ImageSpec,
+    spec: ImageSpec | Sequence[ImageSpec],
     *,
     known: Container[str] | None,
     stamps: Mapping[str, Stamp],
@@ -96,7 +98,7 @@ def examine(
 
     Args:
         manifest: The items and the reader of their files.
-        spec: How to decode.
+        spec: How to decode; or several forms, for networks that take different images, each decoded from one reading.
         known: sha256 of content whose pixels are not needed; None if every item needs them.
         stamps: Content of files when they were last read, by item id. A file with the same
             size and time is not read again.
@@ -110,8 +112,9 @@ def examine(
         One `Examined` for each item. Unless `known` is None, the same bytes under several names
         are decoded once: only the first of them has an image, or a reason.
     """
-    examiner = _Examiner(manifest, spec, known, timing, views)
-    ahead = ahead or limit_ahead(spec, workers, count_views(views))
+    specs = (spec,) if isinstance(spec, ImageSpec) else tuple(spec)
+    examiner = _Examiner(manifest, specs, known, timing, views)
+    ahead = ahead or min(limit_ahead(one, workers, len(specs) * count_views(views)) for one in specs)
     parts = _separate(manifest, stamps, workers, timing) if stamps else manifest.items
     with contextlib.closing(prefetch(examiner.examine_part, parts, workers=workers, ahead=ahead)) as found:
         for examined in found:
@@ -123,13 +126,14 @@ class _Examiner:
     """Reads and decodes items for several threads.
 
     Attributes:
-        manifest, spec, known, timing, views: As in `examine`.
+        manifest, known, timing, views: As in `examine`.
+        specs: The forms in which each item is decoded.
         claimed: sha256 of content that a thread has decoded or is decoding.
         lock: Held while `claimed` is read and changed.
     """
 
     manifest: Listing
-    spec: ImageSpec
+    specs: Sequence[ImageSpec]
     known: Container[str] | None
     timing: Timing
     views: Sequence[ViewSpec]
@@ -160,7 +164,8 @@ class _Examiner:
             return Examined(item, stamp)
         try:
             with self.timing.measure(DECODE):
-                return Examined(item, stamp, image=_expand(decode(data, self.spec), self.views, stamp.sha256))
+                image, *others = [_expand(decode(data, one), self.views, stamp.sha256) for one in self.specs]
+                return Examined(item, stamp, image=image, others=tuple(others))
         except ImageError as error:
             return Examined(item, stamp, reason=str(error))
 

@@ -259,6 +259,26 @@ class FeatureStore:
         return int(self.features.shape[1])
 
     @property
+    def parts(self) -> tuple[Self, ...]:
+        """The store itself; see `featx.store.joining.JoinedStore`."""
+        return (self,)
+
+    @property
+    def notes(self) -> list[str]:
+        """Nothing; see `featx.store.joining.JoinedStore`."""
+        return []
+
+    @property
+    def n_views(self) -> int:
+        """Images of each item that were embedded: itself, and its views."""
+        return self.spec.n_views
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Columns of the features of one view."""
+        return (self.dim // self.n_views,)
+
+    @property
     def classes(self) -> list[str]:
         """The distinct labels, sorted."""
         return sorted(set(self.labels.tolist()) - {""})

@@ -113,7 +113,7 @@ def _make_head_task(store, dataset, partition, head, folds):
     targets = dataset.targets[partition.train]
     digest = digest_items(store, trained_on, predicted)
     units = dataset.find_units(partition.train)
-    return HeadTask(store.path, head, trained_on, targets, folds, units, predicted, len(dataset.classes), digest)
+    return HeadTask((store.path,), head, trained_on, targets, folds, units, predicted, len(dataset.classes), digest)
 
 
 def test_shuffled_test_labels_change_nothing_but_the_test(compared, store, small, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from featx.errors import BundleError
 from featx.heads import dump_head, find_head, fit_head, load_head
 from featx.heads.calibration import METHODS
 from featx.heads.persistence import _FORMER, TRUSTED
+from featx.heads.rows import FeatureRows
 from featx.specs import HeadSpec
 
 FORMER = Path(__file__).parents[1] / "data" / "heads-v1"
@@ -52,6 +53,9 @@ def test_every_trusted_type_is_needed_by_some_head(digits, tmp_path):
             tmp_path / name,
         )
         needed.update(skops.io.get_untrusted_types(file=tmp_path / name))
+    parts = fit_head(find_head("lda"), FeatureRows(X, widths=(24, 40)), y, HeadSpec("lda", {}, "l2"), folds)
+    dump_head(parts.estimator, tmp_path / "parts")
+    needed.update(skops.io.get_untrusted_types(file=tmp_path / "parts"))
     assert needed | set(_FORMER) == set(TRUSTED)
     assert not needed & set(_FORMER)
 

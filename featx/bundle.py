@@ -470,14 +470,14 @@ def _check_values(specs: Sequence[EmbedSpec], head_spec: HeadSpec, classes: obje
     """Check the values that the specs themselves do not check; no name or path needs more than 4,096 characters."""
     texts = [head_spec.name, *named]
     texts += [text for spec in specs for text in (spec.backbone.uri, spec.backbone.layer, spec.backbone.weights_digest)]
-    images = [spec.image for spec in specs]
+    views = {spec.views for spec in specs}
+    pixels = sum(spec.image.height * spec.image.width * spec.n_views for spec in specs)
     reasonable = {
         "names": all(isinstance(text, str) and len(text) <= 4096 for text in texts),  # noqa: PLR2004 - PATH_MAX
         "networks": 0 < len(specs) <= _MOST_PARTS,
         "weights": all(map(_is_known, specs, named)),
-        "image": sum(image.height * image.width for image in images) * specs[0].n_views <= MAX_PIXELS,
-        "views": all(spec.views == specs[0].views for spec in specs)
-        and (specs[0].views is None or is_canonical(specs[0].views.augmentation)),
+        "image": pixels <= MAX_PIXELS,
+        "views": len(views) == 1 and all(one is None or is_canonical(one.augmentation) for one in views),
         "head": isinstance(head_spec.params, dict) and type(head_spec.seed) is int,
         "scaling": head_spec.scaling in {None, *SCALINGS},
         "classes": isinstance(classes, list) and bool(classes) and all(isinstance(name, str) for name in classes),

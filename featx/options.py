@@ -241,6 +241,8 @@ class CompareOptions:
         fresh: Whether to compute everything again, fine-tuned runs included.
         reporter: Receives the progress in fits (in images during fine-tuning) and lines on finished and new runs.
         views: What heads are fitted on in a store with views, as in `FitOptions`.
+        combine: Also compare up to so many stores with their features side by side: 2 adds a row of each head for each
+            pair of stores. 1 for none.
     """
 
     test_size: float = 0.2
@@ -253,6 +255,7 @@ class CompareOptions:
     fresh: bool = False
     reporter: Reporter = SILENT
     views: str = VIEWS[0]
+    combine: int = 1
 
     def __post_init__(self) -> None:
         """Refuse invalid values.
@@ -263,6 +266,9 @@ class CompareOptions:
         _check_types(self)
         _check_split(self.test_size, self.seed)
         _check_views(self.views)
+        if self.combine < 1:
+            msg = f"combine is {self.combine}; it must be at least 2, or 1 to combine no stores"
+            raise UsageError(msg)
         if self.folds < 2:  # noqa: PLR2004 - one to train on, one to hold out
             msg = f"folds is {self.folds}; it must be at least 2"
             raise UsageError(msg)

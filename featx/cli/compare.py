@@ -62,6 +62,13 @@ def compare(
             "Repeatable.",
         ),
     ] = None,
+    combine: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            help="Also compare up to N stores with their features side by side, as rows such as a+b; 1 for none.",
+        ),
+    ] = COMPARE_DEFAULTS.combine,
     class_weight: flags.ClassWeight = None,
     calibration: flags.Calibration = None,
     folds: Annotated[
@@ -128,6 +135,7 @@ def compare(
                 out=out,
                 fresh=fresh,
                 views=views,
+                combine=combine,
                 reporter=reporter,
             ),
         )

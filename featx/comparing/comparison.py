@@ -1,6 +1,7 @@
 """Comparing heads on stores: the same items and folds for all, the best chosen by validation, the test opened once."""
 
 import functools
+import itertools
 import os
 import tempfile
 import time
@@ -80,7 +81,7 @@ def compare(
         options: How to split, how many processes, and where to write.
 
     Returns:
-        A row for each store and head, and for each run.
+        A row for each store, or combination of stores, and head, and for each run.
 
     Raises:
         UnknownNameError: If no head, or no layer of a plan, has that name.
@@ -100,7 +101,7 @@ def compare(
     names = _name_stores(opened)
     found = read_runs(finetune, runs, match.dataset, partition, options)
     run_entries = make_entries(found, match.dataset, partition, options, _name_backbones(opened, names))
-    places = zip(names, opened, match.rows, strict=True)
+    places = _combine(list(zip(names, opened, match.rows, strict=True)), options.combine)
     candidates = [_Candidate(*place, spec) for place in places for spec in specs]
     with _find_work(options) as work:
         outcomes = _run_rounds(candidates, rounds, match.dataset, work, options)
@@ -170,6 +171,30 @@ class _Candidate:
     store: AnyStore
     rows: NDArray[np.intp]
     spec: HeadSpec
+
+
+#: A store with its name and, int `(n_items,)`, the row of each item.
+_Place = tuple[str, AnyStore, NDArray[np.intp]]
+
+
+def _combine(singles: Sequence[tuple[str, FeatureStore, NDArray[np.intp]]], most: int) -> list[_Place]:
+    """Add every combination of two and more stores to the stores, named `a+b`.
+
+    Raises:
+        UsageError: If there is only one store.
+    """
+    if most > 1 and len(singles) == 1:
+        msg = f"combine is {most}, but only {singles[0][0]} is compared; name two stores or more"
+        raise UsageError(msg)
+    places: list[_Place] = list(singles)
+    for count in range(2, most + 1):
+        for chosen in itertools.combinations(singles, count):
+            joined = JoinedStore([store for _, store, _ in chosen])
+            # The combination may have more items than those that all stores have.
+            order = np.argsort(joined.rows[0])
+            at = order[np.searchsorted(joined.rows[0], chosen[0][2], sorter=order)]
+            places.append(("+".join(name for name, *_ in chosen), joined, at))
+    return places
 
 
 def _open_stores(
@@ -341,7 +366,7 @@ def _find_work(options: CompareOptions) -> Iterator[Path]:
 
 def _validate(candidate: _Candidate, outcome: list[Path] | str, rounds: _Rounds, dataset: Dataset) -> Entry:
     """Score a candidate on the items that were held out of the training items."""
-    size = candidate.store.dim * candidate.store.features.dtype.itemsize
+    size = sum(part.dim * part.features.dtype.itemsize for part in candidate.store.parts)
     if isinstance(outcome, str):
         row = ComparisonRow(candidate.name, candidate.spec, describe_choice(candidate.spec), size, error=outcome)
         return Entry(row, None)

@@ -472,7 +472,7 @@ def tune_and_hold_out(task: HeadTask, progress: Progress | None = None) -> Resul
         DataError: If the head cannot be fitted to these items.
     """
     head, started = find_head(task.head.name), time.perf_counter()
-    rows = _open_rows(_open_store(task.store), task)
+    rows = _open_rows(_open_stores(task.stores), task)
     with record_warnings(), explain_failure(task.head):
         tuned = tune(head, rows.features, rows.targets, rows.folds, spec=task.head, units=rows.units, progress=progress)
     seconds = time.perf_counter() - started

@@ -155,12 +155,9 @@ def tune(
     candidates: list[Candidate] = []
     shortlist = Shortlist(head.tolerance)
     for scaling, grid in plan.items():
-        report = functools.partial(warned.add, grid, scaling)
-        offers: dict[int, Callable[[], Any]] = {}
-        scaled = rows.scale_parts(scaling)
-        problem = Problem(
-            scaled, positions, splits, alone, len(classes), spec.seed, advance, report, offers.__setitem__
-        )
+        report, offers = functools.partial(warned.add, grid, scaling), dict[int, Callable[[], Any]]()
+        seen = rows.scale_parts(scaling)
+        problem = Problem(seen, positions, splits, alone, len(classes), spec.seed, advance, report, offers.__setitem__)
         with limit_threads(head, len(rows) * rows.shape[1]):
             for strength, scores in enumerate(head.sweep(head.build, grid, scaling, problem)):
                 candidate = Candidate(grid[strength], scaling, strength)

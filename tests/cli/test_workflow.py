@@ -10,6 +10,8 @@ import pytest
 from pictures import write_digits
 from PIL import Image
 
+from featx.registry import HEAD_SETS
+
 
 @pytest.fixture
 def embedded(featx_command, digits):
@@ -55,6 +57,18 @@ def test_fit_json(featx_command, embedded):
     assert {"accuracy", "accuracy_low", "accuracy_high"} <= values["test"].keys()
     assert values["test"]["items"] == 400
     assert values["head"]["name"] == "ridge"
+
+
+def test_fit_takes_several_stores_and_chooses_a_head(featx_command, embedded, digits, monkeypatch):
+    monkeypatch.setitem(HEAD_SETS, "fast", ("knn", "centroid"))
+    featx_command("embed", digits, "--backbone", "colour", "--name", "small", "--image-size", "8")
+    result = featx_command("fit", "features/colour.h5", "features/small.h5", "--clf", "best")
+    assert "on features/colour.h5 + features/small.h5: trained on" in result.out
+    assert re.search(r"^knn +0\.\d{4} +0\.\d{4} +chosen$", result.out, re.MULTILINE)
+    assert "note: best chose knn of 2 heads" in result.err
+    (bundle,) = Path("runs").glob("*/")
+    predicted = featx_command("predict", bundle, *sorted((digits / "3").iterdir())[:2], "--json")
+    assert [json.loads(line)["label"] for line in predicted.out.splitlines()] == ["3", "3"]
 
 
 def test_evaluate_and_predict_from_pixels(featx_command, embedded, digits, tmp_path):

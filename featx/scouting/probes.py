@@ -73,7 +73,7 @@ def _make_task(
 ) -> Task:
     nothing = rows[:0]
     task = HeadTask(
-        store=store.path.resolve(),
+        stores=(store.path.resolve(),),
         head=head,
         trained_on=rows,
         targets=dataset.targets,

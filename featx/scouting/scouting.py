@@ -7,9 +7,9 @@ from typing import Any
 
 from featx.backbones import Backbone
 from featx.backbones.running import Runner
-from featx.comparing.comparison import choose_heads
 from featx.embedding import EmbedResult, Plan, check_image, embed_plans
 from featx.errors import UsageError
+from featx.fitting.choice import choose_heads
 from featx.fitting.preconditions import check_manifest
 from featx.items import Manifest, read_source
 from featx.options import SCOUT_DEFAULTS, ScoutOptions, check_options

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from featx.heads.linear import accept_items
 from featx.heads.rows import FeatureRows
 from featx.heads.scaling import Floats, Frame, Moments, check_scaling
+from featx.nearest import Nearest
 
 VOTES = ("temperature", "distance", "uniform")
 
@@ -141,9 +142,6 @@ def find_neighbourhoods(
 def find_nearest(queries: Floats, keys: Floats, count: int) -> Neighbourhood:
     """Find the keys of the largest inner products with each query, exactly.
 
-    A block of products is compared with the least similarity kept so far, which is many
-    times faster than partitioning it: after a few blocks hardly any key passes.
-
     Args:
         queries: float32 (n_queries, dim).
         keys: float32 (n_keys, dim).
@@ -152,34 +150,10 @@ def find_nearest(queries: Floats, keys: Floats, count: int) -> Neighbourhood:
     Returns:
         The largest products first.
     """
-    best = np.full((len(queries), count), -np.inf, np.float32)
-    found = np.zeros((len(queries), count), np.intp)
+    nearest = Nearest(len(queries), count)
     for columns in _cut(len(keys), _KEYS):
-        products = queries @ keys[columns].T
-        if columns.start == 0:
-            kept = min(count, products.shape[1])
-            places = np.argpartition(-products, kept - 1, axis=1)[:, :kept].ravel()
-            rows = np.repeat(np.arange(len(queries)), kept)
-        else:
-            rows, places = np.nonzero(products > best[:, -1:])
-        if len(rows):
-            _merge(best, found, rows, products[rows, places], places + columns.start)
-    return Neighbourhood(best, found)
-
-
-def _merge(
-    best: Floats, found: NDArray[np.intp], rows: NDArray[np.intp], values: Floats, places: NDArray[np.intp]
-) -> None:
-    """Merge new similarities of some rows into the best ones, in place."""
-    count = best.shape[1]
-    touched, group = np.unique(rows, return_inverse=True)
-    owners = np.concatenate([np.repeat(np.arange(len(touched)), count), group])
-    everything = np.concatenate([best[touched].ravel(), values])
-    where = np.concatenate([found[touched].ravel(), places])
-    order = np.lexsort((where, -everything, owners))
-    starts = np.searchsorted(owners[order], np.arange(len(touched)))
-    kept = order[starts[:, None] + np.arange(count)]
-    best[touched], found[touched] = everything[kept], where[kept]
+        nearest.add(queries @ keys[columns].T, columns.start)
+    return Neighbourhood(nearest.similarities, nearest.positions)
 
 
 def weigh(similarities: Floats, weights: str, temperature: float) -> NDArray[np.float64]:

@@ -101,8 +101,12 @@ def format_seconds(seconds: float) -> str:
 _JOINERS = "\u200c\u200d"
 
 
+#: A name of fewer columns is cut at its end.
+_DIVIDED = 12
+
+
 def shorten_name(name: str, cells: int) -> str:
-    """Shorten a name to a width, with an ellipsis at the cut.
+    """Shorten a name to a width, with an ellipsis in its middle: long names often differ at their ends.
 
     Unprintable characters (line breaks, terminal escapes, the surrogates of file
     names that are not UTF-8) become the replacement character.
@@ -112,12 +116,19 @@ def shorten_name(name: str, cells: int) -> str:
         cells: The width in columns of a terminal; a Chinese character takes two.
 
     Returns:
-        The name, or its beginning and `…`.
+        The name, or its beginning, `…` and its end; only the beginning in fewer than 12 columns.
     """
     shown = "".join(char if char.isprintable() or char in _JOINERS else "\ufffd" for char in name)
     if cell_len(shown) <= cells:
         return shown
-    return set_cell_size(shown, cells - 1).rstrip() + "…"
+    end, room = "", (cells - 1) // 2 if cells >= _DIVIDED else 0
+    for char in reversed(shown):
+        if cell_len(char + end) > room:
+            break
+        end = char + end
+    while end and (end[0].isspace() or not cell_len(end[0])):  # a mark belongs to the letter before it
+        end = end[1:]
+    return set_cell_size(shown, cells - 1 - cell_len(end)).rstrip() + "…" + end
 
 
 def pad_name(name: str, cells: int, *, right: bool = False) -> str:

@@ -22,6 +22,7 @@ from featx.cli import (
     compare,
     demo,
     embed,
+    errors,
     evaluate,
     export,
     finetune,
@@ -74,6 +75,7 @@ _add_verb(compare.compare, compare.EXAMPLE)
 _add_verb(finetune.finetune, finetune.EXAMPLE)
 _add_verb(evaluate.evaluate, evaluate.EXAMPLE)
 _add_verb(predict.predict, predict.EXAMPLE)
+_add_verb(errors.errors, errors.EXAMPLE)
 _add_verb(info.info, info.EXAMPLE)
 _add_verb(verify.verify, verify.EXAMPLE)
 _add_verb(repair.repair, repair.EXAMPLE)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.cells import cell_len
 
 from featx.comparison_results import AGAINST, FROZEN, START, START_MARK, Comparison, ComparisonRow
 from featx.evaluation.figure import NAME_CELLS
@@ -201,7 +200,7 @@ def _name_points(rows: Sequence[ComparisonRow]) -> list[str]:
     return [
         title
         if titles.count(title) == 1
-        else f"{title} on {cut_middle(one.store, max(8, NAME_CELLS - 4 - len(title)))}"
+        else f"{title} on {shorten_name(one.store, max(8, NAME_CELLS - 4 - len(title)))}"
         for one, title in zip(rows, titles, strict=True)
     ]
 
@@ -271,19 +270,6 @@ def tabulate(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
 def tabulate_briefly(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Return the header and the cells of a table with fewer columns, for a terminal."""
     return _arrange(comparison, [_format_briefly(row) for row in comparison.rows])
-
-
-def cut_middle(text: str, cells: int) -> str:
-    """Shorten a text in its middle, since the names of stores often differ at the end.
-
-    Args:
-        text: Any text.
-        cells: Largest width in terminal columns.
-    """
-    if cell_len(text) <= cells:
-        return text
-    half = cells // 2
-    return shorten_name(text, cells - half) + text[-half:]
 
 
 def _arrange(comparison: Comparison, rows: Sequence[Mapping[str, str]]) -> tuple[list[str], list[list[str]]]:

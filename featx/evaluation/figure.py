@@ -51,7 +51,9 @@ _OTHER_FAMILIES = (
 
 
 @contextmanager
-def open_figure(names: Sequence[str], path: Path, *, noun: str = "class") -> Iterator[tuple["Figure", list[str]]]:
+def open_figure(
+    names: Sequence[str], path: Path, *, noun: str = "class", vector: bool = True
+) -> Iterator[tuple["Figure", list[str]]]:
     """Yield a figure to draw on, then write it as PNG and, next to it, as SVG.
 
     The same drawing and version of matplotlib give the same bytes. Artists outside the
@@ -61,6 +63,7 @@ def open_figure(names: Sequence[str], path: Path, *, noun: str = "class") -> Ite
         names: The names that the plot contains.
         path: The PNG file; the SVG file has the same stem.
         noun: The word that replaces a name whose letters cannot be drawn, as in `class 4`.
+        vector: Whether the SVG file is written.
 
     Yields:
         The figure, and the names as its fonts can draw them, shortened to 28 columns.
@@ -88,7 +91,8 @@ def open_figure(names: Sequence[str], path: Path, *, noun: str = "class") -> Ite
         yield figure, show_names(names, families, noun)
         box = figure.get_tightbbox().padded(_MARGIN_INCHES)
         figure.savefig(path, format="png", dpi=_DPI, bbox_inches=box)
-        figure.savefig(path.with_suffix(".svg"), format="svg", dpi=_DPI, bbox_inches=box, metadata={"Date": None})
+        if vector:
+            figure.savefig(path.with_suffix(".svg"), format="svg", dpi=_DPI, bbox_inches=box, metadata={"Date": None})
 
 
 @contextmanager

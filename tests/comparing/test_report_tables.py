@@ -7,7 +7,7 @@ import pytest
 from comparison_rows import FAILED, make_comparison, make_row
 
 from featx.cli.output import format_table
-from featx.comparing.report import DISPENSABLE, LEFT, cut_middle, tabulate, tabulate_briefly
+from featx.comparing.report import DISPENSABLE, LEFT, tabulate, tabulate_briefly
 from featx.comparison_results import FINE_TUNED
 from featx.registry import HEADS
 
@@ -104,8 +104,3 @@ def test_files_have_all_columns():
     assert {"bal.", "F1", "ECE", "fit s", "predict s", "memory", "params", "bytes/item", "p"} <= set(header)
     assert rows[0][header.index("chosen")] == comparison.best.chosen
     assert rows[-1][header.index("bytes/item")] == "-"
-
-
-def test_a_cut_keeps_both_ends():
-    assert cut_middle("mobilenet-alpha-0.25", 14) == "mobile…ha-0.25"
-    assert cut_middle("short", 14) == "short"

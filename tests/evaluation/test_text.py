@@ -118,6 +118,9 @@ def test_a_name_takes_the_width_it_is_given(name, cells):
 
 
 def test_a_name_that_fits_is_left_alone():
+    assert shorten_name("mobilenet-alpha-0.25", 14) == "mobilen…a-0.25"
+    assert shorten_name("mobilenet-alpha-0.25", 9) == "mobilene…"
+    assert shorten_name("e\u0301" * 20, 13) == "e\u0301" * 6 + "…" + "e\u0301" * 6
     assert shorten_name("日本語", 6) == "日本語"
     assert shorten_name("日本語", 5) == "日本…"
     assert shorten_name("a\u200cb", 5) == "a\u200cb"

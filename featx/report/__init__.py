@@ -1,0 +1,1 @@
+"""What people look at: thumbnails, contact sheets, the wrong pictures."""

@@ -1,0 +1,114 @@
+"""Contact sheets: many small pictures with their captions on one page, as a PNG file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import ImageError
+from featx.evaluation.figure import GREY, open_figure
+from featx.items.decoding import decode, probe
+from featx.items.manifest import Reader
+from featx.specs import ImageSpec
+from featx.wording import shorten_name
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Pixels = NDArray[np.uint8]
+
+#: The longer side of a thumbnail in px, enough for 1.5 inches in print.
+THUMBNAIL_PX = 224
+
+_COLUMNS = 5
+_TILE_INCHES, _LINE_INCHES, _GAP_INCHES = 1.5, 0.15, 0.15
+
+#: Columns of a caption, which are not quite as wide as a picture.
+_CELLS = 26
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One picture of a contact sheet.
+
+    Attributes:
+        pixels: uint8 RGB `(height, width, 3)`; None if the picture cannot be read.
+        lines: The lines of the caption below it.
+        reason: Why it cannot be read.
+    """
+
+    pixels: Pixels | None
+    lines: tuple[str, ...]
+    reason: str = ""
+
+
+def make_tile(reader: Reader, item_id: str, lines: Sequence[str], *, side_px: int = THUMBNAIL_PX) -> Tile:
+    """Read the picture of an item, and reduce it to a thumbnail with its own proportions.
+
+    Args:
+        reader: Reads the files of the source.
+        item_id: The item.
+        lines: The caption.
+        side_px: The longer side of the thumbnail.
+    """
+    try:
+        return Tile(read_thumbnail(reader.read(item_id), side_px), tuple(lines))
+    except ImageError as error:
+        return Tile(None, tuple(lines), str(error))
+    except OSError as error:
+        return Tile(None, tuple(lines), error.strerror or str(error))
+
+
+def read_thumbnail(data: bytes, side_px: int) -> Pixels:
+    """Decode an image so that its longer side has at most so many px, uint8 RGB `(height, width, 3)`.
+
+    Raises:
+        ImageError: If it cannot be decoded.
+    """
+    header = probe(data)
+    scale = min(1.0, side_px / max(header.width_px, header.height_px))
+    height, width = (max(1, round(side * scale)) for side in (header.height_px, header.width_px))
+    return decode(data, ImageSpec(height, width)).pixels
+
+
+def draw_contact_sheet(tiles: Sequence[Tile], title: str, path: Path) -> None:
+    """Draw a contact sheet, five pictures in a row, and write it as a PNG file.
+
+    Args:
+        tiles: The pictures, at least one.
+        title: What they are.
+        path: The file.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    n_lines = max(len(tile.lines) for tile in tiles)
+    columns = min(_COLUMNS, len(tiles))
+    rows = -(-len(tiles) // columns)
+    cell = (_TILE_INCHES + _GAP_INCHES, _TILE_INCHES + n_lines * _LINE_INCHES + _GAP_INCHES)
+    width, height = columns * cell[0], rows * cell[1]
+    captions = [line for tile in tiles for line in tile.lines]
+    with open_figure(captions, path, noun="item", vector=False) as (figure, shown):
+        figure.set_size_inches(width, height)
+        figure.text(0, 1 + 0.15 / height, title, fontsize=10, va="bottom", ha="left")
+        unplaced = iter(shown)
+        for number, tile in enumerate(tiles):
+            left, bottom = number % columns * cell[0], height - number // columns * cell[1] - _TILE_INCHES
+            box = (left / width, bottom / height, _TILE_INCHES / width, _TILE_INCHES / height)
+            _draw_pixels(figure.add_axes(box), tile)
+            for line in range(len(tile.lines)):
+                place = (left / width, (bottom - 0.05 - line * _LINE_INCHES) / height)
+                caption = shorten_name(next(unplaced), _CELLS)
+                figure.text(*place, caption, fontsize=7, va="top", weight="bold" if line == 0 else "normal")
+
+
+def _draw_pixels(axes: "Axes", tile: Tile) -> None:
+    axes.set_axis_off()
+    if tile.pixels is None:
+        axes.text(0.5, 0.5, "cannot be read", transform=axes.transAxes, ha="center", va="center", color=GREY)
+        return
+    axes.imshow(tile.pixels, interpolation="antialiased")
+    axes.set_anchor("SW")

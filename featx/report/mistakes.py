@@ -1,0 +1,150 @@
+"""The wrong pictures of a bundle: which tested images the head took for another class."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import BundleError, FeatxError
+from featx.files import read_table, say_failures, write_table
+from featx.items import Manifest, read_source
+from featx.items.sources import read_source_again
+from featx.references import MANIFEST, read_json
+from featx.report.contact_sheets import draw_contact_sheet, make_tile
+from featx.results import PREDICTIONS
+from featx.store import FeatureStore
+from featx.wording import format_plural
+
+#: Pictures on a contact sheet.
+MOST_SHOWN = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Mistakes:
+    """The tested images that a head got wrong, the most confident mistake first.
+
+    Attributes:
+        bundle: The bundle.
+        n_tested: Number of all tested images.
+        ids: The wrong items.
+        labels: Their classes.
+        predicted: The classes that the head took them for.
+        probabilities: float64 `(n_wrong,)`, of the predicted class.
+        label_probabilities: float64 `(n_wrong,)`, of their own class.
+    """
+
+    bundle: Path
+    n_tested: int
+    ids: Sequence[str]
+    labels: Sequence[str]
+    predicted: Sequence[str]
+    probabilities: NDArray[np.float64]
+    label_probabilities: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __str__(self) -> str:
+        if not len(self):
+            return f"none of {format_plural(self.n_tested, 'tested image')} is wrong"
+        return (
+            f"{len(self):,} of {format_plural(self.n_tested, 'tested image')} {'is' if len(self) == 1 else 'are'} wrong"
+        )
+
+    def tabulate(self) -> dict[str, Sequence[Any]]:
+        """Return the columns of `errors.csv`."""
+        return {
+            "id": self.ids,
+            "label": self.labels,
+            "predicted": self.predicted,
+            "probability": self.probabilities.tolist(),
+            "probability_of_label": self.label_probabilities.tolist(),
+        }
+
+
+def find_mistakes(bundle: str | os.PathLike[str]) -> Mistakes:
+    """Find the tested images that a bundle's head got wrong, the most confident mistake first.
+
+    Args:
+        bundle: The folder of the bundle.
+
+    Raises:
+        BundleError: If its predictions are missing or damaged.
+    """
+    path = Path(bundle) / PREDICTIONS
+    try:
+        header, *rows = read_table(path)
+        columns = dict(zip(header, zip(*rows, strict=True), strict=True))
+        labels, predicted = np.array(columns["label"], np.str_), np.array(columns["predicted"], np.str_)
+        own = [float(row[header.index(f"probability_{label}")]) for row, label in zip(rows, labels, strict=True)]
+        confidence = np.array(columns["probability"], np.float64)
+        wrong = np.flatnonzero(labels != predicted)
+        order = wrong[np.lexsort((wrong, -confidence[wrong]))]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        msg = f"{path} cannot be read ({error}); copy the bundle again, or repeat the run"
+        raise BundleError(msg) from error
+    return Mistakes(
+        bundle=Path(bundle),
+        n_tested=len(rows),
+        ids=[columns["id"][row] for row in order],
+        labels=labels[order].tolist(),
+        predicted=predicted[order].tolist(),
+        probabilities=confidence[order],
+        label_probabilities=np.array(own)[order],
+    )
+
+
+def write_mistakes(mistakes: Mistakes, manifest: Manifest | None, folder: Path, most: int = MOST_SHOWN) -> list[Path]:
+    """Write the wrong pictures as `errors.csv` and, if there are any, as the contact sheet `errors.png`.
+
+    Args:
+        mistakes: The mistakes.
+        manifest: Where the pictures are; None if nowhere, so that only the table is written.
+        folder: The folder; it is made if it does not exist.
+        most: Pictures on the sheet.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        BundleError: If a file cannot be written.
+    """
+    with say_failures(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_table(mistakes.tabulate(), folder / "errors.csv")
+        if manifest is None or not len(mistakes):
+            return [folder / "errors.csv"]
+        captions = [
+            (f"{label}, not {predicted} {probability:.2f}", name)
+            for label, predicted, probability, name in zip(
+                mistakes.labels, mistakes.predicted, mistakes.probabilities, mistakes.ids, strict=True
+            )
+        ]
+        tiles = [make_tile(manifest.reader, lines[1], lines) for lines in captions[:most]]
+        first = f"; the {most} most confident mistakes" if len(mistakes) > most else "; the most confident first"
+        draw_contact_sheet(tiles, f"{mistakes}{first}", folder / "errors.png")
+    return [folder / "errors.csv", folder / "errors.png"]
+
+
+def find_pictures(bundle: Path, source: str | None = None) -> Manifest:
+    """Find the pictures that a bundle was tested on.
+
+    Args:
+        bundle: The folder of the bundle.
+        source: Where they are now; None for where they were when the head was trained.
+
+    Raises:
+        FeatxError: If they are not there any more.
+    """
+    if source:
+        return read_source(source)
+    about = read_json(bundle, MANIFEST).get("record", {}).get("store", {})
+    try:
+        store = FeatureStore(about["path"])
+    except (FeatxError, KeyError, TypeError):
+        return read_source(str(about["source"]))
+    return read_source_again(store.source, store.reading)

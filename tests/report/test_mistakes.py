@@ -1,0 +1,87 @@
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from featx import FitOptions, fit
+from featx.cli.app import app
+from featx.errors import BundleError
+from featx.report.mistakes import find_mistakes, find_pictures, write_mistakes
+
+
+@pytest.fixture(scope="module")
+def run(store, tmp_path_factory):
+    return fit(store, "centroid", options=FitOptions(cv=3, folder=tmp_path_factory.mktemp("runs")))
+
+
+def test_mistakes_are_the_wrong_predictions_most_confident_first(run):
+    mistakes, frame = find_mistakes(run.bundle), run.predictions
+    wrong = frame[frame["label"] != frame["predicted"]]
+    assert 0 < len(mistakes) == len(wrong) < mistakes.n_tested == len(frame)
+    assert set(mistakes.ids) == set(wrong["id"])
+    assert (np.diff(mistakes.probabilities) <= 0).all()
+    by_id = frame.set_index("id")
+    for name, label, own in zip(mistakes.ids, mistakes.labels, mistakes.label_probabilities, strict=True):
+        assert by_id.loc[name, "label"] == label
+        assert by_id.loc[name, f"probability_{label}"] == own
+    assert str(mistakes) == f"{len(wrong)} of {len(frame)} tested images are wrong"
+
+
+def test_the_pictures_are_those_of_the_store(run, tmp_path):
+    mistakes = find_mistakes(run.bundle)
+    table, sheet = write_mistakes(mistakes, find_pictures(run.bundle), tmp_path / "new" / "folder", most=3)
+    with table.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == list(mistakes.ids)
+    with Image.open(sheet) as image:
+        assert image.format == "PNG"
+
+
+def test_without_pictures_there_is_a_table(run, tmp_path):
+    assert [path.name for path in write_mistakes(find_mistakes(run.bundle), None, tmp_path)] == ["errors.csv"]
+
+
+def test_the_verb_shows_them(run, tmp_path, capsys):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(run.bundle, bundle)
+    assert not app(["errors", str(bundle), "--top", "2"], standalone_mode=False)
+    printed = capsys.readouterr()
+    assert "tested images are wrong" in printed.out
+    assert "errors.png" in printed.out
+    assert (bundle / "errors.png").exists()
+    assert not app(["errors", str(bundle), "--json", "--out", str(tmp_path / "out")], standalone_mode=False)
+    values = json.loads(capsys.readouterr().out)
+    assert values["tested"] == 400
+    assert values["errors"][0].keys() == {"id", "label", "predicted", "probability", "probability_of_label"}
+    assert [path.rsplit("/", 1)[1] for path in values["files"]] == ["errors.csv", "errors.png"]
+
+
+def test_pictures_that_are_gone_are_a_note_and_a_table(run, tmp_path, capsys):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(run.bundle, bundle)
+    about = json.loads((bundle / "bundle.json").read_text())
+    about["record"]["store"] = {"path": "gone.h5", "source": "gone"}
+    (bundle / "bundle.json").write_text(json.dumps(about))
+    assert not app(["errors", str(bundle)], standalone_mode=False)
+    printed = capsys.readouterr()
+    assert f"name where they are now: featx errors {bundle} SOURCE" in printed.err
+    assert "errors.csv" in printed.out
+    assert not (bundle / "errors.png").exists()
+
+
+def test_damaged_predictions_are_an_error(run, tmp_path):
+    shutil.copytree(run.bundle, tmp_path / "bundle")
+    (tmp_path / "bundle" / "predictions.csv").write_text("id,label\na,b\n")
+    with pytest.raises(BundleError, match="copy the bundle again"):
+        find_mistakes(tmp_path / "bundle")
+
+
+def test_a_perfect_head_has_no_mistakes(run, tmp_path, capsys):
+    shutil.copytree(run.bundle, tmp_path / "bundle")
+    text = "id,label,predicted,probability,probability_0,probability_1\na,0,0,0.9,0.9,0.1\n"
+    (tmp_path / "bundle" / "predictions.csv").write_text(text)
+    assert not app(["errors", str(tmp_path / "bundle")], standalone_mode=False)
+    assert "none of 1 tested image is wrong" in capsys.readouterr().out

@@ -11,6 +11,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from featx.audit.auditing import audit_store
+    from featx.audit.findings import Audit, Finding
     from featx.backbones import Backbone, describe_layers, list_backbones, load_backbone
     from featx.bundle import Bundle
     from featx.comparing.comparison import compare
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
     from featx.store.verification import Verification, verify_store
 
 _MODULES = {
+    "featx.audit.auditing": ("audit_store",),
+    "featx.audit.findings": ("Audit", "Finding"),
     "featx.backbones": ("Backbone", "describe_layers", "list_backbones", "load_backbone"),
     "featx.bundle": ("Bundle",),
     "featx.prediction": ("Prediction", "Predictor"),
@@ -99,6 +103,7 @@ _MODULES = {
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Audit",
     "Backbone",
     "BackboneSpec",
     "Bundle",
@@ -113,6 +118,7 @@ __all__ = [
     "Evaluation",
     "FeatureStore",
     "FeatxError",
+    "Finding",
     "FineTuneOptions",
     "FineTuneSpec",
     "FitOptions",
@@ -135,6 +141,7 @@ __all__ = [
     "SplitTable",
     "Verification",
     "ViewSpec",
+    "audit_store",
     "compare",
     "decode",
     "describe_layers",

@@ -16,6 +16,7 @@ import typer
 from typer.exceptions import Exit, TyperException
 
 from featx.cli import (
+    audit,
     backbones,
     bundle,
     cache,
@@ -75,6 +76,7 @@ _add_verb(compare.compare, compare.EXAMPLE)
 _add_verb(finetune.finetune, finetune.EXAMPLE)
 _add_verb(evaluate.evaluate, evaluate.EXAMPLE)
 _add_verb(predict.predict, predict.EXAMPLE)
+_add_verb(audit.audit, audit.EXAMPLE)
 _add_verb(errors.errors, errors.EXAMPLE)
 _add_verb(info.info, info.EXAMPLE)
 _add_verb(verify.verify, verify.EXAMPLE)

@@ -113,8 +113,9 @@ def score_labels(audit: featx.Audit, planted: dict[str, str], store: featx.Featu
     targets = np.array([classes.index(f"probability_{label}") for label in columns["label"]])
     quality = get_label_quality_scores(targets, np.column_stack([columns[name] for name in classes]))
     wrong = np.array([name in planted for name in columns["id"]])
-    scores = {finding.id: finding.score for finding in found}
-    own = np.array([scores.get(name, 0.0) for name in columns["id"]])
+    # What is not suspicious follows what is, in cleanlab's order.
+    suspicious = {finding.id for finding in found}
+    own = np.array([name in suspicious for name in columns["id"]]) + 1 - quality
     return {
         "precision": len(right) / len(found) if found else float("nan"),
         "recall": len(right) / len(planted),

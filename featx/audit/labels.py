@@ -18,8 +18,8 @@ Floats = NDArray[np.float64]
 _HEAD, _FOLDS = "logreg", 5
 
 #: Neighbours whose mean distance counts, and how many quartile ranges above the upper quartile an outlier begins
-#: (three are the outer fence of Tukey 1977, "Exploratory Data Analysis", chapter 2).
-_NEIGHBOURS, _RANGES = 10, 3.0
+#: (the inner fence of Tukey 1977, "Exploratory Data Analysis", chapter 2).
+_NEIGHBOURS, _RANGES = 10, 1.5
 
 _QUERIES, _KEYS = 1024, 4096
 
@@ -68,7 +68,7 @@ def find_suspicious_labels(store: FeatureStore, seed: int, reporter: Reporter) -
 def find_outliers(store: FeatureStore, progress: Progress | None = None) -> list[Finding]:
     """Find items whose nearest items are unusually far away.
 
-    The distance is 1 - cosine to the 10 nearest items, on average. What is more than three quartile ranges above the
+    The distance is 1 - cosine to the 10 nearest items, on average. What is more than 1.5 quartile ranges above the
     upper quartile of all distances is an outlier.
 
     Args:

@@ -156,6 +156,25 @@ def compute_logits(weights: Weights, features: NDArray[np.float32], n_outputs: i
     return values
 
 
+def measure_loss(
+    logits: NDArray[np.float32], targets: NDArray[np.int32], weights: NDArray[np.float32], label_smoothing: float
+) -> float:
+    """Return the mean weighted cross-entropy, with label smoothing (Szegedy et al. 2016, section 7).
+
+    Args:
+        logits: float32 (n, n_outputs); a single column is that of the second of two classes.
+        targets: int32 (n,).
+        weights: float32 (n,).
+        label_smoothing: Share of the target that is spread over all classes.
+    """
+    if logits.shape[1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    highest = logits.max(axis=1)
+    totals = highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1))
+    expected = (1 - label_smoothing) * logits[np.arange(len(logits)), targets] + label_smoothing * logits.mean(axis=1)
+    return float(np.mean(weights * (totals - expected), dtype=np.float64))
+
+
 def score_logits(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> dict[str, float]:
     """Return `accuracy` and `auc` (ROC-AUC) of logits float32 `(n, n_outputs)` for targets int32 `(n,)`."""
     probabilities = take_probabilities(logits)
@@ -194,7 +213,8 @@ class TrainingPlan:
         train, held: int, the items that are trained on, and the held-out items by which training stops.
         optimizer: One of `featx.specs.OPTIMIZERS`.
         learning_rate, epochs, batch_size, label_smoothing, patience: As in `NetworkClassifier`.
-        random: Generator of the order of items.
+        random: Generator of the order of items and of dropout.
+        curves: Whether all curves are measured, or only the loss by which training stops.
         keep: Called when the loss has fallen.
     """
 
@@ -210,4 +230,5 @@ class TrainingPlan:
     label_smoothing: float
     patience: int
     random: np.random.Generator
+    curves: bool
     keep: Callable[[], None] | None

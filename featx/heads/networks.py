@@ -25,7 +25,7 @@ from featx.heads.architectures import (
     read_hidden,
     take_probabilities,
 )
-from featx.heads.rows import FeatureRows
+from featx.heads.rows import BLOCK_BYTES, FeatureRows
 from featx.heads.scaling import make_scaler
 from featx.specs import OPTIMIZERS
 
@@ -73,6 +73,9 @@ _HELD_OUT = 10
 
 _FEWEST_HELD_OUT = 10
 
+#: Features that take no more memory than this are scaled once, not in each epoch.
+_KEPT_BYTES = 8 * BLOCK_BYTES
+
 #: A loss that fell by more than this in the last epochs has not converged.
 _STILL_FALLING = 0.05
 
@@ -81,7 +84,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
     """A network of dense layers on features, trained by Keras and evaluated in NumPy.
 
     Features are read a block at a time in shuffled order, scaled block by block, and never
-    copied whole. Two classes share one sigmoid unit and binary cross-entropy; more have a
+    copied whole if they take more than 64 MiB. Two classes share one sigmoid unit and binary cross-entropy; more have a
     softmax and sparse categorical cross-entropy, or categorical with label smoothing.
 
     After each epoch the loss on held-out items is measured. When it has not fallen for half
@@ -151,7 +154,9 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         self.checkpoint = checkpoint
         self.random_state = random_state
 
-    def fit(self, X: ArrayLike | FeatureRows, y: ArrayLike, validation: ArrayLike | None = None) -> Self:
+    def fit(
+        self, X: ArrayLike | FeatureRows, y: ArrayLike, validation: ArrayLike | None = None, *, curves: bool = True
+    ) -> Self:
         """Train on features and targets.
 
         Args:
@@ -159,6 +164,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             y: (n_items,), targets.
             validation: bool (n_items,), the held-out items by which training stops; they
                 are not trained on. None holds out a tenth, as `hold_out_units` does.
+            curves: Whether `history_` has all curves, or only the loss by which training stops, which is faster.
 
         Raises:
             DataError: If the loss is not finite.
@@ -178,7 +184,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(msg)
         self.scaler_ = self._fit_scaler(rows.take(~held))
         trainer = self._make_trainer(int(random.integers(2**31)))
-        self.weights_, self.history_ = trainer.train(self._plan(rows, positions, held, random, trainer))
+        self.weights_, self.history_ = trainer.train(self._plan(rows, positions, held, random, trainer, curves=curves))
         self._warn_unless_converged()
         return self
 
@@ -247,7 +253,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         return rows
 
     def _warn_unless_converged(self) -> None:
-        losses = self.history_.get("val_loss", self.history_["loss"])
+        losses = self.history_.get("val_loss") or self.history_["loss"]
         if len(losses) < self.epochs or self.epochs <= self.patience:
             return
         if min(losses) < (1 - _STILL_FALLING) * min(losses[: -self.patience]):
@@ -313,14 +319,17 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
         held: NDArray[np.bool_],
         random: np.random.Generator,
         trainer: Any,  # noqa: ANN401 - as above
+        *,
+        curves: bool,
     ) -> TrainingPlan:
         present = np.unique(positions[~held])
         weights = np.ones(len(self.classes_), np.float32)
         weights[present] = compute_class_weight(
             self.class_weight, classes=self.classes_[present], y=self.classes_[positions[~held]]
         )
+        kept = self._scale(rows[:]) if 4 * len(rows) * rows.shape[1] <= _KEPT_BYTES else None
         return TrainingPlan(
-            read=lambda chosen: self._scale(rows[chosen]),
+            read=lambda chosen: self._scale(rows[chosen]) if kept is None else kept[chosen],
             targets=positions.astype(np.int32),
             weights=weights[positions],
             train=np.flatnonzero(~held),
@@ -332,6 +341,7 @@ class NetworkClassifier(ClassifierMixin, BaseEstimator):
             label_smoothing=float(self.label_smoothing),
             patience=self.patience,
             random=random,
+            curves=curves,
             keep=_make_keeper(self.checkpoint, functools.partial(trainer.build, self.scaler_)),
         )
 

@@ -143,7 +143,8 @@ def sweep_stopping(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str
         validation = hold_out_units(targets, problem.seed, problem.units[train])
         for i, params in enumerate(grid):
             with record_warnings() as caught:
-                model = build(params, problem.seed, scaling).fit(problem.X.take(train), targets, validation)
+                model = build(params, problem.seed, scaling)
+                model.fit(problem.X.take(train), targets, validation, curves=False)
                 scores[i, held] = score_items(model, problem.X.take(held), problem.n_classes)
             for warning in caught:
                 problem.report(i, warning)

@@ -168,7 +168,7 @@ class Head:
         folds_scaling: Whether it scales features itself, without a copy of them all.
         thin: Whether its matrix products are too thin to be shared among threads.
         stops_early: Whether it stops when it gets worse on held-out items; its `fit` takes
-            them as `validation`, bool (n_items,).
+            them as `validation`, bool (n_items,), and `curves`, false where nobody looks at the curves.
         tolerance: How many standard errors below the best accuracy a candidate may be that is
             chosen for its log-loss; with 0, accuracy alone decides.
         sweep: How its grid is tried on all folds.

@@ -10,6 +10,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from featx.errors import DataError, UnknownNameError, UsageError
 from featx.heads import find_head, fit_head, tune
+from featx.heads.architectures import Architecture, TrainingPlan, measure_loss
 from featx.heads.networks import NetworkClassifier, hold_out_units
 from featx.heads.rows import FeatureRows
 from featx.specs import HeadSpec
@@ -113,6 +114,7 @@ def test_no_random_state_outside_is_touched(digits):
 def test_rows_of_a_half_precision_store_are_read_a_block_at_a_time(tmp_path, monkeypatch):
     monkeypatch.setattr("featx.heads.network_training.BLOCK_BYTES", 64 * 4 * 32)
     monkeypatch.setattr("featx.heads.rows.BLOCK_BYTES", 64 * 4 * 32)
+    monkeypatch.setattr("featx.heads.networks._KEPT_BYTES", 0)
     generator = np.random.default_rng(0)
     y = np.arange(2000) % 4
     X = (generator.standard_normal((2000, 32)) + 2 * np.eye(4, 32)[y]).astype(np.float16)
@@ -168,6 +170,55 @@ def test_training_stops_early_with_the_best_weights_and_a_lower_rate(digits):
     shorter = make_network(hidden="64", epochs=best + 1, patience=4, learning_rate=0.02)
     shorter.fit(X[:200], y[:200])
     np.testing.assert_array_equal(network.predict_proba(X), shorter.predict_proba(X))
+
+
+def test_an_epoch_is_the_batches_of_keras_in_the_same_order():
+    """70 items in three batches of 23 or 24, filled up to 32 with rows that do not count."""
+    from featx.frameworks import keras
+    from featx.heads.network_training import KerasNetwork, _Steps
+
+    generator = np.random.default_rng(0)
+    X, y = generator.standard_normal((70, 6)).astype(np.float32), (np.arange(70) % 3).astype(np.int32)
+    plan = TrainingPlan(
+        read=X.__getitem__, targets=y, weights=generator.uniform(0, 2, 70).astype(np.float32), train=np.arange(70),
+        held=np.arange(0), optimizer="adam", learning_rate=0.02, epochs=1, batch_size=32, label_smoothing=0.0,
+        patience=1, random=np.random.default_rng(1), curves=False, keep=None,
+    )  # fmt: skip
+    architecture = Architecture((6, 8, 3), batch_norm=True, dropout=0.0)
+    steps, ours = _Steps(architecture, "adam", 0.0, 32, compiled=True), KerasNetwork(architecture, 0)
+    steps.start(ours.get_weights(), 0.02)
+    steps.train_epoch(plan, 0.02)
+    random = np.random.default_rng(1)
+    random.permutation(70)
+    order = random.permutation(70)
+    theirs = KerasNetwork(architecture, 0).network
+    theirs.compile(keras.optimizers.Adam(0.02), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    for batch in np.split(order, [23, 46]):
+        theirs.train_on_batch(X[batch], y[batch], plan.weights[batch])
+    for mine, expected in zip(steps.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("n_outputs", [1, 3])
+def test_the_loss_is_that_of_keras(n_outputs, smoothing):
+    from featx.heads.network_training import make_loss
+
+    generator = np.random.default_rng(0)
+    logits = generator.normal(scale=8, size=(50, n_outputs)).astype(np.float32)
+    targets = generator.integers(max(2, n_outputs), size=50).astype(np.int32)
+    weights = generator.uniform(0, 2, 50).astype(np.float32)
+    expected = float(make_loss(n_outputs, smoothing)(targets, logits, weights))
+    assert measure_loss(logits, targets, weights, smoothing) == pytest.approx(expected, rel=1e-5)
+
+
+def test_dropout_leaves_out_its_share_and_keeps_the_mean():
+    from featx.heads.network_training import drop_out
+
+    noise = np.random.default_rng(0).integers(2**16, size=(32, 400), dtype=np.uint16)
+    values = np.asarray(drop_out(np.ones((32, 400), np.float32), noise, round(0.3 * 2**16)))
+    assert np.mean(values == 0) == pytest.approx(0.3, abs=0.02)
+    assert values.max() == pytest.approx(1 / 0.7, rel=1e-4)
 
 
 def test_a_loss_that_still_falls_is_a_warning(digits):
@@ -315,9 +366,9 @@ def test_tuning_stops_by_whole_units_of_the_items_that_a_fold_leaves(digits, mon
     seen = []
     fit = NetworkClassifier.fit
 
-    def spy(self, X, y, validation=None):
+    def spy(self, X, y, validation=None, **more):
         seen.append((len(X), validation))
-        return fit(self, X, y, validation)
+        return fit(self, X, y, validation, **more)
 
     monkeypatch.setattr(NetworkClassifier, "fit", spy)
     spec = HeadSpec("keras", {"learning_rate": 0.01, "epochs": 2}, calibration="none")
@@ -335,9 +386,9 @@ def test_a_calibrated_network_stops_early_by_whole_groups(monkeypatch, digits):
     X, y, folds = digits
     masks, fit = [], NetworkClassifier.fit
 
-    def spy(self, X, y, validation=None):
+    def spy(self, X, y, validation=None, **more):
         masks.append(validation)
-        return fit(self, X, y, validation)
+        return fit(self, X, y, validation, **more)
 
     monkeypatch.setattr(NetworkClassifier, "fit", spy)
     units = np.arange(len(y)) // 5

@@ -3,8 +3,8 @@
 A sweep returns the same as fitting the head once per candidate and fold, and tests compare
 the two. It is code of our own only where candidates or folds share much of the work:
 the paths of logistic regression and linear support vector machines, the values of a kernel,
-the Gram matrix of ridge regression, the covariance of discriminant analysis, the search for
-neighbours.
+the trees of a forest, the Gram matrix of ridge regression, the covariance of discriminant
+analysis, the search for neighbours.
 """
 
 import functools
@@ -32,6 +32,9 @@ from featx.heads.scaling import Frame, Moments, make_scaler, measure_lengths
 Floats = NDArray[np.float32]
 #: The most memory for the kernel values of a fold: about 7,000 items.
 _KERNEL_BYTES = 512 * 2**20
+
+#: A third of the trees predicts an item that they did not draw: 100 of the default forest.
+_FEWEST_TREES = 100
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
 
@@ -110,6 +113,30 @@ def sweep_each(
                 problem.report(i, warning)
             problem.advance()
     yield from scores
+
+
+def sweep_forest(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem) -> Iterator[Floats]:
+    """Fit every candidate once, and predict each item by those trees that did not draw it (Breiman 2001, section 3.1).
+
+    It is also the forest for all items, three times as fast as fits on three folds and then on all. Items of one unit
+    would be drawn apart, few trees leave few for an item, and a scaling belongs to its fold: these use the folds.
+    """
+    alone = len(np.unique(problem.units)) == len(problem.units)
+    models = [build(params, problem.seed, scaling) for params in grid]
+    if not alone or scaling != "none" or min(model.n_estimators for model in models) < _FEWEST_TREES:
+        yield from sweep_each(build, grid, scaling, problem)
+        return
+    for i, model in enumerate(models):
+        with record_warnings() as caught:
+            model.set_params(oob_score=True).fit(np.asarray(problem.X), problem.positions)
+        for warning in caught:
+            problem.report(i, warning)
+        scores = _take_logarithm(model.oob_decision_function_).astype(np.float32)
+        del model.oob_decision_function_, model.oob_score_  # a bundle holds nothing of single items
+        problem.offer(i, functools.partial(model.set_params, oob_score=False))
+        for _ in problem.splits:
+            problem.advance()
+        yield scores
 
 
 def compute_kernel(

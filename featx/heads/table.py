@@ -356,6 +356,7 @@ RANDOM_FOREST = Head(
     scalings=("none",),  # trees see only the order of a feature's values
     seeded=True,
     calibrated=True,  # the mean of many trees is far too uncertain: a calibration error of 0.4 on sign digits
+    sweep=sweeps.sweep_forest,
 )
 
 HIST_GB = Head(

@@ -34,7 +34,7 @@ from featx.results import Candidate, name_candidate
 from featx.specs import HeadSpec
 
 #: Raised whenever tuning or calibration chooses differently: what other rules chose is computed again.
-RULES = 2
+RULES = 3
 
 #: The largest loss of an item: that of the least probability in the scores.
 _MOST_LOSS = -math.log(1e-12)

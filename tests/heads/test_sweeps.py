@@ -5,6 +5,7 @@ import pytest
 from scipy import special
 from sklearn.base import clone
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression, RidgeClassifier, RidgeClassifierCV
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
@@ -267,3 +268,28 @@ def test_held_out_scores_are_in_the_units_of_the_fitted_head(name, scaling, wide
         model = head.build(params, 0, scaling).fit(problem.X[train], problem.positions[train])
         expected = score_items(model, problem.X[held], n_classes)
         np.testing.assert_allclose(scores[held], expected, atol=0.05 * np.ptp(expected))
+
+
+def test_a_forest_leaves_each_item_out_of_the_trees_that_drew_it(digits):
+    problem, counter = pose(digits)
+    [scores] = sweep("random-forest", problem, [{"n_estimators": 100}])
+    forest = RandomForestClassifier(100, random_state=0, oob_score=True).fit(digits[0], digits[1])
+    np.testing.assert_allclose(np.exp(scores), forest.oob_decision_function_, atol=1e-6)
+    assert counter.fits == 3
+    offered = counter.offers[0]()
+    plain = RandomForestClassifier(100, random_state=0).fit(digits[0], digits[1])
+    np.testing.assert_array_equal(offered.predict_proba(digits[0]), plain.predict_proba(digits[0]))
+    assert vars(offered).keys() == vars(plain).keys()
+
+
+@pytest.mark.parametrize(
+    ("units", "trees", "scaling"), [("pairs", 100, "none"), ("single", 99, "none"), ("single", 100, "l2")]
+)
+def test_a_forest_uses_the_folds_for_units_few_trees_and_a_scaling(digits, units, trees, scaling):
+    problem, counter = pose(digits, units=np.arange(len(digits[1])) // (2 if units == "pairs" else 1))
+    [scores] = sweep("random-forest", problem, [{"n_estimators": trees}], scaling)
+    for train, held in problem.splits[:1]:
+        pipeline = make_pipeline(make_scaler(scaling), RandomForestClassifier(trees, random_state=0))
+        expected = pipeline.fit(digits[0][train], digits[1][train]).predict_proba(digits[0][held])
+        np.testing.assert_allclose(np.exp(scores[held]), expected, atol=1e-6)
+    assert not counter.offers

@@ -54,6 +54,10 @@ def _convert(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401 - OpenVINO
 if not hasattr(openvino, "convert_model"):
     openvino.convert_model = _convert
 
+# The first array that becomes a tensor makes OpenVINO's binding load NumPy's functions, under a lock for which other
+# threads wait without releasing Python's. Two threads at once never return, so the first tensor is made here.
+openvino.Tensor(np.zeros(1, np.uint8))
+
 #: The largest output of a layer for one image, as for a Keras network; and of one value.
 MOST_LAYER_BYTES, _MOST_VALUE_BYTES = 2 * 2**30, 8
 

@@ -93,7 +93,12 @@ def scout(
     ] = SCOUT_DEFAULTS.sample,
     clf: Annotated[
         str,
-        typer.Option("--clf", metavar="HEAD", callback=flags.check_heads, help="The head that is tuned on each."),
+        typer.Option(
+            "--clf",
+            metavar="HEAD",
+            callback=flags.check_heads,
+            help="The head that is tuned on each, on standardised features.",
+        ),
     ] = "lda",
     folds: Annotated[
         int, typer.Option(metavar="K", help="Measure the accuracy on K folds of these images.")

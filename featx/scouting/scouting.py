@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from featx.backbones import Backbone
@@ -11,6 +12,7 @@ from featx.embedding import EmbedResult, Plan, check_image, embed_plans
 from featx.errors import UsageError
 from featx.fitting.choice import choose_heads
 from featx.fitting.preconditions import check_manifest
+from featx.heads import find_head
 from featx.items import Manifest, read_source
 from featx.options import SCOUT_DEFAULTS, ScoutOptions, check_options
 from featx.scouting.networks import Network, build_networks, group_by_image, name_source_folder, plan_networks
@@ -23,8 +25,11 @@ from featx.specs import HeadSpec
 #: Folder of finished probes, among the features of a source.
 _PROBES = ".probes"
 
+#: How features are scaled for a head that is only named.
+_SCALING = "standard"
+
 #: How often the rate of each network is measured.
-_ROUNDS = 4
+_ROUNDS = 3
 
 
 def scout(
@@ -50,7 +55,7 @@ def scout(
             `mobilenet@conv_pw_11_relu,-1`; or backbone objects, which bring their layers and pooling.
         layers: Names or indices of the layers where every other backbone is cut; the last layer if empty.
         poolings: How feature maps become vectors; the default of each layer if empty. Each runs the networks again.
-        head: The head: a name, or a spec that fixes parameters.
+        head: The head: a name, which stands for standardised features, or a spec, whose open parameters are tuned.
         image: Fields of `ImageSpec` that differ from its defaults and each backbone's size.
         options: The sample, the folds, and where to write.
 
@@ -93,11 +98,14 @@ def scout(
 
 
 def _choose_head(head: str | HeadSpec, seed: int) -> HeadSpec:
+    """Choose the head; one that is only named gets standardised features: trying each scaling takes thrice as long."""
     specs, _ = choose_heads([head], seed, {}, None)
     if len(specs) > 1:
         msg = f"{head} names {len(specs)} heads; a scout needs one, such as lda or logreg"
         raise UsageError(msg)
-    return specs[0]
+    (spec,) = specs
+    is_scaled = isinstance(head, str) and _SCALING in find_head(spec.name).scalings
+    return replace(spec, scaling=_SCALING) if is_scaled else spec
 
 
 def _embed(manifest: Manifest, plans: Sequence[Plan], options: ScoutOptions) -> list[list[EmbedResult]]:

@@ -93,6 +93,7 @@ def test_the_table_and_what_it_recommends(photos, options, decoded):
     result = scout(photos, [Grids(), load_colour()], options=replace(options, reporter=recorder))
     assert len(decoded) == result.n_items == result.n_train < 150
     assert [row.name for row in result.rows] == ["grids fine", "colour", "grids coarse"]
+    assert (result.head.name, result.head.scaling) == ("lda", "standard")
     best, colour, coarse = result.rows
     assert best is result.best
     assert best.verdict == "best"
@@ -210,7 +211,7 @@ def test_the_command_embeds_what_was_chosen(tmp_path, options):
 
 def test_a_head_with_fixed_parameters(photos, options):
     result = scout(photos, [Grids()], head=HeadSpec("ridge", {"alpha": 1.0}), options=options)
-    assert result.head.name == "ridge"
+    assert (result.head.name, result.head.scaling) == ("ridge", None)  # which is tuned
     assert {row.chosen.split()[0] for row in result.rows} == {"alpha=1"}
 
 

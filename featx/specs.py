@@ -17,7 +17,7 @@ from featx.errors import UsageError
 #: What is embedded with and fine-tuned if no backbone is named: a network whose trained weights are always installed.
 DEFAULT_BACKBONE = "efficientnet-lite0"
 
-POOLINGS = ("avg", "max", "avgmax", "gem", "flatten", "none")
+POOLINGS = ("avg", "max", "avgmax", "gem", "flatten", "none", "cls", "mean-patch", "cls+mean")
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest")
 DECODERS = ("simd-scaled", "simd-full", "pillow-scaled", "pillow-full")
@@ -30,6 +30,12 @@ BATCH_NORMS = ("inference", "train")
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 SCHEDULES = ("plateau", "constant", "cosine")
 MONITORS = ("loss", "accuracy", "auc")
+
+#: The least share of the shorter side that `ImageSpec.crop` keeps.
+_LEAST_CROP = 0.1
+
+#: Fields of `ImageSpec` that were added later, and the values that mean the same as their absence.
+_LATER: Mapping[str, Any] = {"bits": 0, "crop": 1.0}
 
 #: How many of 16 bits the samples of an image may use.
 USED_BITS = range(8, 16)
@@ -123,6 +129,8 @@ class ImageSpec(Spec):
             resizes: SIMD instructions, or Pillow; their pixels differ by about one grey level. If not given, that of
             an existing store, else `simd-scaled`, or `pillow-scaled` on machines without the package of the resizer.
         bits: Number of used bits in files with 16 bits a sample, 8 to 15; 0 if all are.
+        crop: With `crop`, the share of the shorter side that is kept, 0.1 to 1: 0.875 is a resize to 256 px, and
+            a crop to 224.
     """
 
     height: int
@@ -131,6 +139,7 @@ class ImageSpec(Spec):
     interpolation: str = "bilinear"
     decoder: str = DEFAULT_DECODER
     bits: int = 0
+    crop: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse unknown values."""
@@ -144,22 +153,31 @@ class ImageSpec(Spec):
         if type(self.bits) is not int or (self.bits != 0 and self.bits not in USED_BITS):
             msg = f"bits is {self.bits!r}; it must be {USED_BITS[0]} to {USED_BITS[-1]}, or 0 for all 16"
             raise UsageError(msg)
+        # 1 equals 1.0, and is another text in the JSON.
+        if (
+            type(self.crop) is not float
+            or not _LEAST_CROP <= self.crop <= 1
+            or (self.crop < 1 and self.resize != "crop")
+        ):
+            msg = f"crop is {self.crop!r}; below 1 it needs the resize crop, and must be at least {_LEAST_CROP}"
+            raise UsageError(msg)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; without `bits` the key is absent, as before it could be set."""
+        """Return plain values; without `bits` or `crop` the key is absent, as before it could be set."""
         values = super(ImageSpec, self).to_dict()
-        if not self.bits:
-            del values["bits"]
+        for name, usual in _LATER.items():
+            if values[name] == usual:
+                del values[name]
         return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build the spec; `bits` may be absent.
+        """Build the spec; `bits` and `crop` may be absent.
 
         Raises:
             ValueError: If another field is missing, or one is unknown.
         """
-        return super(ImageSpec, cls).from_dict({"bits": 0, **values} if isinstance(values, Mapping) else values)
+        return super(ImageSpec, cls).from_dict({**_LATER, **values} if isinstance(values, Mapping) else values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,16 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from featx.backbones.protocol import Features, LayerInfo, Output, UInt8Images, check_images
+from featx.backbones.protocol import (
+    GEM_EXPONENT,
+    GEM_FLOOR,
+    TOKEN_POOLINGS,
+    Features,
+    LayerInfo,
+    Output,
+    UInt8Images,
+    check_images,
+    check_pooling,
+)
 from featx.errors import BackboneError, UnknownNameError, WeightsError
 from featx.frameworks import keras, ops, tf
 from featx.registry import suggest
 from featx.wording import join_first
-
-#: Exponent of generalised-mean pooling and the floor under its root:
-#: Radenović, Tolias & Chum 2019, "Fine-tuning CNN image retrieval with no human annotation", eq. 3.
-GEM_EXPONENT = 3.0
-GEM_FLOOR = 1e-6
 
 #: 100 times the largest output of a layer of `keras.applications` at 331 px.
 MAX_OUTPUT_BYTES = 2**31
@@ -397,17 +402,19 @@ def pool(feature_map: Any, pooling: str, layer: str) -> Any:  # noqa: ANN401 - s
     """Pool a feature map, in float32.
 
     Raises:
-        BackboneError: If the layer returns vectors, which cannot be reduced.
+        BackboneError: If the pooling does not suit the rank of the layer's output.
     """
+    check_pooling(pooling, feature_map.shape[1:], layer)
     feature_map = ops.cast(feature_map, "float32")  # a mean in half precision loses digits
     if pooling == "none":
         return feature_map
     if pooling == "flatten":
         return ops.reshape(feature_map, (-1, int(np.prod(feature_map.shape[1:]))))
     axes = tuple(range(1, len(feature_map.shape) - 1))
-    if not axes:
-        msg = f"layer {layer!r} returns vectors, which pooling {pooling!r} cannot reduce; use none"
-        raise BackboneError(msg)
+    if pooling in TOKEN_POOLINGS:
+        tokens = [feature_map[:, 0]] if pooling != "mean-patch" else []
+        tokens += [ops.mean(feature_map[:, 1:], axis=1)] if pooling != "cls" else []
+        return tokens[0] if len(tokens) == 1 else ops.concatenate(tokens, axis=-1)
     if pooling == "gem":
         powered = ops.power(ops.maximum(feature_map, GEM_FLOOR), GEM_EXPONENT)
         return ops.power(ops.mean(powered, axis=axes), 1.0 / GEM_EXPONENT)

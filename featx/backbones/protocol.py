@@ -1,6 +1,6 @@
 """The protocol of a backbone, and the request to its provider."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 from urllib.parse import urlencode
@@ -10,6 +10,18 @@ from numpy.typing import NDArray
 
 from featx.errors import BackboneError, UsageError
 from featx.specs import POOLINGS
+
+#: Exponent of generalised-mean pooling and the floor under its root:
+#: Radenović, Tolias & Chum 2019, "Fine-tuning CNN image retrieval with no human annotation", eq. 3.
+GEM_EXPONENT = 3.0
+GEM_FLOOR = 1e-6
+
+#: The poolings of tokens, of which the first is the class token.
+TOKEN_POOLINGS = ("cls", "mean-patch", "cls+mean")
+
+#: Schemes of files that only OpenVINO runs, and of all files of the user's own.
+OPENVINO_SCHEMES = ("onnx:", "ir:", "tflite:")
+_FILE_SCHEMES = ("file:", *OPENVINO_SCHEMES)
 
 UInt8Images = NDArray[np.uint8]
 Features = NDArray[np.float32]
@@ -45,6 +57,7 @@ class LayerInfo:
         parameters: Number of its parameters.
         bytes_per_item: Bytes of one float32 embedding under the default pooling.
         bytes_per_map: Bytes of one item's whole float32 output (`--pooling none`).
+        depth: Layers with weights on the longest way from the pixels; None if they were not counted.
     """
 
     index: int
@@ -54,6 +67,7 @@ class LayerInfo:
     parameters: int
     bytes_per_item: int
     bytes_per_map: int
+    depth: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -73,6 +87,8 @@ class Backbone(Protocol):
         layers: Every layer at which it can be cut.
         source_file: The user's file that its parameters came from; empty if its uri is enough to
             build it again.
+
+    A backbone may also have `image`, the fields of `ImageSpec` that the recipe of its input asks for.
     """
 
     @property
@@ -147,6 +163,52 @@ class BackboneRequest:
     def uri(self) -> str:
         """The canonical uri: the name and its arguments in sorted order."""
         return f"{self.name}?{urlencode(sorted(self.arguments.items()))}" if self.arguments else self.name
+
+
+def names_file(uri: str) -> bool:
+    """Return whether a uri names a file of the user's own, in any case: an untrusted spec may have `FILE:/path`."""
+    return uri.lower().startswith(_FILE_SCHEMES)
+
+
+def find_path(uri: str) -> str:
+    """Return the path in the uri of a file of the user's own; empty for other backbones."""
+    return uri.partition(":")[2].partition("?")[0] if names_file(uri) else ""
+
+
+def needs_openvino(uri: str) -> bool:
+    """Return whether a uri names a network that only OpenVINO runs."""
+    return uri.lower().startswith(OPENVINO_SCHEMES)
+
+
+def refuse_keras(uri: str, runtime: str) -> None:
+    """Refuse to run with Keras what it cannot run.
+
+    Raises:
+        UsageError: If it only runs in OpenVINO.
+    """
+    if runtime == "keras" and needs_openvino(uri):
+        msg = f"{uri} is run by OpenVINO alone; leave out --runtime keras"
+        raise UsageError(msg)
+
+
+def check_pooling(pooling: str, shape: Sequence[int | None], layer: str) -> None:
+    """Refuse a pooling that does not suit the output of a layer.
+
+    Args:
+        pooling: One of `POOLINGS`.
+        shape: Shape of the output for one image, channels last.
+        layer: Name of the layer.
+
+    Raises:
+        BackboneError: If vectors would be reduced, or the class token taken of something else than tokens.
+    """
+    if pooling in TOKEN_POOLINGS and len(shape) != 2:  # noqa: PLR2004 - tokens, dim
+        what = "vectors" if len(shape) == 1 else f"maps of shape {tuple(shape)}"
+        msg = f"layer {layer!r} returns {what}, which have no class token; pooling {pooling} takes (tokens, dim)"
+        raise BackboneError(msg)
+    if len(shape) == 1 and pooling not in {"none", "flatten"}:
+        msg = f"layer {layer!r} returns vectors, which pooling {pooling!r} cannot reduce; use none"
+        raise BackboneError(msg)
 
 
 def check_images(images: UInt8Images, height: int, width: int) -> None:

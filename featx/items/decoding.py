@@ -13,6 +13,7 @@ our own, and the short table of formats keeps out those that start other program
 (EPS) or that often load truncated files without an error.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -278,7 +279,7 @@ def decode(data: bytes, spec: ImageSpec) -> Decoded:
         rescaling = plan_rescaling(image, spec)
         low = load_low_bytes(open_image(data)[0]) if has_deep_colour(image) else None
         pixels, extent = _load(image, data, stored_size, spec)
-        fitted, box = _fit(extent, stored_size, spec.resize)
+        fitted, box = _fit(extent, stored_size, spec)
         small = resize(_flatten(image, low, rescaling) if pixels is None else pixels, fitted, spec, box)
         # Rotating the small result instead of the large original is faster, and differs only by rounding.
         if header.orientation in _UPRIGHT:
@@ -333,8 +334,8 @@ def _load(
     """
     drafted, whole = None, image.size
     if spec.decoder.endswith("-scaled"):
-        (width, height), _ = _fit(image.size, size, spec.resize)
-        drafted = image.draft(None, (2 * width, 2 * height))
+        (width, height), _ = _fit(image.size, size, spec)
+        drafted = image.draft(None, (math.ceil(2 * width / spec.crop), math.ceil(2 * height / spec.crop)))
     extent = drafted[1][2:] if drafted else whole
     pixels = decode_jpeg(image, data, round(whole[0] / extent[0])) if image.format == "JPEG" else None
     if pixels is None:
@@ -343,7 +344,7 @@ def _load(
     return pixels, extent
 
 
-def _fit(extent: tuple[float, float], size: tuple[int, int], resize: str) -> tuple[tuple[int, int], Box]:
+def _fit(extent: tuple[float, float], size: tuple[int, int], spec: ImageSpec) -> tuple[tuple[int, int], Box]:
     """Return the size to resize to, as (width, height), and the box to take, as (left, top, right, bottom).
 
     Resizing a box takes memory for the result alone. Resizing the shorter side first and cropping then
@@ -351,12 +352,12 @@ def _fit(extent: tuple[float, float], size: tuple[int, int], resize: str) -> tup
     """
     width, height = extent
     whole = (0.0, 0.0, width, height)
-    if resize == "stretch":
+    if spec.resize == "stretch":
         return size, whole
-    if resize == "pad":
+    if spec.resize == "pad":
         scale = min(size[0] / width, size[1] / height)
         return (max(1, round(width * scale)), max(1, round(height * scale))), whole
-    scale = max(size[0] / width, size[1] / height)
+    scale = max(size[0] / width, size[1] / height) / spec.crop
     kept_width, kept_height = min(width, size[0] / scale), min(height, size[1] / scale)
     left, top = (width - kept_width) / 2, (height - kept_height) / 2
     return size, (left, top, (width + kept_width) / 2, (height + kept_height) / 2)

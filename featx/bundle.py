@@ -42,6 +42,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones.cache import NETWORK, WEIGHTS, link_network
+from featx.backbones.protocol import names_file, needs_openvino
 from featx.errors import BundleError, DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.files import (
@@ -252,13 +253,14 @@ class DraftPart:
     Attributes:
         embed_spec, golden: As in `Part`.
         backbone_file: Path of the user's own network or weights; empty if there is none.
-        network: The backbone as a file for OpenVINO, with its weights next to it; None to leave it out.
+        network: The backbone as a file for OpenVINO, with its weights next to it, or a function that writes both;
+            None to leave it out.
     """
 
     embed_spec: EmbedSpec
     golden: Golden
     backbone_file: str = ""
-    network: Path | None = None
+    network: Path | Callable[[Path], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,8 +440,11 @@ def _write_part(part: DraftPart, number: int, folder: Path) -> dict[str, Any]:
     """Write the files of a network, and return its description."""
     _write_golden(folder / name_file(_GOLDEN, number), part.golden)
     backbone_file = _copy_backbone(part.backbone_file, folder, name_file(_BACKBONE, number))
-    if part.network:
-        link_network(part.network, folder / name_file(NETWORK, number))
+    network = folder / name_file(NETWORK, number)
+    if callable(part.network):
+        part.network(network)
+    elif part.network:
+        link_network(part.network, network)
     return {"embed": part.embed_spec.to_dict(), "backbone_file": backbone_file}
 
 
@@ -492,7 +497,8 @@ def _check_values(specs: Sequence[EmbedSpec], head_spec: HeadSpec, classes: obje
 def _is_known(spec: EmbedSpec, backbone_file: object) -> bool:
     """Return whether the origin of the weights is known, and whether a file of the user's goes with it."""
     weights = spec.backbone.weights
-    own = str(spec.backbone.uri).lower().startswith("file:") or weights == "file"
+    uri = str(spec.backbone.uri)
+    own = (names_file(uri) or weights == "file") and not needs_openvino(uri)
     return weights in _WEIGHTS and own == str(backbone_file).startswith(_BACKBONE) and (own or backbone_file == "")
 
 

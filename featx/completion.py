@@ -11,6 +11,7 @@ from typing import Any
 from featx.backbones.cache import link_network
 from featx.backbones.converted import ConvertedBackbone
 from featx.backbones.loading import rebuild_backbone
+from featx.backbones.protocol import needs_openvino
 from featx.backbones.running import convert
 from featx.bundle import Bundle, Part, describe_file
 from featx.errors import BackboneError, BundleError, UsageError
@@ -75,9 +76,15 @@ def slim_bundle(path: str | os.PathLike[str]) -> bool:
 
     Raises:
         BundleError: If the bundle is damaged, or cannot be written to.
+        UsageError: If nothing else in it can run.
     """
     bundle = Bundle.open(path)
-    there = [file for part in bundle.parts for file in part.network if file in bundle.files]
+    spare = [part for part in bundle.parts if not needs_openvino(part.embed_spec.backbone.uri)]
+    if not spare:
+        uri = bundle.parts[0].embed_spec.backbone.uri
+        msg = f"{bundle.path} holds no other copy of {uri}, so its network must stay"
+        raise UsageError(msg)
+    there = [file for part in spare for file in part.network if file in bundle.files]
     with _say_failures(bundle):
         _list_files(bundle.path, dict.fromkeys(there))
         for file in there:

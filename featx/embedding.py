@@ -20,6 +20,7 @@ import numpy as np
 from featx.backbones import Backbone, Output
 from featx.backbones.catalogue import BUILT_IN, PRETRAINED
 from featx.backbones.loading import find_backbone, name_backbone
+from featx.backbones.protocol import names_file
 from featx.backbones.running import Runner, find_usual_runtime
 from featx.errors import SourceError, SpecMismatchError, UsageError
 from featx.golden import MAX_DRIFT, Golden, PromisedGolden, make_golden_files, measure_drift
@@ -384,7 +385,7 @@ def choose_image_spec(
         paths: The stores, which may exist.
         reporter: Told where the decoder is not the usual one.
     """
-    sized = {**image, "height": network.height, "width": network.width}
+    sized = {**getattr(network, "image", {}), **image, "height": network.height, "width": network.width}
     if "decoder" in image:
         return ImageSpec(**sized)
     for path in paths:
@@ -429,10 +430,10 @@ def name_store(
         A file name without `.h5`, such as `inceptionv3` or `mobilenet-alpha-0.75-max`.
     """
     name, _, arguments = network.uri.partition("?")
-    words = [Path(network.source_file).stem if name.startswith("file:") else name, arguments, pooling or ""]
+    words = [Path(network.source_file).stem if names_file(name) else name, arguments, pooling or ""]
     if network.weights == "none":
         words.append("random")
-    elif network.weights == "file" and not name.startswith("file:"):
+    elif network.weights == "file" and not names_file(name):
         words.append(network.weights_digest[:8])
     known = BUILT_IN.get(name) or PRETRAINED.get(name)
     if "height" in image and not (known and image["height"] == image["width"] == known.size_px):

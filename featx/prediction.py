@@ -17,6 +17,7 @@ from featx.backbones import Backbone, Output, cache
 from featx.backbones.cache import Entry, join_digests
 from featx.backbones.converted import ConvertedBackbone
 from featx.backbones.loading import has_gpu, rebuild_backbone
+from featx.backbones.protocol import needs_openvino, refuse_keras
 from featx.backbones.running import Runner
 from featx.bundle import Bundle, Part, align_probabilities
 from featx.errors import (
@@ -340,10 +341,15 @@ def _count_own(views: ViewSpec | None) -> int:
 
 def _load_backbone(bundle: Bundle, part: Part, runtime: str) -> Backbone:
     """Take the network that the bundle holds; build it if there is none, or if Keras is faster here or asked for."""
-    with_keras = runtime == "keras" or (has_gpu() and importlib.util.find_spec("tensorflow") is not None)
+    spec = part.embed_spec
+    refuse_keras(spec.backbone.uri, runtime)
+    can_use_keras = not needs_openvino(spec.backbone.uri)
+    with_keras = runtime == "keras" or (
+        can_use_keras and has_gpu() and importlib.util.find_spec("tensorflow") is not None
+    )
     if bundle.holds_network(part) and not with_keras and importlib.util.find_spec("openvino"):
         return read_network(bundle, part)
-    return rebuild_backbone(part.embed_spec.backbone, part.embed_spec.image, part.backbone_file, runtime)
+    return rebuild_backbone(spec.backbone, spec.image, part.backbone_file, runtime)
 
 
 def read_network(bundle: Bundle, part: Part) -> ConvertedBackbone:

@@ -21,6 +21,9 @@ BACKBONES: dict[str, str] = {
     "efficientnet-lite0": "featx.backbones.efficientnet_lite:load_efficientnet_lite",
     "efficientnet-lite1": "featx.backbones.efficientnet_lite:load_efficientnet_lite",
     "efficientnet-lite2": "featx.backbones.efficientnet_lite:load_efficientnet_lite",
+    "onnx:": "featx.backbones.network_files:load_network_file",
+    "ir:": "featx.backbones.network_files:load_network_file",
+    "tflite:": "featx.backbones.network_files:load_network_file",
     "scattering": "featx.backbones.scattering:load_scattering",
     "colour": "featx.backbones.colour:load_colour",
 }

@@ -1,8 +1,9 @@
-"""A backbone from a file that OpenVINO reads, which needs neither TensorFlow nor Keras."""
+"""Backbones that OpenVINO runs, which need neither TensorFlow nor Keras."""
 
 import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from featx.backbones.cache import Entry
 from featx.backbones.protocol import Features, LayerInfo, Output, UInt8Images
@@ -11,7 +12,36 @@ if TYPE_CHECKING:
     from featx.backbones.openvino import OpenVino
 
 
-class ConvertedBackbone:
+class OpenVinoBackbone:
+    """A `Backbone` that OpenVINO runs.
+
+    Attributes:
+        drift: Largest difference from Keras; 0 if Keras does not run it.
+        image: The fields of `ImageSpec` that the recipe of its input asks for.
+    """
+
+    uri: str
+    weights: str
+    weights_digest: str
+    source_file: str
+    height: int
+    width: int
+    outputs: tuple[Output, ...]
+    layers: tuple[LayerInfo, ...]
+    drift: float = 0.0
+    image: Mapping[str, Any]
+
+    @property
+    def runtime(self) -> "OpenVino":
+        """What runs it."""
+        raise NotImplementedError
+
+    def embed(self, images: UInt8Images) -> tuple[Features, ...]:
+        """Embed a batch; see `Backbone.embed`."""
+        return self.runtime.embed(images)
+
+
+class ConvertedBackbone(OpenVinoBackbone):
     """A `Backbone` that was converted before; its network is read when it is first used.
 
     Args:
@@ -33,9 +63,10 @@ class ConvertedBackbone:
         self.weights_digest = entry.weights_digest
         self.source_file = entry.source_file
         self.height, self.width = entry.height, entry.width
-        self.outputs: tuple[Output, ...] = entry.outputs
-        self.layers: tuple[LayerInfo, ...] = entry.layers
+        self.outputs = entry.outputs
+        self.layers = entry.layers
         self.drift = entry.drift
+        self.image = {}
         self.digest = entry.digest
 
     @functools.cached_property
@@ -47,7 +78,3 @@ class ConvertedBackbone:
             return OpenVino(self, read_network(self.path, self.uri))
         (output,) = self.outputs
         return OpenVino(self, read_untrusted_network(self.path, self.uri, (self.height, self.width), output.dim))
-
-    def embed(self, images: UInt8Images) -> tuple[Features, ...]:
-        """Embed a batch; see `Backbone.embed`."""
-        return self.runtime.embed(images)

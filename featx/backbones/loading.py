@@ -15,15 +15,27 @@ import numpy as np
 from featx.backbones import cache
 from featx.backbones.catalogue import APPLICATIONS, EFFICIENTNET_LITE, PRETRAINED
 from featx.backbones.converted import ConvertedBackbone
-from featx.backbones.protocol import Backbone, BackboneRequest, LayerInfo, UInt8Images
+from featx.backbones.protocol import (
+    Backbone,
+    BackboneRequest,
+    LayerInfo,
+    UInt8Images,
+    names_file,
+    needs_openvino,
+    refuse_keras,
+)
+from featx.backbones.recipes import has_recipe
 from featx.backbones.running import MAX_RUNTIME_DRIFT, convert, measure_runtime_drift
-from featx.errors import BackboneError, FeatxError, UsageError, WeightsError
+from featx.errors import BackboneError, FeatxError, UnknownNameError, UsageError, WeightsError
 from featx.options import RUNTIMES
 from featx.registry import BACKBONES, list_names, make_unknown_name_error, resolve
 from featx.reporting import Reporter
 from featx.specs import DEFAULT_BACKBONE, BackboneSpec, ImageSpec
 
 _GROUP = "featx.backbones"
+
+#: Schemes of a user's own networks, by the suffix of their files.
+_SCHEMES = {".keras": "file:", ".onnx": "onnx:", ".xml": "ir:", ".tflite": "tflite:"}
 
 #: What a machine with a GPU that TensorFlow may use has: NVIDIA's driver, AMD's, or either in Windows' Linux.
 _GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
@@ -47,8 +59,10 @@ def load_backbone(
 
     Args:
         uri: A model of `keras.applications` in any case, with its constructor's
-            arguments (`mobilenet?alpha=0.75`); `file:PATH` of a `.keras` file; a
-            built-in (`efficientnet-lite0`, `scattering`, `colour`) or a name from another package.
+            arguments (`mobilenet?alpha=0.75`); `file:PATH` of a `.keras` file;
+            `onnx:PATH`, `ir:PATH` or `tflite:PATH`, with the recipe of its input
+            (`onnx:m.onnx?recipe=imagenet`); a built-in (`efficientnet-lite0`, `scattering`, `colour`) or a name from
+            another package.
         layers: Where to cut: names or indices, one output each; the last layer if empty.
         pooling: One of `featx.specs.POOLINGS`; None for the default of each layer's rank.
         weights: `imagenet`, `none` or a path; None for the provider's default.
@@ -117,6 +131,7 @@ def find_backbone(
     Raises:
         FeatxError: As `load_backbone`.
     """
+    refuse_keras(uri, runtime)
     load = build or functools.partial(
         load_backbone, uri, layers=layers, pooling=pooling, weights=weights, image_size=image_size
     )
@@ -140,6 +155,8 @@ def _may_use_cache(runtime: str) -> bool:
 
 def _find_weights(request: BackboneRequest) -> str | None:
     """Return where the weights of a request come from; None if its network is not one to keep."""
+    if needs_openvino(request.name):
+        return None  # it is read as fast from its own file
     if request.name.startswith("file:"):
         return str(Path(request.name.removeprefix("file:")).expanduser().resolve())
     if request.name not in PRETRAINED or request.arguments.get("precision", "float32") != "float32":
@@ -193,8 +210,12 @@ def locate_backbone(spec: BackboneSpec, file: Path | None) -> tuple[str, str | N
     Returns:
         The uri and the weights that `load_backbone` takes.
     """
-    if parse_uri(spec.uri).name.startswith("file:"):  # in any case: an untrusted spec may have `FILE:/path`
-        return f"file:{file}" + (f"?{spec.uri.partition('?')[2]}" if "?" in spec.uri else ""), None
+    if names_file(spec.uri):
+        if file is None:
+            msg = f"{spec.uri} needs its file, and where it is was not recorded; embed again"
+            raise BackboneError(msg)
+        scheme = parse_uri(spec.uri).name.partition(":")[0]
+        return f"{scheme}:{file}" + (f"?{spec.uri.partition('?')[2]}" if "?" in spec.uri else ""), None
     if spec.weights == "file":
         return spec.uri, str(file)
     return spec.uri, None if spec.weights == "computed" else spec.weights
@@ -236,8 +257,12 @@ def describe_layers(uri: str, *, image_size: tuple[int, int] | None = None) -> t
         UnknownNameError: If there is no such backbone.
         BackboneError: If it cannot be built.
     """
-    weights = "none" if parse_uri(uri).name in PRETRAINED else None
-    return load_backbone(uri, weights=weights, image_size=image_size).layers
+    request = parse_uri(uri)
+    weights = "none" if request.name in PRETRAINED else None
+    layers = (-1,) if needs_openvino(request.name) else ()  # it may have several outputs
+    if layers and not has_recipe(request.arguments):
+        uri += f"{'&' if '?' in uri else '?'}recipe=none"  # what its pixels become changes no layer
+    return load_backbone(uri, layers=layers, weights=weights, image_size=image_size).layers
 
 
 def parse_uri(uri: str) -> BackboneRequest:
@@ -285,5 +310,8 @@ def _find_provider(name: str) -> str:
         return scheme
     if name in list_backbones():
         return name
+    if own := _SCHEMES.get(Path(name).suffix.lower()):
+        msg = f"no backbone is called {name!r}; a network in a file has a scheme: {own}{name}"
+        raise UnknownNameError(msg)
     kind = "backbone"
     raise make_unknown_name_error(kind, name, [*list_backbones(), "file:PATH"])

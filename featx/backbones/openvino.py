@@ -65,6 +65,22 @@ _OUT_OF_MEMORY = re.compile(
     r"bad.alloc|out of memory|not enough memory|(failed to|can'?t|cannot|could not) allocate", re.IGNORECASE
 )
 
+#: What OpenVINO writes before the reason: where in its source it gave up.
+_PREFIXES = re.compile(r"Exception from \S+: |Check '.*?' failed at \S+: |(FrontEnd|Loading) [\w ]+ failed with \w+: ")
+
+__all__ = [
+    "MOST_LAYER_BYTES",
+    "OpenVino",
+    "convert_network",
+    "fold_constants",
+    "openvino",
+    "read_file",
+    "read_network",
+    "read_untrusted_network",
+    "start",
+    "translate_errors",
+]
+
 
 class OpenVino:
     """A converted network, run by OpenVINO; a `Runtime`.
@@ -85,6 +101,10 @@ class OpenVino:
         self._dims = [output.dim for output in backbone.outputs]
         self._uri = backbone.uri
         self._network = network
+        batch = network.inputs[0].partial_shape[0]
+        self._fixed = 0 if batch.is_dynamic else int(batch.get_length())
+        if self._fixed:
+            self.batch_sizes = (self._fixed,)
         self._size = 0
         self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.parallel = count_cores() + 1
@@ -98,23 +118,27 @@ class OpenVino:
         Raises:
             BackboneError: If OpenVINO cannot write it.
         """
-        with _translate_errors(self._uri):
+        with translate_errors(self._uri):
             openvino.save_model(self._network, path, compress_to_fp16=False)
 
     def fix_batch_size(self, size: int) -> None:
         """Compile for a fixed batch size: with an open batch size, some networks take 1.5 times as long.
 
+        Some files fix it themselves; the network is then compiled for theirs.
+
         Raises:
             MemoryError: If there is not enough memory.
             BackboneError: If OpenVINO cannot compile it.
         """
+        size = self._fixed or size
         if size == self._size:
             return
         requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        with _translate_errors(self._uri):
+        with translate_errors(self._uri):
             fixed = self._network.clone()
-            fixed.reshape([size, *self._shape])
-            compiled = _start().compile_model(fixed, "CPU", _choose_settings())
+            if not self._fixed:
+                fixed.reshape([size, *self._shape])
+            compiled = start().compile_model(fixed, "CPU", _choose_settings())
             # One more than the number of streams, so that no stream waits while results are copied.
             parallel = compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS") + 1
             for _ in range(parallel):
@@ -140,7 +164,7 @@ class OpenVino:
     def _infer(self, requests: "queue.SimpleQueue[Any]", images: UInt8Images) -> tuple[Features, ...]:
         request = requests.get()
         try:
-            with _translate_errors(self._uri):
+            with translate_errors(self._uri):
                 # Not `infer`: it runs in the caller's thread, which does not flush denormal numbers as a stream does.
                 request.start_async([np.ascontiguousarray(images)], share_inputs=True)
                 request.wait()
@@ -153,7 +177,8 @@ class OpenVino:
 
 
 @functools.cache
-def _start() -> Any:  # noqa: ANN401 - OpenVINO has no types for mypy
+def start() -> Any:  # noqa: ANN401 - OpenVINO has no types for mypy
+    """Start OpenVINO, once in a process."""
     return openvino.Core()
 
 
@@ -178,7 +203,7 @@ def convert_network(network: Any) -> Any:  # noqa: ANN401 - a KerasBackbone, whi
     """
     # In a thread, since Python raises an interrupt (Ctrl-C) in the main thread, where OpenVINO takes it for a failure.
     with (
-        _translate_errors(network.uri),
+        translate_errors(network.uri),
         _keep_logging(),
         ThreadPoolExecutor(1, thread_name_prefix="featx-conversion") as pool,
     ):
@@ -198,8 +223,25 @@ def read_network(path: Path, uri: str) -> Any:  # noqa: ANN401 - as above
         MemoryError: If there is not enough memory.
         BackboneError: If OpenVINO cannot read it.
     """
-    with _translate_errors(uri):
-        return _start().read_model(path)
+    with translate_errors(uri):
+        return start().read_model(path)
+
+
+def read_file(path: Path, framework: str) -> Any:  # noqa: ANN401 - as above
+    """Read a file of one format, `onnx` or `tflite`; OpenVINO itself would try all of its formats."""
+    from openvino.frontend import FrontEndManager
+
+    frontend = FrontEndManager().load_by_framework(framework)
+    return frontend.convert(frontend.load(str(path)))
+
+
+def fold_constants(network: Any) -> None:  # noqa: ANN401 - as above
+    """Compute what depends on weights alone, in place."""
+    from openvino.passes import ConstantFolding, Manager
+
+    manager = Manager()
+    manager.register_pass(ConstantFolding())
+    manager.run_passes(network)
 
 
 def read_untrusted_network(path: Path, uri: str, size: tuple[int, int], dim: int) -> Any:  # noqa: ANN401 - as above
@@ -220,14 +262,16 @@ def read_untrusted_network(path: Path, uri: str, size: tuple[int, int], dim: int
     except (OSError, ValueError) as error:
         msg = f"{path} cannot be used: {' '.join(str(error).split())[:200]}"
         raise BackboneError(msg) from error
-    with _translate_errors(uri):
-        network = _start().read_model(description, openvino.Tensor(np.frombuffer(weights, np.uint8)))
+    with translate_errors(uri):
+        network = start().read_model(description, openvino.Tensor(np.frombuffer(weights, np.uint8)))
         single = network.clone()
-        single.reshape([1, *size, 3])
+        batch = network.inputs[0].partial_shape[0]
+        n_rows = 1 if batch.is_dynamic else batch.get_length()
+        single.reshape([n_rows, *size, 3])
         shapes = [tuple(output.get_shape()) for part in single.get_ordered_ops() for output in part.outputs()]
         (result,) = (tuple(output.get_shape()) for output in single.outputs)
     largest = max(map(math.prod, shapes)) * _MOST_VALUE_BYTES
-    if largest > MOST_LAYER_BYTES or math.prod(result) != dim:
+    if largest > MOST_LAYER_BYTES or math.prod(result) != n_rows * dim:
         msg = f"{path} cannot be used: its largest layer takes {largest:,} bytes, and its result has the shape {result}"
         raise BackboneError(msg)
     return network
@@ -246,8 +290,12 @@ def _keep_logging() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _translate_errors(uri: str) -> Iterator[None]:
+def translate_errors(title: str, advice: str = "; run it with --runtime keras") -> Iterator[None]:
     """Turn the many types of errors that OpenVINO raises into two.
+
+    Args:
+        title: What is run, for messages.
+        advice: What to do if it cannot be.
 
     Raises:
         MemoryError: If there is not enough memory.
@@ -261,5 +309,6 @@ def _translate_errors(uri: str) -> Iterator[None]:
         reason = " ".join(str(error).split()) or type(error).__name__
         if _OUT_OF_MEMORY.search(reason):
             raise MemoryError(reason[:200]) from error
-        msg = f"OpenVINO cannot run {uri} ({reason[:200]}); run it with --runtime keras"
+        shown = _PREFIXES.sub("", reason).strip()[:200]
+        msg = f"OpenVINO cannot run {title} ({shown}){advice}"
         raise BackboneError(msg) from error

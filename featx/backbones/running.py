@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.backbones.converted import ConvertedBackbone
-from featx.backbones.protocol import Backbone, Features, UInt8Images, embed_in_pieces
+from featx.backbones.converted import OpenVinoBackbone
+from featx.backbones.protocol import Backbone, Features, UInt8Images, embed_in_pieces, refuse_keras
 from featx.errors import BackboneError, MissingExtraError, UsageError
 from featx.measuring import INFER, Timing
 from featx.options import EmbedOptions
@@ -87,7 +87,7 @@ class Native:
 
 def find_usual_runtime(network: Backbone) -> str:
     """Return the name of what runs a backbone by its own `embed`: `keras`, `openvino` or `numpy`."""
-    if isinstance(network, ConvertedBackbone):
+    if isinstance(network, OpenVinoBackbone):
         return "openvino"
     return "keras" if hasattr(network, "model") else "numpy"
 
@@ -104,7 +104,8 @@ def choose_runtime(network: Backbone, name: str) -> Runtime:
         MissingExtraError: If the named runtime is not installed.
         BackboneError: If the named runtime cannot run this network.
     """
-    if isinstance(network, ConvertedBackbone):
+    if isinstance(network, OpenVinoBackbone):
+        refuse_keras(network.uri, name)
         return network.runtime
     native = Native(network)
     refusal = _find_refusal(network, native)
@@ -265,7 +266,7 @@ class Runner:
         self._size = 0
         self._runtime: Runtime | None = None
         self._is_compared = False
-        self.drift = network.drift if isinstance(network, ConvertedBackbone) else 0.0
+        self.drift = network.drift if isinstance(network, OpenVinoBackbone) else 0.0
 
     @property
     def name(self) -> str:
@@ -295,7 +296,7 @@ class Runner:
     def _choose_runtime(self) -> Runtime:
         if self._options.runtime != "auto":
             return choose_runtime(self._network, self._options.runtime)
-        if isinstance(self._network, ConvertedBackbone):
+        if isinstance(self._network, OpenVinoBackbone):
             return self._network.runtime
         self.drift = get_refused_drift(self._network)
         return choose_runtime(self._network, "auto") if self._is_worth_converting else Native(self._network)
@@ -426,7 +427,7 @@ class Runner:
             BackboneError: If the options name the runtime.
         """
         runtime = self.prepare()
-        if isinstance(runtime, Native) or isinstance(self._network, ConvertedBackbone):
+        if isinstance(runtime, Native) or isinstance(self._network, OpenVinoBackbone):
             return self.embed(images)
         try:
             found = self.embed(images)

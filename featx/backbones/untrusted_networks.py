@@ -23,14 +23,24 @@ OPERATIONS = frozenset(
         *("SoftMax", "Softmax", "Convolution", "GroupConvolution", "MaxPool", "AvgPool", "ReduceMean", "ReduceMax"),
         *("ReduceMin", "ReduceSum", "ReduceL2", "Pad", "Concat", "Reshape", "Squeeze", "Unsqueeze", "Transpose"),
         *("MatMul", "MVN", "BatchNormInference", "NormalizeL2", "Split", "VariadicSplit", "StridedSlice", "Slice"),
-        *("ShapeOf", "Gather", "DepthToSpace", "SpaceToBatch", "BatchToSpace"),
+        *("ShapeOf", "Gather", "DepthToSpace", "SpaceToDepth", "SpaceToBatch", "BatchToSpace", "LogSoftmax"),
+        *("GroupNormalization", "Sin", "Cos", "Floor", "Select", "Equal", "Less", "Greater", "LogicalNot"),
+    }
+)
+
+#: Operations that compute shapes, or arrays from weights. A network loses them when the size of its images is fixed.
+_SHAPE_OPERATIONS = frozenset(
+    {
+        *("Broadcast", "Range", "Tile", "Interpolate", "NotEqual", "LessEqual", "GreaterEqual", "LogicalAnd"),
+        *("LogicalOr", "FloorMod", "Mod", "Ceiling", "ReduceProd"),
+        *("NonZero", "ScatterUpdate", "ScatterNDUpdate", "ScatterElementsUpdate", "GatherND"),
     }
 )
 
 _OPSETS = frozenset(f"opset{number}" for number in range(1, 17))
 
 #: Bytes of one value.
-_SIZES = {"f32": 4, "f64": 8, "i32": 4, "i64": 8, "u8": 1, "boolean": 1}
+_SIZES = {"f32": 4, "f16": 2, "f64": 8, "i32": 4, "i64": 8, "u8": 1, "boolean": 1}
 
 _NAMES = {
     "layer": {"id", "name", "type", "version", "output_names"},
@@ -57,6 +67,36 @@ def read_checked(path: Path, height: int, width: int) -> tuple[bytes, bytes]:
         ValueError: If it is anything else.
         OSError: If a file cannot be read.
     """
+    checked, weights = _check(path, OPERATIONS)
+    layers = _find(checked, "layers")
+    kinds = [layer.get("type") for layer in layers]
+    images = [layer.find("data") for layer in layers if layer.get("type") == "Parameter"]
+    shape = images[0].get("shape", "").replace(" ", "") if len(images) == 1 and images[0] is not None else ""
+    fits = re.fullmatch(rf"(\?|[1-9]\d{{0,3}}),{height},{width},3", shape)  # some files fix the number of images
+    if kinds.count("Result") != 1 or not fits or images[0].get("element_type") != "u8":  # type: ignore[union-attr]
+        msg = f"{path.name} does not compute one result from images of {height}x{width} px"
+        raise ValueError(msg)
+    return ET.tostring(checked), weights
+
+
+def copy_checked(path: Path) -> tuple[bytes, bytes]:
+    """Read a user's own network and its weights, and check that it is made of known operations.
+
+    Args:
+        path: The description; its weights are next to it.
+
+    Returns:
+        As `read_checked`.
+
+    Raises:
+        ValueError: If it is anything else.
+        OSError: If a file cannot be read.
+    """
+    checked, weights = _check(path, OPERATIONS | _SHAPE_OPERATIONS)
+    return ET.tostring(checked), weights
+
+
+def _check(path: Path, operations: frozenset[str]) -> tuple[ET.Element, bytes]:
     if path.stat().st_size > _MOST_BYTES:
         msg = f"{path.name} has {path.stat().st_size:,} bytes; the limit is {_MOST_BYTES:,}"
         raise ValueError(msg)
@@ -74,15 +114,9 @@ def read_checked(path: Path, height: int, width: int) -> tuple[bytes, bytes]:
         msg = f"{path.name} does not describe a network, or one of more than {_MOST_LAYERS:,} operations"
         raise ValueError(msg)
     checked = ET.Element("net", name="network", version=str(int(given.get("version", "0"))))
-    ports = _copy_layers(layers, ET.SubElement(checked, "layers"), len(weights))
+    ports = _copy_layers(layers, ET.SubElement(checked, "layers"), len(weights), operations)
     _copy_edges(edges, ET.SubElement(checked, "edges"), ports)
-    kinds = [layer.get("type") for layer in layers]
-    images = [layer.find("data") for layer in layers if layer.get("type") == "Parameter"]
-    shape = images[0].get("shape", "").replace(" ", "") if len(images) == 1 and images[0] is not None else ""
-    if kinds.count("Result") != 1 or shape != f"?,{height},{width},3" or images[0].get("element_type") != "u8":  # type: ignore[union-attr]
-        msg = f"{path.name} does not compute one result from images of {height}x{width} px"
-        raise ValueError(msg)
-    return ET.tostring(checked), weights
+    return checked, weights
 
 
 def _find(parent: ET.Element, name: str) -> ET.Element:
@@ -99,12 +133,14 @@ def _copy(source: ET.Element, target: ET.Element) -> ET.Element:
     return ET.SubElement(target, source.tag, known)
 
 
-def _copy_layers(layers: ET.Element, target: ET.Element, n_bytes: int) -> dict[str, set[str]]:
+def _copy_layers(
+    layers: ET.Element, target: ET.Element, n_bytes: int, operations: frozenset[str]
+) -> dict[str, set[str]]:
     """Check and copy the operations; return the numbers of the ports of each."""
     ports: dict[str, set[str]] = {}
     for layer in layers:
         kind, number = layer.get("type", ""), layer.get("id", "")
-        if layer.tag != "layer" or kind not in OPERATIONS or layer.get("version") not in _OPSETS or number in ports:
+        if layer.tag != "layer" or kind not in operations or layer.get("version") not in _OPSETS or number in ports:
             msg = f"an operation {kind[:40]!r} of {layer.get('version', '')[:20]!r}, which featx does not run"
             raise ValueError(msg)
         copied = _copy(layer, target)

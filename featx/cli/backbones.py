@@ -36,5 +36,6 @@ def backbones(as_json: flags.Json = False) -> None:
     cells += [(name, "-", "-", "-") for name in installed]
     typer.echo(format_table(("backbone", "size px", "million parameters", "dim"), cells))
     typer.echo(
-        "\nArguments follow the name, in quotes: 'mobilenet?alpha=0.75'. A Keras model of your own: file:model.keras."
+        "\nArguments follow the name, in quotes: 'mobilenet?alpha=0.75'. A Keras model of your own: file:model.keras; "
+        "any other network: onnx:model.onnx, ir:model.xml or tflite:model.tflite."
     )

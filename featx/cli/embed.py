@@ -53,7 +53,13 @@ def embed(
     pooling: flags.Pooling = None,
     weights: flags.Weights = None,
     image_size: flags.ImageSize = None,
+    recipe: flags.Recipe = None,
+    mean: flags.Mean = None,
+    std: flags.Std = None,
+    scale: flags.Scale = None,
+    channels: flags.Channels = None,
     resize: flags.Resize = None,
+    crop: flags.Crop = None,
     interpolation: flags.Interpolation = None,
     decoder: flags.Decoder = None,
     bits: flags.Bits = None,
@@ -113,7 +119,8 @@ def embed(
     from featx.items.augmentation import plan_views
 
     plan_views(views, augment, view_seed)  # mistakes are reported before a large source is listed
-    image = flags.parse_image_options(image_size, resize, interpolation, decoder, bits)
+    image = flags.parse_image_options(image_size, resize, interpolation, decoder, bits, crop)
+    backbone = flags.add_recipe(backbone, recipe=recipe, mean=mean, std=std, scale=scale, channels=channels)
     options = EmbedOptions(
         batch_size=batch_size, workers=workers, rehash=rehash, on_bad=on_bad, max_bad=max_bad, runtime=runtime
     )

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlencode
 
 import typer
 
@@ -156,8 +157,9 @@ Backbone = Annotated[
         "-b",
         metavar="NAME",
         callback=check_backbone,
-        help="A name that `featx backbones` lists, or file:PATH for a Keras model of your own. Quote a name with "
-        f"arguments: 'mobilenet?alpha=0.75'. By default, {DEFAULT_BACKBONE}.",
+        help="A name that `featx backbones` lists, file:PATH for a Keras model of your own, or onnx:PATH, ir:PATH or "
+        f"tflite:PATH for any other network. Quote a name with arguments: 'mobilenet?alpha=0.75'. By default, "
+        f"{DEFAULT_BACKBONE}.",
     ),
 ]
 Pooling = Annotated[
@@ -203,6 +205,34 @@ Decoder = Annotated[
         help=f"{join(DECODERS)}: what resizes, and whether large JPEGs may be decoded at a reduced scale, which is "
         f"faster. By default, that of the existing store, else {DECODERS[0]}.",
     ),
+]
+Crop = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        help="With --resize crop, keep this share of the shorter side: 0.875 for a resize to 256 and a crop to 224.",
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RECIPE",
+        help="How the network of an onnx:, ir: or tflite: file wants its pixels: imagenet, clip, siglip, dinov2, "
+        "inception, unit, caffe, none; or a preprocessor_config.json, open_clip_config.json or timm's config.json.",
+    ),
+]
+Mean = Annotated[
+    str | None, typer.Option(metavar="NUMBERS", help="For such a file: the mean of each channel, after --scale.")
+]
+Std = Annotated[
+    str | None, typer.Option(metavar="NUMBERS", help="For such a file: the deviation of each channel, after --scale.")
+]
+Scale = Annotated[
+    str | None,
+    typer.Option(metavar="NUMBER", help="For such a file: what pixels of 0 to 255 are multiplied by, such as 1/255."),
+]
+Channels = Annotated[
+    str | None, typer.Option(metavar="ORDER", help="For such a file: the order of its channels, rgb or bgr.")
 ]
 Bits = Annotated[
     int | None,
@@ -290,8 +320,34 @@ Calibration = Annotated[
 ]
 
 
+def add_recipe(backbone: str | None, **given: str | None) -> str | None:
+    """Add the recipe of its input to the uri of a backbone.
+
+    Args:
+        backbone: The uri; None for the default.
+        given: The arguments of `featx.backbones.recipes.ARGUMENTS`; None for those that were not given.
+
+    Raises:
+        UsageError: If the backbone scales its own pixels.
+    """
+    arguments = {name: value for name, value in given.items() if value is not None}
+    if not arguments:
+        return backbone
+    from featx.backbones.protocol import needs_openvino
+
+    if backbone is None or not needs_openvino(backbone):
+        msg = f"{backbone or DEFAULT_BACKBONE} scales its own pixels; leave out --{', --'.join(arguments)}"
+        raise UsageError(msg)
+    return f"{backbone}{'&' if '?' in backbone else '?'}{urlencode(arguments)}"
+
+
 def parse_image_options(
-    size: str | None, resize: str | None, interpolation: str | None, decoder: str | None, bits: int | None = None
+    size: str | None,
+    resize: str | None,
+    interpolation: str | None,
+    decoder: str | None,
+    bits: int | None = None,
+    crop: float | None = None,
 ) -> dict[str, Any]:
     """Collect the fields of an image spec that a user gave.
 
@@ -316,6 +372,8 @@ def parse_image_options(
             raise UsageError(msg)
         if value is not None:
             image[field] = value
+    if crop is not None:
+        image = {"resize": "crop", **image, "crop": crop}
     if bits is not None:
         if bits not in USED_BITS:
             msg = f"--bits is {bits}; it must be {USED_BITS[0]} to {USED_BITS[-1]}"

@@ -19,7 +19,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.loading import find_backbone, name_backbone
-from featx.backbones.protocol import LayerInfo
+from featx.backbones.protocol import LayerInfo, names_file
 from featx.bundle import Draft, DraftPart, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.embedding import check_image, make_spec
 from featx.errors import BackboneError, DataError, UsageError
@@ -354,7 +354,7 @@ def _load_network(
     if options.mixed_precision and not network.is_on_gpu:
         options.reporter.say("note: mixed precision needs a GPU and none was found; training continues in float32")
     elif options.mixed_precision and network.precision == "float32":
-        if uri.startswith("file:"):
+        if names_file(uri):
             msg = f"{uri} computes in the precision that it was saved with; leave out mixed precision"
             raise UsageError(msg)
         uri = f"{uri}{'&' if '?' in uri else '?'}precision=mixed_bfloat16"
@@ -529,7 +529,7 @@ def _conclude(
         finetuned=trained.describe(network.uri, time.perf_counter() - started),
     )
     draft = draft_bundle(run, trained, network, probabilities, folder, options)
-    name = parse_uri(network.uri).name if not network.uri.startswith("file:") else Path(network.source_file).stem
+    name = parse_uri(network.uri).name if not names_file(network.uri) else Path(network.source_file).stem
     path = write_bundle(draft, options.folder, f"finetune-{to_text(name)}-{trained.spec.unfreeze}", options.name)
     shutil.rmtree(folder)
     with contextlib.suppress(OSError):  # where other runs are unfinished, it is not empty

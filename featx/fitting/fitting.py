@@ -1,5 +1,6 @@
 """Fitting a head on frozen features: tune on folds, refit, test once, bundle."""
 
+import functools
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from featx.backbones import cache
 from featx.backbones.catalogue import PRETRAINED
+from featx.backbones.loading import rebuild_backbone
+from featx.backbones.protocol import needs_openvino
 from featx.backbones.untrusted_networks import read_checked
 from featx.bundle import Draft, DraftPart, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.errors import DataError, UsageError
@@ -256,14 +259,22 @@ def _conclude(
         return replace(run, tested=tested)
     parts = []
     for store in dataset.store.parts:
-        network, notes = _find_network(store) if options.network else (None, [])
+        part, notes = _draft_part(store, options)
         run = replace(run, notes=(*run.notes, *notes))
-        # A head fitted on means over views needs the views of new images too; others take the image itself.
-        spec = store.spec if options.views == "average" else replace(store.spec, views=None)
-        parts.append(DraftPart(spec, store.golden, store.backbone_file, network))
+        parts.append(part)
     draft = _draft_bundle(run, tuple(parts), dataset, outcome, options, tested)
     slug = f"{run.head.name}-{to_text(dataset.store.path.stem)}"
     return replace(run, bundle=write_bundle(draft, options.folder, slug, options.name))
+
+
+def _draft_part(store: FeatureStore, options: FitOptions) -> tuple[DraftPart, list[str]]:
+    """Draft the network of a store, with notes for the user."""
+    # A head fitted on means over views needs the views of new images too; others take the image itself.
+    spec = store.spec if options.views == "average" else replace(store.spec, views=None)
+    if needs_openvino(spec.backbone.uri):  # the bundle holds its network in place of the user's own file
+        return DraftPart(spec, store.golden, network=functools.partial(_write_network, store)), []
+    network, notes = _find_network(store) if options.network else (None, [])
+    return DraftPart(spec, store.golden, store.backbone_file, network), notes
 
 
 def _find_network(store: FeatureStore) -> tuple[Path | None, list[str]]:
@@ -280,6 +291,19 @@ def _find_network(store: FeatureStore) -> tuple[Path | None, list[str]]:
     except (OSError, ValueError) as error:
         return None, [f"{without}: {error}"]
     return entry.network, []
+
+
+def _write_network(store: FeatureStore, path: Path) -> None:
+    """Write the network of a user's own file, which the bundle holds in its stead.
+
+    Raises:
+        BackboneError: If the file is gone, or is another one now.
+    """
+    spec, image = store.spec.backbone, store.spec.image
+    file = Path(store.backbone_file) if store.backbone_file else None
+    network: Any = rebuild_backbone(spec, image, file)
+    network.runtime.save(path)
+    read_checked(path, image.height, image.width)  # as whoever receives the bundle will
 
 
 def _note_protocol(name: str, tuned: Tuned) -> list[str]:

@@ -11,9 +11,10 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from featx.backbones.converted import OpenVinoBackbone
-from featx.backbones.onnx_files import inspect_onnx
+from featx.backbones.onnx_files import OnnxFile, inspect_onnx
 from featx.backbones.openvino import OpenVino
 from featx.backbones.openvino_graphs import LAYOUTS, Graph, Tensor
+from featx.backbones.probing import probe
 from featx.backbones.protocol import BackboneRequest
 from featx.backbones.recipes import ARGUMENTS, RECIPES, Recipe, has_recipe, parse_config, read_recipe
 from featx.errors import BackboneError, UnknownNameError, UsageError, WeightsError
@@ -61,12 +62,17 @@ class NetworkFile(OpenVinoBackbone):
 
 @dataclass(frozen=True, slots=True)
 class _About:
-    """What a file says besides its network: its digest, what wrote it, a recipe and other metadata."""
+    """What a file says besides its network: its digest, what wrote it, a recipe and other metadata.
+
+    `n_bytes` is its size, with that of its other files; `is_plain` whether reading it cannot take much memory.
+    """
 
     digest: str
+    n_bytes: int
     producer: str = ""
     recipe: Recipe | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    is_plain: bool = False
 
 
 def load_network_file(request: BackboneRequest) -> NetworkFile:
@@ -86,10 +92,26 @@ def load_network_file(request: BackboneRequest) -> NetworkFile:
         UnknownNameError: If there is no such layer.
         MemoryError: If there is not enough memory.
     """
+    path, about = _inspect(request)
+    if not about.is_plain:
+        probe(request, about.digest, about.n_bytes)
+    return _load(request, path, about)
+
+
+def load_probed(request: BackboneRequest) -> NetworkFile:
+    """Load a network file as `load_network_file` does, in a process that was started to try it."""
+    return _load(request, *_inspect(request))
+
+
+def _inspect(request: BackboneRequest) -> tuple[Path, _About]:
     kind, _, name = request.name.partition(":")
     path = Path(name).expanduser()
     _check_request(request, path, kind)
-    about = _read_about(path, kind)
+    return path, _read_about(path, kind)
+
+
+def _load(request: BackboneRequest, path: Path, about: _About) -> NetworkFile:
+    kind = request.name.partition(":")[0]
     graph = Graph(path, kind)
     recipe = _choose_recipe(request, path, graph, about)
     layout = graph.find_layout(request.arguments.get("layout"))
@@ -146,32 +168,48 @@ def _read_about(path: Path, kind: str) -> _About:
                 shown = ", ".join(found.inputs[:5])
                 msg = f"it takes {len(found.inputs)} inputs ({shown}); a backbone takes one, the images"
                 raise ValueError(msg)  # noqa: TRY301 - all reasons are reported alike
+            _refuse_onnx(found)
             recipe = _find_recipe(found.metadata)
-            return _About(_digest([path, *found.external]), found.producer, recipe, found.metadata)
+            plain = not found.computes_shapes
+            return _About(*_digest([path, *found.external]), found.producer, recipe, found.metadata, plain)
         if kind == "ir":
             weights, metadata = path.with_suffix(".bin"), _read_rt_info(path)
             if not weights.is_file():
                 msg = f"its weights are missing; copy {weights.name} next to it"
                 raise ValueError(msg)  # noqa: TRY301 - as above
-            return _About(_digest([path, weights]), "OpenVINO", _find_recipe(metadata), metadata)
+            return _About(*_digest([path, weights]), "OpenVINO", _find_recipe(metadata), metadata)
         with path.open("rb") as file:
             if file.read(8)[4:] != b"TFL3":
                 msg = "it does not begin as a TensorFlow Lite file does"
                 raise ValueError(msg)  # noqa: TRY301 - as above
-        return _About(_digest([path]), "TensorFlow Lite")
+        return _About(*_digest([path]), "TensorFlow Lite")
     except (OSError, ValueError) as error:
         msg = f"{path} cannot be used: {' '.join(str(error).split())[:300]}"
         raise BackboneError(msg) from error
 
 
-def _digest(paths: Sequence[Path]) -> str:
-    """Return one sha256 over the bytes of several files; of one file, it is what `sha256sum` prints."""
-    digest = hashlib.sha256()
+def _refuse_onnx(found: OnnxFile) -> None:
+    """Refuse what OpenVINO would refuse in the words of its own operations."""
+    if found.input_type not in {1, 2, 10}:  # float32, uint8, float16
+        msg = f"it takes values of ONNX's type {found.input_type}, not float32; export it without quantisation"
+    elif not found.has_rank:
+        msg = "it takes an input of any rank; export it for images, (n, 3, height, width)"
+    elif found.custom:
+        msg = f"it needs the custom operator {found.custom[:100]}; export it with ONNX's own operators"
+    else:
+        return
+    raise ValueError(msg)
+
+
+def _digest(paths: Sequence[Path]) -> tuple[str, int]:
+    """Return one sha256 over the bytes of several files, and their size; of one file, it is what `sha256sum` prints."""
+    digest, n_bytes = hashlib.sha256(), 0
     for path in paths:
         with path.open("rb") as file:
             while block := file.read(2**20):
                 digest.update(block)
-    return digest.hexdigest()
+                n_bytes += len(block)
+    return digest.hexdigest(), n_bytes
 
 
 def _read_rt_info(path: Path) -> dict[str, str]:

@@ -18,7 +18,20 @@ _SIZES = {1: 4, 2: 1, 3: 1, 4: 2, 5: 2, 6: 4, 7: 8, 9: 1, 10: 2, 11: 8, 12: 4, 1
 #: The fields of `TensorProto` with values, and the least bytes that one value takes there.
 _VALUES = {4: 4, 5: 1, 7: 1, 10: 8, 11: 1}
 
+#: Operations with inputs that say how large their output is: of all of these, the second and later ones, or all.
+_SIZED = frozenset(
+    {
+        *("Reshape", "Expand", "Tile", "Slice", "Pad", "Resize", "Upsample", "Unsqueeze", "Squeeze", "Split", "OneHot"),
+        *("TopK", "CenterCropPad", "Col2Im", "MaxUnpool", "Trilu", "EyeLike", "ConstantOfShape", "Range"),
+        *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2"),
+    }
+)
+_SIZED_BY_ALL = frozenset({"ConstantOfShape", "Range", "Loop", "Scan", "If", "EyeLike"})
+
 _RAW, _EXTERNAL_DATA, _LOCATION = 9, 13, 14
+#: Domains of operators that OpenVINO has; the file's own functions are of others.
+_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "org.openvinotoolkit", "pkg.onnxscript.torch_lib"})
+
 _DEPTH = 8
 _MOST_MESSAGES = 2_000_000
 _MOST_TEXT = 2**20
@@ -35,6 +48,10 @@ class OnnxFile:
         n_bytes: Bytes of all its weights.
         external: The files of its other weights, in the order of their names.
         metadata: Its `metadata_props`.
+        input_type: `TensorProto.DataType` of its input.
+        has_rank: Whether the input's number of axes is known.
+        custom: An operator that is not one of ONNX's own; empty if there is none.
+        computes_shapes: Whether the size of a layer is computed from other values than constants.
     """
 
     producer: str = ""
@@ -42,6 +59,10 @@ class OnnxFile:
     n_bytes: int = 0
     external: tuple[Path, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    input_type: int = 0
+    has_rank: bool = False
+    custom: str = ""
+    computes_shapes: bool = False
 
 
 def inspect_onnx(path: Path) -> OnnxFile:
@@ -71,11 +92,14 @@ class _Walk:
         self._n_messages = 0
         self._external: dict[str, Path] = {}
         self._weights: set[str] = set()
+        self._inputs: dict[str, tuple[int, bool]] = {}
+        self._constants: set[str] = set()
+        self._sizes: set[str] = set()
         self._found = OnnxFile()
 
     def walk(self) -> OnnxFile:
         """Walk over the model and its graphs."""
-        found, graphs = self._found, 0
+        found, graphs, functions = self._found, 0, False
         for number, start, end in self._read(0, len(self._data)):
             if number == 2:  # noqa: PLR2004 - producer_name; the numbers below are of onnx.proto too
                 found.producer = self._read_text(start, end)
@@ -86,13 +110,17 @@ class _Walk:
                 key, value = self._read_pair(start, end)
                 found.metadata[key] = value
             elif number == 25:  # noqa: PLR2004 - a function, whose operations are its field 7
-                for part, begin, past in self._read(start, end):
-                    if part == 7:  # noqa: PLR2004
-                        self._walk_node(begin, past, 1)
+                for begin, past in self._find(start, end, 7):
+                    self._walk_node(begin, past, 1)
+                functions = True
         if graphs != 1:
             msg = "it has no graph" if not graphs else "it has several graphs"
             raise ValueError(msg)
-        found.inputs = [name for name in found.inputs if name not in self._weights]
+        found.custom = "" if functions else found.custom
+        found.computes_shapes = not self._sizes <= self._weights | self._constants
+        found.inputs = [name for name in self._inputs if name not in self._weights]
+        if found.inputs:
+            found.input_type, found.has_rank = self._inputs[found.inputs[0]]
         found.external = tuple(self._external[name] for name in sorted(self._external))
         return found
 
@@ -106,14 +134,30 @@ class _Walk:
             elif number == 5:  # noqa: PLR2004
                 self._weights.add(self._check_tensor(begin, past))
             elif number == 11 and not depth:  # noqa: PLR2004
-                self._found.inputs.append(self._read_name(begin, past, 1))
+                self._walk_input(begin, past)
             elif number == 15:  # noqa: PLR2004
                 msg = "it has sparse weights, which featx does not read"
                 raise ValueError(msg)
 
+    def _walk_input(self, start: int, end: int) -> None:
+        """Read the name, the type and whether there is a shape."""
+        name = self._read_name(start, end, 1)
+        self._inputs[name] = (0, False)
+        for path in self._find(start, end, 2, 1):
+            fields = {number: begin for number, begin, _ in self._read(*path)}
+            self._inputs[name] = (fields.get(1, 0), 2 in fields)  # noqa: PLR2004
+
+    def _find(self, start: int, end: int, *numbers: int) -> Iterator[tuple[int, int]]:
+        """Yield where the messages lie that are reached by these numbers, one inside the other."""
+        for number, begin, past in self._read(start, end):
+            if number == numbers[0]:
+                yield from self._find(begin, past, *numbers[1:]) if numbers[1:] else [(begin, past)]
+
     def _walk_node(self, start: int, end: int, depth: int) -> None:
         """Walk over the attributes of an operation, in which tensors and graphs may be."""
+        parts: dict[int, list[tuple[int, int]]] = {}
         for number, begin, past in self._read(start, end):
+            parts.setdefault(number, []).append((begin, past))
             if number != 5:  # noqa: PLR2004
                 continue
             for kind, first, last in self._read(begin, past):
@@ -121,6 +165,15 @@ class _Walk:
                     self._check_tensor(first, last)
                 elif kind in {6, 11}:
                     self._walk_graph(first, last, depth + 1)
+        texts = {number: [self._read_text(*part) for part in found] for number, found in parts.items() if number != 5}  # noqa: PLR2004
+        name, domain = "".join(texts.get(4, ())), "".join(texts.get(7, ()))
+        if domain not in _DOMAINS:
+            self._found.custom = self._found.custom or f"{name} of {domain}"
+        if name == "Constant":
+            self._constants |= set(texts.get(2, ()))
+        elif name in _SIZED | _SIZED_BY_ALL:
+            inputs = texts.get(1, [])
+            self._sizes |= set(inputs if name in _SIZED_BY_ALL else inputs[1:]) - {""}
 
     def _check_tensor(self, start: int, end: int) -> str:
         """Check that the values of a tensor are there, and return its name."""

@@ -66,7 +66,10 @@ _OUT_OF_MEMORY = re.compile(
 )
 
 #: What OpenVINO writes before the reason: where in its source it gave up.
-_PREFIXES = re.compile(r"Exception from \S+: |Check '.*?' failed at \S+: |(FrontEnd|Loading) [\w ]+ failed with \w+: ")
+_PREFIXES = re.compile(
+    r"Exception from \S+: |Check '.*?' failed at \S+: |FrontEnd API failed with \w+: "
+    r"|Model wasn't fully converted. Failed operations detailed log: -- "
+)
 
 __all__ = [
     "MOST_LAYER_BYTES",

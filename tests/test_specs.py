@@ -107,6 +107,18 @@ def test_used_bits_change_a_digest_only_where_they_are_set():
         ImageSpec.from_dict({**plain.to_dict(), "bits": 99})
 
 
+def test_a_crop_changes_a_digest_only_where_it_is_set():
+    plain = ImageSpec(8, 8, "crop")
+    assert "crop" not in plain.to_dict()
+    assert ImageSpec(8, 8, "crop", crop=1.0).digest == plain.digest
+    cropped = ImageSpec(8, 8, "crop", crop=0.875)
+    assert cropped.digest != plain.digest
+    assert ImageSpec.from_dict(cropped.to_dict()) == cropped
+    for values in ({"crop": 0.875, "resize": "pad"}, {"crop": 0.01}, {"crop": 1}, {"crop": float("nan")}):
+        with pytest.raises(UsageError, match="crop is"):
+            ImageSpec.from_dict({**plain.to_dict(), **values})
+
+
 @pytest.mark.parametrize(
     "spoil",
     [

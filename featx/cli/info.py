@@ -167,6 +167,7 @@ def _print_rows(rows: list[tuple[str, str]]) -> None:
 
 def _show_store(about: dict[str, Any], shown: int | None) -> None:
     backbone, image = about["spec"]["backbone"], about["spec"]["image"]
+    resize = f"{image['resize']} {image['crop']:g}" if "crop" in image else image["resize"]
     rows = [
         ("store", f"{about['store']} (format {about['format_version']}, {format_bytes(about['file_bytes'])})"),
         ("source", about["source"]),
@@ -175,7 +176,7 @@ def _show_store(about: dict[str, Any], shown: int | None) -> None:
         ("weights", f"{backbone['weights']}, sha256 {backbone['weights_digest'][:16]}"),
         (
             "images",
-            f"{image['height']}x{image['width']} px, {image['resize']}, {image['interpolation']}, {image['decoder']}",
+            f"{image['height']}x{image['width']} px, {resize}, {image['interpolation']}, {image['decoder']}",
         ),
         ("views", _describe_views(about["spec"].get("views"))),
         ("spec", about["spec_digest"][:16]),

@@ -402,6 +402,16 @@ def test_crop_keeps_the_middle_and_pad_keeps_everything():
     assert padded[20, -1].tolist() == [0, 0, 255]
 
 
+def test_a_share_of_a_crop_is_a_resize_to_a_longer_side_before_it():
+    photo = load_photo().crop((0, 0, 400, 300))
+    wanted = np.asarray(photo.resize((128, 96), Image.Resampling.BICUBIC).crop((22, 6, 106, 90)), int)
+    data = encode(photo, "PNG")
+    for decoder in ("pillow-full", "simd-full"):
+        found = decode(data, ImageSpec(84, 84, "crop", "bicubic", decoder, crop=0.875)).pixels
+        assert np.abs(found - wanted).mean() < 1
+    assert np.abs(decode(data, ImageSpec(84, 84, "crop", "bicubic")).pixels - wanted).mean() > 4
+
+
 @given(
     size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     target=st.tuples(st.integers(1, 40), st.integers(1, 40)),

@@ -38,7 +38,7 @@ _AFTER = ("Softmax", "LogSoftmax", "Sigmoid", "Reshape", "Squeeze", "Add", "Mult
 _MOST_COMPUTED, _COMPUTED_BYTES = 4, 2**28
 
 #: The types of values that are broadcast.
-_COMPUTED_TYPES = {"f32": np.float32, "f16": np.float16, "i64": np.int64, "i32": np.int32}
+_COMPUTED_TYPES = {"f32": np.float32, "f16": np.float16, "i64": np.int64, "i32": np.int32, "boolean": np.bool_}
 
 #: A number of images that is not a usual size of anything else.
 _PROBED = 7
@@ -310,7 +310,8 @@ def _replace_broadcast(model: Any, node: Any, shape: tuple[int, ...], rows: list
     kind = given.element_type.get_type_name()
     if not shape or kind not in _COMPUTED_TYPES or node.get_attributes().get("mode") not in {"numpy", "bidirectional"}:
         return
-    replaced = _ops.multiply(given, _ops.constant(np.ones([side or 1 for side in shape], _COMPUTED_TYPES[kind])))
+    ones = _ops.constant(np.ones([side or 1 for side in shape], _COMPUTED_TYPES[kind]))
+    replaced = _ops.logical_and(given, ones) if kind == "boolean" else _ops.multiply(given, ones)
     own = _list_shape(given)
     if shape[0] == 0 and not (len(own) == len(shape) and own[0] == 0):
         if not rows:

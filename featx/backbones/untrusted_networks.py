@@ -25,15 +25,15 @@ OPERATIONS = frozenset(
         *("MatMul", "MVN", "BatchNormInference", "NormalizeL2", "Split", "VariadicSplit", "StridedSlice", "Slice"),
         *("ShapeOf", "Gather", "DepthToSpace", "SpaceToDepth", "SpaceToBatch", "BatchToSpace", "LogSoftmax"),
         *("GroupNormalization", "Sin", "Cos", "Floor", "Select", "Equal", "Less", "Greater", "LogicalNot"),
+        *("LogicalAnd", "LogicalOr", "IsNaN", "IsInf"),
     }
 )
 
 #: Operations that compute shapes, or arrays from weights. A network loses them when the size of its images is fixed.
 _SHAPE_OPERATIONS = frozenset(
     {
-        *("Broadcast", "Range", "Tile", "Interpolate", "NotEqual", "LessEqual", "GreaterEqual", "LogicalAnd"),
-        *("LogicalOr", "FloorMod", "Mod", "Ceiling", "ReduceProd"),
-        *("NonZero", "ScatterUpdate", "ScatterNDUpdate", "ScatterElementsUpdate", "GatherND"),
+        *("Broadcast", "Range", "Tile", "Interpolate", "NotEqual", "LessEqual", "GreaterEqual", "FloorMod", "Mod"),
+        *("Ceiling", "ReduceProd", "NonZero", "ScatterUpdate", "ScatterNDUpdate", "ScatterElementsUpdate", "GatherND"),
     }
 )
 

@@ -386,6 +386,8 @@ def choose_image_spec(
         reporter: Told where the decoder is not the usual one.
     """
     sized = {**getattr(network, "image", {}), **image, "height": network.height, "width": network.width}
+    if "crop" not in image and sized.get("resize") != "crop":
+        sized.pop("crop", None)  # of a recipe whose resize was replaced
     if "decoder" in image:
         return ImageSpec(**sized)
     for path in paths:
@@ -438,7 +440,7 @@ def name_store(
     known = BUILT_IN.get(name) or PRETRAINED.get(name)
     if "height" in image and not (known and image["height"] == image["width"] == known.size_px):
         words.append(f"{network.height}x{network.width}")
-    usual = {field.name: field.default for field in fields(ImageSpec)}
+    usual = {field.name: field.default for field in fields(ImageSpec)} | dict(getattr(network, "image", {}))
     words += [
         f"bits{value}" if key == "bits" else str(value)
         for key, value in image.items()

@@ -26,7 +26,7 @@ from featx.backbones.protocol import (
 )
 from featx.backbones.recipes import has_recipe
 from featx.backbones.running import MAX_RUNTIME_DRIFT, convert, measure_runtime_drift
-from featx.errors import BackboneError, FeatxError, UnknownNameError, UsageError, WeightsError
+from featx.errors import BackboneError, FeatxError, MissingExtraError, UnknownNameError, UsageError, WeightsError
 from featx.options import RUNTIMES
 from featx.registry import BACKBONES, list_names, make_unknown_name_error, resolve
 from featx.reporting import Reporter
@@ -71,10 +71,14 @@ def load_backbone(
     Raises:
         UnknownNameError: If there is no such backbone.
         BackboneError: If it cannot be built or cut as requested.
+        MissingExtraError: If it needs OpenVINO, which is not installed.
         UsageError: If the pooling does not exist, the size is not positive, or `layers` is not a list.
     """
     request = _make_request(uri, layers, pooling, weights, image_size)
     provider = _find_provider(request.name)
+    if needs_openvino(request.name) and importlib.util.find_spec("openvino") is None:
+        msg = f"{request.name} is run by OpenVINO, which is not installed; run pip install openvino"
+        raise MissingExtraError(msg)
     backbone: Backbone = resolve("backbone", provider, BACKBONES, _GROUP)(request)
     return backbone
 

@@ -20,6 +20,9 @@ def test_the_flags_become_part_of_the_spec(featx_command, network, pictures):
     about = json.loads(featx_command("info", json.loads(result.out)["store"], "--json").out)["spec"]
     assert about["backbone"]["uri"].endswith("?channels=bgr&mean=0.5&scale=0.00392156862745098&std=0.25%2C0.5%2C1")
     assert (about["image"]["resize"], about["image"]["crop"]) == ("crop", 0.875)
+    result = featx_command("embed", pictures, "--backbone", network, "--recipe", "dinov2", "--resize", "stretch")
+    assert result.code == 0, result.err
+    assert "16x16 px, stretch, bicubic" in featx_command("info", "features/mine-recipe-imagenet-stretch.h5").out
     assert "images       16x16 px, crop 0.875, bilinear" in featx_command("info", "features/mine.h5").out
 
 

@@ -26,7 +26,8 @@ _SIZED = frozenset(
         *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL2"),
     }
 )
-_SIZED_BY_ALL = frozenset({"ConstantOfShape", "Range", "Loop", "Scan", "If", "EyeLike"})
+_SIZED_BY_ALL = frozenset({"ConstantOfShape", "Range", "EyeLike"})
+_NESTED = frozenset({"Loop", "Scan", "If", "SequenceMap"})
 
 _RAW, _EXTERNAL_DATA, _LOCATION = 9, 13, 14
 #: Domains of operators that OpenVINO has; the file's own functions are of others.
@@ -117,7 +118,7 @@ class _Walk:
             msg = "it has no graph" if not graphs else "it has several graphs"
             raise ValueError(msg)
         found.custom = "" if functions else found.custom
-        found.computes_shapes = not self._sizes <= self._weights | self._constants
+        found.computes_shapes |= not self._sizes <= self._weights | self._constants
         found.inputs = [name for name in self._inputs if name not in self._weights]
         if found.inputs:
             found.input_type, found.has_rank = self._inputs[found.inputs[0]]
@@ -169,6 +170,7 @@ class _Walk:
         name, domain = "".join(texts.get(4, ())), "".join(texts.get(7, ()))
         if domain not in _DOMAINS:
             self._found.custom = self._found.custom or f"{name} of {domain}"
+        self._found.computes_shapes |= name in _NESTED
         if name == "Constant":
             self._constants |= set(texts.get(2, ()))
         elif name in _SIZED | _SIZED_BY_ALL:

@@ -39,6 +39,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones.cache import link_network
+from featx.backbones.presets import pack_preset
 from featx.errors import BundleError, DataError
 from featx.evaluation import Evaluation
 from featx.files import (
@@ -76,7 +77,7 @@ _BACKBONE = "backbone"
 
 logger = logging.getLogger(__name__)
 
-_WEIGHTS = ("imagenet", "none", "computed", "file")
+_WEIGHTS = ("imagenet", "none", "computed", "file", "preset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,6 +445,9 @@ def _rename_to(temporary: Path, path: Path) -> Path:
 def _copy_backbone(source: str, folder: Path) -> str:
     if not source:
         return ""
+    if Path(source).is_dir():  # a preset of keras-hub
+        pack_preset(Path(source), folder / f"{_BACKBONE}.zip")
+        return f"{_BACKBONE}.zip"
     if not Path(source).is_file():
         msg = f"the backbone's file {source} is gone, and a bundle needs a copy of it; restore it, or embed again"
         raise BundleError(msg)

@@ -20,6 +20,7 @@ import numpy as np
 from featx.backbones import Backbone, Output
 from featx.backbones.catalogue import APPLICATIONS, BUILT_IN
 from featx.backbones.loading import find_backbone
+from featx.backbones.protocol import find_decoding
 from featx.backbones.running import Runner, find_usual_runtime
 from featx.errors import SourceError, SpecMismatchError, UsageError
 from featx.golden import MAX_DRIFT, Golden, PromisedGolden, make_golden_files, measure_drift
@@ -29,7 +30,7 @@ from featx.items.decoding import decode
 from featx.ledger import Ledger, describe_source
 from featx.measuring import WRITE, Timing
 from featx.options import EMBED_DEFAULTS, EmbedOptions, check_options
-from featx.registry import find_versions
+from featx.registry import OWN_SCHEMES, find_versions
 from featx.reporting import Reporter
 from featx.specs import DECODERS, DEFAULT_DECODER, DTYPES, BackboneSpec, EmbedSpec, ImageSpec, ViewSpec
 from featx.store import FeatureStore
@@ -283,7 +284,7 @@ def _choose_image_spec(
     network: Backbone, image: Mapping[str, Any], paths: Iterable[Path], reporter: Reporter
 ) -> ImageSpec:
     """Complete the requested fields: the network's size, and the decoder of an existing store."""
-    sized = {**image, "height": network.height, "width": network.width}
+    sized = {**find_decoding(network), **image, "height": network.height, "width": network.width}
     if "decoder" in image:
         return ImageSpec(**sized)
     for path in paths:
@@ -328,15 +329,16 @@ def name_store(
         A file name without `.h5`, such as `inceptionv3` or `mobilenet-alpha-0.75-max`.
     """
     name, _, arguments = network.uri.partition("?")
-    words = [Path(network.source_file).stem if name.startswith("file:") else name, arguments, pooling or ""]
+    is_own = name.startswith(OWN_SCHEMES) and network.weights == "file"
+    words = [Path(network.source_file).stem if is_own else name, arguments, pooling or ""]
     if network.weights == "none":
         words.append("random")
-    elif network.weights == "file" and not name.startswith("file:"):
+    elif network.weights == "file" and not is_own:
         words.append(network.weights_digest[:8])
     known = BUILT_IN.get(name) or APPLICATIONS.get(name)
     if "height" in image and not (known and image["height"] == image["width"] == known.size_px):
         words.append(f"{network.height}x{network.width}")
-    usual = {field.name: field.default for field in fields(ImageSpec)}
+    usual = {**{field.name: field.default for field in fields(ImageSpec)}, **find_decoding(network)}
     words += [
         f"bits{value}" if key == "bits" else str(value)
         for key, value in image.items()

@@ -14,6 +14,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from featx.backbones import Backbone, load_backbone
+from featx.backbones.protocol import find_decoding
 from featx.backbones.running import Runner
 from featx.errors import DataError, ImageError
 from featx.items.decoding import decode
@@ -102,7 +103,8 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         _check_collection(X)
         options = EmbedOptions(batch_size=self.batch_size, runtime=self.runtime)
         backbone = self._load()
-        spec, workers = ImageSpec(backbone.height, backbone.width), options.count_workers()
+        spec = ImageSpec(backbone.height, backbone.width, **find_decoding(backbone))
+        workers = options.count_workers()
         runner = Runner(backbone, options, expected=len(X) if isinstance(X, Sized) else 0)
         ahead = min(2 * workers, limit_ahead(spec, workers))  # pictures in memory may be large
         # An iterator may use its arrays or files again, so that they are read before the next one is taken.

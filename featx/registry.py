@@ -18,9 +18,13 @@ from featx.errors import UnknownNameError
 BACKBONES: dict[str, str] = {
     "keras:": "featx.backbones.applications:load_application",
     "file:": "featx.backbones.savedmodels:load_saved_model",
+    "hub:": "featx.backbones.hub:load_preset",
     "scattering": "featx.backbones.scattering:load_scattering",
     "colour": "featx.backbones.colour:load_colour",
 }
+
+#: Schemes whose uri may hold the digest of a user's own file or folder in place of its path.
+OWN_SCHEMES = ("file:", "hub:")
 
 #: Heads by their names on the command line.
 HEADS: dict[str, str] = {

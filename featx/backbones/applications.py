@@ -163,7 +163,7 @@ def _build_with_weights(
         if application.module == "efficientnet":
             network = _unify_efficientnet(network, build(None))
         return network, weights
-    with _seed_initializers(SEED):
+    with seed_initializers(SEED):
         network = _build(build, None, request)
     if weights == "none":
         return network, weights
@@ -214,7 +214,7 @@ def _set_precision(policy: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _seed_initializers(seed: int) -> Iterator[None]:
+def seed_initializers(seed: int) -> Iterator[None]:
     """Seed Keras's unseeded initializers, and restore the caller's random state afterwards."""
     state = random.getstate()
     random.seed(seed)

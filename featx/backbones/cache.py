@@ -17,7 +17,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from featx.specs import BackboneSpec
 _VERSION = 1
 
 #: Packages that build or convert a network.
-_STACK = ("featx", "keras", "tensorflow", "openvino")
+_STACK = ("featx", "keras", "keras-hub", "tensorflow", "openvino")
 
 #: The first processor's part of Linux's list.
 _CPU_LINES = 30
@@ -63,6 +63,7 @@ class Entry:
         layers: The layers at which its network can be cut.
         drift: Largest difference from Keras, measured when it was made (see `measure_runtime_drift`).
         digest: sha256 of the network and its weights as they are in the cache.
+        decoding: How its images are decoded; see `find_decoding`.
     """
 
     folder: Path
@@ -77,6 +78,7 @@ class Entry:
     layers: tuple[LayerInfo, ...]
     drift: float
     digest: str
+    decoding: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def network(self) -> Path:
@@ -335,6 +337,7 @@ def describe_backbone(backbone: Any, request: BackboneRequest, drift: float) -> 
         "outputs": [asdict(output) for output in backbone.outputs],
         "layers": [asdict(layer) for layer in backbone.layers],
         "drift": drift,
+        "decoding": dict(backbone.decoding),
     }
 
 

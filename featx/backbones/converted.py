@@ -36,6 +36,7 @@ class ConvertedBackbone:
         self.outputs: tuple[Output, ...] = entry.outputs
         self.layers: tuple[LayerInfo, ...] = entry.layers
         self.drift = entry.drift
+        self.decoding = entry.decoding
         self.digest = entry.digest
 
     @functools.cached_property

@@ -1,4 +1,4 @@
-"""Loading a backbone by its uri: `inceptionv3`, `mobilenet?alpha=0.75`, `file:model.keras`, `scattering`."""
+"""Loading a backbone by its uri: `inceptionv3`, `file:model.keras`, `hub:dinov2_small`, `scattering`."""
 
 import dataclasses
 import functools
@@ -11,14 +11,14 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from featx.backbones import cache
+from featx.backbones import cache, presets
 from featx.backbones.catalogue import APPLICATIONS
 from featx.backbones.converted import ConvertedBackbone
 from featx.backbones.protocol import Backbone, BackboneRequest, LayerInfo, UInt8Images
 from featx.backbones.running import MAX_RUNTIME_DRIFT, convert, measure_runtime_drift
 from featx.errors import BackboneError, FeatxError, UsageError, WeightsError
 from featx.options import RUNTIMES
-from featx.registry import BACKBONES, list_names, make_unknown_name_error, resolve
+from featx.registry import BACKBONES, OWN_SCHEMES, list_names, make_unknown_name_error, resolve
 from featx.specs import BackboneSpec, ImageSpec
 
 _GROUP = "featx.backbones"
@@ -45,8 +45,9 @@ def load_backbone(
 
     Args:
         uri: A model of `keras.applications` in any case, with its constructor's
-            arguments (`mobilenet?alpha=0.75`); `file:PATH` of a `.keras` file; a
-            built-in (`scattering`, `colour`) or a name from another package.
+            arguments (`mobilenet?alpha=0.75`); `file:PATH` of a `.keras` file; `hub:PRESET`
+            of keras-hub, or of a folder; a built-in (`scattering`, `colour`) or a name from
+            another package.
         layers: Where to cut: names or indices, one output each; the last layer if empty.
         pooling: One of `featx.specs.POOLINGS`; None for the default of each layer's rank.
         weights: `imagenet`, `none` or a path; None for the provider's default.
@@ -133,6 +134,8 @@ def _find_weights(request: BackboneRequest) -> str | None:
     """Return where the weights of a request come from; None if its network is not one to keep."""
     if request.name.startswith("file:"):
         return str(Path(request.name.removeprefix("file:")).expanduser().resolve())
+    if request.name.startswith("hub:"):
+        return presets.describe_place(request.name.removeprefix("hub:")) if request.weights != "none" else None
     if request.name not in APPLICATIONS or request.arguments.get("precision", "float32") != "float32":
         return None
     if request.weights in {None, "imagenet"}:
@@ -183,8 +186,9 @@ def locate_backbone(spec: BackboneSpec, file: Path | None) -> tuple[str, str | N
     Returns:
         The uri and the weights that `load_backbone` takes.
     """
-    if parse_uri(spec.uri).name.startswith("file:"):  # in any case: an untrusted spec may have `FILE:/path`
-        return f"file:{file}" + (f"?{spec.uri.partition('?')[2]}" if "?" in spec.uri else ""), None
+    scheme = "".join(parse_uri(spec.uri).name.partition(":")[:2])  # an untrusted spec may have `FILE:/path`
+    if scheme == "file:" or (scheme in OWN_SCHEMES and spec.weights == "file"):
+        return f"{scheme}{file}" + (f"?{spec.uri.partition('?')[2]}" if "?" in spec.uri else ""), None
     if spec.weights == "file":
         return spec.uri, str(file)
     return spec.uri, None if spec.weights == "computed" else spec.weights
@@ -226,7 +230,9 @@ def describe_layers(uri: str, *, image_size: tuple[int, int] | None = None) -> t
         UnknownNameError: If there is no such backbone.
         BackboneError: If it cannot be built.
     """
-    weights = "none" if parse_uri(uri).name in APPLICATIONS else None
+    name = parse_uri(uri).name
+    is_preset = name.startswith("hub:") and not presets.is_local(name.removeprefix("hub:"))
+    weights = "none" if name in APPLICATIONS or is_preset else None
     return load_backbone(uri, weights=weights, image_size=image_size).layers
 
 
@@ -271,4 +277,4 @@ def _find_provider(name: str) -> str:
     if name in list_backbones():
         return name
     kind = "backbone"
-    raise make_unknown_name_error(kind, name, [*list_backbones(), "file:PATH"])
+    raise make_unknown_name_error(kind, name, [*list_backbones(), *(f"{scheme}PATH" for scheme in OWN_SCHEMES)])

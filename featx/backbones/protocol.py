@@ -65,13 +65,13 @@ class Backbone(Protocol):
 
     Attributes:
         uri: Its canonical name, with arguments.
-        weights: `imagenet`, `none`, `computed` or `file`.
+        weights: `imagenet`, `none`, `computed`, `preset` (of keras-hub) or `file`.
         weights_digest: sha256 over its parameters, in hexadecimal.
         height: Rows of the images it takes, in px.
         width: Columns of the images it takes, in px.
         outputs: The outputs of a forward pass, in the order of `embed`'s result.
         layers: Every layer at which it can be cut.
-        source_file: The user's file that its parameters came from; empty if its uri is enough to
+        source_file: The user's file or folder that its parameters came from; empty if its uri is enough to
             build it again.
     """
 
@@ -147,6 +147,15 @@ class BackboneRequest:
     def uri(self) -> str:
         """The canonical uri: the name and its arguments in sorted order."""
         return f"{self.name}?{urlencode(sorted(self.arguments.items()))}" if self.arguments else self.name
+
+
+def find_decoding(backbone: Backbone) -> Mapping[str, Any]:
+    """Return the fields of `ImageSpec` whose default is another for this backbone, as its training asks for.
+
+    A backbone has them in its attribute `decoding`, which is optional: most networks have none.
+    """
+    decoding: Mapping[str, Any] = getattr(backbone, "decoding", {})
+    return decoding
 
 
 def check_images(images: UInt8Images, height: int, width: int) -> None:

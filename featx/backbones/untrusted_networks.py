@@ -14,7 +14,7 @@ _MOST_BYTES = 8 * 2**20
 _MOST_LAYERS = 20_000
 
 #: Operations of networks that compute one result from pixels. Left out are those with networks inside them, those
-#: with a state or text, and those that make an array of any size from a few numbers, such as Tile and Range.
+#: with a state or text, and those that make an array of any size from a few numbers, such as Range; see `GROWING`.
 OPERATIONS = frozenset(
     {
         *("Parameter", "Result", "Const", "Convert", "Add", "Subtract", "Multiply", "Divide", "Maximum", "Minimum"),
@@ -23,7 +23,20 @@ OPERATIONS = frozenset(
         *("SoftMax", "Softmax", "Convolution", "GroupConvolution", "MaxPool", "AvgPool", "ReduceMean", "ReduceMax"),
         *("ReduceMin", "ReduceSum", "ReduceL2", "Pad", "Concat", "Reshape", "Squeeze", "Unsqueeze", "Transpose"),
         *("MatMul", "MVN", "BatchNormInference", "NormalizeL2", "Split", "VariadicSplit", "StridedSlice", "Slice"),
-        *("ShapeOf", "Gather", "DepthToSpace", "SpaceToBatch", "BatchToSpace"),
+        *("ShapeOf", "Gather", "DepthToSpace", "SpaceToBatch", "BatchToSpace", "Einsum", "ScaledDotProductAttention"),
+        *("Mod", "Less", "NotEqual", "LogicalAnd", "LogicalXor", "Select", "Tile"),
+    }
+)
+
+#: These also make large arrays, but transformers need them: the class token is repeated for each image. Their sizes are
+#: checked before they are run. Only arrays that decide shapes are computed while a network is read, hence these may not
+#: lead into an input of `_SHAPED` but the first.
+GROWING = frozenset({"Tile", "Einsum"})
+_SHAPED = frozenset(
+    {
+        *("Reshape", "Squeeze", "Unsqueeze", "Transpose", "Tile", "Pad", "Slice", "StridedSlice", "Split", "Gather"),
+        *("VariadicSplit", "SpaceToBatch", "BatchToSpace", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"),
+        *("ReduceL2", "MVN", "NormalizeL2"),
     }
 )
 
@@ -38,8 +51,8 @@ _NAMES = {
     "edge": {"from-layer", "from-port", "to-layer", "to-port"},
 }
 
-#: Numbers, words and lists of them: the attribute of an operation is nothing else.
-_PLAIN = re.compile(r"[\w.,+ ?-]*", re.ASCII)
+#: Numbers, words, lists of them, and the sums of Einsum (`abc,cd->abd`): the attribute of an operation is nothing else.
+_PLAIN = re.compile(r"[\w.,+ ?>-]*", re.ASCII)
 
 
 def read_checked(path: Path, height: int, width: int) -> tuple[bytes, bytes]:
@@ -76,6 +89,7 @@ def read_checked(path: Path, height: int, width: int) -> tuple[bytes, bytes]:
     checked = ET.Element("net", name="network", version=str(int(given.get("version", "0"))))
     ports = _copy_layers(layers, ET.SubElement(checked, "layers"), len(weights))
     _copy_edges(edges, ET.SubElement(checked, "edges"), ports)
+    _check_growth(checked)
     kinds = [layer.get("type") for layer in layers]
     images = [layer.find("data") for layer in layers if layer.get("type") == "Parameter"]
     shape = images[0].get("shape", "").replace(" ", "") if len(images) == 1 and images[0] is not None else ""
@@ -130,8 +144,8 @@ def _copy_ports(layer: ET.Element, target: ET.Element) -> set[str]:
             raise ValueError(msg)
         copied = ET.SubElement(target, side.tag)
         for port in side:
-            if port.tag != "port":
-                msg = f"an operation with a port {port.tag[:40]!r}"
+            if port.tag != "port" or port.get("id") in numbers:
+                msg = f"an operation with a port {port.tag[:40]!r}, or with two of one number"
                 raise ValueError(msg)
             own = _copy(port, copied)
             numbers.add(port.get("id", ""))
@@ -168,3 +182,25 @@ def _copy_edges(edges: ET.Element, target: ET.Element, ports: dict[str, set[str]
             msg = "an edge between operations or ports that do not exist"
             raise ValueError(msg)
         _copy(edge, target)
+
+
+def _check_growth(network: ET.Element) -> None:
+    """Check that nothing of `GROWING` leads to what decides a shape."""
+    kinds = {layer.get("id", ""): layer.get("type", "") for layer in network.iter("layer")}
+    inputs = {
+        layer.get("id"): [port.get("id") for port in layer.iterfind("input/port")] for layer in network.iter("layer")
+    }
+    after: dict[str, list[tuple[str, str]]] = {}
+    for edge in network.iter("edge"):
+        after.setdefault(edge.get("from-layer", ""), []).append((edge.get("to-layer", ""), edge.get("to-port", "")))
+    waiting = [number for number, kind in kinds.items() if kind in GROWING]
+    seen = set(waiting)
+    while waiting:
+        for number, port in after.get(waiting.pop(), ()):
+            kind = kinds[number]
+            if kind in _SHAPED and inputs[number].index(port) > 0:
+                msg = f"an operation {kind!r} whose parameters are not constants"
+                raise ValueError(msg)
+            if kind != "ShapeOf" and number not in seen:
+                seen.add(number)
+                waiting.append(number)

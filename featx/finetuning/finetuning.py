@@ -61,6 +61,7 @@ from featx.items.decoding import decode
 from featx.measuring import watch_memory
 from featx.options import FINETUNE_DEFAULTS, FineTuneOptions, check_options
 from featx.references import check_run_name
+from featx.registry import OWN_SCHEMES
 from featx.reporting import Reporter
 from featx.results import KEPT_START, FineTuned, Run
 from featx.specs import FineTuneSpec, ImageSpec
@@ -529,7 +530,8 @@ def _conclude(
         finetuned=trained.describe(network.uri, time.perf_counter() - started),
     )
     draft = draft_bundle(run, trained, network, probabilities, folder, options)
-    name = parse_uri(network.uri).name if not network.uri.startswith("file:") else Path(network.source_file).stem
+    is_own = network.uri.startswith(OWN_SCHEMES) and network.source_file
+    name = Path(network.source_file).stem if is_own else parse_uri(network.uri).name
     path = write_bundle(draft, options.folder, f"finetune-{to_text(name)}-{trained.spec.unfreeze}", options.name)
     shutil.rmtree(folder)
     with contextlib.suppress(OSError):  # where other runs are unfinished, it is not empty

@@ -32,6 +32,7 @@ from featx.heads import FittedHead, Head, Tuned, describe_single_fold, fit_tuned
 from featx.heads.fitting import predict_rows
 from featx.options import FIT_DEFAULTS, FitOptions, check_options
 from featx.references import check_run_name
+from featx.registry import OWN_SCHEMES
 from featx.reporting import Progress
 from featx.results import Curve, Run
 from featx.specs import HeadSpec
@@ -254,7 +255,7 @@ def _find_network(store: FeatureStore) -> tuple[Path | None, list[str]]:
     """Find the converted network in the cache, and note why there is none; nothing is built for it."""
     spec, image = store.spec.backbone, store.spec.image
     name = spec.uri.partition("?")[0]
-    if cache.is_off() or not (name in APPLICATIONS or name.startswith("file:")):
+    if cache.is_off() or not (name in APPLICATIONS or name.startswith(OWN_SCHEMES)):
         return None, []
     without = "the bundle does not hold its network, and needs Keras and the weights where it runs"
     if (entry := cache.find_entry(spec, image.height, image.width)) is None:

@@ -11,7 +11,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from featx.backbones import Backbone, describe_layers, list_backbones, load_backbone
+    from featx.backbones import (
+        Backbone,
+        BackboneInfo,
+        describe_backbones,
+        describe_layers,
+        list_backbones,
+        load_backbone,
+    )
     from featx.bundle import Bundle
     from featx.comparing.comparison import compare
     from featx.comparison_results import Comparison, ComparisonRow
@@ -45,7 +52,14 @@ if TYPE_CHECKING:
     from featx.store.verification import Verification, verify_store
 
 _MODULES = {
-    "featx.backbones": ("Backbone", "describe_layers", "list_backbones", "load_backbone"),
+    "featx.backbones": (
+        "Backbone",
+        "BackboneInfo",
+        "describe_backbones",
+        "describe_layers",
+        "list_backbones",
+        "load_backbone",
+    ),
     "featx.bundle": ("Bundle",),
     "featx.prediction": ("Prediction", "Predictor"),
     "featx.embedding": ("EmbedResult", "embed", "embed_layers"),
@@ -82,6 +96,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "Backbone",
+    "BackboneInfo",
     "BackboneSpec",
     "Bundle",
     "Columns",
@@ -116,6 +131,7 @@ __all__ = [
     "ViewSpec",
     "compare",
     "decode",
+    "describe_backbones",
     "describe_layers",
     "embed",
     "embed_layers",

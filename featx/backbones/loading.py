@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 
 from featx.backbones import cache, presets
-from featx.backbones.catalogue import APPLICATIONS
+from featx.backbones.catalogue import APPLICATIONS, BackboneInfo, describe_entry
 from featx.backbones.converted import ConvertedBackbone
 from featx.backbones.protocol import Backbone, BackboneRequest, LayerInfo, UInt8Images
 from featx.backbones.running import MAX_RUNTIME_DRIFT, convert, measure_runtime_drift
@@ -266,6 +266,12 @@ def list_backbones() -> list[str]:
     """List every name that `load_backbone` takes, built-in ones first."""
     built_in = [name for name in list_names(BACKBONES, _GROUP) if not name.endswith(":")]
     return [*built_in, *APPLICATIONS]
+
+
+def describe_backbones() -> tuple[BackboneInfo, ...]:
+    """Describe every backbone that has a name, to choose one: those that need no download first, then by cost."""
+    found = map(describe_entry, list_backbones())
+    return tuple(sorted(found, key=lambda info: (not info.is_offline, info.gflops is None, info.gflops or 0, info.dim)))
 
 
 def _find_provider(name: str) -> str:

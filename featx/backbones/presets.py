@@ -58,9 +58,9 @@ class Family:
 #: By the class of the backbone in keras-hub 0.32; others are not for single images, or not frozen encoders.
 FAMILIES: dict[str, Family] = {
     "CLIPBackbone": Family("CLIP", 2021, "MIT", "pooled", ("CLIPVisionEncoder", "CLIPTextEncoder")),
-    "CSPNetBackbone": Family("CSPNet", 2020, "Apache-2.0"),
-    "DeiTBackbone": Family("DeiT", 2021, "Apache-2.0", "class token"),
-    "DenseNetBackbone": Family("DenseNet", 2017, "BSD-3-Clause"),
+    "CSPNetBackbone": Family("CSPNet", 2019, "Apache-2.0"),
+    "DeiTBackbone": Family("DeiT", 2020, "Apache-2.0", "class token"),
+    "DenseNetBackbone": Family("DenseNet", 2016, "BSD-3-Clause"),
     "DINOV2Backbone": Family("DINOv2", 2023, "Apache-2.0", "class token"),
     "DINOV3Backbone": Family("DINOv3", 2025, "DINOv3 License (Meta's own)", "class token"),
     "EfficientNetBackbone": Family("EfficientNet", 2019, "Apache-2.0"),

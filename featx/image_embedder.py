@@ -119,7 +119,7 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
     def _load(self) -> Backbone:
         size = np.asarray(self.image_size).tolist()  # a parameter search passes NumPy's numbers
         pair = None if size is None else tuple(size) if isinstance(size, list) else (size, size)
-        files = (self.backbone.removeprefix("file:").partition("?")[0], self.weights)
+        files = (self.backbone.partition(":")[2].partition("?")[0], self.weights)
         stamps = tuple(map(_stamp, files))
         return _load_shared(self.backbone, self.layer, self.pooling, self.weights, pair, stamps)
 
@@ -145,8 +145,11 @@ def _load_shared(
 
 
 def _stamp(name: str | None) -> tuple[int, int] | None:
-    """Return size and time of a file, or None if there is no such file."""
+    """Return size and time of a file or of the files of a folder together, or None if there is neither."""
     path = Path(name or "").expanduser()
+    if name and path.is_dir():
+        stats = [file.stat() for file in path.iterdir()]
+        return sum(status.st_size for status in stats), max((status.st_mtime_ns for status in stats), default=0)
     if not path.is_file():
         return None
     status = path.stat()

@@ -46,6 +46,9 @@ except ImportError as _error:
 #: keras-hub's names of interpolations, and featx's.
 _INTERPOLATIONS = {"bilinear": "bilinear", "nearest": "nearest", "bicubic": "bicubic", "lanczos3": "lanczos"}
 
+#: For CNNs whose preset names no size: that of ImageNet's networks.
+_USUAL_SIZE = (224, 224)
+
 #: What turns the tokens of a vision encoder into one vector, in this order, where the backbone has it.
 _POOLERS = ("vision_pooler", "vision_post_layer_norm")
 
@@ -147,18 +150,21 @@ def _read_preset(folder: Path, request: BackboneRequest) -> tuple[keras.Model, d
         msg = f"it holds {family}, which featx does not know as a network for single images"
         raise ValueError(msg)
     converter = _read_converter(folder)
+    with keras.StatelessScope(initialize_variables=False):
+        sketch = keras_hub.models.Backbone.from_preset(str(folder), load_weights=False)
+    shape = _choose_shape(sketch, request, converter)
     if request.weights == "none":
         with seed_initializers(SEED):
-            backbone = _build(folder, request, converter, load_weights=False)
+            backbone = keras_hub.models.Backbone.from_preset(str(folder), load_weights=False, **shape)
     else:
-        _check_parameters(folder)
-        backbone = _build(folder, request, converter, load_weights=True)
+        _check_parameters(sketch, find_weights(folder))
+        backbone = keras_hub.models.Backbone.from_preset(str(folder), **shape)
     network = _take_images(backbone, FAMILIES[family].pooled)
-    if converter is None or "preprocess" in request.arguments:
-        if "preprocess" not in request.arguments:
-            msg = "it does not say how its pixels are scaled; append ?preprocess=tf, torch, caffe or none"
-            raise ValueError(msg)
+    if "preprocess" in request.arguments:
         return network, {}, find_preprocessing(request.arguments["preprocess"]) or _keep
+    if converter is None:
+        msg = "it does not say how its pixels are scaled; append ?preprocess=tf, torch, caffe or none"
+        raise ValueError(msg)
     return network, _describe_decoding(converter), _make_scale(converter)
 
 
@@ -188,32 +194,28 @@ def _make_scale(converter: Any) -> Callable[[Any], Any]:  # noqa: ANN401 - as ab
     return lambda pixels: pixels * scale + offset
 
 
-def _check_parameters(folder: Path) -> None:
-    """Build the network without values, and refuse it if it has more parameters than the file has bytes for them."""
-    weights = find_weights(folder)
+def _choose_shape(sketch: Any, request: BackboneRequest, converter: Any) -> dict[str, tuple[int, int, int]]:  # noqa: ANN401 - as above
+    """Choose the size of the images, and return the setting of the network for it; none if the size is its own."""
+    own = tuple(getattr(sketch, "vision_encoder", sketch).inputs[0].shape[1:3])
+    usual = own if None not in own else (converter.image_size if converter is not None else None) or _USUAL_SIZE
+    size = (request.height or usual[0], request.width or usual[1])
+    if size == own:
+        return {}
+    if hasattr(sketch, "vision_encoder"):
+        msg = f"it takes images of {own[0]}x{own[1]} px; leave out --image-size"
+        raise ValueError(msg)
+    name = "image_shape" if hasattr(sketch, "image_shape") else "input_shape"  # the latter is EfficientNet's
+    return {name: (*size, 3)}
+
+
+def _check_parameters(sketch: Any, weights: Path) -> None:  # noqa: ANN401 - as above
+    """Refuse a network that has more parameters than the file has bytes for them; nothing was allocated for it yet."""
     size = weights.stat().st_size
     held = inspect_weights(weights, size) if weights.suffix == ".h5" else size
-    with keras.StatelessScope(initialize_variables=False):
-        network = keras_hub.models.Backbone.from_preset(str(folder), load_weights=False)
-    declared = sum(math.prod(variable.shape) for variable in network.weights)
+    declared = sum(math.prod(variable.shape) for variable in sketch.weights)
     if declared > held:
         msg = f"its layers have {declared:,} parameters, but {weights.name} holds only {held:,} bytes of them"
         raise ValueError(msg)
-
-
-def _build(folder: Path, request: BackboneRequest, converter: Any, *, load_weights: bool) -> Any:  # noqa: ANN401 - as above
-    """Build the network for images of the requested size, or of its own."""
-    backbone = keras_hub.models.Backbone.from_preset(str(folder), load_weights=load_weights)
-    own = getattr(backbone, "vision_encoder", backbone).inputs[0].shape[1:3]
-    usual = own if None not in own else (converter.image_size if converter is not None else None) or (224, 224)
-    size = (request.height or usual[0], request.width or usual[1])
-    if size == tuple(own):
-        return backbone
-    if hasattr(backbone, "vision_encoder"):
-        msg = f"it takes images of {own[0]}x{own[1]} px; leave out --image-size"
-        raise ValueError(msg)
-    name = "image_shape" if hasattr(backbone, "image_shape") else "input_shape"  # the latter is EfficientNet's
-    return keras_hub.models.Backbone.from_preset(str(folder), load_weights=load_weights, **{name: (*size, 3)})
 
 
 def _take_images(backbone: Any, pooled: str) -> keras.Model:  # noqa: ANN401 - as above

@@ -269,9 +269,20 @@ def list_backbones() -> list[str]:
 
 
 def describe_backbones() -> tuple[BackboneInfo, ...]:
-    """Describe every backbone that has a name, to choose one: those that need no download first, then by cost."""
-    found = map(describe_entry, list_backbones())
-    return tuple(sorted(found, key=lambda info: (not info.is_offline, info.gflops is None, info.gflops or 0, info.dim)))
+    """Describe every backbone that has a name, and some presets of keras-hub, to choose one.
+
+    Returns:
+        Those that need no download first, then by cost where it is known.
+
+    Examples:
+        >>> import featx
+        >>> [info.name for info in featx.describe_backbones() if info.is_offline]
+        ['colour', 'scattering']
+    """
+    found = [*map(describe_entry, list_backbones()), *presets.describe_presets()]
+    return tuple(
+        sorted(found, key=lambda info: (not info.is_offline, info.gflops is None, info.gflops or 0, info.dim or 0))
+    )
 
 
 def _find_provider(name: str) -> str:

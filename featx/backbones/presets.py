@@ -10,10 +10,11 @@ import os
 import re
 import shutil
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from featx.backbones.catalogue import BackboneInfo
 from featx.errors import BackboneError, WeightsError
 from featx.files import list_members
 
@@ -62,27 +63,43 @@ FAMILIES: dict[str, Family] = {
     "DeiTBackbone": Family("DeiT", 2020, "Apache-2.0", "class token"),
     "DenseNetBackbone": Family("DenseNet", 2016, "BSD-3-Clause"),
     "DINOV2Backbone": Family("DINOv2", 2023, "Apache-2.0", "class token"),
-    "DINOV3Backbone": Family("DINOv3", 2025, "DINOv3 License (Meta's own)", "class token"),
+    "DINOV3Backbone": Family("DINOv3", 2025, "DINOv3 License", "class token"),
     "EfficientNetBackbone": Family("EfficientNet", 2019, "Apache-2.0"),
     "HGNetV2Backbone": Family("HGNetV2", 2023, "Apache-2.0"),
     "MetaCLIP2Backbone": Family(
         "MetaCLIP 2", 2025, "CC-BY-NC-4.0", "pooled", ("MetaCLIP2VisionEncoder", "MetaCLIP2TextEncoder")
     ),
-    "MiTBackbone": Family("MiT (SegFormer)", 2021, "NVIDIA Source Code License (research only)"),
+    "MiTBackbone": Family("MiT (SegFormer)", 2021, "NVIDIA, research only"),
     "MobileNetBackbone": Family("MobileNetV3", 2019, "Apache-2.0"),
     "ResNetBackbone": Family("ResNet", 2015, "Apache-2.0"),
-    "SigLIPBackbone": Family(
-        "SigLIP, SigLIP 2", 2023, "Apache-2.0", "pooled", ("SigLIPVisionEncoder", "SigLIPTextEncoder")
-    ),
+    "SigLIPBackbone": Family("SigLIP", 2023, "Apache-2.0", "pooled", ("SigLIPVisionEncoder", "SigLIPTextEncoder")),
     "SwinTransformerBackbone": Family("Swin", 2021, "MIT"),
     "ViTBackbone": Family("ViT", 2020, "Apache-2.0", "class token"),
     "VGGBackbone": Family("VGG", 2014, "CC-BY-4.0"),
     "XceptionBackbone": Family("Xception", 2016, "Apache-2.0"),
 }
-#: Presets whose weights have another licence than their family's.
-OTHER_LICENCES = {"medsiglip": "Health AI Developer Foundations terms (Google's own)"}
+#: Presets to begin with: the family, the number of features and, where the part for images is all, of parameters. Of
+#: several hundred, `keras_hub.models.Backbone.presets` has the names.
+PRESETS: dict[str, tuple[str, int, int | None]] = {
+    "dinov2_small": ("DINOV2Backbone", 384, 22_582_656),
+    "dinov2_base": ("DINOV2Backbone", 768, 87_632_640),
+    "dinov3_vit_small_lvd1689m": ("DINOV3Backbone", 384, 21_600_000),
+    "clip_vit_base_patch16": ("CLIPBackbone", 768, None),
+    "siglip2_base_patch16_224": ("SigLIPBackbone", 768, None),
+    "swin_tiny_patch4_window7_224": ("SwinTransformerBackbone", 768, 27_519_354),
+}
 
 _ADMITTED = {*FAMILIES, *(part for family in FAMILIES.values() for part in family.parts)}
+
+
+def describe_presets() -> list[BackboneInfo]:
+    """Describe the presets of `PRESETS`; sizes and costs are known when they are built."""
+    found = []
+    for name, (family, dim, parameters) in PRESETS.items():
+        known = FAMILIES[family]
+        described = BackboneInfo(f"hub:{name}", known.title, known.year, None, dim, parameters, None, known.licence)
+        found.append(replace(described, weights="keras-hub", is_offline=False))
+    return found
 
 
 def is_local(name: str) -> bool:

@@ -373,6 +373,9 @@ def load_trainable(load: Callable[[], Backbone], title: str) -> Any:  # noqa: AN
     if not hasattr(network, "parts") or network.weights == "computed":
         msg = f"{title} has no trainable weights; choose a Keras network, or train a head with `featx fit`"
         raise UsageError(msg)
+    if network.uri.startswith("hub:"):
+        msg = f"{title} is a preset of keras-hub, which featx does not fine-tune; train a head with `featx fit`"
+        raise UsageError(msg)
     return network
 
 

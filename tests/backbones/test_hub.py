@@ -8,8 +8,8 @@ import pytest
 
 import featx
 from featx.backbones import cache, describe_layers, load_backbone
-from featx.backbones.presets import FAMILIES
-from featx.errors import BackboneError, MissingExtraError, UnknownNameError, WeightsError
+from featx.backbones.presets import FAMILIES, PRESETS
+from featx.errors import BackboneError, MissingExtraError, UnknownNameError, UsageError, WeightsError
 
 pytestmark = pytest.mark.keras
 pytest.importorskip("keras_hub", reason="needs the extra hub: pip install 'featx[hub]'")
@@ -193,6 +193,20 @@ def test_a_preset_is_embedded_fitted_and_predicts_from_its_bundle(preset, pictur
     (bundle / "bundle.json").write_text(json.dumps(about))
     found = [one.probabilities for one in featx.Predictor.load(bundle).predict(pictures)]
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_preset_is_not_fine_tuned(preset, pictures):
+    with pytest.raises(UsageError, match=r"preset of keras-hub, which featx does not fine-tune; train a head with"):
+        featx.finetune(pictures, f"hub:{preset}")
+
+
+def test_the_presets_of_the_catalogue_exist():
+    import keras_hub
+
+    for name, (family, _, parameters) in PRESETS.items():
+        known = getattr(keras_hub.models, family).presets[name]["metadata"]["params"]
+        assert parameters in {known, None}
+        assert (parameters is None) == hasattr(keras_hub.models, family.replace("Backbone", "TextEncoder"))
 
 
 def test_each_family_is_tested():

@@ -23,7 +23,7 @@ from typing import Any
 
 import platformdirs
 
-from featx.backbones.protocol import BackboneRequest, LayerInfo, Output
+from featx.backbones.protocol import BackboneRequest, LayerInfo, Output, find_decoding
 from featx.errors import BackboneError, UsageError
 from featx.registry import find_versions
 from featx.specs import BackboneSpec
@@ -337,7 +337,7 @@ def describe_backbone(backbone: Any, request: BackboneRequest, drift: float) -> 
         "outputs": [asdict(output) for output in backbone.outputs],
         "layers": [asdict(layer) for layer in backbone.layers],
         "drift": drift,
-        "decoding": dict(backbone.decoding),
+        "decoding": dict(find_decoding(backbone)),
     }
 
 

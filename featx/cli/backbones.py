@@ -1,11 +1,15 @@
 """`featx backbones`."""
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featx.cli import flags
 from featx.cli.output import format_table, print_json
+
+if TYPE_CHECKING:
+    from featx.backbones import BackboneInfo
 
 EXAMPLE = "featx backbones --offline"
 
@@ -17,8 +21,7 @@ def backbones(
         str | None, typer.Option(metavar="NAME", help="Only one family, such as ResNet or EfficientNet.")
     ] = None,
     max_parameters: Annotated[
-        float | None,
-        typer.Option(metavar="MILLIONS", min=0, help="Only those with at most so many."),
+        float | None, typer.Option(metavar="MILLIONS", min=0, help="Only those with at most so many.")
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Only those that need no download.")] = False,
     as_json: flags.Json = False,
@@ -29,23 +32,41 @@ def backbones(
     first those that need no download, then by cost.
     """
     from featx.backbones import describe_backbones
-    from featx.backbones.catalogue import SCHEMES
-    from featx.registry import BACKBONES, make_unknown_name_error
 
-    rows = describe_backbones()
-    if family is not None:
-        titles = sorted({row.family for row in rows if row.family})
-        if family.lower() not in map(str.lower, titles):
-            kind = "family"
-            raise make_unknown_name_error(kind, family, titles)
-        rows = tuple(row for row in rows if (row.family or "").lower() == family.lower())
+    rows = _select_family(describe_backbones(), family)
     if max_parameters is not None:
-        rows = tuple(row for row in rows if row.parameters is not None and row.parameters <= max_parameters * _MILLION)
+        rows = [row for row in rows if row.parameters is not None and row.parameters <= max_parameters * _MILLION]
     if offline:
-        rows = tuple(row for row in rows if row.is_offline)
+        rows = [row for row in rows if row.is_offline]
     if as_json:
         print_json([row.to_dict() for row in rows])
-        return
+    else:
+        _print_table(rows)
+
+
+def _select_family(rows: Iterable["BackboneInfo"], family: str | None) -> list["BackboneInfo"]:
+    """Select one family, in any case; all if None.
+
+    Raises:
+        UnknownNameError: If there is no such family.
+    """
+    from featx.registry import make_unknown_name_error
+
+    rows = list(rows)
+    if family is None:
+        return rows
+    found = [row for row in rows if (row.family or "").lower() == family.lower()]
+    if not found:
+        kind = "family"
+        raise make_unknown_name_error(kind, family, sorted({row.family for row in rows if row.family}))
+    return found
+
+
+def _print_table(rows: Iterable["BackboneInfo"]) -> None:
+    """Print backbones, and below them what else can be named."""
+    from featx.backbones.catalogue import SCHEMES
+    from featx.registry import BACKBONES
+
     cells = [
         (
             row.name,
@@ -61,7 +82,7 @@ def backbones(
     ]
     header = ("backbone", "year", "px", "dim", "M params", "GFLOPs", "weights", "licence")
     typer.echo(format_table(header, cells, left=(0, 6, 7), drop=("year", "licence")))
-    known = [(uri, words) for uri, words in SCHEMES.items() if f"{uri.partition(':')[0]}:" in BACKBONES]
     typer.echo("\nGFLOPs are billions of multiply-adds for one image. Arguments follow the name,")
     typer.echo("in quotes: 'mobilenet?alpha=0.75'. Besides these names, --backbone takes:\n")
+    known = [(uri, words) for uri, words in SCHEMES.items() if f"{uri.partition(':')[0]}:" in BACKBONES]
     typer.echo("\n".join(f"  {uri:<16}{words}" for uri, words in known))

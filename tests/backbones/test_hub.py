@@ -2,6 +2,7 @@ import json
 import shutil
 import socket
 import sys
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from featx.backbones import cache, describe_layers, load_backbone
 from featx.backbones.presets import FAMILIES, PRESETS
 from featx.errors import BackboneError, MissingExtraError, UnknownNameError, UsageError, WeightsError
 
-pytestmark = pytest.mark.keras
-pytest.importorskip("keras_hub", reason="needs the extra hub: pip install 'featx[hub]'")
+pytestmark = [
+    pytest.mark.keras,
+    pytest.mark.skipif(find_spec("keras_hub") is None, reason="needs the extra hub: pip install 'featx[hub]'"),
+]
 
 SIDE = 32
 TOKENS = {"num_layers": 2, "hidden_dim": 16, "num_heads": 2, "intermediate_dim": 24}
@@ -294,6 +297,8 @@ def test_a_preset_of_a_hub_is_named_and_needs_a_network(tmp_path, monkeypatch):
         load_backbone("hub:dinov2_smal")
     with pytest.raises(WeightsError, match=r"the preset dinov2_small cannot be downloaded .*hub:path/to/dinov2_small"):
         load_backbone("hub:dinov2_small")
+    with pytest.raises(WeightsError, match="has its own weights"):  # as in a bundle whose maker names a folder of yours
+        load_backbone(f"hub:{tmp_path}", weights="preset")
     with pytest.raises(BackboneError, match="there is no preset gone"):
         load_backbone("hub:./gone")
 

@@ -17,6 +17,7 @@ from featx.backbones.applications import SEED, name_layers, seed_initializers
 from featx.backbones.networks import KerasBackbone, copy_weights, make_backbone
 from featx.backbones.presets import (
     CONFIG,
+    CONVERTER,
     FAMILIES,
     SETTINGS,
     WEIGHTS,
@@ -124,11 +125,11 @@ def _download(name: str, *, needs_weights: bool) -> Path:
     with contextlib.redirect_stdout(sys.stderr):
         try:
             folder = Path(preset_utils.get_file(name, CONFIG)).parent
-            for file in SETTINGS:
-                preset_utils.check_file_exists(name, file)
             with _explain(f"hub:{name}"):
-                check_settings(folder)
-            if needs_weights and not any(preset_utils.check_file_exists(name, file) for file in WEIGHTS):
+                is_own = bool(check_settings(folder))
+            # Only files that a preset of its kind has: asking for others needs a network, also if all is in the cache.
+            preset_utils.check_file_exists(name, CONVERTER if is_own else SETTINGS[-1])
+            if needs_weights and not preset_utils.check_file_exists(name, WEIGHTS[0 if is_own else -1]):
                 find_weights(folder)
         except BackboneError:
             raise
@@ -232,6 +233,12 @@ def _take_images(backbone: Any, pooled: str) -> keras.Model:  # noqa: ANN401 - a
         named = {name: keras.layers.Identity(name=name)(stage) for name, stage in backbone.output.items()}
         return keras.Model(backbone.inputs[0], list(named.values()))
     tokens = backbone.outputs[0]
+    if type(backbone).__name__ == "ViTBackbone":  # its blocks one by one, so that each is a layer
+        encoder = backbone.get_layer("vit_encoder")
+        tokens = encoder.dropout(encoder.input)
+        for block in encoder.encoder_layers:
+            tokens = block(tokens)
+        tokens = encoder.layer_norm(tokens)
     if pooled == "average" or not getattr(backbone, "use_class_token", True):
         return keras.Model(backbone.inputs[0], tokens)
     blocks = [

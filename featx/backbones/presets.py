@@ -205,6 +205,7 @@ def check_settings(folder: Path) -> str:
     """
     from featx.backbones.untrusted_files import check_classes  # with h5py, which whoever names a preset need not load
 
+    family = ""
     for path in (folder / name for name in SETTINGS if (folder / name).is_file()):
         if path.stat().st_size > _MOST_CONFIG_BYTES:
             msg = f"its {path.name} has {path.stat().st_size:,} bytes; the limit is {_MOST_CONFIG_BYTES:,}"
@@ -213,12 +214,11 @@ def check_settings(folder: Path) -> str:
         if not isinstance(config, dict):
             msg = f"its {path.name} does not hold names and values"
             raise ValueError(msg)  # noqa: TRY004 - the file has the wrong value, not the call
+        if path.name == CONFIG and "registered_name" in config:
+            family = _check_family(str(config["registered_name"]).removeprefix(_PREFIX))
         check_classes(config, _is_own)
         _check_numbers(config, path.name)
-    config = json.loads((folder / CONFIG).read_text("utf-8"))
-    if "registered_name" not in config:
-        return ""
-    return _check_family(str(config["registered_name"]).removeprefix(_PREFIX))
+    return family
 
 
 def _check_family(name: str) -> str:

@@ -23,9 +23,9 @@ VISION = {"patch_size": 16, "image_shape": (SIDE, SIDE, 3), **TOKENS}
 TEXT = {"vocabulary_size": 20, "embedding_dim": 16, **TOKENS}
 STACK = {"stackwise_num_filters": [64, 8], "stackwise_num_blocks": [1, 1], "stackwise_num_strides": [1, 2]}
 STEM = {"input_conv_filters": [64], "input_conv_kernel_sizes": [3]}
-SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [2, 2], "window_size": 4}
-MIT = {"num_layers": 2, "layerwise_depths": [1, 1], "layerwise_num_heads": [1, 1], "layerwise_sr_ratios": [2, 1]}
-MIT_SIZES = {"hidden_dims": [8, 8], "layerwise_patch_sizes": [7, 3], "layerwise_strides": [4, 2]}
+SWIN = {"embed_dim": 8, "depths": [1], "num_heads": [2], "window_size": 4}
+MIT = {"num_layers": 1, "layerwise_depths": [1], "layerwise_num_heads": [1], "layerwise_sr_ratios": [2]}
+MIT_SIZES = {"hidden_dims": [8], "layerwise_patch_sizes": [7], "layerwise_strides": [4]}
 EFFICIENT = {
     "stackwise_kernel_sizes": [3],
     "stackwise_num_repeats": [1],
@@ -217,12 +217,12 @@ def test_each_family_is_tested():
 
 
 def test_a_preset_is_cut_at_its_blocks_and_tokens_and_takes_other_sizes(preset, images):
-    backbone = load_backbone(
-        f"hub:{preset}", layers=["stage1", "patch_tokens", "class_token", "dinov2_backbone_layernorm"]
-    )
+    rows = describe_layers(f"hub:{preset}")
+    norm = next(row.name for row in rows if row.name.endswith("layernorm"))
+    backbone = load_backbone(f"hub:{preset}", layers=["stage1", "patch_tokens", "class_token", norm])
     assert [(output.pooling, output.dim) for output in backbone.outputs[:3]] == [("avg", 16), ("avg", 16), ("none", 16)]
     stage, patches, token, mean = backbone.embed(images)
-    (tokens,) = backbone.cut(["dinov2_backbone_layernorm"], "none").embed(images)
+    (tokens,) = backbone.cut([norm], "none").embed(images)
     tokens = tokens.reshape(len(images), -1, 16)  # the class token, two registers, four patches
     np.testing.assert_allclose(token, tokens[:, 0], atol=1e-6)
     np.testing.assert_allclose(patches, tokens[:, 3:].mean(1), atol=1e-6)
@@ -230,7 +230,7 @@ def test_a_preset_is_cut_at_its_blocks_and_tokens_and_takes_other_sizes(preset, 
     assert not np.allclose(stage, patches)
     larger = load_backbone(f"hub:{preset}", image_size=(64, 64))
     assert (larger.height, larger.layers[-2].output_shape) == (64, (16, 16))
-    assert [row.name for row in describe_layers(f"hub:{preset}")] == [row.name for row in backbone.layers]
+    assert backbone.layers == rows
 
 
 def test_a_preset_is_known_by_its_content(preset, images, tmp_path):
@@ -275,8 +275,11 @@ TEXT_NETWORK = {"registered_name": "keras_hub>BertBackbone", "class_name": "Bert
         (set_value(extra=FOREIGN), "os.system, which is not a layer of Keras"),
         (set_value(extra=CODE), "keras.layers.Lambda, which runs code"),
         (set_value(extra=DISGUISED), "evil.ViTBackbone, which is not a layer of Keras"),
-        (change_config(lambda config: config.update(OTHER)), "dinov2_backbone.Functional, which is not a layer"),
-        (change_config(lambda config: config.update(TEXT_NETWORK)), "dinov2_backbone.BertBackbone, which is not a"),
+        (change_config(lambda config: config.update(OTHER)), "holds Functional, which featx does not know"),
+        (
+            change_config(lambda config: config.update(TEXT_NETWORK)),
+            "holds BertBackbone, which featx does not know as a network for single",
+        ),
         (set_value(num_layers=10**6), r"num_layers = 1e\+06; the limit is 512"),
         (set_value(hidden_dim=4096), r"its layers have [\d,]+ parameters, but model.weights.h5 holds only"),
         (lambda folder: (folder / "config.json").write_text("[]"), "does not hold names"),
@@ -301,6 +304,20 @@ def test_a_preset_of_a_hub_is_named_and_needs_a_network(tmp_path, monkeypatch):
         load_backbone(f"hub:{tmp_path}", weights="preset")
     with pytest.raises(BackboneError, match="there is no preset gone"):
         load_backbone("hub:./gone")
+
+
+def test_a_preset_that_was_downloaded_before_needs_no_network(preset, images, tmp_path, monkeypatch):
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
+    parent = tmp_path / "models/keras/dinov2/keras/dinov2_small"
+    shutil.copytree(preset, parent / "1")
+    (parent / ".complete/1").mkdir(parents=True)  # kagglehub marks what it has downloaded
+    for file in ("config.json", "image_converter.json", "model.weights.h5"):
+        (parent / f".complete/1/{file}.complete").touch()
+    found, own = load_backbone("hub:dinov2_small"), load_backbone(f"hub:{preset}")
+    assert (found.uri, found.weights, found.source_file) == ("hub:dinov2_small", "preset", "")
+    assert found.weights_file == str(parent / "1/model.weights.h5")
+    np.testing.assert_array_equal(found.embed(images), own.embed(images))
+    assert describe_layers("hub:dinov2_small") == found.layers
 
 
 def test_a_folder_of_transformers_is_a_preset(images, tmp_path):

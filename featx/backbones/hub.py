@@ -61,8 +61,8 @@ def load_preset(request: BackboneRequest) -> KerasBackbone:
 
     Args:
         request: `name` is `hub:` with the name of a built-in preset, a handle (`hf://`, `kaggle://`), or the path
-            of a folder or of the zip file in a bundle. The argument `preprocess` is as for `file:`, and only for
-            presets without an image converter. `weights` is `none` for random ones, or not given.
+            of a folder or of the zip file in a bundle. The argument `preprocess` is as for `file:`, and replaces the
+            scaling of the preset. `weights` is `none` for random ones of a preset on a hub, or not given.
 
     Raises:
         UnknownNameError: If there is no such preset.

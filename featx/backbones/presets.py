@@ -78,27 +78,27 @@ FAMILIES: dict[str, Family] = {
     "VGGBackbone": Family("VGG", 2014, "CC-BY-4.0"),
     "XceptionBackbone": Family("Xception", 2016, "Apache-2.0"),
 }
-#: Presets to begin with: the family, the number of features and, where the part for images is all, of parameters. Of
-#: several hundred, `keras_hub.models.Backbone.presets` has the names.
-PRESETS: dict[str, tuple[str, int, int | None]] = {
-    "dinov2_small": ("DINOV2Backbone", 384, 22_582_656),
-    "dinov2_base": ("DINOV2Backbone", 768, 87_632_640),
-    "dinov3_vit_small_lvd1689m": ("DINOV3Backbone", 384, 21_600_000),
-    "clip_vit_base_patch16": ("CLIPBackbone", 768, None),
-    "siglip2_base_patch16_224": ("SigLIPBackbone", 768, None),
-    "swin_tiny_patch4_window7_224": ("SwinTransformerBackbone", 768, 27_519_354),
+#: Presets to begin with: the family, the size of images in px, the number of features and, where the network is for
+#: images alone, of parameters; None is not known before it is built. `keras_hub.models.Backbone.presets` has all names.
+PRESETS: dict[str, tuple[str, int | None, int, int | None]] = {
+    "dinov2_small": ("DINOV2Backbone", 518, 384, 22_582_656),
+    "dinov2_base": ("DINOV2Backbone", 518, 768, 87_632_640),
+    "dinov3_vit_small_lvd1689m": ("DINOV3Backbone", None, 384, 21_600_000),
+    "clip_vit_base_patch16": ("CLIPBackbone", 224, 768, None),
+    "siglip2_base_patch16_224": ("SigLIPBackbone", 224, 768, None),
+    "swin_tiny_patch4_window7_224": ("SwinTransformerBackbone", 224, 768, 27_519_354),
 }
 
 _ADMITTED = {*FAMILIES, *(part for family in FAMILIES.values() for part in family.parts)}
 
 
 def describe_presets() -> list[BackboneInfo]:
-    """Describe the presets of `PRESETS`; sizes and costs are known when they are built."""
+    """Describe the presets of `PRESETS`; their cost is not counted."""
     found = []
-    for name, (family, dim, parameters) in PRESETS.items():
+    for name, (family, size_px, dim, parameters) in PRESETS.items():
         known = FAMILIES[family]
-        described = BackboneInfo(f"hub:{name}", known.title, known.year, None, dim, parameters, None, known.licence)
-        found.append(replace(described, weights="keras-hub", is_offline=False))
+        described = BackboneInfo(f"hub:{name}", known.title, known.year, size_px, dim, parameters)
+        found.append(replace(described, licence=known.licence, weights="keras-hub", is_offline=False))
     return found
 
 

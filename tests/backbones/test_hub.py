@@ -206,7 +206,7 @@ def test_a_preset_is_not_fine_tuned(preset, pictures):
 def test_the_presets_of_the_catalogue_exist():
     import keras_hub
 
-    for name, (family, _, parameters) in PRESETS.items():
+    for name, (family, _, _, parameters) in PRESETS.items():
         known = getattr(keras_hub.models, family).presets[name]["metadata"]["params"]
         assert parameters in {known, None}
         assert (parameters is None) == hasattr(keras_hub.models, family.replace("Backbone", "TextEncoder"))

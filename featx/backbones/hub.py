@@ -30,9 +30,9 @@ from featx.backbones.presets import (
 from featx.backbones.protocol import BackboneRequest
 from featx.backbones.savedmodels import find_preprocessing
 from featx.backbones.untrusted_files import inspect_weights
-from featx.errors import BackboneError, MissingExtraError, WeightsError
+from featx.errors import BackboneError, MissingExtraError, UnknownNameError, WeightsError
 from featx.frameworks import keras
-from featx.registry import make_unknown_name_error
+from featx.registry import suggest
 
 # The hubs' clients report what is loaded unless told not to.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -118,10 +118,11 @@ def _find_folder(name: str, *, needs_weights: bool) -> Iterator[Path]:
 
 def _download(name: str, *, needs_weights: bool) -> Path:
     """Download the files of a preset that are not in the cache of its hub, and return their folder."""
-    known = keras_hub.models.Backbone.presets
+    known = {preset for family in FAMILIES for preset in getattr(keras_hub.models, family).presets}
     if name not in known and "://" not in name:
-        kind = "preset"
-        raise make_unknown_name_error(kind, name, sorted(known))
+        where = "https://keras.io/keras_hub/presets lists all, also those for text"
+        msg = f"keras-hub has no preset for images called {name!r}; {suggest(name, sorted(known))} {where}"
+        raise UnknownNameError(" ".join(msg.split()))
     with contextlib.redirect_stdout(sys.stderr):
         try:
             folder = Path(preset_utils.get_file(name, CONFIG)).parent

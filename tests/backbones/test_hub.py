@@ -296,7 +296,7 @@ def test_a_preset_that_is_not_a_sound_vision_network_is_refused(preset, tmp_path
 
 def test_a_preset_of_a_hub_is_named_and_needs_a_network(tmp_path, monkeypatch):
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path))
-    with pytest.raises(UnknownNameError, match="no preset is called 'dinov2_smal'; did you mean dinov2_small"):
+    with pytest.raises(UnknownNameError, match="no preset for images called 'dinov2_smal'; did you mean dinov2_small"):
         load_backbone("hub:dinov2_smal")
     with pytest.raises(WeightsError, match=r"the preset dinov2_small cannot be downloaded .*hub:path/to/dinov2_small"):
         load_backbone("hub:dinov2_small")

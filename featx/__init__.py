@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from featx.audit.auditing import audit_store
     from featx.audit.findings import Audit, Finding
-    from featx.backbones import Backbone, describe_layers, list_backbones, load_backbone
+    from featx.backbones import (
+        Backbone,
+        BackboneInfo,
+        describe_backbones,
+        describe_layers,
+        list_backbones,
+        load_backbone,
+    )
     from featx.bundle import Bundle
     from featx.comparing.comparison import compare
     from featx.comparison_results import Comparison, ComparisonRow
@@ -58,7 +65,14 @@ if TYPE_CHECKING:
 _MODULES = {
     "featx.audit.auditing": ("audit_store",),
     "featx.audit.findings": ("Audit", "Finding"),
-    "featx.backbones": ("Backbone", "describe_layers", "list_backbones", "load_backbone"),
+    "featx.backbones": (
+        "Backbone",
+        "BackboneInfo",
+        "describe_backbones",
+        "describe_layers",
+        "list_backbones",
+        "load_backbone",
+    ),
     "featx.bundle": ("Bundle",),
     "featx.prediction": ("Prediction", "Predictor"),
     "featx.embedding": ("EmbedResult", "embed", "embed_layers"),
@@ -105,6 +119,7 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 __all__ = [
     "Audit",
     "Backbone",
+    "BackboneInfo",
     "BackboneSpec",
     "Bundle",
     "Columns",
@@ -144,6 +159,7 @@ __all__ = [
     "audit_store",
     "compare",
     "decode",
+    "describe_backbones",
     "describe_layers",
     "embed",
     "embed_layers",

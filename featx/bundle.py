@@ -42,7 +42,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones.cache import NETWORK, WEIGHTS, link_network
-from featx.backbones.protocol import names_file, needs_openvino
+from featx.backbones.presets import pack_preset
+from featx.backbones.protocol import is_own, needs_openvino
 from featx.errors import BundleError, DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.files import (
@@ -84,7 +85,7 @@ _BACKBONE = "backbone"
 
 logger = logging.getLogger(__name__)
 
-_WEIGHTS = ("imagenet", "none", "computed", "file")
+_WEIGHTS = ("imagenet", "none", "computed", "file", "preset")
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,7 +499,7 @@ def _is_known(spec: EmbedSpec, backbone_file: object) -> bool:
     """Return whether the origin of the weights is known, and whether a file of the user's goes with it."""
     weights = spec.backbone.weights
     uri = str(spec.backbone.uri)
-    own = (names_file(uri) or weights == "file") and not needs_openvino(uri)
+    own = (is_own(uri, weights) or weights == "file") and not needs_openvino(uri)
     return weights in _WEIGHTS and own == str(backbone_file).startswith(_BACKBONE) and (own or backbone_file == "")
 
 
@@ -551,6 +552,9 @@ def _rename_to(temporary: Path, path: Path) -> Path:
 def _copy_backbone(source: str, folder: Path, stem: str) -> str:
     if not source:
         return ""
+    if Path(source).is_dir():  # a preset of keras-hub
+        pack_preset(Path(source), folder / f"{stem}.zip")
+        return f"{stem}.zip"
     if not Path(source).is_file():
         msg = f"the backbone's file {source} is gone, and a bundle needs a copy of it; restore it, or embed again"
         raise BundleError(msg)

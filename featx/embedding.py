@@ -20,7 +20,7 @@ import numpy as np
 from featx.backbones import Backbone, Output
 from featx.backbones.catalogue import BUILT_IN, PRETRAINED
 from featx.backbones.loading import find_backbone, name_backbone
-from featx.backbones.protocol import names_file
+from featx.backbones.protocol import find_decoding, is_own
 from featx.backbones.running import Runner, find_usual_runtime
 from featx.errors import SourceError, SpecMismatchError, UsageError
 from featx.golden import MAX_DRIFT, Golden, PromisedGolden, make_golden_files, measure_drift
@@ -385,7 +385,7 @@ def choose_image_spec(
         paths: The stores, which may exist.
         reporter: Told where the decoder is not the usual one.
     """
-    sized = {**getattr(network, "image", {}), **image, "height": network.height, "width": network.width}
+    sized = {**find_decoding(network), **image, "height": network.height, "width": network.width}
     if "crop" not in image and sized.get("resize") != "crop":
         sized.pop("crop", None)  # of a recipe whose resize was replaced
     if "decoder" in image:
@@ -432,15 +432,16 @@ def name_store(
         A file name without `.h5`, such as `inceptionv3` or `mobilenet-alpha-0.75-max`.
     """
     name, _, arguments = network.uri.partition("?")
-    words = [Path(network.source_file).stem if names_file(name) else name, arguments, pooling or ""]
+    own = is_own(network.uri, network.weights)
+    words = [Path(network.source_file).stem if own else name, arguments, pooling or ""]
     if network.weights == "none":
         words.append("random")
-    elif network.weights == "file" and not names_file(name):
+    elif network.weights == "file" and not own:
         words.append(network.weights_digest[:8])
     known = BUILT_IN.get(name) or PRETRAINED.get(name)
     if "height" in image and not (known and image["height"] == image["width"] == known.size_px):
         words.append(f"{network.height}x{network.width}")
-    usual = {field.name: field.default for field in fields(ImageSpec)} | dict(getattr(network, "image", {}))
+    usual = {**{field.name: field.default for field in fields(ImageSpec)}, **find_decoding(network)}
     words += [
         f"bits{value}" if key == "bits" else str(value)
         for key, value in image.items()

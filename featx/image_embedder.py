@@ -14,7 +14,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from featx.backbones import Backbone, load_backbone
-from featx.backbones.protocol import find_path
+from featx.backbones.protocol import find_decoding, find_path
 from featx.backbones.running import Runner
 from featx.errors import DataError, ImageError
 from featx.items.decoding import decode
@@ -103,10 +103,8 @@ class ImageEmbedder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         _check_collection(X)
         options = EmbedOptions(batch_size=self.batch_size, runtime=self.runtime)
         backbone = self._load()
-        spec, workers = (
-            ImageSpec(**{**getattr(backbone, "image", {}), "height": backbone.height, "width": backbone.width}),
-            options.count_workers(),
-        )
+        spec = ImageSpec(**{**find_decoding(backbone), "height": backbone.height, "width": backbone.width})
+        workers = options.count_workers()
         runner = Runner(backbone, options, expected=len(X) if isinstance(X, Sized) else 0)
         ahead = min(2 * workers, limit_ahead(spec, workers))  # pictures in memory may be large
         # An iterator may use its arrays or files again, so that they are read before the next one is taken.
@@ -147,8 +145,11 @@ def _load_shared(
 
 
 def _stamp(name: str | None) -> tuple[int, int] | None:
-    """Return size and time of a file, or None if there is no such file."""
+    """Return size and time of a file or of the files of a folder together, or None if there is neither."""
     path = Path(name or "").expanduser()
+    if name and path.is_dir():
+        stats = [file.stat() for file in path.iterdir()]
+        return sum(status.st_size for status in stats), max((status.st_mtime_ns for status in stats), default=0)
     if not path.is_file():
         return None
     status = path.stat()

@@ -24,6 +24,7 @@ BACKBONES: dict[str, str] = {
     "onnx:": "featx.backbones.network_files:load_network_file",
     "ir:": "featx.backbones.network_files:load_network_file",
     "tflite:": "featx.backbones.network_files:load_network_file",
+    "hub:": "featx.backbones.hub:load_preset",
     "scattering": "featx.backbones.scattering:load_scattering",
     "colour": "featx.backbones.colour:load_colour",
 }

@@ -96,10 +96,10 @@ class BackboneSpec(Spec):
 
     Attributes:
         uri: Name of the network: `inceptionv3`, `mobilenet?alpha=0.75`,
-            `file:model.keras`, `scattering`.
+            `file:model.keras`, `hub:dinov2_small`, `scattering`.
         layer: Name of the layer that gives the features, as in a newly built model.
         pooling: How its feature map becomes a vector; one of `POOLINGS`.
-        weights: Origin of the parameters: `imagenet`, `none`, `computed` or `file`.
+        weights: Origin of the parameters: `imagenet`, `none`, `computed`, `preset` or `file`.
         weights_digest: sha256 of the loaded parameters, in order, in hexadecimal.
     """
 

@@ -17,13 +17,13 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import platformdirs
 
-from featx.backbones.protocol import BackboneRequest, LayerInfo, Output
+from featx.backbones.protocol import BackboneRequest, LayerInfo, Output, find_decoding
 from featx.errors import BackboneError, UsageError
 from featx.registry import find_versions
 from featx.specs import BackboneSpec
@@ -32,7 +32,7 @@ from featx.specs import BackboneSpec
 _VERSION = 1
 
 #: Packages that build or convert a network.
-_STACK = ("featx", "keras", "tensorflow", "openvino")
+_STACK = ("featx", "keras", "keras-hub", "tensorflow", "openvino")
 
 #: The first processor's part of Linux's list.
 _CPU_LINES = 30
@@ -64,6 +64,7 @@ class Entry:
         drift: Largest difference from Keras, measured when it was made (see `measure_runtime_drift`).
         digest: sha256 of the network and its weights as they are in the cache.
         file: Name of the file of the network.
+        decoding: How its images are decoded; see `find_decoding`.
     """
 
     folder: Path
@@ -79,6 +80,7 @@ class Entry:
     drift: float
     digest: str
     file: str = NETWORK
+    decoding: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def network(self) -> Path:
@@ -338,6 +340,7 @@ def describe_backbone(backbone: Any, request: BackboneRequest, drift: float) -> 
         "outputs": [asdict(output) for output in backbone.outputs],
         "layers": [asdict(layer) for layer in backbone.layers],
         "drift": drift,
+        "decoding": dict(find_decoding(backbone)),
     }
 
 

@@ -17,7 +17,7 @@ class OpenVinoBackbone:
 
     Attributes:
         drift: Largest difference from Keras; 0 if Keras does not run it.
-        image: The fields of `ImageSpec` that the recipe of its input asks for.
+        decoding: As `find_decoding` returns it.
     """
 
     uri: str
@@ -29,7 +29,7 @@ class OpenVinoBackbone:
     outputs: tuple[Output, ...]
     layers: tuple[LayerInfo, ...]
     drift: float = 0.0
-    image: Mapping[str, Any]
+    decoding: Mapping[str, Any]
 
     @property
     def runtime(self) -> "OpenVino":
@@ -66,7 +66,7 @@ class ConvertedBackbone(OpenVinoBackbone):
         self.outputs = entry.outputs
         self.layers = entry.layers
         self.drift = entry.drift
-        self.image = {}
+        self.decoding = entry.decoding
         self.digest = entry.digest
 
     @functools.cached_property

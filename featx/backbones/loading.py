@@ -1,4 +1,4 @@
-"""Loading a backbone by its uri: `inceptionv3`, `mobilenet?alpha=0.75`, `file:model.keras`, `efficientnet-lite0`."""
+"""Loading a backbone by its uri: `inceptionv3`, `file:model.keras`, `onnx:model.onnx`, `hub:dinov2_small`."""
 
 import dataclasses
 import functools
@@ -12,15 +12,16 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from featx.backbones import cache
-from featx.backbones.catalogue import APPLICATIONS, EFFICIENTNET_LITE, PRETRAINED
+from featx.backbones import cache, presets
+from featx.backbones.catalogue import APPLICATIONS, EFFICIENTNET_LITE, PRETRAINED, BackboneInfo, describe_entry
 from featx.backbones.converted import ConvertedBackbone
 from featx.backbones.protocol import (
+    OWN_SCHEMES,
     Backbone,
     BackboneRequest,
     LayerInfo,
     UInt8Images,
-    names_file,
+    is_own,
     needs_openvino,
     refuse_keras,
 )
@@ -59,9 +60,10 @@ def load_backbone(
 
     Args:
         uri: A model of `keras.applications` in any case, with its constructor's
-            arguments (`mobilenet?alpha=0.75`); `file:PATH` of a `.keras` file;
-            `onnx:PATH`, `ir:PATH` or `tflite:PATH`, with the recipe of its input
-            (`onnx:m.onnx?recipe=imagenet`); a built-in (`efficientnet-lite0`, `scattering`, `colour`) or a name from
+            arguments (`mobilenet?alpha=0.75`); `file:PATH` of a `.keras` file; `hub:PRESET`
+            of keras-hub, or of a folder; `onnx:PATH`, `ir:PATH` or `tflite:PATH`, with the
+            recipe of its input (`onnx:m.onnx?recipe=imagenet`); a built-in
+            (`efficientnet-lite0`, `scattering`, `colour`) or a name from
             another package.
         layers: Where to cut: names or indices, one output each; the last layer if empty.
         pooling: One of `featx.specs.POOLINGS`; None for the default of each layer's rank.
@@ -163,6 +165,8 @@ def _find_weights(request: BackboneRequest) -> str | None:
         return None  # it is read as fast from its own file
     if request.name.startswith("file:"):
         return str(Path(request.name.removeprefix("file:")).expanduser().resolve())
+    if request.name.startswith("hub:"):
+        return presets.describe_place(request.name.removeprefix("hub:")) if request.weights != "none" else None
     if request.name not in PRETRAINED or request.arguments.get("precision", "float32") != "float32":
         return None
     if request.weights in {None, "imagenet"}:
@@ -214,7 +218,7 @@ def locate_backbone(spec: BackboneSpec, file: Path | None) -> tuple[str, str | N
     Returns:
         The uri and the weights that `load_backbone` takes.
     """
-    if names_file(spec.uri):
+    if is_own(spec.uri, spec.weights):
         if file is None:
             msg = f"{spec.uri} needs its file, and where it is was not recorded; embed again"
             raise BackboneError(msg)
@@ -262,7 +266,8 @@ def describe_layers(uri: str, *, image_size: tuple[int, int] | None = None) -> t
         BackboneError: If it cannot be built.
     """
     request = parse_uri(uri)
-    weights = "none" if request.name in PRETRAINED else None
+    is_preset = request.name.startswith("hub:") and not presets.is_local(request.name.removeprefix("hub:"))
+    weights = "none" if request.name in PRETRAINED or is_preset else None
     layers = (-1,) if needs_openvino(request.name) else ()  # it may have several outputs
     if layers and not has_recipe(request.arguments):
         uri += f"{'&' if '?' in uri else '?'}recipe=none"  # what its pixels become changes no layer
@@ -306,6 +311,23 @@ def list_backbones() -> list[str]:
     return [*built_in, *APPLICATIONS]
 
 
+def describe_backbones() -> tuple[BackboneInfo, ...]:
+    """Describe every backbone that has a name, and some presets of keras-hub, to choose one.
+
+    Returns:
+        Those that need no download first, then by cost where it is known.
+
+    Examples:
+        >>> import featx
+        >>> [info.name for info in featx.describe_backbones() if info.is_offline]
+        ['colour', 'scattering']
+    """
+    found = [*map(describe_entry, list_backbones()), *presets.describe_presets()]
+    return tuple(
+        sorted(found, key=lambda info: (not info.is_offline, info.gflops is None, info.gflops or 0, info.dim or 0))
+    )
+
+
 def _find_provider(name: str) -> str:
     if name in APPLICATIONS:
         return "keras:"
@@ -318,4 +340,4 @@ def _find_provider(name: str) -> str:
         msg = f"no backbone is called {name!r}; a network in a file has a scheme: {own}{name}"
         raise UnknownNameError(msg)
     kind = "backbone"
-    raise make_unknown_name_error(kind, name, [*list_backbones(), "file:PATH"])
+    raise make_unknown_name_error(kind, name, [*list_backbones(), *(f"{scheme}PATH" for scheme in OWN_SCHEMES)])

@@ -136,7 +136,7 @@ def _load(request: BackboneRequest, path: Path, about: _About) -> NetworkFile:
         "width": width,
         "outputs": outputs,
         "layers": layers,
-        "image": {key: value for key, value in recipe.image.items() if key not in {"height", "width"}},
+        "decoding": {key: value for key, value in recipe.image.items() if key not in {"height", "width"}},
     }
     return NetworkFile(network, described)
 

@@ -19,6 +19,7 @@ import numpy as np
 from featx.backbones.protocol import (
     GEM_EXPONENT,
     GEM_FLOOR,
+    OWN_SCHEMES,
     TOKEN_POOLINGS,
     Features,
     LayerInfo,
@@ -72,6 +73,7 @@ class KerasBackbone:
 
     Attributes:
         weights_file: The file that its parameters were read from; empty if there is none.
+        decoding: How its images are decoded; see `find_decoding`.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class KerasBackbone:
         self.outputs = outputs
         self.layers = layers
         self.source_file = self.weights_file = source_file
+        self.decoding: Mapping[str, str] = {}
         self.height, self.width = int(model.input.shape[1]), int(model.input.shape[2])
 
     @functools.cached_property
@@ -143,7 +146,7 @@ class KerasBackbone:
             layers=self.layers,
             source_file=self.source_file,
         )
-        again.weights_file = self.weights_file
+        again.weights_file, again.decoding = self.weights_file, self.decoding
         return again
 
     def embed_few(self, images: UInt8Images) -> Features:
@@ -205,7 +208,8 @@ def make_backbone(  # noqa: PLR0913 - one keyword for each difference between pr
             pooling does not suit its rank.
         UnknownNameError: If there is no such layer.
     """
-    title = f"file:{source_file}" if uri.startswith("file:") else uri  # the name that users know
+    scheme = "".join(uri.partition(":")[:2])
+    title = f"{scheme}{source_file}" if source_file and scheme in OWN_SCHEMES else uri  # the name that users know
     network = _fix_input(network, size)
     network.trainable = False
     _check_outputs(network)

@@ -22,6 +22,8 @@ TOKEN_POOLINGS = ("cls", "mean-patch", "cls+mean")
 #: Schemes of files that only OpenVINO runs, and of all files of the user's own.
 OPENVINO_SCHEMES = ("onnx:", "ir:", "tflite:")
 _FILE_SCHEMES = ("file:", *OPENVINO_SCHEMES)
+#: Those that may name a file or a folder of the user's own.
+OWN_SCHEMES = (*_FILE_SCHEMES, "hub:")
 
 UInt8Images = NDArray[np.uint8]
 Features = NDArray[np.float32]
@@ -79,16 +81,16 @@ class Backbone(Protocol):
 
     Attributes:
         uri: Its canonical name, with arguments.
-        weights: `imagenet`, `none`, `computed` or `file`.
+        weights: `imagenet`, `none`, `computed`, `preset` (of keras-hub) or `file`.
         weights_digest: sha256 over its parameters, in hexadecimal.
         height: Rows of the images it takes, in px.
         width: Columns of the images it takes, in px.
         outputs: The outputs of a forward pass, in the order of `embed`'s result.
         layers: Every layer at which it can be cut.
-        source_file: The user's file that its parameters came from; empty if its uri is enough to
+        source_file: The user's file or folder that its parameters came from; empty if its uri is enough to
             build it again.
 
-    A backbone may also have `image`, the fields of `ImageSpec` that the recipe of its input asks for.
+    A backbone may also have `decoding`; see `find_decoding`.
     """
 
     @property
@@ -170,9 +172,19 @@ def names_file(uri: str) -> bool:
     return uri.lower().startswith(_FILE_SCHEMES)
 
 
+def is_own(uri: str, weights: str) -> bool:
+    """Return whether a backbone is built from a file or a folder of the user's own.
+
+    Args:
+        uri: Its uri.
+        weights: As `Backbone` has them; those of a preset in a folder are `file`.
+    """
+    return names_file(uri) or (uri.lower().startswith(OWN_SCHEMES) and weights == "file")
+
+
 def find_path(uri: str) -> str:
     """Return the path in the uri of a file of the user's own; empty for other backbones."""
-    return uri.partition(":")[2].partition("?")[0] if names_file(uri) else ""
+    return uri.partition(":")[2].partition("?")[0] if uri.lower().startswith(OWN_SCHEMES) else ""
 
 
 def needs_openvino(uri: str) -> bool:
@@ -209,6 +221,15 @@ def check_pooling(pooling: str, shape: Sequence[int | None], layer: str) -> None
     if len(shape) == 1 and pooling not in {"none", "flatten"}:
         msg = f"layer {layer!r} returns vectors, which pooling {pooling!r} cannot reduce; use none"
         raise BackboneError(msg)
+
+
+def find_decoding(backbone: Backbone) -> Mapping[str, Any]:
+    """Return the fields of `ImageSpec` whose default is another for this backbone, as its training asks for.
+
+    A backbone has them in its attribute `decoding`, which is optional: most networks have none.
+    """
+    decoding: Mapping[str, Any] = getattr(backbone, "decoding", {})
+    return decoding
 
 
 def check_images(images: UInt8Images, height: int, width: int) -> None:

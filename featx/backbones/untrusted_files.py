@@ -9,7 +9,7 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -79,11 +79,28 @@ def inspect_model(path: Path, own: Collection[str]) -> Inspected:
         # Into memory, as Keras does: HDF5 seeks back and forth, and a seek back in a zip member starts it again.
         held_bytes = inspect_weights(io.BytesIO(archive.read(_WEIGHTS)), members[_WEIGHTS])
     config.pop("compile_config", None)  # Keras does not read that of the whole model
+    has_own = check_classes(config, lambda entry: _is_own(entry, own))
+    return Inspected(_drop_training(config), held_bytes, has_own)
+
+
+def check_classes(config: object, is_own: Callable[[dict[str, Any]], bool]) -> bool:
+    """Check the classes that a config names.
+
+    Args:
+        config: The parsed JSON.
+        is_own: Whether an entry is one that need not be of Keras.
+
+    Returns:
+        Whether there is such an entry.
+
+    Raises:
+        ValueError: If another entry is not a layer or a value of Keras that is for images.
+    """
     entries = list(_list_classes(config))
-    foreign = [entry for entry in entries if not _is_own(entry, own)]
+    foreign = [entry for entry in entries if not is_own(entry)]
     for entry in foreign:
         _check_class(entry)
-    return Inspected(_drop_training(config), held_bytes, has_own=len(foreign) < len(entries))
+    return len(foreign) < len(entries)
 
 
 def inspect_weights(file: Path | IO[bytes], size_bytes: int) -> int:

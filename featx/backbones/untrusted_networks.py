@@ -14,7 +14,7 @@ _MOST_BYTES = 8 * 2**20
 _MOST_LAYERS = 20_000
 
 #: Operations of networks that compute one result from pixels. Left out are those with networks inside them, those
-#: with a state or text, and those that make an array of any size from a few numbers, such as Tile and Range.
+#: with a state or text, and those that make an array of any size from a few numbers, such as Range; see `GROWING`.
 OPERATIONS = frozenset(
     {
         *("Parameter", "Result", "Const", "Convert", "Add", "Subtract", "Multiply", "Divide", "Maximum", "Minimum"),
@@ -24,16 +24,29 @@ OPERATIONS = frozenset(
         *("ReduceMin", "ReduceSum", "ReduceL2", "Pad", "Concat", "Reshape", "Squeeze", "Unsqueeze", "Transpose"),
         *("MatMul", "MVN", "BatchNormInference", "NormalizeL2", "Split", "VariadicSplit", "StridedSlice", "Slice"),
         *("ShapeOf", "Gather", "DepthToSpace", "SpaceToDepth", "SpaceToBatch", "BatchToSpace", "LogSoftmax"),
-        *("GroupNormalization", "Sin", "Cos", "Floor", "Select", "Equal", "Less", "Greater", "LogicalNot"),
-        *("LogicalAnd", "LogicalOr", "IsNaN", "IsInf"),
+        *("GroupNormalization", "Sin", "Cos", "Floor", "Select", "Equal", "NotEqual", "Less", "Greater", "LogicalNot"),
+        *("LogicalAnd", "LogicalOr", "LogicalXor", "IsNaN", "IsInf", "Mod", "Tile", "Einsum"),
+        "ScaledDotProductAttention",
     }
 )
 
 #: Operations that compute shapes, or arrays from weights. A network loses them when the size of its images is fixed.
 _SHAPE_OPERATIONS = frozenset(
     {
-        *("Broadcast", "Range", "Tile", "Interpolate", "NotEqual", "LessEqual", "GreaterEqual", "FloorMod", "Mod"),
-        *("Ceiling", "ReduceProd", "NonZero", "ScatterUpdate", "ScatterNDUpdate", "ScatterElementsUpdate", "GatherND"),
+        *("Broadcast", "Range", "Interpolate", "LessEqual", "GreaterEqual", "FloorMod", "Ceiling", "ReduceProd"),
+        *("NonZero", "ScatterUpdate", "ScatterNDUpdate", "ScatterElementsUpdate", "GatherND"),
+    }
+)
+
+#: These also make large arrays, but transformers need them: the class token is repeated for each image. Their sizes are
+#: checked before they are run. Only arrays that decide shapes are computed while a network is read, hence these may not
+#: lead into an input of `_SHAPED` but the first.
+GROWING = frozenset({"Tile", "Einsum"})
+_SHAPED = frozenset(
+    {
+        *("Reshape", "Squeeze", "Unsqueeze", "Transpose", "Tile", "Pad", "Slice", "StridedSlice", "Split", "Gather"),
+        *("VariadicSplit", "SpaceToBatch", "BatchToSpace", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"),
+        *("ReduceL2", "MVN", "NormalizeL2"),
     }
 )
 
@@ -48,8 +61,8 @@ _NAMES = {
     "edge": {"from-layer", "from-port", "to-layer", "to-port"},
 }
 
-#: Numbers, words and lists of them: the attribute of an operation is nothing else.
-_PLAIN = re.compile(r"[\w.,+ ?-]*", re.ASCII)
+#: Numbers, words, lists of them, and the sums of Einsum (`abc,cd->abd`): the attribute of an operation is nothing else.
+_PLAIN = re.compile(r"[\w.,+ ?>-]*", re.ASCII)
 
 
 def read_checked(path: Path, height: int, width: int) -> tuple[bytes, bytes]:
@@ -68,6 +81,7 @@ def read_checked(path: Path, height: int, width: int) -> tuple[bytes, bytes]:
         OSError: If a file cannot be read.
     """
     checked, weights = _check(path, OPERATIONS)
+    _check_growth(checked)
     layers = _find(checked, "layers")
     kinds = [layer.get("type") for layer in layers]
     images = [layer.find("data") for layer in layers if layer.get("type") == "Parameter"]
@@ -166,8 +180,8 @@ def _copy_ports(layer: ET.Element, target: ET.Element) -> set[str]:
             raise ValueError(msg)
         copied = ET.SubElement(target, side.tag)
         for port in side:
-            if port.tag != "port":
-                msg = f"an operation with a port {port.tag[:40]!r}"
+            if port.tag != "port" or port.get("id") in numbers:
+                msg = f"an operation with a port {port.tag[:40]!r}, or with two of one number"
                 raise ValueError(msg)
             own = _copy(port, copied)
             numbers.add(port.get("id", ""))
@@ -204,3 +218,25 @@ def _copy_edges(edges: ET.Element, target: ET.Element, ports: dict[str, set[str]
             msg = "an edge between operations or ports that do not exist"
             raise ValueError(msg)
         _copy(edge, target)
+
+
+def _check_growth(network: ET.Element) -> None:
+    """Check that nothing of `GROWING` leads to what decides a shape."""
+    kinds = {layer.get("id", ""): layer.get("type", "") for layer in network.iter("layer")}
+    inputs = {
+        layer.get("id"): [port.get("id") for port in layer.iterfind("input/port")] for layer in network.iter("layer")
+    }
+    after: dict[str, list[tuple[str, str]]] = {}
+    for edge in network.iter("edge"):
+        after.setdefault(edge.get("from-layer", ""), []).append((edge.get("to-layer", ""), edge.get("to-port", "")))
+    waiting = [number for number, kind in kinds.items() if kind in GROWING]
+    seen = set(waiting)
+    while waiting:
+        for number, port in after.get(waiting.pop(), ()):
+            kind = kinds[number]
+            if kind in _SHAPED and inputs[number].index(port) > 0:
+                msg = f"an operation {kind!r} whose parameters are not constants"
+                raise ValueError(msg)
+            if kind != "ShapeOf" and number not in seen:
+                seen.add(number)
+                waiting.append(number)

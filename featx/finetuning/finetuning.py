@@ -19,7 +19,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.loading import find_backbone, name_backbone
-from featx.backbones.protocol import LayerInfo, names_file
+from featx.backbones.protocol import LayerInfo, is_own, names_file
 from featx.bundle import Draft, DraftPart, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.embedding import check_image, make_spec
 from featx.errors import BackboneError, DataError, UsageError
@@ -372,6 +372,9 @@ def load_trainable(load: Callable[[], Backbone], title: str) -> Any:  # noqa: AN
     if not hasattr(network, "parts") or network.weights == "computed":
         msg = f"{title} has no trainable weights; choose a Keras network, or train a head with `featx fit`"
         raise UsageError(msg)
+    if network.uri.startswith("hub:"):
+        msg = f"{title} is a preset of keras-hub, which featx does not fine-tune; train a head with `featx fit`"
+        raise UsageError(msg)
     return network
 
 
@@ -529,7 +532,8 @@ def _conclude(
         finetuned=trained.describe(network.uri, time.perf_counter() - started),
     )
     draft = draft_bundle(run, trained, network, probabilities, folder, options)
-    name = parse_uri(network.uri).name if not names_file(network.uri) else Path(network.source_file).stem
+    own = is_own(network.uri, network.weights) and network.source_file
+    name = Path(network.source_file).stem if own else parse_uri(network.uri).name
     path = write_bundle(draft, options.folder, f"finetune-{to_text(name)}-{trained.spec.unfreeze}", options.name)
     shutil.rmtree(folder)
     with contextlib.suppress(OSError):  # where other runs are unfinished, it is not empty

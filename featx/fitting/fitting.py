@@ -281,7 +281,7 @@ def _find_network(store: FeatureStore) -> tuple[Path | None, list[str]]:
     """Find the converted network in the cache, and note why there is none; nothing is built for it."""
     spec, image = store.spec.backbone, store.spec.image
     name = spec.uri.partition("?")[0]
-    if cache.is_off() or not (name in PRETRAINED or name.startswith("file:")):
+    if cache.is_off() or not (name in PRETRAINED or name.startswith(("file:", "hub:"))):
         return None, []
     without = "the bundle does not hold its network, and needs Keras and the weights where it runs"
     if (entry := cache.find_entry(spec, image.height, image.width)) is None:

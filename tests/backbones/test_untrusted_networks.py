@@ -54,6 +54,30 @@ def test_only_what_was_checked_is_passed_on(network):
     assert weights == network.with_suffix(".bin").read_bytes()
 
 
+def test_an_operation_that_makes_large_arrays_may_not_decide_a_shape(tmp_path):
+    def repeat(means):
+        """Put a token before the means, once for each image, as transformers do."""
+        batch = ops.gather(ops.shape_of(means), ops.constant(np.array([0])), ops.constant(0))
+        token = ops.constant(np.full((1, 2), 7, np.float32))
+        tokens = ops.tile(token, ops.concat([batch, ops.constant(np.array([1]))], 0))
+        return ops.concat([tokens, means], 1)
+
+    images = np.full((3, 8, 6, 3), 9, np.uint8)
+    network = read(save(tmp_path / "tokens.xml", repeat), dim=5)
+    found = openvino.Core().compile_model(network, "CPU")(images)[0]
+    np.testing.assert_array_equal(found, [[7, 7, 9, 9, 9]] * 3)
+
+    def count(means):
+        """Count ones, which OpenVINO makes in memory while it reads the network."""
+        ones = ops.tile(ops.constant(np.array([1])), ops.constant(np.array([3])))
+        count = ops.reduce_sum(ones, ops.constant(np.array([0])), keep_dims=True)
+        return ops.reshape(means, ops.concat([ops.constant(np.array([-1])), count], 0), special_zero=False)
+
+    path = save(tmp_path / "count.xml", count)
+    with pytest.raises(BackboneError, match="'Reshape' whose parameters are not constants"):
+        read(path, dim=3)
+
+
 #: What is replaced in the description, and what by.
 CHANGES = {
     "a declaration": ("<net ", "<!DOCTYPE net [<!ENTITY a 'b'>]><net "),

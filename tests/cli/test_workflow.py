@@ -163,12 +163,24 @@ def test_removed_images_are_counted(featx_command, one_in_twenty_one):
     assert result.out == "0 new, 19 cached, 1 quarantined, 1 removed -> features/colour.h5\n"
 
 
-def test_backbones_lists_sizes_and_dims(featx_command):
+def test_backbones_lists_what_helps_to_choose(featx_command, monkeypatch):
     rows = {row["name"]: row for row in json.loads(featx_command("backbones", "--json").out)}
-    assert rows["inceptionv3"] == {"name": "inceptionv3", "size_px": 299, "parameters": 21802784, "dim": 2048}
+    expected = {"family": "InceptionV3", "year": 2015, "size_px": 299, "parameters": 21802784, "dim": 2048}
+    expected |= {"gflops": 5.71, "licence": "Apache-2.0", "weights": "download", "is_offline": False}
+    assert rows["inceptionv3"] == {"name": "inceptionv3", **expected}
     assert rows["efficientnetb1"]["size_px"] == 240
     assert len(rows) > 35
-    assert "mobilenet?alpha=0.75" in featx_command("backbones").out
+    monkeypatch.setenv("COLUMNS", "80")
+    text = featx_command("backbones").out
+    assert "mobilenet?alpha=0.75" in text
+    assert "hub:PRESET" in text
+    assert max(map(len, text.splitlines())) <= 80
+    listed = json.loads(featx_command("backbones", "--family", "resnet", "--max-parameters", "50", "--json").out)
+    assert [row["name"] for row in listed] == ["resnet50", "resnet101"]
+    assert all(row["is_offline"] for row in json.loads(featx_command("backbones", "--offline", "--json").out))
+    failed = featx_command("backbones", "--family", "renset")
+    assert failed.code == 1
+    assert failed.err.startswith("error: no family is called 'renset'; did you mean ResNet")
 
 
 @pytest.mark.keras

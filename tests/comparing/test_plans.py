@@ -339,6 +339,8 @@ def test_a_plan_does_not_stand_for_a_folder_of_its_name(made, options, trained, 
         ("mobilenet", "file", ("mobilenet", "/own/net.h5")),
         ("file:0123?preprocess=tf", "file", ("file:/own/net.h5?preprocess=tf", None)),
         ("FILE:0123", "file", ("file:/own/net.h5", None)),
+        ("HUB:0123?preprocess=tf", "file", ("hub:/own/net.h5?preprocess=tf", None)),
+        ("hub:dinov2_small", "preset", ("hub:dinov2_small", "preset")),
         ("scattering", "computed", ("scattering", None)),
     ],
 )

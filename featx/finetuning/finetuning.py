@@ -19,7 +19,7 @@ from sklearn.utils.class_weight import compute_class_weight
 
 from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.loading import find_backbone, name_backbone
-from featx.backbones.protocol import LayerInfo, is_own, names_file
+from featx.backbones.protocol import LayerInfo, is_own, names_file, needs_openvino
 from featx.bundle import Draft, DraftPart, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.embedding import check_image, make_spec
 from featx.errors import BackboneError, DataError, UsageError
@@ -370,7 +370,8 @@ def load_trainable(load: Callable[[], Backbone], title: str) -> Any:  # noqa: AN
     """
     network = load()
     if not hasattr(network, "parts") or network.weights == "computed":
-        msg = f"{title} has no trainable weights; choose a Keras network, or train a head with `featx fit`"
+        why = "is run by OpenVINO, which does not train it" if needs_openvino(title) else "has no trainable weights"
+        msg = f"{title} {why}; choose a Keras network, or train a head with `featx fit`"
         raise UsageError(msg)
     if network.uri.startswith("hub:"):
         msg = f"{title} is a preset of keras-hub, which featx does not fine-tune; train a head with `featx fit`"

@@ -77,6 +77,16 @@ def test_a_pooling_is_its_formula(network, images, layer, shape, pooling):
     assert output.feature_shape == (shape if pooling == "none" else (expected.shape[1],))
 
 
+def test_tokens_have_poolings_of_their_own(network, images):
+    tokens = compute(network, "tokens", images)
+    first, rest = tokens[:, 0], tokens[:, 1:].mean(axis=1)
+    for pooling, expected in (("cls", first), ("mean-patch", rest), ("cls+mean", np.hstack([first, rest]))):
+        (found,) = embed(network, images, layers=["tokens"], pooling=pooling)
+        assert np.allclose(found, expected, rtol=1e-4, atol=1e-3)
+        with pytest.raises(BackboneError, match=r"layer 'conv' returns maps of shape .* which have no class token"):
+            embed(network, images, layers=["conv"], pooling=pooling)
+
+
 def test_generalised_mean_has_the_published_exponent():
     assert (GEM_EXPONENT, GEM_FLOOR) == (3.0, 1e-6)
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from featx.backbones import BackboneRequest, describe_layers, list_backbones, load_backbone, parse_uri
 from featx.backbones.catalogue import BUILT_IN, PRETRAINED
-from featx.errors import BackboneError, UnknownNameError, UsageError
 from featx.backbones.protocol import OWN_SCHEMES
+from featx.errors import BackboneError, UnknownNameError, UsageError
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,9 @@ EXAMPLE = "featx backbones --offline"
 
 _MILLION = 1e6
 
+#: Where weights come from, as the table says it; `--json` names the package that holds others.
+_PLACES = {"computed", "download", "keras-hub", None}
+
 
 def backbones(
     family: Annotated[
@@ -75,7 +78,7 @@ def _print_table(rows: Iterable["BackboneInfo"]) -> None:
             f"{row.dim or '-'}",
             f"{row.parameters / _MILLION:.1f}" if row.parameters else "-",
             f"{row.gflops:.3g}" if row.gflops else "-",
-            row.weights or "-",
+            (row.weights or "-") if row.weights in _PLACES else "package",
             row.licence or "-",
         )
         for row in rows

@@ -149,6 +149,7 @@ def run_choice(options):
             part = scout(options, folder, sample=sample, seed=seed)
             chosen.append(name_row(part.choice))
             about = {"items": part.n_items, "chosen": chosen[-1], "verdict_on_all": verdicts[chosen[-1]]}
+            about |= {"best": name_row(part.best), "verdict_of_best_on_all": verdicts[name_row(part.best)]}
             show("sample", sample=sample, seed=seed, not_worse=1 + len(part.ties), **about)
         right, same = sum(name in not_worse for name in chosen), chosen.count(name_row(whole.choice))
         show("right choices", sample=sample, right=right, same=same, of=len(chosen))

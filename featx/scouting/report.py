@@ -76,7 +76,8 @@ def describe_scout(result: ScoutResult) -> list[str]:
         what = f"{most} cheapest of the {len(ties) + 1} that these {images} do not show to be worse than {than}"
         lines = [f"embed {choice.name}: {what}"]
         if choice.paired is not None:
-            more = "; a larger --sample shows more" if result.n_items < result.n_train else ""
+            safer = f"; a sample shows little, so {best.name} is the safer choice"
+            more = safer if result.n_items < result.n_train else ""
             lines.append(f"by these images, it may be up to {-100 * choice.paired.low:.1f} points worse{more}")
         small = min((best, *ties), key=lambda row: row.bytes_per_item)
         if small.bytes_per_item < choice.bytes_per_item:

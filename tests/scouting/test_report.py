@@ -32,7 +32,7 @@ WORSE = make_row("bad", 1000, verdict="worse", paired=compare_pair(~RIGHT, RIGHT
 def test_the_cheapest_that_is_not_shown_to_be_worse():
     assert describe(BEST, TIE, WORSE, n_train=900) == [
         "embed fast: the cheapest of the 2 that these 200 images do not show to be worse than the most accurate, slow",
-        "by these images, it may be up to 5.7 points worse; a larger --sample shows more",
+        "by these images, it may be up to 5.7 points worse; a sample shows little, so slow is the safer choice",
         "of these, slow has the fewest bytes an item",
         "accuracy is that of lda on 5 folds; a sample of 200 images of 900 training images, and the test was not used",
     ]

@@ -289,7 +289,7 @@ def test_the_digest_of_a_head_task_covers_all_that_decides_its_result(store):
         replace(head_task, views="plain"),
     ]
     assert len({head_task.digest, *(other.digest for other in others)}) == 10
-    moved = replace(head_task, store=store.path.with_name("moved.h5"), trained_on=head_task.trained_on + 1)
+    moved = replace(head_task, stores=(store.path.with_name("moved.h5"),), trained_on=head_task.trained_on + 1)
     assert moved.digest == head_task.digest
 
 

@@ -16,7 +16,7 @@ from featx.items import Manifest
 from featx.items.columns import FLAGS
 from featx.options import SCOUT_DEFAULTS, ScoutOptions
 from featx.scouting.results import ScoutResult, ScoutRow
-from featx.wording import to_text
+from featx.wording import agree, to_text
 
 _PER = 1000
 
@@ -70,15 +70,18 @@ def describe_scout(result: ScoutResult) -> list[str]:
         is_worse = any(row.verdict == "worse" for row in result.rows)
         others = f": these {images} show that all others are worse" if is_worse else ""
         lines = [f"embed {choice.name}{others}"]
+    elif result.n_items < result.n_train:
+        cheap = min(ties, key=lambda row: row.cost)
+        others = f"{len(ties)} other {agree(len(ties), 'set is', 'sets are')} worse"
+        what = f"the most accurate on this sample, which does not show that {others}"
+        lines = [f"embed {choice.name}: {what}; the cheapest of them is {cheap.name}"]
     else:
         most = "the most accurate and the" if choice is best else "the"
         than = "the best" if choice is best else f"the most accurate, {best.name}"
         what = f"{most} cheapest of the {len(ties) + 1} that these {images} do not show to be worse than {than}"
         lines = [f"embed {choice.name}: {what}"]
         if choice.paired is not None:
-            safer = f"; a sample shows little, so {best.name} is the safer choice"
-            more = safer if result.n_items < result.n_train else ""
-            lines.append(f"by these images, it may be up to {-100 * choice.paired.low:.1f} points worse{more}")
+            lines.append(f"by these images, it may be up to {-100 * choice.paired.low:.1f} points worse")
         small = min((best, *ties), key=lambda row: row.bytes_per_item)
         if small.bytes_per_item < choice.bytes_per_item:
             lines.append(f"of these, {small.name} has the fewest bytes an item")

@@ -1,5 +1,6 @@
 """Results of a scout: a row for each set of features, and the one to embed."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,7 +107,7 @@ class ScoutResult:
 
     Attributes:
         rows: The most accurate first, those that failed last.
-        choice: The row to embed: the cheapest of those that are not shown to be worse than the best.
+        choice: The row to embed; see `choose_row`.
         command: The command that embeds it; empty where the items came from a DataFrame.
         head: The head that was tuned on each.
         folds: The folds on which its accuracy was measured.
@@ -189,7 +190,21 @@ class ScoutResult:
         return header, [[*_format_row(row), self._mark(row)] for row in self.rows]
 
     def _mark(self, row: ScoutRow) -> str:
-        return f"{row.verdict}, the cheapest" if row is self.choice and self.ties else row.verdict
+        return f"{row.verdict}, recommended" if row is self.choice and self.ties else row.verdict
+
+
+def choose_row(rows: Sequence[ScoutRow], *, is_sample: bool) -> ScoutRow:
+    """Choose the row to embed.
+
+    It is the cheapest of those that are not shown to be worse than the best. A sample shows too few differences for
+    that (docs/scout.md has the counts), so that it is the best itself then.
+
+    Args:
+        rows: The rows, the most accurate first.
+        is_sample: Whether only some of the training items were embedded.
+    """
+    able = [row for row in rows if row.verdict in {"best", "tie"}]
+    return able[0] if is_sample else min(able, key=lambda row: row.cost)
 
 
 def _format_row(row: ScoutRow) -> list[str]:

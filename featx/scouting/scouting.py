@@ -18,7 +18,7 @@ from featx.options import SCOUT_DEFAULTS, ScoutOptions, check_options
 from featx.scouting.networks import Network, build_networks, group_by_image, name_source_folder, plan_networks
 from featx.scouting.probes import probe_stores
 from featx.scouting.report import make_command, write_result
-from featx.scouting.results import ScoutResult, ScoutRow
+from featx.scouting.results import ScoutResult, ScoutRow, choose_row
 from featx.scouting.selection import select_items
 from featx.specs import HeadSpec
 
@@ -60,8 +60,7 @@ def scout(
         options: The sample, the folds, and where to write.
 
     Returns:
-        A row for each set of features, the cheapest of those that are not shown to be worse than the best, and the
-        command that embeds it.
+        A row for each set of features, the one to embed (see `choose_row`), and the command that embeds it.
 
     Raises:
         FeatxError: One of its subclasses, for a source, backbone, head or store that cannot be used.
@@ -80,7 +79,7 @@ def scout(
     embedded = _embed(selection.manifest, plans, options)
     found = _make_rows(networks, embedded, options)
     rows, n_items, folds, notes = probe_stores(found, spec, folder / _PROBES, options)
-    choice = min((row for row in rows if row.verdict in {"best", "tie"}), key=lambda row: row.cost)
+    choice = choose_row(rows, is_sample=is_sample)
     result = ScoutResult(
         rows=tuple(rows),
         choice=choice,

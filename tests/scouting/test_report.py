@@ -7,7 +7,7 @@ import numpy as np
 from featx import HeadSpec
 from featx.evaluation import compare_pair
 from featx.scouting.report import describe_scout
-from featx.scouting.results import ScoutResult, ScoutRow
+from featx.scouting.results import ScoutResult, ScoutRow, choose_row
 
 RIGHT = np.arange(200) % 10 > 0
 OTHER = RIGHT ^ (np.arange(200) % 40 == 1)
@@ -20,7 +20,7 @@ def make_row(name, rate, **values):
 
 
 def describe(*rows, n_train=200):
-    choice = min((row for row in rows if row.verdict in {"best", "tie"}), key=lambda row: row.cost)
+    choice = choose_row(rows, is_sample=n_train > 200)
     return describe_scout(ScoutResult(rows, choice, "", HeadSpec("lda"), 5, 200, n_train, None, (), 1.0, ()))
 
 
@@ -30,10 +30,21 @@ WORSE = make_row("bad", 1000, verdict="worse", paired=compare_pair(~RIGHT, RIGHT
 
 
 def test_the_cheapest_that_is_not_shown_to_be_worse():
-    assert describe(BEST, TIE, WORSE, n_train=900) == [
+    assert describe(BEST, TIE, WORSE) == [
         "embed fast: the cheapest of the 2 that these 200 images do not show to be worse than the most accurate, slow",
-        "by these images, it may be up to 5.7 points worse; a sample shows little, so slow is the safer choice",
+        "by these images, it may be up to 5.7 points worse",
         "of these, slow has the fewest bytes an item",
+        "accuracy is that of lda on 5 folds; the 200 images are all training images, and the test was not used",
+    ]
+
+
+def test_the_most_accurate_on_a_sample():
+    first, *rest = describe(BEST, TIE, WORSE, n_train=900)
+    assert first == (
+        "embed slow: the most accurate on this sample, which does not show that 1 other set is worse; the cheapest of "
+        "them is fast"
+    )
+    assert rest == [
         "accuracy is that of lda on 5 folds; a sample of 200 images of 900 training images, and the test was not used",
     ]
 

@@ -7,7 +7,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.ctrl_c import end_at_second_interrupt
-from featx.cli.output import format_table, print_notes, print_run, print_text
+from featx.cli.output import format_table, point_to_errors, print_notes, print_run, print_text
 from featx.options import CACHES, FINETUNE_DEFAULTS, FineTuneOptions
 from featx.reporting import ProgressReporter
 from featx.specs import (
@@ -242,6 +242,7 @@ def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads nump
     )
     kept = KEPT_START if tuned.kept_start else f"kept epoch {tuned.best_epoch} of {tuned.epochs}"
     last = f"{kept}, validation accuracy {run.validation.accuracy:.4f}, {_describe_time(tuned)} -> {run.bundle}"
+    last += point_to_errors(run)
     parts = [first, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test), took, last]
     return "\n\n".join(parts)
 

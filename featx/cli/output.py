@@ -14,7 +14,7 @@ import typer
 from rich.cells import cell_len
 
 from featx.reporting import show_line
-from featx.wording import to_printable
+from featx.wording import agree, to_printable
 
 #: Images whose reason is printed; a note counts all.
 SHOWN_REASONS = 5
@@ -79,6 +79,15 @@ def print_run(run: Any) -> None:  # noqa: ANN401 - a Run, whose module loads num
             [f"per_class and confusion are null, since there are many classes; {run.bundle}/metrics.json has them"]
         )
     print_json({**values, **parts})
+
+
+def point_to_errors(run: Any) -> str:  # noqa: ANN401 - as above
+    """Return a line that says how many tested images are wrong and how to see them; empty if none is."""
+    wrong = round((1 - (run.test.accuracy or 0)) * run.test.n_items)
+    if not wrong or run.bundle is None:
+        return ""
+    how_many = f"{wrong:,} of {run.test.n_items:,} tested images {agree(wrong, 'is', 'are')} wrong"
+    return f"\n{how_many}: featx errors {run.bundle}"
 
 
 def omit_tables(evaluation: dict[str, Any]) -> dict[str, Any]:

@@ -168,9 +168,9 @@ class BackboneInfo:
 SCHEMES: dict[str, str] = {
     "file:PATH.keras": "a Keras model of your own",
     "hub:PRESET": "DINOv2, DINOv3, SigLIP 2, CLIP, ViT, Swin, ... of keras-hub",
-    "onnx:PATH": "a network from PyTorch, timm or transformers in the ONNX format",
+    "onnx:PATH": "a network of PyTorch, timm or transformers, exported to ONNX",
     "ir:PATH.xml": "a network in OpenVINO's format",
-    "tflite:PATH": "a network in the format of LiteRT",
+    "tflite:PATH": "a network in the format of LiteRT (TensorFlow Lite)",
 }
 
 BUILT_IN: dict[str, BuiltIn] = {"scattering": BuiltIn(32, 3472), "colour": BuiltIn(64, 240)}

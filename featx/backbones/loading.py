@@ -319,8 +319,8 @@ def describe_backbones() -> tuple[BackboneInfo, ...]:
 
     Examples:
         >>> import featx
-        >>> [info.name for info in featx.describe_backbones() if info.is_offline]
-        ['colour', 'scattering']
+        >>> featx.describe_backbones()[0].name
+        'efficientnet-lite0'
     """
     found = [*map(describe_entry, list_backbones()), *presets.describe_presets()]
     return tuple(

@@ -76,14 +76,14 @@ def _print_table(rows: Iterable["BackboneInfo"]) -> None:
             f"{row.year or '-'}",
             f"{row.size_px or '-'}",
             f"{row.dim or '-'}",
-            f"{row.parameters / _MILLION:.1f}" if row.parameters else "-",
+            f"{row.parameters / _MILLION:.1f}M" if row.parameters else "-",
             f"{row.gflops:.3g}" if row.gflops else "-",
             (row.weights or "-") if row.weights in _PLACES else "package",
             row.licence or "-",
         )
         for row in rows
     ]
-    header = ("backbone", "year", "px", "dim", "M params", "GFLOPs", "weights", "licence")
+    header = ("backbone", "year", "px", "dim", "params", "GFLOPs", "weights", "licence")
     typer.echo(format_table(header, cells, left=(0, 6, 7), drop=("year", "licence")))
     typer.echo("\nGFLOPs are billions of multiply-adds for one image. Arguments follow the name,")
     typer.echo("in quotes: 'mobilenet?alpha=0.75'. Besides these names, --backbone takes:\n")

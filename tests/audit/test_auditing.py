@@ -54,8 +54,13 @@ def test_a_label_that_follows_from_the_colour_is_a_shortcut(found):
         assert shortcut.low <= shortcut.accuracy <= shortcut.high
 
 
-def test_an_outlier_is_far_from_all_others(store):
-    assert find_outliers(store) == []
+def test_an_outlier_is_far_from_all_others(digits, tmp_path):
+    shutil.copytree(digits, tmp_path / "digits")
+    noise = np.random.default_rng(0).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "digits" / "0" / "noise.png")
+    found = find_outliers(featx.embed(tmp_path / "digits", "colour", folder=tmp_path / "features").store)
+    assert found[0].id == "0/noise.png"
+    assert len(found) < 20
 
 
 def test_the_files_are_written(found, flawed_store, tmp_path):

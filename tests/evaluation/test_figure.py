@@ -16,7 +16,7 @@ def test_names_are_never_mathematics_and_missing_letters_become_numbers():
     assert names[:4] == ["$\\alpha_1$", "$", "_private", "class 4"]
     assert names[4] == "class 5 cat"
     assert names[5:8] == ["Äpfel", "line\ufffdbreak", "bad\ufffd"]
-    assert names[8].endswith("…")
+    assert names[8] == "long long long…ong long long"
 
 
 def make_costs(spread):

@@ -80,7 +80,7 @@ def test_any_shape_gives_the_pixels_of_pillow_within_a_level(size, target, chann
         extent = (width - cut[0] / 8, height - cut[1] / 8)
     pixels = make_pixels(height, width, channels)
     spec = ImageSpec(*target, shape, interpolation, "simd-full")
-    fitted, box = decoding._fit(extent, target[::-1], shape)
+    fitted, box = decoding._fit(extent, target[::-1], ImageSpec(*target, resize=shape))
     found = resize(pixels, fitted, spec, box)
     image = Image.fromarray(pixels.squeeze(axis=2) if channels == 1 else pixels)
     assert np.array_equal(found, resize(image, fitted, spec, box))

@@ -3,7 +3,7 @@
 In a copy of a data set, 5 % of the items get a near-copy (saved at quality 60, reduced to 70 %, cropped by 5 %,
 mirrored, brightness 0.8 or 1.25), 3 % another label, and 1 % as many pictures of another data set are added. Precision
 and recall of the audit's defaults are printed beside those of a cosine of 0.95 between features, and of perceptual
-hashes if imagededup is installed; for labels, the average precision beside that of cleanlab called directly with the
+hashes if imagehash is installed; for labels, the average precision beside that of cleanlab called directly with the
 same probabilities. Copies that the data set has by itself count as wrong, so that precision is a lower bound.
 
 What would change our mind: a recall of copies without mirroring below 0.95, or a precision below it.
@@ -90,14 +90,14 @@ def score_pairs(pairs: set[frozenset[str]], copies: dict[str, str]) -> dict[str,
 
 
 def find_hash_pairs(folder: Path, ids: list[str], distance: int) -> set[frozenset[str]]:
-    """Find pairs by the perceptual hash of imagededup."""
-    from imagededup.methods import PHash
+    """Find pairs by perceptual hashes of 64 bits, as imagededup and imagehash compute them."""
+    from imagehash import phash
 
-    hasher = PHash(verbose=False)
-    hashes = {name: hasher.encode_image(image_file=str(folder / name)) for name in ids}
-    known = {name: value for name, value in hashes.items() if value}
-    found = hasher.find_duplicates(encoding_map=known, max_distance_threshold=distance)
-    return {frozenset((name, other)) for name, others in found.items() for other in others}
+    hashes = {name: phash(Image.open(folder / name)) for name in ids}
+    names, bits = list(hashes), np.array([value.hash.ravel() for value in hashes.values()])
+    apart = (bits[:, None] != bits[None]).sum(axis=2)
+    first, second = np.nonzero(np.triu(apart <= distance, 1))
+    return {frozenset((names[a], names[b])) for a, b in zip(first, second, strict=True)}
 
 
 def score_labels(audit: featx.Audit, planted: dict[str, str], store: featx.FeatureStore) -> dict[str, float]:
@@ -152,7 +152,7 @@ def measure(source: str, foreign: str, backbone: str, seed: int) -> None:
         try:
             result |= {f"phash_{d}": score_pairs(find_hash_pairs(folder, ids, d), planted["copies"]) for d in (4, 10)}
         except ModuleNotFoundError:
-            result["phash"] = "imagededup is not installed"
+            result["phash"] = "imagehash is not installed"
         print(json.dumps(result))
 
 

@@ -28,8 +28,8 @@ def find_suspicious_labels(store: FeatureStore, seed: int, reporter: Reporter) -
     """Find items whose label is probably wrong, by confident learning on held-out probabilities.
 
     The probabilities come from a cross-validation of logistic regression. cleanlab compares them with the labels
-    (Northcutt, Jiang & Chuang 2021, "Confident learning: estimating uncertainty in dataset labels"), and ranks the
-    items by the probability of their own label.
+    (Northcutt, Jiang & Chuang 2021, "Confident learning: estimating uncertainty in dataset labels") and estimates how
+    many are wrong; so many items are found, those with the least probability of their own label first.
 
     Args:
         store: The store.
@@ -39,7 +39,8 @@ def find_suspicious_labels(store: FeatureStore, seed: int, reporter: Reporter) -
     Returns:
         The findings, and why there are none if labels cannot be examined.
     """
-    from cleanlab.filter import find_label_issues
+    from cleanlab.count import num_label_issues
+    from cleanlab.rank import get_label_quality_scores
 
     try:
         run = fit(store, _HEAD, options=FitOptions(cv=_FOLDS, folder=None, seed=seed, reporter=reporter))
@@ -52,7 +53,8 @@ def find_suspicious_labels(store: FeatureStore, seed: int, reporter: Reporter) -
     targets = (
         np.searchsorted(classes, labels) if classes == sorted(classes) else np.array([classes.index(x) for x in labels])
     )
-    order = find_label_issues(targets, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+    quality = get_label_quality_scores(targets, probabilities, method="self_confidence")
+    order = np.argsort(quality, kind="stable")[: num_label_issues(targets, probabilities)]
     found = []
     for row in order:
         likely = int(probabilities[row].argmax())

@@ -78,7 +78,7 @@ class Network:
         self.layers = [LayerInfo(at, name, "Dense", (4,), 20, 16, 16) for at, name in enumerate(names)]
         own = {name: object() for name in names}
         self.parts = SimpleNamespace(layers=own, trunk=SimpleNamespace(layers=list(own.values())))
-        self.weights = "file"
+        self.uri, self.weights = "file:network", "file"
 
 
 @pytest.fixture

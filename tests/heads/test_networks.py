@@ -46,7 +46,7 @@ class Spy(FeatureRows):
         raise AssertionError(message)
 
     def take(self, rows):
-        return Spy(self.features, super().take(rows).rows, self.reads)
+        return Spy(self.features, FeatureRows(self.features, self.rows).take(rows).rows, self.reads)
 
 
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")

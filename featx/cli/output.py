@@ -81,13 +81,13 @@ def print_run(run: Any) -> None:  # noqa: ANN401 - a Run, whose module loads num
     print_json({**values, **parts})
 
 
-def point_to_errors(run: Any) -> str:  # noqa: ANN401 - as above
-    """Return a line that says how many tested images are wrong and how to see them; empty if none is."""
+def point_to_errors(run: Any) -> list[str]:  # noqa: ANN401 - as above
+    """Return a line that says how many tested images are wrong and how to see them; nothing if none is."""
     wrong = round((1 - (run.test.accuracy or 0)) * run.test.n_items)
     if not wrong or run.bundle is None:
-        return ""
+        return []
     how_many = f"{wrong:,} of {run.test.n_items:,} tested images {agree(wrong, 'is', 'are')} wrong"
-    return f"\n{how_many}: featx errors {run.bundle}"
+    return [f"{how_many}: featx errors {run.bundle}"]
 
 
 def omit_tables(evaluation: dict[str, Any]) -> dict[str, Any]:

@@ -385,7 +385,6 @@ def read_structure(flat):
     [
         "mobilenet?alpha=0.25",
         "mobilenet?alpha=0.25&precision=mixed_bfloat16",
-        "efficientnetb0",
         "convnexttiny",  # adds by `x + y`, and has networks inside
     ],
 )

@@ -75,9 +75,9 @@ def test_pictures_that_are_gone_are_a_note_and_a_table(run, tmp_path, capsys):
 def test_a_fit_says_how_to_see_them(store, tmp_path, capsys):
     arguments = ["fit", str(store.path), "--clf", "centroid", "--runs", str(tmp_path)]
     assert not app(arguments, standalone_mode=False)
-    last = capsys.readouterr().out.rstrip().splitlines()[-1]
+    line = capsys.readouterr().out.rstrip().splitlines()[-2]
     (bundle,) = (path for path in tmp_path.iterdir() if path.is_dir())
-    assert last == f"{find_mistakes(bundle)}: featx errors {bundle}"
+    assert line == f"{find_mistakes(bundle)}: featx errors {bundle}"
 
 
 def test_damaged_predictions_are_an_error(run, tmp_path):

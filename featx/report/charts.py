@@ -25,6 +25,9 @@ _GREY = "#808080"
 #: Up to so many classes, the cells hold their counts.
 _MOST_COUNTED = 30
 
+#: Cells of so many px have room for larger digits.
+_ROOMY = 24
+
 #: The page needs Vega-Embed alone; without `window`, nothing else is public.
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
@@ -43,7 +46,7 @@ def make_map() -> dict[str, Any]:
     brush = alt.selection_interval(name="brush", mark=alt.BrushConfig(fill=_GREY, fillOpacity=0.15, stroke=_GREY))
     x, y = (alt.X("x:Q", axis=None, scale=_fit()), alt.Y("y:Q", axis=None, scale=_fit()))
 
-    def draw(table: str, size: int, opacity: Any, stroke: Any) -> alt.Chart:  # noqa: ANN401 - a value or a condition
+    def draw(table: str, size: int, opacity: Any, stroke: Any) -> Any:  # noqa: ANN401 - values of Altair
         return (
             alt.Chart(alt.NamedData(table))
             .mark_point(filled=True, stroke=stroke, strokeWidth=1.5)
@@ -79,7 +82,7 @@ def make_confusion(shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]
     """
     cell = alt.selection_point(name="cell", fields=["t", "p"], toggle=False)
     counted = len(shown) <= _MOST_COUNTED
-    step = min(64.0, max(520 / len(shown), 20 if counted else 0.6))
+    step = min(90.0, max(520 / len(shown), 20 if counted else 0.6))
     axis = alt.Axis(
         labelExpr="names[datum.value]", labelLimit=150, labelAngle=-40, ticks=False, domain=False, orient="top",
         labelOverlap=True,
@@ -88,16 +91,18 @@ def make_confusion(shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]
     rows = axis.copy()
     rows.labelAngle, rows.orient = 0, "left"
     y = alt.Y("t:O", title="true", scale=alt.Scale(domain=list(shown), paddingInner=0.04), axis=rows)
+    # On a linear scale, the few confused items of a good classifier would be invisible.
+    shades = alt.Scale(type="pow", exponent=0.4, domain=[0, 1], range=[0.06, 1])
     base = alt.Chart(alt.NamedData("cells")).encode(x=x, y=y)
     cells = base.mark_rect(stroke="currentColor", strokeWidth=0, cursor="pointer").encode(
         color=alt.condition("datum.t == datum.p", alt.value(RIGHT), alt.value(WRONG)),
-        opacity=alt.Opacity("share:Q", scale=alt.Scale(type="pow", exponent=0.4, domain=[0, 1], range=[0.06, 1])),
+        opacity=alt.Opacity("share:Q", legend=None, scale=shades),
         strokeWidth=alt.condition(cell, alt.value(2), alt.value(0), empty=False),
         tooltip=alt.Tooltip("n:Q"),
     )
     chart: Any = cells.add_params(cell)
     if counted:
-        text = base.mark_text(baseline="middle", fontSize=12 if step > 24 else 9, cursor="pointer").encode(
+        text = base.mark_text(baseline="middle", fontSize=12 if step > _ROOMY else 9, cursor="pointer").encode(
             text=alt.Text("n:Q"),
             color=alt.condition("datum.share > 0.3", alt.value("white"), alt.value("currentColor")),
             tooltip=alt.Tooltip("n:Q"),
@@ -112,7 +117,8 @@ def make_curve(x: str, y: str, *, is_roc: bool) -> dict[str, Any]:
     """Make a chart of curves: tables `others`, `curve` and `point` with `c`, `x` and `y`.
 
     Args:
-        x, y: Titles of the axes.
+        x: Title of the horizontal axis.
+        y: Title of the vertical axis.
         is_roc: Whether steps go up before they go right.
     """
     encoding = {

@@ -48,7 +48,7 @@ def measure_curves(probabilities: FloatArray, targets: NDArray[np.intp]) -> Curv
     supports = np.bincount(targets[targets >= 0], minlength=n_classes)
     for number in np.flatnonzero((supports > 0) & (supports < n_items)):
         tables[:, number], areas[:, number] = _trace(probabilities[:, number], targets == number)
-    return Curves(*tables, *areas, supports, n_items)
+    return Curves(tables[0], tables[1], tables[2], areas[0], areas[1], supports, n_items)
 
 
 def _trace(scores: FloatArray, is_own: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:

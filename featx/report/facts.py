@@ -8,7 +8,7 @@ from featx.bundle import Bundle
 from featx.results import MOST_CHARACTERS
 from featx.specs import EmbedSpec, ImageSpec
 from featx.store import FeatureStore
-from featx.wording import format_bytes, format_plural, format_seconds, join_first, to_text
+from featx.wording import format_bytes, format_seconds, join_first, to_text
 
 #: Name and value of a fact.
 Fact = tuple[str, str]
@@ -144,7 +144,7 @@ def _list_versions(versions: Mapping[str, Any]) -> str:
 
 
 def _list_names(names: Sequence[str]) -> str:
-    return f"{format_plural(len(names), 'classe').replace('classes', 'classes')}: {join_first(names, _LISTED)}"
+    return f"{len(names):,}: {join_first(names, _LISTED)}"
 
 
 def _cut(value: object) -> str:

@@ -55,7 +55,8 @@ function picture(i) {
 
 function tile(i) {
   const figure = make("figure", { className: wrong(i) ? "wrong" : "", tabIndex: 0, title: items.id[i] }, picture(i),
-    make("figcaption", {}, make("div", { dir: "auto" }, caption(i)), make("div", { dir: "auto" }, items.id[i])));
+    make("figcaption", {}, make("div", { dir: "auto" }, nameOf(items.label[i])),
+      make("div", { dir: "auto" }, tested(i) ? `${items.probability[i].toFixed(2)} ${nameOf(items.predicted[i])}` : "not tested"), make("div", { dir: "auto" }, items.id[i])));
   figure.dataset.item = i;
   for (const event of ["mouseenter", "focus"]) figure.addEventListener(event, () => spot([i]));
   for (const event of ["mouseleave", "blur"]) figure.addEventListener(event, () => spot([]));

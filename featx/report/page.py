@@ -94,12 +94,8 @@ def write_report(
         raise UsageError(msg)
     subject = find_subject(what)
     notes = list(subject.notes)
-    items, predictions = Items([], [], [], *(np.zeros(0, np.intp) for _ in range(2))), None
-    bundle = subject.bundle
-    if bundle is not None:
-        predictions = read_predictions(bundle.path, bundle.classes)
-    if bundle is not None or subject.store is not None:
-        items = list_items(subject.store, predictions, seed)
+    predictions = None if subject.bundle is None else read_predictions(subject.bundle.path, subject.bundle.classes)
+    items = list_items(subject.store, predictions, seed)
     places, remark = _place(subject, items, projection, seed, options)
     manifest = _find_manifest(subject, source, notes)
     chosen = _choose_pictures(items, predictions, most_pictures, seed)

@@ -67,7 +67,8 @@ def format_classes(test: Evaluation, curves: Curves) -> str:
         rows.append(f'<tr><td>{link}</td>{numbers}<td data-sensitivity="{at}">{UNDEFINED}</td></tr>')
     last = '<th>sensitivity at specificity <span class="at"></span></th>'
     body = "".join(rows)
-    return f'<div class="scroll"><table class="sorted"><thead><tr>{cells}{last}</tr></thead><tbody>{body}</tbody></table></div>'
+    table = f'<table class="sorted"><thead><tr>{cells}{last}</tr></thead><tbody>{body}</tbody></table>'
+    return f'<div class="scroll">{table}</div>'
 
 
 def format_page_table(subject: Subject) -> str:
@@ -128,9 +129,8 @@ def format_findings(subject: Subject, items: Items, lists: list[list[int]]) -> s
         parts.append(f"<h3>Audit, {escape_html(kind)}: {len(own):,} {button}</h3>")
         parts.append(_format_first(("item", "suggestion", "why"), [(row[0], row[3], row[4]) for row in own]))
     if not found:
-        parts.append(
-            f'<p class="note">For near-copies, suspicious labels and outliers: featx audit {escape_html(str(store.path))}, then featx report again.</p>'
-        )
+        verb = escape_html(f"featx audit {store.path}")
+        parts.append(f'<p class="note">For near-copies, suspicious labels and outliers: {verb}, then report again.</p>')
     return "".join(parts)
 
 

@@ -73,14 +73,16 @@ def test_a_store_has_a_report_of_its_own(store, tmp_path):
 
 
 def test_names_cannot_leave_their_place(tmp_path):
-    odd = ["</script><script>alert(1)</script>".replace("/", "_"), 'a"b\'&c', "\u05d0\u202e" + "x" * 60]
+    odd = ["</script><script>alert(1)</script>".replace("/", "_"), "a\"b'&c", "\u05d0\u202e" + "x" * 60]
     rng = np.random.default_rng(0)
     from runs import draw
 
     for number in range(24):
         draw(tmp_path / "photos" / odd[number % 3] / f"{'<!--' * 3}{number}.png", int(rng.integers(1e6)))
     made = featx.embed(tmp_path / "photos", "colour", folder=tmp_path / "features")
-    text = write_report(fit(made.store, "centroid", options=FitOptions(cv=2, folder=tmp_path / "runs"))).path.read_text()
+    text = write_report(
+        fit(made.store, "centroid", options=FitOptions(cv=2, folder=tmp_path / "runs"))
+    ).path.read_text()
     assert "<script>alert" not in text
     assert text.count("<script") == text.count("</script>")
     page = re.sub(r"<(script|style)[^>]*>.*?</\1>", "", text, flags=re.DOTALL)
@@ -111,7 +113,13 @@ class Browser:
 
     def __init__(self, folder):
         (to_read, self._out), (self._in, to_write) = os.pipe(), os.pipe()
-        flags = ["--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={folder}", "--window-size=1200,3000"]
+        flags = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={folder}",
+            "--window-size=1200,3000",
+        ]
         # The browser reads from descriptor 3 and writes to descriptor 4.
         line = f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}'
         command = ["bash", "-c", line, CHROMIUM, *flags, "--remote-debugging-pipe", "about:blank"]

@@ -25,6 +25,9 @@ _GREY = "#808080"
 #: Up to so many classes, the cells hold their counts.
 _MOST_COUNTED = 30
 
+#: Up to so many classes, the cells are squares.
+_FEW = 8
+
 #: Cells of so many px have room for larger digits.
 _ROOMY = 24
 
@@ -84,7 +87,7 @@ def make_confusion(shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]
     counted = len(shown) <= _MOST_COUNTED
     step = min(90.0, max(520 / len(shown), 20 if counted else 0.6))
     axis = alt.Axis(
-        labelExpr="names[datum.value]", labelLimit=150, labelAngle=-40, ticks=False, domain=False, orient="top",
+        labelExpr="names[datum.value]", labelLimit=150, labelAngle=-40 if len(shown) <= _FEW else -90, ticks=False, domain=False, orient="top",
         labelOverlap=True,
     )  # fmt: skip
     x = alt.X("p:O", title="predicted", scale=alt.Scale(domain=list(shown), paddingInner=0.04), axis=axis)
@@ -110,7 +113,8 @@ def make_confusion(shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]
         chart = alt.layer(chart, text)
     chart = chart.add_params(alt.param(name="names", value=list(names)))
     spec = _finish(chart, alt.Step(step), "Confusion matrix: true classes down, predicted classes across")
-    return {**spec, "width": {"step": step}}
+    # Many classes share the width of the page; few would be too wide in it.
+    return {**spec, "width": {"step": step}} if len(shown) <= _FEW else spec
 
 
 def make_curve(x: str, y: str, *, is_roc: bool) -> dict[str, Any]:

@@ -87,8 +87,8 @@ def make_confusion(shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]
     counted = len(shown) <= _MOST_COUNTED
     step = min(90.0, max(520 / len(shown), 20 if counted else 0.6))
     axis = alt.Axis(
-        labelExpr="names[datum.value]", labelLimit=150, labelAngle=-40 if len(shown) <= _FEW else -90, ticks=False, domain=False, orient="top",
-        labelOverlap=True,
+        labelExpr="names[datum.value]", labelLimit=150, labelAngle=-40 if len(shown) <= _FEW else -90,
+        ticks=False, domain=False, orient="top", labelOverlap=True,
     )  # fmt: skip
     x = alt.X("p:O", title="predicted", scale=alt.Scale(domain=list(shown), paddingInner=0.04), axis=axis)
     rows = axis.copy()

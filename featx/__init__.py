@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         SplitOptions,
     )
     from featx.prediction import Prediction, Predictor
+    from featx.report.page import Report, write_report
     from featx.reporting import ProgressReporter, Reporter
     from featx.restoration import Repair, repair_store
     from featx.results import Run
@@ -99,6 +100,7 @@ _MODULES = {
         "ScoutOptions",
         "SplitOptions",
     ),
+    "featx.report.page": ("Report", "write_report"),
     "featx.reporting": ("ProgressReporter", "Reporter"),
     "featx.restoration": ("Repair", "repair_store"),
     "featx.specs": ("BackboneSpec", "EmbedSpec", "FineTuneSpec", "HeadSpec", "ImageSpec", "ViewSpec"),
@@ -146,6 +148,7 @@ __all__ = [
     "Predictor",
     "ProgressReporter",
     "Repair",
+    "Report",
     "Reporter",
     "Run",
     "ScoutOptions",
@@ -178,6 +181,7 @@ __all__ = [
     "scout",
     "split_source",
     "verify_store",
+    "write_report",
 ]
 
 

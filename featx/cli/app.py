@@ -33,6 +33,7 @@ from featx.cli import (
     merge,
     predict,
     repair,
+    report,
     scout,
     split,
     verify,
@@ -78,6 +79,7 @@ _add_verb(evaluate.evaluate, evaluate.EXAMPLE)
 _add_verb(predict.predict, predict.EXAMPLE)
 _add_verb(audit.audit, audit.EXAMPLE)
 _add_verb(errors.errors, errors.EXAMPLE)
+_add_verb(report.report, report.EXAMPLE)
 _add_verb(info.info, info.EXAMPLE)
 _add_verb(verify.verify, verify.EXAMPLE)
 _add_verb(repair.repair, repair.EXAMPLE)

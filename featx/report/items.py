@@ -1,0 +1,171 @@
+"""The items of a page: what is known of each, where it is on the map, and its thumbnail."""
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featx.errors import BundleError, ImageError
+from featx.files import read_table
+from featx.items import Manifest
+from featx.options import EmbedOptions
+from featx.prefetching import prefetch
+from featx.report.contact_sheets import read_thumbnail
+from featx.results import PREDICTIONS
+from featx.store.joining import AnyStore
+from featx.wording import to_text
+
+#: The longer side of a thumbnail in px, and its quality: 1.2 kB for a photograph.
+THUMBNAIL_PX = 64
+_QUALITY = 50
+
+#: More points are sampled.
+MOST_POINTS = 20_000
+
+#: Thumbnails of one item that is decoded in advance, for each thread.
+_AHEAD = 8
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """What a bundle predicted for the items that it was tested on.
+
+    Attributes:
+        ids: The items, as text.
+        labels: Their classes.
+        predicted: The predicted classes.
+        probabilities: float64 `(n_tested, n_classes)`.
+    """
+
+    ids: Sequence[str]
+    labels: Sequence[str]
+    predicted: Sequence[str]
+    probabilities: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Items:
+    """The items of a page.
+
+    Attributes:
+        ids: The items, as their files are named.
+        labels: Their classes; empty for none.
+        splits: Their splits; empty for none.
+        tested: int `(n_items,)`, the row of each item among the predictions; -1 if it was not tested.
+        rows: int `(n_items,)`, the row of each item in the store; -1 if it is not there.
+        sampled_of: Number of items that the store has if only some are here; 0 if all are.
+    """
+
+    ids: Sequence[str]
+    labels: Sequence[str]
+    splits: Sequence[str]
+    tested: NDArray[np.intp]
+    rows: NDArray[np.intp]
+    sampled_of: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_predictions(bundle: Path, classes: Sequence[str]) -> Predictions:
+    """Read the predictions of a bundle.
+
+    Raises:
+        BundleError: If they are missing or damaged.
+    """
+    path = bundle / PREDICTIONS
+    try:
+        header, *rows = read_table(path)
+        places = [header.index(name) for name in ("id", "label", "predicted")]
+        shares = [header.index(f"probability_{name}") for name in classes]
+        ids, labels, predicted = ([row[at] for row in rows] for at in places)
+        numbers = np.array([[float(row[at]) for at in shares] for row in rows]).reshape(len(rows), len(classes))
+        if not np.isfinite(numbers).all():
+            msg = "a probability is not finite"
+            raise ValueError(msg)  # noqa: TRY301 - all damages are reported alike
+    except (OSError, ValueError) as error:
+        msg = f"{path} cannot be read ({error}); copy the bundle again, or repeat the run"
+        raise BundleError(msg) from error
+    return Predictions(ids, labels, predicted, numbers)
+
+
+def list_items(store: AnyStore | None, predictions: Predictions | None, seed: int = 0) -> Items:
+    """List the items of a store and those that were tested; of too many, all that were tested and a sample.
+
+    Args:
+        store: The store; None for none.
+        predictions: What was predicted; None for nothing.
+        seed: Seed of the sample.
+    """
+    names = [to_text(name) for name in store.ids.tolist()] if store is not None else []
+    row_of = {name: row for row, name in enumerate(names)}
+    ids = list(predictions.ids) if predictions else []
+    rows = np.array([row_of.get(name, -1) for name in ids], np.intp)
+    # Tested items first: the sample always has them.
+    others = np.setdiff1d(np.arange(len(names)), rows)
+    room = max(0, MOST_POINTS - len(ids))
+    sampled_of = len(names) if len(others) > room else 0
+    if sampled_of:
+        others = np.sort(np.random.default_rng(seed).choice(others, room, replace=False))
+    every = np.concatenate([rows, others]).astype(np.intp)
+    is_stored = every >= 0
+    stored: list[str] = store.ids[every].tolist() if store is not None and names else [""] * len(every)
+    splits: list[str] = store.splits[every].tolist() if store is not None and names else [""] * len(every)
+    labels: list[str] = store.labels[every].tolist() if store is not None and names else [""] * len(every)
+    known = zip(is_stored.tolist(), stored, splits, strict=True)
+    pairs = [(stored_id, split) if there else (ids[at], "") for at, (there, stored_id, split) in enumerate(known)]
+    tested = np.concatenate([np.arange(len(ids)), np.full(len(others), -1)]).astype(np.intp)
+    if predictions:
+        labels = [*predictions.labels, *labels[len(ids) :]]
+    return Items([name for name, _ in pairs], labels, [split for _, split in pairs], tested, every, sampled_of)
+
+
+def read_pictures(
+    manifest: Manifest | None, ids: Sequence[str], chosen: Sequence[int], options: EmbedOptions
+) -> tuple[list[str], int]:
+    """Read the thumbnails of some items, each a WebP file in base64; empty for the others.
+
+    Args:
+        manifest: Where the pictures are; None if nowhere.
+        ids: All items.
+        chosen: Positions of the items that get a thumbnail.
+        options: Threads and reporter.
+
+    Returns:
+        The thumbnails, one for each item, and how many could not be read.
+    """
+    pictures = [""] * len(ids)
+    if manifest is None:
+        return pictures, 0
+    reader = manifest.reader
+
+    def read(position: int) -> str:
+        try:
+            return encode_thumbnail(reader.read(ids[position]))
+        except (ImageError, OSError):
+            return ""  # it is counted below, and the page shows its name
+
+    workers = options.count_workers()
+    found: Iterator[Any] = prefetch(read, chosen, workers=workers, ahead=_AHEAD * workers)
+    for done, (position, picture) in enumerate(zip(chosen, found, strict=True), 1):
+        pictures[position] = picture
+        options.reporter.advance(done, len(chosen))
+    return pictures, sum(not pictures[position] for position in chosen)
+
+
+def encode_thumbnail(data: bytes) -> str:
+    """Reduce an image to a small WebP file in base64.
+
+    Raises:
+        ImageError: If it cannot be decoded.
+    """
+    from PIL import Image
+
+    content = io.BytesIO()
+    Image.fromarray(read_thumbnail(data, THUMBNAIL_PX)).save(content, "WEBP", quality=_QUALITY)
+    return base64.b64encode(content.getvalue()).decode("ascii")

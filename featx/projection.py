@@ -52,16 +52,12 @@ def project_features(X: Any, method: str = METHODS[0], seed: int = 0) -> Floats:
     if not all(X.shape) or len(X.shape) != 2:  # noqa: PLR2004 - rows and columns
         msg = f"there is nothing to project: the shape of the features is {tuple(X.shape)}; it must be (items, dim)"
         raise DataError(msg)
-    if project and len(X) > _FEW:
-        points = _project_by_umap(project, X, seed)
-    elif X.shape[1] > _MOST_COLUMNS:
-        points = _project_randomly(X, seed)
-    else:
-        points = _project_exactly(X)
-    if not np.isfinite(points).all():
+    if not np.isfinite(_average(X)).all():
         msg = "the features cannot be projected, because some are not finite; run `featx verify` on their store"
         raise DataError(msg)
-    return points
+    if project and len(X) > _FEW:
+        return _project_by_umap(project, X, seed)
+    return _project_randomly(X, seed) if X.shape[1] > _MOST_COLUMNS else _project_exactly(X)
 
 
 def measure_explained(X: Any, points: Floats) -> float:  # noqa: ANN401 - as above
@@ -94,8 +90,6 @@ def _project_exactly(X: Any) -> Floats:  # noqa: ANN401 - as above
         centred = block - mean
         moments += centred.T @ centred
     points = np.zeros((len(X), 2), np.float32)
-    if not np.isfinite(moments).all():
-        return points + np.float32(np.nan)
     width = min(2, dim)
     _, vectors = eigh(moments, subset_by_index=(dim - width, dim - 1), check_finite=False)
     axes = np.asarray(_fix_signs(vectors[:, ::-1]), np.float32)
@@ -108,8 +102,8 @@ def _project_randomly(X: Any, seed: int) -> Floats:  # noqa: ANN401 - as above
     from sklearn.decomposition import PCA
 
     everything = np.asarray(X[:], np.float32)
-    if not np.isfinite(everything).all() or len(everything) < 2:  # noqa: PLR2004 - a single row is its own mean
-        return np.zeros((len(everything), 2), np.float32) + everything.sum() * np.float32(0)
+    if len(everything) < 2:  # noqa: PLR2004 - a single row is its own mean
+        return np.zeros((len(everything), 2), np.float32)
     pca = PCA(2, svd_solver="randomized", iterated_power=7, random_state=seed).fit(everything)
     axes = _fix_signs(pca.components_.T)
     return np.asarray((everything - pca.mean_) @ axes, np.float32)
@@ -117,7 +111,7 @@ def _project_randomly(X: Any, seed: int) -> Floats:  # noqa: ANN401 - as above
 
 def _fix_signs(axes: NDArray[Any]) -> NDArray[Any]:
     largest = axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])]
-    return axes * np.where(largest < 0, -1, 1)
+    return np.asarray(axes * np.where(largest < 0, -1, 1))
 
 
 def _import_umap() -> Callable[..., Any]:
@@ -134,8 +128,6 @@ def _import_umap() -> Callable[..., Any]:
 
 def _project_by_umap(umap: Callable[..., Any], X: Any, seed: int) -> Floats:  # noqa: ANN401 - as above
     everything = np.asarray(X[:], np.float32)
-    if not np.isfinite(everything).all():
-        return np.full((len(everything), 2), np.nan, np.float32)
     # One thread, which a seed asks for anyway; said here, it needs no warning.
     model = umap(n_components=2, n_neighbors=min(_NEIGHBOURS, len(X) - 1), metric="cosine", random_state=seed, n_jobs=1)
     with warnings.catch_warnings():

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         SplitOptions,
     )
     from featx.prediction import Prediction, Predictor
+    from featx.report.similar import Similar, find_similar
     from featx.reporting import ProgressReporter, Reporter
     from featx.restoration import Repair, repair_store
     from featx.results import Run
@@ -100,6 +101,7 @@ _MODULES = {
         "SplitOptions",
     ),
     "featx.reporting": ("ProgressReporter", "Reporter"),
+    "featx.report.similar": ("Similar", "find_similar"),
     "featx.restoration": ("Repair", "repair_store"),
     "featx.specs": ("BackboneSpec", "EmbedSpec", "FineTuneSpec", "HeadSpec", "ImageSpec", "ViewSpec"),
     "featx.splitting": ("SplitTable", "split_source"),
@@ -151,6 +153,7 @@ __all__ = [
     "ScoutOptions",
     "ScoutResult",
     "ScoutRow",
+    "Similar",
     "SourceOptions",
     "SplitOptions",
     "SplitTable",
@@ -164,6 +167,7 @@ __all__ = [
     "embed",
     "embed_layers",
     "export_store",
+    "find_similar",
     "finetune",
     "fit",
     "list_backbones",

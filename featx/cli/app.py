@@ -34,6 +34,7 @@ from featx.cli import (
     predict,
     repair,
     scout,
+    similar,
     split,
     verify,
 )
@@ -78,6 +79,7 @@ _add_verb(evaluate.evaluate, evaluate.EXAMPLE)
 _add_verb(predict.predict, predict.EXAMPLE)
 _add_verb(audit.audit, audit.EXAMPLE)
 _add_verb(errors.errors, errors.EXAMPLE)
+_add_verb(similar.similar, similar.EXAMPLE)
 _add_verb(info.info, info.EXAMPLE)
 _add_verb(verify.verify, verify.EXAMPLE)
 _add_verb(repair.repair, repair.EXAMPLE)

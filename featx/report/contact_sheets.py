@@ -74,19 +74,20 @@ def read_thumbnail(data: bytes, side_px: int) -> Pixels:
     return decode(data, ImageSpec(height, width)).pixels
 
 
-def draw_contact_sheet(tiles: Sequence[Tile], title: str, path: Path) -> None:
-    """Draw a contact sheet, five pictures in a row, and write it as a PNG file.
+def draw_contact_sheet(tiles: Sequence[Tile], title: str, path: Path, *, columns: int = _COLUMNS) -> None:
+    """Draw a contact sheet and write it as a PNG file.
 
     Args:
         tiles: The pictures, at least one.
         title: What they are.
         path: The file.
+        columns: Pictures in a row.
 
     Raises:
         OSError: If the file cannot be written.
     """
     n_lines = max(len(tile.lines) for tile in tiles)
-    columns = min(_COLUMNS, len(tiles))
+    columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     cell = (_TILE_INCHES + _GAP_INCHES, _TILE_INCHES + n_lines * _LINE_INCHES + _GAP_INCHES)
     width, height = columns * cell[0], rows * cell[1]

@@ -20,7 +20,7 @@ def make_groups(n=600, dim=20, spread=6.0):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize(("n", "dim"), [(600, 20), (10, 40), (30, 5000)])
+@pytest.mark.parametrize(("n", "dim"), [(600, 20), (10, 40), (60, 400), (30, 5000)])
 def test_components_are_those_of_scikit_learn(n, dim, dtype):
     X, _ = make_groups(n, dim)
     X = X.astype(dtype)
@@ -39,12 +39,19 @@ def test_blocks_and_signs_give_the_same_picture(monkeypatch):
     np.testing.assert_allclose(project_features(X), whole, atol=1e-3)
 
 
-@pytest.mark.parametrize(("n", "dim"), [(1, 3), (2, 3), (5, 1), (1, 5000)])
+@pytest.mark.parametrize(("n", "dim"), [(1, 3), (2, 3), (5, 1), (3, 400), (1, 5000)])
 def test_tiny_matrices_have_a_map(n, dim):
     found = project_features(np.ones((n, dim), np.float32))
     assert found.shape == (n, 2)
     assert not found.any()
     assert measure_explained(np.ones((n, dim), np.float32), found) == 1
+
+
+def test_a_line_has_one_component():
+    X = np.outer(np.arange(7, dtype=np.float32), np.linspace(0, 1, 300, dtype=np.float32))
+    found = project_features(X)
+    assert np.abs(np.diff(found[:, 0])).min() > 1
+    np.testing.assert_allclose(found[:, 1], 0, atol=1e-4)
 
 
 def test_what_cannot_be_projected_is_said():

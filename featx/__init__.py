@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         SplitOptions,
     )
     from featx.prediction import Prediction, Predictor
+    from featx.report.maps import StoreMap, map_store
     from featx.report.similar import Similar, find_similar
     from featx.reporting import ProgressReporter, Reporter
     from featx.restoration import Repair, repair_store
@@ -101,6 +102,7 @@ _MODULES = {
         "SplitOptions",
     ),
     "featx.reporting": ("ProgressReporter", "Reporter"),
+    "featx.report.maps": ("StoreMap", "map_store"),
     "featx.report.similar": ("Similar", "find_similar"),
     "featx.restoration": ("Repair", "repair_store"),
     "featx.specs": ("BackboneSpec", "EmbedSpec", "FineTuneSpec", "HeadSpec", "ImageSpec", "ViewSpec"),
@@ -157,6 +159,7 @@ __all__ = [
     "SourceOptions",
     "SplitOptions",
     "SplitTable",
+    "StoreMap",
     "Verification",
     "ViewSpec",
     "audit_store",
@@ -172,6 +175,7 @@ __all__ = [
     "fit",
     "list_backbones",
     "load_backbone",
+    "map_store",
     "merge_stores",
     "read_archive",
     "read_export",

@@ -21,6 +21,7 @@ from featx.references import find_bundle
 from featx.report.contact_sheets import Pixels, make_tile
 from featx.results import PREDICTIONS
 from featx.store import FeatureStore
+from featx.wording import shorten_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 COLOURINGS = ("label", "split", "group")
 
 #: More items are sampled; more values are grey, and named without a place of their own in the legend.
-MOST_POINTS, MOST_COLOURED, MOST_PICTURES = 20_000, 24, 30
+MOST_POINTS, MOST_COLOURED, MOST_PICTURES = 20_000, 24, 20
 
 #: Values of the colouring that no name has.
 NONE, RIGHT, WRONG, UNTESTED = "none", "right", "wrong", "not tested"
@@ -40,6 +41,9 @@ _THUMBNAIL_PX = 96
 
 #: Above this, points are drawn as a picture inside the SVG file, and in a larger number they are smaller.
 _MOST_VECTORS = 2000
+
+#: Up to so many pictures are large; columns of the names below them.
+_MOST_LARGE, _NAME_CELLS = 12, 14
 
 #: Steps in which pictures push each other apart.
 _STEPS = 200
@@ -234,7 +238,13 @@ def _draw(found: StoreMap, path: Path, *, vector: bool) -> None:
             colour, marker = styles.get(name, ("0.75", "o"))
             legend = f"{label} ({counts[name]:,})" if name in styles or name == NONE else None
             if len(part):
-                look: dict[str, Any] = {"s": size, "color": colour, "marker": marker, "linewidths": 0, "alpha": 0.75}
+                look: dict[str, Any] = {
+                    "s": size * (1.8 if marker == "X" else 1),
+                    "color": colour,
+                    "marker": marker,
+                    "linewidths": 0,
+                    "alpha": 0.75,
+                }
                 axes.scatter(*part.T, label=legend, rasterized=len(values) > _MOST_VECTORS, **look)
         if 1 < len(styles) <= MOST_COLOURED:
             axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=8, markerscale=1.4)
@@ -267,15 +277,22 @@ def _place_pictures(
     if set(middles) <= {RIGHT, WRONG, UNTESTED}:
         return
     scale = axes.figure.dpi / 72
-    side = (38 if len(middles) <= 12 else 26) * scale  # noqa: PLR2004 - as many fit on a map
+    side, letters = (38 * scale, 8.0) if len(middles) <= _MOST_LARGE else (26 * scale, 6.5)
+    names = {value: shorten_name(name, _NAME_CELLS) for value, (_, name) in middles.items()}
     anchors = axes.transData.transform(found.points[[at for at, _ in middles.values()]])
-    box = (side * 1.15, side * 1.5 if found.pictures else 14 * scale)
+    boxes = [
+        (
+            max(0.7 * letters * scale * len(names[value]), side * (value in found.pictures)) + 6 * scale,
+            1.2 * letters * scale + side * (value in found.pictures) + 6 * scale,
+        )
+        for value in middles
+    ]
     frame = axes.get_window_extent()
-    places = _push_apart(anchors, box, np.array([frame.min, frame.max]))
+    places = _push_apart(anchors, np.array(boxes).reshape(-1, 2), np.array([frame.min, frame.max]))
     to_data = axes.transData.inverted().transform
-    for (value, (at, name)), place in zip(middles.items(), places, strict=True):
+    for (value, (at, _)), place in zip(middles.items(), places, strict=True):
         colour = styles.get(value, (GREY, ""))[0]
-        parts: list[Any] = [TextArea(name, textprops={"fontsize": 8, "weight": "bold"})]
+        parts: list[Any] = [TextArea(names[value], textprops={"fontsize": letters, "weight": "bold"})]
         if value in found.pictures:
             pixels = found.pictures[value]
             zoom = side / max(pixels.shape[:2]) / scale
@@ -294,21 +311,21 @@ def _place_pictures(
 
 
 def _push_apart(
-    anchors: NDArray[np.float64], box: tuple[float, float], frame: NDArray[np.float64]
+    anchors: NDArray[np.float64], boxes: NDArray[np.float64], frame: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Move boxes of one size apart until none covers another, inside a frame as far as there is room.
+    """Move boxes apart until none covers another, inside a frame as far as there is room.
 
     Args:
         anchors: Where their centres should be, float64 `(n, 2)`, in pixels.
-        box: Width and height.
+        boxes: Their widths and heights, float64 `(n, 2)`.
         frame: The lower left and the upper right corner.
     """
-    places, half = np.array(anchors, np.float64), np.array(box)
+    places, needed = np.array(anchors, np.float64), (boxes[:, None] + boxes[None]) / 2
     # Equal places have no direction in which to move.
     places += np.random.default_rng(0).uniform(-0.5, 0.5, places.shape)
     for _ in range(_STEPS):
         gaps = places[:, None] - places[None]
-        overlap = np.maximum(half - np.abs(gaps), 0)
+        overlap = np.maximum(needed - np.abs(gaps), 0)
         overlap[overlap.min(axis=2) <= 0] = 0
         overlap[np.arange(len(places)), np.arange(len(places))] = 0
         if not overlap.any():
@@ -316,5 +333,5 @@ def _push_apart(
         # Along the direction in which less is to do.
         shorter = overlap == overlap.min(axis=2, keepdims=True)
         places += (np.sign(gaps) * overlap * shorter * 0.3).sum(axis=1)
-        places = np.clip(places, frame[0] + half / 2, frame[1] - half / 2)
+        places = np.clip(places, frame[0] + boxes / 2, frame[1] - boxes / 2)
     return places

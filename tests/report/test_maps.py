@@ -76,7 +76,7 @@ def test_many_items_are_sampled_and_it_is_said(store, monkeypatch):
 
 def test_pictures_do_not_cover_each_other():
     anchors = np.array([[100.0, 100.0]] * 4 + [[105.0, 100.0], [300.0, 300.0]])
-    places = _push_apart(anchors, (40, 50), np.array([[0.0, 0.0], [400.0, 400.0]]))
+    places = _push_apart(anchors, np.full((6, 2), (40.0, 50.0)), np.array([[0.0, 0.0], [400.0, 400.0]]))
     gaps = np.abs(places[:, None] - places[None]) - np.array([40, 50])
     gaps[np.arange(6), np.arange(6)] = 1
     assert (gaps.max(axis=2) > -1).all()

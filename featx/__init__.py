@@ -51,6 +51,8 @@ if TYPE_CHECKING:
     )
     from featx.prediction import Prediction, Predictor
     from featx.report.page import Report, write_report
+    from featx.report.maps import StoreMap, map_store
+    from featx.report.similar import Similar, find_similar
     from featx.reporting import ProgressReporter, Reporter
     from featx.restoration import Repair, repair_store
     from featx.results import Run
@@ -102,6 +104,8 @@ _MODULES = {
     ),
     "featx.report.page": ("Report", "write_report"),
     "featx.reporting": ("ProgressReporter", "Reporter"),
+    "featx.report.maps": ("StoreMap", "map_store"),
+    "featx.report.similar": ("Similar", "find_similar"),
     "featx.restoration": ("Repair", "repair_store"),
     "featx.specs": ("BackboneSpec", "EmbedSpec", "FineTuneSpec", "HeadSpec", "ImageSpec", "ViewSpec"),
     "featx.splitting": ("SplitTable", "split_source"),
@@ -154,9 +158,11 @@ __all__ = [
     "ScoutOptions",
     "ScoutResult",
     "ScoutRow",
+    "Similar",
     "SourceOptions",
     "SplitOptions",
     "SplitTable",
+    "StoreMap",
     "Verification",
     "ViewSpec",
     "audit_store",
@@ -167,10 +173,12 @@ __all__ = [
     "embed",
     "embed_layers",
     "export_store",
+    "find_similar",
     "finetune",
     "fit",
     "list_backbones",
     "load_backbone",
+    "map_store",
     "merge_stores",
     "read_archive",
     "read_export",

@@ -30,8 +30,8 @@ class Nearest:
         count = self.similarities.shape[1]
         if start == 0:
             kept = min(count, similarities.shape[1])
-            places = np.argpartition(-similarities, kept - 1, axis=1)[:, :kept].ravel()
-            rows = np.repeat(np.arange(len(similarities)), kept)
+            least = -np.partition(-similarities, kept - 1, axis=1)[:, kept - 1 : kept]
+            rows, places = np.nonzero(similarities >= least)  # all equal ones, of which the first are kept
         else:
             rows, places = np.nonzero(similarities > self.similarities[:, -1:])
         if len(rows):

@@ -94,9 +94,8 @@ class Predictor:
         self.classes = bundle.classes
         self._backbones = backbones
         self._head = head
-        #: The forms in which an image is decoded, each once, and for each network the place of its form among them.
+        #: The forms in which an image is decoded, each once.
         self._images = tuple(dict.fromkeys(part.embed_spec.image for part in bundle.parts))
-        self._places = [self._images.index(part.embed_spec.image) for part in bundle.parts]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, runtime: str = RUNTIMES[0]) -> Self:
@@ -219,12 +218,8 @@ class Predictor:
         Raises:
             SourceError: If there is nothing to predict, or a path is a bundle.
         """
-        if not isinstance(sources, Manifest) and not _are_paths(sources):
-            pictures = _Pictures(sources)
-            found = self._run(pictures, pictures.count(), options, views, ahead=2 * options.count_workers())
-        else:
-            manifest = sources if isinstance(sources, Manifest) else list_images(sources)
-            found = self._run(manifest, len(manifest), options, views)
+        listing, total, ahead = list_sources(sources, options)
+        found = self._run(listing, total, options, views, ahead=ahead)
         for examined, probabilities in found:
             name, sha256 = examined.item.id, examined.stamp.sha256 if examined.stamp else ""
             if probabilities is None:
@@ -292,34 +287,73 @@ class Predictor:
         self, listing: Listing, total: int, options: EmbedOptions, views: ViewSpec | None, *, ahead: int | None = None
     ) -> Iterator[tuple[Examined, NDArray[np.float64] | None]]:
         options.reporter.begin("predicting")
-        timing, done = Timing(), 0
         # A head that was trained on means over views gets the mean over its own views of each of these.
         wanted = [each for each in (views, self.bundle.views) if each is not None]
         n_views = _count_images(wanted, self._images)
-        workers = options.count_workers()
-        examined_items = examine(
-            listing, self._images, known=None, stamps={}, workers=workers, timing=timing, views=wanted, ahead=ahead
-        )
-        runners = [
-            Runner(backbone, options, expected=total, few=FEW_IMAGES, views=n_views) for backbone in self._backbones
-        ]
-        with contextlib.ExitStack() as stack:
-            batches: Iterable[list[_Row]] = (
-                [(one, ())] for one in stack.enter_context(contextlib.closing(examined_items))
-            )
-            for runner, place in zip(runners, self._places, strict=True):
-                batches = stack.enter_context(contextlib.closing(_add_features(runner, place, batches, timing)))
+        specs = [part.embed_spec.image for part in self.bundle.parts]
+        batches = embed_listing(listing, self._backbones, specs, options, total=total, views=wanted, ahead=ahead)
+        with contextlib.closing(batches):
             for batch in batches:
                 found = [features for _, features in batch if features]
                 rows = iter(self._answer(found, n_views // _count_own(self.bundle.views)) if found else ())
                 for examined, features in batch:
                     yield examined, next(rows) if features else None
-                done += len(batch)
-                options.reporter.advance(done, max(done, total))
 
 
 #: An item, and its features by each network that has run, float32 `(n_views * dim,)`; none if it has no image.
 _Row = tuple[Examined, tuple[NDArray[np.float32], ...]]
+
+
+def embed_listing(
+    listing: Listing,
+    backbones: Sequence[Backbone],
+    specs: Sequence[ImageSpec],
+    options: EmbedOptions,
+    *,
+    total: int,
+    views: Sequence[ViewSpec] = (),
+    ahead: int | None = None,
+) -> Generator[list[_Row]]:
+    """Embed images by one or more networks, in order, without a store.
+
+    Args:
+        listing: The images.
+        backbones: The networks.
+        specs: For each network, how images are decoded.
+        options: How to run.
+        total: Number of images; 0 if it is not known.
+        views: As in `examine`.
+        ahead: As in `examine`.
+
+    Yields:
+        Batches of items, each with its features by every network; with none if it cannot be read.
+    """
+    images = tuple(dict.fromkeys(specs))  # each form is decoded once
+    timing, done, n_views = Timing(), 0, count_views(views)
+    examined_items = examine(
+        listing, images, known=None, stamps={}, workers=options.count_workers(), timing=timing, views=views, ahead=ahead
+    )
+    runners = [Runner(backbone, options, expected=total, few=FEW_IMAGES, views=n_views) for backbone in backbones]
+    with contextlib.ExitStack() as stack:
+        batches: Iterable[list[_Row]] = ([(one, ())] for one in stack.enter_context(contextlib.closing(examined_items)))
+        for runner, spec in zip(runners, specs, strict=True):
+            place = images.index(spec)
+            batches = stack.enter_context(contextlib.closing(_add_features(runner, place, batches, timing)))
+        for batch in batches:
+            yield batch
+            done += len(batch)
+            options.reporter.advance(done, max(done, total))
+
+
+def list_sources(
+    sources: Manifest | Picture | Iterable[Picture], options: EmbedOptions
+) -> tuple[Listing, int, int | None]:
+    """List the pictures that `Predictor.predict` takes; return their number, 0 if unknown, and `ahead` of `examine`."""
+    if isinstance(sources, Manifest) or _are_paths(sources):
+        manifest = sources if isinstance(sources, Manifest) else list_images(sources)
+        return manifest, len(manifest), None
+    pictures = _Pictures(sources)
+    return pictures, pictures.count(), 2 * options.count_workers()
 
 
 def _add_features(runner: Runner, place: int, batches: Iterable[list[_Row]], timing: Timing) -> Generator[list[_Row]]:

@@ -1,5 +1,6 @@
 """Features in two dimensions, for maps: principal components, or UMAP where its package is installed."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -130,14 +131,19 @@ def _fix_signs(axes: NDArray[Any]) -> NDArray[Any]:
 
 
 def _import_umap() -> Callable[..., Any]:
+    # Its parametric form would load TensorFlow, for seconds, and is not used; without it, umap warns and goes on.
+    parametric = "umap.parametric_umap"
+    is_left_out = sys.modules.setdefault(parametric, None) is None  # type: ignore[arg-type]
     try:
         with warnings.catch_warnings():
-            # It says that its parametric form needs TensorFlow, which is not what is used here.
             warnings.filterwarnings("ignore", category=ImportWarning, module="umap")
             from umap import UMAP
     except ImportError as error:
         msg = f"the method umap needs another package: pip install 'featx[map]' ({error})"
         raise MissingExtraError(msg) from error
+    finally:
+        if is_left_out:
+            del sys.modules[parametric]
     return UMAP  # type: ignore[no-any-return]
 
 

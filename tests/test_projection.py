@@ -90,6 +90,8 @@ nearest = ((first[:, None] - centres) ** 2).sum(axis=2).argmin(axis=1)
 assert (nearest == groups).mean() > 0.95
 assert project_features(X[:12], "umap").shape == (12, 2)
 assert project_features(X[:3], "umap").shape == (3, 2)
+assert not {"tensorflow", "keras", "umap.parametric_umap"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
+    assert not done.stderr

@@ -35,9 +35,11 @@ from featx.cli import (
     repair,
     report,
     scout,
+    similar,
     split,
     verify,
 )
+from featx.cli import map as map_verb
 from featx.cli.ctrl_c import EXIT_CODE, describe_stop, was_interrupted
 from featx.cli.output import print_message
 from featx.cli.panels import PanelCommand
@@ -80,6 +82,8 @@ _add_verb(predict.predict, predict.EXAMPLE)
 _add_verb(audit.audit, audit.EXAMPLE)
 _add_verb(errors.errors, errors.EXAMPLE)
 _add_verb(report.report, report.EXAMPLE)
+_add_verb(similar.similar, similar.EXAMPLE)
+_add_verb(map_verb.map, map_verb.EXAMPLE)
 _add_verb(info.info, info.EXAMPLE)
 _add_verb(verify.verify, verify.EXAMPLE)
 _add_verb(repair.repair, repair.EXAMPLE)

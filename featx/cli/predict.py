@@ -87,7 +87,7 @@ def predict(
     planned = plan_views(views, augment, view_seed)
     chosen = _choose_format(Format.JSON if as_json else output, out)
     predictor = featx.Predictor.load(flags.find_bundle(bundle, images), runtime=runtime)
-    manifest = list_images(_read_lists(images), root=root, column=path_column or "")
+    manifest = list_images(read_lists(images), root=root, column=path_column or "")
     layout = _plan_layout(predictor.classes, top, chosen)
     is_terminal = out is None and sys.stdout is not None and sys.stdout.isatty()
     tally = _Tally(predictor.bundle.read_trained())
@@ -137,7 +137,7 @@ def _plan_layout(classes: tuple[str, ...], top: int | None, chosen: Format) -> L
     return Layout(classes, min(top or 0, len(classes)), chosen is Format.JSON)
 
 
-def _read_lists(images: list[str]) -> list[str]:
+def read_lists(images: list[str]) -> list[str]:
     """Replace `@FILE` and `-` by the paths that they list, and print under which spellings files were found.
 
     Raises:

@@ -1,5 +1,6 @@
 """The manifest: which items there are, in which order, and how to read them."""
 
+import heapq
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,8 +25,8 @@ MAX_FILE_BYTES = 512 * 2**20
 #: How many classes a description names before it only counts them.
 _NAMED_CLASSES = 12
 
-#: How many items a notebook shows.
-_SHOWN_ITEMS = 5
+#: How many items and pictures a notebook shows.
+_SHOWN_ITEMS, _SHOWN_PICTURES = 5, 12
 
 #: Columns of `Manifest.to_frame`, and of the tables that `featx split` writes.
 COLUMNS = ("path", "label", "split", "group")
@@ -207,14 +208,28 @@ class Manifest:
         notes = [f"and {len(classes) - _NAMED_CLASSES:,} more classes"] if len(classes) > _NAMED_CLASSES else []
         notes += [f"the first {_SHOWN_ITEMS} of {len(self):,} items"] if len(self) > _SHOWN_ITEMS else []
         notes += [f"left out: {list_junk(self.junk)}"] if self.junk else []
+        from featx.items.thumbnails import format_thumbnails  # it needs this module's readers
+
         first = [list(astuple(item)) for item in self.items[:_SHOWN_ITEMS]]
+        shown = self._choose_shown()
         parts = [
             f"<p>{escape_html(self.describe()[0])}</p>",
             format_html_table(["class", *head], cells, n_text=1),
             format_html_table(list(COLUMNS), first, n_text=len(COLUMNS)),
             *(f"<p>{escape_html(note)}</p>" for note in notes),
+            format_thumbnails(self.reader, [item.id for item in shown], [item.label or item.id for item in shown]),
         ]
         return f"<div>{''.join(parts)}</div>"
+
+    def _choose_shown(self) -> list[Item]:
+        """Choose items whose pictures a notebook shows: the first of each class, then the second, and so on."""
+        turns: Counter[str] = Counter()
+        order = []
+        for place, item in enumerate(self.items):
+            order.append((turns[item.label], place))
+            turns[item.label] += 1
+        chosen = sorted(heapq.nsmallest(_SHOWN_PICTURES, order), key=lambda one: (self.items[one[1]].label, one))
+        return [self.items[place] for _, place in chosen]
 
 
 def list_junk(junk: Mapping[str, int]) -> str:

@@ -10,10 +10,10 @@ from typing import Any
 from featx.errors import SourceError, UsageError
 from featx.items.archives import read_archive
 from featx.items.columns import AmbiguousColumnError, Columns
-from featx.items.folders import read_folder
+from featx.items.folders import FolderReader, read_folder
 from featx.items.formats import has_image_suffix
 from featx.items.inference import AmbiguousLayoutError
-from featx.items.manifest import Manifest
+from featx.items.manifest import Manifest, Reader
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, choose_items, keep_folders
 from featx.items.tables import read_table
 from featx.registry import find_closest
@@ -119,6 +119,27 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
     except AmbiguousColumnError as error:
         earlier = {**reading.get("columns", {}), error.role: error.column}
         return read_source_again(source, {**reading, "columns": earlier}, **columns)
+
+
+def find_reader(source: str, reading: Mapping[str, Any], item_id: str) -> Reader:
+    """Find what reads the files of an earlier reading, without listing a folder that still has the item.
+
+    Args:
+        source: The source, as `Manifest.source` named it.
+        reading: `Manifest.reading` of the earlier reading.
+        item_id: One of its items.
+
+    Raises:
+        SourceError: If the source is gone, or can no longer be read in this way.
+    """
+    path = Path(source)
+    is_beside = bool(reading.get("frame")) or source.lower().endswith(TABLE_SUFFIXES)
+    reader = FolderReader(reading.get("root") or (path.parent if is_beside else path))
+    try:
+        reader.stat(item_id)
+    except OSError:
+        return read_source_again(source, reading).reader
+    return reader
 
 
 def _read_options(record: Mapping[str, Any]) -> SourceOptions:

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from featx.errors import ImageError
 from featx.evaluation.figure import GREY, open_figure
-from featx.items.decoding import decode, probe
 from featx.items.manifest import Reader
-from featx.specs import ImageSpec
+from featx.items.thumbnails import read_thumbnail
 from featx.wording import shorten_name
 
 if TYPE_CHECKING:
@@ -62,31 +61,20 @@ def make_tile(reader: Reader, item_id: str, lines: Sequence[str], *, side_px: in
         return Tile(None, tuple(lines), error.strerror or str(error))
 
 
-def read_thumbnail(data: bytes, side_px: int) -> Pixels:
-    """Decode an image so that its longer side has at most so many px, uint8 RGB `(height, width, 3)`.
-
-    Raises:
-        ImageError: If it cannot be decoded.
-    """
-    header = probe(data)
-    scale = min(1.0, side_px / max(header.width_px, header.height_px))
-    height, width = (max(1, round(side * scale)) for side in (header.height_px, header.width_px))
-    return decode(data, ImageSpec(height, width)).pixels
-
-
-def draw_contact_sheet(tiles: Sequence[Tile], title: str, path: Path) -> None:
-    """Draw a contact sheet, five pictures in a row, and write it as a PNG file.
+def draw_contact_sheet(tiles: Sequence[Tile], title: str, path: Path, *, columns: int = _COLUMNS) -> None:
+    """Draw a contact sheet and write it as a PNG file.
 
     Args:
         tiles: The pictures, at least one.
         title: What they are.
         path: The file.
+        columns: Pictures in a row.
 
     Raises:
         OSError: If the file cannot be written.
     """
     n_lines = max(len(tile.lines) for tile in tiles)
-    columns = min(_COLUMNS, len(tiles))
+    columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
     cell = (_TILE_INCHES + _GAP_INCHES, _TILE_INCHES + n_lines * _LINE_INCHES + _GAP_INCHES)
     width, height = columns * cell[0], rows * cell[1]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import FeatxError, StoreError, StoreFormatError
 from featx.golden import Golden
@@ -39,6 +39,7 @@ from featx.store.layout import (
     read_seconds,
     read_text,
 )
+from featx.store.neighbours import find_nearest, measure_lengths
 from featx.store.sealing import digest_golden, read_golden
 from featx.wording import escape_html, format_html_table
 
@@ -231,6 +232,7 @@ class FeatureStore:
             raise ValueError(msg)
         self.features = map_dataset(features)
         self._checked: dict[int, bool] = {}
+        self._lengths: NDArray[np.float32] | None = None
 
     @classmethod
     def find_newest(cls, folder: str | os.PathLike[str] = "features", *, allow_damage: bool = False) -> Self:
@@ -379,6 +381,32 @@ class FeatureStore:
             f"the features of all {len(self):,} items of {self.path} are {what}, so nothing can tell the items apart; "
             f"check the weights and the layer of {self.spec.backbone.uri}, and whether it scales its images"
         )
+
+    def nearest(self, X: ArrayLike, k: int = 10) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+        """Find the items with the most similar features, exactly, by one pass over the file.
+
+        Args:
+            X: Features of this spec, float `(n, dim)`; if the store has views, means over them.
+            k: Items for each row of `X`; all if the store has fewer.
+
+        Returns:
+            Their rows in the store, int `(n, k)`, the most similar first and equal ones in the store's order; and
+            their cosine similarities, float64 `(n, k)`, 0 for features that are all zero.
+
+        Raises:
+            UsageError: If `k` is less than 1.
+            DataError: If `X` has another width, or values that are not finite.
+
+        Examples:
+            >>> import featx
+            >>> store = featx.FeatureStore("features/colour.h5")
+            >>> rows, similarities = store.nearest(store.features[:2], k=3)
+            >>> store.ids[rows].shape
+            (2, 3)
+        """
+        if self._lengths is None:  # kept for the next call: 4 bytes of each item
+            self._lengths = measure_lengths(self.features, self.n_views)
+        return find_nearest(self.features, self._lengths, X, k, self.n_views)
 
     def find_duplicates(self) -> list[list[int]]:
         """List the rows of the items that have the same bytes, a list for each content that occurs more than once."""

@@ -8,6 +8,7 @@ import pytest
 
 from featx.errors import SourceError
 from featx.items import Columns, Item, Manifest, read_folder, read_table
+from featx.items.folders import FolderReader
 from featx.items.sources import read_source_again
 
 ITEMS = (
@@ -156,13 +157,16 @@ def test_a_frame_cannot_be_read_again(root):
         read_source_again(manifest.source, manifest.reading)
 
 
+GONE = FolderReader("gone")
+
+
 def strip_styles(html):
     return re.sub(r' style="[^"]*"', "", html)
 
 
 def test_a_notebook_shows_counts_and_the_first_rows():
     items = [Item(f"{n}.jpg", f"c{n % 2}", ("train", "val")[n % 3 == 0], f"p{n % 5}") for n in range(1200)]
-    html = strip_styles(Manifest((*items, Item("last.jpg")), None, "photos", {"hidden files": 2})._repr_html_())
+    html = strip_styles(Manifest((*items, Item("last.jpg")), GONE, "photos", {"hidden files": 2})._repr_html_())
     assert "1,201 images" in html
     assert "<td>c0</td><td>400</td><td>200</td><td>0</td><td>600</td>" in html
     assert "<td>none</td><td>0</td><td>0</td><td>1</td><td>1</td>" in html
@@ -173,7 +177,7 @@ def test_a_notebook_shows_counts_and_the_first_rows():
 
 
 def test_a_notebook_names_twelve_of_many_classes():
-    html = strip_styles(Manifest(tuple(Item(f"{n}", f"c{n:03}") for n in range(100)), None, "x")._repr_html_())
+    html = strip_styles(Manifest(tuple(Item(f"{n}", f"c{n:03}") for n in range(100)), GONE, "x")._repr_html_())
     assert "<td>c011</td>" in html
     assert "c012" not in html
     assert "88 more classes" in html
@@ -183,8 +187,18 @@ def test_a_notebook_names_twelve_of_many_classes():
 
 def test_a_notebook_runs_nothing_that_a_name_holds():
     evil = '<script>alert("1")</script>'
-    html = strip_styles(Manifest((Item(f"{evil}.jpg", evil, "train", evil),), None, evil, {evil: 1})._repr_html_())
+    html = strip_styles(Manifest((Item(f"{evil}.jpg", evil, "train", evil),), GONE, evil, {evil: 1})._repr_html_())
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 4
     assert '"1"' not in html
     assert set(re.findall(r"</?(\w+)", html)) <= {"div", "p", "table", "thead", "tbody", "tr", "th", "td"}
+
+
+def test_a_notebook_shows_pictures_of_every_class_and_leaves_out_what_is_gone(digits):
+    manifest = read_folder(digits)
+    html = manifest._repr_html_()
+    assert html.count("data:image/jpeg;base64,") == 12
+    assert len(set(re.findall(r"<figcaption>(\w+)</figcaption>", html))) == 10
+    assert len(html) < 60_000
+    gone = Manifest((Item("gone.png", "0"), *manifest.items[:1]), manifest.reader, "photos")
+    assert gone._repr_html_().count("<img") == 1

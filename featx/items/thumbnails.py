@@ -1,0 +1,66 @@
+"""Small pictures: for contact sheets, and inside the HTML of a notebook."""
+
+import base64
+import io
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from featx.errors import ImageError
+from featx.items.decoding import decode, probe
+from featx.items.manifest import Reader
+from featx.specs import ImageSpec
+from featx.wording import escape_html
+
+#: A notebook shows so many pictures, of so many px, and does not wait longer for them, or read larger files.
+MOST_SHOWN, _SIDE_PX, _MOST_SECONDS, _MOST_BYTES = 12, 96, 1.0, 20 * 2**20
+
+
+def read_thumbnail(data: bytes, side_px: int) -> NDArray[np.uint8]:
+    """Decode an image so that its longer side has at most so many px, uint8 RGB `(height, width, 3)`.
+
+    Raises:
+        ImageError: If it cannot be decoded.
+    """
+    header = probe(data)
+    scale = min(1.0, side_px / max(header.width_px, header.height_px))
+    height, width = (max(1, round(side * scale)) for side in (header.height_px, header.width_px))
+    return decode(data, ImageSpec(height, width)).pixels
+
+
+def format_thumbnails(reader: Reader, ids: Sequence[str], captions: Sequence[str]) -> str:
+    """Return pictures with their captions as HTML that holds them, at most 12 and within a second.
+
+    What is gone, damaged or large is left out; all that is shown in a notebook is there without it.
+
+    Args:
+        reader: Reads the files.
+        ids: The items.
+        captions: The text below each picture.
+    """
+    started, parts = time.monotonic(), []
+    for name, caption in list(zip(ids, captions, strict=True))[:MOST_SHOWN]:
+        if time.monotonic() - started > _MOST_SECONDS:
+            break
+        try:
+            large = reader.stat(name).size_bytes > _MOST_BYTES
+            source = "" if large else _encode(read_thumbnail(reader.read(name), _SIDE_PX))
+        except (ImageError, OSError):
+            continue
+        if source:
+            text, title = escape_html(caption), escape_html(name)
+            parts.append(
+                f'<figure style="display:inline-block;margin:4px;width:{_SIDE_PX}px;font-size:11px;vertical-align:top;'
+                f'overflow-wrap:anywhere"><img src="{source}" alt="{title}" title="{title}">'
+                f"<figcaption>{text}</figcaption></figure>"
+            )
+    return f"<div>{''.join(parts)}</div>" if parts else ""
+
+
+def _encode(pixels: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

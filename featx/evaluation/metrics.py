@@ -23,6 +23,7 @@ from featx.evaluation.intervals import (
     resample,
     studentize,
 )
+from featx.evaluation.ranking import make_indicator, make_roc_auc, measure_areas, rank_among_positives
 
 if TYPE_CHECKING:
     from scipy.sparse import csc_array
@@ -58,6 +59,10 @@ class ClassMetrics:
         recall: Share of the items of this class that were predicted as it; None if there are none.
         f1: Harmonic mean of the two; None if no item belongs to this class or was predicted as it.
         support: Number of items of this class.
+        roc_auc: Area under the ROC curve of this class against the rest; None without items of both, or if the
+            version that wrote a file did not measure it.
+        average_precision: Mean precision over the items of this class, each at its own score as the threshold; None
+            as for `roc_auc`.
     """
 
     name: str
@@ -65,6 +70,8 @@ class ClassMetrics:
     recall: float | None
     f1: float | None
     support: int
+    roc_auc: float | None = None
+    average_precision: float | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,7 +201,8 @@ def _list_cells(confusion: IntArray) -> IntArray:
 
 
 def _read_class(row: Mapping[str, Any]) -> ClassMetrics:
-    scores = {name: _read_number(row, name) for name in ("precision", "recall", "f1")}
+    names = ("precision", "recall", "f1", "roc_auc", "average_precision")
+    scores = {name: _read_number(row, name) for name in names}
     return ClassMetrics(name=row["name"], support=_read_count(row, "support"), **scores)
 
 
@@ -255,17 +263,18 @@ def evaluate(
     sample = _Sample(truth, units, seed)
     ranked = min(resamples, max(_FEWEST_AUC_RESAMPLES, _AUC_WORK // chances.size))
     accuracy = measure_accuracy(chosen == truth, units)
+    ranks = {column: rank_among_positives(chances[:, column], truth == column) for column in np.unique(truth).tolist()}
     intervals = {
         "accuracy": accuracy,
         **_measure_classes(sample, make_class_scores(chances, truth, chosen), losses, accuracy, resamples),
-        "roc_auc": sample.measure_fraction(*sample.measure(make_roc_auc(chances, truth), ranked)[0]),
+        "roc_auc": sample.measure_fraction(*sample.measure(make_roc_auc(chances, truth, ranks), ranked)[0]),
     }
     cells = _count_cells(truth, chosen, len(classes))
     return Evaluation(
         n_items=truth.size,
         **_name_intervals(intervals),
         classes=tuple(classes),
-        per_class=_describe_classes(cells, classes),
+        per_class=_describe_classes(cells, classes, ranks, truth),
         cells=cells,
     )
 
@@ -400,8 +409,11 @@ def _count_cells(targets: IntArray, predictions: IntArray, n_classes: int) -> In
     return np.stack([pairs // n_classes, pairs % n_classes, counts], axis=1).astype(np.int64)
 
 
-def _describe_classes(cells: IntArray, classes: Sequence[str]) -> tuple[ClassMetrics, ...]:
-    """Describe every class by its row, its column and its place on the diagonal."""
+def _describe_classes(
+    cells: IntArray, classes: Sequence[str], ranks: Mapping[int, NDArray[np.int32]], targets: IntArray
+) -> tuple[ClassMetrics, ...]:
+    """Describe every class by its row, its column and its place on the diagonal, and by the ranks of its scores."""
+    areas = {at: measure_areas(rank, targets == at) for at, rank in ranks.items()}
     true, chosen, counts = cells.T
     hits, supports, predicted = (
         np.bincount(positions, weights, len(classes)).astype(np.int64).tolist()
@@ -414,8 +426,9 @@ def _describe_classes(cells: IntArray, classes: Sequence[str]) -> tuple[ClassMet
             recall=hit / support if support else None,
             f1=2 * hit / (support + chosen) if support + chosen else None,
             support=support,
+            **areas.get(at, {}),
         )
-        for name, hit, support, chosen in zip(classes, hits, supports, predicted, strict=True)
+        for at, (name, hit, support, chosen) in enumerate(zip(classes, hits, supports, predicted, strict=True))
     )
 
 
@@ -447,7 +460,7 @@ def make_gaps(confidences: FloatArray, right: NDArray[np.bool_]) -> "csc_array":
         confidences: The probability of each predicted class, float64 (n_items,).
         right: Whether the prediction is right, bool (n_items,).
     """
-    return _make_indicator(assign_bins(confidences, np.linspace(0, 1, N_BINS + 1)), confidences - right, N_BINS)
+    return make_indicator(assign_bins(confidences, np.linspace(0, 1, N_BINS + 1)), confidences - right, N_BINS)
 
 
 def make_class_scores(
@@ -474,9 +487,9 @@ def make_class_scores(
     confidences = probabilities[items, predictions]
     correct = predictions == targets
     ones = np.ones(n_items)
-    by_target = _make_indicator(targets, ones, n_classes)
-    by_prediction = _make_indicator(predictions, ones, n_classes)
-    hits = _make_indicator(targets, correct.astype(np.float64), n_classes)
+    by_target = make_indicator(targets, ones, n_classes)
+    by_prediction = make_indicator(predictions, ones, n_classes)
+    hits = make_indicator(targets, correct.astype(np.float64), n_classes)
     gaps = make_gaps(confidences, correct)
 
     def score(weights: FloatArray) -> FloatArray:
@@ -523,66 +536,3 @@ def make_log_loss(losses: FloatArray, groups: IntArray | None) -> WeightedMetric
         return np.stack([mean, np.sqrt(np.maximum(squares, 0)) / size], axis=1)
 
     return score
-
-
-def make_roc_auc(probabilities: FloatArray, targets: IntArray) -> WeightedMetric:
-    """Make the weighted area under the ROC curve, as a metric of one column.
-
-    With two classes the second is the positive one. With more, each class that is
-    present among the targets is compared with the rest, and the areas are averaged.
-    The area is the probability that a positive item scores above a negative one,
-    ties counting half (J. A. Hanley and B. J. McNeil, Radiology 143 (1982), 29-36).
-    It is NaN where no class has both positive and negative items.
-
-    Args:
-        probabilities: Class probabilities, float64 (n_items, n_classes).
-        targets: True classes, int64 (n_items,).
-
-    Returns:
-        The metric: weights (n_items, n_resamples) to values (n_resamples, 1).
-    """
-    columns = [1] if probabilities.shape[1] == 2 else np.unique(targets).tolist()  # noqa: PLR2004 - two classes
-    ranks = [_rank_among_positives(probabilities[:, column], targets == column) for column in columns]
-    positives = [np.flatnonzero(targets == column) for column in columns]
-
-    def score(weights: FloatArray) -> FloatArray:
-        areas = np.zeros(weights.shape[1])
-        n_defined = np.zeros(weights.shape[1])
-        for rank, positive in zip(ranks, positives, strict=True):
-            area = _measure_area(rank, positive, weights)
-            defined = ~np.isnan(area)
-            areas[defined] += area[defined]
-            n_defined += defined
-        return np.where(n_defined > 0, areas / np.maximum(n_defined, 1), np.nan)[:, np.newaxis]
-
-    return score
-
-
-def _rank_among_positives(scores: FloatArray, positive: NDArray[np.bool_]) -> NDArray[np.int32]:
-    """Rank every item among the distinct scores of the positive ones.
-
-    Rank 2t + 1 is the t-th smallest positive score itself; rank 2t holds the scores
-    between it and the one before. Only the positive items need distinct ranks, so a class of
-    few items has few ranks, however many items there are.
-    """
-    distinct = np.unique(scores[positive])
-    ranks = np.searchsorted(distinct, scores, side="left") + np.searchsorted(distinct, scores, side="right")
-    return ranks.astype(np.int32)
-
-
-def _measure_area(rank: NDArray[np.int32], positive: IntArray, weights: FloatArray) -> FloatArray:
-    """Measure the area under one curve, float64 (n_resamples,); NaN if either side is empty."""
-    n_ranks = int(rank.max()) + 1
-    above = _make_indicator(rank[positive], np.ones(positive.size), n_ranks) @ weights[positive]
-    below = _make_indicator(rank, np.ones(rank.size), n_ranks) @ weights - above
-    passed = np.cumsum(below, axis=0) - below / 2
-    pairs = above.sum(axis=0) * below.sum(axis=0)
-    wins = np.einsum("ij,ij->j", above, passed)
-    return np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
-
-
-def _make_indicator(rows: NDArray[np.integer], values: FloatArray, n_rows: int) -> "csc_array":
-    """Make the sparse (n_rows, n_items) matrix with one value per item, in the given row."""
-    from scipy.sparse import csc_array
-
-    return csc_array((values, rows, np.arange(rows.size + 1)), shape=(n_rows, rows.size))

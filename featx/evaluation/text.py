@@ -35,16 +35,16 @@ def format_metrics(evaluation: Evaluation) -> str:
 
 
 def format_per_class(evaluation: Evaluation) -> str:
-    """Format precision, recall, F1 and support of each class; with more than 30, of the 30 with the lowest F1."""
+    """Format the metrics of each class; with more than 30, of the 30 with the lowest F1."""
     rows = list(evaluation.per_class)
     if len(rows) > _MOST_ROWS:
         rows.sort(key=_rank_class)
     shown, hidden = rows[:_MOST_ROWS], rows[_MOST_ROWS:]
     width = measure_names(["class", *(row.name for row in shown)], _NAME_CELLS)
-    lines = [f"{'class':{width}}  precision  recall      F1  support"]
+    lines = [f"{'class':{width}}  precision  recall      F1  support  ROC-AUC"]
     lines += [
         f"{pad_name(row.name, width)}  {format_value(row.precision):>9}  {format_value(row.recall):>6}"
-        f"  {format_value(row.f1):>6}  {row.support:>7}"
+        f"  {format_value(row.f1):>6}  {row.support:>7}  {format_value(row.roc_auc):>7}"
         for row in shown
     ]
     if hidden:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import UsageError
-from featx.evaluation.metrics import make_roc_auc
+from featx.evaluation.ranking import make_roc_auc
 
 #: Added to a variance before its root is taken; Keras's own default.
 EPSILON = 1e-3

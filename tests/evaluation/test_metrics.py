@@ -231,7 +231,8 @@ def test_json_has_the_promised_keys():
     promised = {f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")}
     assert set(values) == promised | {"items", "classes", "per_class", "confusion"}
     assert values["items"] == 40
-    assert values["per_class"][0].keys() == {"name", "precision", "recall", "f1", "support"}
+    areas = {"roc_auc", "average_precision"}
+    assert values["per_class"][0].keys() == {"name", "precision", "recall", "f1", "support"} | areas
     assert np.array(values["confusion"]).sum() == 40
 
 
@@ -311,3 +312,26 @@ def test_a_thousand_resamples_are_fast():
     start = time.process_time()
     evaluate(probabilities, targets, name_classes(10))
     assert time.process_time() - start < 5  # half a second where nothing else runs
+
+
+@pytest.mark.parametrize(("n_items", "n_classes"), [(60, 2), (90, 5), (6, 9)])
+def test_areas_of_each_class_equal_those_of_scikit_learn(n_items, n_classes):
+    probabilities, targets = make_items(n_items, n_classes)
+    rows = evaluate(probabilities, targets, name_classes(n_classes), resamples=2).per_class
+    for at, row in enumerate(rows):
+        truth, scores = targets == at, probabilities[:, at]
+        if not truth.any():
+            assert row.roc_auc is row.average_precision is None
+            continue
+        assert row.roc_auc == pytest.approx(reference.roc_auc_score(truth, scores))
+        assert row.average_precision == pytest.approx(reference.average_precision_score(truth, scores))
+
+
+def test_a_class_without_other_items_has_no_areas_and_old_files_have_none():
+    result = evaluate([[0.9, 0.1], [0.8, 0.2]], [0, 0], ["a", "b"], resamples=2)
+    assert [(row.roc_auc, row.average_precision) for row in result.per_class] == [(None, None)] * 2
+    values = evaluate([[0.9, 0.1], [0.2, 0.8]], [0, 1], ["a", "b"], resamples=2).to_dict()
+    assert values["per_class"][1]["roc_auc"] == 1
+    for row in values["per_class"]:
+        del row["roc_auc"], row["average_precision"]
+    assert Evaluation.from_dict(values).per_class[0].roc_auc is None

@@ -59,8 +59,8 @@ def test_tables_are_aligned_for_any_name(write):
 
 def test_per_class_keeps_the_order_of_few_classes():
     lines = format_per_class(make_evaluation(["b", "a"], {1: 0})).splitlines()
-    assert lines[1].split() == ["b", "0.750", "1.000", "0.857", "3"]
-    assert lines[2].split() == ["a", "1.000", "0.667", "0.800", "3"]
+    assert lines[1].split() == ["b", "0.750", "1.000", "0.857", "3", "0.833"]
+    assert lines[2].split() == ["a", "1.000", "0.667", "0.800", "3", "0.833"]
 
 
 def test_per_class_shows_the_worst_of_many():

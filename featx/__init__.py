@@ -50,8 +50,8 @@ if TYPE_CHECKING:
         SplitOptions,
     )
     from featx.prediction import Prediction, Predictor
-    from featx.report.page import Report, write_report
     from featx.report.maps import StoreMap, map_store
+    from featx.report.page import Report, write_report
     from featx.report.similar import Similar, find_similar
     from featx.reporting import ProgressReporter, Reporter
     from featx.restoration import Repair, repair_store

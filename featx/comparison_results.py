@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from featx.errors import UsageError
 from featx.evaluation import METRICS, Evaluation
 from featx.evaluation.paired import SIGNIFICANCE, Paired
 from featx.specs import HeadSpec
@@ -22,6 +23,8 @@ from featx.wording import (
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from featx.report.page import Report
 
 
 #: What `ComparisonRow.kind` may be; the last is for fine-tuning that kept its start.
@@ -248,6 +251,20 @@ class Comparison:
             "% \\usepackage{booktabs}\n\\begin{table}\n\\centering\n"
             f"\\caption{{{caption}}}\n\\label{{tab:comparison}}\n{table}{''.join(notes)}\\end{{table}}\n"
         )
+
+    def report(self) -> "Report":
+        """Write `report.html` into the folder, as `featx.write_report` does; a notebook shows it.
+
+        Raises:
+            UsageError: If no folder was written.
+            FeatxError: As `featx.write_report`.
+        """
+        from featx.report.page import write_report
+
+        if self.folder is None:
+            msg = 'this comparison has no folder to report on; compare with CompareOptions(folder="comparison")'
+            raise UsageError(msg)
+        return write_report(self.folder)
 
     def _repr_html_(self) -> str:
         """Show the table in a notebook."""

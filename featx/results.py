@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import BundleError
+from featx.errors import BundleError, UsageError
 from featx.evaluation import METRICS, Evaluation
 from featx.evaluation.forecast import Forecast
 from featx.evaluation.text import METRIC_TITLES
@@ -25,6 +25,9 @@ from featx.wording import (
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+    from featx.report.mistakes import Mistakes
+    from featx.report.page import Report
 
 
 #: The file of a bundle that holds `Run.predictions`.
@@ -376,6 +379,34 @@ class Run:
             "finetuned": self.finetuned.to_dict() if self.finetuned else None,
         }
         return values | ({"heads": [head.to_dict() for head in self.heads]} if self.heads else {})
+
+    def errors(self) -> "Mistakes":
+        """Find the tested images that are wrong, the most confident mistake first; a notebook shows them.
+
+        Raises:
+            UsageError: If there is no bundle.
+            BundleError: If its predictions are missing or damaged.
+        """
+        from featx.report.mistakes import find_mistakes
+
+        return find_mistakes(self._need_bundle())
+
+    def report(self) -> "Report":
+        """Write `report.html` into the bundle, as `featx.write_report` does; a notebook shows it.
+
+        Raises:
+            UsageError: If there is no bundle.
+            FeatxError: As `featx.write_report`.
+        """
+        from featx.report.page import write_report
+
+        return write_report(self._need_bundle())
+
+    def _need_bundle(self) -> Path:
+        if self.bundle is None:
+            msg = 'this run has no bundle to look at; fit with a folder, such as FitOptions(folder="runs")'
+            raise UsageError(msg)
+        return self.bundle
 
     def _repr_html_(self) -> str:
         """Show the head and its metrics in a notebook."""

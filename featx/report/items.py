@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from featx.errors import BundleError, ImageError
 from featx.files import read_table
 from featx.items import Manifest
+from featx.items.thumbnails import read_thumbnail
 from featx.options import EmbedOptions
 from featx.prefetching import prefetch
-from featx.report.contact_sheets import read_thumbnail
 from featx.results import PREDICTIONS
 from featx.store.joining import AnyStore
 from featx.wording import to_text

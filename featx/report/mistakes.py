@@ -13,11 +13,12 @@ from featx.errors import BundleError, FeatxError
 from featx.files import read_table, say_failures, write_table
 from featx.items import Manifest, read_source
 from featx.items.sources import read_source_again
+from featx.items.thumbnails import format_thumbnails
 from featx.references import MANIFEST, read_json
 from featx.report.contact_sheets import draw_contact_sheet, make_tile
 from featx.results import PREDICTIONS
 from featx.store import FeatureStore
-from featx.wording import format_plural
+from featx.wording import escape_html, format_html_table, format_plural
 
 #: Pictures on a contact sheet.
 MOST_SHOWN = 40
@@ -54,6 +55,24 @@ class Mistakes:
         return (
             f"{len(self):,} of {format_plural(self.n_tested, 'tested image')} {'is' if len(self) == 1 else 'are'} wrong"
         )
+
+    def _repr_html_(self) -> str:
+        """Show the first mistakes in a notebook, with their pictures where they can be found."""
+        try:
+            reader = find_pictures(self.bundle).reader
+        except FeatxError:
+            pictures = ""
+        else:
+            captions = [
+                f"{label}, not {predicted} {probability:.2f}"
+                for label, predicted, probability in zip(self.labels, self.predicted, self.probabilities, strict=True)
+            ]
+            pictures = format_thumbnails(reader, self.ids, captions)
+        columns = [*self.tabulate().values()]
+        rows = [[*map(str, row[:3]), f"{row[3]:.3f}", f"{row[4]:.3f}"] for row in zip(*columns, strict=True)]
+        header = ["image", "label", "predicted", "probability", "of the label"]
+        table = format_html_table(header, rows[:MOST_SHOWN], n_text=3) if rows else ""
+        return f"<p>{escape_html(str(self))}</p>{pictures}{table}"
 
     def tabulate(self) -> dict[str, Sequence[Any]]:
         """Return the columns of `errors.csv`."""

@@ -46,6 +46,8 @@ from featx.wording import escape_html, format_html_table
 if TYPE_CHECKING:
     import pandas as pd
 
+    from featx.report.maps import StoreMap
+
 #: The columns that identify an item and describe it come first, those that serve only to embed again last.
 _FRAME_COLUMNS = ("id", "label", "split", "group", "sha256", "width", "height", "bytes", "mtime_ns")
 
@@ -324,6 +326,20 @@ class FeatureStore:
 
         block = pd.DataFrame(np.array(self.features), columns=[f"f{number}" for number in range(self.dim)])
         return pd.concat([self.items, block], axis=1)
+
+    def map(self, *, method: str = "pca", by: str = "label") -> "StoreMap":
+        """Project the items to two dimensions, as `featx.map_store` does; a notebook shows the map.
+
+        Args:
+            method: `pca`, or `umap` with the extra `map`.
+            by: What colours the items: `label`, `split` or `group`.
+
+        Raises:
+            FeatxError: As `featx.map_store`.
+        """
+        from featx.report.maps import map_store
+
+        return map_store(self, method=method, by=by)
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: what the features are, and the counts by class and split."""

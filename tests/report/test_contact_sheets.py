@@ -6,7 +6,8 @@ from PIL import Image
 
 from featx.errors import ImageError
 from featx.items.folders import FolderReader
-from featx.report.contact_sheets import Tile, draw_contact_sheet, make_tile, read_thumbnail
+from featx.items.thumbnails import read_thumbnail
+from featx.report.contact_sheets import Tile, draw_contact_sheet, make_tile
 
 
 def write_picture(path, size, colour=(200, 40, 40)):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from featx import FitOptions, fit
 from featx.cli.app import app
-from featx.errors import BundleError
+from featx.errors import BundleError, UsageError
 from featx.report.mistakes import find_mistakes, find_pictures, write_mistakes
 
 
@@ -38,6 +38,15 @@ def test_the_pictures_are_those_of_the_store(run, tmp_path):
     assert [row["id"] for row in rows] == list(mistakes.ids)
     with Image.open(sheet) as image:
         assert image.format == "PNG"
+
+
+def test_a_notebook_shows_what_results_look_at(run, store, tmp_path):
+    shown = run.errors()._repr_html_()
+    assert shown.count("<img") == min(12, len(run.errors()))
+    assert run.errors().ids[0] in shown
+    assert store.map()._repr_png_().startswith(b"\x89PNG")
+    with pytest.raises(UsageError, match="no bundle"):
+        fit(store, "centroid", options=FitOptions(cv=3, folder=None)).errors()
 
 
 def test_without_pictures_there_is_a_table(run, tmp_path):

@@ -49,6 +49,12 @@ def test_a_report_holds_each_item_with_its_prediction_and_picture(run, report):
     assert set(data["charts"]) == {"map", "confusion", "roc", "pr", "reliability"}
 
 
+def test_a_run_shows_its_report(run):
+    shown = run.report()
+    assert shown.path == run.bundle / "report.html"
+    assert "srcdoc" in shown._repr_html_()
+
+
 def test_the_verb_writes_it_without_the_pictures_and_says_so_once(run, tmp_path, capsys):
     bundle = tmp_path / "bundle"
     shutil.copytree(run.bundle, bundle)

@@ -1,5 +1,7 @@
 """Export of a bundle: one model, from uint8 pixels to probabilities, that runs without featx."""
 
+import contextlib
+import json
 import os
 import shutil
 import tempfile
@@ -15,7 +17,6 @@ from featx.files import say_failures, write_json
 from featx.heads.plain import PlainHead
 from featx.items import Manifest
 from featx.prediction import Predictor
-from featx.references import read_json
 from featx.registry import find_versions, suggest
 from featx.reporting import SILENT, Reporter
 
@@ -77,8 +78,8 @@ def export_bundle(
         StoreError: If the folder cannot be written to.
 
     Examples:
-        >>> import featx
-        >>> export = featx.export_bundle("latest", "openvino")
+        >>> from featx.exporting.exporting import export_bundle
+        >>> export = export_bundle("latest", "openvino")
         >>> sorted(file.name for file in export.path.iterdir())
         ['model.bin', 'model.json', 'model.xml', 'model_card.md', 'parity.json']
     """
@@ -185,7 +186,10 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
     """
     if not target.exists():
         return
-    is_export = (target / ABOUT).is_file() and read_json(target, ABOUT).get("format") == _KIND
+    is_export = False
+    with contextlib.suppress(OSError, ValueError):  # what cannot be read was not written by an export
+        about = json.loads((target / ABOUT).read_text("utf-8"))
+        is_export = isinstance(about, dict) and about.get("format") == _KIND
     if not is_export or not overwrite:
         advice = "add --overwrite to replace it" if is_export else "it is not an export, so name another folder"
         msg = f"{target} exists already; {advice}"

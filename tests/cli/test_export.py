@@ -86,8 +86,9 @@ def test_export_says_what_it_wrote(featx_command, embedded, ending):
         (["merge", "features/lab1.h5", "features/lab2.h5", "--name", "lab1"], 1, "features/lab1.h5 exists"),
         (["merge", "features/lab1.h5", "gone.h5", "--name", "all"], 1, "there is no store gone.h5"),
         (["merge", "features/lab1.h5", "lab1", "--name", "all"], 1, "lab1 is not a feature store"),
-        (["export"], 2, "'STORE'"),
-        (["export", "features/lab1.h5"], 2, "'FILE'"),
+        (["export"], 2, "name a store and a file"),
+        (["export", "features/lab1.h5"], 2, "name a store and a file"),
+        (["export", "gone", "--to", "onxx"], 2, "did you mean onnx?"),
         (["export", "features/lab1.h5", "out.xlsx"], 2, ".npz, .parquet, .csv"),
         (["export", "features/lab1.h5", "none/out.csv"], 1, "there is no folder none"),
         (["export", "gone.h5", "out.csv"], 1, "there is no store gone.h5"),
@@ -101,11 +102,11 @@ def test_usage_errors(featx_command, embedded, arguments, code, pattern):
     assert pattern in error
 
 
-def test_a_bundle_is_not_exported_yet(featx_command, embedded):
+def test_a_bundle_needs_a_format(featx_command, embedded):
     bundle = json.loads(featx_command("fit", embedded[1], "--json").out)["bundle"]
     result = featx_command("export", bundle, "out.npz")
     assert result.code == 2
-    assert result.err.startswith(f"error: {bundle} is a bundle, but only feature stores can be exported; name")
+    assert result.err.startswith(f"error: {bundle} is a bundle; say what to export it to, such as featx export ")
 
 
 def test_the_command_does_what_the_library_does():

@@ -1,0 +1,106 @@
+"""Bundles as one model: each format answers as featx does, in a process without featx."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from onnx_models import make_classifier
+from pictures import write_digits
+from tiny import save_network
+
+import featx
+from featx.errors import UsageError
+from featx.exporting.exporting import export_bundle
+from featx.options import FitOptions
+from featx.prediction import Predictor
+
+#: What the app must not need.
+POISON = ("featx", "tensorflow", "keras", "sklearn", "scipy", "h5py", "onnx")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exporting")
+    write_digits(folder / "digits", per_class=20, classes=3)
+    return folder
+
+
+def fit(folder, backbone, head="logreg"):
+    store = featx.embed(folder / "digits", backbone, folder=folder / "features").store
+    return featx.fit(store, head, options=FitOptions(folder=folder / "runs")).bundle
+
+
+@pytest.fixture(scope="module")
+def bundle(folder):
+    """A bundle whose network needs no TensorFlow."""
+    (folder / "own.onnx").write_bytes(make_classifier())
+    return fit(folder, f"onnx:{folder / 'own.onnx'}?recipe=unit")
+
+
+def test_openvino_takes_pictures_of_any_size_and_names_its_classes(bundle, folder):
+    from featx.backbones.openvino import start
+
+    made = export_bundle(bundle, "openvino", folder / "openvino")
+    assert made.parity.pixels.images == 60
+    assert made.parity.pixels.changed == ()
+    assert made.parity.pixels.largest_difference < 1e-5
+    assert made.parity.whole.largest_difference < 0.05
+    model = start().read_model(made.model)
+    assert json.loads(model.get_rt_info(["featx", "classes"]).astype(str)) == ["0", "1", "2"]
+    answer = start().compile_model(model, "CPU")(np.zeros((1, 50, 31, 3), np.uint8))[0]
+    assert answer.shape == (1, 3)
+    assert json.loads((made.path / "parity.json").read_text())["pixels"]["images"] == 60
+    assert "Trained on" in (made.path / "model_card.md").read_text()
+    with pytest.raises(UsageError, match="exists already; add --overwrite"):
+        export_bundle(bundle, "openvino", folder / "openvino")
+    with pytest.raises(UsageError, match="not an export"):
+        export_bundle(bundle, "openvino", folder / "digits", overwrite=True)
+    assert export_bundle(bundle, "openvino", folder / "openvino", overwrite=True).path == made.path
+
+
+def test_the_app_runs_where_nothing_else_is_installed(bundle, folder, tmp_path):
+    made = export_bundle(bundle, "app", folder / "app")
+    for name in POISON:
+        (tmp_path / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')\n")
+    pictures = sorted((folder / "digits" / "1").iterdir())[:4]
+    (tmp_path / "broken.jpg").write_bytes(b"<html>")
+    program = [sys.executable, str(made.path / "predict.py"), "--json", *map(str, [*pictures, tmp_path / "broken.jpg"])]
+    done = subprocess.run(program, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    *rows, broken = map(json.loads, done.stdout.splitlines())
+    assert "cannot identify image file" in broken["error"]
+    for row, expected in zip(rows, Predictor.load(bundle).predict(list(map(str, pictures))), strict=True):
+        assert row["label"] == expected.label
+        assert abs(row["probability"] - expected.probability) < 0.05
+
+
+def test_what_is_not_made_of_layers_is_refused(bundle, folder):
+    with pytest.raises(UsageError, match=r"is knn, which is not made of layers.* logreg, ridge"):
+        export_bundle(fit(folder, f"onnx:{folder / 'own.onnx'}?recipe=unit", "knn"), "openvino", folder / "knn")
+    with pytest.raises(UsageError, match="did you mean onnx"):
+        export_bundle(bundle, "onxx")
+    colour = fit(folder, "colour")
+    with pytest.raises(UsageError, match="colour is not a network"):
+        export_bundle(colour, "openvino", folder / "colour")
+    assert not list(folder.glob(".unfinished-*"))
+
+
+@pytest.mark.keras
+@pytest.mark.slow
+def test_formats_of_keras_answer_as_featx_does(folder, bundle):
+    own = fit(folder, f"file:{save_network(folder / 'own.keras')}", "keras")
+    with pytest.raises(UsageError, match="Keras does not run onnx:"):
+        export_bundle(bundle, "keras", folder / "none")
+    for package in ("tf2onnx", "onnxruntime", "ai_edge_litert"):
+        pytest.importorskip(package, reason="the extra `export` is not installed")
+    for to in ("keras", "litert", "onnx"):  # each start of TensorFlow takes seconds, and Keras's is one of them
+        made = export_bundle(own, to, folder / to)
+        assert made.parity.pixels is not None, made.parity.reason
+        assert made.parity.pixels.changed == ()
+        assert made.parity.pixels.largest_difference < 1e-4
+    import onnx
+
+    properties = {one.key: one.value for one in onnx.load(made.model).metadata_props}
+    assert json.loads(properties["classes"]) == ["0", "1", "2"]

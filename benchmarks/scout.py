@@ -176,7 +176,7 @@ def write_page(options, folder, whole):
     lines = ["| features | accuracy | 95 % | dim | images/s | points to the best | |", "|---|---|---|---|---|---|---|"]
     for row in whole.rows:
         gap = row.paired and [100 * share for share in (row.paired.difference, row.paired.low, row.paired.high)]
-        verdict = f"**{row.verdict}, the cheapest**" if row is whole.choice else row.verdict
+        verdict = f"**{row.verdict}, recommended**" if row is whole.choice else row.verdict
         cells = [f"`{name_row(row)}`", f"{row.accuracy:.3f}", f"{row.accuracy_low:.3f} to {row.accuracy_high:.3f}"]
         cells += [f"{row.dim:,}", f"{row.images_per_second:,.0f}"]
         cells += ["{:+.1f} ({:+.1f} to {:+.1f})".format(*gap) if gap else "", verdict]

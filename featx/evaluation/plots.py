@@ -309,7 +309,11 @@ def plot_learning(
         axes.legend(loc="lower right", frameon=False)
 
 
-def plot_reliability(curves: Mapping[str, Reliability], path: Path) -> None:
+#: What a picture of `measure_reliability_for_plot` says.
+EQUAL_BINS = "points: bins of equally many items, larger for more;\ncalibration error: 15 bins of equal width"
+
+
+def plot_reliability(curves: Mapping[str, Reliability], path: Path, *, note: str = "") -> None:
     """Draw accuracy against confidence and the distribution of confidence, as PNG and, next to it, as SVG.
 
     Points on the diagonal are calibrated probabilities; points below it are overconfident.
@@ -317,6 +321,7 @@ def plot_reliability(curves: Mapping[str, Reliability], path: Path) -> None:
     Args:
         curves: Up to 6 curves by name, such as the name of the calibration.
         path: The PNG file; the SVG file has the same stem.
+        note: What the bins are, above the legend.
 
     Raises:
         OSError: If a file cannot be written.
@@ -333,7 +338,7 @@ def plot_reliability(curves: Mapping[str, Reliability], path: Path) -> None:
         upper.set_ylim(0, 1.01)
         upper.set_xticklabels([])
         upper.set_ylabel("share that was right, with 95 % interval")
-        upper.legend(loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False, borderaxespad=0)
+        upper.legend(loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False, borderaxespad=0, title=note or None)
         lower.set_ylim(bottom=0)
         pairs = any(curve.classwise for curve in curves.values())
         lower.set(xlabel="probability of each class" if pairs else "confidence", ylabel="share of all")
@@ -343,13 +348,14 @@ def _draw_reliability(upper: "Axes", lower: "Axes", curve: Reliability, name: st
     filled = curve.counts > 0
     x, y = curve.confidences[filled], curve.accuracies[filled]
     reach = np.abs(np.stack([curve.lows[filled], curve.highs[filled]]) - y)
-    words = f"{name}: " * bool(name) + f"calibration error {curve.calibration_error:.3f}"
-    # A bin of few items has a long bar; paler, it does not draw the eye.
+    words = f"{name}: " * bool(name) + f"calibration error {curve.calibration_error:.3f}, n = {curve.n_items:,}"
+    # A bin of few items has a long bar; paler, and with a smaller marker, it does not draw the eye.
     shades = np.clip(np.sqrt(curve.counts[filled] / curve.counts.max()), 0.25, 1)
     for index, shade in enumerate(shades.tolist()):
         upper.vlines(x[index], y[index] - reach[0, index], y[index] + reach[1, index], color=color, lw=1.2, alpha=shade)
     upper.plot(x, y, color=color, lw=1, alpha=0.5)
-    upper.plot(x, y, marker, color=color, mec="white", mew=0.6, ms=6, ls="none", label=words, clip_on=False)
+    upper.scatter(x, y, 64 * shades**2, color=color, marker=marker, ec="white", lw=0.6, clip_on=False, zorder=3)
+    upper.plot([], [], marker, color=color, mec="white", mew=0.6, ms=7, ls="none", label=words)
     lower.stairs(curve.histogram, np.linspace(0, 1, curve.histogram.size + 1), color=color, lw=1.4)
     lower.stairs(curve.histogram, np.linspace(0, 1, curve.histogram.size + 1), color=color, alpha=0.12, fill=True)
 

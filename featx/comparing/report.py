@@ -6,6 +6,7 @@ import datetime as dt
 import functools
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -168,6 +169,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
     able = [row for row in comparison.rows if row.test is not None]
     # The dummy is far below all others and would compress them into one line.
     able = [row for row in able if row.head.name != "dummy"] or able
+    left_out = [row for row in comparison.rows if row not in able]
     intervals = [row.test.get_interval("accuracy") for row in able if row.test is not None]
     accuracies, lows, highs = np.array(intervals, np.float64).T
     with say_failures(folder):
@@ -184,8 +186,17 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
             folder / "accuracy_against_cost.png",
             chosen=able.index(comparison.best) if comparison.best in able else None,
             kinds=[row.kind for row in able],
+            validations=[math.nan if row.validation_accuracy is None else row.validation_accuracy for row in able],
+            missing=[_describe_missing(row, name) for row, name in zip(left_out, _name_points(left_out), strict=True)],
         )
     return written
+
+
+def _describe_missing(row: ComparisonRow, name: str) -> str:
+    """Describe a row that the plot leaves out: with its accuracy, or with why it has none."""
+    if row.test is not None:
+        return f"{name} {format_value(row.test.accuracy, 2)}"
+    return f"{name} failed" if row.error else f"{name} without a test"
 
 
 def _add_seconds(row: ComparisonRow) -> float:

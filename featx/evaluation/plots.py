@@ -2,6 +2,7 @@
 
 import csv
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ from featx.wording import measure_names
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 
 _MOST_COUNTED = 30
@@ -194,6 +196,9 @@ def plot_path(
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), frameon=False, borderaxespad=0)
 
 
+# Letters of a line below the plot of costs.
+_LINE_LETTERS = 100
+
 #: By kind of row: its marker, the size of that, and what the legend says.
 _MARKERS = {
     "frozen": ("o", 7, ""),
@@ -221,10 +226,13 @@ def plot_costs(  # noqa: PLR0913 - one keyword for each part of the drawing
     chosen: int | None = None,
     kinds: Sequence[str] = (),
     labels: tuple[str, str, str] = COST_LABELS,
+    validations: ArrayLike | None = None,
+    missing: Sequence[str] = (),
 ) -> None:
     """Draw accuracy with its interval against seconds, and write it as PNG and, next to it, as SVG.
 
-    Points that no other matches in less time are filled and joined by a line.
+    Points that no other matches in less time are filled and joined by a line. Where a validation is known, it alone
+    decides which these are: the best of several test accuracies is too high.
 
     Args:
         names: Names of the points, (n_rows,).
@@ -237,22 +245,31 @@ def plot_costs(  # noqa: PLR0913 - one keyword for each part of the drawing
         kinds: What each row is, (n_rows,): `frozen`, `fine-tuned`, or `start` for fine-tuning that kept its start.
             Empty if all are frozen.
         labels: The labels of the x axis, of the y axis and of the ring.
+        validations: Accuracies on validation items, float (n_rows,), NaN where unknown; such a row is grey.
+            None if `accuracies` are those.
+        missing: What is not drawn and why, such as `dummy 0.10`; a line below the legend says it.
 
     Raises:
         OSError: If a file cannot be written.
     """
     costs, heights, below, above = (np.asarray(column, np.float64) for column in (seconds, accuracies, lows, highs))
-    front = _find_front(costs, heights)
+    ranks = heights if validations is None else np.asarray(validations, np.float64)
+    front, by = _find_front(costs, ranks), "" if validations is None else ", by validation"
     kind = np.array(kinds or ["frozen"] * costs.size)
     with open_chart(names, path, noun="head", inches=(8.0, 5.6)) as (axes, shown):
         scale_logarithmically(axes, costs)
         axes.vlines(costs, below, above, color=GREY, lw=1, alpha=0.5, zorder=1)
-        axes.step(costs[front], heights[front], where="post", color=BLUE, lw=1.2, alpha=0.6)
-        inside = np.isin(np.arange(costs.size), front)
+        axes.plot(
+            costs[front], heights[front], color=BLUE, lw=1.2, alpha=0.6, drawstyle="default" if by else "steps-post"
+        )
+        inside, unknown = np.isin(np.arange(costs.size), front), np.isnan(ranks)
         for members, fill, words in (
-            (inside, BLUE, "no other is as accurate in less time"),
-            (~inside, "white", "another is at least as accurate in less time"),
+            (inside, BLUE, f"no other is as accurate in less time{by}"),
+            (~inside & ~unknown, "white", f"another is at least as accurate in less time{by}"),
+            (unknown, "0.8", "not validated on the same items"),
         ):
+            if not members.any() and members is unknown:
+                continue
             for name, (marker, size, _) in _MARKERS.items():
                 own = members & (kind == name)
                 axes.plot(costs[own], heights[own], marker, mfc=fill, mec="black", ms=size)
@@ -265,8 +282,17 @@ def plot_costs(  # noqa: PLR0913 - one keyword for each part of the drawing
                 axes.plot([], [], marker, mfc=GREY, mec="black", ms=size, label=words)
         axes.margins(y=0.06)
         axes.set(xlabel=labels[0], ylabel=labels[1])
-        axes.legend(loc="upper left", bbox_to_anchor=(0, -0.11), frameon=False, ncols=2, borderaxespad=0)
+        legend = axes.legend(loc="upper left", bbox_to_anchor=(0, -0.11), frameon=False, ncols=2, borderaxespad=0)
+        _write_missing(axes, missing, legend)
         place_labels(axes, shown, costs, heights, np.stack([below, above], axis=1))
+
+
+def _write_missing(axes: "Axes", missing: Sequence[str], legend: "Legend") -> None:
+    """Say below the legend what the plot leaves out."""
+    if missing:
+        below = axes.transAxes.inverted().transform(legend.get_window_extent())[0, 1]
+        text = "\n".join(textwrap.wrap(f"not shown: {'; '.join(missing)}", _LINE_LETTERS))
+        axes.text(0, below - 0.02, text, transform=axes.transAxes, va="top", fontsize=9, color="0.25")
 
 
 def plot_learning(
@@ -309,7 +335,11 @@ def plot_learning(
         axes.legend(loc="lower right", frameon=False)
 
 
-def plot_reliability(curves: Mapping[str, Reliability], path: Path) -> None:
+#: What a picture of `measure_reliability_for_plot` says.
+EQUAL_BINS = "points: bins of equally many items, larger for more;\ncalibration error: 15 bins of equal width"
+
+
+def plot_reliability(curves: Mapping[str, Reliability], path: Path, *, note: str = "") -> None:
     """Draw accuracy against confidence and the distribution of confidence, as PNG and, next to it, as SVG.
 
     Points on the diagonal are calibrated probabilities; points below it are overconfident.
@@ -317,6 +347,7 @@ def plot_reliability(curves: Mapping[str, Reliability], path: Path) -> None:
     Args:
         curves: Up to 6 curves by name, such as the name of the calibration.
         path: The PNG file; the SVG file has the same stem.
+        note: What the bins are, above the legend.
 
     Raises:
         OSError: If a file cannot be written.
@@ -333,7 +364,7 @@ def plot_reliability(curves: Mapping[str, Reliability], path: Path) -> None:
         upper.set_ylim(0, 1.01)
         upper.set_xticklabels([])
         upper.set_ylabel("share that was right, with 95 % interval")
-        upper.legend(loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False, borderaxespad=0)
+        upper.legend(loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False, borderaxespad=0, title=note or None)
         lower.set_ylim(bottom=0)
         pairs = any(curve.classwise for curve in curves.values())
         lower.set(xlabel="probability of each class" if pairs else "confidence", ylabel="share of all")
@@ -343,13 +374,14 @@ def _draw_reliability(upper: "Axes", lower: "Axes", curve: Reliability, name: st
     filled = curve.counts > 0
     x, y = curve.confidences[filled], curve.accuracies[filled]
     reach = np.abs(np.stack([curve.lows[filled], curve.highs[filled]]) - y)
-    words = f"{name}: " * bool(name) + f"calibration error {curve.calibration_error:.3f}"
-    # A bin of few items has a long bar; paler, it does not draw the eye.
+    words = f"{name}: " * bool(name) + f"calibration error {curve.calibration_error:.3f}, n = {curve.n_items:,}"
+    # A bin of few items has a long bar; paler, and with a smaller marker, it does not draw the eye.
     shades = np.clip(np.sqrt(curve.counts[filled] / curve.counts.max()), 0.25, 1)
     for index, shade in enumerate(shades.tolist()):
         upper.vlines(x[index], y[index] - reach[0, index], y[index] + reach[1, index], color=color, lw=1.2, alpha=shade)
     upper.plot(x, y, color=color, lw=1, alpha=0.5)
-    upper.plot(x, y, marker, color=color, mec="white", mew=0.6, ms=6, ls="none", label=words, clip_on=False)
+    upper.scatter(x, y, 64 * shades**2, color=color, marker=marker, ec="white", lw=0.6, clip_on=False, zorder=3)
+    upper.plot([], [], marker, color=color, mec="white", mew=0.6, ms=7, ls="none", label=words)
     lower.stairs(curve.histogram, np.linspace(0, 1, curve.histogram.size + 1), color=color, lw=1.4)
     lower.stairs(curve.histogram, np.linspace(0, 1, curve.histogram.size + 1), color=color, alpha=0.12, fill=True)
 
@@ -383,10 +415,10 @@ def _spread_ticks(sizes: FloatArray) -> list[float]:
 
 
 def _find_front(costs: FloatArray, heights: FloatArray) -> list[int]:
-    """Find the rows that no other beats in both cost and height, the cheapest first."""
+    """Find the rows that no other beats in both cost and height, the cheapest first; one without a height is none."""
     front: list[int] = []
     for row in np.lexsort((-heights, costs)).tolist():
-        if not front or heights[row] > heights[front[-1]]:
+        if heights[row] > (heights[front[-1]] if front else -np.inf):
             front.append(row)
     return front
 

@@ -24,8 +24,8 @@ from featx.bundle import Draft, DraftPart, align_probabilities, read_versions, t
 from featx.embedding import check_image, make_spec
 from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
-from featx.evaluation.plots import plot_reliability
-from featx.evaluation.reliability import measure_reliability
+from featx.evaluation.plots import EQUAL_BINS, plot_reliability
+from featx.evaluation.reliability import measure_reliability_for_plot
 from featx.files import make_folder, say_failures, write_table
 from featx.finetuning.feature_maps import Cut, FineTuneData, prepare_data
 from featx.finetuning.first_head import FirstHead, FrozenFeatures, fit_first_head, is_tuned, plan_first_head
@@ -244,10 +244,10 @@ def _list_illustrations(
     run: Run, trained: TrainedNetwork, probabilities: Probabilities, folder: Path
 ) -> dict[str, Any]:
     truth = trained.data.dataset.targets[trained.partition.test.members]
-    curves = {run.test_name: measure_reliability(probabilities, truth)}
+    curves = {run.test_name: measure_reliability_for_plot(probabilities, truth)}
     files: dict[str, Any] = {
         "reliability.csv": functools.partial(write_table, tabulate_reliability(curves)),
-        "reliability.png": functools.partial(plot_reliability, curves),
+        "reliability.png": functools.partial(plot_reliability, curves, note=EQUAL_BINS),
         "head.keras": lambda path: trained.first.network.to_keras().save(path),
     }
     for path in sorted(folder.glob(f"{CURVES}.*")) + sorted(folder.glob(SHEET)):

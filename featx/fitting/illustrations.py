@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from featx.evaluation.plots import plot_history, plot_learning, plot_path, plot_reliability, write_history
-from featx.evaluation.reliability import Reliability, measure_reliability
+from featx.evaluation.plots import EQUAL_BINS, plot_history, plot_learning, plot_path, plot_reliability, write_history
+from featx.evaluation.reliability import Reliability, measure_reliability_for_plot
 from featx.files import write_table
 from featx.heads import Candidate, FittedHead, Tuned
 from featx.heads.networks import NetworkClassifier
@@ -41,7 +41,7 @@ def list_illustrations(
     curves = compare_reliability(run, tuned, probabilities, targets)
     files: dict[str, Writer] = {
         "reliability.csv": functools.partial(write_table, tabulate_reliability(curves)),
-        "reliability.png": functools.partial(plot_reliability, curves),
+        "reliability.png": functools.partial(plot_reliability, curves, note=EQUAL_BINS),
     }
     files |= _list_path(run, tuned.candidates)
     step = fitted.estimator[-1]
@@ -69,13 +69,13 @@ def compare_reliability(
 ) -> dict[str, Reliability]:
     """Measure the reliability of the test, and of the items held out in tuning, before and after calibration."""
     before = special.softmax(tuned.scores.astype(np.float64), axis=1)
-    curves = {"held out": measure_reliability(tuned.probabilities, tuned.positions)}
+    curves = {"held out": measure_reliability_for_plot(tuned.probabilities, tuned.positions)}
     if not np.allclose(before, tuned.probabilities, atol=1e-6):
         curves = {
-            "held out, not calibrated": measure_reliability(before, tuned.positions),
+            "held out, not calibrated": measure_reliability_for_plot(before, tuned.positions),
             "held out, calibrated": curves["held out"],
         }
-    return curves | {run.test_name: measure_reliability(probabilities, targets)}
+    return curves | {run.test_name: measure_reliability_for_plot(probabilities, targets)}
 
 
 def tabulate_reliability(curves: Mapping[str, Reliability]) -> dict[str, list[Any]]:

@@ -123,7 +123,10 @@ def _plot(result: ScoutResult, path: Path) -> None:
     seconds = [_PER / row.images_per_second for row in able]
     chosen = able.index(result.choice) if result.choice in able else None
     names = [_name_point(row) for row in able]
-    plot_costs(names, seconds, accuracies, lows, highs, path, chosen=chosen, labels=_LABELS)
+    missing = [
+        f"{_name_point(row)} {'failed' if row.error else 'not measured'}" for row in result.rows if row not in able
+    ]
+    plot_costs(names, seconds, accuracies, lows, highs, path, chosen=chosen, labels=_LABELS, missing=missing)
 
 
 def _name_point(row: ScoutRow) -> str:

@@ -243,7 +243,9 @@ def test_the_plot_has_the_time_of_embedding_on_both_sides(tmp_path, monkeypatch)
     monkeypatch.setattr("featx.evaluation.plots.plot_costs", drawn)
     tuned = make_row("network", "tie", 1, kind=FINE_TUNED, embed_seconds=1.0)
     frozen = make_row("lda", "best", embed_seconds=4.0)
-    write_comparison(make_comparison(frozen, make_row("knn", "tie", 1), tuned), tmp_path)
+    dummy = make_row("dummy", "worse", 2)
+    write_comparison(make_comparison(frozen, make_row("knn", "tie", 1), tuned, dummy, FAILED), tmp_path)
+    assert drawn.call_args.kwargs["missing"] == [f"dummy {dummy.test.accuracy:.2f}", "svm failed"]
     assert drawn.call_args.args[1] == [5.5, 1.5, 1.5]
     assert drawn.call_args.kwargs["kinds"] == ["frozen", "frozen", "fine-tuned"]
     start = make_row("logreg", "tie", 1, kind=START, embed_seconds=1.0, run=tmp_path)

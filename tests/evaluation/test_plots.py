@@ -235,6 +235,15 @@ def test_costs_name_what_is_marked(tmp_path):
     assert marks == {"fine-tuning that kept the start: nothing was trained"}
 
 
+def test_costs_rank_by_validation_and_say_what_is_not_shown(tmp_path):
+    rows = (["knn", "mlp", "run"], [0.1, 1, 10], [0.9, 0.95, 0.97], [0.8, 0.9, 0.9], [0.95, 0.97, 0.99])
+    plot_costs(*rows, tmp_path / "c.png", validations=[0.9, 0.8, math.nan], missing=["dummy 0.10", "svm failed"])
+    texts = set(read_texts(tmp_path / "c.png"))
+    assert "no other is as accurate in less time, by validation" in texts
+    assert {"not validated on the same items", "not shown: dummy 0.10; svm failed"} <= texts
+    assert _find_front(np.array([1.0, 2, 3]), np.array([math.nan, 0.8, math.nan])) == [1]
+
+
 def test_the_front_holds_the_rows_that_no_other_beats_in_both():
     costs, accuracies = np.array([1.0, 2, 2, 3, 4, 4]), np.array([0.8, 0.9, 0.7, 0.9, 0.95, 0.94])
     assert _find_front(costs, accuracies) == [0, 1, 4]

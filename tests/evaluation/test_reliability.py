@@ -8,6 +8,7 @@ from sklearn.metrics import brier_score_loss
 
 from featx.errors import DataError, UsageError
 from featx.evaluation import evaluate, measure_reliability
+from featx.evaluation.reliability import measure_reliability_for_plot
 
 
 def make_items(n_items=600, n_classes=4, seed=0, sharpness=2.0):
@@ -89,3 +90,16 @@ def test_wrong_input():
         measure_reliability([0.5, 0.6], [0])
     with pytest.raises(DataError, match=r"targets\[0\] is 2"):
         measure_reliability([[0.5, 0.5]], [2])
+
+
+@pytest.mark.parametrize(("n_items", "bins"), [(2, 2), (20, 3), (70, 5), (700, 14), (5000, 15)])
+def test_a_picture_has_equally_filled_bins_and_the_error_of_the_table(n_items, bins):
+    rng = np.random.default_rng(0)
+    chances = rng.dirichlet(np.ones(3), n_items)
+    targets = rng.integers(3, size=n_items)
+    drawn = measure_reliability_for_plot(chances, targets)
+    counts = drawn.counts[drawn.counts > 0]
+    assert counts.size == bins
+    assert counts.sum() == n_items
+    assert counts.max() - counts.min() <= 2
+    assert drawn.calibration_error == measure_reliability(chances, targets).calibration_error

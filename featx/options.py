@@ -28,7 +28,7 @@ _SEEDS = 2**32
 
 
 #: Options that are a path, or None for nothing to write.
-_PATHS = {"folder", "features", "out"}
+_PATHS = {"folder", "features", "out", "without", "relabel"}
 
 
 def check_options(options: object, kind: type) -> None:
@@ -128,8 +128,11 @@ class FitOptions:
         test_size: Fraction held out if the source has no test split.
         cv: Folds of a cross-validation over all items, instead of one test; 0 for none.
         group: What keeps items together: empty for the groups in the store, `folder` for
-            the folder of each image, a column of the table that was embedded, or a
-            regular expression with one group, searched in each item's id.
+            the folder of each image, a column of the table that was embedded, a
+            regular expression with one group, searched in each item's id, or a table with the columns `id` and
+            `group`, such as `audit.csv`.
+        without: Table of items to leave out: an `audit.csv`, or any with a column `id`.
+        relabel: Table of items to label anew: an `audit.csv`, or one with the columns `id` and `label`.
         seed: Seed of the split, the folds and the head.
         folder: Where bundles are written; None writes none.
         name: Name of the bundle in that folder; empty for one made from the date, the head and the store.
@@ -146,6 +149,8 @@ class FitOptions:
     test_size: float = 0.2
     cv: int = 0
     group: str = ""
+    without: str | os.PathLike[str] | None = None
+    relabel: str | os.PathLike[str] | None = None
     seed: int = 0
     folder: str | os.PathLike[str] | None = "runs"
     name: str = ""

@@ -56,7 +56,26 @@ def fit(
             metavar="K", help="Test by K-fold cross-validation over all items; 0 tests on one held-out split."
         ),
     ] = FIT_DEFAULTS.cv,
-    group: flags.Group = FIT_DEFAULTS.group,
+    group: Annotated[
+        str,
+        typer.Option(
+            metavar="GROUP",
+            help="Keep items together in one split, by a column of the table, `folder`, a regular expression with one "
+            "group that is searched for in each id, or a table such as audit.csv.",
+        ),
+    ] = FIT_DEFAULTS.group,
+    without: Annotated[
+        Path | None,
+        typer.Option(
+            "--without", metavar="FILE", help="Leave out what audit.csv says, or all items of a table with ids."
+        ),
+    ] = None,
+    relabel: Annotated[
+        Path | None,
+        typer.Option(
+            "--relabel", metavar="FILE", help="Take the labels that audit.csv suggests, or those of an id,label table."
+        ),
+    ] = None,
     views: flags.FitViews = FIT_DEFAULTS.views,
     seed: flags.Seed = FIT_DEFAULTS.seed,
     runs: flags.Runs = Path(str(FIT_DEFAULTS.folder)),
@@ -87,6 +106,8 @@ def fit(
             test_size=test_size,
             cv=cv,
             group=group,
+            without=without,
+            relabel=relabel,
             seed=seed,
             folder=runs,
             name=name,

@@ -129,6 +129,8 @@ def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
     about: dict[str, Any] = {"bundle": str(path), "head": head.to_dict(), "embed": embed}
     about |= {"classes": list(bundle.classes), "test_name": test_name}
     about |= {"test": omit_tables(test) if test else None, "store": store, "created_with": created_with}
+    corrections = _read_texts(record, "corrections")
+    about |= {"corrections": corrections} if corrections else {}
     if as_json:
         print_json(about)
         return
@@ -140,6 +142,11 @@ def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
         ("classes", _list(dict.fromkeys(bundle.classes, 0), shown, counted=False)),
         ("test", tested),
         ("store", str(store.get("path", _UNKNOWN))),
+        *(
+            ("items", f"--{name} {corrections[name]}")
+            for name in ("without", "relabel", "group")
+            if name in corrections
+        ),
         ("made with", join_first([f"{name} {version}" for name, version in created_with.items()], _SHOWN) or _UNKNOWN),
     ]
     _print_rows(rows)

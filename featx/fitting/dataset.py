@@ -3,8 +3,9 @@
 The test targets can be read once. A second read is an error.
 """
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from featx.errors import DataError, UsageError
 from featx.evaluation import Evaluation, evaluate
+from featx.fitting.corrections import correct_items, is_table
 from featx.fitting.preconditions import (
     MIN_CLASSES,
     assign_roles,
@@ -44,6 +46,8 @@ class Dataset:
         classes: The distinct labels, sorted.
         targets: int `(n_items,)`: the position of each label in `classes`.
         splits, groups, keys: Text `(n_items,)`: split of the source, group, sha256.
+        copies: Text `(n_items,)`: the group that a table such as `audit.csv` names; empty for none.
+        corrections: What such tables changed, for the record.
         notes: What the user should know.
         views: What heads are fitted on in a store with views; see `FitOptions`.
     """
@@ -55,6 +59,8 @@ class Dataset:
     splits: NDArray[np.str_]
     groups: NDArray[np.str_]
     keys: NDArray[np.str_]
+    copies: NDArray[np.str_]
+    corrections: Mapping[str, Any]
     notes: tuple[str, ...]
     views: str = VIEWS[0]
 
@@ -224,34 +230,45 @@ class Partition:
     notes: tuple[str, ...]
 
 
-def load_dataset(store: AnyStore, *, group: str = "", views: str | None = VIEWS[0]) -> Dataset:
+def load_dataset(
+    store: AnyStore,
+    *,
+    group: str = "",
+    views: str | None = VIEWS[0],
+    without: str | os.PathLike[str] | None = None,
+    relabel: str | os.PathLike[str] | None = None,
+) -> Dataset:
     """Take the labelled rows of a store.
 
     Args:
         store: The store.
         group: What keeps items together: empty for the groups in the store, `folder`
-            for the folder of each image, a column of the table that was embedded, or a
-            regular expression with one group, searched in each item's id.
+            for the folder of each image, a column of the table that was embedded, a
+            regular expression with one group, searched in each item's id, or a table such as `audit.csv`.
         views: What heads are fitted on in a store with views; see `FitOptions`. None if no head is fitted.
+        without: Table of items to leave out; see `featx.fitting.corrections.correct_items`.
+        relabel: Table of items to label anew.
 
     Raises:
         DataError: If there are no labels, or only one class; if the labels are measurements, or name
             several classes each.
         UsageError: If `group` is not one of these, or the store has no views to augment by.
     """
-    labelled = store.labels != ""
-    check_labels(str(store.path), store.labels[labelled].tolist())
-    n_bare = int((~labelled).sum())
+    corrected = correct_items(store, without=without, relabel=relabel, group=group)
+    labelled = (corrected.labels != "") & corrected.kept
+    check_labels(str(store.path), corrected.labels[labelled].tolist())
+    n_bare = int((corrected.labels == "").sum())
     have = agree(n_bare, "has no label and is", "have no label and are")
     notes = [f"{n_bare:,} of {len(store):,} items {have} left out"] if n_bare else []
     rows = np.flatnonzero(labelled)
-    classes, targets = np.unique(store.labels[rows], return_inverse=True)
+    classes, targets = np.unique(corrected.labels[rows], return_inverse=True)
     _refuse_other_targets(store, classes.tolist(), len(rows))
-    found = find_groups(store.ids.tolist(), group, store.source, store.reading) if group else store.groups
+    named = group and not is_table(group)
+    found = find_groups(store.ids.tolist(), group, store.source, store.reading) if named else corrected.groups
     groups = np.asarray(found)[rows]
-    notes += describe_ungrouped(groups.tolist(), group)
-    notes += [*store.notes, *(note_views(store, views) if views else [])]
-    columns = (store.splits[rows], groups, store.sha256[rows])
+    notes += describe_ungrouped(groups.tolist(), group) if named else []
+    notes += [*corrected.notes, *store.notes, *(note_views(store, views) if views else [])]
+    columns = (store.splits[rows], groups, store.sha256[rows], corrected.copies[rows], corrected.record)
     return Dataset(store, rows, tuple(classes.tolist()), targets, *columns, tuple(notes), views or VIEWS[-1])
 
 
@@ -309,7 +326,8 @@ def split_dataset(dataset: Dataset, *, test_size: float, seed: int) -> Partition
     A source with test items is tested on them and validated on its val items, if any. A
     source with val items but no test items is tested on its val items. Its train items are
     trained on, or those without a split if there are no train items. If there are only train
-    items, the others are the test. Training items with the bytes of a held-out one are left out.
+    items, the others are the test. Training items with the bytes of a held-out one are left out, and
+    so are those that a table such as `audit.csv` puts into a group with it.
 
     Raises:
         DataError: If training lacks a class that the test has, or either is empty.
@@ -355,14 +373,24 @@ def _split_by_source(
     if unused.any():
         count = format_plural(int(unused.sum()), "image")
         notes.append(f"left out {count} without a split, since others have one; give them a split to use them")
-    leaks = find_leaks(dataset.keys.tolist(), np.where(train, "train", dataset.splits).tolist())
+    roles = np.where(train, "train", dataset.splits).tolist()
+    leaks = find_leaks(dataset.keys.tolist(), roles)
+    named = np.where(dataset.copies != "", dataset.copies, dataset.keys)
+    near = find_leaks(named.tolist(), roles) & ~leaks
     if leaks.any():
         first = dataset.store.ids[dataset.rows[leaks]][0]
         notes.append(
             f"left out {format_plural(int(leaks.sum()), 'training or validation image')} with the same bytes as an "
             f"image of a later split, such as {first}"
         )
-    notes += _note_overlaps(dataset, train, validation, test, test_name)
+    if near.any():
+        first = dataset.store.ids[dataset.rows[near]][0]
+        notes.append(
+            f"left out {format_plural(int(near.sum()), 'training or validation image')} of a group of --group that is "
+            f"also in a later split, such as {first}; the {test_name} items stay"
+        )
+    leaks |= near
+    notes += _note_overlaps(dataset, train & ~near, validation & ~near, test, test_name)
     check_classes(dataset.labels.tolist(), train & ~leaks, test, test_name, train & leaks)
     test_items = HeldOut(dataset, test)
     return Partition(train & ~leaks, validation & ~leaks, test_items, "source", test_name, tuple(notes))

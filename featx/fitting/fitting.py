@@ -39,7 +39,7 @@ from featx.registry import BEST
 from featx.results import Curve, Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
-from featx.store.joining import AnyStore, join_stores
+from featx.store.joining import join_stores
 from featx.store.verification import refuse_damage
 from featx.wording import format_plural, to_text
 
@@ -102,7 +102,8 @@ def fit(
     started = time.perf_counter()
     options.reporter.begin("fitting")
     refuse_damage(stores)  # a second per gigabyte; a head would be fitted on noise without a warning
-    dataset = load_dataset(join_stores(stores), group=options.group, views=options.views)
+    tables = {"without": options.without, "relabel": options.relabel}
+    dataset = load_dataset(join_stores(stores), group=options.group, views=options.views, **tables)
     outcome = (
         _cross_validate(plans, dataset, options)
         if options.cv
@@ -334,7 +335,7 @@ def _draft_bundle(
         head_spec=run.head,
         classes=dataset.classes,
         head=outcome.fitted.estimator,
-        record=_make_record(run, dataset.store, outcome, options),
+        record=_make_record(run, dataset, outcome, options),
         test=outcome.test,
         metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
         items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
@@ -343,8 +344,9 @@ def _draft_bundle(
     )
 
 
-def _make_record(run: Run, store: AnyStore, outcome: _Outcome, options: FitOptions) -> dict[str, Any]:
+def _make_record(run: Run, dataset: Dataset, outcome: _Outcome, options: FitOptions) -> dict[str, Any]:
     """Make the record of a bundle: how the head was chosen, on what split, from which store."""
+    store = dataset.store
     record: dict[str, Any] = {
         "candidates": [candidate.to_dict() for candidate in run.candidates],
         "protocol": run.protocol,
@@ -359,6 +361,8 @@ def _make_record(run: Run, store: AnyStore, outcome: _Outcome, options: FitOptio
             "embed_seconds": store.embed_seconds,
         },
     }
+    if dataset.corrections:
+        record["corrections"] = dict(dataset.corrections)
     if run.heads:
         record["heads"] = [head.to_dict() for head in run.heads]
     if len(store.parts) > 1:

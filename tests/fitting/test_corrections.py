@@ -1,0 +1,133 @@
+import json
+
+import pytest
+from pictures import write_digits
+
+import featx
+from featx import FitOptions, fit
+from featx.audit.auditing import audit_store
+from featx.errors import DataError, SourceError
+from featx.files import write_table
+from featx.fitting.corrections import correct_items
+from featx.fitting.dataset import load_dataset, split_dataset
+
+HEADER = "id,kind,score,suggestion,group,detail\n"
+
+
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory):
+    """Three classes in train and test; the test has near-copies of `train/0/*`, saved again with one pixel changed."""
+    from PIL import Image
+
+    root = tmp_path_factory.mktemp("corrections")
+    write_digits(root / "data" / "train", per_class=12, classes=3)
+    write_digits(root / "data" / "test", per_class=6, classes=3, skip=12)
+    sources = sorted((root / "data" / "train" / "0").iterdir())[:2]
+    for number, path in enumerate(sources):
+        with Image.open(path) as image:
+            changed = image.convert("RGB")
+        changed.putpixel((0, 0), (9, 9, 9))
+        changed.save(root / "data" / "test" / "0" / f"copy{number}.png")
+    return featx.embed(root / "data", "colour", folder=root / "features").store
+
+
+def names(store, split, label):
+    return sorted(store.ids[(store.splits == split) & (store.labels == label)].tolist())
+
+
+def write(path, *lines, header=HEADER):
+    path.write_text(header + "".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_an_audit_is_applied_to_the_training_items_and_leaves_the_test_whole(splits, tmp_path):
+    write_table(audit_store(splits).tabulate(), tmp_path / "audit.csv")
+    before = split_dataset(load_dataset(splits), test_size=0.2, seed=0)
+    for options in ({"group": str(tmp_path / "audit.csv")}, {"without": tmp_path / "audit.csv"}):
+        dataset = load_dataset(splits, **options)
+        after = split_dataset(dataset, test_size=0.2, seed=0)
+        assert len(after.test) == len(before.test) == 20
+        ids = dataset.store.ids[dataset.rows]
+        gone = set(splits.ids.tolist()) - set(ids[after.train].tolist()) - set(ids[after.test.members].tolist())
+        assert {f"train/0/{name.split('/')[-1]}" for name in gone} == gone
+        assert len(gone) == 2
+        said = [note for note in (*dataset.notes, *after.notes) if "audit.csv" in note or "--group" in note]
+        assert any("2 " in note for note in said), said
+
+
+def test_a_table_of_ids_is_left_out_of_the_bundle_and_its_record(splits, tmp_path):
+    out = names(splits, "train", "1")[:3]
+    table = write(tmp_path / "bad.csv", *out, header="id\n")
+    run = fit(splits, "centroid", options=FitOptions(without=table, folder=tmp_path / "runs"))
+    assert run.n_train == 33
+    assert f"{table} leaves out 3 items" in run.notes
+    record = json.loads((run.bundle / "bundle.json").read_text())["record"]["corrections"]
+    assert (record["without"], record["left_out"], len(record["without_sha256"])) == (str(table), 3, 64)
+    assert not any(name in (run.bundle / "items.csv").read_text() for name in out)
+
+
+def test_of_copies_one_stays_and_what_is_to_be_checked_stays_too(splits, tmp_path):
+    first, second, third, fourth = names(splits, "train", "2")[:4]
+    other = names(splits, "test", "2")[0]
+    table = write(
+        tmp_path / "audit.csv",
+        f"{first},near-copy,1,group,{first},",
+        f"{second},near-copy,1,group,{first},",
+        f"{other},copy,1,group,{second},",
+        f"{second},copy,1,group,{second},",
+        f"{third},blank,1,leave out,,",
+        f"{fourth},tiny,1,check,,",
+    )
+    corrected = correct_items(splits, without=table, group=str(table))
+    assert set(splits.ids[~corrected.kept].tolist()) == {first, second, third}
+    assert "leaves out 3 items: 1 listed, and 2 further copies" in corrected.notes[0]
+    assert set(splits.ids[corrected.copies != ""].tolist()) == {first, second, other}
+    assert len(set(corrected.groups.tolist()) - {""}) == 1
+
+
+def test_labels_are_those_of_the_table_and_a_class_without_items_is_said(splits, tmp_path):
+    first, second = names(splits, "train", "0")[:2]
+    audit = write(tmp_path / "audit.csv", f"{first},suspicious label,1,label 1,,", f"{second},outlier,1,check,,")
+    changed = splits.labels != correct_items(splits, relabel=audit).labels
+    assert splits.ids[changed].tolist() == [first]
+    plain = write(tmp_path / "plain.csv", f"{second},2", header="id,label\n")
+    dataset = load_dataset(splits, relabel=plain)
+    assert dataset.labels[splits.ids.tolist().index(second)] == "2"
+    assert f"{plain} changes the label of 1 item" in dataset.notes
+    every = write(tmp_path / "every.csv", *splits.ids[splits.labels == "2"].tolist(), header="id\n")
+    assert "the class has no items left: 2" in load_dataset(splits, without=every).notes
+
+
+@pytest.mark.parametrize(
+    ("header", "line", "option", "error", "message"),
+    [
+        ("id\n", "gone.png", "without", DataError, "names an item that .* does not have, such as 'gone.png'"),
+        ("path\n", "ID", "without", DataError, "has no column 'id'; its columns are 'path'"),
+        ("id\n", "ID", "group", DataError, "has no column 'group'"),
+        ("id\n", "ID", "relabel", DataError, "has no column 'label'"),
+        ("id,label\n", "ID,22", "relabel", DataError, "the label '22', which .* does not have; did you mean 2"),
+        ("id,label\n", "ID,1\nID,2", "relabel", DataError, "two labels, '1' and '2'"),
+        ("", "", "without", SourceError, "there is no table '.*'; `featx audit` writes one"),
+    ],
+)
+def test_wrong_tables(splits, tmp_path, header, line, option, error, message):
+    path = tmp_path / "table.csv"
+    if header:
+        write(path, line.replace("ID", names(splits, "train", "0")[0]), header=header)
+    with pytest.raises(error, match=message):
+        correct_items(splits, **{option: str(path)})
+
+
+def test_groups_are_joined_with_those_of_the_store(tmp_path):
+    write_digits(tmp_path / "images", per_class=4, classes=2)
+    paths = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "images").rglob("*.png"))
+    rows = [f"{path},{path.split('/')[1]},{'pair' if at in (1, 2) else ''}" for at, path in enumerate(paths)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,group", *rows]))
+    store = featx.embed(tmp_path / "table.csv", "colour", folder=tmp_path / "features").store
+    ids = store.ids.tolist()
+    table = write(tmp_path / "audit.csv", f"{ids[0]},pair", f"{ids[1]},pair", f"{ids[5]},alone", header="id,group\n")
+    corrected = correct_items(store, group=str(table))
+    assert corrected.groups.tolist() == [ids[0]] * 3 + [""] * 5
+    assert corrected.copies.tolist() == [ids[0]] * 2 + [""] * 6
+    folds = load_dataset(store, group=str(table)).assign_folds(corrected.kept, 2, seed=0)
+    assert len(set(folds[:3].tolist())) == 1

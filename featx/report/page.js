@@ -129,7 +129,8 @@ const config = {
   axis: { labelColor: "currentColor", titleColor: "currentColor", gridColor: GREY, gridOpacity: 0.25, domainColor: GREY, tickColor: GREY },
 };
 async function draw(name, tables, canvas) {
-  const spec = { ...data.charts[name], datasets: tables };
+  const chart = data.charts[name];
+  const spec = { ...chart, datasets: { ...chart.datasets, ...tables } };
   const colors = canvas ? { ...config, axis: { ...config.axis, labelColor: GREY, titleColor: GREY } } : config;
   const made = await vegaEmbed($(name.replace("_all", "")), spec,
     { actions: false, ast: true, renderer: canvas ? "canvas" : "svg", tooltip: tip, config: colors, mode: "vega-lite" });

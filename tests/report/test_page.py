@@ -187,6 +187,8 @@ def test_a_click_on_a_cell_changes_the_map_and_the_pictures(browser, report):
     browser.events.clear()
     browser.call("Page.navigate", url=Path(report.path).resolve().as_uri())
     browser.wait("document.documentElement.dataset.ready === 'yes'")
+    for chart, mark in (("roc", "line"), ("pr", "line"), ("reliability", "symbol")):
+        assert browser.evaluate(f"document.querySelectorAll('#{chart} .mark-{mark} path').length"), chart
     before = browser.evaluate("document.getElementById('status').textContent")
     wanted = max((one for one in read_data(report.path)["cells"] if one["t"] != one["p"]), key=lambda one: one["n"])
     place = browser.evaluate(

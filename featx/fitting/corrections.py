@@ -93,7 +93,9 @@ def correct_items(
         record |= _describe_file("group", Path(group)) | {"grouped": grouped}
         count = len(set(copies.tolist()) - {""})
         also = ", and with the groups of the store" if (store.groups != "").any() else ""
-        notes.append(f"{group} keeps {format_plural(grouped, 'item')} together in {count:,} groups{also}")
+        notes.append(
+            f"{group} keeps {format_plural(grouped, 'item')} together in {format_plural(count, 'group')}{also}"
+        )
     return Corrected(kept, labels, groups, copies, tuple(notes), record)
 
 

@@ -19,7 +19,7 @@ from featx.backbones.converted import ConvertedBackbone
 from featx.backbones.loading import has_gpu, rebuild_backbone
 from featx.backbones.protocol import needs_openvino, refuse_keras
 from featx.backbones.running import Runner
-from featx.bundle import Bundle, Part, align_probabilities
+from featx.bundle import Bundle, Part, align_probabilities, tabulate_predictions
 from featx.errors import (
     BackboneError,
     BundleError,
@@ -249,21 +249,45 @@ class Predictor:
             DataError: If no item has a label, or one has a class that the bundle was not trained on.
             UsageError: If there is no split of that name.
         """
+        return self.evaluate_items(source, split=split, options=options, views=views)[0]
+
+    def evaluate_items(
+        self,
+        source: Manifest | str | os.PathLike[str],
+        *,
+        split: str = "",
+        options: EmbedOptions = EMBED_DEFAULTS,
+        views: ViewSpec | None = None,
+    ) -> tuple[Evaluation, dict[str, Any]]:
+        """Evaluate on labelled images, as `evaluate` does, and return the prediction of each as well.
+
+        Args:
+            source: As in `evaluate`.
+            split: As in `evaluate`.
+            options: How to run.
+            views: As in `predict`.
+
+        Returns:
+            The evaluation, and the columns of a bundle's `predictions.csv`.
+
+        Raises:
+            DataError: As in `evaluate`.
+            UsageError: As in `evaluate`.
+        """
         split = read_split(split)
         manifest = source if isinstance(source, Manifest) else read_source(source)
         items = choose_items(manifest, split)
         self._check_labels(items, manifest)
         trained = self.bundle.read_trained()
-        targets, rows, groups, seen, failed = [], [], [], 0, 0
+        tested, rows, seen, failed = [], [], 0, 0
         chosen = Manifest(items, manifest.reader, manifest.source)
         for examined, probabilities in self._run(chosen, len(chosen), options, views):
             if probabilities is None:
                 failed += 1
                 logger.warning("%s is left out: %s", examined.item.id, examined.reason)
                 continue
-            targets.append(self.classes.index(examined.item.label))
+            tested.append(examined.item)
             rows.append(probabilities)
-            groups.append(examined.item.group)
             seen += examined.stamp is not None and examined.stamp.sha256 in trained
         if not rows:
             msg = f"none of the {failed} labelled images of {manifest.source} can be read"
@@ -272,7 +296,11 @@ class Predictor:
             logger.warning(
                 "%d of %d images were used in training, so these numbers are too optimistic", seen, len(rows)
             )
-        return evaluate(np.stack(rows), np.array(targets), self.classes, groups=groups if any(groups) else None)
+        stacked, groups = np.stack(rows), [item.group for item in tested]
+        ids, labels = (np.array([getattr(item, name) for item in tested], np.str_) for name in ("id", "label"))
+        targets = np.array([self.classes.index(item.label) for item in tested])
+        evaluation = evaluate(stacked, targets, self.classes, groups=groups if any(groups) else None)
+        return evaluation, tabulate_predictions(ids, labels, np.arange(len(ids)), stacked, self.classes)
 
     def _check_labels(self, items: Sequence[Item], manifest: Manifest) -> None:
         unknown = sorted({item.label for item in items} - set(self.classes))

@@ -15,7 +15,11 @@ _SHOWN = 20
 
 def errors(
     bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="Folder of the bundle, or the name of a run; latest if not given.")
+        Path,
+        typer.Argument(
+            metavar="BUNDLE",
+            help="Folder of the bundle or of an evaluation, or the name of a run; latest if not given.",
+        ),
     ] = Path("latest"),
     source: Annotated[
         str,
@@ -24,24 +28,27 @@ def errors(
     top: Annotated[int, typer.Option("--top", min=1, help="Pictures on the contact sheet.")] = 40,
     output: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FOLDER", help="Folder for errors.csv and errors.png; the bundle if not given."),
+        typer.Option("--out", metavar="FOLDER", help="Folder for errors.csv and errors.png; BUNDLE if not given."),
     ] = None,
     as_json: flags.Json = False,
 ) -> None:
     """Show the pictures that a classifier got wrong, the most confident mistakes first.
 
-    These are the tested images of the bundle. The table is written as errors.csv, and the pictures as errors.png.
+    These are the tested images of the bundle, or those of an evaluation that `featx evaluate` wrote. The table is
+    written as errors.csv, and the pictures as errors.png.
     """
     from featx.errors import FeatxError
     from featx.references import find_bundle
+    from featx.report.evaluations import find_tested, is_evaluation
     from featx.report.mistakes import find_mistakes, find_pictures, write_mistakes
 
-    found = find_bundle(bundle)
+    evaluated = is_evaluation(bundle)
+    found = bundle if evaluated else find_bundle(bundle)
     mistakes = find_mistakes(found)
     manifest = None
     if len(mistakes):
         try:
-            manifest = find_pictures(found, source)
+            manifest = find_tested(found) if evaluated and not source else find_pictures(found, source)
         except FeatxError as error:
             if source:
                 raise

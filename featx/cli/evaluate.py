@@ -1,11 +1,12 @@
 """`featx evaluate`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from featx.cli import flags
-from featx.cli.output import omit_tables, print_json
+from featx.cli.output import omit_tables, point_to_errors, print_json, print_text
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.reporting import ProgressReporter
 
@@ -46,6 +47,14 @@ def evaluate(
     batch_size: flags.BatchSize = EMBED_DEFAULTS.batch_size,
     workers: flags.Workers = EMBED_DEFAULTS.workers,
     runtime: flags.Runtime = EMBED_DEFAULTS.runtime,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FOLDER",
+            help="Folder for the metrics, predictions and errors; evaluations/BUNDLE-SOURCE if not given.",
+        ),
+    ] = None,
     every: Annotated[
         bool, typer.Option("--all", help="With --json, also print the tables of more than 100 classes.")
     ] = False,
@@ -53,12 +62,16 @@ def evaluate(
 ) -> None:
     """Evaluate a bundle on labelled images.
 
+    Writes the metrics, the prediction of each image, the confusion matrix and the wrong pictures to a folder, which
+    `featx errors` also takes; what an earlier evaluation wrote there is replaced.
+
     Images that the bundle was trained on are counted in a note.
     """
     import featx
     from featx.evaluation import format_confusion, format_metrics, format_per_class
     from featx.items.augmentation import plan_views
     from featx.prediction import choose_items
+    from featx.report.evaluations import check_folder, name_folder, write_evaluation
 
     planned = plan_views(views, augment, view_seed)
     found = flags.find_bundle(bundle, [source])
@@ -76,14 +89,18 @@ def evaluate(
         except_=except_,
     )
     choose_items(manifest, split)  # before a network is loaded
+    folder = output or name_folder(found, manifest.source, split)
+    check_folder(folder)
     predictor = featx.Predictor.load(found, runtime=runtime)
     with ProgressReporter("predicting") as reporter:
         options = EmbedOptions(batch_size=batch_size, workers=workers, runtime=runtime, reporter=reporter)
-        evaluation = predictor.evaluate(manifest, split=split, options=options, views=planned)
+        evaluation, predictions = predictor.evaluate_items(manifest, split=split, options=options, views=planned)
+    about = {"bundle": str(found), "split": split}
+    written = write_evaluation(evaluation, predictions, manifest, about, folder)
     if as_json:
         test = evaluation.to_dict()
-        print_json({"bundle": str(found), "test": test if every else omit_tables(test)})
+        files = [str(path) for path in written]
+        print_json({"bundle": str(found), "test": test if every else omit_tables(test), "files": files})
     else:
-        typer.echo(
-            "\n\n".join([format_metrics(evaluation), format_per_class(evaluation), format_confusion(evaluation)])
-        )
+        parts = [format_metrics(evaluation), format_per_class(evaluation), format_confusion(evaluation)]
+        print_text("\n\n".join([*parts, "\n".join([*point_to_errors(evaluation, folder), f"-> {folder}"])]))

@@ -242,7 +242,7 @@ def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads nump
     )
     kept = KEPT_START if tuned.kept_start else f"kept epoch {tuned.best_epoch} of {tuned.epochs}"
     last = f"{kept}, validation accuracy {run.validation.accuracy:.4f}, {_describe_time(tuned)} -> {run.bundle}"
-    last = "\n".join([*point_to_errors(run), last])
+    last = "\n".join([*point_to_errors(run.test, run.bundle), last])
     parts = [first, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test), took, last]
     return "\n\n".join(parts)
 

@@ -155,7 +155,7 @@ def _describe(run: Any, stores: str) -> str:  # noqa: ANN401 - a Run, whose modu
     tried = f"chosen from {len(run.candidates)} candidates on folds of the training items"
     tried = f"{tried} (accuracy {chosen_on[0].accuracy:.4f}), " if len(run.candidates) > 1 else ""
     last = f"{tried}validation accuracy {run.validation.accuracy:.4f}, {run.seconds:.1f} s -> {run.bundle}"
-    return "\n\n".join([*parts, "\n".join([*point_to_errors(run), last])])
+    return "\n\n".join([*parts, "\n".join([*point_to_errors(run.test, run.bundle), last])])
 
 
 def _format_heads(heads: Any) -> str:  # noqa: ANN401 - of `Run.heads`, whose module loads numpy

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -81,13 +82,13 @@ def print_run(run: Any) -> None:  # noqa: ANN401 - a Run, whose module loads num
     print_json({**values, **parts})
 
 
-def point_to_errors(run: Any) -> list[str]:  # noqa: ANN401 - as above
+def point_to_errors(test: Any, folder: Path | None) -> list[str]:  # noqa: ANN401 - an Evaluation, as above
     """Return a line that says how many tested images are wrong and how to see them; nothing if none is."""
-    wrong = round((1 - (run.test.accuracy or 0)) * run.test.n_items)
-    if not wrong or run.bundle is None:
+    wrong = round((1 - (test.accuracy or 0)) * test.n_items)
+    if not wrong or folder is None:
         return []
-    how_many = f"{wrong:,} of {run.test.n_items:,} tested images {agree(wrong, 'is', 'are')} wrong"
-    return [f"{how_many}: featx errors {run.bundle}"]
+    how_many = f"{wrong:,} of {test.n_items:,} tested images {agree(wrong, 'is', 'are')} wrong"
+    return [f"{how_many}: featx errors {folder}"]
 
 
 def omit_tables(evaluation: dict[str, Any]) -> dict[str, Any]:

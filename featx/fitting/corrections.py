@@ -73,7 +73,7 @@ def correct_items(
         DataError: If a table lacks a column, or names an item or a class that the store lacks.
     """
     kept, labels, groups = np.ones(len(store), bool), store.labels, store.groups
-    copies = np.zeros_like(store.ids)
+    copies = np.zeros(len(store), "<U1")
     notes: list[str] = []
     record: dict[str, Any] = {}
     if relabel:
@@ -93,7 +93,9 @@ def correct_items(
         record |= _describe_file("group", Path(group)) | {"grouped": grouped}
         count = len(set(copies.tolist()) - {""})
         also = ", and with the groups of the store" if (store.groups != "").any() else ""
-        notes.append(f"{group} keeps {format_plural(grouped, 'item')} together in {count:,} groups{also}")
+        notes.append(
+            f"{group} keeps {format_plural(grouped, 'item')} together in {format_plural(count, 'group')}{also}"
+        )
     return Corrected(kept, labels, groups, copies, tuple(notes), record)
 
 
@@ -217,4 +219,4 @@ def _join(store: AnyStore, rows: NDArray[np.intp], names: list[str], *, with_own
     keys = [*map(str, everyone.tolist()), *(str(row) for row, _ in pairs)]
     units = find_units(keys, [*[""] * len(store), *(name for _, name in pairs)])[0][: len(store)]
     _, firsts, inverse, counts = np.unique(units, return_index=True, return_inverse=True, return_counts=True)
-    return np.where(counts[inverse] > 1, store.ids[firsts[inverse]], np.zeros_like(store.ids))
+    return np.where(counts[inverse] > 1, store.ids[firsts[inverse]], "")

@@ -6,6 +6,7 @@ from pictures import write_digits
 import featx
 from featx import FitOptions, fit
 from featx.audit.auditing import audit_store
+from featx.cli.app import app
 from featx.errors import DataError, SourceError
 from featx.files import write_table
 from featx.fitting.corrections import correct_items
@@ -64,6 +65,17 @@ def test_a_table_of_ids_is_left_out_of_the_bundle_and_its_record(splits, tmp_pat
     record = json.loads((run.bundle / "bundle.json").read_text())["record"]["corrections"]
     assert (record["without"], record["left_out"], len(record["without_sha256"])) == (str(table), 3, 64)
     assert not any(name in (run.bundle / "items.csv").read_text() for name in out)
+
+
+def test_info_names_the_tables(splits, tmp_path, capsys):
+    table = write(tmp_path / "bad.csv", *names(splits, "train", "1")[:3], header="id\n")
+    options = FitOptions(without=table, group=str(write(tmp_path / "g.csv", header="id,group\n")), folder=tmp_path)
+    bundle = fit(splits, "centroid", options=options).bundle
+    with pytest.raises(SystemExit) as end:
+        app(["info", str(bundle)])
+    assert not end.value.code
+    shown = capsys.readouterr().out
+    assert f"items        --without {table}\nitems        --group {tmp_path / 'g.csv'}\n" in shown
 
 
 def test_of_copies_one_stays_and_what_is_to_be_checked_stays_too(splits, tmp_path):

@@ -280,6 +280,7 @@ class Draft:
         items: Columns `id, sha256, label, role`, one row for each item.
         predictions: The columns of `predictions.csv`.
         extras: Other files by name, each with the function that writes it; featx does not read them.
+        title: What was tested, for the plots.
     """
 
     parts: tuple[DraftPart, ...]
@@ -292,6 +293,7 @@ class Draft:
     items: Table
     predictions: Table
     extras: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
+    title: str = ""
 
 
 def name_file(name: str, number: int) -> str:
@@ -456,7 +458,7 @@ def _write_extras(draft: Draft, folder: Path) -> None:
     """Write the files that are for people only."""
     from featx.evaluation.plots import plot_confusion
 
-    plot_confusion(draft.test, folder / "confusion_matrix.png")
+    plot_confusion(draft.test, folder / "confusion_matrix.png", title=draft.title)
     for name, write in draft.extras.items():
         write(folder / name)
 

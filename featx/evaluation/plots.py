@@ -270,12 +270,11 @@ def plot_costs(  # noqa: PLR0913 - one keyword for each part of the drawing
             (~inside & ~unknown, "white", f"another is at least as accurate in less time{by}"),
             (unknown, "0.8", "not validated on the same items"),
         ):
-            if not members.any() and members is unknown:
-                continue
             for name, (marker, size, _) in _MARKERS.items():
                 own = members & (kind == name)
                 axes.plot(costs[own], heights[own], marker, mfc=fill, mec="black", ms=size)
-            axes.plot([], [], "o", mfc=fill, mec="black", ms=7, label=words)
+            if members is not unknown or members.any():
+                axes.plot([], [], "o", mfc=fill, mec="black", ms=7, label=words)
         if chosen is not None:
             x, y = costs[[chosen]], heights[[chosen]]
             axes.plot(x, y, "o", mfc="none", mec=COLORS[1], mew=1.8, ms=12.5, ls="none", label=labels[2])

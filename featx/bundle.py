@@ -7,6 +7,7 @@ golden.npz         synthetic pictures and their expected features
 network.xml, .bin  optional: the backbone for OpenVINO, from uint8 pixels to features, which runs without Keras
 backbone.keras     only for a user's own network (or its weights, as backbone.h5)
 metrics.json       what was measured
+index.html         the numbers, plots and commands as a page, for people
 predictions.csv    the prediction for each held-out item
 items.csv          the sha256 of every item, and whether it was trained on or tested
 confusion_matrix.png, .svg
@@ -44,6 +45,7 @@ from numpy.typing import NDArray
 from featx.backbones.cache import NETWORK, WEIGHTS, link_network
 from featx.backbones.presets import pack_preset
 from featx.backbones.protocol import is_own, needs_openvino
+from featx.bundle_page import PAGE, make_bundle_page
 from featx.errors import BundleError, DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.files import (
@@ -278,6 +280,7 @@ class Draft:
         items: Columns `id, sha256, label, role`, one row for each item.
         predictions: The columns of `predictions.csv`.
         extras: Other files by name, each with the function that writes it; featx does not read them.
+        title: What was tested, for the plots.
     """
 
     parts: tuple[DraftPart, ...]
@@ -290,6 +293,7 @@ class Draft:
     items: Table
     predictions: Table
     extras: Mapping[str, Callable[[Path], object]] = field(default_factory=dict)
+    title: str = ""
 
 
 def name_file(name: str, number: int) -> str:
@@ -384,8 +388,9 @@ def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str, name: 
             "head": draft.head_spec.to_dict(),
             "classes": list(draft.classes),
             "record": draft.record,
-            "files": {path.name: describe_file(path) for path in sorted(temporary.iterdir())},
         }
+        _write_page(draft, about, temporary)
+        about["files"] = {path.name: describe_file(path) for path in sorted(temporary.iterdir())}
         write_json(about, temporary / MANIFEST)
         _read_back(temporary, parent)
         for path in temporary.iterdir():
@@ -453,9 +458,14 @@ def _write_extras(draft: Draft, folder: Path) -> None:
     """Write the files that are for people only."""
     from featx.evaluation.plots import plot_confusion
 
-    plot_confusion(draft.test, folder / "confusion_matrix.png")
+    plot_confusion(draft.test, folder / "confusion_matrix.png", title=draft.title)
     for name, write in draft.extras.items():
         write(folder / name)
+
+
+def _write_page(draft: Draft, about: Mapping[str, Any], folder: Path) -> None:
+    page = make_bundle_page(about, draft.metrics, draft.test, sorted(path.name for path in folder.iterdir()))
+    (folder / PAGE).write_text(page, encoding="utf-8")
 
 
 def _check_format(folder: Path, about: Mapping[str, Any]) -> None:

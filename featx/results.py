@@ -115,7 +115,8 @@ class Curve:
     Attributes:
         sizes: Numbers of training items; of items per class for few shots.
         accuracies: float64 (n_sizes, n_repeats).
-        lows: float64 (n_sizes,), lower ends of 95 % intervals of the means.
+        lows: float64 (n_sizes,), lower ends of 95 % intervals: from all held-out items; for few shots, Student's
+            t of the mean over the draws.
         highs: float64 (n_sizes,), upper ends.
         forecast: The expected accuracy with twice the items; None for few shots.
         notes: What the user should know.

@@ -1,4 +1,5 @@
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,10 +9,14 @@ from pictures import write_digits
 
 import featx
 from featx.bundle import Bundle
+from featx.bundle_page import make_bundle_page
 from featx.errors import BundleError, DriftError, UsageError
+from featx.evaluation import evaluate
 from featx.options import FitOptions
 from featx.prediction import Predictor
 from featx.references import check_run_name
+
+SPLIT = {"origin": "hold-out", "test_size": 0.2, "cv": 0, "group": "", "seed": 0}
 
 
 @pytest.fixture
@@ -95,6 +100,29 @@ def test_a_damaged_or_exchanged_file_is_named(bundle, name, change):
         BundleError, match=rf"{name} differs from the file that the bundle was made with; copy the bundle"
     ):
         Bundle.open(bundle)
+
+
+def test_the_page_has_the_numbers_and_links_only_to_files_that_are_there(bundle):
+    page = (bundle / "index.html").read_text(encoding="utf-8")
+    links = re.findall(r'(?:href|src)="([^"]*)"', page)
+    assert {"confusion_matrix.png", "confusion_matrix.svg", "reliability.png", "predictions.csv"} <= set(links)
+    assert all((bundle / link).is_file() for link in links)
+    test = json.loads((bundle / "metrics.json").read_text())["test"]
+    assert f"{test['accuracy']:.3f} [{test['accuracy_low']:.3f}, {test['accuracy_high']:.3f}]" in page
+    assert "featx predict . IMAGE" in page
+    assert "--clf centroid --test-size 0.2 --seed 0" in page
+    assert "<script" not in page
+
+
+def test_the_page_escapes_names():
+    test = evaluate(np.eye(2), [0, 1], ["<b>&", "日本"], resamples=2)
+    record = {"store": {"path": "a'b<i>.h5", "source": "<u>"}, "split": {**SPLIT, "group": "<s>"}, "created_with": {}}
+    head = {"name": "<h>", "params": {"<k>": 1}}
+    about = {"embed": {"backbone": {"uri": "<x>"}}, "head": head, "classes": test.classes, "record": record}
+    metrics = {"validation": test.to_dict(), "train_items": 2, "notes": ["<q>"], "test_name": "<t>"}
+    page = make_bundle_page(about, metrics, test, ["head.skops"])
+    assert not re.search("<[bisuxhkqt]>", page)
+    assert all(f"&lt;{letter}&gt;" in page for letter in "bisuxhkqt")
 
 
 def test_every_file_is_described_but_the_description_itself(bundle):

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 #: The longest name in a plot, in columns of a terminal.
 NAME_CELLS = 28
 
+# The longest title, in columns of a terminal.
+_TITLE_CELLS = 64
+
 #: Colours that colour-blind readers can distinguish (M. Okabe and K. Ito, "Color universal design", 2008).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 BLUE = COLORS[0]
@@ -151,6 +154,14 @@ def show_names(names: Sequence[str], families: list[str], noun: str) -> list[str
         label = drawn if drawn == name.strip() else f"{noun} {number} {drawn}"
         shown.append(shorten_name(label.rstrip(), NAME_CELLS))
     return shown
+
+
+def show_title(title: str) -> str:
+    """Shorten a title, and leave out letters that the fonts of the open figure lack."""
+    import matplotlib as mpl
+
+    glyphs = _find_glyphs(list(mpl.rcParams["font.family"]))
+    return shorten_name("".join(char for char in title if char in glyphs or not char.isprintable()), _TITLE_CELLS)
 
 
 def _choose_families(names: Sequence[str]) -> list[str]:

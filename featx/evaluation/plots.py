@@ -21,6 +21,7 @@ from featx.evaluation.figure import (
     open_figure,
     place_labels,
     scale_logarithmically,
+    show_title,
 )
 from featx.evaluation.forecast import Forecast
 from featx.evaluation.intervals import FloatArray
@@ -51,7 +52,7 @@ _GAMMA = 0.4
 _DARK = 0.6
 
 
-def plot_confusion(evaluation: Evaluation, path: Path) -> None:
+def plot_confusion(evaluation: Evaluation, path: Path, *, title: str = "") -> None:
     """Draw the confusion matrix, and write it as PNG and, next to it, as SVG.
 
     The colour is the share of the true class's items. With up to 30 classes, the cells
@@ -61,15 +62,16 @@ def plot_confusion(evaluation: Evaluation, path: Path) -> None:
     Args:
         evaluation: The evaluation.
         path: The PNG file; the SVG file has the same stem.
+        title: What was evaluated, such as the head, the store and the split; a line above the accuracy.
 
     Raises:
         OSError: If a file cannot be written.
     """
-    with open_figure(evaluation.classes, path) as (figure, names):
-        _draw_confusion(figure, evaluation, names)
+    with open_figure([*evaluation.classes, title], path) as (figure, names):
+        _draw_confusion(figure, evaluation, names[:-1], show_title(title))
 
 
-def _draw_confusion(figure: "Figure", evaluation: Evaluation, names: list[str]) -> None:
+def _draw_confusion(figure: "Figure", evaluation: Evaluation, names: list[str], title: str) -> None:
     """Fill the figure with the matrix; names and colour scale lie outside, and widen the saved plot."""
     n_classes = len(names)
     counted = n_classes <= _MOST_COUNTED
@@ -83,7 +85,7 @@ def _draw_confusion(figure: "Figure", evaluation: Evaluation, names: list[str]) 
     size = max(10.0, side_inches)
     axes.set_xlabel("predicted class", fontsize=size)
     axes.set_ylabel("true class", fontsize=size)
-    axes.set_title(_title_confusion(evaluation), fontsize=1.1 * size, pad=10)
+    axes.set_title("\n".join(filter(None, [title, _title_confusion(evaluation)])), fontsize=1.1 * size, pad=10)
 
 
 def _title_confusion(evaluation: Evaluation) -> str:
@@ -268,12 +270,11 @@ def plot_costs(  # noqa: PLR0913 - one keyword for each part of the drawing
             (~inside & ~unknown, "white", f"another is at least as accurate in less time{by}"),
             (unknown, "0.8", "not validated on the same items"),
         ):
-            if not members.any() and members is unknown:
-                continue
             for name, (marker, size, _) in _MARKERS.items():
                 own = members & (kind == name)
                 axes.plot(costs[own], heights[own], marker, mfc=fill, mec="black", ms=size)
-            axes.plot([], [], "o", mfc=fill, mec="black", ms=7, label=words)
+            if members is not unknown or members.any():
+                axes.plot([], [], "o", mfc=fill, mec="black", ms=7, label=words)
         if chosen is not None:
             x, y = costs[[chosen]], heights[[chosen]]
             axes.plot(x, y, "o", mfc="none", mec=COLORS[1], mew=1.8, ms=12.5, ls="none", label=labels[2])
@@ -295,7 +296,7 @@ def _write_missing(axes: "Axes", missing: Sequence[str], legend: "Legend") -> No
         axes.text(0, below - 0.02, text, transform=axes.transAxes, va="top", fontsize=9, color="0.25")
 
 
-def plot_learning(
+def plot_learning(  # noqa: PLR0913 - one keyword for each part of the drawing
     sizes: Sequence[int],
     accuracies: ArrayLike,
     lows: ArrayLike,
@@ -304,6 +305,8 @@ def plot_learning(
     *,
     forecast: Forecast | None = None,
     label: str = "training items",
+    title: str = "",
+    band: str = "95 % interval",
 ) -> None:
     """Draw accuracy against the number of training items, and write it as PNG and, next to it, as SVG.
 
@@ -315,14 +318,18 @@ def plot_learning(
         path: The PNG file; the SVG file has the same stem.
         forecast: The power law of `forecast_accuracy`, drawn up to twice the items; its sentence is the title.
         label: The label of the x axis.
+        title: What was measured, such as the head and the store; a line above the forecast.
+        band: What the band is, for the legend.
 
     Raises:
         OSError: If a file cannot be written.
     """
     counts, heights, below, above = (np.asarray(column, np.float64) for column in (sizes, accuracies, lows, highs))
-    with open_chart([], path) as (axes, _):
+    with open_chart([title], path) as (axes, _):
+        lines = [show_title(title), str(forecast) if forecast is not None else ""]
+        axes.set_title("\n".join(filter(None, lines)), fontsize=10, pad=12)
         axes.fill_between(counts, below, above, color=BLUE, alpha=0.15, lw=0)
-        axes.plot(counts, heights, "o-", color=BLUE, ms=5, lw=1.5, label="measured, with 95 % interval")
+        axes.plot(counts, heights, "o-", color=BLUE, ms=5, lw=1.5, label=f"measured, with {band}")
         ticks = counts
         if forecast is not None:
             ticks = np.append(counts, 2 * forecast.n_items)
@@ -339,7 +346,7 @@ def plot_learning(
 EQUAL_BINS = "points: bins of equally many items, larger for more;\ncalibration error: 15 bins of equal width"
 
 
-def plot_reliability(curves: Mapping[str, Reliability], path: Path, *, note: str = "") -> None:
+def plot_reliability(curves: Mapping[str, Reliability], path: Path, *, note: str = "", title: str = "") -> None:
     """Draw accuracy against confidence and the distribution of confidence, as PNG and, next to it, as SVG.
 
     Points on the diagonal are calibrated probabilities; points below it are overconfident.
@@ -348,23 +355,25 @@ def plot_reliability(curves: Mapping[str, Reliability], path: Path, *, note: str
         curves: Up to 6 curves by name, such as the name of the calibration.
         path: The PNG file; the SVG file has the same stem.
         note: What the bins are, above the legend.
+        title: What was measured, such as the head and the store.
 
     Raises:
         OSError: If a file cannot be written.
     """
-    with open_figure(list(curves), path, noun="curve") as (figure, names):
+    with open_figure([*curves, title], path, noun="curve") as (figure, names):
         figure.set_size_inches(5.2, 6.6)
         upper, lower = figure.add_axes((0, 0.26, 1, 0.74)), figure.add_axes((0, 0, 1, 0.2))
         for axes in (upper, lower):
             clear_axes(axes)
             axes.set_xlim(0, 1)
         upper.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", zorder=1)
-        for curve, name, color, marker in zip(curves.values(), names, COLORS, "osD^vP", strict=False):
+        for curve, name, color, marker in zip(curves.values(), names[:-1], COLORS, "osD^vP", strict=False):
             _draw_reliability(upper, lower, curve, name, color, marker)
         upper.set_ylim(0, 1.01)
         upper.set_xticklabels([])
         upper.set_ylabel("share that was right, with 95 % interval")
-        upper.legend(loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False, borderaxespad=0, title=note or None)
+        words = "\n".join(filter(None, [show_title(title), note]))
+        upper.legend(loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False, borderaxespad=0, title=words or None)
         lower.set_ylim(bottom=0)
         pairs = any(curve.classwise for curve in curves.values())
         lower.set(xlabel="probability of each class" if pairs else "confidence", ylabel="share of all")
@@ -401,7 +410,6 @@ def _draw_forecast(axes: "Axes", forecast: Forecast, start: float) -> None:
         capsize=4,
         label="with twice the items",
     )
-    axes.set_title(f"{forecast}", fontsize=10, pad=12)
 
 
 def _spread_ticks(sizes: FloatArray) -> list[float]:

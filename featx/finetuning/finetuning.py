@@ -210,6 +210,7 @@ def draft_bundle(
         items={"id": ids, "sha256": dataset.keys, "label": dataset.labels, "role": _name_roles(trained)},
         predictions=tabulate_predictions(ids, dataset.labels, tested, probabilities, dataset.classes),
         extras=_list_illustrations(run, trained, probabilities, folder),
+        title=f"{run.head.name}, fine-tuned {run.finetuned.backbone if run.finetuned else ''}, {run.test_name}",
     )
 
 

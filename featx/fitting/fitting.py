@@ -329,7 +329,7 @@ def _draft_bundle(
     predictions: Mapping[str, Any],
 ) -> Draft:
     ids, labels = dataset.store.ids[dataset.rows], dataset.labels
-    truth = dataset.targets[outcome.tested]
+    truth, on = dataset.targets[outcome.tested], Path(to_text(str(dataset.store.path))).name
     return Draft(
         parts=parts,
         head_spec=run.head,
@@ -340,7 +340,8 @@ def _draft_bundle(
         metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
         items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
         predictions=predictions,
-        extras=list_illustrations(run, outcome.chosen.tuned, outcome.fitted, outcome.probabilities, truth),
+        extras=list_illustrations(run, outcome.chosen.tuned, outcome.fitted, outcome.probabilities, truth, on=on),
+        title=f"{run.head.name} on {on}, {run.test_name}",
     )
 
 

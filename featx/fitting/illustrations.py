@@ -24,7 +24,7 @@ Floats = NDArray[np.floating[Any]]
 
 
 def list_illustrations(
-    run: "Run", tuned: Tuned, fitted: FittedHead, probabilities: Floats, targets: NDArray[np.intp]
+    run: "Run", tuned: Tuned, fitted: FittedHead, probabilities: Floats, targets: NDArray[np.intp], *, on: str
 ) -> dict[str, Writer]:
     """List the files of a bundle besides the head and its metrics.
 
@@ -34,16 +34,18 @@ def list_illustrations(
         fitted: The head.
         probabilities: float `(n_tested, n_classes)`, of the tested items.
         targets: int `(n_tested,)`, their classes.
+        on: The name of the store, for the titles.
 
     Returns:
         By name of the file, the function that writes it.
     """
+    title = f"{run.head.name} on {on}"
     curves = compare_reliability(run, tuned, probabilities, targets)
     files: dict[str, Writer] = {
         "reliability.csv": functools.partial(write_table, tabulate_reliability(curves)),
-        "reliability.png": functools.partial(plot_reliability, curves, note=EQUAL_BINS),
+        "reliability.png": functools.partial(plot_reliability, curves, note=EQUAL_BINS, title=title),
     }
-    files |= _list_path(run, tuned.candidates)
+    files |= _list_path(run, tuned.candidates, on)
     step = fitted.estimator[-1]
     network = getattr(step, "classifier_", step)  # without its calibration, if it has one
     if isinstance(network, NetworkClassifier):
@@ -54,13 +56,15 @@ def list_illustrations(
         if len(fitted.estimator) == 2:  # noqa: PLR2004 - without the step that only this pipeline has
             files["head.keras"] = lambda path: network.to_keras().save(path)
     grown = (
-        ("learning_curve", run.curve, "training items"),
-        ("few_shots", run.shots, "items of each class (interval over draws)"),
+        ("learning_curve", run.curve, "training items", "95 % interval from all held-out items of the folds"),
+        ("few_shots", run.shots, "items of each class", "95 % interval of the mean of {} draws (Student's t)"),
     )
-    for name, curve, label in grown:
+    for name, curve, label, band in grown:
         if curve is not None:
             files[f"{name}.csv"] = functools.partial(write_table, curve.tabulate())
-            files[f"{name}.png"] = functools.partial(_draw_curve, curve, label)
+            files[f"{name}.png"] = functools.partial(
+                _draw_curve, curve, label, title, band.format(curve.accuracies.shape[1])
+            )
     return files
 
 
@@ -102,7 +106,7 @@ def find_swept(candidates: Sequence[Candidate]) -> str:
     return ""
 
 
-def _list_path(run: "Run", candidates: Sequence[Candidate]) -> dict[str, Writer]:
+def _list_path(run: "Run", candidates: Sequence[Candidate], on: str) -> dict[str, Writer]:
     """List the table and the picture of accuracy against the tuned parameter."""
     swept = find_swept(candidates)
     if not swept:
@@ -122,7 +126,7 @@ def _list_path(run: "Run", candidates: Sequence[Candidate]) -> dict[str, Writer]
         "accuracy_std": [candidate.accuracy_std for candidate in candidates],
         "log_loss": [candidate.log_loss for candidate in candidates],
     }
-    title = f"{run.head.name}, protocol {run.protocol}" if run.protocol else run.head.name
+    title = f"{run.head.name} on {on}{f', protocol {run.protocol}' if run.protocol else ''}"
     chosen = (f"scaling {run.head.scaling}", run.head.params[swept])
     return {
         "path.csv": functools.partial(write_table, table),
@@ -130,5 +134,6 @@ def _list_path(run: "Run", candidates: Sequence[Candidate]) -> dict[str, Writer]
     }
 
 
-def _draw_curve(curve: Curve, label: str, path: Path) -> None:
-    plot_learning(curve.sizes, curve.means, curve.lows, curve.highs, path, forecast=curve.forecast, label=label)
+def _draw_curve(curve: Curve, label: str, title: str, band: str, path: Path) -> None:
+    ends, words = (curve.lows, curve.highs), {"label": label, "title": title, "band": band}
+    plot_learning(curve.sizes, curve.means, *ends, path, forecast=curve.forecast, **words)

@@ -79,7 +79,7 @@ def expect(result, code, pattern):
         (["embed", "photos", "--bakbone", "colour"], 2, "--backbone"),
         (["predict"], 2, "BUNDLE"),
         (["merge", "a.h5"], 2, "--name"),
-        (["export", "a.h5"], 2, "FILE"),
+        (["export", "a.h5"], 2, "a file that ends in .npz"),
         (["fit", "--cv", "many"], 2, "--cv"),
     ],
 )

@@ -60,7 +60,9 @@ def test_every_verb_takes_references(featx_command, fitted, reference, folder):
     assert find(featx_command("evaluate", reference, "digits", "--json")) == path
     assert find(featx_command("info", reference, "--json")) == path
     assert featx_command("predict", reference, "digits/0", "--json").out.count("probabilities") == 8
-    assert featx_command("export", reference, "x.npz").err.startswith(f"error: {path} is a bundle, but only feature")
+    assert featx_command("export", reference, "x.npz").err.startswith(
+        f"error: {path} is a bundle; say what to export it to"
+    )
 
 
 def test_the_newest_run_is_found_without_its_pointer(featx_command, fitted):

@@ -261,18 +261,10 @@ class Predictor:
     ) -> tuple[Evaluation, dict[str, Any]]:
         """Evaluate on labelled images, as `evaluate` does, and return the prediction of each as well.
 
-        Args:
-            source: As in `evaluate`.
-            split: As in `evaluate`.
-            options: How to run.
-            views: As in `predict`.
+        Arguments and errors are those of `evaluate`.
 
         Returns:
             The evaluation, and the columns of a bundle's `predictions.csv`.
-
-        Raises:
-            DataError: As in `evaluate`.
-            UsageError: As in `evaluate`.
         """
         split = read_split(split)
         manifest = source if isinstance(source, Manifest) else read_source(source)

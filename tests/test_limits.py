@@ -56,9 +56,18 @@ def make_draft(store, classes):
         HeadSpec("centroid", {}, "none", 0),
         classes,
         head,
-        record={},
+        record={
+            "store": {"path": str(store.path), "source": store.source},
+            "split": {"cv": 0, "test_size": 0.2, "group": "", "seed": 0},
+            "created_with": {},
+        },
         test=evaluation,
-        metrics={"test": evaluation.to_dict(), "validation": evaluation.to_dict(), "seconds": 1.0},
+        metrics={
+            "test": evaluation.to_dict(),
+            "validation": evaluation.to_dict(),
+            "train_items": 2 * N_CLASSES,
+            "seconds": 1.0,
+        },
         items={"id": ids, "sha256": store.sha256[:3], "label": labels, "role": ["trained"] * 3},
         predictions=tested,
     )

@@ -178,7 +178,7 @@ def plot_path(
         OSError: If a file cannot be written.
     """
     columns = {key: np.array([np.asarray(column, np.float64) for column in curve]) for key, curve in curves.items()}
-    with open_chart(list(curves), path, noun="curve") as (axes, names):
+    with open_chart([*curves, title], path, noun="curve") as (axes, names):
         for curve, name, color, dash in zip(columns.values(), names, COLORS, DASHES, strict=False):
             values, accuracies, stds = curve[:, np.argsort(curve[0])]
             axes.fill_between(
@@ -194,7 +194,7 @@ def plot_path(
         scale_logarithmically(axes, np.concatenate([curve[0] for curve in columns.values()]))
         axes.set_ylim(bottom=max(axes.get_ylim()[0], accuracies[best] - _DEEPEST))
         axes.set(xlabel=label, ylabel="accuracy on held-out folds (± 1 std of them)")
-        axes.set_title(title, pad=12)
+        axes.set_title(show_title(title), pad=12)
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), frameon=False, borderaxespad=0)
 
 

@@ -1,7 +1,7 @@
 """Results: a run of `fit` or `finetune`, the parameters that were tried, and the learning curve."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,7 +13,7 @@ from featx.errors import BundleError, UsageError
 from featx.evaluation import METRICS, Evaluation
 from featx.evaluation.forecast import Forecast
 from featx.evaluation.text import METRIC_TITLES
-from featx.files import read_table
+from featx.files import read_columns, read_table
 from featx.specs import FineTuneSpec, HeadSpec
 from featx.wording import (
     escape_html,
@@ -357,7 +357,7 @@ class Run:
         from pandas import DataFrame
 
         if self.bundle is not None:
-            return _read_predictions(self.bundle / PREDICTIONS)
+            return _frame_predictions(self.bundle / PREDICTIONS)
         columns = self.tested or {}
         texts = {name: [to_text(text) for text in columns[name]] for name in _TEXTS if name in columns}
         return DataFrame({to_text(name): texts.get(name, column) for name, column in columns.items()})
@@ -430,9 +430,64 @@ class Run:
 
 
 _TEXTS = ("id", "label", "predicted")
+_PREFIX = "probability_"
 
 
-def _read_predictions(path: Path) -> "DataFrame":
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """What `predictions.csv` of a bundle or of an evaluation holds.
+
+    Attributes:
+        ids: The tested items, as text.
+        labels: Their classes.
+        predicted: The predicted classes.
+        classes: The classes, as text, in the order of the probabilities.
+        probabilities: float64 `(n_tested, n_classes)`.
+    """
+
+    ids: Sequence[str]
+    labels: Sequence[str]
+    predicted: Sequence[str]
+    classes: Sequence[str]
+    probabilities: NDArray[np.float64]
+
+
+def read_predictions(folder: Path, classes: Sequence[str] | None = None) -> Predictions:
+    """Read what was predicted for the tested items.
+
+    Args:
+        folder: The folder of a bundle or of an evaluation.
+        classes: The classes, in the wanted order; None for those of the file.
+
+    Raises:
+        BundleError: If the file is missing or damaged.
+    """
+    path = folder / PREDICTIONS
+    try:
+        header = next(read_table(path), [])
+        found = [name.removeprefix(_PREFIX) for name in header if name.startswith(_PREFIX)]
+        names = found if classes is None else [to_text(name) for name in classes]
+        ids, labels, predicted, rows = list[str](), list[str](), list[str](), list[NDArray[np.float64]]()
+        for item, label, guess, *cells in read_columns(path, [*_TEXTS, *(f"{_PREFIX}{name}" for name in names)]):
+            ids.append(item)
+            labels.append(label)
+            predicted.append(guess)
+            rows.append(np.array(cells, np.float64))
+        probabilities = np.array(rows).reshape(len(rows), len(names))
+        if not np.isfinite(probabilities).all() or not {*labels, *predicted} <= set(names):
+            msg = "a probability is not finite, or a class has no column"
+            raise ValueError(msg)  # noqa: TRY301 - all damages are reported alike
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise _say_damaged(path, error) from error
+    return Predictions(ids, labels, predicted, names, probabilities)
+
+
+def _say_damaged(path: Path, error: Exception) -> BundleError:
+    reason = " ".join(str(error).split())[:200]
+    return BundleError(f"{path} cannot be read ({reason}); copy the bundle again, or repeat the run")
+
+
+def _frame_predictions(path: Path) -> "DataFrame":
     from pandas import DataFrame
 
     try:
@@ -443,6 +498,4 @@ def _read_predictions(path: Path) -> "DataFrame":
             {name: list(column) if name in _TEXTS else list(map(float, column)) for name, column in columns.items()}
         )
     except (OSError, ValueError, csv.Error) as error:
-        reason = " ".join(str(error).split())[:200]
-        msg = f"{path} cannot be read ({reason}); copy the bundle again, or repeat the run"
-        raise BundleError(msg) from error
+        raise _say_damaged(path, error) from error

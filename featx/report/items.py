@@ -4,19 +4,17 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import BundleError, ImageError
-from featx.files import read_table
+from featx.errors import ImageError
 from featx.items import Manifest
 from featx.items.thumbnails import read_thumbnail
 from featx.options import EmbedOptions
 from featx.prefetching import prefetch
-from featx.results import PREDICTIONS
+from featx.results import Predictions
 from featx.store.joining import AnyStore
 from featx.wording import to_text
 
@@ -29,23 +27,6 @@ MOST_POINTS = 20_000
 
 #: Thumbnails of one item that is decoded in advance, for each thread.
 _AHEAD = 8
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Predictions:
-    """What a bundle predicted for the items that it was tested on.
-
-    Attributes:
-        ids: The items, as text.
-        labels: Their classes.
-        predicted: The predicted classes.
-        probabilities: float64 `(n_tested, n_classes)`.
-    """
-
-    ids: Sequence[str]
-    labels: Sequence[str]
-    predicted: Sequence[str]
-    probabilities: NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,28 +51,6 @@ class Items:
 
     def __len__(self) -> int:
         return len(self.ids)
-
-
-def read_predictions(bundle: Path, classes: Sequence[str]) -> Predictions:
-    """Read the predictions of a bundle.
-
-    Raises:
-        BundleError: If they are missing or damaged.
-    """
-    path = bundle / PREDICTIONS
-    try:
-        header, *rows = read_table(path)
-        places = [header.index(name) for name in ("id", "label", "predicted")]
-        shares = [header.index(f"probability_{name}") for name in classes]
-        ids, labels, predicted = ([row[at] for row in rows] for at in places)
-        numbers = np.array([[float(row[at]) for at in shares] for row in rows]).reshape(len(rows), len(classes))
-        if not np.isfinite(numbers).all():
-            msg = "a probability is not finite"
-            raise ValueError(msg)  # noqa: TRY301 - all damages are reported alike
-    except (OSError, ValueError) as error:
-        msg = f"{path} cannot be read ({error}); copy the bundle again, or repeat the run"
-        raise BundleError(msg) from error
-    return Predictions(ids, labels, predicted, numbers)
 
 
 def list_items(store: AnyStore | None, predictions: Predictions | None, seed: int = 0) -> Items:

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import BundleError, FeatxError, UsageError
+from featx.errors import FeatxError, UsageError
 from featx.evaluation.figure import COLORS, GREY, open_figure
-from featx.files import read_table, say_failures, write_table
+from featx.files import say_failures, write_table
 from featx.heads.rows import FeatureRows
 from featx.items.sources import find_reader, read_source
 from featx.projection import METHODS, measure_explained, project_features
 from featx.references import find_bundle
 from featx.report.contact_sheets import Pixels, make_tile
-from featx.results import PREDICTIONS
+from featx.results import read_predictions
 from featx.store import FeatureStore
-from featx.wording import shorten_name
+from featx.wording import shorten_name, to_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -173,16 +173,10 @@ def _describe(store: FeatureStore, method: str, features: FeatureRows, points: N
 
 def _judge(store: FeatureStore, bundle: str | os.PathLike[str]) -> NDArray[np.str_]:
     """Return whether a head was right about each item: text `(n_items,)`."""
-    path = find_bundle(bundle) / PREDICTIONS
-    try:
-        header, *rows = read_table(path)
-        places = [header.index(name) for name in ("id", "label", "predicted")]
-        known = {name: label == predicted for name, label, predicted in ([row[at] for at in places] for row in rows)}
-    except (OSError, ValueError, IndexError) as error:
-        msg = f"{path} cannot be read ({error}); copy the bundle again, or repeat the run"
-        raise BundleError(msg) from error
-    words = {True: RIGHT, False: WRONG, None: UNTESTED}
-    return np.array([words[known.get(name)] for name in store.ids.tolist()], np.str_)
+    tested = read_predictions(find_bundle(bundle))
+    pairs = zip(tested.labels, tested.predicted, strict=True)
+    known = dict(zip(tested.ids, (RIGHT if label == predicted else WRONG for label, predicted in pairs), strict=True))
+    return np.array([known.get(to_text(name), UNTESTED) for name in store.ids.tolist()], np.str_)
 
 
 def _find_middles(values: NDArray[np.str_], points: NDArray[np.float32]) -> dict[str, int]:

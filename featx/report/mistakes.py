@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import BundleError, FeatxError
-from featx.files import read_table, say_failures, write_table
+from featx.errors import FeatxError
+from featx.files import say_failures, write_table
 from featx.items import Manifest, read_source
 from featx.items.sources import read_source_again
 from featx.items.thumbnails import format_thumbnails
 from featx.references import MANIFEST, read_json
 from featx.report.contact_sheets import draw_contact_sheet, make_tile
-from featx.results import PREDICTIONS
+from featx.results import read_predictions
 from featx.store import FeatureStore
 from featx.wording import escape_html, format_html_table, format_plural
 
@@ -94,26 +94,23 @@ def find_mistakes(bundle: str | os.PathLike[str]) -> Mistakes:
     Raises:
         BundleError: If its predictions are missing or damaged.
     """
-    path = Path(bundle) / PREDICTIONS
-    try:
-        header, *rows = read_table(path)
-        columns = dict(zip(header, zip(*rows, strict=True), strict=True))
-        labels, predicted = np.array(columns["label"], np.str_), np.array(columns["predicted"], np.str_)
-        own = [float(row[header.index(f"probability_{label}")]) for row, label in zip(rows, labels, strict=True)]
-        confidence = np.array(columns["probability"], np.float64)
-        wrong = np.flatnonzero(labels != predicted)
-        order = wrong[np.lexsort((wrong, -confidence[wrong]))]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        msg = f"{path} cannot be read ({error}); copy the bundle again, or repeat the run"
-        raise BundleError(msg) from error
+    tested = read_predictions(Path(bundle))
+    place = {name: at for at, name in enumerate(tested.classes)}
+    labels, predicted = (np.array(names, np.str_) for names in (tested.labels, tested.predicted))
+    every = np.arange(len(labels))
+    own, confidence = (
+        tested.probabilities[every, [place[name] for name in names]] for names in (tested.labels, tested.predicted)
+    )
+    wrong = np.flatnonzero(labels != predicted)
+    order = wrong[np.lexsort((wrong, -confidence[wrong]))]
     return Mistakes(
         bundle=Path(bundle),
-        n_tested=len(rows),
-        ids=[columns["id"][row] for row in order],
+        n_tested=len(labels),
+        ids=[tested.ids[row] for row in order],
         labels=labels[order].tolist(),
         predicted=predicted[order].tolist(),
         probabilities=confidence[order],
-        label_probabilities=np.array(own)[order],
+        label_probabilities=own[order],
     )
 
 

@@ -24,10 +24,11 @@ from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.projection import project_features
 from featx.report.charts import bundle_javascript, make_confusion, make_curve, make_map, make_reliability
 from featx.report.curves import Curves, measure_curves
-from featx.report.items import Items, Predictions, list_items, read_pictures, read_predictions
+from featx.report.items import Items, list_items, read_pictures
 from featx.report.sections import format_classes, format_facts, format_findings, format_metrics, format_page_table
 from featx.report.subjects import Subject, find_subject
-from featx.wording import escape_html, format_plural, shorten_name, to_printable
+from featx.results import Predictions, read_predictions
+from featx.wording import escape_html, format_plural, shorten_name, to_printable, to_text
 
 #: Items that get a thumbnail, by default.
 MOST_PICTURES = 5_000
@@ -205,11 +206,11 @@ def _make_data(
     pictures: Sequence[str],
 ) -> dict[str, Any]:
     """Make what the page reads: columns of the items, with classes and splits by position."""
-    number = {name: at for at, name in enumerate(classes)}
+    number = {to_text(name): at for at, name in enumerate(classes)}
     splits = [name for name in ("train", "val", "test") if name in set(items.splits)]
     columns: dict[str, Any] = {
         "id": [to_printable(name) for name in items.ids],
-        "label": [number.get(label, -1) for label in items.labels],
+        "label": [number.get(to_text(label), -1) for label in items.labels],
         "split": [splits.index(name) if name in splits else -1 for name in items.splits],
         "picture": list(pictures),
     }
@@ -240,7 +241,7 @@ def _round(values: NDArray[Any]) -> list[float | None]:
 
 def _add_results(data: dict[str, Any], predictions: Predictions, classes: Sequence[str], test: Evaluation) -> Curves:
     """Add the charts of the results and their tables."""
-    number = {name: at for at, name in enumerate(classes)}
+    number = {name: at for at, name in enumerate(predictions.classes)}
     targets = np.array([number.get(label, -1) for label in predictions.labels], np.intp)
     support = {row: one.support for row, one in enumerate(test.per_class)}
     data["cells"] = [

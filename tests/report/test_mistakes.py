@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from featx import FitOptions, fit
+from featx import FitOptions, fit, map_store
 from featx.cli.app import app
 from featx.errors import BundleError, UsageError
 from featx.report.mistakes import find_mistakes, find_pictures, write_mistakes
@@ -102,3 +102,22 @@ def test_a_perfect_head_has_no_mistakes(run, tmp_path, capsys):
     (tmp_path / "bundle" / "predictions.csv").write_text(text)
     assert not app(["errors", str(tmp_path / "bundle")], standalone_mode=False)
     assert "none of 1 tested image is wrong" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: text.rstrip() + "x",
+        lambda text: text.replace("label", "class", 1),
+        lambda text: "\0" + text,
+        lambda text: '"' + text,
+    ],
+)
+def test_damaged_predictions_are_an_error_everywhere(run, store, tmp_path, damage):
+    bundle = tmp_path / "bundle"
+    shutil.copytree(run.bundle, bundle)
+    path = bundle / "predictions.csv"
+    path.write_text(damage(path.read_text(encoding="utf-8")), encoding="utf-8")
+    for look in (find_mistakes, lambda folder: map_store(store, bundle=folder)):
+        with pytest.raises(BundleError, match=r"predictions\.csv cannot be read"):
+            look(bundle)

@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from featx.evaluation import METRICS, Evaluation
-from featx.evaluation.text import METRIC_TITLES
+from featx.evaluation import Evaluation
+from featx.evaluation.text import list_metrics
 from featx.wording import escape_html, format_html_table, format_interval, format_value, join_first
 
 #: The name of the page.
@@ -101,8 +101,7 @@ def _list_facts(about: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
 
 
 def _tabulate(test: Evaluation, metrics: Mapping[str, Any]) -> str:
-    both = (test, Evaluation.from_dict(metrics["validation"]))
-    rows = [[METRIC_TITLES[name], *(format_interval(one.get_interval(name)) for one in both)] for name in METRICS]
+    rows = list_metrics(test, Evaluation.from_dict(metrics["validation"]))
     return f'<div class="wide">{format_html_table(["", "test", "validation"], rows, n_text=1)}</div>'
 
 

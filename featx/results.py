@@ -10,15 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import BundleError, UsageError
-from featx.evaluation import METRICS, Evaluation
+from featx.evaluation import Evaluation
 from featx.evaluation.forecast import Forecast
-from featx.evaluation.text import METRIC_TITLES
+from featx.evaluation.text import list_metrics
 from featx.files import read_columns, read_table
 from featx.specs import FineTuneSpec, HeadSpec
 from featx.wording import (
     escape_html,
     format_html_table,
-    format_interval,
     format_value,
     to_text,
 )
@@ -420,10 +419,7 @@ class Run:
             f"{backbone}{self.head.name}: trained on {self.n_train:,} items, evaluated on {self.test.n_items:,} "
             f"({self.test_name}){where}"
         )
-        rows = [
-            [METRIC_TITLES[name], *(format_interval(one.get_interval(name)) for one in (self.test, self.validation))]
-            for name in METRICS
-        ]
+        rows = list_metrics(self.test, self.validation)
         return (
             f"<p>{escape_html(first)}</p>{format_html_table(['', 'test [95 %]', 'validation [95 %]'], rows, n_text=1)}"
         )

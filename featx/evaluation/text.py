@@ -3,7 +3,7 @@
 import numpy as np
 
 from featx.evaluation.metrics import METRICS, ClassMetrics, Evaluation
-from featx.wording import UNDEFINED, format_value, measure_names, pad_name
+from featx.wording import UNDEFINED, format_interval, format_value, measure_names, pad_name
 
 #: What the metrics are called in tables.
 METRIC_TITLES = {
@@ -32,6 +32,13 @@ def format_metrics(evaluation: Evaluation) -> str:
         lines.append(f"{METRIC_TITLES[metric]:{width}}  {format_value(point, 4):>6}   {interval}")
     lines.append(f"{'items':{width}}  {evaluation.n_items:>6}")
     return "\n".join(lines)
+
+
+def list_metrics(*evaluations: Evaluation) -> list[list[str]]:
+    """List the metrics as rows of a table: the title, and the value of each evaluation with its interval."""
+    return [
+        [METRIC_TITLES[name], *(format_interval(one.get_interval(name)) for one in evaluations)] for name in METRICS
+    ]
 
 
 def format_per_class(evaluation: Evaluation) -> str:

@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import FeatxError, UsageError
-from featx.evaluation import METRICS, Evaluation, measure_reliability
-from featx.evaluation.text import METRIC_TITLES
+from featx.evaluation import Evaluation, measure_reliability
 from featx.files import say_failures, write_atomically
 from featx.items import Manifest, read_source
 from featx.items.sources import read_source_again
@@ -186,9 +185,7 @@ def _make_page(
         format_page_table(subject) if subject.comparison else "",
     ]
     if test is not None and validation is not None:
-        header = ["", "test [95 %]", "validation [95 %]"]
-        rows = [[METRIC_TITLES[name], *(one.get_interval(name) for one in (test, validation))] for name in METRICS]
-        parts += ["<h2 id=numbers>Numbers</h2>", format_metrics(header, rows)]
+        parts += ["<h2 id=numbers>Numbers</h2>", format_metrics(test, validation)]
     if len(items):
         parts.append(_format_look(data, len(classes)))
     if test is not None and curves is not None:

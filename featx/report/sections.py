@@ -5,9 +5,9 @@ import csv
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from featx.evaluation import Evaluation
+from featx.evaluation.text import list_metrics
 from featx.files import read_columns
 from featx.report.curves import Curves
 from featx.report.facts import list_bundle_facts, list_commands, list_store_facts
@@ -48,9 +48,9 @@ def format_facts(subject: Subject) -> str:
     return f"<dl>{rows}</dl><pre>{lines}</pre>"
 
 
-def format_metrics(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def format_metrics(test: Evaluation, validation: Evaluation) -> str:
     """Format the metrics with their intervals."""
-    return _format_table(header, [[name, *map(format_interval, values)] for name, *values in rows])
+    return _format_table(["", "test [95 %]", "validation [95 %]"], list_metrics(test, validation))
 
 
 def format_classes(test: Evaluation, curves: Curves) -> str:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.evaluation.ranking import measure_areas, rank_among_positives
+
 FloatArray = NDArray[np.float64]
 
 #: Specificities and recalls at which the curves are read: 0, 0.01 ... 1.
@@ -47,12 +49,15 @@ def measure_curves(probabilities: FloatArray, targets: NDArray[np.intp]) -> Curv
     areas = np.full((2, n_classes), np.nan)
     supports = np.bincount(targets[targets >= 0], minlength=n_classes)
     for number in np.flatnonzero((supports > 0) & (supports < n_items)):
-        tables[:, number], areas[:, number] = _trace(probabilities[:, number], targets == number)
+        scores, is_own = probabilities[:, number], targets == number
+        tables[:, number] = _trace(scores, is_own)
+        found = measure_areas(rank_among_positives(scores, is_own), is_own)
+        areas[:, number] = found["roc_auc"], found["average_precision"]
     return Curves(tables[0], tables[1], tables[2], areas[0], areas[1], supports, n_items)
 
 
-def _trace(scores: FloatArray, is_own: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
-    """Trace the curves of one class: (3, 101), and its two areas."""
+def _trace(scores: FloatArray, is_own: NDArray[np.bool_]) -> FloatArray:
+    """Trace the curves of one class: (3, 101)."""
     from sklearn.metrics import confusion_matrix_at_thresholds
 
     true_negatives, false_alarms, misses, hits, thresholds = (
@@ -68,6 +73,4 @@ def _trace(scores: FloatArray, is_own: NDArray[np.bool_]) -> tuple[FloatArray, F
     at = np.searchsorted(all_hits, all_hits[at], side="left")
     first = np.searchsorted(hits, np.maximum(np.ceil(GRID * n_own - 1e-9), 0), side="left")
     precision = hits / (hits + false_alarms)
-    table = np.stack([all_hits[at] / n_own, np.append(np.inf, thresholds)[at], precision[first]])
-    area = np.trapezoid(all_hits / n_own, all_false / n_others)
-    return table, np.array([area, np.sum(np.diff(all_hits) / n_own * precision)])
+    return np.stack([all_hits[at] / n_own, np.append(np.inf, thresholds)[at], precision[first]])

@@ -31,6 +31,23 @@ def read_thumbnail(data: bytes, side_px: int) -> NDArray[np.uint8]:
     return decode(data, ImageSpec(height, width)).pixels
 
 
+def encode_thumbnail(data: bytes, side_px: int, form: str, *, quality: int) -> str:
+    """Reduce an image to a small file in base64.
+
+    Args:
+        data: The file of the image.
+        side_px: Its longer side afterwards.
+        form: `JPEG` or `WEBP`.
+        quality: 0 to 100.
+
+    Raises:
+        ImageError: If it cannot be decoded.
+    """
+    content = io.BytesIO()
+    Image.fromarray(read_thumbnail(data, side_px)).save(content, form, quality=quality)
+    return base64.b64encode(content.getvalue()).decode("ascii")
+
+
 def format_thumbnails(reader: Reader, ids: Sequence[str], captions: Sequence[str]) -> str:
     """Return pictures with their captions as HTML that holds them, at most 12 and within a second.
 
@@ -47,20 +64,14 @@ def format_thumbnails(reader: Reader, ids: Sequence[str], captions: Sequence[str
             break
         try:
             large = reader.stat(name).size_bytes > _MOST_BYTES
-            source = "" if large else _encode(read_thumbnail(reader.read(name), _SIDE_PX))
+            source = "" if large else encode_thumbnail(reader.read(name), _SIDE_PX, "JPEG", quality=85)
         except (ImageError, OSError):
             continue
         if source:
             text, title = escape_html(caption), escape_html(name)
             parts.append(
                 f'<figure style="display:inline-block;margin:4px;width:{_SIDE_PX}px;font-size:11px;vertical-align:top;'
-                f'overflow-wrap:anywhere"><img src="{source}" alt="{title}" title="{title}">'
+                f'overflow-wrap:anywhere"><img src="data:image/jpeg;base64,{source}" alt="{title}" title="{title}">'
                 f"<figcaption>{text}</figcaption></figure>"
             )
     return f"<div>{''.join(parts)}</div>" if parts else ""
-
-
-def _encode(pixels: NDArray[np.uint8]) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -1,7 +1,5 @@
 """The items of a page: what is known of each, where it is on the map, and its thumbnail."""
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +9,7 @@ from numpy.typing import NDArray
 
 from featx.errors import ImageError
 from featx.items import Manifest
-from featx.items.thumbnails import read_thumbnail
+from featx.items.thumbnails import encode_thumbnail
 from featx.options import EmbedOptions
 from featx.prefetching import prefetch
 from featx.results import Predictions
@@ -105,7 +103,7 @@ def read_pictures(
 
     def read(position: int) -> str:
         try:
-            return encode_thumbnail(reader.read(ids[position]))
+            return encode_thumbnail(reader.read(ids[position]), THUMBNAIL_PX, "WEBP", quality=_QUALITY)
         except (ImageError, OSError):
             return ""  # it is counted below, and the page shows its name
 
@@ -115,16 +113,3 @@ def read_pictures(
         pictures[position] = picture
         options.reporter.advance(done, len(chosen))
     return pictures, sum(not pictures[position] for position in chosen)
-
-
-def encode_thumbnail(data: bytes) -> str:
-    """Reduce an image to a small WebP file in base64.
-
-    Raises:
-        ImageError: If it cannot be decoded.
-    """
-    from PIL import Image
-
-    content = io.BytesIO()
-    Image.fromarray(read_thumbnail(data, THUMBNAIL_PX)).save(content, "WEBP", quality=_QUALITY)
-    return base64.b64encode(content.getvalue()).decode("ascii")

@@ -17,6 +17,7 @@ from featx.store import FeatureStore
 from featx.wording import (
     UNDEFINED,
     escape_html,
+    format_html_table,
     format_interval,
     format_p_value,
     format_plural,
@@ -161,8 +162,4 @@ def _format_first(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def join(cells: Sequence[str], tag: str) -> str:
-        return "".join(f"<{tag}>{escape_html(str(cell))}</{tag}>" for cell in cells)
-
-    body = "".join(f"<tr>{join(row, 'td')}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{join(head, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll">{format_html_table(head, rows, n_text=len(head))}</div>'

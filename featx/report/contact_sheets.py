@@ -1,5 +1,6 @@
 """Contact sheets: many small pictures with their captions on one page, as a PNG file."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from featx.errors import ImageError
 from featx.evaluation.figure import GREY, open_figure
 from featx.items.manifest import Reader
+from featx.items.sources import find_reader, read_source
 from featx.items.thumbnails import read_thumbnail
+from featx.store.joining import AnyStore
 from featx.wording import shorten_name
 
 if TYPE_CHECKING:
@@ -42,6 +45,17 @@ class Tile:
     pixels: Pixels | None
     lines: tuple[str, ...]
     reason: str = ""
+
+
+def find_pictures(store: AnyStore, source: str | os.PathLike[str] | None = None) -> Reader:
+    """Find what reads the pictures of a store: where they are now, or where they were when they were embedded.
+
+    Raises:
+        SourceError: If they are not there any more.
+    """
+    if source:
+        return read_source(source).reader
+    return find_reader(store.source, store.reading, str(store.ids[0]) if len(store) else "")
 
 
 def make_tile(reader: Reader, item_id: str, lines: Sequence[str], *, side_px: int = THUMBNAIL_PX) -> Tile:

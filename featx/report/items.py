@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import ImageError
-from featx.items import Manifest
+from featx.items.manifest import Reader
 from featx.items.thumbnails import encode_thumbnail
 from featx.options import EmbedOptions
 from featx.prefetching import prefetch
@@ -83,12 +83,12 @@ def list_items(store: AnyStore | None, predictions: Predictions | None, seed: in
 
 
 def read_pictures(
-    manifest: Manifest | None, ids: Sequence[str], chosen: Sequence[int], options: EmbedOptions
+    reader: Reader | None, ids: Sequence[str], chosen: Sequence[int], options: EmbedOptions
 ) -> tuple[list[str], int]:
     """Read the thumbnails of some items, each a WebP file in base64; empty for the others.
 
     Args:
-        manifest: Where the pictures are; None if nowhere.
+        reader: Reads the pictures; None if they are nowhere.
         ids: All items.
         chosen: Positions of the items that get a thumbnail.
         options: Threads and reporter.
@@ -97,9 +97,8 @@ def read_pictures(
         The thumbnails, one for each item, and how many could not be read.
     """
     pictures = [""] * len(ids)
-    if manifest is None:
+    if reader is None:
         return pictures, 0
-    reader = manifest.reader
 
     def read(position: int) -> str:
         try:

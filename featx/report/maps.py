@@ -15,10 +15,9 @@ from featx.errors import FeatxError, UsageError
 from featx.evaluation.figure import COLORS, GREY, open_figure
 from featx.files import say_failures, write_table
 from featx.heads.rows import FeatureRows
-from featx.items.sources import find_reader, read_source
 from featx.projection import METHODS, measure_explained, project_features
 from featx.references import find_bundle
-from featx.report.contact_sheets import Pixels, make_tile
+from featx.report.contact_sheets import Pixels, find_pictures, make_tile
 from featx.results import read_predictions
 from featx.store import FeatureStore
 from featx.wording import shorten_name, to_text
@@ -194,7 +193,7 @@ def _read_pictures(
 ) -> tuple[dict[str, Pixels], list[str]]:
     """Read the picture at the middle of each of the largest values, and say if there are none."""
     try:
-        reader = read_source(source).reader if source else find_reader(store.source, store.reading, str(store.ids[0]))
+        reader = find_pictures(store, source)
     except FeatxError as error:
         if source:
             raise

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from featx.errors import FeatxError, UsageError
 from featx.evaluation import Evaluation, measure_reliability
 from featx.files import say_failures, write_atomically
-from featx.items import Manifest, read_source
-from featx.items.sources import read_source_again
+from featx.items import read_source
+from featx.items.manifest import Reader
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.projection import project_features
 from featx.report.charts import bundle_javascript, make_confusion, make_curve, make_map, make_reliability
+from featx.report.contact_sheets import find_pictures
 from featx.report.curves import Curves, measure_curves
 from featx.report.items import Items, list_items, read_pictures
 from featx.report.sections import format_classes, format_facts, format_findings, format_metrics, format_page_table
@@ -97,13 +98,13 @@ def write_report(
     predictions = None if subject.bundle is None else read_predictions(subject.bundle.path, subject.bundle.classes)
     items = list_items(subject.store, predictions, seed)
     places, remark = _place(subject, items, projection, seed, options)
-    manifest = _find_manifest(subject, source, notes)
+    reader = _find_reader(subject, source, notes)
     chosen = _choose_pictures(items, predictions, most_pictures, seed)
     options.reporter.begin("reading pictures")
-    pictures, n_missing = read_pictures(manifest, items.ids, chosen, options)
+    pictures, n_missing = read_pictures(reader, items.ids, chosen, options)
     if n_missing:
         notes.append(f"{format_plural(n_missing, 'picture')} could not be read")
-    if manifest is not None and len(chosen) < len(items):
+    if reader is not None and len(chosen) < len(items):
         notes.append(f"{len(chosen):,} of {len(items):,} items have a picture; --pictures changes that")
     notes += [remark] if remark else []
     text = _make_page(subject, items, predictions, places, pictures, notes)
@@ -112,7 +113,7 @@ def write_report(
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    return Report(path, len(items), len(chosen) - n_missing if manifest else 0, tuple(notes))
+    return Report(path, len(items), len(chosen) - n_missing if reader else 0, tuple(notes))
 
 
 def _place(
@@ -134,14 +135,13 @@ def _place(
     return places, f"the map shows {len(stored):,} of {sampled:,} items, chosen at random" if sampled else ""
 
 
-def _find_manifest(subject: Subject, source: str | os.PathLike[str] | None, notes: list[str]) -> Manifest | None:
-    """Find where the pictures are; None, with a note, if they are not there any more."""
+def _find_reader(subject: Subject, source: str | os.PathLike[str] | None, notes: list[str]) -> Reader | None:
+    """Find what reads the pictures; None, with a note, if they are not there any more."""
     try:
-        if source:
-            return read_source(source)
         if subject.store is not None:
-            return read_source_again(subject.store.source, subject.store.reading)
-        return read_source(subject.source) if subject.source else None
+            return find_pictures(subject.store, source)
+        where = source or subject.source
+        return read_source(where).reader if where else None
     except FeatxError as error:
         if source:
             raise

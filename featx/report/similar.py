@@ -19,10 +19,9 @@ from featx.heads.rows import FeatureRows
 from featx.items.manifest import Reader
 from featx.items.pictures import Picture
 from featx.items.reading import Listing
-from featx.items.sources import find_reader, read_source
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prediction import embed_listing, list_sources
-from featx.report.contact_sheets import Tile, draw_contact_sheet, make_tile
+from featx.report.contact_sheets import Tile, draw_contact_sheet, find_pictures, make_tile
 from featx.store import FeatureStore
 
 #: Neighbours by default, and the most pictures in a row and rows of a contact sheet.
@@ -176,7 +175,7 @@ def draw_similar(found: Sequence[Similar], store: FeatureStore, path: Path, sour
     shown = [one for one in found if not one.error][:MOST_ROWS]
     if not shown:
         return ["no contact sheet is written, since none of the pictures can be read"]
-    reader = read_source(source).reader if source else find_reader(store.source, store.reading, str(store.ids[0]))
+    reader = find_pictures(store, source)
     tiles: list[Tile] = []
     for one in shown:
         tiles.append(make_tile(one.reader or reader, one.image, ("query", one.image)))

@@ -21,10 +21,7 @@ def audit(
         Path | None,
         typer.Argument(metavar="STORE", help="Feature store; the newest one if not given.", show_default=False),
     ] = None,
-    source: Annotated[
-        str,
-        typer.Argument(metavar="SOURCE", help="Where the pictures are now, if they were moved.", show_default=False),
-    ] = "",
+    source: flags.MovedPictures = "",
     near: Annotated[
         float, typer.Option("--near", min=0.5, max=1.0, help="Least similarity of near-copies, 0.5 to 1.")
     ] = 0.95,

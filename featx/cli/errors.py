@@ -21,10 +21,7 @@ def errors(
             help="Folder of the bundle or of an evaluation, or the name of a run; latest if not given.",
         ),
     ] = Path("latest"),
-    source: Annotated[
-        str,
-        typer.Argument(metavar="SOURCE", help="Where the pictures are now, if they were moved.", show_default=False),
-    ] = "",
+    source: flags.MovedPictures = "",
     top: Annotated[int, typer.Option("--top", min=1, help="Pictures on the contact sheet.")] = 40,
     output: Annotated[
         Path | None,

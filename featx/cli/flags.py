@@ -43,6 +43,12 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text."
 
 # Sources
 
+MovedPictures = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="Where the pictures are now, if they were moved.", show_default=False)
+]
+StorePictures = Annotated[
+    str, typer.Option("--source", metavar="SOURCE", help="Where the store's pictures are now, if they were moved.")
+]
 Source = Annotated[
     str,
     typer.Argument(

@@ -42,9 +42,7 @@ def map(  # noqa: A001 - the name of the verb
         Path | None,
         typer.Option("--out", metavar="FILE", help="The .png file; maps/STORE-METHOD-BY.png if not given."),
     ] = None,
-    source: Annotated[
-        str, typer.Option("--source", metavar="SOURCE", help="Where the store's pictures are now, if they were moved.")
-    ] = "",
+    source: flags.StorePictures = "",
     seed: flags.Seed = 0,
     as_json: flags.Json = False,
 ) -> None:

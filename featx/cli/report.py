@@ -23,10 +23,7 @@ def report(
             show_default=False,
         ),
     ] = None,
-    source: Annotated[
-        str,
-        typer.Argument(metavar="SOURCE", help="Where the pictures are now, if they were moved.", show_default=False),
-    ] = "",
+    source: flags.MovedPictures = "",
     output: Annotated[
         Path | None,
         typer.Option(

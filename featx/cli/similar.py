@@ -30,9 +30,7 @@ def similar(
         Path | None,
         typer.Option("--out", metavar="FILE", help="Write a contact sheet to this .png, one row for each image."),
     ] = None,
-    source: Annotated[
-        str, typer.Option("--source", metavar="SOURCE", help="Where the store's pictures are now, if they were moved.")
-    ] = "",
+    source: flags.StorePictures = "",
     batch_size: flags.BatchSize = EMBED_DEFAULTS.batch_size,
     workers: flags.Workers = EMBED_DEFAULTS.workers,
     runtime: flags.Runtime = EMBED_DEFAULTS.runtime,

@@ -4,10 +4,10 @@ The page needs no network, no script and no other program than a browser. The fo
 the page is written, and may be renamed, so links and commands are relative to the folder.
 """
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from featx.commands import format_fit
 from featx.evaluation import Evaluation
 from featx.evaluation.text import list_metrics
 from featx.wording import escape_html, format_html_table, format_interval, format_value, join_first
@@ -145,28 +145,13 @@ def _list_files(files: Sequence[str]) -> str:
 def _list_commands(about: Mapping[str, Any]) -> str:
     inside = "featx predict . IMAGE\nfeatx evaluate . IMAGES\nfeatx errors .\nfeatx info ."
     text = f"<h2>Commands</h2><p>In this folder:</p><pre>{inside}</pre>"
-    if again := _repeat(about):
+    if "finetune" not in about["record"]:  # which has more options than are recorded
+        again = format_fit(about["record"], about["head"]["name"], about["head"]["params"])
         text += (
             f"<p>Fit the same head on the same split again, in the folder in which it was fitted. Options that are not "
             f"named here have their defaults; bundle.json has what was used.</p><pre>{escape_html(again)}</pre>"
         )
     return text
-
-
-def _repeat(about: Mapping[str, Any]) -> str:
-    """Return the command that fits the head again; empty for a fine-tuned network, which has more options."""
-    record, head = about["record"], about["head"]
-    if "finetune" in record:
-        return ""
-    stores, split = record.get("stores") or [record["store"]], record["split"]
-    flags = ["--clf", head["name"]]
-    if protocol := record.get("protocol"):
-        flags = ["--protocol", protocol]
-    if weight := head["params"].get("class_weight"):
-        flags += ["--class-weight", str(weight)]
-    flags += ["--cv", str(split["cv"])] if split["cv"] else ["--test-size", str(split["test_size"])]
-    flags += ["--group", split["group"]] if split["group"] else []
-    return shlex.join(["featx", "fit", *(one["path"] for one in stores), *flags, "--seed", str(split["seed"])])
 
 
 def _link(name: str) -> str:

@@ -1,14 +1,13 @@
 """What was done, in words: the facts of a bundle or a store, and the commands that repeat it."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featx.bundle import Bundle
-from featx.results import MOST_CHARACTERS
+from featx.commands import cut_text, format_command, format_fit, take_part
 from featx.specs import EmbedSpec, ImageSpec
 from featx.store import FeatureStore
-from featx.wording import format_bytes, format_seconds, join_first, to_text
+from featx.wording import format_bytes, format_seconds, join_first
 
 #: Name and value of a fact.
 Fact = tuple[str, str]
@@ -30,21 +29,21 @@ def list_bundle_facts(bundle: Bundle, record: Mapping[str, Any]) -> list[Fact]:
         bundle: The bundle.
         record: The record of its description, which is not trusted.
     """
-    head, metrics, split = bundle.head_spec, bundle.metrics, _take(record, "split")
-    params = join_first([f"{name}={_cut(value)}" for name, value in head.params.items()], _LISTED)
+    head, metrics, split = bundle.head_spec, bundle.metrics, take_part(record, "split")
+    params = join_first([f"{name}={cut_text(value)}" for name, value in head.params.items()], _LISTED)
     details = [params, f"scaling {head.scaling or 'none'}", f"calibration {head.calibration or 'none'}"]
-    test = _take(metrics, "test")
+    test = take_part(metrics, "test")
     facts = [
         ("bundle", str(bundle.path)),
         ("head", f"{head.name} ({', '.join(filter(None, details))}, seed {head.seed})"),
         *_list_spec_facts([part.embed_spec for part in bundle.parts]),
-        ("data", _cut(_take(record, "store").get("source", ""))),
-        ("trained on", f"{_cut(metrics.get('train_items', '?'))} items"),
-        ("tested on", f"{_cut(test.get('items', '?'))} items ({_cut(metrics.get('test_name', 'test'))})"),
+        ("data", cut_text(take_part(record, "store").get("source", ""))),
+        ("trained on", f"{cut_text(metrics.get('train_items', '?'))} items"),
+        ("tested on", f"{cut_text(test.get('items', '?'))} items ({cut_text(metrics.get('test_name', 'test'))})"),
         ("split", _describe_split(split)),
         ("classes", _list_names(bundle.classes)),
-        ("protocol", _cut(record.get("protocol") or "")),
-        ("made with", _list_versions(_take(record, "created_with"))),
+        ("protocol", cut_text(record.get("protocol") or "")),
+        ("made with", _list_versions(take_part(record, "created_with"))),
     ]
     return [(name, value) for name, value in facts if value]
 
@@ -83,35 +82,24 @@ def _list_spec_facts(specs: Sequence[EmbedSpec]) -> list[Fact]:
 
 
 def _describe_split(split: Mapping[str, Any]) -> str:
-    origin, group = str(split.get("origin", "")), _cut(split.get("group") or "")
-    words = [_ORIGINS.get(origin, _cut(origin))]
+    origin, group = str(split.get("origin", "")), cut_text(split.get("group") or "")
+    words = [_ORIGINS.get(origin, cut_text(origin))]
     if origin == "hold-out":
-        words.append(f"{_cut(split.get('test_size'))} of the items, seed {_cut(split.get('seed'))}")
+        words.append(f"{cut_text(split.get('test_size'))} of the items, seed {cut_text(split.get('seed'))}")
     if origin == "cross-validation":
-        words.append(f"{_cut(split.get('cv'))} folds, seed {_cut(split.get('seed'))}")
+        words.append(f"{cut_text(split.get('cv'))} folds, seed {cut_text(split.get('seed'))}")
     return ", ".join(filter(None, [*words, f"groups by {group}" if group else ""]))
 
 
 def list_commands(bundle: Bundle, record: Mapping[str, Any]) -> list[str]:
     """List the commands that repeat a run, as far as its bundle records them."""
-    source = _cut(_take(record, "store").get("source", "SOURCE"))
+    source = cut_text(take_part(record, "store").get("source", "SOURCE"))
     if "finetune" in record:
-        tuned, backbone = _take(record, "finetune"), _take(record, "backbone").get("uri", "")
+        tuned, backbone = take_part(record, "finetune"), take_part(record, "backbone").get("uri", "")
         flags = {"unfreeze": tuned.get("unfreeze"), "epochs": tuned.get("epochs"), "clf": bundle.head_spec.name}
-        return [_join(["featx", "finetune", source, "--backbone", _cut(backbone)], flags)]
-    stores = record.get("stores") or [_take(record, "store")]
-    paths = [_cut(one.get("path", "STORE")) for one in stores if isinstance(one, Mapping)]
-    commands = [_join(["featx", "embed", source], _list_embed_flags(part.embed_spec)) for part in bundle.parts]
-    split, head = _take(record, "split"), bundle.head_spec
-    flags = {
-        "clf": head.name,
-        "protocol": record.get("protocol") or None,
-        "cv": split.get("cv") or None,
-        "test-size": split.get("test_size") if split.get("origin") == "hold-out" else None,
-        "group": split.get("group") or None,
-        "seed": split.get("seed"),
-    }
-    return [*commands, _join(["featx", "fit", *paths], flags)]
+        return [format_command(["featx", "finetune", source, "--backbone", cut_text(backbone)], flags)]
+    commands = [format_command(["featx", "embed", source], _list_embed_flags(part.embed_spec)) for part in bundle.parts]
+    return [*commands, format_fit(record, bundle.head_spec.name, bundle.head_spec.params)]
 
 
 def _list_embed_flags(spec: EmbedSpec) -> dict[str, Any]:
@@ -128,26 +116,9 @@ def _list_embed_flags(spec: EmbedSpec) -> dict[str, Any]:
     return flags | ({"views": views.count, "augment": views.augmentation, "view-seed": views.seed} if views else {})
 
 
-def _join(words: Sequence[str], flags: Mapping[str, Any]) -> str:
-    given = [word for name, value in flags.items() if value is not None for word in (f"--{name}", _cut(value))]
-    return shlex.join([*words, *given])
-
-
-def _take(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    """Take a part of a description that is not trusted; empty if it is missing or something else."""
-    part = values.get(name)
-    return part if isinstance(part, Mapping) else {}
-
-
 def _list_versions(versions: Mapping[str, Any]) -> str:
-    return join_first([f"{_cut(name)} {_cut(value)}" for name, value in versions.items()], 2 * _LISTED)
+    return join_first([f"{cut_text(name)} {cut_text(value)}" for name, value in versions.items()], 2 * _LISTED)
 
 
 def _list_names(names: Sequence[str]) -> str:
     return f"{len(names):,}: {join_first(names, _LISTED)}"
-
-
-def _cut(value: object) -> str:
-    """Shorten a text that is not trusted; a path stays whole."""
-    text = to_text(str(value))
-    return text if len(text) <= 50 * MOST_CHARACTERS else f"{text[: 50 * MOST_CHARACTERS]}..."

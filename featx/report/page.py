@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import FeatxError, UsageError
-from featx.evaluation import Evaluation, measure_reliability
+from featx.evaluation import Evaluation
+from featx.evaluation.reliability import measure_reliability_for_plot
 from featx.files import say_failures, write_atomically
 from featx.items import read_source
 from featx.items.manifest import Reader
@@ -252,7 +253,7 @@ def _add_results(data: dict[str, Any], predictions: Predictions, classes: Sequen
     curves = measure_curves(predictions.probabilities, targets)
     known = targets >= 0
     if known.any() and len(classes) > 1:
-        reliability = measure_reliability(predictions.probabilities[known], targets[known], 10, equal_mass=True)
+        reliability = measure_reliability_for_plot(predictions.probabilities[known], targets[known])
         data["charts"]["reliability"] = make_reliability(reliability)
     if np.isfinite(curves.roc_aucs).any():
         data["charts"]["roc"] = make_curve("1 - specificity", "sensitivity", is_roc=True)

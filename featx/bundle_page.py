@@ -7,9 +7,9 @@ the page is written, and may be renamed, so links and commands are relative to t
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from featx.commands import format_fit
 from featx.evaluation import Evaluation
 from featx.evaluation.text import list_metrics
+from featx.records import describe_split, format_fit
 from featx.wording import escape_html, format_html_table, format_interval, format_value, join_first
 
 #: The name of the page.
@@ -84,14 +84,13 @@ def make_bundle_page(
 def _list_facts(about: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     record, classes = about["record"], about["classes"]
     stores = record.get("stores") or [record["store"]]
-    split = ", ".join(f"{name} {value}" for name, value in record["split"].items() if value not in {"", 0})
     facts = {
         "what it is": "a featx bundle: everything that turns images into labels",
         "classes": f"{len(classes):,}: {join_first(classes, _MOST_NAMED)}",
         "trained on": f"{metrics['train_items']:,} items",
         "data": ", ".join(str(one["path"]) for one in stores),
         "source": str(record["store"]["source"]),
-        "split": split,
+        "split": describe_split(record["split"]),
         "parameters": ", ".join(f"{name}={value}" for name, value in about["head"]["params"].items()),
         "made with": ", ".join(f"{name} {version}" for name, version in record["created_with"].items()),
     }

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featx.bundle import Bundle
-from featx.commands import cut_text, format_command, format_fit, take_part
+from featx.records import cut_text, describe_split, format_command, format_fit, take_part
 from featx.specs import EmbedSpec, ImageSpec
 from featx.store import FeatureStore
 from featx.wording import format_bytes, format_seconds, join_first
@@ -14,12 +14,6 @@ Fact = tuple[str, str]
 
 #: Classes, parameters and the like that a fact lists.
 _LISTED = 12
-
-_ORIGINS = {
-    "source": "as the source has it",
-    "hold-out": "held out at random by label",
-    "cross-validation": "cross-validation",
-}
 
 
 def list_bundle_facts(bundle: Bundle, record: Mapping[str, Any]) -> list[Fact]:
@@ -40,7 +34,7 @@ def list_bundle_facts(bundle: Bundle, record: Mapping[str, Any]) -> list[Fact]:
         ("data", cut_text(take_part(record, "store").get("source", ""))),
         ("trained on", f"{cut_text(metrics.get('train_items', '?'))} items"),
         ("tested on", f"{cut_text(test.get('items', '?'))} items ({cut_text(metrics.get('test_name', 'test'))})"),
-        ("split", _describe_split(split)),
+        ("split", describe_split(split)),
         ("classes", _list_names(bundle.classes)),
         ("protocol", cut_text(record.get("protocol") or "")),
         ("made with", _list_versions(take_part(record, "created_with"))),
@@ -79,16 +73,6 @@ def _list_spec_facts(specs: Sequence[EmbedSpec]) -> list[Fact]:
         if spec.views:
             facts.append(("views", f"{spec.views.count} of each image, augmented by {spec.views.augmentation}"))
     return facts
-
-
-def _describe_split(split: Mapping[str, Any]) -> str:
-    origin, group = str(split.get("origin", "")), cut_text(split.get("group") or "")
-    words = [_ORIGINS.get(origin, cut_text(origin))]
-    if origin == "hold-out":
-        words.append(f"{cut_text(split.get('test_size'))} of the items, seed {cut_text(split.get('seed'))}")
-    if origin == "cross-validation":
-        words.append(f"{cut_text(split.get('cv'))} folds, seed {cut_text(split.get('seed'))}")
-    return ", ".join(filter(None, [*words, f"groups by {group}" if group else ""]))
 
 
 def list_commands(bundle: Bundle, record: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The commands that repeat a run, as far as the record of its bundle says; the record is not trusted."""
+"""What the record of a bundle says, in words and as the command that repeats it; the record is not trusted."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -6,6 +6,23 @@ from typing import Any
 
 from featx.results import MOST_CHARACTERS
 from featx.wording import to_text
+
+_ORIGINS = {
+    "source": "as the source has it",
+    "hold-out": "held out at random by label",
+    "cross-validation": "cross-validation",
+}
+
+
+def describe_split(split: Mapping[str, Any]) -> str:
+    """Say in words how items were split, by the part of a record that says it."""
+    origin, group = str(split.get("origin", "")), cut_text(split.get("group") or "")
+    words = [_ORIGINS.get(origin, cut_text(origin))]
+    if origin == "hold-out":
+        words.append(f"{cut_text(split.get('test_size'))} of the items, seed {cut_text(split.get('seed'))}")
+    if origin == "cross-validation":
+        words.append(f"{cut_text(split.get('cv'))} folds, seed {cut_text(split.get('seed'))}")
+    return ", ".join(filter(None, [*words, f"groups by {group}" if group else ""]))
 
 
 def format_fit(record: Mapping[str, Any], head: str, params: Mapping[str, Any]) -> str:

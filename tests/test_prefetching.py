@@ -2,9 +2,11 @@ import itertools
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from featx import prefetching
 from featx.prefetching import gather, prefetch
 
 
@@ -76,9 +78,14 @@ def test_closing_drops_waiting_tasks_and_ends_the_threads():
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="only POSIX can send a signal to one thread")
-def test_ctrl_c_while_waiting_for_a_result_ends_the_threads():
+def test_ctrl_c_while_waiting_for_a_result_ends_the_threads(monkeypatch):
     started = []
-    interrupted = threading.Event()
+    interrupted, dropped = threading.Event(), threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, *args, **options):
+            super().shutdown(*args, **options)
+            dropped.set()
 
     def interrupt(*_):
         interrupted.set()
@@ -89,9 +96,10 @@ def test_ctrl_c_while_waiting_for_a_result_ends_the_threads():
         if task == 1:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
             assert interrupted.wait(30)  # a busy machine may deliver the signal late
-            time.sleep(3)  # for the main thread to drop the waiting tasks; 0.5 s was once too short
+            assert dropped.wait(30)  # the main thread drops the waiting tasks; on a busy machine, 3 s were too short
         return task
 
+    monkeypatch.setattr(prefetching, "ThreadPoolExecutor", Pool)
     previous = signal.signal(signal.SIGINT, interrupt)
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -341,12 +341,9 @@ def test_a_full_disk_leaves_no_target(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["1.h5", "2.h5"]
 
 
-@pytest.mark.parametrize("length", [255, 4000])
-def test_the_sources_of_many_stores_are_kept(tmp_path, length):
+def test_the_sources_of_many_stores_are_kept(tmp_path):
     """HDF5 keeps an attribute of more than 64 kB elsewhere in the file, or not at all."""
-    paths = [
-        make_store(tmp_path / f"{n}.h5", [n], source=f"/{n:0{length}}") for n in range(300 if length < 300 else 40)
-    ]
+    paths = [make_store(tmp_path / f"{n}.h5", [n], source=f"/{n:04000}") for n in range(20)]
     merged = FeatureStore(merge(tmp_path, *paths))
     assert len(merged.source) > 64 << 10
     assert merged.source.split("; ") == sorted(FeatureStore(path).source for path in paths)

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import cli_page
 import pytest
+import typer
 from pictures import write_digits
 
 import featx
-from featx.cli.app import main
+from featx.cli.app import app, main
 from featx.heads import find_head
 from featx.registry import HEADS
 
@@ -135,6 +136,21 @@ def test_every_public_function_has_an_example():
     functions = [name for name in featx.__all__ if name.islower()]
     assert len(functions) > 15
     assert not [name for name in functions if f"featx.{name}(" not in code]
+
+
+def test_the_commands_of_all_pages_exist():
+    """Each indented or fenced line that begins with `featx` names a verb, and flags that the verb has."""
+    verbs = typer.main.get_command(app).commands
+    wrong = []
+    pages = [*ROOT.glob("README.md"), *(page for page in (ROOT / "docs").rglob("*.md") if page.name != "cli.md")]
+    for page in pages:
+        for line in re.findall(r"^(?: {4}|\$ )featx ([a-z]+[^#|>\n]*)", page.read_text(encoding="utf-8"), re.MULTILINE):
+            verb, *words = line.split()
+            known = {flag for made in verbs[verb].params for flag in made.opts} if verb in verbs else set()
+            flags = [word.split("=")[0] for word in words if re.match(r"--?[a-z]", word)]
+            if verb not in verbs or not known.issuperset(flags):
+                wrong.append(f"{page.relative_to(ROOT)}: featx {line}")
+    assert not wrong
 
 
 def test_links_lead_somewhere():

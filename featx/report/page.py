@@ -293,9 +293,10 @@ def _format_look(data: Mapping[str, Any], n_classes: int) -> str:
         "class.</p></div>"
     )
     around = (
-        '<div><h3>Map</h3><div class="controls"><label>colour by <select id="mode"></select></label></div><div '
-        'class="chart" id="map"></div><div id="legend"></div><p class="note">Draw a rectangle to see its pictures; '
-        "click beside it to end that.</p></div>"
+        '<div><h3>Map</h3><div class="controls"><label>colour by <select id="mode"></select></label></div>'
+        '<div id="around-map"><div class="chart" id="map"></div><svg id="lasso" aria-hidden="true"><polygon/></svg>'
+        '</div><div id="legend"></div><p class="note">Draw a line around points to see their pictures; Escape or a '
+        "double click shows all items again.</p></div>"
     )
     shown = [part for name, part in (("confusion", matrix), ("map", around)) if name in charts]
     return (

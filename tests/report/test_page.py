@@ -1,3 +1,4 @@
+import itertools
 import json
 import os
 import re
@@ -182,25 +183,24 @@ def browser(tmp_path_factory):
     opened.close()
 
 
-@pytest.mark.slow
-def test_a_click_on_a_cell_changes_the_map_and_the_pictures(browser, report):
+@pytest.fixture(scope="module", params=[2, 10, 100])
+def opened(request, browser, digits, store, report, tmp_path_factory):
+    """The page of a run with so many classes, opened from disk, and its data."""
+    path, names = report.path, sorted(set(store.labels))
+    if request.param != len(names):
+        folder = tmp_path_factory.mktemp("relabelled")
+        numbers = [names.index(label) * 10 + at % 10 for at, label in enumerate(store.labels)]
+        pairs = zip(store.ids, numbers, strict=True)
+        rows = [f"{digits / name},class {number % request.param:02}" for name, number in pairs]
+        (folder / "labels.csv").write_text("\n".join(["path,label", *rows]))
+        made = featx.embed(folder / "labels.csv", "colour", folder=folder).store
+        path = write_report(fit(made, "centroid", options=FitOptions(cv=2, folder=folder / "runs"))).path
     browser.events.clear()
-    browser.call("Page.navigate", url=Path(report.path).resolve().as_uri())
+    browser.call("Page.navigate", url=Path(path).resolve().as_uri())
     browser.wait("document.documentElement.dataset.ready === 'yes'")
-    for chart, mark in (("roc", "line"), ("pr", "line"), ("reliability", "symbol")):
-        assert browser.evaluate(f"document.querySelectorAll('#{chart} .mark-{mark} path').length"), chart
-    before = browser.evaluate("document.getElementById('status').textContent")
-    wanted = max((one for one in read_data(report.path)["cells"] if one["t"] != one["p"]), key=lambda one: one["n"])
-    place = browser.evaluate(
-        "(() => { const mark = [...document.querySelectorAll('#confusion .mark-rect path')]"
-        f".find((one) => one.__data__.datum.t === {wanted['t']} && one.__data__.datum.p === {wanted['p']});"
-        "const box = mark.getBoundingClientRect(); return [box.x + box.width / 2, box.y + box.height / 2]; })()"
-    )
-    browser.click(*place)
-    browser.wait(f"document.getElementById('status').textContent !== {json.dumps(before)}")
-    assert browser.evaluate("document.querySelectorAll('#grid figure').length") == min(60, wanted["n"])
-    assert browser.evaluate("views.map.data('chosen').length") == wanted["n"]
-    assert browser.evaluate("views.map.signal('dim')") is True
+    data = read_data(path)
+    assert len(data["classes"]) == request.param
+    yield data
     requested = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
     assert requested
     assert not [url for url in requested if not url.startswith(("file:", "data:", "blob:"))]
@@ -208,3 +208,72 @@ def test_a_click_on_a_cell_changes_the_map_and_the_pictures(browser, report):
     said = [e["params"] for e in browser.events if e["method"] == "Runtime.consoleAPICalled"]
     assert not logged
     assert not [one for one in said if one["type"] == "error"]
+
+
+def count_shown(browser):
+    """Count what the page says, what is on the grid, and what is marked on the map."""
+    said = browser.evaluate("document.getElementById('status').textContent").split(" of ")[0]
+    return int(said), *browser.evaluate(
+        "[document.querySelectorAll('#grid figure').length, views.map.data('chosen').length]"
+    )
+
+
+@pytest.mark.slow
+def test_a_click_on_a_cell_changes_the_map_and_the_pictures(browser, opened):
+    for chart, mark in (("roc", "line"), ("pr", "line"), ("reliability", "symbol")):
+        assert browser.evaluate(f"document.querySelectorAll('#{chart} .mark-{mark} path').length"), chart
+    shown = browser.evaluate(
+        "[...document.querySelectorAll('#confusion .mark-rect path')].map((one) => {"
+        "const box = one.getBoundingClientRect(), { t, p, n } = one.__data__.datum;"
+        "return { t, p, n, place: [box.x + box.width / 2, box.y + box.height / 2] }; })"
+    )
+    wanted = max((one for one in shown if one["t"] != one["p"]), key=lambda one: one["n"])
+    assert wanted["n"] == next(c["n"] for c in opened["cells"] if (c["t"], c["p"]) == (wanted["t"], wanted["p"]))
+    browser.click(*wanted["place"])
+    browser.wait(f"document.getElementById('true').value === '{wanted['t']}'")
+    assert count_shown(browser) == (wanted["n"], min(60, wanted["n"]), wanted["n"])
+    assert browser.evaluate("views.map.signal('dim')") is True
+    browser.evaluate(
+        "(() => { const order = document.getElementById('order'); order.value = 'unsure';"
+        "order.dispatchEvent(new Event('change')); })()"
+    )
+    assert browser.evaluate("document.getElementById('predicted').value") == str(wanted["p"])
+
+
+@pytest.mark.slow
+def test_a_lasso_on_the_map_changes_the_pictures(browser, opened):
+    """A triangle, which no rectangle is, around the points whose places on the screen are inside it."""
+    browser.evaluate("document.getElementById('map').scrollIntoView({ block: 'center' })")
+    left, top, width, height = browser.evaluate(
+        "(() => { const box = document.querySelector('#map canvas').getBoundingClientRect();"
+        "return [box.x, box.y, box.width, box.height]; })()"
+    )
+    places = np.array(
+        browser.evaluate(
+            "views.map.data('points').map(({ x, y }) => ['x', 'y'].map((name, k) => views.map.scale(name)([x, y][k])"
+            " + views.map.origin()[k] + views.map.padding().left))"
+        )
+    )
+    # Vega finds a point where these places say it is.
+    browser.call("Input.dispatchMouseEvent", type="mouseMoved", x=left + places[0, 0], y=top + places[0, 1])
+    browser.wait("!document.getElementById('tip').hidden")
+    named = browser.evaluate("document.getElementById('tip').lastChild.textContent")
+    near = np.flatnonzero(np.hypot(*(places - places[0]).T) < 8)
+    assert named in {opened["items"]["id"][at] for at in near}
+
+    corners = [(2, 2), (width - 2, 2), (2, height - 2)]
+    line = [np.add(a, np.subtract(b, a) * share) for a, b in itertools.pairwise(corners) for share in (0, 0.5, 1)]
+    for number, (x, y) in enumerate([*line, line[-1]]):
+        kind = "mousePressed" if not number else "mouseReleased" if number == len(line) else "mouseMoved"
+        held = {"button": "left", "buttons": 1, "clickCount": 1}
+        browser.call("Input.dispatchMouseEvent", type=kind, x=left + x, y=top + y, **held)
+    browser.wait("document.getElementById('status').textContent.includes('lasso')")
+    share = (places - 2) / np.subtract((width, height), 4)
+    n_inside = int((share.sum(axis=1) < 1).sum())
+    assert 0 < n_inside < len(places)
+    assert count_shown(browser) == (n_inside, min(60, n_inside), n_inside)
+    assert browser.evaluate("document.querySelector('#lasso polygon').points.length") >= 3
+    browser.call("Input.dispatchKeyEvent", type="keyDown", key="Escape", code="Escape")
+    browser.wait("document.getElementById('status').textContent.includes('all items')")
+    assert count_shown(browser) == (400, 60, 0)
+    assert browser.evaluate("document.querySelector('#lasso polygon').points.length") == 0

@@ -14,7 +14,10 @@ import featx
 from featx import FitOptions, fit
 from featx.cli.app import app
 from featx.report.curves import GRID, measure_curves
+from featx.report.items import find_wrong, list_items
+from featx.report.maps import map_store
 from featx.report.page import write_report
+from featx.results import Predictions, read_predictions
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
@@ -77,6 +80,41 @@ def test_a_store_has_a_report_of_its_own(store, tmp_path):
     data = read_data(report.path)
     assert sum(map(bool, data["items"]["picture"])) == report.n_pictures == 10
     assert set(data["charts"]) == {"map"}
+
+
+def test_of_too_many_items_mistakes_come_first(run, store, tmp_path, monkeypatch):
+    predictions = read_predictions(run.bundle)
+    n_wrong = int(find_wrong(predictions).sum())
+    monkeypatch.setattr("featx.report.items.MOST_POINTS", n_wrong + 50)
+    report = write_report(run, tmp_path / "page.html")
+    data = read_data(report.path)
+    columns = data["items"]
+    assert len(columns["id"]) == len(set(columns["id"])) == report.n_items == n_wrong + 50
+    assert sum(a != b for a, b in zip(columns["label"], columns["predicted"], strict=True)) == n_wrong
+    labels = dict(zip(store.ids, store.labels, strict=True))
+    assert [data["classes"][label] for label in columns["label"]] == [labels[name] for name in columns["id"]]
+    assert sum(cell["n"] for cell in data["cells"]) == 400
+    (note,) = (one for one in report.notes if "numbers are of all" in one)
+    assert f"{n_wrong + 50} of 400 items: all {n_wrong} mistakes, and others at random" in note
+
+
+def test_so_many_tested_items_that_not_all_are_shown():
+    n = 25_000
+    labels, predicted = ["a"] * n, ["b"] * 100 + ["a"] * (n - 100)
+    names = [f"{number}.png" for number in range(n)]
+    items = list_items(None, Predictions(names, labels, predicted, ["a", "b"], np.full((n, 2), 0.5)))
+    assert (len(items), items.sampled_of) == (20_000, n)
+    assert list(items.tested[:100]) == list(range(100))
+    assert items.ids == [names[row] for row in items.tested]
+
+
+def test_the_map_is_of_the_mean_of_views(digits, tmp_path):
+    made = featx.embed(digits / "0", "colour", views=2, augmentation="flip", folder=tmp_path).store
+    columns = read_data(write_report(made, tmp_path / "page.html", most_pictures=0).path)["items"]
+    found = map_store(made)
+    assert columns["id"] == list(found.ids)
+    unit = (found.points - found.points.min(axis=0)) / np.ptp(found.points, axis=0)
+    np.testing.assert_allclose(np.transpose([columns["x"], columns["y"]]), unit, atol=1e-3)
 
 
 def test_names_cannot_leave_their_place(tmp_path):

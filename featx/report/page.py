@@ -24,9 +24,10 @@ from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.report.charts import bundle_javascript, make_confusion, make_curve, make_map, make_reliability
 from featx.report.contact_sheets import find_pictures
 from featx.report.curves import Curves, measure_curves
+from featx.report.findings import Audited, format_findings, read_audit
 from featx.report.items import Items, find_wrong, list_items, read_pictures
 from featx.report.maps import project_items
-from featx.report.sections import format_classes, format_facts, format_findings, format_metrics, format_page_table
+from featx.report.sections import format_classes, format_facts, format_metrics, format_page_table
 from featx.report.subjects import Subject, find_subject
 from featx.results import Predictions, read_predictions
 from featx.wording import escape_html, format_plural, shorten_name, to_printable, to_text
@@ -61,6 +62,20 @@ class Report:
         """Return the page in a frame."""
         text = html.escape(self.path.read_text(encoding="utf-8"))
         return f'<iframe srcdoc="{text}" title="featx report" style="width: 100%; height: 50rem; border: 0"></iframe>'
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What a page shows: `places` are those on the map, and `how` says what they are."""
+
+    subject: Subject
+    items: Items
+    predictions: Predictions | None
+    places: NDArray[np.float32] | None
+    how: str
+    pictures: Sequence[str]
+    audited: Audited
+    notes: Sequence[str]
 
 
 def write_report(
@@ -108,7 +123,8 @@ def write_report(
         notes.append(f"{format_plural(n_missing, 'picture')} could not be read")
     if reader is not None and len(chosen) < len(items):
         notes.append(f"{len(chosen):,} of {len(items):,} items have a picture; --pictures changes that")
-    text = _make_page(subject, items, predictions, (places, how), pictures, notes)
+    audited = read_audit(subject.store, notes)
+    text = _make_page(_Content(subject, items, predictions, places, how, pictures, audited, notes))
     path = Path(out) if out is not None else subject.default_path
     with say_failures(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -170,34 +186,26 @@ def _choose_pictures(items: Items, predictions: Predictions | None, most: int, s
     return sorted(order[:most].tolist())
 
 
-def _make_page(
-    subject: Subject,
-    items: Items,
-    predictions: Predictions | None,
-    around: tuple[NDArray[np.float32] | None, str],
-    pictures: Sequence[str],
-    notes: Sequence[str],
-) -> str:
-    bundle = subject.bundle
+def _make_page(content: _Content) -> str:
+    subject, items, predictions, bundle = content.subject, content.items, content.predictions, content.subject.bundle
     classes = list(bundle.classes) if bundle else sorted({label for label in items.labels if label})
-    places, how = around
-    data, curves = _make_data(items, predictions, classes, places, pictures), None
-    data["charts"] = {"map": make_map()} if places is not None else {}
+    data, curves = _make_data(items, predictions, classes, content.places, content.pictures), None
+    data["charts"] = {"map": make_map()} if content.places is not None else {}
     test = validation = None
     if bundle is not None and predictions is not None:
         test, validation = (Evaluation.from_dict(bundle.metrics[name]) for name in ("test", "validation"))
         curves = _add_results(data, predictions, classes, test)
-    findings = format_findings(subject, items, data["lists"])
+    findings = format_findings(subject.store, items, content.audited, data["lists"])
     parts = [
         "<h2 id=what>What was done</h2>",
         format_facts(subject),
-        _format_notes([*subject.remarks, *notes]),
+        _format_notes([*subject.remarks, *content.notes]),
         format_page_table(subject) if subject.comparison else "",
     ]
     if test is not None and validation is not None:
         parts += ["<h2 id=numbers>Numbers</h2>", format_metrics(test, validation)]
     if len(items):
-        parts.append(_format_look(data, len(classes), how))
+        parts.append(_format_look(data, len(classes), content.how))
     if test is not None and curves is not None:
         parts += ["<h2 id=classes>Classes</h2>", format_classes(test, curves)]
         parts.append(_format_curves(classes, curves))

@@ -117,6 +117,27 @@ def test_the_map_is_of_the_mean_of_views(digits, tmp_path):
     np.testing.assert_allclose(np.transpose([columns["x"], columns["y"]]), unit, atol=1e-3)
 
 
+def test_what_an_audit_found_is_shown_and_damage_is_said_once(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = ["id,kind,score,suggestion,group,detail", f"{store.ids[3]},outlier,2.5,check,,far from all"]
+    shortcut = {"what": "file size", "accuracy": 0.4, "low": 0.3, "high": 0.5, "baseline": 0.1, "strong": True}
+    folder = Path("audit") / store.path.stem
+    folder.mkdir(parents=True)
+    (folder / "audit.csv").write_text("\n".join(rows))
+    (folder / "audit.json").write_text(json.dumps({"shortcuts": [shortcut]}))
+    report = write_report(store, "page.html", most_pictures=0)
+    text, data = report.path.read_text(), read_data(report.path)
+    assert [data["items"]["id"][at] for at in data["lists"][-1]] == [store.ids[3]]
+    assert re.search("file size</td>.*?0.400 \\[0.300, 0.500\\]</td>.*?yes</td>", text)
+    for name, damage in (("audit.csv", "\n".join([*rows, "a,b"])), ("audit.json", '{"shortcuts": [{"what": "x"}]}')):
+        before = (folder / name).read_text()
+        (folder / name).write_text(damage)
+        notes = write_report(store, "page.html", most_pictures=0).notes
+        assert sum(f"the findings in {folder} are left out" in note for note in notes) == 1
+        assert Path("page.html").read_text().count("are left out") == 1
+        (folder / name).write_text(before)
+
+
 def test_names_cannot_leave_their_place(tmp_path):
     odd = ["</script><script>alert(1)</script>".replace("/", "_"), "a\"b'&c", "\u05d0\u202e" + "x" * 60]
     rng = np.random.default_rng(0)

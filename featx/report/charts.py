@@ -3,6 +3,7 @@
 The data come later, in the browser: each chart names the tables that it reads, and has parameters that the page sets.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,18 +36,17 @@ _ROOMY = 24
 _SNIPPET = "window.vegaEmbed = vegaEmbed;"
 
 
+@functools.cache
 def bundle_javascript() -> str:
-    """Return Vega, Vega-Lite and Vega-Embed as one script for a `<script>` element."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script for a `<script>` element; making it takes a second."""
     return str(vl_convert.javascript_bundle(_SNIPPET))
 
 
 def make_map() -> dict[str, Any]:
     """Make the map: tables `points`, `chosen` and `spot` with `i`, `x`, `y`, `colour` and `shape`.
 
-    The parameter `dim` is whether the points that are not chosen step back. A rectangle that the user draws is the
-    selection `brush`.
+    The parameter `dim` is whether the points that are not chosen step back. The page draws the lasso over it.
     """
-    brush = alt.selection_interval(name="brush", mark=alt.BrushConfig(fill=_GREY, fillOpacity=0.15, stroke=_GREY))
     x, y = (alt.X("x:Q", axis=None, scale=_fit()), alt.Y("y:Q", axis=None, scale=_fit()))
 
     def draw(table: str, size: int, opacity: Any, stroke: Any) -> Any:  # noqa: ANN401 - values of Altair
@@ -64,7 +64,7 @@ def make_map() -> dict[str, Any]:
             )
         )
 
-    points = draw("points", 45, alt.condition("dim", alt.value(0.12), alt.value(0.8)), None).add_params(brush)
+    points = draw("points", 45, alt.condition("dim", alt.value(0.12), alt.value(0.8)), None)
     chart = alt.layer(points, draw("chosen", 70, alt.value(1), _GREY), draw("spot", 260, alt.value(1), _GREY))
     chart = chart.add_params(alt.param(name="dim", value=False))
     return _finish(chart, 420, "Map of the embeddings: one point for each item, near each other where items look alike")
@@ -77,13 +77,12 @@ def _fit() -> alt.Scale:
 def make_confusion(shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]:
     """Make the confusion matrix: table `cells` with `t` and `p`, positions of classes, `n` items and their `share`.
 
-    A cell that the user clicks is the selection `cell`.
+    The parameters `chosen_t` and `chosen_p` are the cell that has an outline; -1 for none.
 
     Args:
         shown: The classes in it, by position.
         names: The names of all classes.
     """
-    cell = alt.selection_point(name="cell", fields=["t", "p"], toggle=False)
     counted = len(shown) <= _MOST_COUNTED
     step = min(90.0, max(520 / len(shown), 20 if counted else 0.6))
     axis = alt.Axis(
@@ -100,10 +99,10 @@ def make_confusion(shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]
     cells = base.mark_rect(stroke="currentColor", strokeWidth=0, cursor="pointer").encode(
         color=alt.condition("datum.t == datum.p", alt.value(RIGHT), alt.value(WRONG)),
         opacity=alt.Opacity("share:Q", legend=None, scale=shades),
-        strokeWidth=alt.condition(cell, alt.value(2), alt.value(0), empty=False),
+        strokeWidth=alt.condition("datum.t == chosen_t && datum.p == chosen_p", alt.value(2), alt.value(0)),
         tooltip=alt.Tooltip("n:Q"),
     )
-    chart: Any = cells.add_params(cell)
+    chart: Any = cells
     if counted:
         text = base.mark_text(baseline="middle", fontSize=12 if step > _ROOMY else 9, cursor="pointer").encode(
             text=alt.Text("n:Q"),
@@ -111,7 +110,8 @@ def make_confusion(shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]
             tooltip=alt.Tooltip("n:Q"),
         )
         chart = alt.layer(chart, text)
-    chart = chart.add_params(alt.param(name="names", value=list(names)))
+    params = {"names": list(names), "chosen_t": -1, "chosen_p": -1}
+    chart = chart.add_params(*(alt.param(name=name, value=value) for name, value in params.items()))
     spec = _finish(chart, alt.Step(step), "Confusion matrix: true classes down, predicted classes across")
     # Many classes share the width of the page; few would be too wide in it.
     return {**spec, "width": {"step": step}} if len(shown) <= _FEW else spec

@@ -12,6 +12,7 @@ from featx.items.manifest import Reader
 from featx.items.thumbnails import encode_thumbnail
 from featx.options import EmbedOptions
 from featx.prefetching import prefetch
+from featx.report.maps import MOST_POINTS
 from featx.results import Predictions
 from featx.store.joining import AnyStore
 from featx.wording import to_text
@@ -19,9 +20,6 @@ from featx.wording import to_text
 #: The longer side of a thumbnail in px, and its quality: 1.2 kB for a photograph.
 THUMBNAIL_PX = 64
 _QUALITY = 50
-
-#: More points are sampled.
-MOST_POINTS = 20_000
 
 #: Thumbnails of one item that is decoded in advance, for each thread.
 _AHEAD = 8
@@ -37,7 +35,7 @@ class Items:
         splits: Their splits; empty for none.
         tested: int `(n_items,)`, the row of each item among the predictions; -1 if it was not tested.
         rows: int `(n_items,)`, the row of each item in the store; -1 if it is not there.
-        sampled_of: Number of items that the store has if only some are here; 0 if all are.
+        sampled_of: Number of all items if only some are here; 0 if all are.
     """
 
     ids: Sequence[str]
@@ -52,7 +50,9 @@ class Items:
 
 
 def list_items(store: AnyStore | None, predictions: Predictions | None, seed: int = 0) -> Items:
-    """List the items of a store and those that were tested; of too many, all that were tested and a sample.
+    """List the items of a store and those that were tested.
+
+    Of too many, those that the head got wrong come first, then others that were tested, then the rest, at random.
 
     Args:
         store: The store; None for none.
@@ -63,23 +63,35 @@ def list_items(store: AnyStore | None, predictions: Predictions | None, seed: in
     row_of = {name: row for row, name in enumerate(names)}
     ids = list(predictions.ids) if predictions else []
     rows = np.array([row_of.get(name, -1) for name in ids], np.intp)
-    # Tested items first: the sample always has them.
     others = np.setdiff1d(np.arange(len(names)), rows)
-    room = max(0, MOST_POINTS - len(ids))
-    sampled_of = len(names) if len(others) > room else 0
-    if sampled_of:
-        others = np.sort(np.random.default_rng(seed).choice(others, room, replace=False))
-    every = np.concatenate([rows, others]).astype(np.intp)
+    n_all, rng = len(ids) + len(others), np.random.default_rng(seed)
+    tested = _sample(find_wrong(predictions), MOST_POINTS, rng) if predictions else np.arange(0)
+    others = _sample(np.zeros(len(others), bool), MOST_POINTS - len(tested), rng, others)
+    every = np.concatenate([rows[tested], others]).astype(np.intp)
     is_stored = every >= 0
     stored: list[str] = store.ids[every].tolist() if store is not None and names else [""] * len(every)
     splits: list[str] = store.splits[every].tolist() if store is not None and names else [""] * len(every)
     labels: list[str] = store.labels[every].tolist() if store is not None and names else [""] * len(every)
-    known = zip(is_stored.tolist(), stored, splits, strict=True)
-    pairs = [(stored_id, split) if there else (ids[at], "") for at, (there, stored_id, split) in enumerate(known)]
-    tested = np.concatenate([np.arange(len(ids)), np.full(len(others), -1)]).astype(np.intp)
-    if predictions:
-        labels = [*predictions.labels, *labels[len(ids) :]]
-    return Items([name for name, _ in pairs], labels, [split for _, split in pairs], tested, every, sampled_of)
+    for at, row in enumerate(tested.tolist()):
+        labels[at] = predictions.labels[row] if predictions else ""
+        if not is_stored[at]:
+            stored[at], splits[at] = ids[row], ""
+    from_tests = np.concatenate([tested, np.full(len(others), -1)]).astype(np.intp)
+    return Items(stored, labels, splits, from_tests, every, n_all if n_all > len(every) else 0)
+
+
+def find_wrong(predictions: Predictions) -> NDArray[np.bool_]:
+    """Return which tested items the head got wrong, bool `(n_tested,)`."""
+    return np.asarray(np.array(predictions.labels, np.str_) != np.array(predictions.predicted, np.str_))
+
+
+def _sample(
+    is_first: NDArray[np.bool_], most: int, rng: np.random.Generator, values: NDArray[np.intp] | None = None
+) -> NDArray[np.intp]:
+    """Choose at most so many positions, or values at them, in their order: some first, the others at random."""
+    order = rng.permutation(len(is_first))
+    chosen = np.sort(order[np.argsort(~is_first[order], kind="stable")][:most])
+    return chosen if values is None else values[chosen]
 
 
 def read_pictures(

@@ -20,6 +20,7 @@ from featx.references import find_bundle
 from featx.report.contact_sheets import Pixels, find_pictures, make_tile
 from featx.results import read_predictions
 from featx.store import FeatureStore
+from featx.store.joining import AnyStore
 from featx.wording import shorten_name, to_text
 
 if TYPE_CHECKING:
@@ -147,12 +148,12 @@ def map_store(
     if len(opened) > MOST_POINTS:
         rows = np.sort(np.random.default_rng(seed).permutation(len(opened))[:MOST_POINTS])
         notes.append(f"the map shows a sample of {MOST_POINTS:,} of {len(opened):,} items")
-    features = FeatureRows(opened.features, rows if notes else None, opened.n_views)
-    points = project_features(features, method, seed)
+    points, how = project_items(opened, rows, method, seed)
     named = [str(value) or NONE for value in values[rows].tolist()]
+    shown = f"{len(rows):,} of {len(opened):,}" if notes else f"{len(rows):,}"
     pictures, gone = _read_pictures(opened, rows, np.array(named), points, source)
     return StoreMap(
-        title=_describe(opened, method, features, points, len(rows)),
+        title=f"{opened.path.stem}: {shown} items, layer {opened.spec.backbone.layer}, {how}",
         method=method,
         ids=opened.ids[rows].tolist(),
         labels=opened.labels[rows].tolist(),
@@ -164,10 +165,26 @@ def map_store(
     )
 
 
-def _describe(store: FeatureStore, method: str, features: FeatureRows, points: NDArray[np.float32], n: int) -> str:
-    share = f"PCA, {100 * measure_explained(features, points):.0f} % of the variance" if method == "pca" else "UMAP"
-    sample = f"{n:,} of {len(store):,}" if n < len(store) else f"{n:,}"
-    return f"{store.path.stem}: {sample} items, layer {store.spec.backbone.layer}, {share}"
+def project_items(store: AnyStore, rows: NDArray[np.intp], method: str, seed: int) -> tuple[NDArray[np.float32], str]:
+    """Project items of a store to two dimensions; of several views, their mean, as heads and neighbours take it.
+
+    Args:
+        store: The store.
+        rows: The rows of the items, int `(n,)`.
+        method: `pca` or `umap`.
+        seed: Seed of UMAP.
+
+    Returns:
+        float32 `(n, 2)`, and what they are, such as `PCA, 41 % of the variance`.
+
+    Raises:
+        MissingExtraError: If UMAP is not installed.
+    """
+    features = FeatureRows(store.features, rows, store.n_views)
+    points = project_features(features, method, seed)
+    if method != "pca":
+        return points, method.upper()
+    return points, f"PCA, {100 * measure_explained(features, points):.0f} % of the variance"
 
 
 def _judge(store: FeatureStore, bundle: str | os.PathLike[str]) -> NDArray[np.str_]:

@@ -1,7 +1,7 @@
 "use strict";
 const data = JSON.parse(document.getElementById("data").textContent);
 const $ = (id) => document.getElementById(id);
-const PAGE = 60, ANY = "any", WRONG = "wrong", GREY = "#8a8f98";
+const PAGE = 60, CLICK = 4, ANY = "any", WRONG = "wrong", GREY = "#8a8f98";
 const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"];
 const SHAPES = [["circle", "●"], ["square", "■"], ["triangle-up", "▲"], ["diamond", "◆"], ["cross", "✚"]];
 const MODES = { classes: "class", result: "right or wrong", split: "split" };
@@ -9,7 +9,7 @@ const items = data.items, n = items.id.length, every = [...Array(n).keys()];
 const tested = (i) => items.predicted[i] >= 0, wrong = (i) => tested(i) && items.predicted[i] !== items.label[i];
 const nameOf = (c) => (c < 0 ? "no class" : data.classes[c]);
 const views = (window.views = {}); // also for who wants to look into a chart
-let mode = "classes", filter = { t: ANY, p: ANY, box: null, list: null, title: "" }, shown = [], count = PAGE;
+let mode = "classes", filter = { t: ANY, p: ANY, lasso: null, list: null, title: "" }, shown = [], count = PAGE, drawn = null;
 
 function make(tag, properties, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -68,10 +68,7 @@ function spot(list) { if (views.map) views.map.data("spot", take(list)).runAsync
 
 function isChosen(i) {
   if (filter.list) return filter.list.has(i);
-  if (filter.box) {
-    const point = pointOf.get(i), [x, y] = filter.box;
-    return Boolean(point) && point.x >= x[0] && point.x <= x[1] && point.y >= y[0] && point.y <= y[1];
-  }
+  if (filter.lasso) return pointOf.has(i) && isInside(pointOf.get(i), filter.lasso);
   const { t, p } = filter;
   if (t !== ANY && items.label[i] !== Number(t)) return false;
   return p === ANY || (p === WRONG ? wrong(i) : items.predicted[i] === Number(p));
@@ -79,14 +76,24 @@ function isChosen(i) {
 
 function describe() {
   if (filter.title) return filter.title;
-  if (filter.box) return "in the rectangle on the map";
+  if (filter.lasso) return "inside the lasso on the map";
   const parts = [filter.t === ANY ? "" : `true class ${nameOf(Number(filter.t))}`,
     filter.p === ANY ? "" : filter.p === WRONG ? "predicted wrongly" : `predicted ${nameOf(Number(filter.p))}`];
   return parts.filter(Boolean).join(", ") || "all items";
 }
 
-function choose(change, from) {
-  filter = { t: ANY, p: ANY, box: null, list: null, title: "", ...change };
+// A point is inside if a line from it to the right crosses the outline an odd number of times.
+function isInside({ x, y }, corners) {
+  let inside = false;
+  corners.forEach(([ax, ay], k) => {
+    const [bx, by] = corners.at(k - 1);
+    if (ay > y !== by > y && x < ax + (y - ay) * (bx - ax) / (by - ay)) inside = !inside;
+  });
+  return inside;
+}
+
+function choose(change) {
+  filter = { t: ANY, p: ANY, lasso: null, list: null, title: "", ...change };
   count = PAGE;
   const rank = ORDERS[$("order").value][1];
   shown = every.filter(isChosen).map((i) => [rank(i), i]).sort((a, b) => a[0] - b[0] || a[1] - b[1]).map((pair) => pair[1]);
@@ -94,15 +101,19 @@ function choose(change, from) {
   $("predicted").value = String(filter.p);
   const all = shown.length === n;
   if (views.map) {
-    if (from !== "map") clear("map", "brush");
     views.map.signal("dim", !all).data("chosen", all ? [] : take(shown)).runAsync();
+    placeLasso();
   }
-  if (views.confusion && from !== "confusion") clear("confusion", "cell");
+  outlineCell();
   $("status").textContent = `${shown.length.toLocaleString("en")} of ${n.toLocaleString("en")} items: ${describe()}`;
   drawGrid();
 }
 
-function clear(name, selection) { views[name].data(`${selection}_store`, []); views[name].runAsync(); }
+function outlineCell() {
+  if (!views.confusion) return;
+  for (const name of ["t", "p"]) views.confusion.signal(`chosen_${name}`, [ANY, WRONG].includes(filter[name]) ? -1 : Number(filter[name]));
+  views.confusion.runAsync();
+}
 
 function drawGrid() {
   $("grid").replaceChildren(...shown.slice(0, count).map(tile));
@@ -112,7 +123,7 @@ function drawGrid() {
 
 function tip(handler, event, item, value) {
   const box = $("tip");
-  box.hidden = !value || !item || !item.datum;
+  box.hidden = !value || !item || !item.datum || Boolean(drawn);
   if (box.hidden) return;
   const row = item.datum;
   if (row.i !== undefined) box.replaceChildren(picture(row.i), make("div", {}, caption(row.i)), make("div", {}, items.id[row.i]));
@@ -142,10 +153,7 @@ async function drawMap() {
   const rows = () => points.map((point) => Object.assign(point, { colour: point[mode], shape: point[`${mode}Shape`] }));
   const blank = { points: rows(), chosen: [], spot: [] };
   views.map = await draw("map", blank, true);
-  views.map.addSignalListener("brush", (_, value) => {
-    if (value.x && value.y) choose({ box: [value.x, value.y].map((ends) => [...ends].sort((a, b) => a - b)) }, "map");
-    else if (filter.box) choose({}, "map");
-  });
+  views.map.addResizeListener(placeLasso);
   $("mode").addEventListener("change", async () => {
     mode = $("mode").value;
     views.map.finalize();
@@ -154,6 +162,58 @@ async function drawMap() {
     choose(filter);
   }, { once: true });
   drawLegend();
+}
+
+// A lasso is kept in the coordinates of the data, so that it stays where it is when the page gets another width.
+function placeLasso() {
+  const place = convert((scale, offset, value) => scale(value) + offset);
+  drawLasso((filter.lasso || []).map(place));
+}
+
+function convert(change) {
+  const view = views.map, pad = view.padding(), starts = [pad.left + view.origin()[0], pad.top + view.origin()[1]];
+  const scales = [view.scale("x"), view.scale("y")];
+  return (pair) => pair.map((value, k) => change(scales[k], starts[k], value));
+}
+
+function drawLasso(places) {
+  const canvas = $("map").querySelector("canvas");
+  $("lasso").setAttribute("viewBox", `0 0 ${canvas.clientWidth} ${canvas.clientHeight}`);
+  $("lasso").firstElementChild.setAttribute("points", places.join(" "));
+}
+
+function allowLasso() {
+  const area = $("map").parentElement, stop = () => { drawn = null; placeLasso(); };
+  const add = (event) => {
+    const box = $("map").querySelector("canvas").getBoundingClientRect();
+    drawn.push([event.clientX - box.x, event.clientY - box.y]);
+  };
+  area.addEventListener("pointerdown", (event) => {
+    if (event.button || !event.isPrimary) return;
+    drawn = [];
+    add(event);
+    area.setPointerCapture(event.pointerId);
+  });
+  area.addEventListener("pointermove", (event) => {
+    if (!drawn) return;
+    add(event);
+    $("tip").hidden = true;
+    drawLasso(drawn);
+  });
+  area.addEventListener("pointerup", () => {
+    if (!drawn) return;
+    const [width, height] = [0, 1].map((k) => Math.max(...drawn.map((place) => place[k])) - Math.min(...drawn.map((place) => place[k])));
+    const corners = drawn.map(convert((scale, offset, value) => scale.invert(value - offset)));
+    stop();
+    if (Math.max(width, height) > CLICK) choose({ lasso: corners }); // less is a click
+  });
+  area.addEventListener("pointercancel", stop);
+  area.addEventListener("dblclick", () => choose({}));
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape") return;
+    if (drawn) stop();
+    else if (filter.lasso) choose({});
+  });
 }
 
 function drawLegend() {
@@ -174,9 +234,10 @@ async function drawConfusion(name) {
   if (!data.charts[name]) return;
   if (views.confusion) views.confusion.finalize();
   views.confusion = await draw(name, { cells: data.cells }, data.cells.length > 3000);
-  views.confusion.addSignalListener("cell", (_, value) => {
-    if (value.t && value.t.length) choose({ t: value.t[0], p: value.p[0] }, "confusion");
-    else if (filter.t !== ANY || filter.p !== ANY) choose({}, "confusion");
+  outlineCell();
+  views.confusion.addEventListener("click", (_, item) => {
+    const { t, p } = (item && item.datum) || {};
+    choose(t === undefined || (filter.t === t && filter.p === p) ? {} : { t, p });
   });
 }
 
@@ -241,6 +302,7 @@ async function start() {
     Object.assign(head, { tabIndex: 0, onclick: () => sortTable(head), onkeydown: (event) => { if (event.key === "Enter") sortTable(head); } });
   }
   await drawMap();
+  if (views.map) allowLasso();
   await drawConfusion("confusion");
   if ($("all-classes")) $("all-classes").onchange = () => drawConfusion($("all-classes").checked ? "confusion_all" : "confusion");
   await drawCurves();

@@ -21,12 +21,13 @@ from featx.files import say_failures, write_atomically
 from featx.items import read_source
 from featx.items.manifest import Reader
 from featx.options import EMBED_DEFAULTS, EmbedOptions
-from featx.projection import project_features
 from featx.report.charts import bundle_javascript, make_confusion, make_curve, make_map, make_reliability
 from featx.report.contact_sheets import find_pictures
 from featx.report.curves import Curves, measure_curves
-from featx.report.items import Items, list_items, read_pictures
-from featx.report.sections import format_classes, format_facts, format_findings, format_metrics, format_page_table
+from featx.report.findings import Audited, format_findings, read_audit
+from featx.report.items import Items, find_wrong, list_items, read_pictures
+from featx.report.maps import project_items
+from featx.report.sections import format_classes, format_facts, format_metrics, format_page_table
 from featx.report.subjects import Subject, find_subject
 from featx.results import Predictions, read_predictions
 from featx.wording import escape_html, format_plural, shorten_name, to_printable, to_text
@@ -61,6 +62,20 @@ class Report:
         """Return the page in a frame."""
         text = html.escape(self.path.read_text(encoding="utf-8"))
         return f'<iframe srcdoc="{text}" title="featx report" style="width: 100%; height: 50rem; border: 0"></iframe>'
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What a page shows: `places` are those on the map, and `how` says what they are."""
+
+    subject: Subject
+    items: Items
+    predictions: Predictions | None
+    places: NDArray[np.float32] | None
+    how: str
+    pictures: Sequence[str]
+    audited: Audited
+    notes: Sequence[str]
 
 
 def write_report(
@@ -98,7 +113,8 @@ def write_report(
     notes = list(subject.notes)
     predictions = None if subject.bundle is None else read_predictions(subject.bundle.path, subject.bundle.classes)
     items = list_items(subject.store, predictions, seed)
-    places, remark = _place(subject, items, projection, seed, options)
+    places, how = _place(subject, items, projection, seed, options)
+    notes += _note_sample(items, predictions)
     reader = _find_reader(subject, source, notes)
     chosen = _choose_pictures(items, predictions, most_pictures, seed)
     options.reporter.begin("reading pictures")
@@ -107,8 +123,8 @@ def write_report(
         notes.append(f"{format_plural(n_missing, 'picture')} could not be read")
     if reader is not None and len(chosen) < len(items):
         notes.append(f"{len(chosen):,} of {len(items):,} items have a picture; --pictures changes that")
-    notes += [remark] if remark else []
-    text = _make_page(subject, items, predictions, places, pictures, notes)
+    audited = read_audit(subject.store, notes)
+    text = _make_page(_Content(subject, items, predictions, places, how, pictures, audited, notes))
     path = Path(out) if out is not None else subject.default_path
     with say_failures(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -120,20 +136,28 @@ def write_report(
 def _place(
     subject: Subject, items: Items, method: str, seed: int, options: EmbedOptions
 ) -> tuple[NDArray[np.float32] | None, str]:
-    """Place the items on the map, `(n_items, 2)` with NaN for those that are not in the store; and a remark."""
+    """Place the items on the map, `(n_items, 2)` with NaN for those that are not in the store; and say by what."""
     store = subject.store
     stored = np.flatnonzero(items.rows >= 0)
     if store is None or not len(stored):
         return None, ""
     options.reporter.begin("projecting features")
-    width = sum(store.widths)  # the first view is the image itself
-    rows = items.rows[stored]
-    features = store.features[:, :width] if len(rows) == len(store) and (np.diff(rows) == 1).all() else None
-    points = project_features(store.features[rows, :width] if features is None else features, method, seed)
     places = np.full((len(items), 2), np.nan, np.float32)
-    places[stored] = points
-    sampled = items.sampled_of
-    return places, f"the map shows {len(stored):,} of {sampled:,} items, chosen at random" if sampled else ""
+    places[stored], how = project_items(store, items.rows[stored], method, seed)
+    return places, how
+
+
+def _note_sample(items: Items, predictions: Predictions | None) -> list[str]:
+    """Say which items are here if there are too many for all."""
+    if not items.sampled_of:
+        return []
+    shown, how = f"{len(items):,} of {items.sampled_of:,} items", "chosen at random"
+    if predictions is not None:
+        is_wrong = find_wrong(predictions)
+        n_wrong, n_shown = int(is_wrong.sum()), int(is_wrong[items.tested[items.tested >= 0]].sum())
+        some = "all" if n_shown == n_wrong else f"{n_shown:,} of"
+        how = f"{some} {format_plural(n_wrong, 'mistake')}, and others at random"
+    return [f"the map and the pictures show {shown}: {how}; the numbers are of all"]
 
 
 def _find_reader(subject: Subject, source: str | os.PathLike[str] | None, notes: list[str]) -> Reader | None:
@@ -156,39 +180,32 @@ def _choose_pictures(items: Items, predictions: Predictions | None, most: int, s
     rank = np.full(len(items), 2)
     if predictions is not None:
         rank[items.tested >= 0] = 1
-        wrong = np.array(predictions.labels, np.str_) != np.array(predictions.predicted, np.str_)
-        rank[np.flatnonzero(items.tested >= 0)[wrong[items.tested[items.tested >= 0]]]] = 0
+        tested = np.flatnonzero(items.tested >= 0)
+        rank[tested[find_wrong(predictions)[items.tested[tested]]]] = 0
     order = shuffled[np.argsort(rank[shuffled], kind="stable")]
     return sorted(order[:most].tolist())
 
 
-def _make_page(
-    subject: Subject,
-    items: Items,
-    predictions: Predictions | None,
-    places: NDArray[np.float32] | None,
-    pictures: Sequence[str],
-    notes: Sequence[str],
-) -> str:
-    bundle = subject.bundle
+def _make_page(content: _Content) -> str:
+    subject, items, predictions, bundle = content.subject, content.items, content.predictions, content.subject.bundle
     classes = list(bundle.classes) if bundle else sorted({label for label in items.labels if label})
-    data, curves = _make_data(items, predictions, classes, places, pictures), None
-    data["charts"] = {"map": make_map()} if places is not None else {}
+    data, curves = _make_data(items, predictions, classes, content.places, content.pictures), None
+    data["charts"] = {"map": make_map()} if content.places is not None else {}
     test = validation = None
     if bundle is not None and predictions is not None:
         test, validation = (Evaluation.from_dict(bundle.metrics[name]) for name in ("test", "validation"))
         curves = _add_results(data, predictions, classes, test)
-    findings = format_findings(subject, items, data["lists"])
+    findings = format_findings(subject.store, items, content.audited, data["lists"])
     parts = [
         "<h2 id=what>What was done</h2>",
         format_facts(subject),
-        _format_notes([*subject.remarks, *notes]),
+        _format_notes([*subject.remarks, *content.notes]),
         format_page_table(subject) if subject.comparison else "",
     ]
     if test is not None and validation is not None:
         parts += ["<h2 id=numbers>Numbers</h2>", format_metrics(test, validation)]
     if len(items):
-        parts.append(_format_look(data, len(classes)))
+        parts.append(_format_look(data, len(classes), content.how))
     if test is not None and curves is not None:
         parts += ["<h2 id=classes>Classes</h2>", format_classes(test, curves)]
         parts.append(_format_curves(classes, curves))
@@ -282,8 +299,8 @@ def _format_notes(notes: Sequence[str]) -> str:
     return f'<ul class="note">{lines}</ul>' if lines else ""
 
 
-def _format_look(data: Mapping[str, Any], n_classes: int) -> str:
-    """Format the place of the matrix, the map and the grid, and their controls."""
+def _format_look(data: Mapping[str, Any], n_classes: int, how: str) -> str:
+    """Format the place of the matrix, the map and the grid, and their controls; `how` is how the map was made."""
     charts = data["charts"]
     every = '<label><input type="checkbox" id="all-classes"> show all classes</label>'
     which = f'<p class="note">The {_MOST_SHOWN} of {n_classes:,} classes that are confused most. {every}</p>'
@@ -293,9 +310,10 @@ def _format_look(data: Mapping[str, Any], n_classes: int) -> str:
         "class.</p></div>"
     )
     around = (
-        '<div><h3>Map</h3><div class="controls"><label>colour by <select id="mode"></select></label></div><div '
-        'class="chart" id="map"></div><div id="legend"></div><p class="note">Draw a rectangle to see its pictures; '
-        "click beside it to end that.</p></div>"
+        '<div><h3>Map</h3><div class="controls"><label>colour by <select id="mode"></select></label></div>'
+        '<div id="around-map"><div class="chart" id="map"></div><svg id="lasso" aria-hidden="true"><polygon/></svg>'
+        f'</div><div id="legend"></div><p class="note">{how}: items that look alike lie near each other. Draw a line '
+        "around points to see their pictures; Escape or a double click shows all items again.</p></div>"
     )
     shown = [part for name, part in (("confusion", matrix), ("map", around)) if name in charts]
     return (

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from featx.cli import flags
-from featx.cli.output import omit_tables, point_to_errors, print_json, print_text
+from featx.cli.output import omit_tables, point_to_errors, print_json, print_text, read_width
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.reporting import ProgressReporter
 
@@ -102,5 +102,6 @@ def evaluate(
         files = [str(path) for path in written]
         print_json({"bundle": str(found), "test": test if every else omit_tables(test), "files": files})
     else:
-        parts = [format_metrics(evaluation), format_per_class(evaluation), format_confusion(evaluation)]
+        width = read_width()
+        parts = [format_metrics(evaluation), format_per_class(evaluation, width), format_confusion(evaluation, width)]
         print_text("\n\n".join([*parts, "\n".join([*point_to_errors(evaluation, folder), f"-> {folder}"])]))

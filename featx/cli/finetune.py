@@ -7,7 +7,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.ctrl_c import end_at_second_interrupt
-from featx.cli.output import format_table, point_to_errors, print_notes, print_run, print_text
+from featx.cli.output import format_table, point_to_errors, print_notes, print_run, print_text, read_width
 from featx.options import CACHES, FINETUNE_DEFAULTS, FineTuneOptions
 from featx.reporting import ProgressReporter
 from featx.specs import (
@@ -222,7 +222,7 @@ def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads nump
     from featx.evaluation import format_confusion, format_metrics, format_per_class
     from featx.results import KEPT_START
 
-    tuned = run.finetuned
+    tuned, width = run.finetuned, read_width()
     chosen = describe_choice(run.head, tuned.spec.head)
     head = f"{run.head.name} ({chosen})" if chosen else run.head.name
     plan = "frozen" if tuned.kept_start else tuned.unfreeze
@@ -243,8 +243,8 @@ def _describe(run: Any) -> str:  # noqa: ANN401 - a Run, whose module loads nump
     kept = KEPT_START if tuned.kept_start else f"kept epoch {tuned.best_epoch} of {tuned.epochs}"
     last = f"{kept}, validation accuracy {run.validation.accuracy:.4f}, {_describe_time(tuned)} -> {run.bundle}"
     last = "\n".join([*point_to_errors(run.test, run.bundle), last])
-    parts = [first, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test), took, last]
-    return "\n\n".join(parts)
+    tables = [format_metrics(run.test), format_per_class(run.test, width), format_confusion(run.test, width)]
+    return "\n\n".join([first, *tables, took, last])
 
 
 def _describe_time(tuned: Any) -> str:  # noqa: ANN401 - a FineTuned, as above

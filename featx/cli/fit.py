@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from featx.cli import flags
-from featx.cli.output import format_table, point_to_errors, print_notes, print_run, print_text
+from featx.cli.output import format_table, point_to_errors, print_notes, print_run, print_text, read_width
 from featx.options import FIT_DEFAULTS, FitOptions
 from featx.registry import BEST, HEAD_SETS, HEADS
 from featx.reporting import ProgressReporter
@@ -136,6 +136,7 @@ def _describe(run: Any, stores: str) -> str:  # noqa: ANN401 - a Run, whose modu
     """Describe a run as text: what was chosen, the metrics, the classes, the confusion."""
     from featx.evaluation import format_confusion, format_metrics, format_per_class
 
+    width = read_width()
     params = ", ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in run.head.params.items()
@@ -144,7 +145,7 @@ def _describe(run: Any, stores: str) -> str:  # noqa: ANN401 - a Run, whose modu
     chosen = f"{run.head.name} ({params + ', ' if params else ''}scaling {run.head.scaling})"
     how = run.test_name if "cross-validation" in run.test_name else f"{run.test_name} split"
     head = f"{chosen} on {stores}: trained on {run.n_train:,} items, evaluated on {run.test.n_items:,} ({how})"
-    parts = [head, format_metrics(run.test), format_per_class(run.test), format_confusion(run.test)]
+    parts = [head, format_metrics(run.test), format_per_class(run.test, width), format_confusion(run.test, width)]
     if run.heads:
         parts.append(_format_heads(run.heads))
     if run.shots:

@@ -123,18 +123,18 @@ def compare(
         seconds=time.perf_counter() - started,
         verdict=describe_gains(rows, partition.test_name),
     )
-    return _write(comparison, options)
+    return _write(comparison, options, match.dataset.store.source)
 
 
-def _write(comparison: Comparison, options: CompareOptions) -> Comparison:
+def _write(comparison: Comparison, options: CompareOptions, source: str) -> Comparison:
     if options.out is not None:
-        return write_comparison(comparison, Path(options.out))
+        return write_comparison(comparison, Path(options.out), source)
     if options.folder is None:
         return comparison
     same = find_written(comparison, Path(options.folder))
     if same is not None:
         return replace(comparison, folder=same)
-    return write_comparison(comparison, name_folder(Path(options.folder)))
+    return write_comparison(comparison, name_folder(Path(options.folder)), source)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from featx.comparison_results import AGAINST, FROZEN, START, START_MARK, Comparison, ComparisonRow
-from featx.evaluation.figure import NAME_CELLS
+from featx.evaluation.figure import make_title
 from featx.evaluation.paired import SIGNIFICANCE, Paired
 from featx.files import say_failures, write_json
 from featx.heads import find_head
@@ -25,9 +25,9 @@ from featx.wording import (
     format_bytes,
     format_count,
     format_p_value,
+    format_plural,
     format_seconds,
     format_value,
-    shorten_name,
 )
 
 # A logarithmic axis has no 0.
@@ -154,8 +154,13 @@ def find_written(comparison: Comparison, parent: Path) -> Path | None:
     return None
 
 
-def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
+def write_comparison(comparison: Comparison, folder: Path, source: str = "") -> Comparison:
     """Write the table as Markdown, CSV and JSON, and the plot of accuracy against cost.
+
+    Args:
+        comparison: The comparison.
+        folder: The folder; it is made if it does not exist.
+        source: Path of the images, for the title of the plot.
 
     Returns:
         The comparison, with the folder.
@@ -188,8 +193,16 @@ def write_comparison(comparison: Comparison, folder: Path) -> Comparison:
             kinds=[row.kind for row in able],
             validations=[math.nan if row.validation_accuracy is None else row.validation_accuracy for row in able],
             missing=[_describe_missing(row, name) for row, name in zip(left_out, _name_points(left_out), strict=True)],
+            title=_make_title(comparison, able, source),
         )
     return written
+
+
+def _make_title(comparison: Comparison, rows: Sequence[ComparisonRow], source: str) -> str:
+    stores = list(dict.fromkeys(row.store for row in rows))
+    store = stores[0] if len(stores) == 1 else format_plural(len(stores), "store")
+    head = rows[0].title if len(rows) == 1 else format_plural(len(rows), "head")
+    return make_title(head, store=store, source=source, split=comparison.test_name, n_items=comparison.n_test)
 
 
 def _describe_missing(row: ComparisonRow, name: str) -> str:
@@ -206,12 +219,10 @@ def _add_seconds(row: ComparisonRow) -> float:
 
 
 def _name_points(rows: Sequence[ComparisonRow]) -> list[str]:
-    """Name the points of a plot, which has little room: with a shortened store only if names are ambiguous."""
+    """Name the points of a plot, which has little room: with the store only if names are ambiguous."""
     titles = [row.title for row in rows]
     return [
-        title
-        if titles.count(title) == 1
-        else f"{title} on {shorten_name(one.store, max(8, NAME_CELLS - 4 - len(title)))}"
+        title if titles.count(title) == 1 else f"{title} on {one.store}"
         for one, title in zip(rows, titles, strict=True)
     ]
 

@@ -24,9 +24,10 @@ from featx.files import read_columns, read_table
 from featx.fitting.dataset import Dataset, Partition
 from featx.heads.fitting import count_parameters
 from featx.options import CompareOptions
+from featx.records import cut_text, take_part
 from featx.references import check_own, read_json
 from featx.results import KEPT_START, LARGEST, MOST_CHARACTERS, PREDICTIONS, FineTuned, read_seconds_or_none
-from featx.wording import to_printable, to_text
+from featx.wording import format_plural, to_printable, to_text
 
 _PREFIX = "probability_"
 _ROLES = ("trained", "validated", "tested", "unused")
@@ -260,6 +261,9 @@ _BELOW = f"so it is listed below them; {_SAME_TEST}"
 _OWN = f"validated on {{}} images of its own training set, not on those that rank the heads, {_BELOW}"
 _OTHERS = f"validated on {{}} images that are not exactly those that rank the heads, {_BELOW}"
 _UNKNOWN = f"its bundle records no validation accuracy, so it is listed below the heads; {_SAME_TEST}"
+# What the name of a run has whose items were corrected.
+_CORRECTED = " (corrected)"
+
 _NOT_VALIDATED = f"no validation images were held out of its training, so it is listed below the heads; {_SAME_TEST}"
 
 
@@ -282,16 +286,22 @@ def make_entries(
     Raises:
         DataError: If a run was tested on other items than these, or was trained on one of them.
     """
-    entries = []
+    entries, marks = [], []
     for run in {run.bundle.path.resolve(): run for run in runs}.values():
         probabilities, labels = align_run(run, dataset, partition.test.members, options)
         row, note = _describe_run(run, stores), _explain_unranked(run, dataset, partition)
         start = KEPT_START if row.kind == START else ""
-        row = replace(row, notes=tuple(filter(None, (start, note))))
+        corrected = _describe_corrections(run, dataset)
+        row = replace(row, notes=tuple(filter(None, (start, corrected, note))))
+        marks.append(_CORRECTED * bool(corrected))
         entries.append(Entry(row, functools.partial(np.copy, probabilities), labels, ranked=not note))
     titles = [(one.row.store, one.row.title) for one in entries]
-    return [
+    named = [
         _name_by_folder(one) if titles.count(title) > 1 else one for one, title in zip(entries, titles, strict=True)
+    ]
+    return [
+        replace(one, row=replace(one.row, name=f"{one.row.title}{mark}"))
+        for one, mark in zip(named, marks, strict=True)
     ]
 
 
@@ -353,6 +363,24 @@ def _describe_run(run: FinishedRun, stores: Mapping[str, str]) -> ComparisonRow:
         validation_accuracy=None if _trained_on_all(run) else shared.validation_accuracy,
         validation_log_loss=None if _trained_on_all(run) else shared.validation_log_loss,
     )
+
+
+def _describe_corrections(run: FinishedRun, dataset: Dataset) -> str:
+    """Say by which tables a run's items were corrected that the comparison does not use; empty if by none."""
+    record, parts = take_part(run.record, "corrections"), []
+    for name, count, did in (
+        ("without", "left_out", "leaves out"),
+        ("relabel", "relabelled", "changes the label of"),
+        ("group", "grouped", "keeps together"),
+    ):
+        digest = f"{name}_sha256"
+        if name in record and record.get(digest) != dataset.corrections.get(digest):
+            items = record.get(count)
+            shown = format_plural(items, "item") if type(items) is int else "some items"
+            parts.append(f"--{name} {cut_text(record[name])}, which {did} {shown}")
+    if not parts:
+        return ""
+    return f"it was made with {'; '.join(parts)}: it was trained on other data than the heads of this comparison"
 
 
 def _name_by_folder(entry: Entry) -> Entry:

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from featx.evaluation.intervals import FloatArray
-from featx.wording import shorten_name
+from featx.wording import format_plural, shorten_name, wrap_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-#: The longest name in a plot, in columns of a terminal.
+#: A name in a plot that has no room for more is cut to this, in columns of a terminal.
 NAME_CELLS = 28
 
-# The longest title, in columns of a terminal.
-_TITLE_CELLS = 64
+#: A name in a plot that has room, such as in a legend, is cut to this.
+WIDE_CELLS = 60
+
+#: Width of a letter or digit, relative to the font size.
+LETTER_WIDTH = 0.62
+
+# A line of a title is at least this long, in columns of a terminal, and as long as the plot is wide.
+_TITLE_CELLS, _TITLE_SIZE = 60, 10
 
 #: Colours that colour-blind readers can distinguish (M. Okabe and K. Ito, "Color universal design", 2008).
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -55,21 +61,23 @@ _OTHER_FAMILIES = (
 
 @contextmanager
 def open_figure(
-    names: Sequence[str], path: Path, *, noun: str = "class", vector: bool = True
+    names: Sequence[str], path: Path, *, noun: str = "class", cells: int = WIDE_CELLS, vector: bool = True
 ) -> Iterator[tuple["Figure", list[str]]]:
     """Yield a figure to draw on, then write it as PNG and, next to it, as SVG.
 
     The same drawing and version of matplotlib give the same bytes. Artists outside the
-    figure widen the saved plot. The settings of matplotlib are restored.
+    figure widen the saved plot. The settings of matplotlib are restored. Text in the SVG file is
+    text, so that it can be searched, copied and edited, and the viewer joins and orders its letters.
 
     Args:
         names: The names that the plot contains.
         path: The PNG file; the SVG file has the same stem.
         noun: The word that replaces a name whose letters cannot be drawn, as in `class 4`.
+        cells: The longest name, in columns of a terminal.
         vector: Whether the SVG file is written.
 
     Yields:
-        The figure, and the names as its fonts can draw them, shortened to 28 columns.
+        The figure, and the names as its fonts can draw them, shortened.
 
     Raises:
         OSError: If a file cannot be written.
@@ -83,15 +91,18 @@ def open_figure(
     with mpl.rc_context(
         {
             "svg.hashsalt": "featx",
+            "svg.fonttype": "none",
+            # For the generic family, matplotlib lists in the SVG file all families that it knows.
+            "font.sans-serif": [_FAMILY],
             "text.usetex": False,
             "text.parse_math": False,
-            "font.family": families,
+            "font.family": [*families, "sans-serif"],
             "font.size": 10,
         }
     ):
         figure = Figure(dpi=100)
         FigureCanvasAgg(figure)
-        yield figure, show_names(names, families, noun)
+        yield figure, show_names(names, families, noun, cells)
         box = figure.get_tightbbox().padded(_MARGIN_INCHES)
         figure.savefig(path, format="png", dpi=_DPI, bbox_inches=box)
         if vector:
@@ -100,7 +111,12 @@ def open_figure(
 
 @contextmanager
 def open_chart(
-    names: Sequence[str], path: Path, *, noun: str = "class", inches: tuple[float, float] = (6.6, 4.2)
+    names: Sequence[str],
+    path: Path,
+    *,
+    noun: str = "class",
+    cells: int = WIDE_CELLS,
+    inches: tuple[float, float] = (6.6, 4.2),
 ) -> Iterator[tuple["Axes", list[str]]]:
     """Yield axes to draw on, as `open_figure` yields a figure.
 
@@ -108,12 +124,13 @@ def open_chart(
         names: As for `open_figure`.
         path: As for `open_figure`.
         noun: As for `open_figure`.
+        cells: As for `open_figure`.
         inches: Width and height of the axes.
 
     Yields:
         The axes, and the names as they can be drawn.
     """
-    with open_figure(names, path, noun=noun) as (figure, shown):
+    with open_figure(names, path, noun=noun, cells=cells) as (figure, shown):
         figure.set_size_inches(*inches)
         axes = figure.add_axes((0, 0, 1, 1))
         clear_axes(axes)
@@ -145,23 +162,41 @@ def scale_logarithmically(axes: "Axes", values: "NDArray[np.float64]") -> None:
     axes.xaxis.set_minor_formatter(lambda *_: "")
 
 
-def show_names(names: Sequence[str], families: list[str], noun: str) -> list[str]:
+def show_names(names: Sequence[str], families: list[str], noun: str, cells: int) -> list[str]:
     """Shorten the names; a name with letters that no font has gets a number and keeps its other letters."""
     glyphs = _find_glyphs(families)
     shown = []
     for number, name in enumerate(names, start=1):
         drawn = "".join(char for char in name if char in glyphs or not char.isprintable()).strip()
         label = drawn if drawn == name.strip() else f"{noun} {number} {drawn}"
-        shown.append(shorten_name(label.rstrip(), NAME_CELLS))
+        shown.append(shorten_name(label.rstrip(), cells))
     return shown
 
 
-def show_title(title: str) -> str:
-    """Shorten a title, and leave out letters that the fonts of the open figure lack."""
+def make_title(head: str, store: str = "", source: str = "", *, split: str = "", n_items: int = 0) -> str:
+    """Say what a plot shows, such as `ridge on colour.h5 of flowers, 400 items (test)`, wherever the picture goes.
+
+    Args:
+        head: What was tested or trained.
+        store: Name of the store, or what else it was tested on.
+        source: Path of the images; only its name is shown, and not where the store has it in its own.
+        split: The part of the items, such as `test`.
+        n_items: Number of items; 0 if the plot says it at each curve.
+    """
+    data = PurePath(source).name
+    on = f" on {store}" * bool(store) + f" of {data}" * bool(data and data not in store)
+    items = format_plural(n_items, "item") + f" ({split})" * bool(split) if n_items else split
+    return ", ".join(filter(None, [f"{head}{on}".strip(), items]))
+
+
+def show_title(title: str, inches: float) -> str:
+    """Break a title into lines for a width, and leave out letters that the fonts of the open figure lack."""
     import matplotlib as mpl
 
     glyphs = _find_glyphs(list(mpl.rcParams["font.family"]))
-    return shorten_name("".join(char for char in title if char in glyphs or not char.isprintable()), _TITLE_CELLS)
+    drawn = "".join(char for char in title if char in glyphs or not char.isprintable())
+    cells = max(_TITLE_CELLS, int(72 * inches / (LETTER_WIDTH * _TITLE_SIZE)))
+    return "\n".join(shorten_name(line, cells) for line in wrap_words(drawn, cells).split("\n"))
 
 
 def _choose_families(names: Sequence[str]) -> list[str]:
@@ -176,9 +211,10 @@ def _choose_families(names: Sequence[str]) -> list[str]:
 
 def _find_glyphs(families: list[str]) -> set[str]:
     """Find the characters that these fonts can draw."""
-    from matplotlib.font_manager import findfont, get_font
+    from matplotlib.font_manager import FontProperties, findfont, get_font
 
-    return {chr(code) for family in families for code in get_font(findfont(family)).get_charmap()}
+    files = [findfont(FontProperties(family=[family])) for family in families]  # a text with a hyphen is a pattern
+    return {chr(code) for file in files for code in get_font(file).get_charmap()}
 
 
 _FONT_SIZE = 9
@@ -199,6 +235,9 @@ _MISTAKEN, _CLEARLY = 6.0, 1.4
 # Half the size of a marker, and the distance at which markers crowd each other, in points.
 _RADIUS, _CROWDED = 5, 60
 
+# Widths to which names are shortened if they find no room, in columns of a terminal.
+_WIDTHS = (WIDE_CELLS, 40, NAME_CELLS)
+
 # A label farther away gets a leader line.
 _NEAR = 12
 
@@ -207,7 +246,7 @@ def place_labels(axes: "Axes", names: Sequence[str], x: FloatArray, y: FloatArra
     """Write each name near its point, where it covers least (docs/decisions/0012-labels-in-plots.md).
 
     Names are placed one by one, from the most crowded point to the least. For each,
-    90 places are tried, near ones first.
+    90 places are tried, near ones first. Names that find no room are shortened, all alike.
 
     Args:
         axes: The axes with the points; their limits must be final.
@@ -216,13 +255,25 @@ def place_labels(axes: "Axes", names: Sequence[str], x: FloatArray, y: FloatArra
         y: Vertical positions of the points, float64 (n_points,).
         bars: Lower and upper ends of their vertical bars, float64 (n_points, 2).
     """
-    scale = axes.figure.dpi / 72
     axes.autoscale_view()
     points = axes.transData.transform(np.stack([x, y], axis=1))
     ends = np.stack([axes.transData.transform(np.stack([x, end], axis=1))[:, 1] for end in bars.T], axis=1)
-    frame = axes.get_window_extent()
-    sizes = _measure(axes, names)
-    placed = np.empty((0, 4))
+    shown: Sequence[str] = ()
+    for shown in dict.fromkeys(tuple(shorten_name(name, cells) for name in names) for cells in _WIDTHS):
+        boxes, far, most = _find_places(axes, shown, points, ends)
+        if most < _MARKED:
+            break
+    for name, point, box, is_far in zip(shown, points, boxes, far, strict=True):
+        _write(axes, name, point, box, far=bool(is_far))
+
+
+def _find_places(
+    axes: "Axes", names: Sequence[str], points: FloatArray, ends: FloatArray
+) -> tuple[FloatArray, "NDArray[np.bool_]", float]:
+    """Find a box for each name, float64 (n_points, 4), whether it is far from its point, and the highest cost."""
+    scale, frame = axes.figure.dpi / 72, axes.get_window_extent()
+    sizes, most = _measure(axes, names), 0.0
+    placed, found, far = np.empty((0, 4)), np.empty((len(names), 4)), np.zeros(len(names), bool)
     crowd = (np.abs(points[:, np.newaxis] - points) < _CROWDED * scale).all(axis=2).sum(axis=1)
     distances = np.repeat(_DISTANCES, len(_ANGLES)).astype(np.float64)
     angles = np.radians(np.tile(_ANGLES, len(_DISTANCES)))
@@ -237,7 +288,8 @@ def place_labels(axes: "Axes", names: Sequence[str], x: FloatArray, y: FloatArra
         costs += _MISTAKEN * (mistaken.any(axis=1) & (distances <= _NEAR))
         best = int(costs.argmin())
         placed = np.concatenate([placed, boxes[best : best + 1]])
-        _write(axes, names[index], points[index], boxes[best], far=distances[best] > _NEAR)
+        found[index], far[index], most = boxes[best], distances[best] > _NEAR, max(most, float(costs[best]))
+    return found, far, most
 
 
 def _measure(axes: "Axes", names: Sequence[str]) -> FloatArray:

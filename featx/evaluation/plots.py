@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from rich.cells import cell_len
 
 from featx.evaluation.figure import (
     BLUE,
     COLORS,
     DASHES,
     GREY,
-    NAME_CELLS,
+    LETTER_WIDTH,
     clear_axes,
+    make_title,
     open_chart,
     open_figure,
     place_labels,
@@ -27,7 +29,6 @@ from featx.evaluation.forecast import Forecast
 from featx.evaluation.intervals import FloatArray
 from featx.evaluation.metrics import Evaluation
 from featx.evaluation.reliability import Reliability
-from featx.wording import measure_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,11 +43,14 @@ _MOST_NAMED = 110
 # A plot has no room for more rows; with more classes, each of its squares stands for several of them.
 _MOST_DRAWN = 1000
 
-# Width of a letter or digit, relative to the font size.
-_LETTER_WIDTH = 0.62
+# Names beside a matrix are at most this wide, or this part of its side.
+_BESIDE_INCHES, _BESIDE = 3, 0.6
 
 # On a linear scale the few confused items of a good classifier would be white; 2 % is at 0.21 of this one.
 _GAMMA = 0.4
+
+# The smallest and the largest font of names beside a matrix.
+_NAME_SIZES = (5, 9)
 
 # Text on darker shades is white.
 _DARK = 0.6
@@ -62,38 +66,37 @@ def plot_confusion(evaluation: Evaluation, path: Path, *, title: str = "") -> No
     Args:
         evaluation: The evaluation.
         path: The PNG file; the SVG file has the same stem.
-        title: What was evaluated, such as the head, the store and the split; a line above the accuracy.
+        title: What was evaluated, of `make_title`; lines above the accuracy. The number of items if empty.
 
     Raises:
         OSError: If a file cannot be written.
     """
-    with open_figure([*evaluation.classes, title], path) as (figure, names):
-        _draw_confusion(figure, evaluation, names[:-1], show_title(title))
-
-
-def _draw_confusion(figure: "Figure", evaluation: Evaluation, names: list[str], title: str) -> None:
-    """Fill the figure with the matrix; names and colour scale lie outside, and widen the saved plot."""
-    n_classes = len(names)
+    n_classes = len(evaluation.classes)
     counted = n_classes <= _MOST_COUNTED
     side_inches = float(np.clip(0.45 * n_classes, 3, 12) if counted else np.clip(0.115 * n_classes, 9, 13))
+    room_inches = max(_BESIDE_INCHES, _BESIDE * side_inches)
+    cells = int(72 * room_inches / (LETTER_WIDTH * _NAME_SIZES[1]))
+    title = title or make_title("", n_items=evaluation.n_items)
+    with open_figure([*evaluation.classes, title], path, cells=cells) as (figure, names):
+        _draw_confusion(figure, evaluation, names[:-1], show_title(title, side_inches), side_inches)
+
+
+def _draw_confusion(figure: "Figure", evaluation: Evaluation, names: list[str], title: str, side_inches: float) -> None:
+    """Fill the figure with the matrix; names and colour scale lie outside, and widen the saved plot."""
+    n_classes = len(names)
     figure.set_size_inches(side_inches, side_inches)
     axes = figure.add_axes((0, 0, 1, 1))
     _paint(axes, evaluation, side_inches)
-    if counted:
+    if n_classes <= _MOST_COUNTED:
         _write_counts(axes, evaluation, 72 * side_inches / n_classes)
     _write_names(axes, names, 72 * side_inches)
     size = max(10.0, side_inches)
     axes.set_xlabel("predicted class", fontsize=size)
     axes.set_ylabel("true class", fontsize=size)
-    axes.set_title("\n".join(filter(None, [title, _title_confusion(evaluation)])), fontsize=1.1 * size, pad=10)
-
-
-def _title_confusion(evaluation: Evaluation) -> str:
-    """Return the accuracy, where it is known, and the number of items."""
     value, low, high = evaluation.get_interval("accuracy")
     interval = "" if low is None or high is None else f" (95 % interval {low:.3f} to {high:.3f})"
-    accuracy = "" if value is None else f"accuracy {value:.3f}{interval}\n"
-    return f"{accuracy}{evaluation.n_items:,} item{'s' if evaluation.n_items > 1 else ''}"
+    accuracy = "" if value is None else f"accuracy {value:.3f}{interval}"
+    axes.set_title("\n".join(filter(None, [title, accuracy])), fontsize=1.1 * size, pad=10)
 
 
 def _paint(axes: "Axes", evaluation: Evaluation, side_inches: float) -> None:
@@ -116,10 +119,12 @@ def _write_names(axes: "Axes", names: list[str], side_points: float) -> None:
     """Name the rows and columns, or every second, third ... one if there is not enough room."""
     step = -(-len(names) // _MOST_NAMED)
     room = side_points / len(names) * step
-    size = float(np.clip(0.85 * room, 5, 9))
-    upright = measure_names(names, NAME_CELLS) * _LETTER_WIDTH * size > 0.95 * room
+    size = float(np.clip(0.85 * room, *_NAME_SIZES))
+    upright = max(map(cell_len, names)) * LETTER_WIDTH * size > 0.95 * room
     places, labels = range(0, len(names), step), names[::step]
-    axes.set_xticks(places, labels, rotation=90 if upright else 0, fontsize=size)
+    # With the anchor as the centre of rotation, names in an SVG file end at the axis in the viewer's font too.
+    turned: dict[str, Any] = {"rotation": 90, "rotation_mode": "anchor", "ha": "right", "va": "center"}
+    axes.set_xticks(places, labels, fontsize=size, **turned if upright else {})
     axes.set_yticks(places, labels, fontsize=size)
 
 
@@ -127,7 +132,7 @@ def _write_counts(axes: "Axes", evaluation: Evaluation, cell_points: float) -> N
     """Write the counts into the cells; with more than ten classes, only those above 0."""
     shades = _normalize_rows(evaluation).filled(0) ** _GAMMA
     digits = max(2, len(str(evaluation.confusion.max())))
-    size = min(11.0, 0.9 * cell_points / (digits * _LETTER_WIDTH))
+    size = min(11.0, 0.9 * cell_points / (digits * LETTER_WIDTH))
     for (row, column), count in np.ndenumerate(evaluation.confusion):
         if count or len(shades) <= _MOST_ZEROS:
             color = "white" if shades[row, column] > _DARK else "black" if count else "0.6"
@@ -150,6 +155,9 @@ def _normalize_rows(evaluation: Evaluation) -> "np.ma.MaskedArray[tuple[int, int
     return np.ma.masked_where(np.broadcast_to(present == 0, sums.shape), sums / np.maximum(present, 1))
 
 
+# Width and height of the axes of most plots, and of those with many names.
+_INCHES, _WIDE_INCHES = (6.6, 4.2), (8.0, 5.6)
+
 # A path is cut off this far below the chosen value: with the strongest regularisation, only the largest class is
 # predicted.
 _DEEPEST = 0.2
@@ -166,7 +174,7 @@ def plot_path(
     """Draw held-out accuracy against a parameter, and write it as PNG and, next to it, as SVG.
 
     Args:
-        title: The title, such as the head and the store.
+        title: What was tuned, of `make_title`.
         curves: For each scaling (an empty name for a single curve), the parameter's values,
             above 0, the accuracies, and the standard deviations over the folds, each float
             (n_values,).
@@ -194,7 +202,7 @@ def plot_path(
         scale_logarithmically(axes, np.concatenate([curve[0] for curve in columns.values()]))
         axes.set_ylim(bottom=max(axes.get_ylim()[0], accuracies[best] - _DEEPEST))
         axes.set(xlabel=label, ylabel="accuracy on held-out folds (± 1 std of them)")
-        axes.set_title(show_title(title), pad=12)
+        axes.set_title(show_title(title, _INCHES[0]), pad=12)
         axes.legend(loc="upper left", bbox_to_anchor=(0, -0.15), frameon=False, borderaxespad=0)
 
 
@@ -230,6 +238,7 @@ def plot_costs(  # noqa: PLR0913 - one keyword for each part of the drawing
     labels: tuple[str, str, str] = COST_LABELS,
     validations: ArrayLike | None = None,
     missing: Sequence[str] = (),
+    title: str = "",
 ) -> None:
     """Draw accuracy with its interval against seconds, and write it as PNG and, next to it, as SVG.
 
@@ -250,6 +259,7 @@ def plot_costs(  # noqa: PLR0913 - one keyword for each part of the drawing
         validations: Accuracies on validation items, float (n_rows,), NaN where unknown; such a row is grey.
             None if `accuracies` are those.
         missing: What is not drawn and why, such as `dummy 0.10`; a line below the legend says it.
+        title: What was compared, of `make_title`.
 
     Raises:
         OSError: If a file cannot be written.
@@ -258,7 +268,8 @@ def plot_costs(  # noqa: PLR0913 - one keyword for each part of the drawing
     ranks = heights if validations is None else np.asarray(validations, np.float64)
     front, by = _find_front(costs, ranks), "" if validations is None else ", by validation"
     kind = np.array(kinds or ["frozen"] * costs.size)
-    with open_chart(names, path, noun="head", inches=(8.0, 5.6)) as (axes, shown):
+    with open_chart([*names, title], path, noun="head", inches=_WIDE_INCHES) as (axes, shown):
+        axes.set_title(show_title(title, _WIDE_INCHES[0]), pad=12)
         scale_logarithmically(axes, costs)
         axes.vlines(costs, below, above, color=GREY, lw=1, alpha=0.5, zorder=1)
         axes.plot(
@@ -285,7 +296,7 @@ def plot_costs(  # noqa: PLR0913 - one keyword for each part of the drawing
         axes.set(xlabel=labels[0], ylabel=labels[1])
         legend = axes.legend(loc="upper left", bbox_to_anchor=(0, -0.11), frameon=False, ncols=2, borderaxespad=0)
         _write_missing(axes, missing, legend)
-        place_labels(axes, shown, costs, heights, np.stack([below, above], axis=1))
+        place_labels(axes, shown[:-1], costs, heights, np.stack([below, above], axis=1))
 
 
 def _write_missing(axes: "Axes", missing: Sequence[str], legend: "Legend") -> None:
@@ -318,7 +329,7 @@ def plot_learning(  # noqa: PLR0913 - one keyword for each part of the drawing
         path: The PNG file; the SVG file has the same stem.
         forecast: The power law of `forecast_accuracy`, drawn up to twice the items; its sentence is the title.
         label: The label of the x axis.
-        title: What was measured, such as the head and the store; a line above the forecast.
+        title: What was measured, of `make_title`; a line above the forecast.
         band: What the band is, for the legend.
 
     Raises:
@@ -326,7 +337,7 @@ def plot_learning(  # noqa: PLR0913 - one keyword for each part of the drawing
     """
     counts, heights, below, above = (np.asarray(column, np.float64) for column in (sizes, accuracies, lows, highs))
     with open_chart([title], path) as (axes, _):
-        lines = [show_title(title), str(forecast) if forecast is not None else ""]
+        lines = [show_title(title, _INCHES[0]), str(forecast) if forecast is not None else ""]
         axes.set_title("\n".join(filter(None, lines)), fontsize=10, pad=12)
         axes.fill_between(counts, below, above, color=BLUE, alpha=0.15, lw=0)
         axes.plot(counts, heights, "o-", color=BLUE, ms=5, lw=1.5, label=f"measured, with {band}")
@@ -355,13 +366,14 @@ def plot_reliability(curves: Mapping[str, Reliability], path: Path, *, note: str
         curves: Up to 6 curves by name, such as the name of the calibration.
         path: The PNG file; the SVG file has the same stem.
         note: What the bins are, above the legend.
-        title: What was measured, such as the head and the store.
+        title: What was measured, of `make_title`.
 
     Raises:
         OSError: If a file cannot be written.
     """
     with open_figure([*curves, title], path, noun="curve") as (figure, names):
-        figure.set_size_inches(5.2, 6.6)
+        upper_inches = 5.2
+        figure.set_size_inches(upper_inches, 6.6)
         upper, lower = figure.add_axes((0, 0.26, 1, 0.74)), figure.add_axes((0, 0, 1, 0.2))
         for axes in (upper, lower):
             clear_axes(axes)
@@ -372,7 +384,7 @@ def plot_reliability(curves: Mapping[str, Reliability], path: Path, *, note: str
         upper.set_ylim(0, 1.01)
         upper.set_xticklabels([])
         upper.set_ylabel("share that was right, with 95 % interval")
-        words = "\n".join(filter(None, [show_title(title), note]))
+        words = "\n".join(filter(None, [show_title(title, upper_inches), note]))
         upper.legend(loc="lower left", bbox_to_anchor=(0, 1.01), frameon=False, borderaxespad=0, title=words or None)
         lower.set_ylim(bottom=0)
         pairs = any(curve.classwise for curve in curves.values())
@@ -464,7 +476,7 @@ def write_history(history: History, path: Path, *, first: int = 1) -> None:
             writer.writerow([epoch, *("" if math.isnan(value) else repr(float(value)) for value in values)])
 
 
-def plot_history(history: History, path: Path, *, first: int = 1, kept: int | None = None) -> None:
+def plot_history(history: History, path: Path, *, first: int = 1, kept: int | None = None, title: str = "") -> None:
     """Draw loss, accuracy and ROC-AUC by epoch, and write them as PNG and, next to it, as SVG.
 
     The epoch whose weights are kept and the reductions of the learning rate are marked.
@@ -475,28 +487,30 @@ def plot_history(history: History, path: Path, *, first: int = 1, kept: int | No
         path: The PNG file; the SVG file has the same stem.
         first: Number of the first epoch; 0 if the history starts before any training.
         kept: Number of the epoch whose weights are kept, 0 for the start; None for the one of `find_best_epoch`.
+        title: What was trained, of `make_title`; a line above the number of epochs.
 
     Raises:
         OSError: If a file cannot be written.
     """
-    with open_figure([], path) as (figure, _):
+    with open_figure([title], path) as (figure, _):
         figure.set_size_inches(12, 4.2)
         figure.set_layout_engine("constrained")
-        _draw_history(figure, history, first, find_best_epoch(history) if kept is None else kept)
+        words = show_title(title, 12)
+        _draw_history(figure, history, first, find_best_epoch(history) if kept is None else kept, words)
         figure.draw_without_rendering()  # the layout happens while drawing
 
 
-def _draw_history(figure: "Figure", history: History, first: int, best: int) -> None:
+def _draw_history(figure: "Figure", history: History, first: int, best: int, title: str) -> None:
     n_epochs = len(history["loss"]) + first - 1
     panels = figure.subplots(1, len(_PANELS))
-    for axes, (name, title) in zip(panels, _PANELS.items(), strict=True):
-        axes.set_title(title, loc="left", fontweight="bold")
+    for axes, (name, panel) in zip(panels, _PANELS.items(), strict=True):
+        axes.set_title(panel, loc="left", fontweight="bold")
         _draw_panel(axes, history, name, first, best)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     epochs = f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}"
     kept = f"weights kept from epoch {best}" if best else "no better than the start, which is kept"
-    figure.suptitle(f"Training: {epochs}, {kept}", fontsize=13)
+    figure.suptitle("\n".join(filter(None, [title, f"{epochs}, {kept}"])), fontsize=12)
 
 
 def _draw_panel(axes: "Axes", history: History, name: str, first: int, best: int) -> None:

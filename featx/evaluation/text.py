@@ -14,11 +14,15 @@ METRIC_TITLES = {
     "expected_calibration_error": "expected calibration error",
     "roc_auc": "ROC-AUC",
 }
-_NAME_CELLS = 32
+
+# A table that is not printed to a narrower terminal has names of up to this width.
+_MOST_CELLS, _LEAST_CELLS = 80, 16
+
 _MOST_ROWS = 30
 _MOST_CLASSES = 15
 _MOST_PAIRS = 10
 _LINE_CELLS = 100
+_CORNER = "true \\ predicted"
 
 
 def format_metrics(evaluation: Evaluation) -> str:
@@ -41,16 +45,22 @@ def list_metrics(*evaluations: Evaluation) -> list[list[str]]:
     ]
 
 
-def format_per_class(evaluation: Evaluation) -> str:
-    """Format the metrics of each class; with more than 30, of the 30 with the lowest F1."""
+def format_per_class(evaluation: Evaluation, width: int | None = None) -> str:
+    """Format the metrics of each class; with more than 30, of the 30 with the lowest F1.
+
+    Args:
+        evaluation: The evaluation.
+        width: Columns of the terminal, in which names are cut that have no room; None for no limit.
+    """
     rows = list(evaluation.per_class)
     if len(rows) > _MOST_ROWS:
         rows.sort(key=_rank_class)
     shown, hidden = rows[:_MOST_ROWS], rows[_MOST_ROWS:]
-    width = measure_names(["class", *(row.name for row in shown)], _NAME_CELLS)
-    lines = [f"{'class':{width}}  precision  recall      F1  support  ROC-AUC"]
+    heading = "  precision  recall      F1  support  ROC-AUC"
+    cells = measure_names(["class", *(row.name for row in shown)], _find_room(width, len(heading)))
+    lines = [f"{'class':{cells}}{heading}"]
     lines += [
-        f"{pad_name(row.name, width)}  {format_value(row.precision):>9}  {format_value(row.recall):>6}"
+        f"{pad_name(row.name, cells)}  {format_value(row.precision):>9}  {format_value(row.recall):>6}"
         f"  {format_value(row.f1):>6}  {row.support:>7}  {format_value(row.roc_auc):>7}"
         for row in shown
     ]
@@ -59,14 +69,23 @@ def format_per_class(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-def format_confusion(evaluation: Evaluation) -> str:
+def format_confusion(evaluation: Evaluation, width: int | None = None) -> str:
     """Format the confusion matrix, true classes down and predicted ones across.
 
     With more than 15 classes, list the ten pairs that are confused most instead.
+
+    Args:
+        evaluation: The evaluation.
+        width: Columns of the terminal, in which names are cut that have no room; None for no limit.
     """
     if len(evaluation.classes) > _MOST_CLASSES:
-        return _format_pairs(evaluation)
-    return _format_matrix(evaluation)
+        return _format_pairs(evaluation, width)
+    return _format_matrix(evaluation, width)
+
+
+def _find_room(width: int | None, taken: int) -> int:
+    """Return the columns that a name may have beside what else is on its line."""
+    return _MOST_CELLS if width is None else min(max(width - taken, _LEAST_CELLS), _MOST_CELLS)
 
 
 def _rank_class(row: ClassMetrics) -> tuple[float, int]:
@@ -80,35 +99,39 @@ def _describe_rest(hidden: list[ClassMetrics]) -> str:
     return f"an F1 of {hidden[0].f1:.3f} or more"
 
 
-def _format_matrix(evaluation: Evaluation) -> str:
+def _format_matrix(evaluation: Evaluation, line: int | None) -> str:
     """Name the columns where a line has room for the names, and number them where it has not."""
     names = list(evaluation.classes)
     digits = len(str(evaluation.confusion.max()))
-    width = measure_names(names, _NAME_CELLS)
+    width = measure_names(names, _MOST_CELLS)
     cell = max(digits, width)
     heads = names
-    if width + len(names) * (cell + 2) > _LINE_CELLS:
+    if max(width, len(_CORNER)) + len(names) * (cell + 2) > (line or _LINE_CELLS):
         heads = [str(number) for number in range(1, len(names) + 1)]
         names = [f"{head:>{len(heads[-1])}} {name}" for head, name in zip(heads, names, strict=True)]
-        width = measure_names(names, _NAME_CELLS)
         cell = max(digits, len(heads[-1]))
-    corner = "true \\ predicted"
-    width = max(width, len(corner))
-    lines = ["  ".join([pad_name(corner, width), *(pad_name(head, cell, right=True) for head in heads)])]
+        width = measure_names(names, _find_room(line, len(names) * (cell + 2)))
+    width = max(width, len(_CORNER))
+    lines = ["  ".join([pad_name(_CORNER, width), *(pad_name(head, cell, right=True) for head in heads)])]
     for name, row in zip(names, evaluation.confusion.tolist(), strict=True):
         lines.append("  ".join([pad_name(name, width), *(f"{count:>{cell}}" for count in row)]))
     return "\n".join(lines)
 
 
-def _format_pairs(evaluation: Evaluation) -> str:
+def _format_pairs(evaluation: Evaluation, line: int | None) -> str:
     wrong_cells = evaluation.cells[evaluation.cells[:, 0] != evaluation.cells[:, 1]]
     pairs = wrong_cells[np.argsort(-wrong_cells[:, 2], kind="stable")[:_MOST_PAIRS]].tolist()
     if not pairs:
         return "no class is confused with another"
     names = evaluation.classes
-    width = measure_names(["true class", *(names[true] for true, _, _ in pairs)], _NAME_CELLS)
-    other = measure_names(["predicted as", *(names[wrong] for _, wrong, _ in pairs)], _NAME_CELLS)
-    lines = [f"{'true class':{width}}  {'predicted as':{other}}  items  of the class"]
+    heading = "  items  of the class"
+    width = measure_names(["true class", *(names[true] for true, _, _ in pairs)], _MOST_CELLS)
+    other = measure_names(["predicted as", *(names[wrong] for _, wrong, _ in pairs)], _MOST_CELLS)
+    if line is not None:
+        room = max(line - len(heading) - 2, 2 * _LEAST_CELLS)
+        width = min(width, max(room // 2, room - other))  # what one column leaves is the other's
+        other = min(other, room - width)
+    lines = [f"{'true class':{width}}  {'predicted as':{other}}{heading}"]
     for true, wrong, count in pairs:
         part = count / evaluation.per_class[true].support
         lines.append(f"{pad_name(names[true], width)}  {pad_name(names[wrong], other)}  {count:>5}  {part:>12.1%}")

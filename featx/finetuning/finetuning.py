@@ -24,6 +24,7 @@ from featx.bundle import Draft, DraftPart, align_probabilities, read_versions, t
 from featx.embedding import check_image, make_spec
 from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
+from featx.evaluation.figure import make_title
 from featx.evaluation.plots import EQUAL_BINS, plot_reliability
 from featx.evaluation.reliability import measure_reliability_for_plot
 from featx.files import make_folder, say_failures, write_table
@@ -210,7 +211,7 @@ def draft_bundle(
         items={"id": ids, "sha256": dataset.keys, "label": dataset.labels, "role": _name_roles(trained)},
         predictions=tabulate_predictions(ids, dataset.labels, tested, probabilities, dataset.classes),
         extras=_list_illustrations(run, trained, probabilities, folder),
-        title=f"{run.head.name}, fine-tuned {run.finetuned.backbone if run.finetuned else ''}, {run.test_name}",
+        title=_make_title(trained.spec, data, split=run.test_name, n_items=run.test.n_items),
     )
 
 
@@ -241,6 +242,12 @@ def _name_roles(trained: TrainedNetwork) -> NDArray[np.str_]:
     return roles
 
 
+def _make_title(spec: FineTuneSpec, data: FineTuneData, *, split: str = "", n_items: int = 0) -> str:
+    store = data.stores[0]
+    what = f"fine-tuned {store.spec.backbone.uri} ({spec.unfreeze})"
+    return make_title(what, source=store.source, split=split, n_items=n_items)
+
+
 def _list_illustrations(
     run: Run, trained: TrainedNetwork, probabilities: Probabilities, folder: Path
 ) -> dict[str, Any]:
@@ -248,7 +255,9 @@ def _list_illustrations(
     curves = {run.test_name: measure_reliability_for_plot(probabilities, truth)}
     files: dict[str, Any] = {
         "reliability.csv": functools.partial(write_table, tabulate_reliability(curves)),
-        "reliability.png": functools.partial(plot_reliability, curves, note=EQUAL_BINS),
+        "reliability.png": functools.partial(
+            plot_reliability, curves, note=EQUAL_BINS, title=_make_title(trained.spec, trained.data)
+        ),
         "head.keras": lambda path: trained.first.network.to_keras().save(path),
     }
     for path in sorted(folder.glob(f"{CURVES}.*")) + sorted(folder.glob(SHEET)):
@@ -506,7 +515,8 @@ def _make_training_set(data: FineTuneData, head: NetworkClassifier, roles: Roles
     if spec.class_weight:
         present = np.unique(targets[train])
         weights[known] = compute_class_weight(spec.class_weight, classes=present, y=targets[train])[targets[known]]
-    return TrainingSet(data.feed, train, held, targets, weights)
+    title = _make_title(spec, data, split="training", n_items=len(train))
+    return TrainingSet(data.feed, train, held, targets, weights, title)
 
 
 def _conclude(

@@ -45,6 +45,7 @@ class TrainingSet:
         train, held: int, the training items and the validation items; there may be no validation items.
         targets: int32 `(n_items,)`.
         weights: float32 `(n_items,)`: the weight of each item in the loss.
+        title: What is trained, for the picture of the curves.
     """
 
     feed: Feed
@@ -52,6 +53,7 @@ class TrainingSet:
     held: NDArray[np.intp]
     targets: NDArray[np.int32]
     weights: NDArray[np.float32]
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +274,8 @@ class TrainingLoop:
     def _draw(self) -> None:
         started, state = time.perf_counter(), self.state
         with say_failures(self._folder):
-            plot_history(state.history, self._folder / f"{CURVES}.png", first=0, kept=state.best_epoch)
+            path, title = self._folder / f"{CURVES}.png", self._training_set.title
+            plot_history(state.history, path, first=0, kept=state.best_epoch, title=title)
         self._drawn = time.perf_counter()
         self._draw_seconds = self._drawn - started
 

@@ -19,6 +19,7 @@ from featx.backbones.untrusted_networks import read_checked
 from featx.bundle import Draft, DraftPart, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.errors import DataError, UsageError
 from featx.evaluation import Evaluation
+from featx.evaluation.figure import make_title
 from featx.fitting.choice import Chosen, Plan, describe_folds, plan_best, predict_items, shift, tune_and_choose
 from featx.fitting.dataset import (
     Dataset,
@@ -329,7 +330,8 @@ def _draft_bundle(
     predictions: Mapping[str, Any],
 ) -> Draft:
     ids, labels = dataset.store.ids[dataset.rows], dataset.labels
-    truth, on = dataset.targets[outcome.tested], Path(to_text(str(dataset.store.path))).name
+    store, truth = dataset.store, dataset.targets[outcome.tested]
+    on = (Path(to_text(str(store.path))).name, store.source)
     return Draft(
         parts=parts,
         head_spec=run.head,
@@ -340,8 +342,8 @@ def _draft_bundle(
         metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
         items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
         predictions=predictions,
-        extras=list_illustrations(run, outcome.chosen.tuned, outcome.fitted, outcome.probabilities, truth, on=on),
-        title=f"{run.head.name} on {on}, {run.test_name}",
+        extras=list_illustrations(run, outcome.chosen.tuned, outcome.fitted, outcome.probabilities, truth, on),
+        title=make_title(run.head.name, *on, split=run.test_name, n_items=run.test.n_items),
     )
 
 

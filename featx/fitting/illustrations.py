@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from featx.evaluation.figure import make_title
 from featx.evaluation.plots import EQUAL_BINS, plot_history, plot_learning, plot_path, plot_reliability, write_history
 from featx.evaluation.reliability import Reliability, measure_reliability_for_plot
 from featx.files import write_table
@@ -24,7 +25,12 @@ Floats = NDArray[np.floating[Any]]
 
 
 def list_illustrations(
-    run: "Run", tuned: Tuned, fitted: FittedHead, probabilities: Floats, targets: NDArray[np.intp], *, on: str
+    run: "Run",
+    tuned: Tuned,
+    fitted: FittedHead,
+    probabilities: Floats,
+    targets: NDArray[np.intp],
+    on: tuple[str, str],
 ) -> dict[str, Writer]:
     """List the files of a bundle besides the head and its metrics.
 
@@ -34,24 +40,27 @@ def list_illustrations(
         fitted: The head.
         probabilities: float `(n_tested, n_classes)`, of the tested items.
         targets: int `(n_tested,)`, their classes.
-        on: The name of the store, for the titles.
+        on: The names of the store and of the source, for the titles.
 
     Returns:
         By name of the file, the function that writes it.
     """
-    title = f"{run.head.name} on {on}"
+    title = make_title(run.head.name, *on)
+    trained = make_title(run.head.name, *on, split="training", n_items=run.n_train)
     curves = compare_reliability(run, tuned, probabilities, targets)
     files: dict[str, Writer] = {
         "reliability.csv": functools.partial(write_table, tabulate_reliability(curves)),
         "reliability.png": functools.partial(plot_reliability, curves, note=EQUAL_BINS, title=title),
     }
-    files |= _list_path(run, tuned.candidates, on)
+    protocol = f", protocol {run.protocol}" if run.protocol else ""
+    folds = make_title(f"{run.head.name}{protocol}", *on, split="folds of the training items", n_items=run.n_train)
+    files |= _list_path(run, tuned.candidates, folds)
     step = fitted.estimator[-1]
     network = getattr(step, "classifier_", step)  # without its calibration, if it has one
     if isinstance(network, NetworkClassifier):
         files |= {
             "curves.csv": functools.partial(write_history, network.history_),
-            "curves.png": functools.partial(plot_history, network.history_),
+            "curves.png": functools.partial(plot_history, network.history_, title=trained),
         }
         if len(fitted.estimator) == 2:  # noqa: PLR2004 - without the step that only this pipeline has
             files["head.keras"] = lambda path: network.to_keras().save(path)
@@ -62,9 +71,8 @@ def list_illustrations(
     for name, curve, label, band in grown:
         if curve is not None:
             files[f"{name}.csv"] = functools.partial(write_table, curve.tabulate())
-            files[f"{name}.png"] = functools.partial(
-                _draw_curve, curve, label, title, band.format(curve.accuracies.shape[1])
-            )
+            words = (label, trained, band.format(curve.accuracies.shape[1]))
+            files[f"{name}.png"] = functools.partial(_draw_curve, curve, *words)
     return files
 
 
@@ -106,7 +114,7 @@ def find_swept(candidates: Sequence[Candidate]) -> str:
     return ""
 
 
-def _list_path(run: "Run", candidates: Sequence[Candidate], on: str) -> dict[str, Writer]:
+def _list_path(run: "Run", candidates: Sequence[Candidate], title: str) -> dict[str, Writer]:
     """List the table and the picture of accuracy against the tuned parameter."""
     swept = find_swept(candidates)
     if not swept:
@@ -126,7 +134,6 @@ def _list_path(run: "Run", candidates: Sequence[Candidate], on: str) -> dict[str
         "accuracy_std": [candidate.accuracy_std for candidate in candidates],
         "log_loss": [candidate.log_loss for candidate in candidates],
     }
-    title = f"{run.head.name} on {on}{f', protocol {run.protocol}' if run.protocol else ''}"
     chosen = (f"scaling {run.head.scaling}", run.head.params[swept])
     return {
         "path.csv": functools.partial(write_table, table),

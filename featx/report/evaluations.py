@@ -8,6 +8,7 @@ from typing import Any
 
 from featx.errors import UsageError
 from featx.evaluation import Evaluation
+from featx.evaluation.figure import make_title
 from featx.evaluation.plots import plot_confusion
 from featx.files import say_failures, write_json, write_table
 from featx.items import Manifest
@@ -76,7 +77,13 @@ def write_evaluation(
         (folder / "errors.png").unlink(missing_ok=True)  # of an earlier evaluation; without errors there is none
         write_json({**about, **where, "test": evaluation.to_dict()}, written[0])
         write_table(predictions, written[1])
-        plot_confusion(evaluation, written[2])
+        title = make_title(
+            Path(about["bundle"]).name,
+            source=str(where["source"]),
+            split=about["split"],
+            n_items=evaluation.n_items,
+        )
+        plot_confusion(evaluation, written[2], title=title)
     return [*written, *write_mistakes(find_mistakes(folder), manifest, folder)]
 
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from featx.comparing.report import name_folder, write_csv
-from featx.evaluation.figure import NAME_CELLS
+from featx.evaluation.figure import make_title
 from featx.files import say_failures, write_json
 from featx.items import Manifest
 from featx.items.columns import FLAGS
 from featx.options import SCOUT_DEFAULTS, ScoutOptions
 from featx.scouting.results import ScoutResult, ScoutRow
-from featx.wording import agree, to_text
+from featx.wording import agree, format_plural, to_text
 
 _PER = 1000
 
@@ -92,7 +92,7 @@ def describe_scout(result: ScoutResult) -> list[str]:
     return lines
 
 
-def write_result(result: ScoutResult, options: ScoutOptions) -> ScoutResult:
+def write_result(result: ScoutResult, options: ScoutOptions, source: str) -> ScoutResult:
     """Write the table as CSV and JSON, and the plot of accuracy against cost, unless no folder is wanted.
 
     Returns:
@@ -108,11 +108,11 @@ def write_result(result: ScoutResult, options: ScoutOptions) -> ScoutResult:
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(folder / "scout.csv", [row.to_dict() for row in result.rows])
         write_json(result.to_dict(), folder / "scout.json")
-        _plot(result, folder / "accuracy_against_cost.png")
+        _plot(result, folder / "accuracy_against_cost.png", source)
     return replace(result, folder=folder)
 
 
-def _plot(result: ScoutResult, path: Path) -> None:
+def _plot(result: ScoutResult, path: Path, source: str) -> None:
     from featx.evaluation.plots import plot_costs
 
     able = [row for row in result.rows if row.accuracy is not None and row.images_per_second]
@@ -122,15 +122,16 @@ def _plot(result: ScoutResult, path: Path) -> None:
     accuracies, lows, highs = np.array(bars, np.float64).T
     seconds = [_PER / row.images_per_second for row in able]
     chosen = able.index(result.choice) if result.choice in able else None
-    names = [_name_point(row) for row in able]
-    missing = [
-        f"{_name_point(row)} {'failed' if row.error else 'not measured'}" for row in result.rows if row not in able
-    ]
-    plot_costs(names, seconds, accuracies, lows, highs, path, chosen=chosen, labels=_LABELS, missing=missing)
-
-
-def _name_point(row: ScoutRow) -> str:
-    """Name a point of the plot, which has little room: layers of one backbone differ at their ends."""
-    room = NAME_CELLS - len(row.backbone) - 1
-    rest = row.name[len(row.backbone) + 1 :]
-    return row.name if len(rest) <= max(room, 1) else f"{row.backbone} …{rest[1 - max(room, 2) :]}"
+    names = [row.name for row in able]
+    missing = [f"{row.name} {'failed' if row.error else 'not measured'}" for row in result.rows if row not in able]
+    words: dict[str, Any] = {
+        "labels": _LABELS,
+        "missing": missing,
+        "title": make_title(
+            f"{result.head.name} on {format_plural(len(able), 'set')} of features",
+            source=source,
+            split=f"{result.folds} folds of the training items",
+            n_items=result.n_items,
+        ),
+    }
+    plot_costs(names, seconds, accuracies, lows, highs, path, chosen=chosen, **words)

@@ -21,6 +21,7 @@ from featx.scouting.report import make_command, write_result
 from featx.scouting.results import ScoutResult, ScoutRow, choose_row
 from featx.scouting.selection import select_items
 from featx.specs import HeadSpec
+from featx.wording import to_text
 
 #: Folder of finished probes, among the features of a source.
 _PROBES = ".probes"
@@ -93,7 +94,7 @@ def scout(
         seconds=time.perf_counter() - started,
         embedded=tuple(result for results in embedded for result in results),
     )
-    return write_result(result, options)
+    return write_result(result, options, to_text(manifest.source))
 
 
 def _choose_head(head: str | HeadSpec, seed: int) -> HeadSpec:

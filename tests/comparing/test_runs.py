@@ -87,6 +87,21 @@ def test_a_fine_tuned_run_is_compared_with_the_best_frozen_head(few, fitted, bun
     assert (row["kind"], row["run"], row["gain"]) == ("fine-tuned", str(bundle), tuned.gain.difference)
 
 
+def test_a_run_on_corrected_items_is_marked_in_the_table_and_in_a_note(few, bundle):
+    """Its test is the same, but not what it was trained on."""
+    about = json.loads((bundle / "bundle.json").read_text())
+    digests = {"without_sha256": "0" * 64, "group_sha256": "1" * 64}
+    about["record"]["corrections"] = {"without": "audit.csv", "left_out": 3, "group": "g.csv", **digests}
+    (bundle / "bundle.json").write_text(json.dumps(about))
+    comparison = compare(few, bundle, heads="centroid")
+    row = find(comparison, "lda (run) (corrected)")
+    assert row.notes[0] == (
+        "it was made with --without audit.csv, which leaves out 3 items; --group g.csv, which keeps together some "
+        "items: it was trained on other data than the heads of this comparison"
+    )
+    assert any("lda (run) (corrected)" in line and "--without" in line for line in comparison.list_footnotes())
+
+
 NOTHING = "kept the start: the frozen network with its first head; nothing was trained"
 
 

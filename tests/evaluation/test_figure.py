@@ -6,17 +6,25 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from featx.evaluation import compute_wilson_interval
-from featx.evaluation.figure import place_labels, show_names
+from featx.evaluation.figure import make_title, place_labels, show_names
 
 NASTY = ["$\\alpha_1$", "$", "_private", "日本語", "cat 日", "Äpfel", "line\nbreak", "bad\udcff", "long " * 40, ""]
 
 
 def test_names_are_never_mathematics_and_missing_letters_become_numbers():
-    names = show_names(NASTY, ["DejaVu Sans"], "class")
+    names = show_names(NASTY, ["DejaVu Sans"], "class", 28)
     assert names[:4] == ["$\\alpha_1$", "$", "_private", "class 4"]
     assert names[4] == "class 5 cat"
     assert names[5:8] == ["Äpfel", "line\ufffdbreak", "bad\ufffd"]
     assert names[8] == "long long long…ong long long"
+
+
+def test_a_title_says_what_was_tested_on_which_items():
+    assert make_title("ridge", "a.h5", "/data/signs", split="test", n_items=1200) == (
+        "ridge on a.h5 of signs, 1,200 items (test)"
+    )
+    assert make_title("ridge", "signs.h5", "/data/signs", n_items=1) == "ridge on signs.h5, 1 item"
+    assert make_title("", n_items=20) == "20 items"
 
 
 def make_costs(spread):

@@ -57,6 +57,17 @@ def test_tables_are_aligned_for_any_name(write):
     assert "…" in table
 
 
+@pytest.mark.parametrize("write", [format_per_class, format_confusion])
+@pytest.mark.parametrize("n_classes", [3, 20])
+def test_names_are_cut_only_where_the_terminal_has_no_room(write, n_classes):
+    classes = [f"{number} an unusually long name of a class of pictures" for number in range(n_classes)]
+    evaluation = make_evaluation(classes, {0: 1, 3: 4} if n_classes > 4 else {0: 1})
+    for width in (80, 200):
+        lines = write(evaluation, width).splitlines()
+        assert max(map(cell_len, lines)) <= width
+        assert any("…" in line for line in lines) == (width == 80 and (n_classes, write) != (3, format_confusion))
+
+
 def test_per_class_keeps_the_order_of_few_classes():
     lines = format_per_class(make_evaluation(["b", "a"], {1: 0})).splitlines()
     assert lines[1].split() == ["b", "0.750", "1.000", "0.857", "3", "0.833"]

@@ -8,7 +8,12 @@ same probabilities. Copies that the data set has by itself count as wrong, so th
 
 What would change our mind: a recall of copies without mirroring below 0.95, or a precision below it.
 
-    python benchmarks/audit.py SOURCE FOREIGN --backbone mobilenetv2
+`poor` asks the same of exposure and blur: 10 % of the pictures are changed in place, by 2 and 3 stops in linear light,
+by a Gaussian blur whose standard deviation is 1 or 2 % of the shorter side, or by a motion of 5 % of it. Poor
+pictures that the data set has by itself count as wrong.
+
+    python benchmarks/audit.py faults SOURCE FOREIGN --backbone mobilenetv2
+    python benchmarks/audit.py poor SOURCE
 """
 
 import argparse
@@ -18,7 +23,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 import featx
 from featx.audit.auditing import audit_store
@@ -27,6 +32,17 @@ from featx.errors import FeatxError
 from featx.heads.rows import FeatureRows
 
 KINDS = ("saved", "reduced", "cropped", "mirrored", "brightness")
+
+#: How pictures are made poor: stops of exposure, shares of the shorter side of a blur, and of a motion.
+POOR = {
+    "under 2 stops": ("exposure", -2),
+    "under 3 stops": ("exposure", -3),
+    "over 2 stops": ("exposure", 2),
+    "over 3 stops": ("exposure", 3),
+    "blur 1 %": ("blur", 0.01),
+    "blur 2 %": ("blur", 0.02),
+    "motion 5 %": ("motion", 0.05),
+}
 
 
 def alter(image: Image.Image, kind: str, generator: np.random.Generator) -> tuple[Image.Image, int]:
@@ -43,6 +59,60 @@ def alter(image: Image.Image, kind: str, generator: np.random.Generator) -> tupl
     if kind == "mirrored":
         return ImageOps.mirror(image), 90
     return ImageEnhance.Brightness(image).enhance(float(generator.choice((0.8, 1.25)))), 90
+
+
+def spoil(image: Image.Image, how: str, amount: float) -> Image.Image:
+    """Return a picture that is wrongly exposed, blurred, or was moved."""
+    image = ImageOps.exif_transpose(image).convert("RGB")
+    if how == "blur":
+        return image.filter(ImageFilter.GaussianBlur(amount * min(image.size)))
+    levels = np.asarray(image, np.float64) / 255
+    if how == "motion":
+        steps = max(2, round(amount * min(image.size)))
+        levels = np.mean([np.roll(levels, step, axis=1) for step in range(steps)], axis=0)
+    else:
+        # Light is about the power 2.2 of levels; the foot of sRGB is left out.
+        levels = np.minimum(levels**2.2 * 2.0**amount, 1) ** (1 / 2.2)
+    return Image.fromarray(np.round(255 * levels).astype(np.uint8))
+
+
+def measure_poor(source: str, share: float, seed: int) -> None:
+    """Spoil a share of the pictures, audit, and print one line of JSON."""
+    generator = np.random.default_rng(seed)
+    manifest = featx.read_source(source)
+    spoiled = generator.permutation(len(manifest))[: max(len(POOR), round(share * len(manifest)))].tolist()
+    planted: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "planted"
+        for number, item in enumerate(manifest.items):
+            path = folder / item.label / item.id.replace("/", "__")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            data = manifest.reader.read(item.id)
+            if number in spoiled:
+                kind = list(POOR)[spoiled.index(number) % len(POOR)]
+                planted[path.relative_to(folder).as_posix()] = kind
+                spoil(Image.open(io.BytesIO(data)), *POOR[kind]).save(path, "JPEG", quality=90)
+            else:
+                path.write_bytes(data)
+        audit = audit_store(featx.embed(folder, "colour", folder=Path(name) / "features").store)
+    kinds = {name: "exposure" if POOR[kind][0] == "exposure" else "blur" for name, kind in planted.items()}
+    result: dict[str, object] = {"source": source, "items": audit.n_items, "seed": seed}
+    for kind in ("exposure", "blur"):
+        found = {one.id for one in audit.list_kind(kind)}
+        right = {name for name in found if kinds.get(name) == kind}
+        of_kind = [name for name in planted if kinds[name] == kind]
+        result[kind] = {
+            "planted": len(of_kind),
+            "found": len(found),
+            "precision": len(right) / len(found) if found else float("nan"),
+            "recall": len(right) / len(of_kind),
+            "wrong": sorted(found - right),
+        }
+    found = {(one.id, one.kind) for one in audit.findings}
+    for kind in POOR:
+        names = [name for name, own in planted.items() if own == kind]
+        result[kind] = sum((name, kinds[name]) in found for name in names) / len(names)
+    print(json.dumps(result))
 
 
 def plant(source: str, foreign: str, folder: Path, seed: int) -> dict[str, dict[str, str]]:
@@ -159,13 +229,22 @@ def measure(source: str, foreign: str, backbone: str, seed: int) -> None:
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("source")
-    parser.add_argument("foreign")
-    parser.add_argument("--backbone", default="mobilenetv2")
-    parser.add_argument("--seed", type=int, default=0)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    faults = verbs.add_parser("faults")
+    faults.add_argument("source")
+    faults.add_argument("foreign")
+    faults.add_argument("--backbone", default="mobilenetv2")
+    poor = verbs.add_parser("poor")
+    poor.add_argument("source")
+    poor.add_argument("--share", type=float, default=0.1)
+    for verb in (faults, poor):
+        verb.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     try:
-        measure(arguments.source, arguments.foreign, arguments.backbone, arguments.seed)
+        if arguments.verb == "faults":
+            measure(arguments.source, arguments.foreign, arguments.backbone, arguments.seed)
+        else:
+            measure_poor(arguments.source, arguments.share, arguments.seed)
     except FeatxError as error:
         parser.error(str(error))
 

@@ -3,12 +3,11 @@
 import os
 from pathlib import Path
 
-import numpy as np
-
 from featx.audit.copies import THRESHOLD, find_copies, find_near_copies
 from featx.audit.findings import KINDS, Audit, Finding
 from featx.audit.labels import find_outliers, find_suspicious_labels
-from featx.audit.looks import Looks, read_looks
+from featx.audit.looks import read_looks
+from featx.audit.odd_pictures import LIMITS, find_odd_pictures
 from featx.audit.shortcuts import measure_shortcuts
 from featx.errors import DataError
 from featx.files import say_failures, write_json, write_table
@@ -17,10 +16,6 @@ from featx.items.sources import read_source_again
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.report.contact_sheets import draw_contact_sheet, make_tile
 from featx.store import FeatureStore
-
-#: A picture is blank below this standard deviation of grey levels, tiny below this side in px if most are twice as
-#: large, and odd in shape above this ratio of its sides if most are not.
-_BLANK, _TINY_PX, _ODD = 4.0, 32, 4.0
 
 #: Pictures on a contact sheet.
 MOST_SHOWN = 40
@@ -70,7 +65,7 @@ def audit_store(
     reporter.begin("examining labels")
     labels, notes = find_suspicious_labels(opened, seed, reporter)
     reporter.begin("measuring distances")
-    findings += [*labels, *find_outliers(opened, reporter.advance), *_find_odd_pictures(opened, looks)]
+    findings += [*labels, *find_outliers(opened, reporter.advance), *find_odd_pictures(opened, looks)]
     order = {kind: number for number, kind in enumerate(KINDS)}
     return Audit(
         store=opened.path,
@@ -78,7 +73,7 @@ def audit_store(
         findings=tuple(sorted(findings, key=lambda finding: order[finding.kind])),
         shortcuts=tuple(measure_shortcuts(opened, looks, seed)),
         notes=tuple(notes),
-        thresholds={"near-copy": threshold, "blank": _BLANK, "tiny": _TINY_PX, "odd shape": _ODD},
+        thresholds={"near-copy": threshold, **LIMITS},
     )
 
 
@@ -89,26 +84,6 @@ def find_pictures(store: FeatureStore, source: str | os.PathLike[str] | None) ->
         SourceError: If they are gone.
     """
     return read_source(source) if source else read_source_again(store.source, store.reading)
-
-
-def _find_odd_pictures(store: FeatureStore, looks: Looks) -> list[Finding]:
-    sizes = store.sizes_px.astype(np.float64)
-    shapes = sizes.max(axis=1) / np.maximum(sizes.min(axis=1), 1)
-    least_px = min(_TINY_PX, np.median(sizes.min(axis=1)) / 2)
-    longest = max(_ODD, 2 * np.median(shapes))
-    found = []
-    for row, name in enumerate(store.ids.tolist()):
-        width, height = (int(side) for side in sizes[row])
-        if looks.contrasts[row] < _BLANK:
-            words = f"standard deviation of {looks.contrasts[row]:.1f} grey levels"
-            found.append(Finding(name, "blank", float(_BLANK - looks.contrasts[row]), "leave out", "", words))
-        if min(width, height) < least_px:
-            found.append(Finding(name, "tiny", 1 / max(1, min(width, height)), "check", "", f"{width} x {height} px"))
-        if shapes[row] > longest:
-            found.append(Finding(name, "odd shape", float(shapes[row]), "check", "", f"{width} x {height} px"))
-        if name in looks.missing:
-            found.append(Finding(name, "unreadable", 1.0, "leave out", "", looks.missing[name]))
-    return sorted(found, key=lambda finding: -finding.score)
 
 
 def write_audit(audit: Audit, manifest: Manifest, folder: Path, most: int = MOST_SHOWN) -> list[Path]:

@@ -16,6 +16,8 @@ KINDS = {
     "suspicious label": "held out, the features say another class",
     "outlier": "its features are far from those of all other items",
     "blank": "the picture has hardly any contrast",
+    "exposure": "the picture is much darker or brighter than most, and dark or clipped",
+    "blur": "the picture has much less fine detail than most",
     "tiny": "the picture has few pixels",
     "odd shape": "the picture is much longer than it is wide, or wider than long",
     "unreadable": "the picture cannot be read any more",

@@ -1,8 +1,10 @@
-"""What a picture looks like in a few hundred numbers: for copies that were saved again, and for blank pictures.
+"""What a picture looks like in a few hundred numbers: for copies that were saved again, and for poor pictures.
 
 A look is the grey image on a grid of 16 x 16 cells, and the same of its middle 95 %. Pictures are compared by the
 differences between neighbouring cells, which brightness does not change; the middle finds a copy whose edges were cut
 off, and the mirrored grid one that was mirrored.
+
+Exposure and sharpness are measured on the same decoded picture, before it is reduced to the grid.
 """
 
 import contextlib
@@ -18,8 +20,15 @@ from featx.measuring import Timing
 from featx.options import EmbedOptions
 from featx.specs import ImageSpec
 
-#: Side of the decoded picture in px, and of the grid in cells; shares of the picture that the grids cover.
+#: Side of the decoded picture in px. Photographs with a blur of 1 % of a side are told apart at 144 px as well as at
+#: 224; decoding takes 10 % longer than at 48 px.
+_DECODED_PX = 144
+
+#: Side of the reduced picture in px, and of the grid in cells; shares of the picture that the grids cover.
 _SIDE_PX, _CELLS, _SHARES = 48, 16, (1.0, 0.95)
+
+#: From this value on, a channel of a pixel is clipped; JPEG leaves few at exactly 255.
+_CLIPPED_FROM = 250
 
 #: Differences of grey levels below which a picture has nothing to compare, as a mean over the grid.
 _LEAST_CONTRAST = 0.25
@@ -33,12 +42,19 @@ class Looks:
         grids: float16 `(n_items, 2, 16, 16)`, grey levels of 0 to 255; zeros for what cannot be read.
         colours: float32 `(n_items, 3)`, mean red, green and blue; NaN for what cannot be read.
         contrasts: float32 `(n_items,)`, standard deviation of the grey levels; NaN for what cannot be read.
+        highlights: float32 `(n_items,)`, level of the strongest channel that 5 % of the pixels exceed; NaN
+            for what cannot be read.
+        clipped: float32 `(n_items,)`, share of the pixels with a channel at its upper end; NaN for what cannot be read.
+        sharpness: float32 `(n_items,)`, see `measure_sharpness`; NaN for what cannot be read or has no detail.
         missing: Reasons by id of what cannot be read.
     """
 
     grids: NDArray[np.float16]
     colours: NDArray[np.float32]
     contrasts: NDArray[np.float32]
+    highlights: NDArray[np.float32]
+    clipped: NDArray[np.float32]
+    sharpness: NDArray[np.float32]
     missing: dict[str, str]
 
     @property
@@ -58,9 +74,9 @@ def read_looks(manifest: Manifest, items: tuple[Item, ...], options: EmbedOption
     """
     n_items = len(items)
     grids = np.zeros((n_items, len(_SHARES), _CELLS, _CELLS), np.float16)
-    colours, contrasts = np.full((n_items, 3), np.nan, np.float32), np.full(n_items, np.nan, np.float32)
+    colours, figures = np.full((n_items, 3), np.nan, np.float32), np.full((4, n_items), np.nan, np.float32)
     missing: dict[str, str] = {}
-    spec, timing = ImageSpec(_SIDE_PX, _SIDE_PX), Timing()
+    spec, timing = ImageSpec(_DECODED_PX, _DECODED_PX), Timing()
     chosen = Manifest(items, manifest.reader, manifest.source)
     weights = [_weigh_cells(share) for share in _SHARES]
     options.reporter.begin("looking at pictures")
@@ -70,12 +86,41 @@ def read_looks(manifest: Manifest, items: tuple[Item, ...], options: EmbedOption
             if one.image is None:
                 missing[one.item.id] = one.reason
                 continue
-            pixels = one.image.pixels.astype(np.float32)
-            grey = pixels.mean(axis=2)
-            grids[row] = [cells @ grey @ cells.T for cells in weights]
-            colours[row], contrasts[row] = pixels.mean(axis=(0, 1)), grey.std()
+            channels = np.ascontiguousarray(one.image.pixels.transpose(2, 0, 1))
+            grey = channels.mean(axis=0, dtype=np.float32)
+            reduced = grey.reshape(_SIDE_PX, _DECODED_PX // _SIDE_PX, _SIDE_PX, -1).mean(axis=(1, 3))
+            grids[row] = [cells @ reduced @ cells.T for cells in weights]
+            colours[row] = channels.mean(axis=(1, 2), dtype=np.float32)
+            share = np.bincount(channels.max(axis=0).ravel(), minlength=256).cumsum() / grey.size
+            at_end = 1 - share[_CLIPPED_FROM - 1]
+            figures[:, row] = reduced.std(), np.searchsorted(share, 0.95), at_end, measure_sharpness(grey)
             options.reporter.advance(row + 1, n_items)
-    return Looks(grids, colours, contrasts, missing)
+    contrasts, highlights, clipped, sharpness = figures
+    return Looks(grids, colours, contrasts, highlights, clipped, sharpness, missing)
+
+
+def measure_sharpness(grey: NDArray[np.float32]) -> float:
+    """Measure how much of a picture's differences is between adjacent pixels alone: near 0 if smooth, 3 if noise.
+
+    The energy of the second differences is divided by that of the first, along rows and along columns; the smaller
+    ratio counts, so that motion blur in one direction shows. Both energies are measures of focus (Pertuz, Puig & Garcia
+    2013, "Analysis of focus measure operators for shape-from-focus"); their ratio does not depend on contrast or
+    exposure.
+
+    Args:
+        grey: float32 `(height, width)`.
+
+    Returns:
+        The ratio; NaN if there are hardly any differences.
+    """
+    ratios = []
+    for axis in (0, 1):
+        first = np.diff(grey, axis=axis)
+        energy = float(np.vdot(first, first)) / first.size
+        if energy > _LEAST_CONTRAST:
+            second = np.diff(first, axis=axis)
+            ratios.append(float(np.vdot(second, second)) / second.size / energy)
+    return min(ratios, default=float("nan"))
 
 
 def _weigh_cells(share: float) -> NDArray[np.float32]:

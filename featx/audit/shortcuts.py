@@ -52,6 +52,7 @@ def _list_properties(store: FeatureStore, looks: Looks) -> dict[str, NDArray[np.
         "shape": (sizes[:, :1] / np.maximum(sizes[:, 1:], 1)),
         "mean colour": looks.colours.astype(np.float64),
         "contrast": looks.contrasts.astype(np.float64)[:, None],
+        "sharpness": looks.sharpness.astype(np.float64)[:, None],
     }
 
 

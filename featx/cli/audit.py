@@ -37,8 +37,8 @@ def audit(
     """Find copies, wrong labels, outliers and shortcuts in the data.
 
     Looks for files and pictures that occur more than once, labels that the features contradict, items unlike all
-    others, blank and tiny pictures, and properties of files that predict the label. Writes audit.csv and a contact
-    sheet of each kind.
+    others, blank, blurred, wrongly exposed and tiny pictures, and properties of files that predict the label. Writes
+    audit.csv and a contact sheet of each kind.
     """
     from featx.audit.auditing import audit_store, find_pictures, write_audit
 

@@ -72,7 +72,7 @@ class Server:
 
     def __init__(self, models: Models, options: ServeOptions) -> None:
         self.models, self.options = models, options
-        self.bodies = BodyReader(options.max_bytes, options.max_images)
+        self.bodies = BodyReader(options.max_bytes, options.most_images)
         self.is_stopping = False
 
     def find_model(self, name: str) -> Model:
@@ -103,7 +103,7 @@ class Server:
         """Answer `POST /v2/models/NAME/infer`."""
         options, length = self.options, request.headers.get(protocol.LENGTH_HEADER, "")
         asked = await _offload(
-            len(body), lambda: protocol.read_request(body, length, options.max_images, options.max_pixels)
+            len(body), lambda: protocol.read_request(body, length, options.most_images, options.max_pixels)
         )
         model = self.find_version(request)
         request.scope["featx.images"] = len(asked.pictures)
@@ -275,7 +275,7 @@ def _describe_model(model: Model, options: ServeOptions) -> dict[str, Any]:
         "classes": list(model.classes),
         "test": test,
         "explains": model.can_explain,
-        "max_images": options.max_images,
+        "max_images": options.most_images,
         "max_bytes": options.max_bytes,
     }
 

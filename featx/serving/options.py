@@ -21,7 +21,7 @@ class ServeOptions:
         queue: Most images that wait or are computed at one time; requests beyond that get 503.
         max_bytes: Most bytes of the body of a request.
         max_pixels: Most pixels of one image.
-        max_images: Most images of a request.
+        max_images: Most images of a request, and no more than may wait.
         timeout: Seconds after which a request is given up.
         runtime: As in `EmbedOptions`.
     """
@@ -64,6 +64,11 @@ class ServeOptions:
         if self.runtime not in RUNTIMES:
             msg = f"runtime is {self.runtime!r}; it must be one of {', '.join(RUNTIMES)}"
             raise UsageError(msg)
+
+    @property
+    def most_images(self) -> int:
+        """Most images of a request: one with more than may wait would never be answered."""
+        return min(self.max_images, self.queue)
 
     @property
     def is_local(self) -> bool:

@@ -39,8 +39,13 @@ logger = logging.getLogger("featx.serving")
 
 
 class BoundedProtocol(H11Protocol):
-    """A connection that cannot stay without a request."""
+    """A connection that cannot stay without a request.
 
+    Attributes:
+        head_seconds: How long it may take until the head of a request is there.
+    """
+
+    head_seconds = _HEAD_SECONDS
     _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -78,7 +83,7 @@ class BoundedProtocol(H11Protocol):
 
     def _wait_for_head(self) -> None:
         self._stop_waiting()
-        self._timer = self.loop.call_later(_HEAD_SECONDS, self.transport.abort)
+        self._timer = self.loop.call_later(self.head_seconds, self.transport.abort)
 
     def _stop_waiting(self) -> None:
         if self._timer is not None:
@@ -178,7 +183,7 @@ def serve(
         app = make_application(models, options)
         config = uvicorn.Config(
             app,
-            http=BoundedProtocol,
+            http=type("Protocol", (BoundedProtocol,), {"head_seconds": min(_HEAD_SECONDS, options.timeout)}),
             ws="none",
             lifespan="on",
             log_config=None,

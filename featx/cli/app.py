@@ -35,6 +35,7 @@ from featx.cli import (
     repair,
     report,
     scout,
+    serve,
     similar,
     split,
     verify,
@@ -89,6 +90,7 @@ _add_verb(verify.verify, verify.EXAMPLE)
 _add_verb(repair.repair, repair.EXAMPLE)
 _add_verb(merge.merge, merge.EXAMPLE)
 _add_verb(export.export, export.EXAMPLE)
+_add_verb(serve.serve, serve.EXAMPLE)
 _add_verb(backbones.backbones, backbones.EXAMPLE)
 _add_verb(layers.layers, layers.EXAMPLE)
 _add_verb(bundle.bundle, bundle.EXAMPLE)

@@ -1,0 +1,1 @@
+"""Serving: bundles behind HTTP, in batches over the requests of all clients."""

@@ -1,0 +1,71 @@
+import json
+import shutil
+
+import pytest
+from browser import CHROMIUM, Browser
+from server_process import ServerProcess
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    opened = Browser(tmp_path_factory.mktemp("browser"))
+    yield opened
+    opened.close()
+
+
+def drop(browser, *paths):
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        browser.call("Input.dispatchDragEvent", type=kind, x=300, y=200, data=data)
+
+
+def read_cards(browser):
+    script = (
+        "JSON.stringify([...document.querySelectorAll('article')].map((card) => [card.querySelector('.file').textContent,"
+        "card.querySelector('h2').textContent, card.querySelector('.badges').textContent, card.className,"
+        "card.querySelectorAll('tbody tr').length]))"
+    )
+    return {name: values for name, *values in json.loads(browser.evaluate(script))}
+
+
+def test_dropped_files_are_classified_or_refused_with_the_reason(browser, server, digits, tmp_path):
+    good, bad = tmp_path / "seven.png", tmp_path / "broken.jpg"
+    shutil.copy(sorted((digits / "7").glob("*"))[0], good)
+    bad.write_bytes(b"\xff\xd8\xff\xe0 not a picture")
+    browser.events.clear()
+    browser.call("Page.navigate", url=server.url)
+    browser.wait("document.documentElement.dataset.ready === 'yes'")
+    drop(browser, good, bad)
+    browser.wait("document.querySelectorAll('article:not(.waiting)').length === 2")
+    cards = read_cards(browser)
+    _, expected = server.request("POST", "/predict", good.read_bytes(), content_type="image/png")
+    (prediction,) = expected["predictions"]
+    share = f"{100 * prediction['probability']:.1f} %"
+    assert prediction["label"] in cards["seven.png"][0]
+    assert share in cards["seven.png"][0]
+    assert cards["seven.png"][3] == 5
+    assert cards["broken.jpg"][0] == "Not classified"
+    assert "truncated or damaged JPEG" in cards["broken.jpg"][1]
+    browser.evaluate(
+        "(() => { const one = document.getElementById('threshold'); one.value = 100; one.dispatchEvent(new Event('input')); })()"
+    )
+    assert "uncertain" in read_cards(browser)["seven.png"][2]
+    rows = browser.evaluate("formatCsv()").split("\r\n")
+    assert rows[1].startswith('"seven.png","uncertain",')
+    assert "truncated or damaged" in rows[2]
+    check_quiet(browser, server)
+
+
+def check_quiet(browser, server):
+    """Nothing was said in the console, and nothing was requested elsewhere."""
+    requested = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]
+    assert requested
+    assert not [url for url in requested if not url.startswith((server.url, "data:"))]
+    logged = [e["params"] for e in browser.events if e["method"] in {"Runtime.exceptionThrown", "Log.entryAdded"}]
+    # The console names each answer that is not 200; that of the broken file is meant.
+    assert not [one for one in logged if "status of 422" not in json.dumps(one)]
+    assert not [e for e in browser.events if e["method"] == "Runtime.consoleAPICalled"]

@@ -3,7 +3,6 @@ import shutil
 
 import pytest
 from browser import CHROMIUM, Browser
-from server_process import ServerProcess
 
 pytestmark = pytest.mark.slow
 
@@ -25,8 +24,9 @@ def drop(browser, *paths):
 
 def read_cards(browser):
     script = (
-        "JSON.stringify([...document.querySelectorAll('article')].map((card) => [card.querySelector('.file').textContent,"
-        "card.querySelector('h2').textContent, card.querySelector('.badges').textContent, card.className,"
+        "JSON.stringify([...document.querySelectorAll('article')].map((card) => ["
+        "card.querySelector('.file').textContent, card.querySelector('h2').textContent,"
+        "card.querySelector('.badges').textContent, card.className,"
         "card.querySelectorAll('tbody tr').length]))"
     )
     return {name: values for name, *values in json.loads(browser.evaluate(script))}
@@ -34,7 +34,7 @@ def read_cards(browser):
 
 def test_dropped_files_are_classified_or_refused_with_the_reason(browser, server, digits, tmp_path):
     good, bad = tmp_path / "seven.png", tmp_path / "broken.jpg"
-    shutil.copy(sorted((digits / "7").glob("*"))[0], good)
+    shutil.copy(min((digits / "7").glob("*")), good)
     bad.write_bytes(b"\xff\xd8\xff\xe0 not a picture")
     browser.events.clear()
     browser.call("Page.navigate", url=server.url)
@@ -51,7 +51,8 @@ def test_dropped_files_are_classified_or_refused_with_the_reason(browser, server
     assert cards["broken.jpg"][0] == "Not classified"
     assert "truncated or damaged JPEG" in cards["broken.jpg"][1]
     browser.evaluate(
-        "(() => { const one = document.getElementById('threshold'); one.value = 100; one.dispatchEvent(new Event('input')); })()"
+        "(() => { const one = document.getElementById('threshold'); one.value = 100;"
+        "one.dispatchEvent(new Event('input')); })()"
     )
     assert "uncertain" in read_cards(browser)["seven.png"][2]
     rows = browser.evaluate("formatCsv()").split("\r\n")

@@ -49,13 +49,13 @@ if TYPE_CHECKING:
         ScoutOptions,
         SplitOptions,
     )
-    from featx.prediction import Prediction, Predictor
+    from featx.prediction import Predictor
     from featx.report.maps import StoreMap, map_store
     from featx.report.page import Report, write_report
     from featx.report.similar import Similar, find_similar
     from featx.reporting import ProgressReporter, Reporter
     from featx.restoration import Repair, repair_store
-    from featx.results import Run
+    from featx.results import Explanation, Neighbour, Prediction, Run
     from featx.scouting.results import ScoutResult, ScoutRow
     from featx.scouting.scouting import scout
     from featx.specs import BackboneSpec, EmbedSpec, FineTuneSpec, HeadSpec, ImageSpec, ViewSpec
@@ -77,7 +77,7 @@ _MODULES = {
         "load_backbone",
     ),
     "featx.bundle": ("Bundle",),
-    "featx.prediction": ("Prediction", "Predictor"),
+    "featx.prediction": ("Predictor",),
     "featx.embedding": ("EmbedResult", "embed", "embed_layers"),
     "featx.errors": ("FeatxError",),
     "featx.evaluation": ("Evaluation",),
@@ -116,7 +116,7 @@ _MODULES = {
     "featx.finetuning.finetuning": ("finetune",),
     "featx.fitting.fitting": ("fit",),
     "featx.comparison_results": ("Comparison", "ComparisonRow"),
-    "featx.results": ("Run",),
+    "featx.results": ("Explanation", "Neighbour", "Prediction", "Run"),
     "featx.scouting.results": ("ScoutResult", "ScoutRow"),
     "featx.scouting.scouting": ("scout",),
 }
@@ -137,6 +137,7 @@ __all__ = [
     "EmbedResult",
     "EmbedSpec",
     "Evaluation",
+    "Explanation",
     "FeatureStore",
     "FeatxError",
     "Finding",
@@ -148,6 +149,7 @@ __all__ = [
     "ImageSpec",
     "Item",
     "Manifest",
+    "Neighbour",
     "Prediction",
     "Predictor",
     "ProgressReporter",

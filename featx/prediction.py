@@ -6,7 +6,6 @@ import importlib.util
 import logging
 import os
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self, TypeGuard
 
@@ -42,6 +41,7 @@ from featx.items.sources import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
 from featx.measuring import Timing
 from featx.options import EMBED_DEFAULTS, RUNTIMES, EmbedOptions
 from featx.registry import find_versions
+from featx.results import Prediction
 from featx.specs import ImageSpec, ViewSpec
 from featx.splitting import read_split
 
@@ -57,28 +57,6 @@ _ADVICE = "name images or folders of images"
 _NOTHING = f"there is nothing to predict; {_ADVICE}"
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The prediction for one image.
-
-    Attributes:
-        path: The image, as the user named it; `image 3` for the fourth picture, if it has no path.
-        label: The most probable class; empty if the image cannot be read.
-        probability: The probability of that class; NaN if the image cannot be read.
-        probabilities: `(n_classes,)`, in the order of the bundle's classes; None if
-            the image cannot be read.
-        error: The reason why the image cannot be read; empty if it can.
-        sha256: Digest of the image's file, hexadecimal; empty if the file cannot be read.
-    """
-
-    path: str
-    label: str = ""
-    probability: float = float("nan")
-    probabilities: NDArray[np.float64] | None = None
-    error: str = ""
-    sha256: str = ""
 
 
 class Predictor:

@@ -143,6 +143,8 @@ class FitOptions:
             row per item, so nothing that counts rows is misled. `augment` predicts at the cost of one view.
         network: Whether the bundle holds the converted network too, if it is in the cache: it then runs without Keras
             and without the weights.
+        neighbours: Whether the bundle holds the features of the training items too, which show in its explanations
+            what an image is similar to, and how unfamiliar it is.
         reporter: Receives the progress in fits.
     """
 
@@ -157,6 +159,7 @@ class FitOptions:
     curve: bool = False
     views: str = VIEWS[0]
     network: bool = True
+    neighbours: bool = True
     reporter: Reporter = SILENT
 
     def __post_init__(self) -> None:

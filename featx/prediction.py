@@ -5,9 +5,9 @@ import hashlib
 import importlib.util
 import logging
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, TypeGuard
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,23 +25,21 @@ from featx.errors import (
     DataError,
     DriftError,
     ImageError,
-    SourceError,
     UnknownNameError,
     UsageError,
 )
 from featx.evaluation import Evaluation, evaluate
 from featx.golden import MAX_DRIFT, measure_drift
 from featx.heads.rows import FeatureRows
-from featx.items import Columns, Item, Manifest, read_source
+from featx.items import Item, Manifest, read_source
 from featx.items.decoding import MAX_PIXELS
-from featx.items.folders import FolderReader, list_folder
-from featx.items.pictures import Picture, is_picture, make_item
+from featx.items.listing import list_sources
+from featx.items.pictures import Picture
 from featx.items.reading import Examined, Listing, count_views, examine, expand_views
-from featx.items.sources import ARCHIVE_SUFFIXES, TABLE_SUFFIXES
 from featx.measuring import Timing
 from featx.options import EMBED_DEFAULTS, RUNTIMES, EmbedOptions
 from featx.registry import find_versions
-from featx.results import Prediction
+from featx.results import Explanation, Prediction
 from featx.specs import ImageSpec, ViewSpec
 from featx.splitting import read_split
 
@@ -50,11 +48,6 @@ FEW_IMAGES = 256
 
 #: Packages that decode images.
 _DECODERS = ("numpy", "pillow", "simplejpeg", "cykooz-resizer")
-
-Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-
-_ADVICE = "name images or folders of images"
-_NOTHING = f"there is nothing to predict; {_ADVICE}"
 
 logger = logging.getLogger(__name__)
 
@@ -162,16 +155,21 @@ class Predictor:
         probabilities = self._head.predict_proba(features)
         return align_probabilities(probabilities, self._head.classes_, len(self.classes))
 
-    def _answer(self, rows: Sequence[Sequence[NDArray[np.float32]]], n_views: int) -> NDArray[np.float64]:
-        """Return probabilities `(n, n_classes)`, each the mean over the predicted views of an image.
+    def _answer(
+        self, rows: Sequence[Sequence[NDArray[np.float32]]], n_views: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return features `(n, dim)` and probabilities `(n, n_classes)`, the mean over the predicted views of an image.
 
         Args:
             rows: For each image, the features of each network, float32 `(n_views * dim,)`.
             n_views: Predicted views of an image.
         """
         features = [np.stack(found).reshape(len(rows) * n_views, -1) for found in zip(*rows, strict=True)]
-        answers = self._classify(self._take_means(features))
-        return np.asarray(answers.reshape(len(rows), n_views, -1).mean(axis=1)) if n_views > 1 else answers
+        taken = self._take_means(features)
+        answers = self._classify(taken)
+        return taken[::n_views], np.asarray(
+            answers.reshape(len(rows), n_views, -1).mean(axis=1)
+        ) if n_views > 1 else answers
 
     def predict(
         self,
@@ -197,15 +195,58 @@ class Predictor:
             SourceError: If there is nothing to predict, or a path is a bundle.
         """
         listing, total, ahead = list_sources(sources, options)
-        found = self._run(listing, total, options, views, ahead=ahead)
-        for examined, probabilities in found:
-            name, sha256 = examined.item.id, examined.stamp.sha256 if examined.stamp else ""
-            if probabilities is None:
-                yield Prediction(name, error=examined.reason, sha256=sha256)
-            else:
-                best = int(probabilities.argmax())
-                label, probability = self.classes[best], float(probabilities[best])
-                yield Prediction(name, label, probability, probabilities, sha256=sha256)
+        for examined, _, probabilities in self._run(listing, total, options, views, ahead=ahead):
+            yield self._make_prediction(examined, probabilities)
+
+    def _make_prediction(self, examined: Examined, probabilities: NDArray[np.float64] | None) -> Prediction:
+        name, sha256 = examined.item.id, examined.stamp.sha256 if examined.stamp else ""
+        if probabilities is None:
+            return Prediction(name, error=examined.reason, sha256=sha256)
+        best = int(probabilities.argmax())
+        return Prediction(name, self.classes[best], float(probabilities[best]), probabilities, sha256=sha256)
+
+    def explain(
+        self,
+        sources: Manifest | Picture | Iterable[Picture],
+        options: EmbedOptions = EMBED_DEFAULTS,
+        *,
+        coverage: float = 0.9,
+        neighbours: int = 5,
+        heat: bool = True,
+        threshold: float = 0.95,
+    ) -> Iterator[Explanation]:
+        """Predict images as `predict` does, and say how far each prediction can be trusted.
+
+        Args:
+            sources: As in `predict`.
+            options: How to run.
+            coverage: The conformal sets of this share of new images have the true class.
+            neighbours: Number of similar training items; 0 for none.
+            heat: Whether heat maps are made; without them, each image takes one pass through the network.
+            threshold: An image is unfamiliar if it is farther from the training items than this share of them.
+
+        Raises:
+            BundleError: If the bundle has nothing to explain predictions with: an older featx wrote it.
+            SourceError: If there is nothing to predict, or a path is a bundle.
+            UsageError: If an argument is out of range.
+        """
+        from featx.explaining.explaining import Explainer, Network, Wanted, copy_fields
+
+        predict = self.predict_proba if len(self._images) == 1 else None
+        network = Network(self._backbones, self._head, predict, options.runtime)
+        explainer = Explainer.open(self.bundle, network, Wanted(coverage, neighbours, heat, threshold))
+        listing, total, ahead = list_sources(sources, options)
+
+        def explain_each() -> Iterator[Explanation]:
+            for examined, features, probabilities in self._run(listing, total, options, None, ahead=ahead):
+                prediction = self._make_prediction(examined, probabilities)
+                if features is None or examined.image is None:
+                    yield Explanation(**copy_fields(prediction))
+                else:
+                    pixels = examined.image.pixels
+                    yield explainer.explain(prediction, features, pixels if pixels.ndim == 3 else pixels[0])  # noqa: PLR2004 - without views
+
+        return explain_each()
 
     def evaluate(
         self,
@@ -251,7 +292,7 @@ class Predictor:
         trained = self.bundle.read_trained()
         tested, rows, seen, failed = [], [], 0, 0
         chosen = Manifest(items, manifest.reader, manifest.source)
-        for examined, probabilities in self._run(chosen, len(chosen), options, views):
+        for examined, _, probabilities in self._run(chosen, len(chosen), options, views):
             if probabilities is None:
                 failed += 1
                 logger.warning("%s is left out: %s", examined.item.id, examined.reason)
@@ -283,7 +324,8 @@ class Predictor:
 
     def _run(
         self, listing: Listing, total: int, options: EmbedOptions, views: ViewSpec | None, *, ahead: int | None = None
-    ) -> Iterator[tuple[Examined, NDArray[np.float64] | None]]:
+    ) -> Iterator[tuple[Examined, NDArray[np.float32] | None, NDArray[np.float64] | None]]:
+        """Yield each image with the features of its first predicted view, and its probabilities; None if unreadable."""
         options.reporter.begin("predicting")
         # A head that was trained on means over views gets the mean over its own views of each of these.
         wanted = [each for each in (views, self.bundle.views) if each is not None]
@@ -293,9 +335,10 @@ class Predictor:
         with contextlib.closing(batches):
             for batch in batches:
                 found = [features for _, features in batch if features]
-                rows = iter(self._answer(found, n_views // _count_own(self.bundle.views)) if found else ())
+                rows = zip(*self._answer(found, n_views // _count_own(self.bundle.views)), strict=True) if found else ()
+                answers = iter(rows)
                 for examined, features in batch:
-                    yield examined, next(rows) if features else None
+                    yield (examined, *(next(answers) if features else (None, None)))
 
 
 #: An item, and its features by each network that has run, float32 `(n_views * dim,)`; none if it has no image.
@@ -341,17 +384,6 @@ def embed_listing(
             yield batch
             done += len(batch)
             options.reporter.advance(done, max(done, total))
-
-
-def list_sources(
-    sources: Manifest | Picture | Iterable[Picture], options: EmbedOptions
-) -> tuple[Listing, int, int | None]:
-    """List the pictures that `Predictor.predict` takes; return their number, 0 if unknown, and `ahead` of `examine`."""
-    if isinstance(sources, Manifest) or _are_paths(sources):
-        manifest = sources if isinstance(sources, Manifest) else list_images(sources)
-        return manifest, len(manifest), None
-    pictures = _Pictures(sources)
-    return pictures, pictures.count(), 2 * options.count_workers()
 
 
 def _add_features(runner: Runner, place: int, batches: Iterable[list[_Row]], timing: Timing) -> Generator[list[_Row]]:
@@ -485,94 +517,3 @@ def _count_images(wanted: Sequence[ViewSpec], images: Sequence[ImageSpec]) -> in
         )
         raise UsageError(msg)
     return n_views
-
-
-class _Pictures:
-    """Pictures of any kind, read one after the other as they are needed.
-
-    An iterator may close its files, or use its arrays again, when the next picture is taken from it.
-
-    Attributes:
-        reader: Reads those that are paths.
-    """
-
-    def __init__(self, sources: Any) -> None:  # noqa: ANN401 - what is neither a picture nor iterable gets an error
-        self._sources = [sources] if is_picture(sources) else sources
-        self.reader = FolderReader("")
-        if isinstance(sources, Mapping) or hasattr(sources, "columns") or not isinstance(self._sources, Iterable):
-            kind = type(sources).__name__
-            msg = (
-                f"predict takes pictures or a list of pictures, not a {kind}; of a table, pass the column of the paths"
-            )
-            raise SourceError(msg)
-
-    def count(self) -> int:
-        """Return the number of pictures; 0 if it is not known."""
-        return len(self._sources) if isinstance(self._sources, Sized) else 0
-
-    @property
-    def items(self) -> Iterator[Item]:
-        """The items; a folder has several."""
-        is_empty = True
-        for number, picture in enumerate(self._sources):
-            if isinstance(picture, str | os.PathLike):
-                yield from _list_path(os.fspath(picture))
-            else:
-                yield make_item(f"image {number}", picture)
-            is_empty = False
-        if is_empty:
-            raise SourceError(_NOTHING)
-
-
-def _are_paths(sources: object) -> TypeGuard[Paths]:
-    paths = [sources] if isinstance(sources, str | os.PathLike) else sources
-    return isinstance(paths, list | tuple) and all(isinstance(path, str | os.PathLike) for path in paths)
-
-
-def list_images(sources: Paths, *, root: Path | None = None, column: str = "") -> Manifest:
-    """List images to predict: files as the user named them, and all images in folders; or a table, or an archive.
-
-    Args:
-        sources: Paths.
-        root: For a table: the folder that its paths are relative to.
-        column: For a table: its column of paths.
-
-    Raises:
-        SourceError: If there is nothing to predict, or a path is empty or a bundle.
-        UsageError: If root or column are named, and the source is not a table.
-    """
-    named = [sources] if isinstance(sources, str | os.PathLike) else sources
-    paths = [os.fspath(path) for path in named]
-    if len(paths) == 1 and (root or column or _is_collection(paths[0])):
-        return read_source(paths[0], root=root, columns=Columns(path=column or None))
-    if root or column:
-        msg = "--root and --path-column are for a table; name one table and nothing else"
-        raise UsageError(msg)
-    items = tuple(item for path in paths for item in _list_path(path))
-    if not items:
-        raise SourceError(_NOTHING)
-    return Manifest(items, FolderReader(""), ", ".join(paths))
-
-
-def _is_collection(path: str) -> bool:
-    return path.lower().endswith(TABLE_SUFFIXES + ARCHIVE_SUFFIXES) and Path(path).is_file()
-
-
-def _list_path(path: str) -> Iterator[Item]:
-    if not path:
-        msg = f"the path of an image is empty, which could mean any folder; {_ADVICE}"
-        raise SourceError(msg)
-    if (Path(path) / "bundle.json").is_file():
-        msg = f"{path} is a bundle, not a folder of images; name only one bundle, then the images"
-        raise SourceError(msg)
-    if _is_collection(path):
-        msg = f"{path} is a table or an archive; predict it alone, without other images"
-        raise SourceError(msg)
-    if not Path(path).is_dir():
-        yield Item(path)
-        return
-    found = list_folder(path)
-    if not found:
-        logger.warning("%s holds no images", path)
-    for name in found:
-        yield Item(os.path.join(path, name))  # noqa: PTH118 - keeps the user's spelling

@@ -5,6 +5,7 @@ stream, so that no core waits for another within a layer.
 """
 
 import contextlib
+import copy
 import functools
 import logging
 import math
@@ -164,6 +165,30 @@ class OpenVino:
         requests, size = self._requests, self._size
         return embed_in_pieces(functools.partial(self._infer, requests), images, size)
 
+    def open_map(self) -> "tuple[OpenVino, tuple[int, ...]] | None":
+        """Open the map whose mean over its rows and columns is the only output of the network.
+
+        Returns:
+            What runs the same network up to the map, and the shape of the map of one image, channels last. None if the
+            network ends with another pooling.
+        """
+        with translate_errors(self._uri):
+            network = self._network.clone()
+            if not self._fixed:
+                network.reshape([-1, *self._shape])
+            found = _find_averaged(network)
+            if found is None:
+                return None
+            value, channels = found
+            if channels == 1:
+                order = openvino.opset13.constant(np.array([0, 2, 3, 1], np.int64))
+                value = openvino.opset13.transpose(value, order).output(0)
+            shape = tuple(side.get_length() for side in list(value.get_partial_shape())[1:])
+            opened = copy.copy(self)
+            opened._network = openvino.Model([value], network.get_parameters())  # noqa: SLF001 - its own class
+        opened._dims, opened._size, opened._requests = [math.prod(shape)], 0, queue.SimpleQueue()  # noqa: SLF001
+        return opened, shape
+
     def _infer(self, requests: "queue.SimpleQueue[Any]", images: UInt8Images) -> tuple[Features, ...]:
         request = requests.get()
         try:
@@ -177,6 +202,22 @@ class OpenVino:
                 )
         finally:
             requests.put(request)
+
+
+def _find_averaged(network: Any) -> tuple[Any, int] | None:  # noqa: ANN401 - OpenVINO has no types for mypy
+    """Find the map whose mean is the only output of a network, and the axis of its channels."""
+    if len(network.outputs) != 1:
+        return None
+    node = network.outputs[0].get_node().input_value(0).get_node()
+    while node.get_type_name() in {"Reshape", "Squeeze", "Convert"}:
+        node = node.input_value(0).get_node()
+    if node.get_type_name() != "ReduceMean" or node.input_value(1).get_node().get_type_name() != "Constant":
+        return None
+    value, shape = node.input_value(0), node.input_value(0).get_partial_shape()
+    if not shape.rank.is_static or shape.rank.get_length() != 4 or any(side.is_dynamic for side in list(shape)[1:]):  # noqa: PLR2004 - n, h, w, c
+        return None
+    axes = {int(axis) % 4 for axis in node.input_value(1).get_node().get_data().ravel()}
+    return (value, 6 - sum(axes)) if axes in ({1, 2}, {2, 3}) else None
 
 
 @functools.cache

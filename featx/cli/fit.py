@@ -88,6 +88,14 @@ def fit(
             "Keras and the weights.",
         ),
     ] = FIT_DEFAULTS.network,
+    neighbours: Annotated[
+        bool,
+        typer.Option(
+            "--neighbours/--no-neighbours",
+            help="Put the features of the training items into the bundle, for the neighbours and the unfamiliarity of "
+            "featx predict --explain.",
+        ),
+    ] = FIT_DEFAULTS.neighbours,
     as_json: flags.Json = False,
 ) -> None:
     """Fit a classifier on a feature store, or on several of the same images, and test it.
@@ -114,6 +122,7 @@ def fit(
             curve=curve,
             views=views,
             network=network,
+            neighbours=neighbours,
             reporter=reporter,
         )
         run = featx.fit(

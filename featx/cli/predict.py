@@ -82,7 +82,7 @@ def predict(
     """
     import featx
     from featx.items.augmentation import plan_views
-    from featx.prediction import list_images
+    from featx.items.listing import list_images
 
     planned = plan_views(views, augment, view_seed)
     chosen = _choose_format(Format.JSON if as_json else output, out)

@@ -19,6 +19,7 @@ from featx.backbones.untrusted_networks import read_checked
 from featx.bundle import Draft, DraftPart, align_probabilities, read_versions, tabulate_predictions, write_bundle
 from featx.errors import DataError, UsageError
 from featx.evaluation import Evaluation
+from featx.explaining.basis import BASIS, write_basis
 from featx.fitting.choice import Chosen, Plan, describe_folds, plan_best, predict_items, shift, tune_and_choose
 from featx.fitting.dataset import (
     Dataset,
@@ -29,6 +30,7 @@ from featx.fitting.dataset import (
     load_dataset,
     split_dataset,
 )
+from featx.fitting.explanations import Calibrating, describe_basis, make_basis
 from featx.fitting.illustrations import list_illustrations
 from featx.fitting.learning_curve import measure_curve, measure_shots
 from featx.fitting.protocols import find_protocol, plan_head
@@ -140,6 +142,7 @@ class _Outcome:
     probabilities: Probabilities
     trained: NDArray[np.bool_]
     tuned_on: NDArray[np.bool_]
+    calibrating: Calibrating
     test_name: str
     origin: str
     shots: Curve | None = None
@@ -161,7 +164,7 @@ def _hold_out(plans: Sequence[Plan], dataset: Dataset, options: FitOptions, shot
     trained = train | partition.validation
     chosen = tune_and_choose(plans, dataset, train, partition.validation, options.reporter.advance)
     (head, spec), fitted = chosen.plan, chosen.fitted
-    validation = _validate(fitted, chosen.tuned, dataset, partition, spec.seed)
+    calibrating = _validate(fitted, chosen.tuned, dataset, partition)
     if partition.validation.any():
         folds = deal_folds(dataset, trained, spec.seed)
         fitted = fit_tuned(head, dataset.take_training_rows(trained, folds), chosen.tuned)
@@ -172,12 +175,13 @@ def _hold_out(plans: Sequence[Plan], dataset: Dataset, options: FitOptions, shot
         chosen=chosen,
         fitted=fitted,
         notes=(*partition.notes, *chosen.notes, *(few.notes if few else ())),
-        validation=validation,
+        validation=_evaluate_validation(dataset, calibrating, spec.seed),
         test=evaluate_items(dataset, test.members, probabilities, targets, options.seed),
         tested=np.flatnonzero(test.members),
         probabilities=probabilities,
         trained=trained,
         tuned_on=train,
+        calibrating=calibrating,
         test_name=partition.test_name,
         origin=partition.origin,
         shots=few,
@@ -205,29 +209,34 @@ def _cross_validate(plans: Sequence[Plan], dataset: Dataset, options: FitOptions
     progress = shift(options.reporter.advance, options.cv, options.cv + 1)
     chosen = tune_and_choose(plans, dataset, everything, nobody, progress)
     folded = align_probabilities(chosen.tuned.probabilities, chosen.tuned.classes, len(dataset.classes))
+    calibrating = Calibrating(everything, folded)
     return _Outcome(
         chosen=chosen,
         fitted=chosen.fitted,
         notes=(*notes, *chosen.notes, *describe_folds(inside)),
-        validation=evaluate_items(dataset, everything, folded, dataset.targets, options.seed),
+        validation=_evaluate_validation(dataset, calibrating, options.seed),
         test=evaluate_items(dataset, held, probabilities[held], dataset.targets[held], options.seed),
         tested=np.flatnonzero(held),
         probabilities=probabilities[held],
         trained=everything,
         tuned_on=everything,
+        calibrating=calibrating,
         test_name=f"{options.cv}-fold cross-validation",
         origin="cross-validation",
     )
 
 
-def _validate(fitted: FittedHead, tuned: Tuned, dataset: Dataset, partition: Partition, seed: int) -> Evaluation:
-    """Evaluate on the source's validation split, or on the folds that chose the parameters."""
+def _validate(fitted: FittedHead, tuned: Tuned, dataset: Dataset, partition: Partition) -> Calibrating:
+    """Take the probabilities of the source's validation split, or those of the folds that chose the parameters."""
     members = partition.validation
     if members.any():
-        found = predict_items(fitted, dataset, members)
-        return evaluate_items(dataset, members, found, dataset.targets[members], seed)
-    probabilities = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
-    return evaluate_items(dataset, partition.train, probabilities, dataset.targets[partition.train], seed)
+        return Calibrating(members, predict_items(fitted, dataset, members))
+    return Calibrating(partition.train, align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes)))
+
+
+def _evaluate_validation(dataset: Dataset, validated: Calibrating, seed: int) -> Evaluation:
+    members = validated.members
+    return evaluate_items(dataset, members, validated.probabilities, dataset.targets[members], seed)
 
 
 def _conclude(
@@ -330,17 +339,19 @@ def _draft_bundle(
 ) -> Draft:
     ids, labels = dataset.store.ids[dataset.rows], dataset.labels
     truth, on = dataset.targets[outcome.tested], Path(to_text(str(dataset.store.path))).name
+    basis = make_basis(dataset, outcome.trained, outcome.calibrating, with_items=options.neighbours)
+    plots = list_illustrations(run, outcome.chosen.tuned, outcome.fitted, outcome.probabilities, truth, on=on)
     return Draft(
         parts=parts,
         head_spec=run.head,
         classes=dataset.classes,
         head=outcome.fitted.estimator,
-        record=_make_record(run, dataset, outcome, options),
+        record={**_make_record(run, dataset, outcome, options), "explanation": describe_basis(basis)},
         test=outcome.test,
         metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
         items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
         predictions=predictions,
-        extras=list_illustrations(run, outcome.chosen.tuned, outcome.fitted, outcome.probabilities, truth, on=on),
+        extras={**plots, BASIS: functools.partial(write_basis, basis)},
         title=f"{run.head.name} on {on}, {run.test_name}",
     )
 

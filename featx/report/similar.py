@@ -16,11 +16,12 @@ from featx.errors import SpecMismatchError
 from featx.files import say_failures
 from featx.golden import MAX_DRIFT, measure_drift
 from featx.heads.rows import FeatureRows
+from featx.items.listing import list_sources
 from featx.items.manifest import Reader
 from featx.items.pictures import Picture
 from featx.items.reading import Listing
 from featx.options import EMBED_DEFAULTS, EmbedOptions
-from featx.prediction import embed_listing, list_sources
+from featx.prediction import embed_listing
 from featx.report.contact_sheets import Tile, draw_contact_sheet, find_pictures, make_tile
 from featx.store import FeatureStore
 

@@ -1,0 +1,1 @@
+"""How far a prediction can be trusted: conformal sets, similar training items, unfamiliarity and heat maps."""

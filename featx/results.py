@@ -1,6 +1,7 @@
 """Results: a run of `fit` or `finetune`, the parameters that were tried, the learning curve, and predictions."""
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -106,6 +107,17 @@ class Explanation(Prediction):
     unfamiliar: bool = False
     heat: NDArray[np.float32] | None = None
     heat_method: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what explains the prediction as plain values, ready for JSON; an unknown unfamiliarity is None."""
+        return {
+            "set": list(self.labels),
+            "unfamiliarity": None if math.isnan(self.unfamiliarity) else self.unfamiliarity,
+            "unfamiliar": self.unfamiliar,
+            "neighbours": [asdict(one) for one in self.neighbours],
+            "heat": None if self.heat is None else [[round(cell, 3) for cell in row] for row in self.heat.tolist()],
+            "heat_method": self.heat_method,
+        }
 
 
 @dataclass(frozen=True, slots=True)

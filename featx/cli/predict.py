@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from featx.cli import flags
+from featx.cli.explanations import TABLE_COLUMNS, Explanations, list_table_cells
 from featx.cli.output import format_table, print_notes
 from featx.cli.prediction_file import MOST_COLUMNS, USUAL_TOP, Layout, PredictionFile, is_json_file, rank
 from featx.errors import SourceError, UsageError
@@ -71,6 +73,41 @@ def predict(
     views: flags.PredictedViews = 0,
     augment: flags.Augment = "",
     view_seed: flags.ViewSeed = 0,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Also print the classes that cannot be excluded, how unfamiliar the image is, and the most similar "
+            "training image; JSON has a heat map as well.",
+        ),
+    ] = False,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="With --explain: the set of this share of new images has the true class. By default, 0.9.",
+        ),
+    ] = None,
+    neighbours: Annotated[
+        int | None,
+        typer.Option(min=0, metavar="K", help="With --explain: number of similar training images. By default, 5."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE",
+            help="With --explain: call an image unfamiliar if it is farther from the training images than this share "
+            "of them is from the others. By default, 0.95.",
+        ),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --explain: draw each image, its heat map and the training images that are most similar to it "
+            "to this .png.",
+        ),
+    ] = None,
     batch_size: flags.BatchSize = EMBED_DEFAULTS.batch_size,
     workers: flags.Workers = EMBED_DEFAULTS.workers,
     runtime: flags.Runtime = EMBED_DEFAULTS.runtime,
@@ -84,11 +121,13 @@ def predict(
     from featx.items.augmentation import plan_views
     from featx.items.listing import list_images
 
+    asked = {"coverage": coverage, "neighbours": neighbours, "threshold": threshold, "sheet": sheet}
+    explanations = Explanations(asked, views, explain=explain)
     planned = plan_views(views, augment, view_seed)
     chosen = _choose_format(Format.JSON if as_json else output, out)
     predictor = featx.Predictor.load(flags.find_bundle(bundle, images), runtime=runtime)
     manifest = list_images(read_lists(images), root=root, column=path_column or "")
-    layout = _plan_layout(predictor.classes, top, chosen)
+    layout = replace(_plan_layout(predictor.classes, top, chosen), explained=explanations.text)
     is_terminal = out is None and sys.stdout is not None and sys.stdout.isatty()
     tally = _Tally(predictor.bundle.read_trained())
     # Where rows appear on the terminal, they are the progress; a bar would run into them.
@@ -96,18 +135,19 @@ def predict(
         options = EmbedOptions(batch_size=batch_size, workers=workers, runtime=runtime, reporter=reporter)
 
         def run(listed: Any) -> Iterator[Any]:  # noqa: ANN401 - a Manifest
-            return tally.count(predictor.predict(listed, options, views=planned)) if listed.items else iter(())
+            if not listed.items:
+                return iter(())
+            if explain:
+                return tally.count(explanations.explain(predictor, listed, options, heat=layout.is_json))
+            return tally.count(predictor.predict(listed, options, views=planned))
 
         if out is not None:
             wanted = planned.to_json() if planned else ""
             file = PredictionFile(out, layout, predictor.bundle.path, wanted, _find_base(manifest))
             _append(file, manifest, run, tally)
-        elif chosen is Format.TABLE:
-            _print_table(run(manifest), layout)
         else:
-            typer.echo(layout.header, nl=False)
-            for row in run(manifest):
-                typer.echo(layout.format(row), nl=False)
+            (_print_table if chosen is Format.TABLE else _print_lines)(run(manifest), layout)
+    explanations.draw(predictor.bundle)
     tally.report()
 
 
@@ -215,8 +255,6 @@ def _append(file: PredictionFile, manifest: Any, run: Callable[[Any], Iterator[A
     Raises:
         SourceError: If no image of any run could be read.
     """
-    from dataclasses import replace
-
     pending = tuple(item for item in manifest.items if not file.take_done(item.id))
     kept = len(manifest) - len(pending)
     tally.n_read += file.n_rows - file.n_failed
@@ -230,16 +268,25 @@ def _append(file: PredictionFile, manifest: Any, run: Callable[[Any], Iterator[A
         raise SourceError(msg)
 
 
+def _print_lines(predictions: Iterable[Any], layout: Layout) -> None:
+    typer.echo(layout.header, nl=False)
+    for row in predictions:
+        typer.echo(layout.format(row), nl=False)
+
+
 def _print_table(predictions: Iterable[Any], layout: Layout) -> None:
     head = ["image", "label", "probability"]
     for place in range(2, layout.top + 1):
         head += [f"label {place}", "probability"]
+    n_best = len(head)
+    head += TABLE_COLUMNS if layout.explained else ()
     # One screen at a time, so that a long table begins at once and still lines up.
     for rows in gather(predictions, _FLUSH_ROWS):
         table = []
         for row in rows:
             best = rank(row, layout.classes, layout.top or 1) or [("-", float("nan"))] * (layout.top or 1)
             cells = [cell for label, share in best for cell in (label, "-" if row.error else f"{share:.3f}")]
+            cells += list_table_cells(row) if layout.explained else []
             table.append((row.path, *cells, row.error))
-        left = (0, *range(1, len(head), 2), len(head))
+        left = (0, *range(1, n_best, 2), n_best, *range(n_best + 1, len(head) + 1))
         typer.echo(format_table((*head, ""), table, left=left))

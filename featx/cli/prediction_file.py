@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from featx.cli.explanations import CSV_COLUMNS, list_csv_cells
 from featx.cli.output import to_json
 from featx.errors import SourceError, UsageError
 from featx.wording import to_text
@@ -33,11 +34,13 @@ class Layout:
         classes: The classes of the bundle.
         top: Number of best classes; 0 for all classes, in the order of the bundle.
         is_json: Whether lines are JSON; CSV if not.
+        explained: Text of what explanations were asked for; empty for none.
     """
 
     classes: tuple[str, ...]
     top: int
     is_json: bool
+    explained: str = ""
 
     @property
     def header(self) -> str:
@@ -45,9 +48,9 @@ class Layout:
         if self.is_json:
             return ""
         best = [f"{kind}_{rank}" for rank in range(1, self.top + 1) for kind in ("label", "probability")]
-        return _format_csv(
-            ["path", "label", "probability", *(best or [f"probability_{name}" for name in self.classes]), "error"]
-        )
+        shares = best or [f"probability_{name}" for name in self.classes]
+        explained = CSV_COLUMNS if self.explained else ()
+        return _format_csv(["path", "label", "probability", *shares, *explained, "error"])
 
     def format(self, row: Any) -> str:  # noqa: ANN401 - a Prediction, whose module loads numpy
         """Return the line of a prediction, with its line break."""
@@ -58,7 +61,9 @@ class Layout:
                 cells = [f"{share:.6g}" for share in row.probabilities]
             n_cells = 2 * self.top or len(self.classes)
             probability = "" if row.error else f"{row.probability:.6g}"
-            return _format_csv([to_text(row.path), row.label, probability, *(cells or [""] * n_cells), row.error])
+            cells = cells or [""] * n_cells
+            cells += list_csv_cells(row) if self.explained else []
+            return _format_csv([to_text(row.path), row.label, probability, *cells, row.error])
         if row.error:
             return f"{to_json({'path': row.path, 'error': row.error})}\n"
         values = {"path": row.path, "label": row.label, "probability": row.probability}
@@ -66,6 +71,8 @@ class Layout:
             values["top"] = [{"label": label, "probability": share} for label, share in best]
         else:
             values["probabilities"] = dict(zip(self.classes, row.probabilities.tolist(), strict=True))
+        if self.explained:
+            values |= row.to_dict()
         return f"{to_json(values)}\n"
 
 
@@ -132,6 +139,7 @@ class PredictionFile:
             "views": views,
             # From the file, so that both may be moved together.
             "base": os.path.relpath(Path(base).resolve(), path.parent.resolve()) if base else "",
+            **({"explained": layout.explained} if layout.explained else {}),
         }
         if path.is_dir():
             msg = f"--out is {str(path)!r}, which is a folder; name a file in it"
@@ -213,7 +221,8 @@ class PredictionFile:
             raise UsageError(msg)
         self._record["base"] = self._record["base"] or base
         if found | {"base": self._record["base"]} != self._record:
-            msg = f"{self.path} was written with other values of --top, --views, --augment or --view-seed; {advice}"
+            options = "--top, --views, --augment, --view-seed or --explain"
+            msg = f"{self.path} was written with other values of {options}; {advice}"
             raise UsageError(msg)
 
     def _parse(self, line: bytes) -> tuple[str, bool] | None:
@@ -221,6 +230,7 @@ class PredictionFile:
         if not line.endswith(b"\n"):
             return None
         n_cells = 4 + (2 * self._layout.top or len(self._layout.classes))
+        n_cells += len(CSV_COLUMNS) if self._layout.explained else 0
         try:
             if self._layout.is_json:
                 values = json.loads(line)

@@ -86,22 +86,27 @@ class Conformal:
     def find_thresholds(self, coverage: float) -> Thresholds:
         """Find the thresholds for a coverage.
 
-        Every class gets its own (Vovk 2012, "Conditional validity of inductive conformal predictors", section 4) if
-        each has 20 units, and 5 above the threshold; otherwise all share one.
+        Every class gets its own (V. Vovk, "Conditional validity of inductive conformal predictors", ACML 2012) if each
+        has 20 units, and 5 above the threshold. Otherwise all share one, and sets are not smaller than at the
+        highest coverage where each class has its own, so that sets only grow with the coverage.
 
         Raises:
             UsageError: If the coverage is not between 0 and 1.
         """
         check_share("coverage", coverage)
-        n_classes, fewest = len(self.classes), max(_FEWEST, math.ceil(_ITEMS_ABOVE / (1 - coverage) - _ROUNDING))
-        members = [self.positions == place for place in range(n_classes)]
+        members = [self.positions == place for place in range(len(self.classes))]
         counts = [len(np.unique(self.units[own])) for own in members]
+        fewest = max(_FEWEST, math.ceil(_ITEMS_ABOVE / (1 - coverage) - _ROUNDING))
+        highest = 1 - _ITEMS_ABOVE / min(counts) if min(counts) >= _FEWEST else 0.0
+        values = np.full(len(self.classes), -math.inf)
+        if highest:
+            share = min(coverage, highest)
+            values = np.array([find_threshold(self.scores[own], self.units[own], share) for own in members])
         if min(counts) >= fewest:
-            values = [find_threshold(self.scores[own], self.units[own], coverage) for own in members]
-            return Thresholds(coverage, np.array(values, np.float32), by_class=True)
+            return Thresholds(coverage, values.astype(np.float32), by_class=True)
         value = find_threshold(self.scores, self.units, coverage)
         note = self._note_pooling(coverage, counts, fewest) if math.isfinite(value) else self._note_lack(coverage)
-        return Thresholds(coverage, np.full(n_classes, value, np.float32), by_class=False, note=note)
+        return Thresholds(coverage, np.maximum(values, value).astype(np.float32), by_class=False, note=note)
 
     def _note_pooling(self, coverage: float, counts: list[int], fewest: int) -> str:
         least = int(np.argmin(counts))

@@ -26,6 +26,7 @@ from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.evaluation.plots import EQUAL_BINS, plot_reliability
 from featx.evaluation.reliability import measure_reliability_for_plot
+from featx.explaining.basis import BASIS, write_basis
 from featx.files import make_folder, say_failures, write_table
 from featx.finetuning.feature_maps import Cut, FineTuneData, prepare_data
 from featx.finetuning.first_head import FirstHead, FrozenFeatures, fit_first_head, is_tuned, plan_first_head
@@ -49,6 +50,7 @@ from featx.fitting.dataset import (
     is_tunable,
     split_dataset,
 )
+from featx.fitting.explanations import describe_basis, make_trained_basis
 from featx.fitting.illustrations import tabulate_reliability
 from featx.fitting.preconditions import check_manifest
 from featx.golden import MAX_DRIFT, Golden, make_golden_files, measure_drift
@@ -101,7 +103,14 @@ class TrainedNetwork:
 
     def predict(self, items: NDArray[np.intp]) -> Probabilities:
         """Predict items without augmentation: float64 `(n, n_classes)`."""
-        features = embed_items(self.trainable, self.data.feed, items, self.spec.batch_size)
+        return self.classify(self.embed(items))
+
+    def embed(self, items: NDArray[np.intp]) -> NDArray[np.float32]:
+        """Embed items without augmentation: float32 `(n, dim)`."""
+        return embed_items(self.trainable, self.data.feed, items, self.spec.batch_size)
+
+    def classify(self, features: NDArray[np.float32]) -> Probabilities:
+        """Predict features: float64 `(n, n_classes)`."""
         probabilities = self.first.network.predict_proba(features)
         return align_probabilities(probabilities, self.first.network.classes_, len(self.data.dataset.classes))
 
@@ -189,6 +198,7 @@ def draft_bundle(
     dataset, data = trained.data.dataset, trained.data
     store, tested = data.stores[0], np.flatnonzero(trained.partition.test.members)
     ids = store.ids[dataset.rows]
+    basis = make_trained_basis(dataset, trained.roles.train, trained.roles.held, trained.embed, trained.classify)
     record = {
         "created_with": {**store.created_with, **read_versions()},
         "split": describe_split(
@@ -198,6 +208,7 @@ def draft_bundle(
         "finetune": trained.spec.to_dict(),
         "rules": RULES,
         "backbone": make_spec(network, output, image).backbone.to_dict(),
+        "explanation": describe_basis(basis),
     }
     return Draft(
         parts=(DraftPart(make_spec(tuned, tuned.outputs[0], image), golden, str(path)),),
@@ -209,7 +220,10 @@ def draft_bundle(
         metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
         items={"id": ids, "sha256": dataset.keys, "label": dataset.labels, "role": _name_roles(trained)},
         predictions=tabulate_predictions(ids, dataset.labels, tested, probabilities, dataset.classes),
-        extras=_list_illustrations(run, trained, probabilities, folder),
+        extras={
+            **_list_illustrations(run, trained, probabilities, folder),
+            BASIS: functools.partial(write_basis, basis),
+        },
         title=f"{run.head.name}, fine-tuned {run.finetuned.backbone if run.finetuned else ''}, {run.test_name}",
     )
 

@@ -1,5 +1,6 @@
 """What a fit leaves in its bundle to explain predictions with."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,38 @@ def make_basis(dataset: Dataset, trained: NDArray[np.bool_], calibrating: Calibr
     features = find_directions(dataset.take_features(kept)[:], widths)
     familiarity = measure_familiarity(features, dataset.find_units(kept))
     return Basis(conformal, KnownItems(features, chosen.astype(np.int32), familiarity, widths, find_root(dataset)))
+
+
+def make_trained_basis(
+    dataset: Dataset,
+    train: NDArray[np.intp],
+    held: NDArray[np.intp],
+    embed: Callable[[NDArray[np.intp]], NDArray[np.float32]],
+    classify: Callable[[NDArray[np.float32]], NDArray[np.float64]],
+) -> Basis:
+    """Make the basis of explanations for a network that was trained itself.
+
+    It knows the items that it was trained on better than new ones, so what is familiar is measured by those that were
+    held out.
+
+    Args:
+        dataset: All items.
+        train: int `(n_train,)`, the items that it was trained on.
+        held: int `(n_held,)`, the items that were held out to choose the epoch.
+        embed: Returns the features of items, float32 `(n, dim)`.
+        classify: Returns the probabilities `(n, n_classes)` of features.
+    """
+    units = dataset.find_units(np.ones(len(dataset), bool))
+    held_features = embed(held) if len(held) else embed(train[:1])[:0]
+    dim = held_features.shape[1]
+    conformal = None
+    if len(held):
+        chances = classify(held_features)
+        conformal = Conformal.measure(chances, dataset.targets[held], units[held], dataset.classes)
+    chosen = train[sample_rows(dataset.targets[train], limit_items(dim))]
+    features = find_directions(embed(chosen), (dim,))
+    familiarity = measure_familiarity(features, units[chosen], find_directions(held_features, (dim,)))
+    return Basis(conformal, KnownItems(features, chosen.astype(np.int32), familiarity, (dim,), find_root(dataset)))
 
 
 def find_root(dataset: Dataset) -> str:

@@ -96,7 +96,7 @@ class Server:
         asked = await _offload(len(body), lambda: self.bodies.parse(body, content_type, query))
         model = self.find_model(asked.model)
         if asked.explain and not model.can_explain:
-            raise RequestError(400, "this server does not explain predictions; leave out explain")
+            raise RequestError(400, f"{model.name} has nothing to explain predictions with; leave out explain")
         request.scope["featx.images"] = len(asked.pictures)
         answers = await model.answer([data for _, data in asked.pictures], deadline, explain=asked.explain)
         values = format_answers(model, [name for name, _ in asked.pictures], answers, asked.top)

@@ -54,6 +54,20 @@ def test_a_bad_picture_gets_its_reason_and_the_others_are_answered(server, files
     assert server.request("POST", "/predict", b"<html>", content_type="image/jpeg")[0] == 422
 
 
+def test_explanations_are_those_of_the_library(server, bundle, files):
+    data = files[1].read_bytes()
+    (wanted,) = Predictor.load(bundle).explain([data])
+    _, found = server.request("POST", "/predict?explain=true", data, content_type="image/png")
+    (row,) = found["predictions"]
+    shown = row["explanation"]
+    assert (row["label"], shown["labels"]) == (wanted.label, list(wanted.labels))
+    assert shown["unfamiliarity"] == pytest.approx(wanted.unfamiliarity)
+    assert [one["item"] for one in shown["neighbours"]] == [one.item for one in wanted.neighbours]
+    np.testing.assert_allclose(shown["heat"], wanted.heat, atol=2e-3)
+    assert not [key for one in shown["neighbours"] for key in one if key in {"path", "jpeg"}]
+    assert server.request("POST", "/predict?explain=true", b"<html>", content_type="image/png")[0] == 422
+
+
 def test_the_triton_client_works_unmodified(server, bundle, files, expected):
     triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
     client = triton.InferenceServerClient(server.url.removeprefix("http://"))

@@ -48,6 +48,9 @@ def test_dropped_files_are_classified_or_refused_with_the_reason(browser, server
     assert prediction["label"] in cards["seven.png"][0]
     assert share in cards["seven.png"][0]
     assert cards["seven.png"][3] == 5
+    heat = "card.querySelector('.heat').getContext('2d').getImageData(0, 0, 8, 8).data.some((value) => value > 0)"
+    shown = f"[...document.querySelectorAll('article')].map((card) => [{heat}, card.querySelectorAll('figure').length])"
+    assert json.loads(browser.evaluate(f"JSON.stringify({shown})")) == [[False, 0], [True, 5]]
     assert cards["broken.jpg"][0] == "Not classified"
     assert "truncated or damaged JPEG" in cards["broken.jpg"][1]
     browser.evaluate(

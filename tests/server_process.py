@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 
 class ServerProcess:
@@ -21,7 +22,7 @@ class ServerProcess:
     """
 
     def __init__(self, *arguments, **environment):
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - __exit__ closes it
         command = [sys.executable, "-m", "featx", "serve", *map(str, arguments), "--port", "0"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self._log, text=True, env={**os.environ, **environment}
@@ -55,8 +56,8 @@ class ServerProcess:
 
     def count_bytes(self):
         """Count the bytes of memory that it has in use."""
-        with open(f"/proc/{self.process.pid}/status") as file:
-            return int(re.search(r"VmRSS:\s+(\d+)", file.read())[1]) * 1024
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s+(\d+)", text)[1]) * 1024
 
     def request(self, method, path, body=None, **headers):
         """Send a request, and return its status and its JSON, or its text."""

@@ -63,6 +63,13 @@ def serve(
     timeout: Annotated[
         float, typer.Option(min=0.1, max=3600, metavar="SECONDS", help="Time after which a request is given up.")
     ] = SERVE_DEFAULTS.timeout,
+    training_pictures: Annotated[
+        bool,
+        typer.Option(
+            "--training-pictures",
+            help="Show small pictures of similar training images, where they still are on this machine.",
+        ),
+    ] = SERVE_DEFAULTS.training_pictures,
     runtime: flags.Runtime = SERVE_DEFAULTS.runtime,
 ) -> None:
     """Serve bundles over HTTP, with a page for people at /.
@@ -83,6 +90,7 @@ def serve(
         max_pixels=max_pixels,
         max_images=max_images,
         timeout=timeout,
+        training_pictures=training_pictures,
         runtime=runtime,
     )
     try:

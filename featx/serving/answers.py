@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from featx.results import Explanation
 from featx.serving.models import Answer, Model
 
 _DIGITS = 6
@@ -34,21 +35,23 @@ def format_answer(name: str, answer: Answer, classes: Sequence[str], top: int) -
     else:
         row["probabilities"] = dict(zip(classes, probabilities.tolist(), strict=True))
     if answer.explanation is not None:
-        row["explanation"] = format_explanation(answer.explanation)
+        row["explanation"] = format_explanation(answer.explanation, answer.neighbours)
     return row
 
 
-def format_explanation(found: Any) -> dict[str, Any]:  # noqa: ANN401 - an Explanation
+def format_explanation(found: Explanation, pictures: Sequence[str]) -> dict[str, Any]:
     """Return the object of an explanation; paths on the machine of the server are left out."""
-    unfamiliarity = float(found.unfamiliarity)
+    neighbours: list[dict[str, Any]] = [
+        {"item": one.item, "label": one.label, "similarity": round(one.similarity, _DIGITS)} for one in found.neighbours
+    ]
+    for row, picture in zip(neighbours, pictures, strict=False):
+        if picture:
+            row["jpeg"] = picture
     return {
         "labels": list(found.labels),
-        "unfamiliar": bool(found.unfamiliar),
-        "unfamiliarity": unfamiliarity if math.isfinite(unfamiliarity) else None,
-        "neighbours": [
-            {"item": one.item, "label": one.label, "similarity": round(float(one.similarity), _DIGITS)}
-            for one in found.neighbours
-        ],
+        "unfamiliar": found.unfamiliar,
+        "unfamiliarity": found.unfamiliarity if math.isfinite(found.unfamiliarity) else None,
+        "neighbours": neighbours,
         "heat": None if found.heat is None else [[round(cell, 3) for cell in row] for row in found.heat.tolist()],
         "heat_method": found.heat_method,
     }

@@ -1,6 +1,7 @@
 """The HTTP interface: routes, and what happens around each request."""
 
 import asyncio
+import contextlib
 import hmac
 import json
 import logging
@@ -8,7 +9,6 @@ import re
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,12 @@ _SECURITY_HEADERS = {
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
+#: h11 has a limit only for heads that arrive in pieces.
+_MOST_HEADERS, _MOST_HEADER_BYTES = 100, 16 * 2**10
+
 #: A client that sends more than the server takes may send so much longer before the connection is closed: it would
 #: else see a reset connection instead of the reason.
-_DRAIN_SECONDS = 1.0
+_DRAIN_SECONDS, _SILENT_SECONDS = 1.0, 0.1
 
 access_log = logging.getLogger("featx.serving.access")
 logger = logging.getLogger("featx.serving")
@@ -93,7 +96,7 @@ class Server:
         asked = await _offload(len(body), lambda: self.bodies.parse(body, content_type, query))
         model = self.find_model(asked.model)
         if asked.explain and not model.can_explain:
-            raise RequestError(400, "this server does not explain predictions; leave out explain")
+            raise RequestError(400, f"{model.name} has nothing to explain predictions with; leave out explain")
         request.scope["featx.images"] = len(asked.pictures)
         answers = await model.answer([data for _, data in asked.pictures], deadline, explain=asked.explain)
         values = format_answers(model, [name for name, _ in asked.pictures], answers, asked.top)
@@ -161,7 +164,9 @@ def _refuse(status: int, reason: str, *, closes: bool = False) -> Response:
 
 
 async def _explain_status(request: HttpRequest, error: Exception) -> Response:
-    """Answer what has no route."""
+    """Answer what has no route, or no model."""
+    if isinstance(error, RequestError):
+        return _refuse(error.status, str(error))
     status = error.status_code if isinstance(error, HTTPException) else 500
     known = "/predict, /models, /v2, /metrics, /healthz, /readyz and /openapi.json"
     reasons = {404: f"there is nothing at this path; there are {known}", 405: "this path takes another method"}
@@ -182,7 +187,7 @@ def make_application(models: Models, options: ServeOptions) -> FastAPI:
     """
     server = Server(models, options)
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def run(_: FastAPI) -> AsyncIterator[None]:
         following = asyncio.create_task(models.follow())
         yield
@@ -200,6 +205,7 @@ def make_application(models: Models, options: ServeOptions) -> FastAPI:
     )
     app.state.server = server
     app.add_exception_handler(HTTPException, _explain_status)
+    app.add_exception_handler(RequestError, _explain_status)
     _add_pages(app)
     _add_health(app, server)
     _add_models(app, server)
@@ -295,7 +301,7 @@ def _limit(server: Server, handler: Handler) -> Callable[[HttpRequest], Awaitabl
                 request.scope["featx.body_bytes"] = len(body)
                 return await handler(request, body, deadline)
         except RequestError as error:
-            if not is_read:
+            if not is_read and "expect" not in request.headers:  # else reading would ask for the body
                 await _drain(request)
             return _refuse(error.status, str(error), closes=not is_read)
         except OverloadError as error:
@@ -313,12 +319,12 @@ def _limit(server: Server, handler: Handler) -> Callable[[HttpRequest], Awaitabl
 
 async def _drain(request: HttpRequest) -> None:
     """Read what a client goes on to send, for a moment, and forget it."""
-    try:
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            while (await request.receive())["type"] == "http.request":
-                pass
-    except TimeoutError:
-        return
+    until = time.monotonic() + _DRAIN_SECONDS
+    with contextlib.suppress(TimeoutError):
+        while time.monotonic() < until:
+            message = await asyncio.wait_for(request.receive(), _SILENT_SECONDS)
+            if not message.get("more_body"):
+                return
 
 
 class Surroundings:
@@ -369,6 +375,8 @@ class Surroundings:
 
     def _check_access(self, scope: Scope, headers: dict[str, str]) -> Response | None:
         """Return the refusal of a request; None if it is answered."""
+        if len(scope["headers"]) > _MOST_HEADERS or sum(map(len, headers.values())) > _MOST_HEADER_BYTES:
+            return _refuse(431, "the head of the request has too many fields, or too long ones", closes=True)
         if self._server.options.is_local:
             host = headers.get("host", "").rpartition(":")
             name = host[0] if host[1] and host[2].isdigit() else "".join(host)

@@ -23,13 +23,14 @@ def _list(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
 
+_BASE64 = {"type": "string", "contentEncoding": "base64"}
 _SHARE = _object({"label": _TEXT, "probability": _NUMBER})
 _EXPLANATION = _object(
     {
         "labels": _list(_TEXT),
         "unfamiliar": _FLAG,
         "unfamiliarity": {"type": ["number", "null"]},
-        "neighbours": _list(_object({"item": _TEXT, "label": _TEXT, "similarity": _NUMBER})),
+        "neighbours": _list(_object({"item": _TEXT, "label": _TEXT, "similarity": _NUMBER}, {"jpeg": _BASE64})),
         "heat": {"type": ["array", "null"], "items": _list(_NUMBER)},
         "heat_method": _TEXT,
     }
@@ -49,7 +50,6 @@ _PREDICTION = {
 }
 _PREDICTIONS = _object({"model": _TEXT, "version": _TEXT, "predictions": _list(_PREDICTION)})
 _ERROR = _object({"error": _TEXT})
-_BASE64 = {"type": "string", "contentEncoding": "base64"}
 _ASKED = {"top": _TOP, "explain": _FLAG, "model": _TEXT}
 _TENSOR = _object(
     {"name": _TEXT, "datatype": _TEXT, "shape": _list({"type": "integer"})},

@@ -89,7 +89,7 @@ def read_request(body: bytes, length: str, max_images: int, max_pixels: int) -> 
 
 def _read_input(tensor: dict[str, Any], binary: memoryview, max_images: int, max_pixels: int) -> list[bytes]:
     name, kind = tensor.get("name"), tensor.get("datatype")
-    if name != INPUT or kind not in {"UINT8", "BYTES"}:
+    if name != INPUT or not isinstance(kind, str) or kind not in {"UINT8", "BYTES"}:
         raise RequestError(400, f"the input must be called {INPUT} and have the datatype UINT8 or BYTES")
     shape, size = _read_shape(tensor), _read_size(tensor, binary)
     if kind == "BYTES":

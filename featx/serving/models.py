@@ -1,6 +1,7 @@
 """The models that a server has: each a bundle that can be exchanged while requests are answered."""
 
 import asyncio
+import hashlib
 import logging
 import os
 import threading
@@ -9,14 +10,15 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import FeatxError, UsageError
-from featx.prediction import Predictor
+from featx.errors import FeatxError, ImageError, UsageError
+from featx.explaining.explaining import read_neighbour
+from featx.items.thumbnails import encode_thumbnail
 from featx.references import LATEST, MANIFEST, find_bundle
+from featx.results import Explanation
 from featx.serving.batching import Batcher, LateError, OverloadError, Room
 from featx.serving.metrics import MOST_LABELS, Metrics
 from featx.serving.network import ServedPredictor, check_picture
@@ -24,6 +26,9 @@ from featx.serving.options import ServeOptions
 
 #: Explanations that may wait; each takes as long as many pictures.
 _MOST_EXPLANATIONS = 8
+
+#: Longer side of the picture of a similar training image.
+_THUMBNAIL_PX = 128
 
 #: How often a reference such as `runs/latest` is looked up.
 FOLLOW_SECONDS = 2.0
@@ -38,12 +43,14 @@ class Answer:
     Attributes:
         probabilities: `(n_classes,)`; None if there is an error.
         error: The reason why it cannot be read; empty if it can.
-        explanation: What `Predictor.explain` returned, if it was asked for.
+        explanation: The explanation, if it was asked for.
+        neighbours: Pictures of its neighbours as JPEG in base64, or empty.
     """
 
     probabilities: NDArray[np.float64] | None
     error: str = ""
-    explanation: Any = None
+    explanation: Explanation | None = None
+    neighbours: tuple[str, ...] = ()
 
 
 class Model:
@@ -59,7 +66,7 @@ class Model:
     def __init__(self, name: str, path: Path, options: ServeOptions, room: Room, metrics: Metrics) -> None:
         self.name, self.path, self.version = name, path, path.resolve().name
         self._options, self._metrics = options, metrics
-        predictor = ServedPredictor.load(path, runtime=options.runtime)
+        self._predictor = predictor = ServedPredictor.load(path, runtime=options.runtime)
         parallel = predictor.prepare(options.runtime)
         self.classes = predictor.classes
         self.metrics_of_test = dict(predictor.bundle.metrics.get("test") or {})
@@ -73,14 +80,13 @@ class Model:
             parallel=parallel,
             metrics=metrics,
         )
-        self._explainer: Predictor | None = None
         self._explanations = Room(_MOST_EXPLANATIONS)
         self._explain_pool = ThreadPoolExecutor(1, thread_name_prefix="featx-explain")
 
     @property
     def can_explain(self) -> bool:
         """Whether it explains its predictions."""
-        return hasattr(Predictor, "explain")
+        return self._predictor.can_explain
 
     async def answer(self, pictures: Sequence[bytes], deadline: float, *, explain: bool) -> list[Answer]:
         """Answer pictures, each with its error if it cannot be read.
@@ -117,12 +123,18 @@ class Model:
             raise LateError(msg)
         try:
             check_picture(data, self._options.max_pixels)
-        except FeatxError as error:
+            found = self._predictor.explain_one(data, hashlib.sha256(data).hexdigest())
+        except ImageError as error:
             return Answer(None, str(error))
-        if self._explainer is None:  # of its own, since explaining may compile the network for other batches
-            self._explainer = Predictor.load(self.path, runtime=self._options.runtime)
-        (found,) = self._explainer.explain([data])  # type: ignore[attr-defined]
-        return Answer(found.probabilities, found.error, None if found.error else found)
+        return Answer(found.probabilities, "", found, self._show_neighbours(found))
+
+    def _show_neighbours(self, found: Explanation) -> tuple[str, ...]:
+        """Return small JPEGs of the similar training images in base64; empty for those that are gone."""
+        pictures = []
+        for neighbour in found.neighbours if self._options.training_pictures else ():
+            data = read_neighbour(neighbour)
+            pictures.append(encode_thumbnail(data, _THUMBNAIL_PX, "JPEG", quality=80) if data else "")
+        return tuple(pictures)
 
     def _count(self, answers: Sequence[Answer]) -> None:
         for one in answers:

@@ -7,10 +7,13 @@ from numpy.typing import NDArray
 
 from featx.backbones.running import Runner
 from featx.errors import ImageError
+from featx.explaining.basis import BASIS
+from featx.explaining.explaining import Explainer, Network, Wanted
 from featx.items.decoding import decode, probe
 from featx.items.reading import count_views, expand_views, limit_ahead
 from featx.options import EmbedOptions, count_cores
 from featx.prediction import Predictor
+from featx.results import Explanation, Prediction
 
 #: A JPEG of more scans than this only serves to keep decoders busy: libjpeg reads the whole picture for each. Cameras
 #: and encoders write up to 12.
@@ -21,7 +24,9 @@ Forms = tuple[NDArray[np.uint8], ...]
 
 
 class ServedPredictor(Predictor):
-    """A bundle whose networks stay compiled, as `Predictor.predict` compiles them for each call."""
+    """A bundle whose networks stay compiled, which `Predictor.predict` compiles for each call."""
+
+    _explainer: Explainer | None
 
     def prepare(self, runtime: str) -> int:
         """Compile the networks, and run each once.
@@ -32,6 +37,7 @@ class ServedPredictor(Predictor):
         Returns:
             The number of batches that keep the machine busy.
         """
+        self._runtime, self._explainer = runtime, None
         views = self.bundle.views
         self._views = [] if views is None else [views]
         # OpenVINO runs single images, each core its own: as fast as pairs within 5 % (MobileNetV2, two cores), and
@@ -71,12 +77,42 @@ class ServedPredictor(Predictor):
 
     def answer(self, pictures: Sequence[Forms]) -> NDArray[np.float64]:
         """Return class probabilities `(n, n_classes)` of decoded images; safe in several threads."""
+        return self._classify(self._embed_forms(pictures))
+
+    @property
+    def can_explain(self) -> bool:
+        """Whether the bundle has what explanations are based on."""
+        return BASIS in self.bundle.files
+
+    def explain_one(self, data: bytes, sha256: str) -> Explanation:
+        """Explain the prediction of one image file; not safe in several threads.
+
+        Args:
+            data: The bytes of the file.
+            sha256: Their digest, hexadecimal.
+
+        Raises:
+            ImageError: If it cannot be decoded.
+        """
+        forms = self.decode(data, sha256)
+        features = self._embed_forms([forms])
+        probabilities = self._classify(features)[0]
+        best = int(probabilities.argmax())
+        prediction = Prediction("", self.classes[best], float(probabilities[best]), probabilities, sha256=sha256)
+        if self._explainer is None:  # once: it reads the training items, and compiles the network for heat maps
+            predict = self.predict_proba if len(self._images) == 1 else None
+            network = Network(self._backbones, self._head, predict, self._runtime)
+            self._explainer = Explainer.open(self.bundle, network, Wanted())
+        return self._explainer.explain(prediction, features[0], forms[0][0])
+
+    def _embed_forms(self, pictures: Sequence[Forms]) -> NDArray[np.float32]:
+        """Return features `(n, dim)`."""
         features = []
         for part, runner in zip(self.bundle.parts, self._runners, strict=True):
             place = self._images.index(part.embed_spec.image)
             images = np.concatenate([forms[place] for forms in pictures])
             features.append(runner.embed(images)[0].reshape(len(pictures), -1))
-        return self._classify(self._take_means(features))
+        return self._take_means(features)
 
 
 def check_picture(data: bytes, max_pixels: int) -> int:

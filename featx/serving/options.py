@@ -23,6 +23,7 @@ class ServeOptions:
         max_pixels: Most pixels of one image.
         max_images: Most images of a request, and no more than may wait.
         timeout: Seconds after which a request is given up.
+        training_pictures: Whether explanations show small pictures of similar training images, to whoever may ask.
         runtime: As in `EmbedOptions`.
     """
 
@@ -38,6 +39,7 @@ class ServeOptions:
     max_pixels: int = 50_000_000
     max_images: int = 64
     timeout: float = 30.0
+    training_pictures: bool = False
     runtime: str = RUNTIMES[0]
 
     def __post_init__(self) -> None:

@@ -150,14 +150,16 @@ def open_socket(host: str, port: int) -> socket.socket:
     Raises:
         FeatxError: If it cannot be used.
     """
-    try:
-        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, proto)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        msg = f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another --port or --host"
-        raise FeatxError(msg) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+            listener = stack.enter_context(socket.socket(family, kind, proto))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+        except OSError as error:
+            msg = f"cannot listen on {host}, port {port}: {error.strerror or error}; choose another --port or --host"
+            raise FeatxError(msg) from error
+        stack.pop_all()  # it stays open
     return listener
 
 

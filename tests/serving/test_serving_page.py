@@ -3,7 +3,6 @@ import shutil
 
 import pytest
 from browser import CHROMIUM, Browser
-from server_process import ServerProcess
 
 pytestmark = pytest.mark.slow
 
@@ -25,8 +24,9 @@ def drop(browser, *paths):
 
 def read_cards(browser):
     script = (
-        "JSON.stringify([...document.querySelectorAll('article')].map((card) => [card.querySelector('.file').textContent,"
-        "card.querySelector('h2').textContent, card.querySelector('.badges').textContent, card.className,"
+        "JSON.stringify([...document.querySelectorAll('article')].map((card) => ["
+        "card.querySelector('.file').textContent, card.querySelector('h2').textContent,"
+        "card.querySelector('.badges').textContent, card.className,"
         "card.querySelectorAll('tbody tr').length]))"
     )
     return {name: values for name, *values in json.loads(browser.evaluate(script))}
@@ -34,7 +34,7 @@ def read_cards(browser):
 
 def test_dropped_files_are_classified_or_refused_with_the_reason(browser, server, digits, tmp_path):
     good, bad = tmp_path / "seven.png", tmp_path / "broken.jpg"
-    shutil.copy(sorted((digits / "7").glob("*"))[0], good)
+    shutil.copy(min((digits / "7").glob("*")), good)
     bad.write_bytes(b"\xff\xd8\xff\xe0 not a picture")
     browser.events.clear()
     browser.call("Page.navigate", url=server.url)
@@ -48,10 +48,14 @@ def test_dropped_files_are_classified_or_refused_with_the_reason(browser, server
     assert prediction["label"] in cards["seven.png"][0]
     assert share in cards["seven.png"][0]
     assert cards["seven.png"][3] == 5
+    heat = "card.querySelector('.heat').getContext('2d').getImageData(0, 0, 8, 8).data.some((value) => value > 0)"
+    shown = f"[...document.querySelectorAll('article')].map((card) => [{heat}, card.querySelectorAll('figure').length])"
+    assert json.loads(browser.evaluate(f"JSON.stringify({shown})")) == [[False, 0], [True, 5]]
     assert cards["broken.jpg"][0] == "Not classified"
     assert "truncated or damaged JPEG" in cards["broken.jpg"][1]
     browser.evaluate(
-        "(() => { const one = document.getElementById('threshold'); one.value = 100; one.dispatchEvent(new Event('input')); })()"
+        "(() => { const one = document.getElementById('threshold'); one.value = 100;"
+        "one.dispatchEvent(new Event('input')); })()"
     )
     assert "uncertain" in read_cards(browser)["seven.png"][2]
     rows = browser.evaluate("formatCsv()").split("\r\n")

@@ -165,16 +165,21 @@ function show(row) {
 function explainAnswer(row, { labels, neighbours, unfamiliarity, heat, heat_method: method }) {
   const list = row.card.querySelector('dl');
   const tell = (term, text) => list.append(make('dt', term), make('dd', text));
-  tell('Possible', labels.length ? labels.join(', ') : 'none of the classes');
+  tell('Possible', labels.length ? labels.join(', ') : 'none of the classes fits');
   if (unfamiliarity !== null) tell('Unfamiliar', `more than ${unfamiliarity.toFixed(0)} % of the known pictures`);
-  if (neighbours.length) {
-    tell('Most alike', neighbours.slice(0, 5).map((one) => `${one.label} ${one.similarity.toFixed(2)} (${one.item})`).join('; '));
-  }
+  row.card.querySelector('.alike').hidden = !neighbours.length;
+  row.card.querySelector('.neighbours').replaceChildren(...neighbours.map(({ label, similarity, item, jpeg }) => {
+    const figure = make('figure');
+    if (jpeg) Object.assign(figure.appendChild(make('img')), { src: `data:image/jpeg;base64,${jpeg}`, alt: '' });
+    figure.append(make('figcaption', `${label} ${similarity.toFixed(2)}`));
+    figure.title = item;
+    return figure;
+  }));
   const photo = row.card.querySelector('.photo');
   if (!heat || photo.hidden) return;
   const box = row.card.querySelector('.heat-box'), canvas = row.card.querySelector('.heat');
   box.hidden = false;
-  box.querySelector('span').textContent = `Show what speaks for it (${method})`;
+  box.querySelector('span').textContent = `What speaks for it (${method})`;
   box.querySelector('input').addEventListener('change', (event) => { canvas.hidden = !event.target.checked; });
   const cells = new ImageData(heat[0].length, heat.length), small = make('canvas');
   heat.flat().forEach((share, at) => cells.data.set([255, 200 * (1 - share), 0, 190 * share], 4 * at));

@@ -22,12 +22,13 @@ from featx.items import read_source
 from featx.items.manifest import Reader
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.report.charts import bundle_javascript, make_confusion, make_curve, make_map, make_reliability
+from featx.report.comparisons import format_comparison
 from featx.report.contact_sheets import find_pictures
 from featx.report.curves import Curves, measure_curves
 from featx.report.findings import Audited, format_findings, read_audit
 from featx.report.items import Items, find_wrong, list_items, read_pictures
 from featx.report.maps import project_items
-from featx.report.sections import format_classes, format_facts, format_metrics, format_page_table
+from featx.report.sections import format_classes, format_facts, format_metrics
 from featx.report.subjects import Subject, find_subject
 from featx.results import Predictions, read_predictions
 from featx.wording import escape_html, format_plural, shorten_name, to_printable, to_text
@@ -66,7 +67,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What a page shows: `places` are those on the map, and `how` says what they are."""
+    """What a page shows and where it goes; `places` are those on the map, and `how` says what they are."""
 
     subject: Subject
     items: Items
@@ -76,6 +77,7 @@ class _Content:
     pictures: Sequence[str]
     audited: Audited
     notes: Sequence[str]
+    path: Path
 
 
 def write_report(
@@ -124,8 +126,8 @@ def write_report(
     if reader is not None and len(chosen) < len(items):
         notes.append(f"{len(chosen):,} of {len(items):,} items have a picture; --pictures changes that")
     audited = read_audit(subject.store, notes)
-    text = _make_page(_Content(subject, items, predictions, places, how, pictures, audited, notes))
     path = Path(out) if out is not None else subject.default_path
+    text = _make_page(_Content(subject, items, predictions, places, how, pictures, audited, notes, path))
     with say_failures(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as temporary:
@@ -200,7 +202,7 @@ def _make_page(content: _Content) -> str:
         "<h2 id=what>What was done</h2>",
         format_facts(subject),
         _format_notes([*subject.remarks, *content.notes]),
-        format_page_table(subject) if subject.comparison else "",
+        format_comparison(subject.comparison, subject.folder, content.path) if subject.folder else "",
     ]
     if test is not None and validation is not None:
         parts += ["<h2 id=numbers>Numbers</h2>", format_metrics(test, validation)]

@@ -37,7 +37,7 @@ def format_comparison(comparison: Mapping[str, Any], folder: Path, page: Path) -
         page: The file of the page, from which links start.
     """
     rows = comparison["rows"]
-    table = format_table(_HEAD, [_list_cells(row) for row in rows])
+    table = format_table(_HEAD, [_list_cells(row) for row in rows], "numbers")
     plot = _show_plot(folder / "accuracy_against_cost.png", "Test accuracy against the time of embedding and fitting")
     runs = [row for row in rows if row.get("run")]
     parts = [_format_run(row, page) for row in runs[:_MOST_RUNS]]

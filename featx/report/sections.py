@@ -36,7 +36,7 @@ def format_facts(subject: Subject) -> str:
 
 def format_metrics(test: Evaluation, validation: Evaluation) -> str:
     """Format the metrics with their intervals."""
-    return format_table(["", "test [95 %]", "validation [95 %]"], list_metrics(test, validation))
+    return format_table(["", "test [95 %]", "validation [95 %]"], list_metrics(test, validation), "numbers")
 
 
 def format_classes(test: Evaluation, curves: Curves) -> str:
@@ -57,6 +57,6 @@ def format_classes(test: Evaluation, curves: Curves) -> str:
     return f'<div class="scroll">{table}</div>'
 
 
-def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a table of text that scrolls if it is large."""
-    return f'<div class="scroll">{format_html_table(head, rows, n_text=len(head))}</div>'
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "text") -> str:
+    """Format a table that scrolls if it is large; of the kind `numbers`, whose cells stay on one line, or `text`."""
+    return f'<div class="scroll {kind}">{format_html_table(head, rows, n_text=len(head))}</div>'

@@ -1,7 +1,8 @@
 """The page of a bundle, `index.html`: what the bundle is, its numbers, its plots and its commands, for people.
 
-The page needs no network, no script and no other program than a browser. The folder of a bundle gets its name after
-the page is written, and may be renamed, so links and commands are relative to the folder.
+A comparison has one, too, of the same parts. The page needs no network, no script and no other program than a browser.
+The folder of a bundle gets its name after the page is written, and may be renamed, so links and commands are relative
+to the folder.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ _PLOTS = {
     "confusion_matrix": "Confusion matrix: tested items by true and predicted class",
     "reliability": "Reliability: how often predictions of a given confidence are right",
     "path": "Tuning: accuracy on held-out folds by the tuned parameter",
+    "accuracy_against_cost": "Test accuracy against the time of embedding and fitting",
     "learning_curve": "Learning curve: accuracy by the number of training items",
     "few_shots": "Few shots: accuracy by the number of training items of each class",
     "curves": "Training: loss, accuracy and ROC-AUC by epoch",
@@ -62,22 +64,33 @@ def make_bundle_page(
         test: The final evaluation.
         files: The names of the files of the bundle so far.
     """
-    head, name = escape_html(about["head"]["name"]), escape_html(str(metrics.get("test_name", "test")))
+    name = escape_html(str(metrics.get("test_name", "test")))
     backbones = [one["embed"]["backbone"]["uri"] for one in about.get("parts", [about])]
-    title = f"{head} on {escape_html(', '.join(map(str, backbones)))}"
+    title = f"{about['head']['name']} on {', '.join(map(str, backbones))}"
     sections = [
         _list_facts(about, metrics),
         f"<h2>Numbers</h2><p>{test.n_items:,} items ({name}); [95 % interval].</p>{_tabulate(test, metrics)}",
-        _show_plots(files),
+        show_plots(files),
         _list_classes(test),
         _list_files(files),
         _list_commands(about),
     ]
-    accuracy = format_interval(test.get_interval("accuracy"))
+    return wrap_page(title, f"accuracy {format_interval(test.get_interval('accuracy'))}", sections)
+
+
+def wrap_page(title: str, found: str, sections: Sequence[str]) -> str:
+    """Make a page that needs nothing else.
+
+    Args:
+        title: Its title.
+        found: What its heading adds to the title.
+        sections: HTML.
+    """
+    title = escape_html(title)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>\n'
         f'<meta name="viewport" content="width=device-width,initial-scale=1">\n<style>{_STYLE}</style></head>\n'
-        f"<body><h1>{title}: accuracy {escape_html(accuracy)}</h1>\n" + "\n".join(sections) + "\n</body></html>\n"
+        f"<body><h1>{title}: {escape_html(found)}</h1>\n" + "\n".join(sections) + "\n</body></html>\n"
     )
 
 
@@ -104,12 +117,13 @@ def _tabulate(test: Evaluation, metrics: Mapping[str, Any]) -> str:
     return f'<div class="wide">{format_html_table(["", "test", "validation"], rows, n_text=1)}</div>'
 
 
-def _show_plots(files: Sequence[str]) -> str:
+def show_plots(files: Sequence[str]) -> str:
+    """Show the plots among some files, with links to the same in other formats."""
     there = [(f"{stem}.png", words) for stem, words in _PLOTS.items() if f"{stem}.png" in files]
     figures = []
     for name, words in there:
         others = [other for other in (f"{name[:-4]}.svg", f"{name[:-4]}.csv") if other in files]
-        links = ", ".join(_link(other) for other in others)
+        links = ", ".join(link_file(other) for other in others)
         caption = f"<figcaption>{words}{f' ({links})' if links else ''}</figcaption>"
         figures.append(f'<figure>{caption}<img src="{name}" alt="{words}"></figure>')
     return f"<h2>Plots</h2>{''.join(figures)}"
@@ -133,7 +147,7 @@ def _list_files(files: Sequence[str]) -> str:
         "items.csv": "the sha256 of each item, and whether it was trained on",
         "metrics.json": "all numbers of this page, and more",
     }
-    rows = [f"<dt>{_link(name)}</dt><dd>{words}</dd>" for name, words in tables.items() if name in files]
+    rows = [f"<dt>{link_file(name)}</dt><dd>{words}</dd>" for name, words in tables.items() if name in files]
     for stem, words in _MODELS.items():
         own = [name for name in ("bundle.json", *files) if name.split(".", 1)[0].split("-")[0] == stem]
         text = escape_html(words)
@@ -153,5 +167,6 @@ def _list_commands(about: Mapping[str, Any]) -> str:
     return text
 
 
-def _link(name: str) -> str:
+def link_file(name: str) -> str:
+    """Link a file whose name needs no escape."""
     return f'<a href="{name}">{name}</a>'

@@ -252,6 +252,14 @@ class Comparison:
             f"\\caption{{{caption}}}\n\\label{{tab:comparison}}\n{table}{''.join(notes)}\\end{{table}}\n"
         )
 
+    def _repr_html_(self) -> str:
+        """Show the table in a notebook, and pictures that the first finished run got wrong whose pictures are there."""
+        from featx.report.mistakes import show_mistakes
+
+        named = ((self.name_row(row), show_mistakes(row.run)) for row in self.rows)
+        shown = next((f"<p>{escape_html(name)}:</p>{pictures}" for name, pictures in named if pictures), "")
+        return self.to_html() + shown
+
     def report(self) -> "Report":
         """Write `report.html` into the folder, as `featx.write_report` does; a notebook shows it.
 
@@ -266,8 +274,8 @@ class Comparison:
             raise UsageError(msg)
         return write_report(self.folder)
 
-    def _repr_html_(self) -> str:
-        """Show the table in a notebook."""
+    def to_html(self) -> str:
+        """Return the table as HTML, each metric with its 95 % interval, and its footnotes below."""
         header, rows = self._tabulate()
         table = format_html_table(header, rows, n_text=self._count_texts())
         notes = [f"<p>{escape_html(note)}</p>" for note in self.list_footnotes()]

@@ -487,7 +487,7 @@ class Run:
         return self.bundle
 
     def _repr_html_(self) -> str:
-        """Show the head and its metrics in a notebook."""
+        """Show the head and its metrics in a notebook, and the most confident mistakes as pictures."""
         tuned, where = self.finetuned, f"; bundle: {self.bundle}" if self.bundle else ""
         backbone = f"{tuned.backbone}, {tuned.unfreeze} and " if tuned else ""
         if tuned and tuned.kept_start:
@@ -498,9 +498,10 @@ class Run:
             f"({self.test_name}){where}"
         )
         rows = list_metrics(self.test, self.validation)
-        return (
-            f"<p>{escape_html(first)}</p>{format_html_table(['', 'test [95 %]', 'validation [95 %]'], rows, n_text=1)}"
-        )
+        from featx.report.mistakes import show_mistakes
+
+        table = format_html_table(["", "test [95 %]", "validation [95 %]"], rows, n_text=1)
+        return f"<p>{escape_html(first)}</p>{table}{show_mistakes(self.bundle)}"
 
 
 _TEXTS = ("id", "label", "predicted")

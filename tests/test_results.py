@@ -132,7 +132,7 @@ class Cells(html.parser.HTMLParser):
 
 
 def test_notebooks_show_small_escaped_tables(comparison, runs):
-    for shown in (comparison, *runs):
+    for shown in (comparison, runs[0]):
         cells = Cells()
         cells.feed(shown._repr_html_())
         assert set(cells.tags) == {"p", "table", "thead", "tbody", "tr", "th", "td"}

@@ -7,13 +7,17 @@ import functools
 import itertools
 import json
 import math
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
+from featx.bundle_page import PAGE, link_file, show_plots, wrap_page
 from featx.comparison_results import AGAINST, FROZEN, START, START_MARK, Comparison, ComparisonRow
 from featx.evaluation.figure import make_title
 from featx.evaluation.paired import SIGNIFICANCE, Paired
@@ -22,8 +26,10 @@ from featx.heads import find_head
 from featx.specs import HeadSpec
 from featx.wording import (
     UNDEFINED,
+    escape_html,
     format_bytes,
     format_count,
+    format_interval,
     format_p_value,
     format_plural,
     format_seconds,
@@ -155,7 +161,7 @@ def find_written(comparison: Comparison, parent: Path) -> Path | None:
 
 
 def write_comparison(comparison: Comparison, folder: Path, source: str = "") -> Comparison:
-    """Write the table as Markdown, CSV and JSON, and the plot of accuracy against cost.
+    """Write the table as Markdown, CSV and JSON, the plot of accuracy against cost, and a page of them.
 
     Args:
         comparison: The comparison.
@@ -195,6 +201,8 @@ def write_comparison(comparison: Comparison, folder: Path, source: str = "") -> 
             missing=[_describe_missing(row, name) for row, name in zip(left_out, _name_points(left_out), strict=True)],
             title=_make_title(comparison, able, source),
         )
+        files = sorted(path.name for path in folder.iterdir())
+        (folder / PAGE).write_text(make_html_page(written, files), encoding="utf-8")
     return written
 
 
@@ -203,6 +211,42 @@ def _make_title(comparison: Comparison, rows: Sequence[ComparisonRow], source: s
     store = stores[0] if len(stores) == 1 else format_plural(len(stores), "store")
     head = rows[0].title if len(rows) == 1 else format_plural(len(rows), "head")
     return make_title(head, store=store, source=source, split=comparison.test_name, n_items=comparison.n_test)
+
+
+def make_html_page(comparison: Comparison, files: Sequence[str]) -> str:
+    """Return the page of a comparison: what to use, the table, the plots, and links to the bundles of finished runs.
+
+    Args:
+        comparison: The comparison, with its folder.
+        files: The names of the files in the folder so far.
+    """
+    folder = comparison.folder or Path()
+    runs = [
+        (f"{comparison.name_row(row)}: {row.run}", quote(os.path.relpath(row.run / PAGE, folder)))
+        for row in comparison.rows
+        if row.run is not None
+    ]
+    links = "".join(f'<li><a href="{link}">{escape_html(words)}</a></li>' for words, link in runs)
+    notes = list_notes(comparison, comparison.rows)
+    again = escape_html(f"featx report {shlex.quote(str(folder))}")
+    tables = ", ".join(link_file(name) for name in _WRITTEN[:3])
+    sections = [
+        _list_lines("What it shows", describe_comparison(comparison)),
+        f'<h2>Compared</h2><div class="wide">{comparison.to_html()}</div>',
+        show_plots(files),
+        f"<h2>Finished runs</h2><ul>{links}</ul>" if links else "",
+        _list_lines("Notes", notes),
+        f"<h2>Files</h2><p>{tables} have the same rows and more columns.</p>",
+        f"<h2>Commands</h2><p>For the pictures, in the folder where this was compared:</p><pre>{again}</pre>",
+    ]
+    accuracy = comparison.best.test.get_interval("accuracy") if comparison.best.test else None
+    best = f"{comparison.name_row(comparison.best)}, accuracy {format_interval(accuracy)}"
+    return wrap_page(f"Comparison of {len(comparison.rows):,} rows", f"best by validation is {best}", sections)
+
+
+def _list_lines(title: str, lines: Sequence[str]) -> str:
+    items = "".join(f"<li>{escape_html(line)}</li>" for line in lines)
+    return f"<h2>{title}</h2><ul>{items}</ul>" if items else ""
 
 
 def _describe_missing(row: ComparisonRow, name: str) -> str:

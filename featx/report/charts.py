@@ -45,28 +45,31 @@ def bundle_javascript() -> str:
 def make_map() -> dict[str, Any]:
     """Make the map: tables `points`, `chosen` and `spot` with `i`, `x`, `y`, `colour` and `shape`.
 
-    The parameter `dim` is whether the points that are not chosen step back. The page draws the lasso over it.
+    The parameter `dim` is whether the points that are not chosen step back, and `size` the area of a point in px. The
+    page draws the lasso over it.
     """
     x, y = (alt.X("x:Q", axis=None, scale=_fit()), alt.Y("y:Q", axis=None, scale=_fit()))
 
-    def draw(table: str, size: int, opacity: Any, stroke: Any) -> Any:  # noqa: ANN401 - values of Altair
+    def draw(table: str, size: str, opacity: Any, stroke: Any) -> Any:  # noqa: ANN401 - values of Altair
         return (
             alt.Chart(alt.NamedData(table))
-            .mark_point(filled=True, stroke=stroke, strokeWidth=1.5)
+            .mark_point(filled=True, stroke=stroke, strokeWidth=1, size=alt.expr(size))
             .encode(
                 x=x,
                 y=y,
                 color=alt.Color("colour:N", scale=None),
                 shape=alt.Shape("shape:N", scale=None),
-                size=alt.value(size),
                 opacity=opacity,
                 tooltip=alt.Tooltip("i:Q"),
             )
         )
 
-    points = draw("points", 45, alt.condition("dim", alt.value(0.12), alt.value(0.8)), None)
-    chart = alt.layer(points, draw("chosen", 70, alt.value(1), _GREY), draw("spot", 260, alt.value(1), _GREY))
-    chart = chart.add_params(alt.param(name="dim", value=False))
+    points = draw("points", "size", alt.condition("dim", alt.value(0.2), alt.value(0.8)), None)
+    chosen, spot = (
+        draw(table, size, alt.value(1), _GREY) for table, size in (("chosen", "1.3 * size"), ("spot", "260"))
+    )
+    chart = alt.layer(points, chosen, spot)
+    chart = chart.add_params(alt.param(name="dim", value=False), alt.param(name="size", value=45))
     return _finish(chart, 420, "Map of the embeddings: one point for each item, near each other where items look alike")
 
 

@@ -122,7 +122,7 @@ def _format_audited(audited: Audited, place: dict[str, int], lists: list[list[in
         head = ("label predicted from", "accuracy [95 %]", "shortcut")
         why = f"Cross-validated, from this alone; always the largest class: {escape_html(audited.baseline)}."
         parts.append("<h3>Audit, what the label follows from</h3>")
-        parts.append(f'{format_table(head, audited.shortcuts)}<p class="note">{why}</p>')
+        parts.append(f'{format_table(head, audited.shortcuts, "numbers")}<p class="note">{why}</p>')
     return parts
 
 

@@ -12,16 +12,20 @@ from numpy.typing import NDArray
 from featx.errors import FeatxError
 from featx.files import say_failures, write_table
 from featx.items import Manifest, read_source
-from featx.items.sources import read_source_again
+from featx.items.manifest import Reader
+from featx.items.sources import find_reader, read_source_again
 from featx.items.thumbnails import format_thumbnails
 from featx.references import MANIFEST, read_json
 from featx.report.contact_sheets import draw_contact_sheet, make_tile
-from featx.results import read_predictions
+from featx.results import PREDICTIONS, read_predictions
 from featx.store import FeatureStore
 from featx.wording import escape_html, format_html_table, format_plural
 
 #: Pictures on a contact sheet.
 MOST_SHOWN = 40
+
+#: Predictions of so many bytes are read within a second.
+_MOST_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,21 +62,23 @@ class Mistakes:
 
     def _repr_html_(self) -> str:
         """Show the first mistakes in a notebook, with their pictures where they can be found."""
-        try:
-            reader = find_pictures(self.bundle).reader
-        except FeatxError:
-            pictures = ""
-        else:
-            captions = [
-                f"{label}, not {predicted} {probability:.2f}"
-                for label, predicted, probability in zip(self.labels, self.predicted, self.probabilities, strict=True)
-            ]
-            pictures = format_thumbnails(reader, self.ids, captions)
         columns = [*self.tabulate().values()]
         rows = [[*map(str, row[:3]), f"{row[3]:.3f}", f"{row[4]:.3f}"] for row in zip(*columns, strict=True)]
         header = ["image", "label", "predicted", "probability", "of the label"]
         table = format_html_table(header, rows[:MOST_SHOWN], n_text=3) if rows else ""
-        return f"<p>{escape_html(str(self))}</p>{pictures}{table}"
+        return f"<p>{escape_html(str(self))}</p>{self.format_pictures()}{table}"
+
+    def format_pictures(self) -> str:
+        """Format the pictures of the first mistakes as HTML that holds them; empty if they cannot be found."""
+        try:
+            reader = _find_reader(self.bundle)
+        except FeatxError:
+            return ""
+        captions = [
+            f"{label}, not {predicted} {probability:.2f}"
+            for label, predicted, probability in zip(self.labels, self.predicted, self.probabilities, strict=True)
+        ]
+        return format_thumbnails(reader, self.ids, captions)
 
     def tabulate(self) -> dict[str, Sequence[Any]]:
         """Return the columns of `errors.csv`."""
@@ -158,9 +164,39 @@ def find_pictures(bundle: Path, source: str | None = None) -> Manifest:
     """
     if source:
         return read_source(source)
+    found = _find_store(bundle)
+    return read_source(found) if isinstance(found, str) else read_source_again(found.source, found.reading)
+
+
+def _find_reader(bundle: Path) -> Reader:
+    """Find what reads the pictures that a bundle was tested on, without a list of them where that is possible."""
+    found = _find_store(bundle)
+    if isinstance(found, str):
+        return read_source(found).reader
+    return find_reader(found.source, found.reading, str(found.ids[0]))
+
+
+def _find_store(bundle: Path) -> FeatureStore | str:
+    """Find the store of a bundle, or the source that it records if the store is gone."""
     about = read_json(bundle, MANIFEST).get("record", {}).get("store", {})
     try:
-        store = FeatureStore(about["path"])
+        return FeatureStore(about["path"])
     except (FeatxError, KeyError, TypeError):
-        return read_source(str(about["source"]))
-    return read_source_again(store.source, store.reading)
+        return str(about["source"])
+
+
+def show_mistakes(bundle: Path | None) -> str:
+    """Show in a notebook some pictures that a bundle's head got wrong; nothing without a bundle or its pictures.
+
+    Of a file of predictions so large that it would take seconds, nothing is read.
+    """
+    if bundle is None:
+        return ""
+    try:
+        if (bundle / PREDICTIONS).stat().st_size > _MOST_BYTES:
+            return ""
+        mistakes = find_mistakes(bundle)
+    except (FeatxError, OSError):
+        return ""
+    pictures = mistakes.format_pictures()
+    return f"<p>{escape_html(str(mistakes))}</p>{pictures}" if pictures else ""

@@ -50,13 +50,19 @@ function caption(i) {
 function picture(i) {
   const pixels = items.picture[i];
   if (!pixels) return make("span", { className: "none", role: "img", ariaLabel: `no picture of ${items.id[i]}` }, "no picture");
-  return make("img", { src: `data:image/webp;base64,${pixels}`, alt: `${items.id[i]}: ${caption(i)}`, loading: "lazy" });
+  return make("img", { src: `data:image/webp;base64,${pixels}`, alt: `${items.id[i]}: ${caption(i)}`, decoding: "async" });
+}
+
+// The class is above it, so that the folders say nothing new; the start and the end of a name tell files apart.
+function brief(id) {
+  const name = [...id.split("/").pop()];
+  return name.length > 15 ? [...name.slice(0, 6), "…", ...name.slice(-8)].join("") : name.join("");
 }
 
 function tile(i) {
   const figure = make("figure", { className: wrong(i) ? "wrong" : "", tabIndex: 0, title: items.id[i] }, picture(i),
     make("figcaption", {}, make("div", { dir: "auto" }, nameOf(items.label[i])),
-      make("div", { dir: "auto" }, tested(i) ? `${items.probability[i].toFixed(2)} ${nameOf(items.predicted[i])}` : "not tested"), make("div", { dir: "auto" }, items.id[i])));
+      make("div", { dir: "auto" }, tested(i) ? `${items.probability[i].toFixed(2)} ${nameOf(items.predicted[i])}` : "not tested"), make("div", { dir: "auto" }, brief(items.id[i]))));
   figure.dataset.item = i;
   for (const event of ["mouseenter", "focus"]) figure.addEventListener(event, () => spot([i]));
   for (const event of ["mouseleave", "blur"]) figure.addEventListener(event, () => spot([]));
@@ -153,6 +159,7 @@ async function drawMap() {
   const rows = () => points.map((point) => Object.assign(point, { colour: point[mode], shape: point[`${mode}Shape`] }));
   const blank = { points: rows(), chosen: [], spot: [] };
   views.map = await draw("map", blank, true);
+  views.map.signal("size", Math.min(45, Math.max(8, 80000 / points.length)));
   views.map.addResizeListener(placeLasso);
   $("mode").addEventListener("change", async () => {
     mode = $("mode").value;
@@ -233,7 +240,9 @@ function drawLegend() {
 async function drawConfusion(name) {
   if (!data.charts[name]) return;
   if (views.confusion) views.confusion.finalize();
-  views.confusion = await draw(name, { cells: data.cells }, data.cells.length > 3000);
+  const shown = new Set(name === "confusion" ? data.shown : data.classes.keys());
+  const cells = data.cells.filter(({ t, p }) => shown.has(t) && shown.has(p));
+  views.confusion = await draw(name, { cells }, cells.length > 3000);
   outlineCell();
   views.confusion.addEventListener("click", (_, item) => {
     const { t, p } = (item && item.datum) || {};

@@ -5,6 +5,7 @@ import hashlib
 import html
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -22,21 +23,25 @@ from featx.items import read_source
 from featx.items.manifest import Reader
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.report.charts import bundle_javascript, make_confusion, make_curve, make_map, make_reliability
+from featx.report.comparisons import format_comparison
 from featx.report.contact_sheets import find_pictures
 from featx.report.curves import Curves, measure_curves
 from featx.report.findings import Audited, format_findings, read_audit
 from featx.report.items import Items, find_wrong, list_items, read_pictures
 from featx.report.maps import project_items
-from featx.report.sections import format_classes, format_facts, format_metrics, format_page_table
+from featx.report.sections import format_classes, format_facts, format_metrics
 from featx.report.subjects import Subject, find_subject
 from featx.results import Predictions, read_predictions
-from featx.wording import escape_html, format_plural, shorten_name, to_printable, to_text
+from featx.wording import escape_html, format_interval, format_plural, shorten_name, to_printable, to_text
 
 #: Items that get a thumbnail, by default.
 MOST_PICTURES = 5_000
 
 #: With more classes, the matrix first shows those that are confused most.
 _MOST_SHOWN = 30
+
+#: The headings to which the top of the page links: their ids and words.
+_SECTION = re.compile(r"<h2 id=\"?([\w-]+)\"?>([^<]*)</h2>")
 
 #: Columns of a name in a chart.
 _NAME_CELLS = 24
@@ -66,7 +71,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class _Content:
-    """What a page shows: `places` are those on the map, and `how` says what they are."""
+    """What a page shows and where it goes; `places` are those on the map, and `how` says what they are."""
 
     subject: Subject
     items: Items
@@ -76,6 +81,7 @@ class _Content:
     pictures: Sequence[str]
     audited: Audited
     notes: Sequence[str]
+    path: Path
 
 
 def write_report(
@@ -124,8 +130,8 @@ def write_report(
     if reader is not None and len(chosen) < len(items):
         notes.append(f"{len(chosen):,} of {len(items):,} items have a picture; --pictures changes that")
     audited = read_audit(subject.store, notes)
-    text = _make_page(_Content(subject, items, predictions, places, how, pictures, audited, notes))
     path = Path(out) if out is not None else subject.default_path
+    text = _make_page(_Content(subject, items, predictions, places, how, pictures, audited, notes, path))
     with say_failures(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as temporary:
@@ -200,7 +206,7 @@ def _make_page(content: _Content) -> str:
         "<h2 id=what>What was done</h2>",
         format_facts(subject),
         _format_notes([*subject.remarks, *content.notes]),
-        format_page_table(subject) if subject.comparison else "",
+        format_comparison(subject.comparison, subject.folder, content.path) if subject.folder else "",
     ]
     if test is not None and validation is not None:
         parts += ["<h2 id=numbers>Numbers</h2>", format_metrics(test, validation)]
@@ -210,7 +216,8 @@ def _make_page(content: _Content) -> str:
         parts += ["<h2 id=classes>Classes</h2>", format_classes(test, curves)]
         parts.append(_format_curves(classes, curves))
     parts += ["<h2 id=data-found>Data</h2>", findings] if findings else []
-    return _wrap(subject.title, "\n".join(filter(None, parts)), data)
+    found = f": accuracy {format_interval(test.get_interval('accuracy'))}" if test and not subject.comparison else ""
+    return _wrap(subject.title, found, "\n".join(filter(None, parts)), data)
 
 
 def _make_data(
@@ -263,7 +270,7 @@ def _add_results(data: dict[str, Any], predictions: Predictions, classes: Sequen
         {"t": t, "p": p, "n": n, "share": round(n / max(1, support[t]), 4)} for t, p, n in test.cells.tolist()
     ]
     names = [shorten_name(name, _NAME_CELLS) for name in classes]
-    shown = _find_confused(test)
+    data["shown"] = shown = _find_confused(test)
     data["charts"]["confusion"] = make_confusion(shown, names)
     if len(shown) < len(classes):
         data["charts"]["confusion_all"] = make_confusion(range(len(classes)), names)
@@ -306,14 +313,15 @@ def _format_look(data: Mapping[str, Any], n_classes: int, how: str) -> str:
     which = f'<p class="note">The {_MOST_SHOWN} of {n_classes:,} classes that are confused most. {every}</p>'
     matrix = (
         f'<div><h3>Confusion matrix</h3>{which if "confusion_all" in charts else ""}<div class="chart" '
-        'id="confusion"></div><p class="note">Click a cell to see its pictures. A colour is the share of the true '
-        "class.</p></div>"
+        'id="confusion"></div><p class="note">A colour is the share of the true class. <span class="hint">Click a cell '
+        "to see its pictures.</span></p></div>"
     )
     around = (
         '<div><h3>Map</h3><div class="controls"><label>colour by <select id="mode"></select></label></div>'
         '<div id="around-map"><div class="chart" id="map"></div><svg id="lasso" aria-hidden="true"><polygon/></svg>'
-        f'</div><div id="legend"></div><p class="note">{how}: items that look alike lie near each other. Draw a line '
-        "around points to see their pictures; Escape or a double click shows all items again.</p></div>"
+        f'</div><div id="legend"></div><p class="note">{how}: items that look alike lie near each other. <span '
+        'class="hint">Draw a line around points to see their pictures; Escape or a double click shows all items again.'
+        "</span></p></div>"
     )
     shown = [part for name, part in (("confusion", matrix), ("map", around)) if name in charts]
     return (
@@ -342,8 +350,16 @@ def _format_curves(classes: Sequence[str], curves: Curves) -> str:
     )
 
 
-def _wrap(title: str, body: str, data: Mapping[str, Any]) -> str:
-    """Wrap the parts in a page whose only scripts are its own, by their hashes, and which may load nothing."""
+def _wrap(title: str, found: str, body: str, data: Mapping[str, Any]) -> str:
+    """Wrap the parts in a page whose only scripts are its own, by their hashes, and which may load nothing.
+
+    Args:
+        title: The title.
+        found: What the heading adds to it.
+        body: HTML, whose sections get links at the top.
+        data: What the script reads.
+    """
+    links = "".join(f'<a href="#{name}">{words}</a>' for name, words in _SECTION.findall(body))
     folder = files("featx.report")
     style, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     scripts = [bundle_javascript(), script] if data["items"]["id"] else []
@@ -355,9 +371,10 @@ def _wrap(title: str, body: str, data: Mapping[str, Any]) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" '
         f'content="{policy}"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape_html(title)}</title><style>{style}</style></head><body><h1>{escape_html(title)}</h1>"
-        f'<noscript><p>Charts and pictures need JavaScript.</p></noscript>{body}<div id="tip" role="tooltip" hidden>'
-        f'</div><script type="application/json" id="data">{content}</script>{elements}</body></html>\n'
+        f"<title>{escape_html(title)}</title><style>{style}</style></head><body><h1>{escape_html(title + found)}</h1>"
+        f"<nav>{links}</nav><noscript><p>Charts and pictures need JavaScript.</p></noscript>{body}"
+        '<div id="tip" role="tooltip" hidden></div>'
+        f'<script type="application/json" id="data">{content}</script>{elements}</body></html>\n'
     )
 
 

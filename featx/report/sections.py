@@ -1,9 +1,7 @@
-"""The tables of a page: facts, metrics, classes and comparisons."""
+"""The tables of a page: facts, metrics and classes."""
 
-import base64
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from featx.evaluation import Evaluation
 from featx.evaluation.text import list_metrics
@@ -15,9 +13,6 @@ from featx.wording import (
     UNDEFINED,
     escape_html,
     format_html_table,
-    format_interval,
-    format_p_value,
-    format_seconds,
     format_value,
     to_text,
 )
@@ -41,7 +36,7 @@ def format_facts(subject: Subject) -> str:
 
 def format_metrics(test: Evaluation, validation: Evaluation) -> str:
     """Format the metrics with their intervals."""
-    return format_table(["", "test [95 %]", "validation [95 %]"], list_metrics(test, validation))
+    return format_table(["", "test [95 %]", "validation [95 %]"], list_metrics(test, validation), "numbers")
 
 
 def format_classes(test: Evaluation, curves: Curves) -> str:
@@ -62,34 +57,6 @@ def format_classes(test: Evaluation, curves: Curves) -> str:
     return f'<div class="scroll">{table}</div>'
 
 
-def format_page_table(subject: Subject) -> str:
-    """Format the table and the plot of a comparison."""
-    rows = []
-    for row in subject.comparison["rows"]:
-        accuracy, difference = (
-            format_interval((row.get(name), row.get(f"{name}_low"), row.get(f"{name}_high")))
-            for name in ("accuracy", "difference")
-        )
-        seconds = row.get("fit_seconds")
-        time = UNDEFINED if seconds is None else format_seconds(seconds)
-        numbers = [
-            format_value(row.get("validation_accuracy")),
-            accuracy,
-            difference,
-            format_p_value(row.get("p_value")),
-        ]
-        rows.append([str(row["head"]), str(row["store"]), str(row["verdict"]), *numbers, time])
-    head = ("head", "store", "verdict", "validation", "test [95 %]", "difference from the best", "p", "fit")
-    plot = Path(subject.folder or ".") / "accuracy_against_cost.png"
-    image = ""
-    if plot.is_file():
-        data = base64.b64encode(plot.read_bytes()).decode("ascii")
-        image = (
-            f'<p><img alt="Test accuracy against cost" style="max-width: 100%" src="data:image/png;base64,{data}"></p>'
-        )
-    return f"<h2 id=compared>Compared</h2>{format_table(head, rows)}{image}"
-
-
-def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Format a table of text that scrolls if it is large."""
-    return f'<div class="scroll">{format_html_table(head, rows, n_text=len(head))}</div>'
+def format_table(head: Sequence[str], rows: Sequence[Sequence[str]], kind: str = "text") -> str:
+    """Format a table that scrolls if it is large; of the kind `numbers`, whose cells stay on one line, or `text`."""
+    return f'<div class="scroll {kind}">{format_html_table(head, rows, n_text=len(head))}</div>'

@@ -17,7 +17,9 @@ from featx.errors import BundleError, DataError
 from featx.evaluation import METRICS
 from featx.fitting.dataset import HeldOut
 from featx.options import CompareOptions, FitOptions
+from featx.report.mistakes import find_mistakes
 from featx.specs import HeadSpec
+from featx.wording import format_interval
 
 pytestmark = pytest.mark.slow
 
@@ -136,6 +138,30 @@ def test_a_run_that_kept_its_start_is_shown_as_what_it_is(few, bundle, tmp_path,
     for table in (comparison.to_markdown(), comparison.to_latex(), comparison._repr_html_()):
         assert NOTHING in table
     assert "fine-tuning that kept the start" in (folder / "accuracy_against_cost.svg").read_text()
+
+
+def test_the_pages_of_a_comparison_show_its_runs(few, bundle, tmp_path):
+    """Of two runs, one of which is gone when the report is written."""
+    poor = featx.fit(few, "dummy", options=FitOptions(folder=tmp_path / "poor"))
+    written = compare(few, poor, bundle, heads="centroid", options=CompareOptions(folder=tmp_path / "written", jobs=1))
+    page = (written.folder / "index.html").read_text(encoding="utf-8")
+    links = re.findall(r'(?:href|src)="([^"]*)"', page)
+    assert {"accuracy_against_cost.png", "comparison.csv"} <= set(links)
+    assert all((written.folder / link).is_file() for link in links)
+    assert sum(link.endswith(f"{one.name}/index.html") for link in links for one in (poor.bundle, bundle)) == 2
+    for row in written.rows:
+        assert format_interval(row.test.get_interval("accuracy")) in page
+    assert "<script" not in page
+
+    shutil.rmtree(bundle)
+    report = written.report()
+    text = report.path.read_text(encoding="utf-8")
+    assert text.count("Not shown: ") == 1
+    assert str(find_mistakes(poor.bundle)) in text
+    assert all((written.folder / link).is_file() for link in re.findall(r' <a href="([^"]*)"', text))
+    for row in written.rows:
+        assert format_interval(row.test.get_interval("log_loss")) in text
+    assert written._repr_html_().count("<img") == min(12, len(find_mistakes(poor.bundle))) > 0
 
 
 def test_an_older_run_does_not_record_all_seconds(few, bundle):

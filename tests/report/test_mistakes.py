@@ -1,6 +1,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -44,6 +45,12 @@ def test_a_notebook_shows_what_results_look_at(run, store, tmp_path):
     shown = run.errors()._repr_html_()
     assert shown.count("<img") == min(12, len(run.errors()))
     assert run.errors().ids[0] in shown
+    assert run._repr_html_().count("<img") == shown.count("<img")
+    bundle = shutil.copytree(run.bundle, tmp_path / "moved")
+    about = json.loads((bundle / "bundle.json").read_text())
+    about["record"]["store"] |= {"path": "gone.h5", "source": "gone"}
+    (bundle / "bundle.json").write_text(json.dumps(about))
+    assert "<img" not in replace(run, bundle=bundle)._repr_html_()
     assert store.map()._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(UsageError, match="no bundle"):
         fit(store, "centroid", options=FitOptions(cv=3, folder=None)).errors()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from featx.embedding import EmbedResult, embed, embed_layers
     from featx.errors import FeatxError
     from featx.evaluation import Evaluation
+    from featx.exporting.exporting import Export, export_bundle
     from featx.finetuning.finetuning import finetune
     from featx.fitting.fitting import fit
     from featx.image_embedder import ImageEmbedder
@@ -113,6 +114,7 @@ _MODULES = {
     "featx.store.verification": ("Verification", "verify_store"),
     "featx.store.exchange": ("export_store", "read_export"),
     "featx.comparing.comparison": ("compare",),
+    "featx.exporting.exporting": ("Export", "export_bundle"),
     "featx.finetuning.finetuning": ("finetune",),
     "featx.fitting.fitting": ("fit",),
     "featx.comparison_results": ("Comparison", "ComparisonRow"),
@@ -138,6 +140,7 @@ __all__ = [
     "EmbedSpec",
     "Evaluation",
     "Explanation",
+    "Export",
     "FeatureStore",
     "FeatxError",
     "Finding",
@@ -174,6 +177,7 @@ __all__ = [
     "describe_layers",
     "embed",
     "embed_layers",
+    "export_bundle",
     "export_store",
     "find_similar",
     "finetune",

@@ -1,17 +1,18 @@
 """Export of a bundle: one model, from uint8 pixels to probabilities, that runs without featx."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from featx.bundle import Bundle, Part
-from featx.errors import UsageError
+from featx.errors import MissingExtraError, UsageError
 from featx.exporting.folding import find_plain_head
 from featx.files import say_failures, write_json
 from featx.heads.plain import PlainHead
@@ -26,6 +27,9 @@ FORMATS = ("openvino", "onnx", "keras", "savedmodel", "litert", "app")
 ABOUT, PARITY, CARD = "model.json", "parity.json", "model_card.md"
 
 _KIND = "featx-export"
+
+#: Packages that Keras needs to export to a format.
+_NEEDS = {"onnx": ("onnx", "tf2onnx")}
 
 #: Packages whose versions decide what an export computes.
 _VERSIONS = ("featx", "keras", "numpy", "onnx", "openvino", "tensorflow", "tf2onnx")
@@ -78,8 +82,8 @@ def export_bundle(
         StoreError: If the folder cannot be written to.
 
     Examples:
-        >>> from featx.exporting.exporting import export_bundle
-        >>> export = export_bundle("latest", "openvino")
+        >>> import featx
+        >>> export = featx.export_bundle("latest", "openvino")
         >>> sorted(file.name for file in export.path.iterdir())
         ['model.bin', 'model.json', 'model.xml', 'model_card.md', 'parity.json']
     """
@@ -147,9 +151,36 @@ def _write_model(bundle: Bundle, part: Part, head: PlainHead, about: Mapping[str
         from featx.exporting.openvino_model import write_openvino
 
         return write_openvino(bundle, part, head, about, folder)
-    from featx.exporting.keras_model import write_keras
+    if about["to"] == "onnx" and part.embed_spec.backbone.uri.startswith("onnx:"):
+        _check_packages("onnx", ("onnx",))
+        from featx.exporting.onnx_model import append_head
 
-    return write_keras(bundle, part, head, about, folder)
+        path = append_head(bundle, part, head, folder)
+    else:
+        _check_packages(about["to"], _NEEDS.get(about["to"], ()))
+        from featx.exporting.keras_model import write_keras
+
+        path = write_keras(bundle, part, head, about, folder)
+    if about["to"] == "onnx":
+        _describe_onnx(path, about)
+    return path
+
+
+def _check_packages(to: str, names: Sequence[str]) -> None:
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    if missing:
+        msg = f"an export to {to} needs {' and '.join(missing)}: pip install 'featx[export]'"
+        raise MissingExtraError(msg)
+
+
+def _describe_onnx(path: Path, about: Mapping[str, Any]) -> None:
+    """Write what a model says of itself into its metadata."""
+    import onnx
+
+    model = onnx.load(path)
+    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
+    onnx.helper.set_model_props(model, texts)
+    onnx.save(model, path)
 
 
 def _describe(bundle: Bundle, part: Part, to: str) -> dict[str, Any]:

@@ -1,9 +1,7 @@
 """Export to Keras, and by Keras to a SavedModel, ONNX and LiteRT: the network is rebuilt, the head becomes layers."""
 
 import contextlib
-import importlib.util
 import io
-import json
 import logging
 import warnings
 from collections.abc import Mapping
@@ -15,7 +13,7 @@ import numpy as np
 from featx.backbones.loading import rebuild_backbone
 from featx.backbones.protocol import needs_openvino
 from featx.bundle import Bundle, Part
-from featx.errors import DataError, MissingExtraError, UsageError
+from featx.errors import DataError, UsageError
 from featx.exporting.folding import Array, fold_head
 from featx.frameworks import keras, ops
 from featx.heads.plain import PlainHead
@@ -26,9 +24,6 @@ from featx.heads.plain import PlainHead
 #: The file of each format, and what Keras calls the format.
 FILES = {"keras": "model.keras", "savedmodel": "saved_model", "onnx": "model.onnx", "litert": "model.tflite"}
 _NAMES = {"savedmodel": "tf_saved_model", "onnx": "onnx", "litert": "litert"}
-
-#: Packages that an export needs besides Keras and TensorFlow.
-_NEEDS = {"onnx": ("onnx", "tf2onnx")}
 
 
 class KerasOperations:
@@ -109,21 +104,16 @@ def write_keras(bundle: Bundle, part: Part, head: PlainHead, about: Mapping[str,
         bundle: The bundle.
         part: Its network.
         head: Its head.
-        about: What the model says of itself, which ONNX keeps in the model; its `to` is one of `FILES`.
+        about: What the model says of itself; its `to` is one of `FILES`.
         folder: Where to write it.
 
     Returns:
         The file or folder of the model.
 
     Raises:
-        MissingExtraError: If a package is missing.
         DataError: If Keras cannot write the model.
     """
     to = str(about["to"])
-    missing = [name for name in _NEEDS.get(to, ()) if importlib.util.find_spec(name) is None]
-    if missing:
-        msg = f"an export to {to} needs {' and '.join(missing)}: pip install 'featx[export]'"
-        raise MissingExtraError(msg)
     model, path = build_model(bundle, part, head, named=to != "keras"), folder / FILES[to]
     try:
         with _quiet():
@@ -136,8 +126,6 @@ def write_keras(bundle: Bundle, part: Part, head: PlainHead, about: Mapping[str,
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         msg = f"Keras cannot export {bundle.path} to {to} ({reason}); use --to openvino"
         raise DataError(msg) from error
-    if to == "onnx":
-        _describe_onnx(path, about)
     return path
 
 
@@ -152,12 +140,3 @@ def _quiet() -> Any:
             yield
     finally:
         logging.disable(level)
-
-
-def _describe_onnx(path: Path, about: Mapping[str, Any]) -> None:
-    import onnx
-
-    model = onnx.load(path)
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
-    onnx.helper.set_model_props(model, texts)
-    onnx.save(model, path)

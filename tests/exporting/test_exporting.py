@@ -6,12 +6,12 @@ import sys
 
 import numpy as np
 import pytest
-from onnx_models import make_classifier
+from onnx_models import SIDE, make_classifier, make_transformer, value
 from pictures import write_digits
 from tiny import save_network
 
 import featx
-from featx.errors import UsageError
+from featx.errors import MissingExtraError, UsageError
 from featx.exporting.exporting import export_bundle
 from featx.options import FitOptions
 from featx.prediction import Predictor
@@ -85,6 +85,52 @@ def test_what_is_not_made_of_layers_is_refused(bundle, folder):
     with pytest.raises(UsageError, match="colour is not a network"):
         export_bundle(colour, "openvino", folder / "colour")
     assert not list(folder.glob(".unfinished-*"))
+
+
+@pytest.mark.parametrize(
+    ("make", "arguments", "layer", "pooling"),
+    [
+        (make_classifier, "mean=0.4,0.5,0.6&std=0.2&scale=1/255&channels=bgr", "active", "avgmax"),
+        (make_classifier, "recipe=unit", "active", "gem"),
+        (make_transformer, "recipe=unit&registers=2", "out", "cls+mean"),
+    ],
+    ids=["avgmax", "gem", "tokens"],
+)
+def test_an_onnx_file_gets_its_head_as_nodes_of_its_own_graph(folder, make, arguments, layer, pooling):
+    onnx = pytest.importorskip("onnx", reason="the extra `export` is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra `export` is not installed")
+    name, path = f"cut-{pooling}", folder / f"{make.__name__}.onnx"
+    path.write_bytes(make())
+    cut = {"layer": layer, "pooling": pooling}
+    uri = f"onnx:{path}?{arguments}"
+    store = featx.embed(folder / "digits", uri, name=name, folder=folder / "features", **cut).store
+    run = featx.fit(store, "centroid", options=FitOptions(folder=folder / "runs", name=name))
+    made = export_bundle(run.bundle, "onnx", folder / name)
+    assert (made.parity.pixels.changed, made.parity.pixels.images) == ((), 60)
+    assert made.parity.pixels.largest_difference < 1e-4
+    model = onnx.load(made.model)
+    assert json.loads({one.key: one.value for one in model.metadata_props}["classes"]) == ["0", "1", "2"]
+    assert "classifier" not in {weight.name for weight in model.graph.initializer}  # behind the cut
+
+
+def test_an_onnx_file_that_cannot_be_extended_is_refused(folder):
+    pytest.importorskip("onnx", reason="the extra `export` is not installed")
+    path = folder / "single.onnx"
+    path.write_bytes(make_classifier(value("x", [1, 3, SIDE, SIDE])))
+    bundle = fit(folder, f"onnx:{path}?recipe=unit", "centroid")
+    with pytest.raises(UsageError, match=r"it takes 1 images at a time.*use --to openvino"):
+        export_bundle(bundle, "onnx", folder / "refused")
+    path.write_bytes(make_classifier())
+    with pytest.raises(UsageError, match=r"is another file now; put the one back.*use --to openvino"):
+        export_bundle(bundle, "onnx", folder / "refused")
+
+
+def test_a_missing_package_is_named_with_the_line_that_installs_it(bundle, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "onnx", None)  # as where it is not installed
+    with pytest.raises(MissingExtraError, match=r"onnx needs onnx: pip install 'featx\[export\]'") as raised:
+        export_bundle(bundle, "onnx", tmp_path / "out")
+    assert raised.value.exit_code == 3
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.keras

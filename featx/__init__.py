@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from featx.errors import FeatxError
     from featx.evaluation import Evaluation
     from featx.finetuning.finetuning import finetune
+    from featx.fitting.corrections import correct_manifest
     from featx.fitting.fitting import fit
     from featx.image_embedder import ImageEmbedder
     from featx.items import (
@@ -114,6 +115,7 @@ _MODULES = {
     "featx.store.exchange": ("export_store", "read_export"),
     "featx.comparing.comparison": ("compare",),
     "featx.finetuning.finetuning": ("finetune",),
+    "featx.fitting.corrections": ("correct_manifest",),
     "featx.fitting.fitting": ("fit",),
     "featx.comparison_results": ("Comparison", "ComparisonRow"),
     "featx.results": ("Run",),
@@ -167,6 +169,7 @@ __all__ = [
     "ViewSpec",
     "audit_store",
     "compare",
+    "correct_manifest",
     "decode",
     "describe_backbones",
     "describe_layers",

@@ -23,6 +23,9 @@ from featx.wording import agree, format_plural, join_first, to_text
 #: How `audit.csv` suggests another label, and what it calls copies.
 _LABEL, _COPIES = "label ", ("copy", "near-copy")
 
+#: Its other suggestions; empty for a line that somebody does not agree with.
+_SUGGESTIONS = ("leave out", "group", "check", "")
+
 _SHOWN = 8
 
 
@@ -90,6 +93,22 @@ class _Lines:
         """Read a column of these lines."""
         values = _read_column(self.table, name)
         return [values[line] for line in self.kept]
+
+    def read_suggestions(self) -> list[str]:
+        """Read the suggestions of these lines.
+
+        Raises:
+            DataError: If one is none that `featx audit` makes; it would be ignored without a word.
+        """
+        found = [text.strip() for text in self.read("suggestion")]
+        for line, text in zip(self.kept, found, strict=True):
+            if text not in _SUGGESTIONS and not text.startswith(_LABEL):
+                msg = (
+                    f"{self.table.name_row(line)} of {self.table.title} has the suggestion {text!r}; write "
+                    "'leave out', 'group', 'check' or 'label NAME', or leave it empty"
+                )
+                raise DataError(msg)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +275,9 @@ def _read_column(table: Table, name: str) -> list[str]:
             "audit.csv of `featx audit` is needed"
         )
         raise DataError(msg)
+    if name in table.repeated:
+        msg = f"{table.title} has several columns {name!r}; remove or rename all but one"
+        raise DataError(msg)
     return list(table.read(name))
 
 
@@ -266,7 +288,7 @@ def _leave_out(store: Listed, path: Path) -> tuple[NDArray[np.bool_], int, int]:
     if "suggestion" not in lines.table.columns:
         kept[lines.rows] = False
         return kept, int((~kept).sum()), 0
-    suggestions = np.array(lines.read("suggestion"), np.str_)
+    suggestions = np.array(lines.read_suggestions(), np.str_)
     kept[lines.rows[suggestions == "leave out"]] = False
     listed = int((~kept).sum())
     is_copy = np.isin(lines.read("kind"), _COPIES) & (suggestions == "group")
@@ -287,7 +309,7 @@ def _relabel(store: Listed, path: Path) -> tuple[NDArray[np.str_], int]:
     """Return the labels, and the number of those that are new."""
     lines = _read(store, path)
     if "suggestion" in lines.table.columns:
-        found = lines.read("suggestion")
+        found = lines.read_suggestions()
         names = [text.removeprefix(_LABEL) if text.startswith(_LABEL) else "" for text in found]
     else:
         names = lines.read("label")
@@ -300,7 +322,7 @@ def _relabel(store: Listed, path: Path) -> tuple[NDArray[np.str_], int]:
             hint = suggest(name, known)
             msg = (
                 f"{path} gives {store.ids[row]} the label {name!r}, which {store.path} does not have; "
-                f"{f'{hint} ' if hint else ''}Its classes: {join_first(known, _SHOWN)}"
+                f"{f'{hint} Its' if hint else 'its'} classes: {join_first(known, _SHOWN)}"
             )
             raise DataError(msg)
         if given.setdefault(row, name) != name:

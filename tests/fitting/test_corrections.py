@@ -121,14 +121,39 @@ def test_labels_are_those_of_the_table_and_a_class_without_items_is_said(splits,
         ("id,label\n", "ID,22", "relabel", DataError, "the label '22', which .* does not have; did you mean 2"),
         ("id,label\n", "ID,1\nID,2", "relabel", DataError, "two labels, '1' and '2'"),
         ("", "", "without", SourceError, "there is no table '.*'; `featx audit` writes one"),
+        ("id,id\n", "ID,ID", "without", DataError, "has several columns 'id'; remove or rename"),
+        ("id,label\n", "ID,wasps", "relabel", DataError, "'wasps', which .* does not have; its classes: 0, 1, 2$"),
+        ("id,suggestion\n", "ID,leave out", "without", DataError, "has no column 'kind'"),
+        (HEADER, "ID,blank,1,leaveout,,", "without", DataError, "line 2 of .* has the suggestion 'leaveout'; write"),
+        (HEADER, "ID,outlier,1,lable 1,,", "relabel", DataError, "line 2 of .* has the suggestion 'lable 1'; write"),
+        (HEADER, "ID,blank,1", "without", SourceError, "line 2 of .* has 3 fields and the header has 6"),
+        (
+            HEADER,
+            '"ID,blank,1,leave out,,\nID,blank,1,leave out,,',
+            "group",
+            SourceError,
+            "a quote in line 2 of .*",
+        ),
+        (HEADER, "ID,bl\0ank,1,leave out,,", "relabel", SourceError, "is not text: it contains zero bytes"),
+        ("\n", "", "without", SourceError, "is empty; write the names of the columns"),
     ],
 )
 def test_wrong_tables(splits, tmp_path, header, line, option, error, message):
     path = tmp_path / "table.csv"
     if header:
         write(path, line.replace("ID", names(splits, "train", "0")[0]), header=header)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as raised:
         correct_items(splits, **{option: str(path)})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_that_another_program_saved_is_read(splits, tmp_path, encoding):
+    first, second = names(splits, "train", "0")[:2]
+    lines = [HEADER.strip(), f"{first},blank,1, leave out ,,", f"{second},tiny,1,check,,"]
+    text = "\r\n".join(lines).replace(",", ";")
+    (tmp_path / "audit.csv").write_bytes(text.encode(encoding))
+    assert splits.ids[~correct_items(splits, without=tmp_path / "audit.csv").kept].tolist() == [first]
 
 
 def test_embed_leaves_out_what_a_table_names_and_records_it(tmp_path, capsys):

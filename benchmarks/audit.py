@@ -12,14 +12,27 @@ What would change our mind: a recall of copies without mirroring below 0.95, or 
 by a Gaussian blur whose standard deviation is 1 or 2 % of the shorter side, or by a motion of 5 % of it. Poor
 pictures that the data set has by itself count as wrong.
 
+`leaks` asks what honest numbers gain. Each picture gets a near-copy, and the whole is embedded and audited once. Each
+seed then takes the copies of a share of the pictures, and tests a head on a fifth: of all items by a plain stratified
+split, of the same items with `--group audit.csv`, and of the pictures without copies. The given splits are not used.
+
+`pairs` asks what the screen saves. Features are made in clusters, not negative, with most energy in few directions, as
+behind a ReLU; 1 % are near-copies of others. All pairs are found by the audit's own function from a file that is
+mapped, and by products of whole rows, of a sample of the blocks, whose time is scaled to all. The pairs of the sample
+must be equal. What would change our mind: more than a fifth of the time of all products, or 1.5 GiB.
+
     python benchmarks/audit.py faults SOURCE FOREIGN --backbone mobilenetv2
     python benchmarks/audit.py poor SOURCE
+    python benchmarks/audit.py leaks SOURCE --backbone mobilenetv2 --share 0.5
+    python benchmarks/audit.py pairs --items 100000 --dim 1280
 """
 
 import argparse
 import io
+import itertools
 import json
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +43,7 @@ from featx.audit.auditing import audit_store
 from featx.audit.near_copies import find_pairs
 from featx.errors import FeatxError
 from featx.heads.rows import FeatureRows
+from featx.measuring import watch_memory
 
 KINDS = ("saved", "reduced", "cropped", "mirrored", "brightness")
 
@@ -43,6 +57,10 @@ POOR = {
     "blur 2 %": ("blur", 0.02),
     "motion 5 %": ("motion", 0.05),
 }
+
+
+#: Rows of one block of products.
+BLOCK = 1024
 
 
 def alter(image: Image.Image, kind: str, generator: np.random.Generator) -> tuple[Image.Image, int]:
@@ -201,10 +219,7 @@ def measure(source: str, foreign: str, backbone: str, seed: int) -> None:
         planted = plant(source, foreign, folder, seed)
         store = featx.embed(folder, backbone, folder=Path(name) / "features").store
         audit = audit_store(store)
-        groups: dict[str, list[str]] = {}
-        for finding in audit.list_kind("near-copy"):
-            groups.setdefault(finding.group, []).append(finding.id)
-        near = {frozenset((a, b)) for ids in groups.values() for i, a in enumerate(ids) for b in ids[i + 1 :]}
+        near = list_near_pairs(audit)
         cosine = find_pairs(FeatureRows(store.features), 0.95)
         ids = store.ids.tolist()
         by_cosine = {frozenset((ids[a], ids[b])) for a, b in zip(cosine.first, cosine.second, strict=True)}
@@ -226,6 +241,129 @@ def measure(source: str, foreign: str, backbone: str, seed: int) -> None:
         print(json.dumps(result))
 
 
+def measure_leaks(source: str, backbone: str, shares: list[float], heads: list[str], seeds: int) -> None:
+    """Measure accuracy with near-copies across splits, with them in groups, and without them; print lines of JSON."""
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        copies = copy_all(featx.read_source(source), root / "planted")
+        store = featx.embed(root / "planted", backbone, folder=root / "features").store
+        table = root / "audit.csv"
+        audit = audit_store(store)
+        audit.to_frame().to_csv(table, index=False)
+        score = score_pairs(list_near_pairs(audit), {copy: copy.rsplit("__", 1)[1][:-4] for copy in copies})
+        print(json.dumps({"source": source, "items": len(store), "near_copies": score}), flush=True)
+        for head, share in itertools.product(heads, shares):
+            found: dict[str, list[float]] = {"plain": [], "grouped": [], "clean": []}
+            for seed in range(seeds):
+                chosen = np.random.default_rng(seed).random(len(copies)) < share
+                rest, every = root / "rest.csv", root / "every.csv"
+                rest.write_text("\n".join(["id", *np.array(copies)[~chosen].tolist()]))
+                every.write_text("\n".join(["id", *copies]))
+                for kind, group, without in (("plain", "", rest), ("grouped", table, rest), ("clean", "", every)):
+                    options = featx.FitOptions(group=str(group), without=without, seed=seed, folder=None)
+                    found[kind].append(featx.fit(store, head, options=options).test.accuracy)
+            means = {kind: round(float(np.mean(values)), 4) for kind, values in found.items()}
+            apart = {
+                f"{kind} - clean": [round(float(part), 4) for part in compare_pairs(found[kind], found["clean"])]
+                for kind in ("plain", "grouped")
+            }
+            print(json.dumps({"head": head, "share": share, "seeds": seeds, **means, **apart}), flush=True)
+
+
+def compare_pairs(first: list[float], second: list[float]) -> tuple[float, float]:
+    """Return the mean difference of pairs, and its standard error."""
+    apart = np.subtract(first, second)
+    return apart.mean(), apart.std(ddof=1) / np.sqrt(len(apart))
+
+
+def copy_all(manifest: featx.Manifest, folder: Path) -> list[str]:
+    """Write a data set without its splits, with a near-copy of each picture; return the ids of the copies."""
+    generator = np.random.default_rng(0)
+    copies = []
+    for number, item in enumerate(manifest.items):
+        name, kind = f"{item.label}/{item.id.replace('/', '__')}", KINDS[number % len(KINDS)]
+        (folder / item.label).mkdir(parents=True, exist_ok=True)
+        data = manifest.reader.read(item.id)
+        (folder / name).write_bytes(data)
+        image, quality = alter(Image.open(io.BytesIO(data)), kind, generator)
+        copies.append(f"{name}__{kind}.jpg")
+        image.save(folder / copies[-1], quality=quality)
+    return copies
+
+
+def list_near_pairs(audit: featx.Audit) -> set[frozenset[str]]:
+    """List the pairs of ids that are in one group of near-copies."""
+    groups: dict[str, list[str]] = {}
+    for finding in audit.list_kind("near-copy"):
+        groups.setdefault(finding.group, []).append(finding.id)
+    return {frozenset(pair) for ids in groups.values() for pair in itertools.combinations(ids, 2)}
+
+
+def make_rows(path: Path, items: int, dim: int, dtype: str) -> np.ndarray:
+    """Write synthetic features to a file, and map it."""
+    generator = np.random.default_rng(0)
+    rows = np.lib.format.open_memmap(path, "w+", dtype, (items, dim))
+    n_strong = min(dim, 100)
+    directions = generator.standard_normal((n_strong, dim)) * (1 + np.arange(n_strong))[:, None] ** -0.5
+    centres = generator.standard_normal((200, n_strong)) * 1.5
+    for start in range(0, items, BLOCK):
+        count = min(BLOCK, items - start)
+        strong = centres[generator.integers(200, size=count)] + generator.standard_normal((count, n_strong))
+        block = strong @ directions + 0.5 * generator.standard_normal((count, dim))
+        rows[start : start + count] = np.maximum(block, 0)
+    for copy in generator.permutation(items)[: items // 100]:
+        other = rows[generator.integers(items)].astype(np.float32)
+        rows[copy] = np.maximum(other + 0.05 * other.std() * generator.standard_normal(dim), 0)
+    rows.flush()
+    return np.load(path, mmap_mode="r")
+
+
+def multiply_all(rows: np.ndarray, threshold: float, blocks: list[int]) -> tuple[set[tuple[int, int]], float]:
+    """Find the pairs of some blocks of rows with all later rows by whole products; return them and the seconds used."""
+    unit = np.array(rows, np.float32)
+    started = time.process_time()
+    unit /= np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-30)
+    normalising, pairs = time.process_time() - started, set[tuple[int, int]]()
+    started = time.process_time()
+    for start in blocks:
+        for other in range(start, len(unit), BLOCK):
+            first, second = np.nonzero(unit[start : start + BLOCK] @ unit[other : other + BLOCK].T >= threshold)
+            pairs |= {(int(a), int(b)) for a, b in zip(first + start, second + other, strict=True) if a < b}
+    done = sum(len(unit) - start for start in blocks)
+    total = sum(len(unit) - start for start in range(0, len(unit), BLOCK))
+    return pairs, normalising + (time.process_time() - started) * total / done
+
+
+def measure_pairs(items: int, dim: int, dtype: str, sampled: int) -> None:
+    """Measure the search for near-copies among synthetic features; print one line of JSON."""
+    threshold = 0.95
+    with tempfile.TemporaryDirectory() as name:
+        rows = make_rows(Path(name) / "rows.npy", items, dim, dtype)
+        started, clock, read_peak = time.process_time(), time.perf_counter(), watch_memory()
+        found = find_pairs(FeatureRows(rows), threshold)
+        seconds, elapsed, peak = time.process_time() - started, time.perf_counter() - clock, read_peak()
+        blocks = list(range(0, items, BLOCK))[:: max(1, items // BLOCK // sampled)]
+        exact, all_seconds = multiply_all(rows, threshold, blocks)
+    own = set(zip(found.first.tolist(), found.second.tolist(), strict=True))
+    own = {(first, second) for first, second in own if first // BLOCK * BLOCK in blocks}
+    result = {
+        "items": items,
+        "dim": dim,
+        "dtype": dtype,
+        "pairs": len(found),
+        "computed_in_full": found.n_screened,
+        "processor_seconds": round(seconds, 1),
+        "seconds": round(elapsed, 1),
+        "peak_bytes": peak,
+        "all_products_seconds": round(all_seconds, 1),
+        "ratio": round(seconds / all_seconds, 3),
+        "sampled_blocks": len(blocks),
+        "pairs_in_sample": len(exact),
+        "different": len(own ^ exact),
+    }
+    print(json.dumps(result))
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -239,10 +377,25 @@ def main() -> None:
     poor.add_argument("--share", type=float, default=0.1)
     for verb in (faults, poor):
         verb.add_argument("--seed", type=int, default=0)
+    leaks = verbs.add_parser("leaks")
+    leaks.add_argument("source")
+    leaks.add_argument("--backbone", default="mobilenetv2")
+    leaks.add_argument("--share", type=float, nargs="+", default=[0.2, 1.0])
+    leaks.add_argument("--head", nargs="+", default=["logreg", "knn"])
+    leaks.add_argument("--seeds", type=int, default=5)
+    pairs = verbs.add_parser("pairs")
+    pairs.add_argument("--items", type=int, default=100_000)
+    pairs.add_argument("--dim", type=int, default=1280)
+    pairs.add_argument("--dtype", default="float32")
+    pairs.add_argument("--sampled", type=int, default=5)
     arguments = parser.parse_args()
     try:
         if arguments.verb == "faults":
             measure(arguments.source, arguments.foreign, arguments.backbone, arguments.seed)
+        elif arguments.verb == "leaks":
+            measure_leaks(arguments.source, arguments.backbone, arguments.share, arguments.head, arguments.seeds)
+        elif arguments.verb == "pairs":
+            measure_pairs(arguments.items, arguments.dim, arguments.dtype, arguments.sampled)
         else:
             measure_poor(arguments.source, arguments.share, arguments.seed)
     except FeatxError as error:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from featx.evaluation import Evaluation
     from featx.exporting.exporting import Export, export_bundle
     from featx.finetuning.finetuning import finetune
+    from featx.fitting.corrections import correct_manifest
     from featx.fitting.fitting import fit
     from featx.image_embedder import ImageEmbedder
     from featx.items import (
@@ -116,6 +117,7 @@ _MODULES = {
     "featx.comparing.comparison": ("compare",),
     "featx.exporting.exporting": ("Export", "export_bundle"),
     "featx.finetuning.finetuning": ("finetune",),
+    "featx.fitting.corrections": ("correct_manifest",),
     "featx.fitting.fitting": ("fit",),
     "featx.comparison_results": ("Comparison", "ComparisonRow"),
     "featx.results": ("Explanation", "Neighbour", "Prediction", "Run"),
@@ -172,6 +174,7 @@ __all__ = [
     "ViewSpec",
     "audit_store",
     "compare",
+    "correct_manifest",
     "decode",
     "describe_backbones",
     "describe_layers",

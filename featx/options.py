@@ -358,6 +358,7 @@ class FineTuneOptions:
     Attributes:
         test_size: Fraction held out if the source has no test split.
         group: What keeps items together, as in `FitOptions`.
+        without, relabel: Tables of items to leave out and to label anew, as in `FitOptions`.
         cache: `yes` embeds the feature maps below the trainable layers once and trains from these; `no` runs the
             whole network on pixels in every epoch; `auto` caches if that is possible and the disk has room.
         features: Folder of the stores; feature maps are in its subfolder `maps`.
@@ -372,6 +373,8 @@ class FineTuneOptions:
 
     test_size: float = 0.2
     group: str = ""
+    without: str | os.PathLike[str] | None = None
+    relabel: str | os.PathLike[str] | None = None
     cache: str = CACHES[0]
     features: str | os.PathLike[str] = "features"
     folder: str | os.PathLike[str] = "runs"

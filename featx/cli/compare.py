@@ -78,7 +78,7 @@ def compare(
         ),
     ] = COMPARE_DEFAULTS.folds,
     test_size: flags.TestSize = COMPARE_DEFAULTS.test_size,
-    group: flags.Group = COMPARE_DEFAULTS.group,
+    group: flags.GroupOrTable = COMPARE_DEFAULTS.group,
     views: flags.FitViews = COMPARE_DEFAULTS.views,
     seed: flags.Seed = COMPARE_DEFAULTS.seed,
     jobs: Annotated[

@@ -81,6 +81,7 @@ def embed(
     label_column: flags.LabelColumn = None,
     split_column: flags.SplitColumn = None,
     group: flags.GroupColumn = None,
+    without: flags.Without = None,
     layout: flags.Layout = "",
     label_pattern: flags.LabelPattern = "",
     map_labels: flags.MapLabels = None,
@@ -136,6 +137,7 @@ def embed(
         map_labels=map_labels,
         only=only,
         except_=except_,
+        without=without,
     )
     with end_at_second_interrupt(), ProgressReporter("embedding") as reporter:
         results = featx.embed_layers(

@@ -56,26 +56,9 @@ def fit(
             metavar="K", help="Test by K-fold cross-validation over all items; 0 tests on one held-out split."
         ),
     ] = FIT_DEFAULTS.cv,
-    group: Annotated[
-        str,
-        typer.Option(
-            metavar="GROUP",
-            help="Keep items together in one split, by a column of the table, `folder`, a regular expression with one "
-            "group that is searched for in each id, or a table such as audit.csv.",
-        ),
-    ] = FIT_DEFAULTS.group,
-    without: Annotated[
-        Path | None,
-        typer.Option(
-            "--without", metavar="FILE", help="Leave out what audit.csv says, or all items of a table with ids."
-        ),
-    ] = None,
-    relabel: Annotated[
-        Path | None,
-        typer.Option(
-            "--relabel", metavar="FILE", help="Take the labels that audit.csv suggests, or those of an id,label table."
-        ),
-    ] = None,
+    group: flags.GroupOrTable = FIT_DEFAULTS.group,
+    without: flags.Without = None,
+    relabel: flags.Relabel = None,
     views: flags.FitViews = FIT_DEFAULTS.views,
     seed: flags.Seed = FIT_DEFAULTS.seed,
     runs: flags.Runs = Path(str(FIT_DEFAULTS.folder)),

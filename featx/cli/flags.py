@@ -296,6 +296,25 @@ Group = Annotated[
         "group that is searched for in each id.",
     ),
 ]
+GroupOrTable = Annotated[
+    str,
+    typer.Option(
+        "--group",
+        metavar="GROUP",
+        help="Keep items together in one split, by a column of the table, `folder`, a regular expression with one "
+        "group that is searched for in each id, or a table such as audit.csv.",
+    ),
+]
+Without = Annotated[
+    Path | None,
+    typer.Option("--without", metavar="FILE", help="Leave out what audit.csv says, or all items of a table with ids."),
+]
+Relabel = Annotated[
+    Path | None,
+    typer.Option(
+        "--relabel", metavar="FILE", help="Take the labels that audit.csv suggests, or those of an id,label table."
+    ),
+]
 FitViews = Annotated[
     str,
     typer.Option(
@@ -408,6 +427,7 @@ def read_source(
     map_labels: list[str] | None,
     only: list[str] | None,
     except_: list[str] | None,
+    without: Path | None = None,
 ) -> Any:  # noqa: ANN401 - a Manifest, whose package is loaded only here
     """Read a source with the flags for it, and print on stderr what was found."""
     import featx
@@ -421,6 +441,7 @@ def read_source(
     )
     columns = featx.Columns(path_column, label_column, split_column, group)
     manifest = featx.read_source(source, root=root, columns=columns, options=options)
+    manifest = featx.correct_manifest(manifest, without=without) if without else manifest
     for line in manifest.describe():
         print_message(line)
     return manifest

@@ -121,7 +121,8 @@ def prepare_data(
     _report_quarantine(found, options)
     for result in found:
         result.check()
-    dataset = load_dataset(found[0].store, group=options.group, views=None)
+    tables = {"without": options.without, "relabel": options.relabel}
+    dataset = load_dataset(found[0].store, group=options.group, views=None, **tables)
     stores = tuple(result.store for result in found)
     ids = stores[0].ids[dataset.rows]
     image_spec = stores[0].spec.image

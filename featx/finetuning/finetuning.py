@@ -42,6 +42,7 @@ from featx.finetuning.loop import (
     stream_features,
 )
 from featx.finetuning.unfreezing import Stage, plan_stages
+from featx.fitting.corrections import correct_manifest, is_table
 from featx.fitting.dataset import (
     Dataset,
     Partition,
@@ -211,6 +212,8 @@ def draft_bundle(
         "backbone": make_spec(network, output, image).backbone.to_dict(),
         "explanation": describe_basis(basis),
     }
+    if dataset.corrections:
+        record["corrections"] = dict(dataset.corrections)
     return Draft(
         parts=(DraftPart(make_spec(tuned, tuned.outputs[0], image), golden, str(path)),),
         head_spec=run.head,
@@ -326,7 +329,7 @@ def finetune(
     check_run_name(options.folder, options.name)
     spec, image = plan_first_head(spec or FineTuneSpec()), check_image(image or {})
     manifest = source if isinstance(source, Manifest) else read_source(source)
-    check_manifest(manifest, group=options.group, tuned=is_tuned(spec), reporter=options.reporter)
+    _check_source(manifest, spec, options)
     find, network = _load_network(backbone, layer, pooling, weights, image, options)
     stages = plan_stages(spec.unfreeze, list_own_layers(network), backbone or network.uri)
     from featx.finetuning.network import TrainableNetwork
@@ -353,6 +356,14 @@ def finetune(
         options.reporter.begin("testing and writing")
         trained = TrainedNetwork(trainable, first, spec, data, partition, roles, loop.state, read_peak)
         return _conclude(trained, network, folder, options, started)
+
+
+def _check_source(manifest: Manifest, spec: FineTuneSpec, options: FineTuneOptions) -> None:
+    """Refuse a source, or tables of corrections, that cannot be used, before anything is embedded."""
+    table = options.group if is_table(options.group) else ""
+    if table or options.without or options.relabel:
+        manifest = correct_manifest(manifest, without=options.without, relabel=options.relabel, group=table)
+    check_manifest(manifest, group="" if table else options.group, tuned=is_tuned(spec), reporter=options.reporter)
 
 
 def list_own_layers(network: Any) -> list[LayerInfo]:  # noqa: ANN401 - a KerasBackbone, whose module imports TensorFlow

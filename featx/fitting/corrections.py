@@ -4,9 +4,9 @@ import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +14,101 @@ from numpy.typing import NDArray
 from featx.errors import DataError, SourceError
 from featx.items.columns import Table
 from featx.items.delimited import read_delimited
-from featx.items.manifest import SPLITS
+from featx.items.manifest import SPLITS, Manifest
+from featx.items.sources import list_left_out
 from featx.items.splits import find_units
 from featx.registry import suggest
-from featx.store.joining import AnyStore
 from featx.wording import agree, format_plural, join_first, to_text
 
 #: How `audit.csv` suggests another label, and what it calls copies.
 _LABEL, _COPIES = "label ", ("copy", "near-copy")
 
+#: Its other suggestions; empty for a line that somebody does not agree with.
+_SUGGESTIONS = ("leave out", "group", "check", "")
+
 _SHOWN = 8
+
+
+class Listed(Protocol):
+    """Items that can be corrected: those of a store, of several, or of a manifest."""
+
+    @property
+    def path(self) -> str | Path:
+        """What holds them, for messages."""
+
+    @property
+    def reading(self) -> Mapping[str, Any]:
+        """See `Manifest.reading`."""
+
+    @property
+    def ids(self) -> NDArray[np.str_]:
+        """Text `(n_items,)`."""
+
+    @property
+    def labels(self) -> NDArray[np.str_]:
+        """Text `(n_items,)`."""
+
+    @property
+    def splits(self) -> NDArray[np.str_]:
+        """Text `(n_items,)`."""
+
+    @property
+    def groups(self) -> NDArray[np.str_]:
+        """Text `(n_items,)`."""
+
+    def __len__(self) -> int:
+        """Count the items."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """The items of a manifest, as `Listed`."""
+
+    path: str
+    reading: Mapping[str, Any]
+    ids: NDArray[np.str_]
+    labels: NDArray[np.str_]
+    splits: NDArray[np.str_]
+    groups: NDArray[np.str_]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """The lines of a table that name items.
+
+    Attributes:
+        table: The table.
+        kept: Its lines that are used.
+        rows: int `(n_kept,)`: the row of the item that each of them names.
+    """
+
+    table: Table
+    kept: list[int]
+    rows: NDArray[np.intp]
+
+    def read(self, name: str) -> list[str]:
+        """Read a column of these lines."""
+        values = _read_column(self.table, name)
+        return [values[line] for line in self.kept]
+
+    def read_suggestions(self) -> list[str]:
+        """Read the suggestions of these lines.
+
+        Raises:
+            DataError: If one is none that `featx audit` makes; it would be ignored without a word.
+        """
+        found = [text.strip() for text in self.read("suggestion")]
+        for line, text in zip(self.kept, found, strict=True):
+            if text not in _SUGGESTIONS and not text.startswith(_LABEL):
+                msg = (
+                    f"{self.table.name_row(line)} of {self.table.title} has the suggestion {text!r}; write "
+                    "'leave out', 'group', 'check' or 'label NAME', or leave it empty"
+                )
+                raise DataError(msg)
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +137,7 @@ def is_table(group: str) -> bool:
 
 
 def correct_items(
-    store: AnyStore,
+    store: Listed,
     *,
     without: str | os.PathLike[str] | None = None,
     relabel: str | os.PathLike[str] | None = None,
@@ -61,7 +146,7 @@ def correct_items(
     """Correct the items of a store by tables with a column `id`; the store itself stays as it is.
 
     Args:
-        store: The store.
+        store: The store, or what else lists items.
         without: Table of items to leave out. Of a table with a column `suggestion`, as `featx audit` writes it, those
             with `leave out`, and of each group of copies all but one, which is a test item if one of them is.
         relabel: Table with a column `label`, or with suggestions `label NAME`.
@@ -99,6 +184,53 @@ def correct_items(
     return Corrected(kept, labels, groups, copies, tuple(notes), record)
 
 
+def correct_manifest(
+    manifest: Manifest,
+    *,
+    without: str | os.PathLike[str] | None = None,
+    relabel: str | os.PathLike[str] | None = None,
+    group: str = "",
+) -> Manifest:
+    r"""Correct the items of a source by tables such as `audit.csv`, before they are embedded.
+
+    Args:
+        manifest: The source; see `featx.read_source`.
+        without: Table of items to leave out; a store that is embedded from the result records which.
+        relabel: Table of items to label anew.
+        group: Table of items to keep together.
+
+    Returns:
+        The corrected manifest, with notes about what was done.
+
+    Raises:
+        SourceError: If a table cannot be read.
+        DataError: If a table lacks a column, or names an item or a class that the source lacks, or no item is left.
+
+    Examples:
+        >>> import featx
+        >>> manifest = featx.read_source("digits")
+        >>> with open("bad.csv", "w") as file:
+        ...     _ = file.write("id\n" + manifest.items[0].id)
+        >>> len(manifest), len(featx.correct_manifest(manifest, without="bad.csv"))
+        (400, 399)
+    """
+    rows = [(item.id, item.label, item.split, item.group) for item in manifest.items]
+    columns = (np.array(column, np.str_) for column in zip(*rows, strict=True))
+    listed = _Columns(manifest.source, manifest.reading, *columns)
+    corrected = correct_items(listed, without=without, relabel=relabel, group=group)
+    if not corrected.kept.any():
+        msg = f"{without} leaves out all {format_plural(len(listed), 'item')} of {listed.path}; delete some lines"
+        raise DataError(msg)
+    found = zip(manifest.items, corrected.labels.tolist(), corrected.groups.tolist(), corrected.kept, strict=True)
+    items = tuple(replace(item, label=label, group=name) for item, label, name, kept in found if kept)
+    reading, ids = dict(manifest.reading), listed.ids[~corrected.kept].tolist()
+    if without:
+        earlier = sorted(list_left_out(reading))
+        file = _describe_file("without", Path(without))
+        reading["without"] = {"path": file["without"], "sha256": file["without_sha256"], "ids": [*earlier, *ids]}
+    return replace(manifest, items=items, reading=reading, notes=(*manifest.notes, *corrected.notes))
+
+
 def _describe_left_out(table: object, kept: NDArray[np.bool_], listed: int, n_copies: int) -> str:
     words = f"{table} leaves out {format_plural(int((~kept).sum()), 'item')}"
     return f"{words}: {listed:,} listed, and {n_copies:,} further copies of a picture that stays" if n_copies else words
@@ -108,8 +240,10 @@ def _describe_file(name: str, path: Path) -> dict[str, str]:
     return {name: to_text(str(path)), f"{name}_sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
-def _read(store: AnyStore, path: Path) -> tuple[Table, NDArray[np.intp]]:
-    """Read a table, and find the row of the store of each of its rows, int `(n_rows,)`.
+def _read(store: Listed, path: Path) -> _Lines:
+    """Read a table, and find the item that each of its lines names.
+
+    Items that were left out when the store was embedded have nothing to correct, and are passed over.
 
     Raises:
         SourceError: If it cannot be read.
@@ -121,15 +255,17 @@ def _read(store: AnyStore, path: Path) -> tuple[Table, NDArray[np.intp]]:
     table = read_delimited(str(path), str(path))
     ids = _read_column(table, "id")
     rows = {name.encode("utf-8", "backslashreplace").decode(): row for row, name in enumerate(store.ids.tolist())}
-    unknown = list(dict.fromkeys(name for name in ids if name not in rows))
+    left_out = list_left_out(store.reading)
+    unknown = list(dict.fromkeys(name for name in ids if name not in rows and name not in left_out))
     if unknown:
         lacks = agree(len(unknown), "an item that", f"{len(unknown):,} items that")
         msg = (
-            f"{path} names {lacks} {store.path} does not have, such as {unknown[0]!r}; run `featx audit` on this "
-            "store, or delete these lines"
+            f"{path} names {lacks} {store.path} does not have, such as {unknown[0]!r}; use the audit.csv of these "
+            "pictures, or delete these lines"
         )
         raise DataError(msg)
-    return table, np.array([rows[name] for name in ids], np.intp)
+    kept = [line for line, name in enumerate(ids) if name in rows]
+    return _Lines(table, kept, np.array([rows[ids[line]] for line in kept], np.intp))
 
 
 def _read_column(table: Table, name: str) -> list[str]:
@@ -139,23 +275,26 @@ def _read_column(table: Table, name: str) -> list[str]:
             "audit.csv of `featx audit` is needed"
         )
         raise DataError(msg)
+    if name in table.repeated:
+        msg = f"{table.title} has several columns {name!r}; remove or rename all but one"
+        raise DataError(msg)
     return list(table.read(name))
 
 
-def _leave_out(store: AnyStore, path: Path) -> tuple[NDArray[np.bool_], int, int]:
+def _leave_out(store: Listed, path: Path) -> tuple[NDArray[np.bool_], int, int]:
     """Return the items that are kept, the number of those that are listed to be left out, and that of copies."""
-    table, rows = _read(store, path)
+    lines = _read(store, path)
     kept = np.ones(len(store), bool)
-    if "suggestion" not in table.columns:
-        kept[rows] = False
+    if "suggestion" not in lines.table.columns:
+        kept[lines.rows] = False
         return kept, int((~kept).sum()), 0
-    suggestions = np.array(_read_column(table, "suggestion"), np.str_)
-    kept[rows[suggestions == "leave out"]] = False
+    suggestions = np.array(lines.read_suggestions(), np.str_)
+    kept[lines.rows[suggestions == "leave out"]] = False
     listed = int((~kept).sum())
-    is_copy = np.isin(_read_column(table, "kind"), _COPIES) & (suggestions == "group")
-    names = np.where(is_copy, _read_column(table, "group"), "")
+    is_copy = np.isin(lines.read("kind"), _COPIES) & (suggestions == "group")
+    names = np.where(is_copy, lines.read("group"), "")
     members = defaultdict(list)
-    for row, name in enumerate(_join(store, rows, names.tolist(), with_own=False).tolist()):
+    for row, name in enumerate(_join(store, lines.rows, names.tolist(), with_own=False).tolist()):
         if name and kept[row]:
             members[name].append(row)
     latest = {split: -place for place, split in enumerate(SPLITS)}
@@ -166,24 +305,24 @@ def _leave_out(store: AnyStore, path: Path) -> tuple[NDArray[np.bool_], int, int
     return kept, listed, int((~kept).sum()) - listed
 
 
-def _relabel(store: AnyStore, path: Path) -> tuple[NDArray[np.str_], int]:
+def _relabel(store: Listed, path: Path) -> tuple[NDArray[np.str_], int]:
     """Return the labels, and the number of those that are new."""
-    table, rows = _read(store, path)
-    if "suggestion" in table.columns:
-        found = _read_column(table, "suggestion")
+    lines = _read(store, path)
+    if "suggestion" in lines.table.columns:
+        found = lines.read_suggestions()
         names = [text.removeprefix(_LABEL) if text.startswith(_LABEL) else "" for text in found]
     else:
-        names = _read_column(table, "label")
+        names = lines.read("label")
     known = sorted(set(store.labels.tolist()) - {""})
     labels, given = store.labels.copy(), dict[int, str]()
-    for row, name in zip(rows.tolist(), names, strict=True):
+    for row, name in zip(lines.rows.tolist(), names, strict=True):
         if not name:
             continue
         if name not in known:
             hint = suggest(name, known)
             msg = (
                 f"{path} gives {store.ids[row]} the label {name!r}, which {store.path} does not have; "
-                f"{f'{hint} ' if hint else ''}Its classes: {join_first(known, _SHOWN)}"
+                f"{f'{hint} Its' if hint else 'its'} classes: {join_first(known, _SHOWN)}"
             )
             raise DataError(msg)
         if given.setdefault(row, name) != name:
@@ -193,14 +332,14 @@ def _relabel(store: AnyStore, path: Path) -> tuple[NDArray[np.str_], int]:
     return labels, int((labels != store.labels).sum())
 
 
-def _group(store: AnyStore, path: Path) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+def _group(store: Listed, path: Path) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
     """Return the groups of a table joined with those of the store, and the groups of the table alone."""
-    table, rows = _read(store, path)
-    names = _read_column(table, "group")
-    return _join(store, rows, names), _join(store, rows, names, with_own=False)
+    lines = _read(store, path)
+    names = lines.read("group")
+    return _join(store, lines.rows, names), _join(store, lines.rows, names, with_own=False)
 
 
-def _join(store: AnyStore, rows: NDArray[np.intp], names: list[str], *, with_own: bool = True) -> NDArray[np.str_]:
+def _join(store: Listed, rows: NDArray[np.intp], names: list[str], *, with_own: bool = True) -> NDArray[np.str_]:
     """Join items that share a name in a table, or a group of the store, directly or in a chain.
 
     Args:

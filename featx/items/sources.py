@@ -111,14 +111,34 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
     except (AttributeError, TypeError, UsageError) as error:
         msg = f"the record of how {source!r} was read is not valid: {error}; embed it again"
         raise SourceError(msg) from error
-    root = reading.get("root")
+    without, root = list_left_out(reading), reading.get("root")
     try:
-        return read_source(source, root=root, columns=named, options=options)
+        manifest = read_source(source, root=root, columns=named, options=options)
     except AmbiguousLayoutError as error:  # it was read before this was an error
-        return read_source(source, root=root, columns=named, options=replace(options, layout=error.upper))
+        manifest = read_source(source, root=root, columns=named, options=replace(options, layout=error.upper))
     except AmbiguousColumnError as error:
         earlier = {**reading.get("columns", {}), error.role: error.column}
         return read_source_again(source, {**reading, "columns": earlier}, **columns)
+    if not without:
+        return manifest
+    left = tuple(item for item in manifest.items if item.id not in without)
+    return replace(manifest, items=left, reading={**manifest.reading, "without": reading["without"]})
+
+
+def list_left_out(reading: Mapping[str, Any]) -> frozenset[str]:
+    """List the items that a table such as `audit.csv` left out when a source was embedded.
+
+    Args:
+        reading: `Manifest.reading`.
+
+    Raises:
+        SourceError: If the record is not valid.
+    """
+    try:
+        return frozenset(reading.get("without", {}).get("ids", ()))
+    except (AttributeError, TypeError) as error:
+        msg = f"the record of what was left out of a source is not valid: {error}; embed it again"
+        raise SourceError(msg) from error
 
 
 def find_reader(source: str, reading: Mapping[str, Any], item_id: str) -> Reader:

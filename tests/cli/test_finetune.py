@@ -83,8 +83,15 @@ def test_what_was_trained_is_described(tiny, tmp_path, best, plan, trained, froz
 
 
 def test_json_is_the_only_line_of_stdout(finetune):
-    result = finetune("--json", "--clf", "keras", "--param", "epochs=2", "--cache", "no")
+    ids = [item.id for item in featx.read_source("photos").items]
+    table = write_audit(ids)
+    tables = ("--without", table, "--group", table, "--relabel", table)
+    result = finetune("--json", "--clf", "keras", "--param", "epochs=2", "--cache", "no", *tables)
     assert result.code == 0, result
+    record = json.loads((Path(json.loads(result.out)["bundle"]) / "bundle.json").read_text())["record"]["corrections"]
+    assert [record[name] for name in ("left_out", "grouped", "relabelled")] == [2, 2, 1]
+    assert "audit.csv leaves out 2 items: 1 listed, and 1 further copies" in result.err
+    assert len(featx.FeatureStore.find_newest("features")) == len(ids)
     assert result.out.count("\n") == 1
     values = json.loads(result.out)
     assert {"bundle", "head", "validation", "test", "seconds", "finetuned"} <= values.keys()
@@ -96,6 +103,25 @@ def test_json_is_the_only_line_of_stdout(finetune):
     written = json.loads((Path(values["bundle"]) / "metrics.json").read_text())
     assert written["finetuned"] == tuned
     assert written["test"] == values["test"]
+
+
+def write_audit(ids):
+    rows = (
+        (ids[0], "blank", "leave out", ""),
+        (ids[1], "near-copy", "group", ids[1]),
+        (ids[2], "near-copy", "group", ids[1]),
+        (ids[3], "suspicious label", "label 1", ""),
+    )
+    lines = [f"{name},{kind},1,{suggestion},{group}," for name, kind, suggestion, group in rows]
+    Path("audit.csv").write_text("\n".join(["id,kind,score,suggestion,group,detail", *lines]))
+    return "audit.csv"
+
+
+def test_a_table_of_another_source_is_refused_before_anything_is_embedded(finetune):
+    write_audit(["0/gone.png"] * 4)
+    for option in ("--without", "--group", "--relabel"):
+        expect(finetune(option, "audit.csv"), 1, "names an item that photos does not have, such as '0/gone.png'")
+    assert not Path("features").exists()
 
 
 def test_flags_reach_the_library(finetune, monkeypatch):
@@ -125,6 +151,7 @@ FLAGS = """\
 --batch-size 8 --optimizer sgd --learning-rate 0.01 --head-learning-rate 0.02 --schedule cosine --patience 4
 --monitor auc --batch-norm train --class-weight balanced --label-smoothing 0.1 --mixed-precision --layer -2
 --pooling max --weights none --image-size 40x48 --resize crop --test-size 0.3 --group folder --seed 5 --features f
+--without w.csv --relabel r.csv
 --runs r --fresh --workers 2 --runtime keras"""
 SPEC = FineTuneSpec(
     head=HeadSpec("keras:64", {"dropout": "0.3"}, "l2", 5),
@@ -147,6 +174,8 @@ SPEC = FineTuneSpec(
 OPTIONS = {
     "test_size": 0.3,
     "group": "folder",
+    "without": Path("w.csv"),
+    "relabel": Path("r.csv"),
     "cache": "no",
     "features": Path("f"),
     "folder": Path("r"),

@@ -11,6 +11,7 @@ from featx.errors import DataError, SourceError
 from featx.files import write_table
 from featx.fitting.corrections import correct_items
 from featx.fitting.dataset import load_dataset, split_dataset
+from featx.items.sources import list_left_out, read_source_again
 
 HEADER = "id,kind,score,suggestion,group,detail\n"
 
@@ -120,14 +121,83 @@ def test_labels_are_those_of_the_table_and_a_class_without_items_is_said(splits,
         ("id,label\n", "ID,22", "relabel", DataError, "the label '22', which .* does not have; did you mean 2"),
         ("id,label\n", "ID,1\nID,2", "relabel", DataError, "two labels, '1' and '2'"),
         ("", "", "without", SourceError, "there is no table '.*'; `featx audit` writes one"),
+        ("id,id\n", "ID,ID", "without", DataError, "has several columns 'id'; remove or rename"),
+        ("id,label\n", "ID,wasps", "relabel", DataError, "'wasps', which .* does not have; its classes: 0, 1, 2$"),
+        ("id,suggestion\n", "ID,leave out", "without", DataError, "has no column 'kind'"),
+        (HEADER, "ID,blank,1,leaveout,,", "without", DataError, "line 2 of .* has the suggestion 'leaveout'; write"),
+        (HEADER, "ID,outlier,1,lable 1,,", "relabel", DataError, "line 2 of .* has the suggestion 'lable 1'; write"),
+        (HEADER, "ID,blank,1", "without", SourceError, "line 2 of .* has 3 fields and the header has 6"),
+        (
+            HEADER,
+            '"ID,blank,1,leave out,,\nID,blank,1,leave out,,',
+            "group",
+            SourceError,
+            "a quote in line 2 of .*",
+        ),
+        (HEADER, "ID,bl\0ank,1,leave out,,", "relabel", SourceError, "is not text: it contains zero bytes"),
+        ("\n", "", "without", SourceError, "is empty; write the names of the columns"),
     ],
 )
 def test_wrong_tables(splits, tmp_path, header, line, option, error, message):
     path = tmp_path / "table.csv"
     if header:
         write(path, line.replace("ID", names(splits, "train", "0")[0]), header=header)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as raised:
         correct_items(splits, **{option: str(path)})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_table_that_another_program_saved_is_read(splits, tmp_path, encoding):
+    first, second = names(splits, "train", "0")[:2]
+    lines = [HEADER.strip(), f"{first},blank,1, leave out ,,", f"{second},tiny,1,check,,"]
+    text = "\r\n".join(lines).replace(",", ";")
+    (tmp_path / "audit.csv").write_bytes(text.encode(encoding))
+    assert splits.ids[~correct_items(splits, without=tmp_path / "audit.csv").kept].tolist() == [first]
+
+
+def test_embed_leaves_out_what_a_table_names_and_records_it(tmp_path, capsys):
+    write_digits(tmp_path / "images", per_class=6, classes=2)
+    ids = embed_ids(tmp_path)
+    assert len(ids) == 12
+    table = write(
+        tmp_path / "audit.csv",
+        f"{ids[0]},blank,1,leave out,,",
+        f"{ids[1]},copy,1,group,{ids[1]},",
+        f"{ids[2]},copy,1,group,{ids[1]},",
+        f"{ids[3]},outlier,1,check,,",
+    )
+    left = embed_ids(tmp_path, "--without", str(table))
+    assert "audit.csv leaves out 2 items: 1 listed, and 1 further copies" in capsys.readouterr().err
+    assert left == [ids[1], *ids[3:]]
+    store = featx.FeatureStore(tmp_path / "features" / "colour.h5")
+    assert store.reading["without"]["ids"] == [ids[0], ids[2]]
+    assert len(store.reading["without"]["sha256"]) == 64
+    again = read_source_again(store.source, store.reading)
+    assert ([item.id for item in again.items], again.reading) == (left, store.reading)
+    # The same table is no error for fit, although it names items that the store does not have.
+    assert correct_items(store, without=table, group=str(table)).kept.all()
+    assert embed_ids(tmp_path) == ids
+
+
+def embed_ids(folder, *arguments):
+    words = ["embed", folder / "images", "--backbone", "colour", "--features", folder / "features", *arguments]
+    app(list(map(str, words)), standalone_mode=False)
+    return featx.FeatureStore(folder / "features" / "colour.h5").ids.tolist()
+
+
+def test_a_record_of_what_was_left_out_is_not_trusted():
+    for without in ("x", {"ids": 3}, {"ids": [["a"]]}):
+        with pytest.raises(SourceError, match=r"record of what was left out .* embed it again"):
+            list_left_out({"without": without})
+
+
+def test_nothing_left_is_an_error(tmp_path):
+    write_digits(tmp_path / "images", per_class=2, classes=2)
+    manifest = featx.read_source(tmp_path / "images")
+    table = write(tmp_path / "all.csv", *[item.id for item in manifest.items], header="id\n")
+    with pytest.raises(DataError, match=r"leaves out all 4 items of .*; delete some lines"):
+        featx.correct_manifest(manifest, without=table)
 
 
 def test_groups_are_joined_with_those_of_the_store(tmp_path):

@@ -23,6 +23,13 @@ def test_a_thumbnail_keeps_its_proportions_and_does_not_grow(tmp_path, size, sha
     assert read_thumbnail(write_picture(tmp_path / "a.png", size), 60).shape == shape
 
 
+def test_a_thumbnail_of_a_camera_with_12_bits_is_not_black(tmp_path):
+    Image.fromarray(np.linspace(0, 4000, 400, dtype=np.uint16).reshape(20, 20)).save(tmp_path / "a.tif")
+    pixels = read_thumbnail((tmp_path / "a.tif").read_bytes(), 20)
+    assert pixels.min() == 0
+    assert pixels.max() > 240
+
+
 def test_a_picture_that_cannot_be_read_has_a_reason(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     reader = FolderReader(tmp_path)

@@ -53,6 +53,17 @@ def test_a_sheet_shows_every_picture_at_its_place(tmp_path):
     assert not Path(tmp_path / "sheet.svg").exists()
 
 
+def test_captions_end_before_the_next_picture(tmp_path):
+    names = ("W" * 60, "Chlamydomonas reinhardtii/dup DSC0140.jpg", "Pediastrum duplex/moved DSC0146.bmp")
+    draw_contact_sheet([Tile(np.zeros((50, 50, 3), np.uint8), names)] * 2, "two", tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as image:
+        sheet = np.asarray(image.convert("L"))
+    pictures = np.flatnonzero((sheet == 0).sum(axis=0) > 150)
+    second = pictures[np.flatnonzero(np.diff(pictures) > 1)[0] + 1]
+    assert (sheet[-60:, second - 5 : second - 1] == 255).all()
+    assert (sheet[-60:, : second - 5] < 128).any()
+
+
 def test_names_in_any_alphabet_are_drawn_without_a_warning(tmp_path):
     names = ("日本語", "हिन्दी", "a\u0000b\n" * 20, "$x_1$ \\frac", "e\u0301" * 40)
     draw_contact_sheet([Tile(np.zeros((5, 5, 3), np.uint8), names)], "$title$", tmp_path / "sheet.png")

@@ -12,7 +12,7 @@ from PIL import Image
 from featx.errors import ImageError
 from featx.items.decoding import decode, probe
 from featx.items.manifest import Reader
-from featx.specs import ImageSpec
+from featx.specs import USED_BITS, ImageSpec
 from featx.wording import escape_html
 
 #: A notebook shows so many pictures, of so many px, and does not wait longer for them, or read larger files.
@@ -22,13 +22,20 @@ MOST_SHOWN, _SIDE_PX, _MOST_SECONDS, _MOST_BYTES = 12, 96, 1.0, 20 * 2**20
 def read_thumbnail(data: bytes, side_px: int) -> NDArray[np.uint8]:
     """Decode an image so that its longer side has at most so many px, uint8 RGB `(height, width, 3)`.
 
+    A file of 16 bits whose samples use only the lowest ones, as cameras with 12 bits write it, would look black: it is
+    shown as bright as these bits allow.
+
     Raises:
         ImageError: If it cannot be decoded.
     """
     header = probe(data)
     scale = min(1.0, side_px / max(header.width_px, header.height_px))
     height, width = (max(1, round(side * scale)) for side in (header.height_px, header.width_px))
-    return decode(data, ImageSpec(height, width)).pixels
+    decoded = decode(data, ImageSpec(height, width))
+    bits = max(decoded.peak.bit_length(), USED_BITS[0])
+    if decoded.peak and bits in USED_BITS:
+        decoded = decode(data, ImageSpec(height, width, bits=bits))
+    return decoded.pixels
 
 
 def encode_thumbnail(data: bytes, side_px: int, form: str, *, quality: int) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import ImageError
-from featx.evaluation.figure import GREY, open_figure
+from featx.evaluation.figure import GREY, NAME_CELLS, open_figure
 from featx.items.manifest import Reader
 from featx.items.sources import find_reader, read_source
 from featx.items.thumbnails import read_thumbnail
@@ -19,6 +19,7 @@ from featx.wording import shorten_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.text import Text
 
 Pixels = NDArray[np.uint8]
 
@@ -28,8 +29,8 @@ THUMBNAIL_PX = 224
 _COLUMNS = 5
 _TILE_INCHES, _LINE_INCHES, _GAP_INCHES = 1.5, 0.15, 0.15
 
-#: Columns of a caption, which are not quite as wide as a picture.
-_CELLS = 26
+#: A caption that is wider than a picture is not cut to fewer columns.
+_LEAST_CELLS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,19 +93,28 @@ def draw_contact_sheet(tiles: Sequence[Tile], title: str, path: Path, *, columns
     rows = -(-len(tiles) // columns)
     cell = (_TILE_INCHES + _GAP_INCHES, _TILE_INCHES + n_lines * _LINE_INCHES + _GAP_INCHES)
     width, height = columns * cell[0], rows * cell[1]
-    captions = [line for tile in tiles for line in tile.lines]
+    captions = [shorten_name(line, NAME_CELLS) for tile in tiles for line in tile.lines]
     with open_figure(captions, path, noun="item", vector=False) as (figure, shown):
         figure.set_size_inches(width, height)
         figure.text(0, 1 + 0.15 / height, title, fontsize=10, va="bottom", ha="left")
-        unplaced = iter(shown)
+        unplaced = zip(shown, captions, (line for tile in tiles for line in tile.lines), strict=True)
         for number, tile in enumerate(tiles):
             left, bottom = number % columns * cell[0], height - number // columns * cell[1] - _TILE_INCHES
             box = (left / width, bottom / height, _TILE_INCHES / width, _TILE_INCHES / height)
             _draw_pixels(figure.add_axes(box), tile)
             for line in range(len(tile.lines)):
                 place = (left / width, (bottom - 0.05 - line * _LINE_INCHES) / height)
-                caption = shorten_name(next(unplaced), _CELLS)
-                figure.text(*place, caption, fontsize=7, va="top", weight="bold" if line == 0 else "normal")
+                drawn, caption, whole = next(unplaced)
+                text = figure.text(*place, drawn, fontsize=7, va="top", weight="bold" if line == 0 else "normal")
+                _fit_caption(text, whole if drawn == caption else drawn)
+
+
+def _fit_caption(text: "Text", caption: str) -> None:
+    """Cut a caption in its middle until it is as narrow as a picture: letters differ in width."""
+    cells = NAME_CELLS
+    while text.get_window_extent().width > _TILE_INCHES * text.figure.dpi and cells > _LEAST_CELLS:
+        cells -= 1
+        text.set_text(shorten_name(caption, cells))
 
 
 def _draw_pixels(axes: "Axes", tile: Tile) -> None:

@@ -141,12 +141,12 @@ def write_mistakes(mistakes: Mistakes, manifest: Manifest | None, folder: Path, 
         if manifest is None or not len(mistakes):
             return [folder / "errors.csv"]
         captions = [
-            (f"{label}, not {predicted} {probability:.2f}", name)
+            (label, f"taken for {predicted} {probability:.2f}", name)
             for label, predicted, probability, name in zip(
                 mistakes.labels, mistakes.predicted, mistakes.probabilities, mistakes.ids, strict=True
             )
         ]
-        tiles = [make_tile(manifest.reader, lines[1], lines) for lines in captions[:most]]
+        tiles = [make_tile(manifest.reader, lines[-1], lines) for lines in captions[:most]]
         first = f"; the {most} most confident mistakes" if len(mistakes) > most else "; the most confident first"
         draw_contact_sheet(tiles, f"{mistakes}{first}", folder / "errors.png")
     return [folder / "errors.csv", folder / "errors.png"]

@@ -23,6 +23,13 @@ def test_a_thumbnail_keeps_its_proportions_and_does_not_grow(tmp_path, size, sha
     assert read_thumbnail(write_picture(tmp_path / "a.png", size), 60).shape == shape
 
 
+def test_a_thumbnail_of_a_camera_with_12_bits_is_not_black(tmp_path):
+    Image.fromarray(np.linspace(0, 4000, 400, dtype=np.uint16).reshape(20, 20)).save(tmp_path / "a.tif")
+    pixels = read_thumbnail((tmp_path / "a.tif").read_bytes(), 20)
+    assert pixels.min() == 0
+    assert pixels.max() > 240
+
+
 def test_a_picture_that_cannot_be_read_has_a_reason(tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     reader = FolderReader(tmp_path)
@@ -44,6 +51,17 @@ def test_a_sheet_shows_every_picture_at_its_place(tmp_path):
     assert (np.diff(columns[:5]) > 100).all()
     assert abs(columns[5] - columns[0]) < 2
     assert not Path(tmp_path / "sheet.svg").exists()
+
+
+def test_captions_end_before_the_next_picture(tmp_path):
+    names = ("W" * 60, "Chlamydomonas reinhardtii/dup DSC0140.jpg", "Pediastrum duplex/moved DSC0146.bmp")
+    draw_contact_sheet([Tile(np.zeros((50, 50, 3), np.uint8), names)] * 2, "two", tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as image:
+        sheet = np.asarray(image.convert("L"))
+    pictures = np.flatnonzero((sheet == 0).sum(axis=0) > 150)
+    second = pictures[np.flatnonzero(np.diff(pictures) > 1)[0] + 1]
+    assert (sheet[-60:, second - 5 : second - 1] == 255).all()
+    assert (sheet[-60:, : second - 5] < 128).any()
 
 
 def test_names_in_any_alphabet_are_drawn_without_a_warning(tmp_path):

@@ -20,8 +20,8 @@ from featx.registry import suggest
 from featx.store.joining import AnyStore
 from featx.wording import agree, format_plural, join_first, to_text
 
-#: How `audit.csv` suggests another label, and what it calls copies.
-_LABEL, _COPIES = "label ", ("copy", "near-copy")
+#: How `audit.csv` suggests another label, what else it suggests, and what it calls copies.
+_LABEL, _OTHERS, _COPIES = "label ", ("leave out", "group", "check", ""), ("copy", "near-copy")
 
 _SHOWN = 8
 
@@ -142,6 +142,26 @@ def _read_column(table: Table, name: str) -> list[str]:
     return list(table.read(name))
 
 
+def _read_suggestions(table: Table) -> list[str]:
+    """Read what a person kept or wrote of the suggestions; a spreadsheet may have begun them with a capital letter.
+
+    Raises:
+        DataError: If one is unknown, since it would be ignored.
+    """
+    found = []
+    for name, text in zip(_read_column(table, "id"), _read_column(table, "suggestion"), strict=True):
+        word = text.strip().casefold()
+        is_label = word.startswith(_LABEL)
+        if not is_label and word not in _OTHERS:
+            msg = (
+                f"{table.title} suggests {text!r} for {name}; write 'leave out', 'label NAME', 'group' or 'check', or "
+                "delete the line"
+            )
+            raise DataError(msg)
+        found.append(_LABEL + text.lstrip()[len(_LABEL) :] if is_label else word)
+    return found
+
+
 def _leave_out(store: AnyStore, path: Path) -> tuple[NDArray[np.bool_], int, int]:
     """Return the items that are kept, the number of those that are listed to be left out, and that of copies."""
     table, rows = _read(store, path)
@@ -149,7 +169,7 @@ def _leave_out(store: AnyStore, path: Path) -> tuple[NDArray[np.bool_], int, int
     if "suggestion" not in table.columns:
         kept[rows] = False
         return kept, int((~kept).sum()), 0
-    suggestions = np.array(_read_column(table, "suggestion"), np.str_)
+    suggestions = np.array(_read_suggestions(table), np.str_)
     kept[rows[suggestions == "leave out"]] = False
     listed = int((~kept).sum())
     is_copy = np.isin(_read_column(table, "kind"), _COPIES) & (suggestions == "group")
@@ -170,7 +190,7 @@ def _relabel(store: AnyStore, path: Path) -> tuple[NDArray[np.str_], int]:
     """Return the labels, and the number of those that are new."""
     table, rows = _read(store, path)
     if "suggestion" in table.columns:
-        found = _read_column(table, "suggestion")
+        found = _read_suggestions(table)
         names = [text.removeprefix(_LABEL) if text.startswith(_LABEL) else "" for text in found]
     else:
         names = _read_column(table, "label")

@@ -251,7 +251,9 @@ Table = Mapping[str, Sequence[Any] | NDArray[Any]]
 
 
 def write_json(values: Mapping[str, Any], path: Path) -> None:
-    """Write values as indented JSON, with each list of numbers on one line.
+    r"""Write values as indented JSON, with each list of numbers on one line.
+
+    A byte of a file's name that is not UTF-8 becomes `\udcNN`, which JSON reads as the same name.
 
     Raises:
         OSError: If the file cannot be written.
@@ -260,7 +262,7 @@ def write_json(values: Mapping[str, Any], path: Path) -> None:
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False)
     # A list of texts or of other lists has one of these characters; a line break in a text is escaped.
     text = re.sub(r'\[\n[^\[\]{}"]*\]', lambda found: " ".join(found[0].split()), text)
-    path.write_text(text + "\n", encoding="utf-8")
+    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 def read_table(path: Path) -> Iterator[list[str]]:

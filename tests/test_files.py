@@ -1,7 +1,17 @@
+import json
+
 import pytest
 
 from featx.errors import StoreError
-from featx.files import Result, publish_file, remove_leftovers, sync_folder, write_atomically, write_result
+from featx.files import (
+    Result,
+    publish_file,
+    remove_leftovers,
+    sync_folder,
+    write_atomically,
+    write_json,
+    write_result,
+)
 
 
 def list_names(folder):
@@ -93,3 +103,9 @@ def test_an_error_of_another_file_keeps_its_name(tmp_path):
     with pytest.raises(FileNotFoundError) as caught, write_atomically(tmp_path / "a.csv"):
         (tmp_path / "other").read_text()
     assert caught.value.filename == str(tmp_path / "other")
+
+
+def test_json_holds_names_that_are_not_utf8(tmp_path):
+    name = b"caf\xe9".decode("utf-8", "surrogateescape")
+    write_json({"id": name}, tmp_path / "audit.json")
+    assert json.loads((tmp_path / "audit.json").read_text(encoding="utf-8")) == {"id": name}

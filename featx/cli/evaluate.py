@@ -90,7 +90,7 @@ def evaluate(
     )
     choose_items(manifest, split)  # before a network is loaded
     folder = output or name_folder(found, manifest.source, split)
-    check_folder(folder)
+    check_folder(folder, "" if output else manifest.source)
     predictor = featx.Predictor.load(found, runtime=runtime)
     with ProgressReporter("predicting") as reporter:
         options = EmbedOptions(batch_size=batch_size, workers=workers, runtime=runtime, reporter=reporter)

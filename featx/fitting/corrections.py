@@ -100,14 +100,17 @@ class _Lines:
         Raises:
             DataError: If one is none that `featx audit` makes; it would be ignored without a word.
         """
-        found = [text.strip() for text in self.read("suggestion")]
-        for line, text in zip(self.kept, found, strict=True):
-            if text not in _SUGGESTIONS and not text.startswith(_LABEL):
+        found = []
+        for line, text in zip(self.kept, self.read("suggestion"), strict=True):
+            word = text.strip().casefold()  # a spreadsheet may have begun it with a capital letter
+            is_label = word.startswith(_LABEL)
+            if word not in _SUGGESTIONS and not is_label:
                 msg = (
                     f"{self.table.name_row(line)} of {self.table.title} has the suggestion {text!r}; write "
                     "'leave out', 'group', 'check' or 'label NAME', or leave it empty"
                 )
                 raise DataError(msg)
+            found.append(_LABEL + text.strip()[len(_LABEL) :] if is_label else word)
         return found
 
 

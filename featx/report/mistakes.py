@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import FeatxError
-from featx.files import say_failures, write_table
+from featx.errors import BundleError, FeatxError
+from featx.files import DAMAGES, say_failures, write_atomically, write_table
 from featx.items import Manifest, read_source
 from featx.items.manifest import Reader
 from featx.items.sources import find_reader, read_source_again
 from featx.items.thumbnails import format_thumbnails
-from featx.references import MANIFEST, read_json
+from featx.references import MANIFEST, METRICS, read_json
 from featx.report.contact_sheets import draw_contact_sheet, make_tile
 from featx.results import PREDICTIONS, read_predictions
 from featx.store import FeatureStore
@@ -101,6 +101,7 @@ def find_mistakes(bundle: str | os.PathLike[str]) -> Mistakes:
         BundleError: If its predictions are missing or damaged.
     """
     tested = read_predictions(Path(bundle))
+    _check_count(Path(bundle), len(tested.ids))
     place = {name: at for at, name in enumerate(tested.classes)}
     labels, predicted = (np.array(names, np.str_) for names in (tested.labels, tested.predicted))
     every = np.arange(len(labels))
@@ -120,6 +121,25 @@ def find_mistakes(bundle: str | os.PathLike[str]) -> Mistakes:
     )
 
 
+def _check_count(folder: Path, n_predictions: int) -> None:
+    """Refuse predictions that were cut off at the end of a line, and others than those that were counted.
+
+    Raises:
+        BundleError: If their number is not that of `metrics.json`.
+    """
+    try:
+        counted = read_json(folder, METRICS)["test"]["items"]
+    except (*DAMAGES, TypeError) as error:
+        msg = f"{folder / METRICS} cannot be read ({type(error).__name__}: {error}); copy the bundle again"
+        raise BundleError(msg) from error
+    if counted != n_predictions:
+        msg = (
+            f"{folder / PREDICTIONS} has {n_predictions:,} predictions, and {METRICS} counts {counted}; copy the "
+            "bundle again, or repeat the run"
+        )
+        raise BundleError(msg)
+
+
 def write_mistakes(mistakes: Mistakes, manifest: Manifest | None, folder: Path, most: int = MOST_SHOWN) -> list[Path]:
     """Write the wrong pictures as `errors.csv` and, if there are any, as the contact sheet `errors.png`.
 
@@ -137,7 +157,8 @@ def write_mistakes(mistakes: Mistakes, manifest: Manifest | None, folder: Path, 
     """
     with say_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_table(mistakes.tabulate(), folder / "errors.csv")
+        with write_atomically(folder / "errors.csv") as temporary:
+            write_table(mistakes.tabulate(), temporary)
         if manifest is None or not len(mistakes):
             return [folder / "errors.csv"]
         captions = [

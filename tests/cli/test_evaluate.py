@@ -1,12 +1,16 @@
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from pictures import write_digits
 from PIL import Image
 
 from featx import FitOptions, fit
+from featx.errors import BundleError, UsageError
+from featx.files import write_json
+from featx.report.evaluations import check_folder, find_tested, name_folder
 
 FILES = ["metrics.json", "predictions.csv", "confusion_matrix.png", "errors.csv", "errors.png"]
 
@@ -72,6 +76,29 @@ def test_folders_that_cannot_be_used_are_refused_before_anything_is_predicted(fe
     (tmp_path / "file").write_text("")
     result = featx_command("evaluate", bundle, "new photos", "--out", "file")
     assert (result.code, "file is not a folder; name another folder with --out" in result.err) == (2, True)
+    (tmp_path / "predictions.csv").write_text("mine")
+    result = featx_command("evaluate", bundle, "new photos", "--out", ".")
+    assert (result.code, "has a file predictions.csv of something else; name another" in result.err) == (2, True)
+
+
+def test_an_evaluation_of_another_folder_of_the_same_name_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = name_folder(tmp_path / "base", "one/test")
+    assert folder == name_folder(tmp_path / "base", "two/test") == Path("evaluations/base-test")
+    folder.mkdir(parents=True)
+    write_json({"source": "one/test"}, folder / "metrics.json")
+    check_folder(folder, str(tmp_path / "one" / "test"))
+    with pytest.raises(UsageError, match="holds the evaluation of one/test; name another folder"):
+        check_folder(folder, "two/test")
+    check_folder(folder)
+    check_folder(name_folder(tmp_path / ("é" * 120), "x" * 250, "test"))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"source": "new photos", "reading": 7}', "[" * 100_000])
+def test_a_damaged_evaluation_is_an_error(tmp_path, text):
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(BundleError, match=r"metrics\.json is damaged .*; evaluate again"):
+        find_tested(tmp_path)
 
 
 @pytest.mark.usefixtures("wrong")

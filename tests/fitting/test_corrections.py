@@ -120,6 +120,14 @@ def test_labels_are_those_of_the_table_and_a_class_without_items_is_said(splits,
         ("id\n", "ID", "relabel", DataError, "has no column 'label'"),
         ("id,label\n", "ID,22", "relabel", DataError, "the label '22', which .* does not have; did you mean 2"),
         ("id,label\n", "ID,1\nID,2", "relabel", DataError, "two labels, '1' and '2'"),
+        (
+            HEADER,
+            "ID,blank,1,delete,,",
+            "without",
+            DataError,
+            "suggests 'delete' for .*; write 'leave out'",
+        ),
+        (HEADER, "ID,blank,1,1,,", "relabel", DataError, "suggests '1' for"),
         ("", "", "without", SourceError, "there is no table '.*'; `featx audit` writes one"),
         ("id,id\n", "ID,ID", "without", DataError, "has several columns 'id'; remove or rename"),
         ("id,label\n", "ID,wasps", "relabel", DataError, "'wasps', which .* does not have; its classes: 0, 1, 2$"),
@@ -198,6 +206,14 @@ def test_nothing_left_is_an_error(tmp_path):
     table = write(tmp_path / "all.csv", *[item.id for item in manifest.items], header="id\n")
     with pytest.raises(DataError, match=r"leaves out all 4 items of .*; delete some lines"):
         featx.correct_manifest(manifest, without=table)
+
+
+def test_a_suggestion_that_a_spreadsheet_capitalized_counts(splits, tmp_path):
+    first, second = names(splits, "train", "0")[:2]
+    table = write(tmp_path / "audit.csv", f"{first},blank,1,Leave out ,,", f"{second},outlier,1,Label 1,,")
+    corrected = correct_items(splits, without=table, relabel=table)
+    assert splits.ids[~corrected.kept].tolist() == [first]
+    assert splits.ids[corrected.labels != splits.labels].tolist() == [second]
 
 
 def test_groups_are_joined_with_those_of_the_store(tmp_path):

@@ -107,8 +107,25 @@ def test_a_perfect_head_has_no_mistakes(run, tmp_path, capsys):
     shutil.copytree(run.bundle, tmp_path / "bundle")
     text = "id,label,predicted,probability,probability_0,probability_1\na,0,0,0.9,0.9,0.1\n"
     (tmp_path / "bundle" / "predictions.csv").write_text(text)
+    (tmp_path / "bundle" / "metrics.json").write_text('{"test": {"items": 1}}')
     assert not app(["errors", str(tmp_path / "bundle")], standalone_mode=False)
     assert "none of 1 tested image is wrong" in capsys.readouterr().out
+
+
+def test_predictions_that_were_cut_off_are_an_error(run, tmp_path):
+    shutil.copytree(run.bundle, tmp_path / "bundle")
+    path = tmp_path / "bundle" / "predictions.csv"
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:4]), encoding="utf-8")
+    with pytest.raises(BundleError, match=r"has 3 predictions, and metrics\.json counts \d+"):
+        find_mistakes(tmp_path / "bundle")
+
+
+def test_a_link_in_a_bundle_is_replaced_and_not_followed(run, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "errors.csv").symlink_to("mine")
+    write_mistakes(find_mistakes(run.bundle), None, tmp_path)
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / "errors.csv").read_text(encoding="utf-8").startswith("id,label")
 
 
 @pytest.mark.parametrize(

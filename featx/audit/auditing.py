@@ -1,6 +1,9 @@
 """The audit of a store: copies, suspicious labels, outliers, odd pictures and shortcuts."""
 
+import hashlib
+import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from featx.audit.copies import THRESHOLD, find_copies, find_near_copies
@@ -9,13 +12,19 @@ from featx.audit.labels import find_outliers, find_suspicious_labels
 from featx.audit.looks import read_looks
 from featx.audit.odd_pictures import LIMITS, find_odd_pictures
 from featx.audit.shortcuts import measure_shortcuts
-from featx.errors import DataError
-from featx.files import say_failures, write_json, write_table
+from featx.errors import DataError, UsageError
+from featx.files import say_failures, write_atomically, write_json, write_table
 from featx.items import Item, Manifest, read_source
 from featx.items.sources import read_source_again
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.report.contact_sheets import draw_contact_sheet, make_tile
 from featx.store import FeatureStore
+from featx.wording import format_plural, join_first
+
+TABLE, RECORD = "audit.csv", "audit.json"
+
+#: The name in `audit.json` of the digest of `audit.csv`, which a person edits.
+_DIGEST = "audit.csv sha256"
 
 #: Pictures on a contact sheet.
 MOST_SHOWN = 40
@@ -59,6 +68,8 @@ def audit_store(
     manifest = find_pictures(opened, source)
     items = tuple(Item(*fields) for fields in zip(opened.ids.tolist(), opened.labels.tolist(), strict=True))
     looks = read_looks(manifest, items, options)
+    digests = zip(opened.ids, looks.sha256, opened.sha256, strict=True)
+    changed = [name for name, now, then in digests if now not in {"", then}]
     reporter = options.reporter
     reporter.begin("comparing pictures")
     findings = [*find_copies(opened), *find_near_copies(opened, looks, threshold, reporter.advance)]
@@ -72,9 +83,16 @@ def audit_store(
         n_items=len(opened),
         findings=tuple(sorted(findings, key=lambda finding: order[finding.kind])),
         shortcuts=tuple(measure_shortcuts(opened, looks, seed)),
-        notes=tuple(notes),
+        notes=(*_describe_changed(changed), *notes),
         thresholds={"near-copy": threshold, **LIMITS},
     )
+
+
+def _describe_changed(ids: Sequence[str]) -> list[str]:
+    if not ids:
+        return []
+    who = f"{format_plural(len(ids), 'picture')} changed since {'it was' if len(ids) == 1 else 'they were'} embedded"
+    return [f"{who}: {join_first(ids, 3)}; type featx embed again"]
 
 
 def find_pictures(store: FeatureStore, source: str | os.PathLike[str] | None) -> Manifest:
@@ -86,34 +104,80 @@ def find_pictures(store: FeatureStore, source: str | os.PathLike[str] | None) ->
     return read_source(source) if source else read_source_again(store.source, store.reading)
 
 
-def write_audit(audit: Audit, manifest: Manifest, folder: Path, most: int = MOST_SHOWN) -> list[Path]:
+def check_edited(folder: Path) -> None:
+    """Check that an earlier `audit.csv` is as `featx audit` wrote it.
+
+    Raises:
+        UsageError: If somebody has edited it.
+        FeatxError: If it cannot be read.
+    """
+    table = folder / TABLE
+    with say_failures(folder):
+        if not table.exists():
+            return
+        written = _read_digest(folder / RECORD)
+        if written != hashlib.sha256(table.read_bytes()).hexdigest():
+            msg = (
+                f"{table} was edited since featx audit wrote it; name another folder with --out, or replace it with "
+                "--overwrite"
+            )
+            raise UsageError(msg)
+
+
+def _read_digest(path: Path) -> str:
+    """Read the digest of `audit.csv` from `audit.json`; empty if it is not there."""
+    try:
+        values = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return ""
+    return str(values.get(_DIGEST, "")) if isinstance(values, dict) else ""
+
+
+def write_audit(
+    audit: Audit, manifest: Manifest, folder: Path, most: int = MOST_SHOWN, *, overwrite: bool = False
+) -> list[Path]:
     """Write `audit.csv`, `audit.json`, and a contact sheet of each kind of findings.
+
+    Sheets of an earlier audit go.
 
     Args:
         audit: The audit.
         manifest: Where the pictures are.
         folder: The folder; it is made if it does not exist.
         most: Pictures on a sheet.
+        overwrite: Whether to replace an `audit.csv` that somebody has edited.
 
     Returns:
         The files that were written.
 
     Raises:
+        UsageError: If somebody has edited an earlier `audit.csv`.
         FeatxError: If a file cannot be written.
     """
-    written = [folder / "audit.csv", folder / "audit.json"]
+    if not overwrite:
+        check_edited(folder)
+    written = [folder / TABLE, folder / RECORD]
     with say_failures(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_table(audit.tabulate(), written[0])
-        write_json(audit.to_dict(), written[1])
+        for kind in KINDS:
+            _name_sheet(folder, kind).unlink(missing_ok=True)
+        with write_atomically(written[0]) as temporary:
+            write_table(audit.tabulate(), temporary)
+        digest = hashlib.sha256(written[0].read_bytes()).hexdigest()
+        with write_atomically(written[1]) as temporary:
+            write_json({**audit.to_dict(), _DIGEST: digest}, temporary)
         for kind in audit.count():
             found = audit.list_kind(kind)
-            path = folder / f"{kind.replace(' ', '-')}.png"
+            path = _name_sheet(folder, kind)
             tiles = [make_tile(manifest.reader, finding.id, _caption(finding)) for finding in found[:most]]
             shown = f"the first {most} of {len(found):,}" if len(found) > most else f"{len(found):,}"
             draw_contact_sheet(tiles, f"{kind}: {KINDS[kind]} ({shown})", path)
             written.append(path)
     return written
+
+
+def _name_sheet(folder: Path, kind: str) -> Path:
+    return folder / f"{kind.replace(' ', '-')}.png"
 
 
 def _caption(finding: Finding) -> tuple[str, str]:

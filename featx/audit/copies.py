@@ -29,6 +29,8 @@ def find_near_copies(
 ) -> list[Finding]:
     """Find items whose pictures are nearly the same, and whose files are not.
 
+    Of equal files one is compared, and the others are in its group.
+
     Args:
         store: The store.
         looks: The looks of its items.
@@ -38,16 +40,18 @@ def find_near_copies(
     Raises:
         DataError: If there are too many.
     """
-    pairs = find_pairs(looks.rows, threshold, progress)
-    n_items = len(store)
-    first, second = pairs.first % n_items, pairs.second % n_items
-    # A picture resembles its own middle, and a symmetrical one its mirror image; equal files are copies.
-    other = store.sha256[first] != store.sha256[second]
+    _, distinct, files = np.unique(store.sha256, return_index=True, return_inverse=True)
+    pairs = find_pairs(looks.compare_rows(distinct), threshold, progress)
+    first, second = pairs.first % len(distinct), pairs.second % len(distinct)
+    other = first != second  # a picture resembles its own middle, and a symmetrical one its mirror image
     first, second, cosines = first[other], second[other], pairs.cosines[other]
-    best = np.zeros(n_items)
-    for rows in (first, second):
-        np.maximum.at(best, rows, cosines)
-    groups = [(rows, best[rows]) for rows in join_pairs(n_items, first, second)]
+    best = np.zeros(len(distinct))
+    for ends in (first, second):
+        np.maximum.at(best, ends, cosines)
+    groups = []
+    for joined in join_pairs(len(distinct), first, second):
+        rows = np.flatnonzero(np.isin(files, joined))
+        groups.append((rows.tolist(), best[files[rows]]))
     return _describe_groups(store, groups, "near-copy")
 
 

@@ -71,7 +71,7 @@ def find_outliers(store: FeatureStore, progress: Progress | None = None) -> list
     """Find items whose nearest items are unusually far away.
 
     The distance is 1 - cosine to the 10 nearest items, on average. What is more than 1.5 quartile ranges above the
-    upper quartile of all distances is an outlier.
+    upper quartile of all distances is an outlier; of equal files, one counts in the quartiles.
 
     Args:
         store: The store.
@@ -82,7 +82,8 @@ def find_outliers(store: FeatureStore, progress: Progress | None = None) -> list
     if count < 1:
         return []
     distances = _measure_distances(store, count, progress)
-    low, high = np.quantile(distances, (0.25, 0.75))
+    _, distinct = np.unique(store.sha256, return_index=True)
+    low, high = np.quantile(distances[distinct], (0.25, 0.75))
     limit = high + _RANGES * max(high - low, 1e-6)
     far = np.flatnonzero(distances > limit)
     return [
@@ -110,7 +111,7 @@ def _measure_distances(store: FeatureStore, count: int, progress: Progress | Non
         own = nearest.positions == np.arange(start, start + len(queries))[:, None]
         own[~own.any(axis=1), -1] = True  # of equal items, another may be in its place
         others = nearest.similarities[~own].reshape(len(queries), count)
-        distances[start : start + len(queries)] = 1 - others.mean(axis=1, dtype=np.float64)
+        distances[start : start + len(queries)] = np.maximum(1 - others.mean(axis=1, dtype=np.float64), 0)
         if progress:
             progress(min(start + _QUERIES, len(rows)), len(rows))
     return distances

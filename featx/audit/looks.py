@@ -47,6 +47,7 @@ class Looks:
         clipped: float32 `(n_items,)`, share of the pixels with a channel at its upper end; NaN for what cannot be read.
         sharpness: float32 `(n_items,)`, see `measure_sharpness`; NaN for what cannot be read or has no detail.
         missing: Reasons by id of what cannot be read.
+        sha256: Digests of the files as they are now, hexadecimal; empty for what cannot be read.
     """
 
     grids: NDArray[np.float16]
@@ -56,11 +57,11 @@ class Looks:
     clipped: NDArray[np.float32]
     sharpness: NDArray[np.float32]
     missing: dict[str, str]
+    sha256: tuple[str, ...]
 
-    @property
-    def rows(self) -> FeatureRows:
-        """Rows to compare, three blocks of `n_items`: whole pictures, their middles, and whole ones mirrored."""
-        whole, middle = self.grids[:, 0], self.grids[:, 1]
+    def compare_rows(self, rows: NDArray[np.intp]) -> FeatureRows:
+        """Return what to compare of some items, in three blocks: whole pictures, their middles, whole ones mirrored."""
+        whole, middle = self.grids[rows, 0], self.grids[rows, 1]
         return FeatureRows(np.concatenate([_differ(grid) for grid in (whole, middle, whole[:, :, ::-1])]))
 
 
@@ -76,6 +77,7 @@ def read_looks(manifest: Manifest, items: tuple[Item, ...], options: EmbedOption
     grids = np.zeros((n_items, len(_SHARES), _CELLS, _CELLS), np.float16)
     colours, figures = np.full((n_items, 3), np.nan, np.float32), np.full((4, n_items), np.nan, np.float32)
     missing: dict[str, str] = {}
+    digests = [""] * n_items
     spec, timing = ImageSpec(_DECODED_PX, _DECODED_PX), Timing()
     chosen = Manifest(items, manifest.reader, manifest.source)
     weights = [_weigh_cells(share) for share in _SHARES]
@@ -83,6 +85,7 @@ def read_looks(manifest: Manifest, items: tuple[Item, ...], options: EmbedOption
     examined = examine(chosen, spec, known=None, stamps={}, workers=options.count_workers(), timing=timing)
     with contextlib.closing(examined):
         for row, one in enumerate(examined):
+            digests[row] = one.stamp.sha256 if one.stamp else ""
             if one.image is None:
                 missing[one.item.id] = one.reason
                 continue
@@ -96,7 +99,7 @@ def read_looks(manifest: Manifest, items: tuple[Item, ...], options: EmbedOption
             figures[:, row] = reduced.std(), np.searchsorted(share, 0.95), at_end, measure_sharpness(grey)
             options.reporter.advance(row + 1, n_items)
     contrasts, highlights, clipped, sharpness = figures
-    return Looks(grids, colours, contrasts, highlights, clipped, sharpness, missing)
+    return Looks(grids, colours, contrasts, highlights, clipped, sharpness, missing, tuple(digests))
 
 
 def measure_sharpness(grey: NDArray[np.float32]) -> float:

@@ -26,7 +26,8 @@ def measure_shortcuts(store: FeatureStore, looks: Looks, seed: int) -> list[Shor
         seed: Seed of the folds.
 
     Returns:
-        The best predictor first; nothing if there are fewer than two classes, or classes with fewer items than folds.
+        The best predictor first; nothing if there are fewer than two classes, classes with fewer items than folds, or
+        only equal files with several labels.
     """
     labelled = np.flatnonzero(store.labels != "")
     classes, targets, counts = np.unique(store.labels[labelled], return_inverse=True, return_counts=True)
@@ -34,12 +35,16 @@ def measure_shortcuts(store: FeatureStore, looks: Looks, seed: int) -> list[Shor
         return []
     keys, labels, groups = (column[labelled].tolist() for column in (store.sha256, store.labels, store.groups))
     folds = assign_folds(keys, labels, groups, folds=_FOLDS, seed=seed)
+    tested = folds != ALWAYS_TRAINED
+    if not tested.any():
+        return []
+    baseline = float(np.bincount(targets[tested]).max() / tested.sum())
     found = []
     for what, values in _list_properties(store, looks).items():
         predicted = _predict(np.nan_to_num(values[labelled]), targets, folds, seed)
-        right = (predicted == targets)[folds != ALWAYS_TRAINED]
+        right = (predicted == targets)[tested]
         low, high = (float(end) for end in compute_wilson_interval(right.sum(), len(right)))
-        found.append(Shortcut(what, float(right.mean()), low, high, float(counts.max() / counts.sum())))
+        found.append(Shortcut(what, float(right.mean()), low, high, baseline))
     return sorted(found, key=lambda shortcut: -shortcut.accuracy)
 
 

@@ -30,6 +30,7 @@ def audit(
         Path | None,
         typer.Option("--out", metavar="FOLDER", help="Folder for audit.csv and the sheets; audit/STORE if not given."),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an audit.csv that was edited.")] = False,
     seed: flags.Seed = 0,
     workers: flags.Workers = EMBED_DEFAULTS.workers,
     as_json: flags.Json = False,
@@ -40,14 +41,16 @@ def audit(
     others, blank, blurred, wrongly exposed and tiny pictures, and properties of files that predict the label. Writes
     audit.csv and a contact sheet of each kind.
     """
-    from featx.audit.auditing import audit_store, find_pictures, write_audit
+    from featx.audit.auditing import audit_store, check_edited, find_pictures, write_audit
 
     opened = flags.open_store(store)
+    folder = output or Path("audit") / opened.path.stem
+    if not overwrite:
+        check_edited(folder)
     with ProgressReporter("auditing") as reporter:
         options = EmbedOptions(workers=workers, reporter=reporter)
         found = audit_store(opened, source=source or None, threshold=near, seed=seed, options=options)
-    folder = output or Path("audit") / opened.path.stem
-    written = write_audit(found, find_pictures(opened, source or None), folder, top)
+    written = write_audit(found, find_pictures(opened, source or None), folder, top, overwrite=overwrite)
     print_notes(found.notes)
     if as_json:
         print_json({**found.to_dict(), "files": [str(path) for path in written]})

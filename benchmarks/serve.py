@@ -49,23 +49,31 @@ class Client(threading.Thread):
 
     def run(self):
         """Send, and read the answers."""
-        with socket.create_connection(("localhost", self._port)) as connection:
-            answers = connection.makefile("rb")
-            number = id(self)
-            while time.perf_counter() < self._until:
-                number += 1
-                started = time.perf_counter()
-                connection.sendall(self._requests[number % len(self._requests)])
-                status, length = int(answers.readline().split()[1]), 0
-                while (line := answers.readline()) != b"\r\n":
-                    if line.lower().startswith(b"content-length:"):
-                        length = int(line.split(b":")[1])
-                answers.read(length)
-                self.statuses.append(status)
-                if status == OK:
-                    self.seconds.append(time.perf_counter() - started)
-                else:
-                    time.sleep(0.05)
+        number = id(self)
+        while time.perf_counter() < self._until:
+            with socket.create_connection(("localhost", self._port)) as connection:
+                answers, is_open = connection.makefile("rb"), True
+                while is_open and time.perf_counter() < self._until:
+                    number += 1
+                    started = time.perf_counter()
+                    connection.sendall(self._requests[number % len(self._requests)])
+                    status, is_open = read_answer(answers)
+                    self.statuses.append(status)
+                    if status == OK:
+                        self.seconds.append(time.perf_counter() - started)
+                    else:
+                        time.sleep(0.05)
+
+
+def read_answer(answers):
+    """Read an answer, and return its status, and whether the connection stays open: Flask's closes it each time."""
+    version, status, *_ = answers.readline().split()
+    fields = {}
+    while (line := answers.readline()) != b"\r\n":
+        name, _, value = line.partition(b":")
+        fields[name.lower()] = value.strip()
+    answers.read(int(fields.get(b"content-length", 0)))
+    return int(status), version == b"HTTP/1.1" and fields.get(b"connection") != b"close"
 
 
 def make_request(data, *, is_form):

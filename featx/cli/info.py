@@ -18,6 +18,9 @@ EXAMPLE = "featx info features/mobilenetv2.h5"
 _SHOWN = 20
 _EXAMPLES = 3
 
+#: Counts of an untrusted bundle stay below.
+_LARGEST = 2**63
+
 #: The longest text of an untrusted bundle that is shown, which is the longest path.
 _MOST_CHARACTERS = 4096
 
@@ -131,6 +134,8 @@ def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
     about |= {"test": omit_tables(test) if test else None, "store": store, "created_with": created_with}
     corrections = _read_texts(record, "corrections")
     about |= {"corrections": corrections} if corrections else {}
+    explanation = _read_texts(record, "explanation")
+    about |= {"explanation": explanation} if explanation else {}
     if as_json:
         print_json(about)
         return
@@ -147,9 +152,21 @@ def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
             for name in ("without", "relabel", "group")
             if name in corrections
         ),
+        ("explanations", _describe_explanation(explanation)),
         ("made with", join_first([f"{name} {version}" for name, version in created_with.items()], _SHOWN) or _UNKNOWN),
     ]
     _print_rows(rows)
+
+
+def _describe_explanation(about: dict[str, Any]) -> str:
+    """Describe what a bundle has for `featx predict --explain`."""
+    counts = {name: value for name, value in about.items() if type(value) is int and 0 <= value < _LARGEST}
+    if "calibrating" not in counts:
+        return "nothing; fit it again for featx predict --explain"
+    known = ""
+    if {"neighbours", "bytes"} <= set(counts):
+        known = f", features of {counts['neighbours']:,} training items ({format_bytes(counts['bytes'])})"
+    return f"{counts['calibrating']:,} items that calibrate{known}"
 
 
 def _read_texts(record: object, name: str) -> dict[str, Any]:

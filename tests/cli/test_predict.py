@@ -399,3 +399,64 @@ def test_a_closed_stdout_gives_no_traceback(bundle, photos, tmp_path, flags):
         ["sh", "-c", shell, "sh", *command], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# Explanations
+
+
+def test_explanations_are_columns_of_a_csv_and_keys_of_json(featx_command, bundle, photos):
+    rows = read_csv(featx_command("predict", bundle, *photos[:3], "--explain", "--coverage", "0.8").out)
+    assert list(rows[0])[-7:] == [
+        *("set", "unfamiliarity", "unfamiliar", "nearest", "nearest_label", "nearest_similarity", "error")
+    ]
+    for row in rows:
+        assert set(filter(None, row["set"].split("|"))) <= set("0123456789")
+        assert row["unfamiliar"] == str(float(row["unfamiliarity"]) > 95).lower()
+        assert row["nearest"].startswith(f"{row['nearest_label']}/digit-")
+    (line,) = featx_command("predict", bundle, photos[0], "--explain", "--json", "--neighbours", "2").out.splitlines()
+    found = json.loads(line)
+    assert {"set", "unfamiliarity", "unfamiliar", "neighbours", "heat", "heat_method", "probabilities"} <= set(found)
+    assert found["neighbours"][0]["item"] == rows[0]["nearest"]
+    assert len(found["neighbours"]) == 2
+    assert np.shape(found["heat"]) == (7, 7)
+
+
+def test_a_table_of_explanations_says_what_is_unfamiliar_and_a_sheet_shows_it(featx_command, bundle, photos):
+    Path("page.png").write_bytes(b"<html></html>")
+    result = featx_command(
+        "predict", bundle, photos[0], "page.png", "--explain", "--format", "table", "--sheet", "s.png"
+    )
+    head, first, second = result.out.splitlines()
+    assert head.split() == ["image", "label", "probability", "set", "unfamiliarity", "nearest"]
+    assert re.search(r"\d+\.\d %( unfamiliar)?  +\d 0\.\d\d$", first.rstrip())
+    assert "is not an image" in second or "format" in second
+    assert "the contact sheet is s.png" in result.err
+    with Image.open("s.png") as sheet:
+        assert sheet.width > sheet.height
+
+
+def test_a_file_of_explanations_continues_only_with_the_same_options(featx_command, bundle, photos):
+    command = ("predict", bundle, "--out", "rows.csv", "--explain")
+    assert "1 new, 0 kept" in featx_command(*command, photos[0]).out
+    assert "1 new, 1 kept" in featx_command(*command, *photos[:2]).out
+    assert len(read_csv(Path("rows.csv").read_text())) == 2
+    for other in (command[:-1], (*command, "--coverage", "0.5")):
+        result = featx_command(*other, *photos[:2])
+        assert result.code == 2
+        assert "--explain" in result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--coverage", "0.9"], "--coverage is for explanations; add --explain"),
+        (["--sheet", "a.png"], "--sheet is for explanations"),
+        (["--explain", "--sheet", "a.jpg"], "name a file that ends in .png"),
+        (["--explain", "--coverage", "9"], "coverage is 9.0; it must be above 0 and below 1"),
+        (["--explain", "--views", "2", "--augment", "flip"], "leave out --views"),
+    ],
+)
+def test_options_of_explanations_are_checked(featx_command, bundle, photos, options, message):
+    result = featx_command("predict", bundle, photos[0], *options)
+    assert result.code
+    assert message in result.err

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from featx.backbones import Backbone, Output
 from featx.backbones.catalogue import BUILT_IN, PRETRAINED
 from featx.backbones.loading import find_backbone, name_backbone
@@ -24,9 +22,9 @@ from featx.backbones.protocol import find_decoding, is_own
 from featx.backbones.running import Runner, find_usual_runtime
 from featx.errors import SourceError, SpecMismatchError, UsageError
 from featx.golden import MAX_DRIFT, Golden, PromisedGolden, make_golden_files, measure_drift
+from featx.golden_features import embed_golden
 from featx.items import Manifest, read_source
 from featx.items.augmentation import PRESETS, plan_views
-from featx.items.decoding import decode
 from featx.items.reading import limit_ahead
 from featx.ledger import Entry, Ledger, describe_source
 from featx.measuring import WRITE, Timing
@@ -471,12 +469,6 @@ def name_files(folder: Path, stem: str, layers: Sequence[str]) -> list[Path]:
         msg = f"the layers {', '.join(layers)} would be written to the same store; name each of them once"
         raise UsageError(msg)
     return paths
-
-
-def embed_golden(backbone: Backbone, spec: ImageSpec, files: tuple[bytes, ...]) -> tuple[Golden, ...]:
-    """Embed golden pictures; return one result for each output of the backbone."""
-    pixels = np.stack([decode(data, spec).pixels for data in files])
-    return tuple(Golden(files, features) for features in backbone.embed(pixels))
 
 
 def _promise_golden(network: Backbone, spec: ImageSpec) -> list[Golden]:

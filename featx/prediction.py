@@ -30,6 +30,7 @@ from featx.errors import (
 )
 from featx.evaluation import Evaluation, evaluate
 from featx.golden import MAX_DRIFT, measure_drift
+from featx.golden_features import embed_golden
 from featx.heads.rows import FeatureRows
 from featx.items import Item, Manifest, read_source
 from featx.items.decoding import MAX_PIXELS
@@ -465,8 +466,6 @@ def check_golden(path: Path, part: Part, backbone: Backbone) -> None:
         if cache.is_noted(fact):
             backbone.is_trusted = True  # a network with this digest was checked here before
             return
-    from featx.embedding import embed_golden  # with all of the store, which a prediction does not need
-
     (found,) = embed_golden(backbone, part.embed_spec.image, part.golden.files)
     drift = measure_drift(part.golden, found)
     if not drift <= MAX_DRIFT:

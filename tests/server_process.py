@@ -12,9 +12,31 @@ import sys
 import tempfile
 from pathlib import Path
 
+#: What a server must not import: an image of it has none of these.
+HEAVY = [
+    "tensorflow",
+    "keras",
+    "sklearn",
+    "skops",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "matplotlib",
+    "h5py",
+    "joblib",
+    "cleanlab",
+]
+
+CODE = """
+import sys
+sys.modules.update(dict.fromkeys({names!r}))
+from featx.__main__ import main
+main()
+"""
+
 
 class ServerProcess:
-    """A running server; a `with` block ends it.
+    """A running server without heavy packages; a `with` block ends it.
 
     Attributes:
         port: Its port.
@@ -23,7 +45,8 @@ class ServerProcess:
 
     def __init__(self, *arguments, **environment):
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - __exit__ closes it
-        command = [sys.executable, "-m", "featx", "serve", *map(str, arguments), "--port", "0"]
+        code = CODE.format(names=HEAVY)
+        command = [sys.executable, "-c", code, "serve", *map(str, arguments), "--port", "0"]
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=self._log, text=True, env={**os.environ, **environment}
         )

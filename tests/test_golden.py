@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from featx.backbones import load_backbone
-from featx.embedding import embed_golden
 from featx.golden import MAX_DRIFT, Golden, make_golden_files, measure_drift
+from featx.golden_features import embed_golden
 from featx.specs import ImageSpec
 
 

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones.loading import rebuild_backbone
-from featx.embedding import embed_golden
 from featx.errors import SpecMismatchError
 from featx.files import say_failures
 from featx.golden import MAX_DRIFT, measure_drift
+from featx.golden_features import embed_golden
 from featx.heads.rows import FeatureRows
 from featx.items.listing import list_sources
 from featx.items.manifest import Reader

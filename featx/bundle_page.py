@@ -46,8 +46,9 @@ _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:0 auto;padding:1rem;overflow-wrap:anywhere}
 h1{font-size:1.5rem;line-height:1.25}h2{font-size:1.15rem;margin-top:2rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;overflow-wrap:normal}
-th,td{padding:.2rem .7rem;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
-th{white-space:nowrap}figure{margin:1rem 0}figcaption{margin-bottom:.3rem}
+.wide table{font-size:.875rem}
+th,td{padding:.2rem .5rem;border-bottom:1px solid var(--line);font-variant-numeric:tabular-nums}
+td{white-space:nowrap}figure{margin:1rem 0}figcaption{margin-bottom:.3rem}
 img{max-width:100%;height:auto;max-height:44rem;background:#fff}
 pre{background:var(--soft);padding:.6rem;white-space:pre-wrap}dt{font-weight:600}
 """.strip()

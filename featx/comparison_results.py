@@ -256,9 +256,8 @@ class Comparison:
         """Show the table in a notebook, and pictures that the first finished run got wrong whose pictures are there."""
         from featx.report.mistakes import show_mistakes
 
-        named = ((self.name_row(row), show_mistakes(row.run)) for row in self.rows)
-        shown = next((f"<p>{escape_html(name)}:</p>{pictures}" for name, pictures in named if pictures), "")
-        return self.to_html() + shown
+        pictures = (show_mistakes(row.run, f"{self.name_row(row)}: ") for row in self.rows)
+        return self.to_html() + next(filter(None, pictures), "")
 
     def report(self) -> "Report":
         """Write `report.html` into the folder, as `featx.write_report` does; a notebook shows it.
@@ -274,11 +273,15 @@ class Comparison:
             raise UsageError(msg)
         return write_report(self.folder)
 
-    def to_html(self) -> str:
-        """Return the table as HTML, each metric with its 95 % interval, and its footnotes below."""
+    def to_html(self, *, footnotes: bool = True) -> str:
+        """Return the table as HTML, each metric with its 95 % interval.
+
+        Args:
+            footnotes: Whether its footnotes follow.
+        """
         header, rows = self._tabulate()
         table = format_html_table(header, rows, n_text=self._count_texts())
-        notes = [f"<p>{escape_html(note)}</p>" for note in self.list_footnotes()]
+        notes = [f"<p>{escape_html(note)}</p>" for note in self.list_footnotes() if footnotes]
         return "".join([f"<p>{escape_html(self._describe_items())}</p>", table, *notes])
 
     def _describe_items(self) -> str:

@@ -232,7 +232,7 @@ def make_html_page(comparison: Comparison, files: Sequence[str]) -> str:
     tables = ", ".join(link_file(name) for name in _WRITTEN[:3])
     sections = [
         _list_lines("What it shows", describe_comparison(comparison)),
-        f'<h2>Compared</h2><div class="wide">{comparison.to_html()}</div>',
+        f'<h2>Compared</h2><div class="wide">{comparison.to_html(footnotes=False)}</div>',
         show_plots(files),
         f"<h2>Finished runs</h2><ul>{links}</ul>" if links else "",
         _list_lines("Notes", notes),

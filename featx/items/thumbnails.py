@@ -78,7 +78,8 @@ def format_thumbnails(reader: Reader, ids: Sequence[str], captions: Sequence[str
             text, title = escape_html(caption), escape_html(name)
             parts.append(
                 f'<figure style="display:inline-block;margin:4px;width:{_SIDE_PX}px;font-size:11px;vertical-align:top;'
-                f'overflow-wrap:anywhere"><img src="data:image/jpeg;base64,{source}" alt="{title}" title="{title}">'
+                f'overflow-wrap:anywhere"><img src="data:image/jpeg;base64,{source}" alt="{title}" title="{title}" '
+                f'style="width:100%;max-height:{_SIDE_PX}px;object-fit:contain">'
                 f"<figcaption>{text}</figcaption></figure>"
             )
     return f"<div>{''.join(parts)}</div>" if parts else ""

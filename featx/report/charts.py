@@ -101,7 +101,7 @@ def make_confusion(shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]
     base = alt.Chart(alt.NamedData("cells")).encode(x=x, y=y)
     cells = base.mark_rect(stroke="currentColor", strokeWidth=0, cursor="pointer").encode(
         color=alt.condition("datum.t == datum.p", alt.value(RIGHT), alt.value(WRONG)),
-        opacity=alt.Opacity("share:Q", legend=None, scale=shades),
+        fillOpacity=alt.FillOpacity("share:Q", legend=None, scale=shades),
         strokeWidth=alt.condition("datum.t == chosen_t && datum.p == chosen_p", alt.value(2), alt.value(0)),
         tooltip=alt.Tooltip("n:Q"),
     )

@@ -37,7 +37,9 @@ def format_comparison(comparison: Mapping[str, Any], folder: Path, page: Path) -
         page: The file of the page, from which links start.
     """
     rows = comparison["rows"]
-    table = format_table(_HEAD, [_list_cells(row) for row in rows], "numbers")
+    shown = [at for at, name in enumerate(_HEAD) if name != "store" or len({row["store"] for row in rows}) > 1]
+    head, *cells = ([line[at] for at in shown] for line in (_HEAD, *map(_list_cells, rows)))
+    table = format_table(head, cells, "numbers")
     plot = _show_plot(folder / "accuracy_against_cost.png", "Test accuracy against the time of embedding and fitting")
     runs = [row for row in rows if row.get("run")]
     parts = [_format_run(row, page) for row in runs[:_MOST_RUNS]]

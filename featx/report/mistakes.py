@@ -206,10 +206,14 @@ def _find_store(bundle: Path) -> FeatureStore | str:
         return str(about["source"])
 
 
-def show_mistakes(bundle: Path | None) -> str:
+def show_mistakes(bundle: Path | None, name: str = "") -> str:
     """Show in a notebook some pictures that a bundle's head got wrong; nothing without a bundle or its pictures.
 
     Of a file of predictions so large that it would take seconds, nothing is read.
+
+    Args:
+        bundle: The folder of the bundle.
+        name: What the first line begins with.
     """
     if bundle is None:
         return ""
@@ -220,4 +224,4 @@ def show_mistakes(bundle: Path | None) -> str:
     except (FeatxError, OSError):
         return ""
     pictures = mistakes.format_pictures()
-    return f"<p>{escape_html(str(mistakes))}</p>{pictures}" if pictures else ""
+    return f"<p>{escape_html(f'{name}{mistakes}')}</p>{pictures}" if pictures else ""

@@ -1,6 +1,7 @@
 """Progress reports: what a run reports to its caller while it works, and a progress bar for terminals and notebooks."""
 
 import builtins
+import logging
 import os
 import shutil
 import sys
@@ -35,6 +36,11 @@ class Reporter:
 
 #: The default of all options.
 SILENT = Reporter()
+
+#: The logger of lines that were printed, for the file of a log.
+SAID = "featx.said"
+
+logger = logging.getLogger(__name__)
 
 
 class ProgressReporter(Reporter):
@@ -73,6 +79,7 @@ class ProgressReporter(Reporter):
     def begin(self, phase: str) -> None:
         """Start the bar again for another phase, whose length is not known yet."""
         self._check_open()
+        logger.info("%s", phase)
         if self._bar is None or self._task is None or phase == self._phase:
             return
         # Once a task of rich has a total, it cannot lose it: take a new one.
@@ -88,6 +95,7 @@ class ProgressReporter(Reporter):
 
     def say(self, line: str) -> None:
         """Print a line to stderr, above the bar."""
+        logging.getLogger(SAID).info("%s", line)
         show_line(line, sys.stderr)
 
     def _check_open(self) -> None:

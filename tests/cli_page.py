@@ -15,7 +15,7 @@ _HEAD = """# The command line
 
 Results go to stdout, progress and notes to stderr. Exit codes: 0 for success, 1 for an error,
 2 for wrong usage, 3 if OpenVINO was asked for and is not installed (`MissingExtraError`), 130 for
-Ctrl-C. `--debug` before the verb shows the traceback of an error.
+Ctrl-C. `--debug`, `--verbose` and `--log` may stand before the verb or behind it.
 """
 
 

@@ -4,12 +4,16 @@ import codecs
 import contextlib
 import gc
 import io
+import itertools
 import logging
 import os
+import platform
 import re
+import shlex
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
@@ -22,6 +26,7 @@ from featx.cli import (
     cache,
     compare,
     demo,
+    doctor,
     embed,
     errors,
     evaluate,
@@ -44,8 +49,9 @@ from featx.cli import map as map_verb
 from featx.cli.ctrl_c import EXIT_CODE, describe_stop, was_interrupted
 from featx.cli.output import print_message
 from featx.cli.panels import PanelCommand
-from featx.errors import FeatxError
-from featx.registry import suggest
+from featx.errors import FeatxError, UsageError
+from featx.registry import find_versions, suggest
+from featx.reporting import SAID, show_line
 
 #: Thresholds of Python's garbage collector. With its defaults, it scans the objects of TensorFlow's import and of
 #: a list of 100,000 items over and over, for 2 of 9 seconds.
@@ -95,13 +101,15 @@ _add_verb(backbones.backbones, backbones.EXAMPLE)
 _add_verb(layers.layers, layers.EXAMPLE)
 _add_verb(bundle.bundle, bundle.EXAMPLE)
 _add_verb(cache.cache, cache.EXAMPLE)
+_add_verb(doctor.doctor, doctor.EXAMPLE)
 
 
 class _MessageHandler(logging.Handler):
     """Print notes to whatever stderr is at the moment: above a progress bar, and not into it."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print_message(self.format(record))
+        if record.name != SAID:  # it was printed before it was logged
+            show_line(self.format(record), sys.stderr)
 
 
 def _show_version(asked: bool) -> None:
@@ -112,32 +120,76 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
+#: Flags that every verb takes, also behind its name.
+_SHARED_FLAGS, _SHARED_OPTIONS = ("--debug", "--verbose"), ("--log",)
+
+
 @app.callback()
 def start(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Also print the steps of a run, with the time.")] = False,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log", metavar="FILE", help="Append the steps, notes and errors, with time and traceback, to a file."
+        ),
+    ] = None,
     version: Annotated[  # noqa: ARG001 - its callback prints and exits
         bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
     """Set up what every verb needs: notes on stderr."""
-    handler = _MessageHandler()
-    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler = _MessageHandler(logging.DEBUG if debug or verbose else logging.WARNING)
+    timed = "%(asctime)s %(levelname)s: %(message)s"
+    handler.setFormatter(logging.Formatter(timed if verbose else "%(levelname)s: %(message)s"))
     logging.addLevelName(logging.WARNING, "note")
     # Pillow's two lines on broken EXIF data, in the middle of a run: the image is embedded anyway.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     # `compare` says itself that processes cannot be started, and nothing else needs them.
     warnings.filterwarnings("ignore", category=UserWarning, module=r"joblib\._multiprocessing_helpers")
     logger = logging.getLogger("featx")
-    logger.handlers[:] = [handler]
+    for old in logger.handlers:
+        old.close()
+    logger.handlers[:] = [handler, *([_open_log(log)] if log else [])]
     logger.propagate = False
-    if debug:
-        logger.setLevel(logging.DEBUG)
+    logger.setLevel(logging.DEBUG if debug or verbose or log else logging.NOTSET)
+    if verbose or log:
+        versions = f"featx {find_versions(['featx'])['featx']}, Python {platform.python_version()}"
+        logger.debug("%s; %s", shlex.join(sys.argv), versions)
+
+
+def _open_log(path: Path) -> logging.Handler:
+    """Open a log, to which each command appends."""
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        msg = f"--log {path} cannot be written: {error.strerror or error}"
+        raise UsageError(msg) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(levelname)s %(name)s: %(message)s"))
+    return handler
+
+
+def _move_shared(arguments: Sequence[str]) -> list[str]:
+    """Move the flags that every verb takes before the verb, where they are parsed."""
+    shared, rest = list[str](), list[str]()
+    left = iter(arguments)
+    for word in left:
+        if word == "--":
+            return [*shared, *rest, word, *left]
+        if word in _SHARED_FLAGS or word.startswith(tuple(f"{name}=" for name in _SHARED_OPTIONS)):
+            shared.append(word)
+        elif word in _SHARED_OPTIONS:
+            shared += [word, *itertools.islice(left, 1)]
+        else:
+            rest.append(word)
+    return [*shared, *rest]
 
 
 def main() -> None:
     """Run the command line; every error that a user can cause ends in one line."""
     gc.set_threshold(*_GARBAGE_THRESHOLDS)
-    debug = "--debug" in sys.argv[1:]
+    arguments = _move_shared(sys.argv[1:])
+    debug = "--debug" in arguments
     _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a class name that the terminal cannot show must not end the run
@@ -145,7 +197,7 @@ def main() -> None:
             is_ascii = codecs.lookup(stream.encoding).name == "ascii"
             stream.reconfigure(encoding="utf-8" if is_ascii else None, errors="backslashreplace")
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False) or 0
+        code = app(arguments or ["--help"], standalone_mode=False) or 0
         if code == EXIT_CODE:  # typer has turned Ctrl-C into this code
             _fail(KeyboardInterrupt(), describe_stop(), code, debug=debug)
         sys.stdout.flush()  # here, since at the end of the process nothing could handle an error
@@ -199,6 +251,7 @@ def _describe_usage(error: TyperException) -> str:
 
 
 def _fail(error: BaseException, message: str, code: int, *, debug: bool) -> None:
+    logging.getLogger(SAID).debug("ended with exit code %d", code, exc_info=error)
     if debug:
         raise error
     if was_interrupted():  # a library may have turned the interrupt into another error

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import logging
 import math
 import os
 import re
@@ -14,7 +15,7 @@ from typing import Any
 import typer
 from rich.cells import cell_len
 
-from featx.reporting import show_line
+from featx.reporting import SAID, show_line
 from featx.wording import agree, to_printable
 
 #: Images whose reason is printed; a note counts all.
@@ -37,6 +38,7 @@ def print_text(text: str) -> None:
 
 def print_message(message: str) -> None:
     """Print one line to stderr; a terminal gets it broken between words."""
+    logging.getLogger(SAID).info("%s", message)
     show_line(message, sys.stderr)
 
 

@@ -151,6 +151,7 @@ def find_finished(plan: str, dataset: Dataset, partition: Partition, options: Co
             partition.origin, test_size=options.test_size, group=options.group, seed=options.seed
         ),
         "rules": RULES,
+        "corrections": dict(dataset.corrections),
     })  # fmt: skip
     names = [to_text(name) for name in store.ids[dataset.rows[members]].tolist()]
     tested = frozenset(zip(names, dataset.keys[members].tolist(), strict=True))
@@ -159,7 +160,7 @@ def find_finished(plan: str, dataset: Dataset, partition: Partition, options: Co
         # Other folders there may be anything, even damaged bundles; they do not concern this comparison.
         with contextlib.suppress(*_DAMAGES):
             about = read_json(folder, "bundle.json")
-            record = about["record"]
+            record = {"corrections": {}, **about["record"]}
             if record["finetune"]["unfreeze"] != wanted["finetune"]["unfreeze"] or not _is_of(about, store):
                 continue
             run = read_run(folder)
@@ -204,6 +205,7 @@ def _list_flags(record: Mapping[str, Any]) -> dict[str, str]:
     settings = {"clf": head["name"], "param": params, "scaling": head["scaling"], "augment": spec.pop("augmentation")}
     settings |= {name.replace("_", "-"): value for name, value in spec.items()}
     settings |= {"test-size": split["test_size"], "group": split["group"]}
+    settings |= {name: record["corrections"].get(name) for name in ("without", "relabel")}
     return {
         name: f"no --{name}" if value in {None, ""} else f"--{name} {to_printable(str(value)[:MOST_CHARACTERS])}"
         for name, value in settings.items()

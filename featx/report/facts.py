@@ -81,6 +81,8 @@ def list_commands(bundle: Bundle, record: Mapping[str, Any]) -> list[str]:
     if "finetune" in record:
         tuned, backbone = take_part(record, "finetune"), take_part(record, "backbone").get("uri", "")
         flags = {"unfreeze": tuned.get("unfreeze"), "epochs": tuned.get("epochs"), "clf": bundle.head_spec.name}
+        flags |= {"group": take_part(record, "split").get("group") or None}
+        flags |= {name: take_part(record, "corrections").get(name) for name in ("without", "relabel")}
         return [format_command(["featx", "finetune", source, "--backbone", cut_text(backbone)], flags)]
     commands = [format_command(["featx", "embed", source], _list_embed_flags(part.embed_spec)) for part in bundle.parts]
     return [*commands, format_fit(record, bundle.head_spec.name, bundle.head_spec.params)]

@@ -161,6 +161,7 @@ def change_spec(**changes):
             "--clf logreg no --param",
         ),
         (change_spec(seed=3), "--seed 3", "--seed 0"),
+        ({"corrections": {"without": "bad.csv", "left_out": 3}}, "--without bad.csv", "no --without"),
     ],
 )
 def test_a_run_of_the_same_plan_with_other_settings_is_named(

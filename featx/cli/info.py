@@ -23,6 +23,9 @@ _MOST_CHARACTERS = 4096
 
 _UNKNOWN = "not recorded"
 
+#: Digits of a sha256 that is shown; --json has all.
+_SHOWN_DIGITS = 16
+
 
 def info(
     store: Annotated[
@@ -143,13 +146,20 @@ def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
         ("test", tested),
         ("store", str(store.get("path", _UNKNOWN))),
         *(
-            ("items", f"--{name} {corrections[name]}")
-            for name in ("without", "relabel", "group")
+            ("items", f"--{name} {corrections[name]}: {_describe_correction(corrections, name, did)}")
+            for name, did in (("without", "left_out"), ("relabel", "relabelled"), ("group", "grouped"))
             if name in corrections
         ),
         ("made with", join_first([f"{name} {version}" for name, version in created_with.items()], _SHOWN) or _UNKNOWN),
     ]
     _print_rows(rows)
+
+
+def _describe_correction(corrections: dict[str, Any], name: str, did: str) -> str:
+    """Describe what a table changed, and the table itself, such as `3 left out, sha256 1f0a9b3c5d7e9f10`."""
+    count, sha256 = corrections.get(did), str(corrections.get(f"{name}_sha256", _UNKNOWN))
+    counted = f"{count:,}" if isinstance(count, int) else "?"
+    return f"{counted} {did.replace('_', ' ')}, sha256 {sha256[:_SHOWN_DIGITS]}"
 
 
 def _read_texts(record: object, name: str) -> dict[str, Any]:

@@ -1,12 +1,17 @@
 """`featx errors`."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featx.cli import flags
 from featx.cli.output import format_table, print_json, print_notes, print_text
+from featx.wording import format_plural
+
+if TYPE_CHECKING:
+    from featx.items.manifest import Reader
 
 EXAMPLE = "featx errors runs/2026-01-31-logreg-mobilenetv2"
 
@@ -50,6 +55,8 @@ def errors(
             if source:
                 raise
             print_notes([f"no pictures are shown: {error}; name where they are now: featx errors {bundle} SOURCE"])
+    if manifest is not None:
+        _check_pictures(manifest.reader, mistakes.ids[:top], source, bundle)
     written = write_mistakes(mistakes, manifest, output or found, top)
     rows = list(zip(*mistakes.tabulate().values(), strict=True))
     if as_json:
@@ -64,3 +71,24 @@ def errors(
         print_text(format_table(head, cells, left=(0, 1, 2), drop=("of the label",)) + "\n")
     more = f"; the first {_SHOWN} are shown" if len(rows) > _SHOWN else ""
     print_text(f"{mistakes}{more} -> {', '.join(map(str, written))}")
+
+
+def _check_pictures(reader: "Reader", ids: Sequence[str], source: str, bundle: Path) -> None:
+    """Say which pictures are not there; a named source that has none of them is an error."""
+    from featx.errors import SourceError
+
+    gone = [name for name in ids if not _is_there(reader, name)]
+    missing = f"{len(gone):,} of {format_plural(len(ids), 'picture')}, such as {gone[0]!r}" if gone else ""
+    if source and len(gone) == len(ids):
+        msg = f"{source} lacks {missing}; name the folder that these paths are relative to"
+        raise SourceError(msg)
+    if gone:
+        print_notes([f"the contact sheet lacks {missing}; name where they are now: featx errors {bundle} SOURCE"])
+
+
+def _is_there(reader: "Reader", name: str) -> bool:
+    try:
+        reader.stat(name)
+    except OSError:
+        return False
+    return True

@@ -26,6 +26,9 @@ _MOST_CHARACTERS = 4096
 
 _UNKNOWN = "not recorded"
 
+#: Digits of a sha256 that is shown; --json has all.
+_SHOWN_DIGITS = 16
+
 
 def info(
     store: Annotated[
@@ -148,8 +151,8 @@ def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
         ("test", tested),
         ("store", str(store.get("path", _UNKNOWN))),
         *(
-            ("items", f"--{name} {corrections[name]}")
-            for name in ("without", "relabel", "group")
+            ("items", f"--{name} {corrections[name]}: {_describe_correction(corrections, name, did)}")
+            for name, did in (("without", "left_out"), ("relabel", "relabelled"), ("group", "grouped"))
             if name in corrections
         ),
         ("explanations", _describe_explanation(explanation)),
@@ -167,6 +170,13 @@ def _describe_explanation(about: dict[str, Any]) -> str:
     if {"neighbours", "bytes"} <= set(counts):
         known = f", features of {counts['neighbours']:,} training items ({format_bytes(counts['bytes'])})"
     return f"{counts['calibrating']:,} items that calibrate{known}"
+
+
+def _describe_correction(corrections: dict[str, Any], name: str, did: str) -> str:
+    """Describe what a table changed, and the table itself, such as `3 left out, sha256 1f0a9b3c5d7e9f10`."""
+    count, sha256 = corrections.get(did), str(corrections.get(f"{name}_sha256", _UNKNOWN))
+    counted = f"{count:,}" if isinstance(count, int) else "?"
+    return f"{counted} {did.replace('_', ' ')}, sha256 {sha256[:_SHOWN_DIGITS]}"
 
 
 def _read_texts(record: object, name: str) -> dict[str, Any]:

@@ -91,22 +91,34 @@ def draw_contact_sheet(tiles: Sequence[Tile], title: str, path: Path, *, columns
     n_lines = max(len(tile.lines) for tile in tiles)
     columns = min(columns, len(tiles))
     rows = -(-len(tiles) // columns)
-    cell = (_TILE_INCHES + _GAP_INCHES, _TILE_INCHES + n_lines * _LINE_INCHES + _GAP_INCHES)
-    width, height = columns * cell[0], rows * cell[1]
+    column = _TILE_INCHES + _GAP_INCHES
+    # A row is as high as its highest picture.
+    tall = [max(map(_measure_height, tiles[row * columns : (row + 1) * columns])) for row in range(rows)]
+    ends = np.cumsum([inches + n_lines * _LINE_INCHES + _GAP_INCHES for inches in tall])
+    width, height = columns * column, float(ends[-1])
     captions = [shorten_name(line, NAME_CELLS) for tile in tiles for line in tile.lines]
     with open_figure(captions, path, noun="item", vector=False) as (figure, shown):
         figure.set_size_inches(width, height)
         figure.text(0, 1 + 0.15 / height, title, fontsize=10, va="bottom", ha="left")
         unplaced = zip(shown, captions, (line for tile in tiles for line in tile.lines), strict=True)
         for number, tile in enumerate(tiles):
-            left, bottom = number % columns * cell[0], height - number // columns * cell[1] - _TILE_INCHES
-            box = (left / width, bottom / height, _TILE_INCHES / width, _TILE_INCHES / height)
+            row, left = number // columns, number % columns * column
+            bottom = height - float(ends[row]) + n_lines * _LINE_INCHES + _GAP_INCHES
+            box = (left / width, bottom / height, _TILE_INCHES / width, tall[row] / height)
             _draw_pixels(figure.add_axes(box), tile)
             for line in range(len(tile.lines)):
                 place = (left / width, (bottom - 0.05 - line * _LINE_INCHES) / height)
                 drawn, caption, whole = next(unplaced)
                 text = figure.text(*place, drawn, fontsize=7, va="top", weight="bold" if line == 0 else "normal")
                 _fit_caption(text, whole if drawn == caption else drawn)
+
+
+def _measure_height(tile: Tile) -> float:
+    """Return the height of a picture in inches, if its longer side is as long as a tile."""
+    if tile.pixels is None:
+        return _TILE_INCHES / 2
+    height, width = tile.pixels.shape[:2]
+    return float(_TILE_INCHES * height / max(height, width))
 
 
 def _fit_caption(text: "Text", caption: str) -> None:

@@ -1,9 +1,11 @@
 """What was done, in words: the facts of a bundle or a store, and the commands that repeat it."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from featx.bundle import Bundle
+from featx.items.columns import FLAGS
 from featx.records import cut_text, describe_split, format_command, format_fit, take_part
 from featx.specs import EmbedSpec, ImageSpec
 from featx.store import FeatureStore
@@ -68,24 +70,56 @@ def _list_spec_facts(specs: Sequence[EmbedSpec]) -> list[Fact]:
         facts += [
             ("backbone", f"{network.uri}, layer {network.layer}, pooling {network.pooling}"),
             ("weights", f"{network.weights}, sha256 {network.weights_digest[:16]}"),
-            ("images", f"{image.height}x{image.width} px, {image.resize}, {image.interpolation}, {image.decoder}"),
+            ("images", _describe_images(image)),
         ]
         if spec.views:
             facts.append(("views", f"{spec.views.count} of each image, augmented by {spec.views.augmentation}"))
     return facts
 
 
-def list_commands(bundle: Bundle, record: Mapping[str, Any]) -> list[str]:
-    """List the commands that repeat a run, as far as its bundle records them."""
+def _describe_images(image: ImageSpec) -> str:
+    words = f"{image.height}x{image.width} px, {image.resize}, {image.interpolation}, {image.decoder}"
+    return f"{words}, {image.bits} of 16 bits" if image.bits else words
+
+
+def list_commands(bundle: Bundle, record: Mapping[str, Any], reading: Mapping[str, Any]) -> list[str]:
+    """List the commands that repeat a run, as far as its bundle and its store record them.
+
+    Args:
+        bundle: The bundle.
+        record: The record of its description, which is not trusted.
+        reading: Arguments that the source was read with; see `FeatureStore.reading`.
+    """
     source = cut_text(take_part(record, "store").get("source", "SOURCE"))
+    words = [source, *_list_reading(reading)]
     if "finetune" in record:
         tuned, backbone = take_part(record, "finetune"), take_part(record, "backbone").get("uri", "")
         flags = {"unfreeze": tuned.get("unfreeze"), "epochs": tuned.get("epochs"), "clf": bundle.head_spec.name}
         flags |= {"group": take_part(record, "split").get("group") or None}
         flags |= {name: take_part(record, "corrections").get(name) for name in ("without", "relabel")}
-        return [format_command(["featx", "finetune", source, "--backbone", cut_text(backbone)], flags)]
-    commands = [format_command(["featx", "embed", source], _list_embed_flags(part.embed_spec)) for part in bundle.parts]
+        return [format_command(["featx", "finetune", *words, "--backbone", cut_text(backbone)], flags)]
+    commands = [format_command(["featx", "embed", *words], _list_embed_flags(part.embed_spec)) for part in bundle.parts]
     return [*commands, format_fit(record, bundle.head_spec.name, bundle.head_spec.params)]
+
+
+def format_embed(store: FeatureStore) -> str:
+    """Format the command that embeds a store again."""
+    words = ["featx", "embed", cut_text(store.source), *_list_reading(store.reading)]
+    return format_command(words, _list_embed_flags(store.spec))
+
+
+def _list_reading(reading: Mapping[str, Any]) -> list[str]:
+    """List the flags that read a source as it was read; a DataFrame has none."""
+    columns, options = take_part(reading, "columns"), take_part(reading, "options")
+    flags = [(flag, columns[role]) for role, flag in FLAGS.items() if columns.get(role)]
+    flags += [("--root", reading["root"])] if reading.get("root") else []
+    for name in ("layout", "label_pattern", "map_labels", "only", "except_"):
+        value = options.get(name)
+        if isinstance(value, Mapping):  # names of classes, where the command line has expressions
+            value = [f"{re.escape(str(old))}={new}" for old, new in value.items()]
+        flag = f"--{name.rstrip('_').replace('_', '-')}"
+        flags += [(flag, one) for one in (value if isinstance(value, list) else [value] if value else [])]
+    return [cut_text(word) for pair in flags for word in pair]
 
 
 def _list_embed_flags(spec: EmbedSpec) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 
 import pytest
@@ -76,7 +77,9 @@ def test_info_names_the_tables(splits, tmp_path, capsys):
         app(["info", str(bundle)])
     assert not end.value.code
     shown = capsys.readouterr().out
-    assert f"items        --without {table}\nitems        --group {tmp_path / 'g.csv'}\n" in shown
+    sha256 = hashlib.sha256(table.read_bytes()).hexdigest()[:16]
+    assert f"items        --without {table}: 3 left out, sha256 {sha256}\n" in shown
+    assert f"items        --group {tmp_path / 'g.csv'}: 0 grouped, sha256 " in shown
 
 
 def test_of_copies_one_stays_and_what_is_to_be_checked_stays_too(splits, tmp_path):

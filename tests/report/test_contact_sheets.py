@@ -53,6 +53,15 @@ def test_a_sheet_shows_every_picture_at_its_place(tmp_path):
     assert not Path(tmp_path / "sheet.svg").exists()
 
 
+def test_rows_of_flat_pictures_are_flat(tmp_path):
+    flat, square = (Tile(np.zeros((side, 50, 3), np.uint8), ("x",)) for side in (10, 50))
+    draw_contact_sheet([flat] * 5 + [square], "six", tmp_path / "a.png")
+    draw_contact_sheet([square] * 5 + [square], "six", tmp_path / "b.png")
+    with Image.open(tmp_path / "a.png") as a, Image.open(tmp_path / "b.png") as b:
+        assert b.height - a.height == pytest.approx(0.8 * 225, abs=2)
+        assert a.width == b.width
+
+
 def test_captions_end_before_the_next_picture(tmp_path):
     names = ("W" * 60, "Chlamydomonas reinhardtii/dup DSC0140.jpg", "Pediastrum duplex/moved DSC0146.bmp")
     draw_contact_sheet([Tile(np.zeros((50, 50, 3), np.uint8), names)] * 2, "two", tmp_path / "sheet.png")

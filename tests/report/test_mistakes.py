@@ -9,7 +9,7 @@ from PIL import Image
 
 from featx import FitOptions, fit, map_store
 from featx.cli.app import app
-from featx.errors import BundleError, UsageError
+from featx.errors import BundleError, SourceError, UsageError
 from featx.report.mistakes import find_mistakes, find_pictures, write_mistakes
 
 
@@ -86,6 +86,20 @@ def test_pictures_that_are_gone_are_a_note_and_a_table(run, tmp_path, capsys):
     assert f"name where they are now: featx errors {bundle} SOURCE" in printed.err
     assert "errors.csv" in printed.out
     assert not (bundle / "errors.png").exists()
+
+
+def test_a_folder_without_the_pictures_is_an_error_and_without_some_a_note(run, tmp_path, capsys):
+    bundle, first = tmp_path / "bundle", find_mistakes(run.bundle).ids[0]
+    shutil.copytree(run.bundle, bundle)
+    (tmp_path / "now" / "other").mkdir(parents=True)
+    (tmp_path / "now" / "other" / "x.png").write_bytes(find_pictures(run.bundle).reader.read(first))
+    with pytest.raises(SourceError, match=rf"lacks \d+ of \d+ pictures, such as '{first}'; name the folder"):
+        app(["errors", str(bundle), str(tmp_path / "now")], standalone_mode=False)
+    assert not (bundle / "errors.png").exists()
+    (tmp_path / "now" / first).parent.mkdir()
+    shutil.copy(tmp_path / "now" / "other" / "x.png", tmp_path / "now" / first)
+    assert not app(["errors", str(bundle), str(tmp_path / "now")], standalone_mode=False)
+    assert "the contact sheet lacks" in capsys.readouterr().err
 
 
 def test_a_fit_says_how_to_see_them(store, tmp_path, capsys):

@@ -48,6 +48,9 @@ _MISSING = frozenset({"nan", "<na>", "nat", "null", "none", "na", "n/a"})
 #: Of these, the names that a class may have.
 _WORDS = frozenset({"none", "na", "nat"})
 
+#: Notes on labels that differ only in case.
+_SPELLINGS = 3
+
 _NAMED_COLUMNS = 12
 _NAMED_VALUES = 5
 
@@ -177,7 +180,19 @@ def choose_columns(table: Table, wanted: Columns) -> Chosen:
         for label in sorted({*cells["label"]})
         if label.casefold() in _MISSING - _WORDS
     ]
+    notes += _point_to_spellings(cells["label"])
     return Chosen(cells, [*_describe(table, names, wanted), *notes])
+
+
+def _point_to_spellings(labels: Sequence[str]) -> list[str]:
+    alike: dict[str, list[str]] = {}
+    for label in sorted({*labels}):
+        alike.setdefault(label.casefold(), []).append(label)
+    return [
+        f"the labels {' and '.join(map(repr, names))} are classes of their own; write them alike if they are one class"
+        for names in alike.values()
+        if len(names) > 1
+    ][:_SPELLINGS]
 
 
 def advise(role: str, name: str = "NAME") -> str:

@@ -4,14 +4,18 @@ import errno
 import os
 import stat
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from featx.errors import SourceError
 from featx.items.formats import HEAD_BYTES, has_image_suffix, looks_like_image
 from featx.items.layouts import NO_IMAGES, find_junk_reason
-from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
+from featx.items.manifest import MAX_FILE_BYTES, FileStat, Item, Manifest, list_junk
 from featx.items.names import join_escapes, to_native
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, arrange, choose_items
+
+#: Tables that may have the labels of pictures.
+_TABLES = {".csv", ".tsv", ".parquet"}
 
 #: With O_NONBLOCK, opening a pipe does not wait for a writer; without O_BINARY, Windows changes line ends.
 _READ_AT_ONCE = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
@@ -98,9 +102,16 @@ def read_folder(source: str | os.PathLike[str], *, options: SourceOptions = AS_I
     if n_left_out := len(walk.files) - len(found.items):
         walk.junk[LEFT_OUT] += n_left_out
     reader = FolderReader(Path(source, to_native(found.prefix)))
-    return choose_items(
-        Manifest(found.items, reader, os.fspath(source), dict(walk.junk), notes=found.notes), found.options
-    )
+    notes = (*found.notes, *_point_to_table(Path(source), found.items))
+    return choose_items(Manifest(found.items, reader, os.fspath(source), dict(walk.junk), notes=notes), found.options)
+
+
+def _point_to_table(folder: Path, items: Sequence[Item]) -> list[str]:
+    """Name the table in a folder that may have the labels which its folders do not tell."""
+    if len({item.label for item in items}) > 1:
+        return []
+    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in _TABLES and path.is_file())
+    return [f"{tables[0]} was not read; if it has the labels, name it instead of {folder}"] if tables else []
 
 
 def list_folder(source: str | os.PathLike[str]) -> list[str]:

@@ -9,7 +9,8 @@ from typing import Any
 from featx.bundle import Bundle
 from featx.comparison_results import Comparison
 from featx.errors import BundleError, FeatxError, UsageError
-from featx.references import MANIFEST, RUNS, find_bundle, list_bundles, read_json
+from featx.files import DAMAGES
+from featx.references import MANIFEST, RUNS, check_own, find_bundle, list_bundles, read_json
 from featx.results import Run
 from featx.store import FeatureStore
 from featx.store.joining import AnyStore, join_stores
@@ -126,11 +127,14 @@ def _use_comparison(folder: Path) -> Subject:
     try:
         if path.stat().st_size > _MOST_BYTES:
             msg = f"it has more than {_MOST_BYTES:,} bytes"
-            raise ValueError(msg)  # noqa: TRY301 - all damages are reported alike
+            raise ValueError(msg)
+        check_own(path)
         values = json.loads(path.read_text(encoding="utf-8"))
         best = values["rows"][0]
-        run, store, head = best.get("run"), str(best["store"]), str(best["head"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        run, store, head = best.get("run"), _check_name(best["store"]), _check_name(best["head"])
+        run = None if run is None else _check_name(run)
+        said = [str(note) for part in ("verdict", "notes") for note in list(values.get(part) or [])]
+    except (*DAMAGES, LookupError, TypeError, AttributeError) as error:
         msg = f"{path} cannot be read ({error}); compare again"
         raise BundleError(msg) from error
     subject = Subject(str(folder), f"Comparison {folder.resolve().name}", folder / "report.html")
@@ -146,5 +150,17 @@ def _use_comparison(folder: Path) -> Subject:
     except FeatxError as error:
         subject.notes.append(f"the best row is not shown: {error}")
     subject.comparison, subject.folder = values, folder
-    subject.remarks += [str(note) for note in [*values.get("verdict", []), *values.get("notes", [])]]
+    subject.remarks += said
     return subject
+
+
+def _check_name(value: Any) -> str:  # noqa: ANN401 - of an untrusted file
+    """Return a text that can be part of a path.
+
+    Raises:
+        ValueError: If it is not a text, or holds a zero byte.
+    """
+    if not isinstance(value, str) or "\0" in value:
+        msg = f"{str(value)[:40]!r} is not a name"
+        raise ValueError(msg)
+    return value

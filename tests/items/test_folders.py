@@ -258,3 +258,12 @@ def test_real_folders(shared):
     digits = read_folder(shared / "data" / "sign_language_digits")
     assert list(digits.count_classes()) == list("0123456789")
     assert len(digits.reader.read(digits.items[0].id)) == digits.reader.stat(digits.items[0].id).size_bytes
+
+
+def test_a_table_beside_pictures_without_classes_is_pointed_out(make):
+    folder = make("images/1.jpg", "images/2.jpg")
+    (folder / "labels.csv").write_text("path,label\n")
+    note = f"{folder / 'labels.csv'} was not read; if it has the labels, name it instead of {folder}"
+    assert note in read_folder(folder).notes
+    make("others/1.jpg")  # now the folders are classes
+    assert note not in read_folder(folder).notes

@@ -225,6 +225,12 @@ def test_a_missing_value_that_became_a_class_is_pointed_out(make):
     assert not any("of its own" in note for note in read_table(make("path,label\na.jpg,None\n")).notes)
 
 
+def test_labels_that_differ_in_case_are_pointed_out(make):
+    notes = read_table(make("path,label\na.jpg,Cat\nb.jpg,cat\nc.jpg,dog\n")).notes
+    assert "the labels 'Cat' and 'cat' are classes of their own; write them alike if they are one class" in notes
+    assert not any("own" in note for note in read_table(make("path,label\na.jpg,Cat\nb.jpg,dog\n")).notes)
+
+
 @pytest.mark.parametrize(("column", "quoted"), [("Finding Labels", "'Finding Labels'"), ("a'b", "'a'\"'\"'b'")])
 def test_a_suggested_column_can_be_typed_as_it_is_shown(make, column, quoted):
     content = f'path,"{column}"\na.jpg,x\nb.jpg,x\n'

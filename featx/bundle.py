@@ -10,6 +10,7 @@ metrics.json       what was measured
 index.html         the numbers, plots and commands as a page, for people
 predictions.csv    the prediction for each held-out item
 items.csv          the sha256 of every item, and whether it was trained on or tested
+explanation.npz    optional: what explains predictions, see featx.explaining.basis
 confusion_matrix.png, .svg
 curves.csv, .png, .svg, head.keras    only for a head that Keras trained; for people and for Keras, not read by featx
 

@@ -7,8 +7,9 @@ to each format, and answer the same 128 pictures as featx by the runtime of the 
 `parity` line has the largest difference of a probability, the labels that changed, and the size of the model.
 
 Speed depends on network and format, not on the head, so it is measured once for each of these, in alternating rounds:
-`start_seconds` from the start of a process to its end with one picture, `images_per_second` of 127 pictures of the
-network's size in batches of 8; the app reads pictures one by one from files. Medians of the rounds.
+`start_seconds` from the start of a process to its end with one picture, and the images per second of 127 further
+pictures of the network's size, in batches of 8; the app reads pictures one by one from files. Medians of the rounds,
+of the time that passed and of processor time (user and system, all cores), which other programs disturb less.
 
 A label that changes, or a difference above 1e-4 (1e-3 for LiteRT), would change our mind about a format. So would
 TensorFlow in the process of one that is said not to need it, which is an error here. JSON lines.
@@ -16,6 +17,7 @@ TensorFlow in the process of one that is said not to need it, which is an error 
 
 import argparse
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -110,47 +112,43 @@ def measure_speed(backbone, models, data, rounds, folder):
     np.save(folder / "one.npy", pixels[:1])
     np.save(folder / "many.npy", pixels)
     files = sorted(path for path in data.rglob("*") if path.suffix.lower() in {".jpg", ".jpeg"})[:PICTURES]
-    starts, rates = {to: [] for to in models}, {to: [] for to in models}
+    found = {to: [] for to in models}
     for _ in range(rounds):
         for to, model in models.items():
-            start, rate = (run_app if to == "app" else run_model)(to, model, files, folder)
-            starts[to].append(start)
-            rates[to].append(rate)
+            one, many = (run_app if to == "app" else run_model)(to, model, files, folder)
+            rates = [(PICTURES - 1) / (all_of - first) for first, all_of in zip(one, many, strict=True)]
+            found[to].append((*one, *rates))
+    names = ("start_seconds", "start_processor_seconds", "images_per_second", "images_per_processor_second")
     for to in models if rounds else ():
-        show(
-            "speed",
-            backbone=backbone,
-            to=to,
-            start_seconds=statistics.median(starts[to]),
-            images_per_second=statistics.median(rates[to]),
-            all_rates=rates[to],
-        )
+        medians = map(statistics.median, zip(*found[to], strict=True))
+        show("speed", backbone=backbone, to=to, **dict(zip(names, medians, strict=True)), rounds=rounds)
 
 
 def run_model(to, model, _, folder):
-    """Return the seconds of a process that answers one picture, and the pictures per second of many."""
+    """Return the times of a process that answers one picture, and of one that answers many."""
     result = folder / "result.npz"
-    start = run([inference.__file__, to, str(model), str(folder / "one.npy"), str(result)])
-    run([inference.__file__, to, str(model), str(folder / "many.npy"), str(result)])
+    one = run([inference.__file__, to, str(model), str(folder / "one.npy"), str(result)])
+    many = run([inference.__file__, to, str(model), str(folder / "many.npy"), str(result)])
     with np.load(result) as found:
         forbidden = {"featx", *(() if to in NEEDS_TENSORFLOW else ("tensorflow",))}
         if wrong := forbidden & set(found["imported"].tolist()):
             sys.exit(f"the process of {to} imported {', '.join(sorted(wrong))}")
-        return start, float(found["rate"])
+    return one, many
 
 
 def run_app(_, model, files, __):
     """Return the same of an app, whose script reads the pictures itself."""
     script = str(model.parent / "predict.py")
-    start = run([script, str(files[0])])
-    return start, (len(files) - 1) / (run([script, *map(str, files)]) - start)
+    return run([script, str(files[0])]), run([script, *map(str, files)])
 
 
 def run(arguments):
-    """Run a script in a process of its own, and return its seconds."""
-    started = time.perf_counter()
+    """Run a script in a process of its own, and return its seconds and its processor seconds."""
+    started, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     subprocess.run([sys.executable, "-P", *arguments], env=ENVIRONMENT, capture_output=True, check=True)
-    return time.perf_counter() - started
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return time.perf_counter() - started, used
 
 
 if __name__ == "__main__":

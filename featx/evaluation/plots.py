@@ -269,7 +269,6 @@ def plot_costs(  # noqa: PLR0913 - one keyword for each part of the drawing
     front, by = _find_front(costs, ranks), "" if validations is None else ", by validation"
     kind = np.array(kinds or ["frozen"] * costs.size)
     with open_chart([*names, title], path, noun="head", inches=_WIDE_INCHES) as (axes, shown):
-        axes.set_title(show_title(title, _WIDE_INCHES[0]), pad=12)
         scale_logarithmically(axes, costs)
         axes.vlines(costs, below, above, color=GREY, lw=1, alpha=0.5, zorder=1)
         axes.plot(
@@ -293,7 +292,7 @@ def plot_costs(  # noqa: PLR0913 - one keyword for each part of the drawing
             if words and (kind == name).any():
                 axes.plot([], [], marker, mfc=GREY, mec="black", ms=size, label=words)
         axes.margins(y=0.06)
-        axes.set(xlabel=labels[0], ylabel=labels[1])
+        axes.set(xlabel=labels[0], ylabel=labels[1], title=show_title(title, _WIDE_INCHES[0]))
         legend = axes.legend(loc="upper left", bbox_to_anchor=(0, -0.11), frameon=False, ncols=2, borderaxespad=0)
         _write_missing(axes, missing, legend)
         place_labels(axes, shown[:-1], costs, heights, np.stack([below, above], axis=1))

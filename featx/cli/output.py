@@ -24,6 +24,9 @@ SHOWN_REASONS = 5
 #: Blanks between the columns of a table.
 _GAP = 2
 
+#: Before the further lines of a wrapped cell.
+_INDENT = "  "
+
 #: A longer word may be divided after its marks.
 _LONG_WORD = 20
 
@@ -176,7 +179,7 @@ def _narrow(widths: list[int], least: Sequence[int], limit: int) -> None:
 
 def _align_row(row: Sequence[str], widths: Sequence[int], sides: Sequence[bool]) -> list[str]:
     lines = []
-    wrapped = [_wrap(cell, width) for cell, width in zip(row, widths, strict=True)]
+    wrapped = [_wrap(cell, width, _INDENT * is_text) for cell, width, is_text in zip(row, widths, sides, strict=True)]
     for parts in itertools.zip_longest(*wrapped, fillvalue=""):
         spaces = [" " * (width - cell_len(part)) for part, width in zip(parts, widths, strict=True)]
         padded = [part + gap if side else gap + part for part, gap, side in zip(parts, spaces, sides, strict=True)]
@@ -184,7 +187,8 @@ def _align_row(row: Sequence[str], widths: Sequence[int], sides: Sequence[bool])
     return lines
 
 
-def _wrap(text: str, width: int) -> list[str]:
+def _wrap(text: str, width: int, indent: str) -> list[str]:
+    """Wrap a cell; its further lines are indented where there is room, so that one sees where a row begins."""
     if cell_len(text) <= width:
         return [text]
     first, *parts = _split(text)
@@ -193,7 +197,7 @@ def _wrap(text: str, width: int) -> list[str]:
         if cell_len((lines[-1] + part).rstrip()) <= width:
             lines[-1] += part
         else:
-            lines.append(part)
+            lines.append(indent + part if cell_len((indent + part).rstrip()) <= width else part)
     return [line.rstrip() for line in lines]
 
 

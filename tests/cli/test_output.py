@@ -58,7 +58,8 @@ def test_wide_characters_are_aligned():
 
 def test_a_wrapped_cell_leaves_the_others_blank():
     rows = [["one two", "1"], ["three", "2"]]
-    assert format_table(["name", "n"], rows, width=8).splitlines() == ["name   n", "one    1", "two", "three  2"]
+    assert format_table(["name", "n"], rows, width=8).splitlines() == ["name   n", "one    1", "  two", "three  2"]
+    assert format_table(["name", "n"], [["one seven", "1"]], width=8).splitlines()[-1] == "seven"  # no room
 
 
 @pytest.mark.parametrize(("columns", "n_lines"), [(None, 4), ("", 4), ("200", 4), ("90", 9), ("0", 4), ("wide", 4)])

@@ -18,6 +18,9 @@ EXAMPLE = "featx info features/mobilenetv2.h5"
 _SHOWN = 20
 _EXAMPLES = 3
 
+#: The options whose tables correct the items.
+_CORRECTIONS = ("without", "relabel", "group")
+
 #: Counts of an untrusted bundle stay below.
 _LARGEST = 2**63
 
@@ -132,10 +135,9 @@ def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
     about: dict[str, Any] = {"bundle": str(path), "head": head.to_dict(), "embed": embed}
     about |= {"classes": list(bundle.classes), "test_name": test_name}
     about |= {"test": omit_tables(test) if test else None, "store": store, "created_with": created_with}
-    corrections = _read_texts(record, "corrections")
-    about |= {"corrections": corrections} if corrections else {}
-    explanation = _read_texts(record, "explanation")
-    about |= {"explanation": explanation} if explanation else {}
+    corrections, explanation = _read_texts(record, "corrections"), _read_texts(record, "explanation")
+    later = {"corrections": corrections, "explanation": explanation}
+    about |= {name: values for name, values in later.items() if values}
     if as_json:
         print_json(about)
         return
@@ -147,11 +149,7 @@ def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
         ("classes", _list(dict.fromkeys(bundle.classes, 0), shown, counted=False)),
         ("test", tested),
         ("store", str(store.get("path", _UNKNOWN))),
-        *(
-            ("items", f"--{name} {corrections[name]}")
-            for name in ("without", "relabel", "group")
-            if name in corrections
-        ),
+        *(("items", f"--{name} {corrections[name]}") for name in _CORRECTIONS if name in corrections),
         ("explanations", _describe_explanation(explanation)),
         ("made with", join_first([f"{name} {version}" for name, version in created_with.items()], _SHOWN) or _UNKNOWN),
     ]

@@ -1,9 +1,11 @@
 """How far can explanations be trusted: do conformal sets cover what they promise, and are foreign pictures unfamiliar?
 
-    python benchmarks/trust.py STORE OTHER_STORE [--splits 50] [--clf logreg] [--test-size 0.2]
+    python benchmarks/trust.py STORE OTHER_STORE [--splits 50] [--clf logreg] [--test-size 0.2] [--val-size 0.25]
+        [--sets-only]
 
 Both stores are of the same network and of other pictures. The items of STORE are split at random, `splits` times, and
-each time a head is tuned and fitted as `featx fit` does it; the splits of the source are ignored. Printed are, for
+each time a head is tuned and fitted as `featx fit` does it; the splits of the source are ignored. The items that
+calibrate are the training items while held out, or with `--val-size` a val split. Printed are, for
 each coverage, the share of test items whose set has their class and its standard deviation over the splits, the mean
 size of the sets, the share of empty ones, and the least coverage of a class (mean over splits); then the area under the
 ROC curve of the unfamiliarity of the items of OTHER_STORE against that of the test items, and the shares of both that
@@ -25,9 +27,10 @@ from sklearn.metrics import roc_auc_score
 from featx.bundle import align_probabilities
 from featx.explaining.basis import RANK
 from featx.fitting.choice import predict_items, tune_and_choose
-from featx.fitting.dataset import load_dataset, split_dataset
+from featx.fitting.dataset import deal_folds, load_dataset, split_dataset
 from featx.fitting.explanations import Calibrating, make_basis
 from featx.fitting.protocols import plan_head
+from featx.heads import fit_tuned
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
 
@@ -42,6 +45,8 @@ def main():
     parser.add_argument("--splits", type=int, default=50)
     parser.add_argument("--clf", default="logreg")
     parser.add_argument("--test-size", type=float, default=0.2)
+    parser.add_argument("--val-size", type=float, default=0.0, help="share of the training items that calibrates")
+    parser.add_argument("--sets-only", action="store_true", help="measure the coverage and nothing else")
     options = parser.parse_args()
     show("machine", processor=read_processor())
     dataset = load_dataset(FeatureStore(options.store))
@@ -51,12 +56,12 @@ def main():
     for seed in range(options.splits):
         partition = split_dataset(dataset, test_size=options.test_size, seed=seed)
         train, test = partition.train, partition.test.members
-        plan = plan_head(HeadSpec(options.clf, {}, None, seed), None)
-        chosen = tune_and_choose([plan], dataset, train, partition.validation, lambda *_: None)
-        folded = align_probabilities(chosen.tuned.probabilities, chosen.tuned.classes, len(dataset.classes))
-        basis = make_basis(dataset, train, Calibrating(train, folded), with_items=True)
-        probabilities, targets = predict_items(chosen.fitted, dataset, test), dataset.targets[test]
+        fitted, calibrating = fit_head(dataset, train, options, seed)
+        basis = make_basis(dataset, train, calibrating, with_items=True)
+        probabilities, targets = predict_items(fitted, dataset, test), dataset.targets[test]
         sets.append([measure_sets(basis.conformal, share, probabilities, targets) for share in COVERAGES])
+        if options.sets_only:
+            continue
         known, tested = dataset.take_features(train)[:], dataset.take_features(test)[:]
         familiar.append(
             {**measure_distances(known, tested, foreign), "featx": measure_known(basis.known, tested, foreign)}
@@ -68,11 +73,26 @@ def main():
         show(
             "coverage", store=options.store.stem, n=len(dataset), asked=coverage, **means, sd=rows[:, 0].std().round(4)
         )
-    for name in familiar[0]:
+    for name in familiar[0] if familiar else ():
         rows = np.array([one[name] for one in familiar])
         names = ("auroc", *(f"{kind}_{share:g}" for share in THRESHOLDS for kind in ("false", "found")))
         show("unfamiliar", way=name, **dict(zip(names, rows.mean(axis=0).round(4).tolist(), strict=True)))
     show("time", splits=options.splits, cpu_seconds=round(time.process_time() - started, 1))
+
+
+def fit_head(dataset, train, options, seed):
+    """Tune and fit a head as `featx fit` does, on folds, or with a part of the items as its val split."""
+    plan = plan_head(HeadSpec(options.clf, {}, None, seed), None)
+    validation = np.random.default_rng(seed).random(len(dataset)) < options.val_size
+    validation &= train
+    chosen = tune_and_choose([plan], dataset, train & ~validation, validation, lambda *_: None)
+    if not validation.any():
+        tuned = chosen.tuned
+        folded = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
+        return chosen.fitted, Calibrating(train, folded)
+    calibrating = Calibrating(validation, predict_items(chosen.fitted, dataset, validation))
+    rows = dataset.take_training_rows(train, deal_folds(dataset, train, seed))
+    return fit_tuned(plan[0], rows, chosen.tuned), calibrating
 
 
 def measure_sets(conformal, coverage, probabilities, targets):

@@ -18,6 +18,9 @@ EXAMPLE = "featx info features/mobilenetv2.h5"
 _SHOWN = 20
 _EXAMPLES = 3
 
+#: The options whose tables correct the items.
+_CORRECTIONS = {"without": "left_out", "relabel": "relabelled", "group": "grouped"}
+
 #: Counts of an untrusted bundle stay below.
 _LARGEST = 2**63
 
@@ -135,10 +138,9 @@ def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
     about: dict[str, Any] = {"bundle": str(path), "head": head.to_dict(), "embed": embed}
     about |= {"classes": list(bundle.classes), "test_name": test_name}
     about |= {"test": omit_tables(test) if test else None, "store": store, "created_with": created_with}
-    corrections = _read_texts(record, "corrections")
-    about |= {"corrections": corrections} if corrections else {}
-    explanation = _read_texts(record, "explanation")
-    about |= {"explanation": explanation} if explanation else {}
+    corrections, explanation = _read_texts(record, "corrections"), _read_texts(record, "explanation")
+    later = {"corrections": corrections, "explanation": explanation}
+    about |= {name: values for name, values in later.items() if values}
     if as_json:
         print_json(about)
         return
@@ -152,7 +154,7 @@ def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
         ("store", str(store.get("path", _UNKNOWN))),
         *(
             ("items", f"--{name} {corrections[name]}: {_describe_correction(corrections, name, did)}")
-            for name, did in (("without", "left_out"), ("relabel", "relabelled"), ("group", "grouped"))
+            for name, did in _CORRECTIONS.items()
             if name in corrections
         ),
         ("explanations", _describe_explanation(explanation)),

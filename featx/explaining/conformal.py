@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from featx.errors import UsageError
 
-#: A class has its own threshold if every class has so many items above it, and so many in all. The coverage of a class
-#: is then at most a fifth of the error above what was asked for.
-_ITEMS_ABOVE, _FEWEST = 5, 20
+#: Each class has its own threshold if every class has so many items: its coverage is then at most two points above what
+#: was asked for.
+_FEWEST = 50
 
 #: Rounding of a sum of weights.
 _ROUNDING = 1e-9
@@ -87,8 +87,8 @@ class Conformal:
         """Find the thresholds for a coverage.
 
         Every class gets its own (V. Vovk, "Conditional validity of inductive conformal predictors", ACML 2012) if each
-        has 20 units, and 5 above the threshold. Otherwise all share one, and sets are not smaller than at the
-        highest coverage where each class has its own, so that sets only grow with the coverage.
+        has 50 units, and as many as the coverage needs. Otherwise all share one. Where only the coverage is too high,
+        it is not below those by class at the highest coverage that has them, so that sets only grow with the coverage.
 
         Raises:
             UsageError: If the coverage is not between 0 and 1.
@@ -96,16 +96,15 @@ class Conformal:
         check_share("coverage", coverage)
         members = [self.positions == place for place in range(len(self.classes))]
         counts = [len(np.unique(self.units[own])) for own in members]
-        fewest = max(_FEWEST, math.ceil(_ITEMS_ABOVE / (1 - coverage) - _ROUNDING))
-        highest = 1 - _ITEMS_ABOVE / min(counts) if min(counts) >= _FEWEST else 0.0
+        needed = max(_FEWEST, _count_needed(coverage))
         values = np.full(len(self.classes), -math.inf)
-        if highest:
-            share = min(coverage, highest)
+        if min(counts) >= _FEWEST:
+            share = min(coverage, min(counts) / (min(counts) + 1))
             values = np.array([find_threshold(self.scores[own], self.units[own], share) for own in members])
-        if min(counts) >= fewest:
+        if min(counts) >= needed:
             return Thresholds(coverage, values.astype(np.float32), by_class=True)
         value = find_threshold(self.scores, self.units, coverage)
-        note = self._note_pooling(coverage, counts, fewest) if math.isfinite(value) else self._note_lack(coverage)
+        note = self._note_pooling(coverage, counts, needed) if math.isfinite(value) else self._note_lack(coverage)
         return Thresholds(coverage, np.maximum(values, value).astype(np.float32), by_class=False, note=note)
 
     def _note_pooling(self, coverage: float, counts: list[int], fewest: int) -> str:
@@ -117,7 +116,7 @@ class Conformal:
 
     def _note_lack(self, coverage: float) -> str:
         n_units = len(np.unique(self.units))
-        needed = math.ceil(coverage / (1 - coverage) - _ROUNDING)
+        needed = _count_needed(coverage)
         most = n_units / (n_units + 1)
         return (
             f"the coverage {coverage:g} needs {needed:,} calibrating {self._name_units()}, and the bundle has "
@@ -126,6 +125,11 @@ class Conformal:
 
     def _name_units(self) -> str:
         return "items" if len(np.unique(self.units)) == len(self.units) else "groups"
+
+
+def _count_needed(coverage: float) -> int:
+    """Return how many units a coverage needs at least."""
+    return math.ceil(coverage / (1 - coverage) - _ROUNDING)
 
 
 def make_scores(probabilities: NDArray[np.floating]) -> NDArray[np.float32]:

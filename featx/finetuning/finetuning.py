@@ -27,7 +27,7 @@ from featx.evaluation import Evaluation
 from featx.evaluation.figure import make_title
 from featx.evaluation.plots import EQUAL_BINS, plot_reliability
 from featx.evaluation.reliability import measure_reliability_for_plot
-from featx.explaining.basis import BASIS, write_basis
+from featx.explaining.basis import BASIS, Basis, write_basis
 from featx.files import make_folder, say_failures, write_table
 from featx.finetuning.feature_maps import Cut, FineTuneData, prepare_data
 from featx.finetuning.first_head import FirstHead, FrozenFeatures, fit_first_head, is_tuned, plan_first_head
@@ -224,10 +224,7 @@ def draft_bundle(
         metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
         items={"id": ids, "sha256": dataset.keys, "label": dataset.labels, "role": _name_roles(trained)},
         predictions=tabulate_predictions(ids, dataset.labels, tested, probabilities, dataset.classes),
-        extras={
-            **_list_illustrations(run, trained, probabilities, folder),
-            BASIS: functools.partial(write_basis, basis),
-        },
+        extras=_list_extras(run, trained, probabilities, folder, basis),
         title=_make_title(trained.spec, data, split=run.test_name, n_items=run.test.n_items),
     )
 
@@ -265,12 +262,13 @@ def _make_title(spec: FineTuneSpec, data: FineTuneData, *, split: str = "", n_it
     return make_title(what, source=store.source, split=split, n_items=n_items)
 
 
-def _list_illustrations(
-    run: Run, trained: TrainedNetwork, probabilities: Probabilities, folder: Path
+def _list_extras(
+    run: Run, trained: TrainedNetwork, probabilities: Probabilities, folder: Path, basis: Basis
 ) -> dict[str, Any]:
     truth = trained.data.dataset.targets[trained.partition.test.members]
     curves = {run.test_name: measure_reliability_for_plot(probabilities, truth)}
     files: dict[str, Any] = {
+        BASIS: functools.partial(write_basis, basis),
         "reliability.csv": functools.partial(write_table, tabulate_reliability(curves)),
         "reliability.png": functools.partial(
             plot_reliability, curves, note=EQUAL_BINS, title=_make_title(trained.spec, trained.data)

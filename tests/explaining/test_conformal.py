@@ -72,9 +72,13 @@ def test_each_class_has_its_threshold_if_it_has_the_items():
     assert not thresholds.note
     assert thresholds.values[0] < 0.1
     assert thresholds.values[1] > 0.4
-    pooled = conformal.find_thresholds(0.95)
+    pooled = conformal.find_thresholds(0.985)
     assert not pooled.by_class
-    assert "has 50 calibrating items, and each class would need 100" in pooled.note
+    assert (pooled.values >= thresholds.values).all()
+    assert "has 50 calibrating items, and each class would need 66" in pooled.note
+    few = make_conformal(conformal.scores[1:], positions[1:]).find_thresholds(0.5)
+    assert "has 49 calibrating items, and each class would need 50" in few.note
+    assert few.values[0] == few.values[1]
 
 
 def test_too_few_items_promise_nothing_and_say_so():

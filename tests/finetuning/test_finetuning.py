@@ -18,6 +18,7 @@ from tiny import save_network
 import featx
 from featx.backbones import loading
 from featx.errors import DataError, StoreError, StoreLockedError, UnknownNameError, UsageError
+from featx.explaining.basis import read_basis
 from featx.finetuning import finetuning, loop
 from featx.options import FineTuneOptions, FitOptions
 from featx.reporting import SILENT
@@ -88,6 +89,16 @@ def test_its_bundle_predicts_the_tested_probabilities(run, pictures):
     for name, prediction in zip(names, predictor.predict([pictures / name for name in names]), strict=True):
         assert prediction.label == rows[name]["predicted"]
         assert prediction.probability == pytest.approx(float(rows[name]["probability"]), abs=1e-4)
+
+
+def test_its_bundle_explains_by_items_that_were_held_out(run, pictures):
+    predictor, trained = featx.Predictor.load(run.bundle), featx.Bundle.open(run.bundle).read_trained()
+    basis = read_basis(predictor.bundle)
+    assert len(basis.conformal.scores) == len(basis.known.familiarity) == run.validation.n_items
+    assert len(basis.known.rows) == len(trained)
+    (one,) = predictor.explain(pictures / next(iter(read_predictions(run.bundle))))
+    assert {near.sha256 for near in one.neighbours} <= trained
+    assert one.heat_method == "class activation"
 
 
 def test_its_bundle_evaluates(run, pictures, notes):

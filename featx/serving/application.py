@@ -27,7 +27,7 @@ from featx.serving.batching import LateError, OverloadError
 from featx.serving.bodies import BodyReader, RequestError
 from featx.serving.documents import DESCRIPTIONS, describe
 from featx.serving.metrics import CONTENT_TYPE_LATEST
-from featx.serving.models import Answer, Model, Models
+from featx.serving.models import MOST_EXPLANATIONS, Answer, Model, Models
 from featx.serving.options import ServeOptions
 
 _PAGE = Path(__file__).parent / "page"
@@ -97,6 +97,8 @@ class Server:
         model = self.find_model(asked.model)
         if asked.explain and not model.can_explain:
             raise RequestError(400, f"{model.name} has nothing to explain predictions with; leave out explain")
+        if asked.explain and len(asked.pictures) > MOST_EXPLANATIONS:
+            raise RequestError(413, f"at most {MOST_EXPLANATIONS} images of a request are explained; send fewer")
         request.scope["featx.images"] = len(asked.pictures)
         answers = await model.answer([data for _, data in asked.pictures], deadline, explain=asked.explain)
         values = format_answers(model, [name for name, _ in asked.pictures], answers, asked.top)

@@ -57,7 +57,7 @@ _MOST_HEADERS, _MOST_HEADER_BYTES = 100, 16 * 2**10
 
 #: A client that sends more than the server takes may send so much longer before the connection is closed: it would
 #: else see a reset connection instead of the reason.
-_DRAIN_SECONDS, _SILENT_SECONDS = 1.0, 0.1
+_DRAIN_SECONDS, _SILENT_SECONDS = 5.0, 0.5
 
 access_log = logging.getLogger("featx.serving.access")
 logger = logging.getLogger("featx.serving")
@@ -302,12 +302,12 @@ def _limit(server: Server, handler: Handler) -> Callable[[HttpRequest], Awaitabl
                 is_read = True
                 request.scope["featx.body_bytes"] = len(body)
                 return await handler(request, body, deadline)
-        except RequestError as error:
+        except (RequestError, OverloadError) as error:
+            server.bodies.room.give_back(sum(taken))  # at once, so that other bodies have the room
+            taken.clear()
             if not is_read and "expect" not in request.headers:  # else reading would ask for the body
                 await _drain(request)
-            return _refuse(error.status, str(error), closes=not is_read)
-        except OverloadError as error:
-            return _refuse(503, str(error), closes=not is_read)
+            return _refuse(getattr(error, "status", 503), str(error), closes=not is_read)
         except (TimeoutError, LateError):
             seconds = f"{server.options.timeout:g} s"
             if not is_read:

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from featx.serving import inference_protocol as protocol
 from featx.serving.answers import format_answers
-from featx.serving.batching import LateError, OverloadError
+from featx.serving.batching import LateError, OverloadError, return_memory
 from featx.serving.bodies import BodyReader, RequestError
 from featx.serving.documents import DESCRIPTIONS, describe
 from featx.serving.metrics import CONTENT_TYPE_LATEST
@@ -51,6 +51,9 @@ _SECURITY_HEADERS = {
 
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
+
+#: After bodies of more bytes, freed memory goes back to the system.
+_LARGE_BYTES = 8 * 2**20
 
 #: h11 has a limit only for heads that arrive in pieces.
 _MOST_HEADERS, _MOST_HEADER_BYTES = 100, 16 * 2**10
@@ -315,6 +318,8 @@ def _limit(server: Server, handler: Handler) -> Callable[[HttpRequest], Awaitabl
             return _refuse(503, f"there was no answer within {seconds}; send fewer images, or try again later")
         finally:
             server.bodies.room.give_back(sum(taken))
+            if sum(taken) > _LARGE_BYTES:
+                return_memory()
 
     return endpoint
 

@@ -163,7 +163,7 @@ class Batcher:
             if n_pixels > _LARGE_PX:
                 with self._large:
                     job.forms = self._predictor.decode(job.data, sha256)
-                _return_memory()
+                return_memory()
             else:
                 job.forms = self._predictor.decode(job.data, sha256)
             self._metrics.decode_seconds.observe(time.perf_counter() - started)
@@ -216,7 +216,7 @@ class Batcher:
             self._slots.release()
 
 
-def _return_memory() -> None:
+def return_memory() -> None:
     """Give freed memory back to the system, where the C library is that of GNU: it would keep 800 MB after a few."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -23,11 +23,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from featx.serving import inference_protocol as protocol
 from featx.serving.answers import format_answers
-from featx.serving.batching import LateError, OverloadError
+from featx.serving.batching import LateError, OverloadError, return_memory
 from featx.serving.bodies import BodyReader, RequestError
 from featx.serving.documents import DESCRIPTIONS, describe
 from featx.serving.metrics import CONTENT_TYPE_LATEST
-from featx.serving.models import Answer, Model, Models
+from featx.serving.models import MOST_EXPLANATIONS, Answer, Model, Models
 from featx.serving.options import ServeOptions
 
 _PAGE = Path(__file__).parent / "page"
@@ -52,12 +52,15 @@ _SECURITY_HEADERS = {
 _LOCAL_HOSTS = {"localhost", "127.0.0.1", "[::1]"}
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
+#: After bodies of more bytes, freed memory goes back to the system.
+_LARGE_BYTES = 8 * 2**20
+
 #: h11 has a limit only for heads that arrive in pieces.
 _MOST_HEADERS, _MOST_HEADER_BYTES = 100, 16 * 2**10
 
 #: A client that sends more than the server takes may send so much longer before the connection is closed: it would
 #: else see a reset connection instead of the reason.
-_DRAIN_SECONDS, _SILENT_SECONDS = 1.0, 0.1
+_DRAIN_SECONDS, _SILENT_SECONDS = 5.0, 0.5
 
 access_log = logging.getLogger("featx.serving.access")
 logger = logging.getLogger("featx.serving")
@@ -97,6 +100,8 @@ class Server:
         model = self.find_model(asked.model)
         if asked.explain and not model.can_explain:
             raise RequestError(400, f"{model.name} has nothing to explain predictions with; leave out explain")
+        if asked.explain and len(asked.pictures) > MOST_EXPLANATIONS:
+            raise RequestError(413, f"at most {MOST_EXPLANATIONS} images of a request are explained; send fewer")
         request.scope["featx.images"] = len(asked.pictures)
         answers = await model.answer([data for _, data in asked.pictures], deadline, explain=asked.explain)
         values = format_answers(model, [name for name, _ in asked.pictures], answers, asked.top)
@@ -300,12 +305,12 @@ def _limit(server: Server, handler: Handler) -> Callable[[HttpRequest], Awaitabl
                 is_read = True
                 request.scope["featx.body_bytes"] = len(body)
                 return await handler(request, body, deadline)
-        except RequestError as error:
+        except (RequestError, OverloadError) as error:
+            server.bodies.room.give_back(sum(taken))  # at once, so that other bodies have the room
+            taken.clear()
             if not is_read and "expect" not in request.headers:  # else reading would ask for the body
                 await _drain(request)
-            return _refuse(error.status, str(error), closes=not is_read)
-        except OverloadError as error:
-            return _refuse(503, str(error), closes=not is_read)
+            return _refuse(getattr(error, "status", 503), str(error), closes=not is_read)
         except (TimeoutError, LateError):
             seconds = f"{server.options.timeout:g} s"
             if not is_read:
@@ -313,6 +318,8 @@ def _limit(server: Server, handler: Handler) -> Callable[[HttpRequest], Awaitabl
             return _refuse(503, f"there was no answer within {seconds}; send fewer images, or try again later")
         finally:
             server.bodies.room.give_back(sum(taken))
+            if sum(taken) > _LARGE_BYTES:
+                return_memory()
 
     return endpoint
 

@@ -25,7 +25,7 @@ from featx.serving.network import ServedPredictor, check_picture
 from featx.serving.options import ServeOptions
 
 #: Explanations that may wait; each takes as long as many pictures.
-_MOST_EXPLANATIONS = 8
+MOST_EXPLANATIONS = 8
 
 #: Longer side of the picture of a similar training image.
 _THUMBNAIL_PX = 128
@@ -80,7 +80,7 @@ class Model:
             parallel=parallel,
             metrics=metrics,
         )
-        self._explanations = Room(_MOST_EXPLANATIONS)
+        self._explanations = Room(MOST_EXPLANATIONS)
         self._explain_pool = ThreadPoolExecutor(1, thread_name_prefix="featx-explain")
 
     @property
@@ -108,7 +108,7 @@ class Model:
 
     async def _explain(self, pictures: Sequence[bytes], deadline: float) -> list[Answer]:
         if not self._explanations.take(len(pictures)):
-            msg = f"at most {_MOST_EXPLANATIONS} explanations may wait; try again later, or send fewer images"
+            msg = f"at most {MOST_EXPLANATIONS} explanations may wait; try again later"
             raise OverloadError(msg)
         futures: list[Future[Answer]] = []
         for data in pictures:

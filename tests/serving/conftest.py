@@ -4,7 +4,7 @@ from server_process import ServerProcess
 from featx import FitOptions, fit
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def bundle(store, tmp_path_factory):
     """A bundle of ten digits, whose backbone needs no TensorFlow."""
     return fit(store, "centroid", options=FitOptions(cv=2, folder=tmp_path_factory.mktemp("runs"))).bundle

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from featx.audit.copies import THRESHOLD, find_copies, find_near_copies
@@ -12,10 +12,11 @@ from featx.audit.labels import find_outliers, find_suspicious_labels
 from featx.audit.looks import read_looks
 from featx.audit.odd_pictures import LIMITS, find_odd_pictures
 from featx.audit.shortcuts import measure_shortcuts
-from featx.errors import DataError, UsageError
+from featx.errors import DataError, SourceError, UsageError
 from featx.files import say_failures, write_atomically, write_json, write_table
 from featx.items import Item, Manifest, read_source
 from featx.items.sources import read_source_again
+from featx.ledger import guess_bits
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.report.contact_sheets import draw_contact_sheet, make_tile
 from featx.store import FeatureStore
@@ -52,7 +53,7 @@ def audit_store(
 
     Raises:
         StoreError: If there is no such store.
-        SourceError: If the pictures are gone.
+        SourceError: If the pictures are gone, or most of them are not in the source.
         DataError: If nearly all pictures are copies of each other.
 
     Examples:
@@ -67,7 +68,8 @@ def audit_store(
         raise DataError(msg)
     manifest = find_pictures(opened, source)
     items = tuple(Item(*fields) for fields in zip(opened.ids.tolist(), opened.labels.tolist(), strict=True))
-    looks = read_looks(manifest, items, options)
+    looks = read_looks(manifest, items, options, opened.spec.image.bits)
+    _check_source(opened, looks.missing, manifest.source)
     digests = zip(opened.ids, looks.sha256, opened.sha256, strict=True)
     changed = [name for name, now, then in digests if now not in {"", then}]
     reporter = options.reporter
@@ -83,9 +85,26 @@ def audit_store(
         n_items=len(opened),
         findings=tuple(sorted(findings, key=lambda finding: order[finding.kind])),
         shortcuts=tuple(measure_shortcuts(opened, looks, seed)),
-        notes=(*_describe_changed(changed), *notes),
+        notes=(*_describe_changed(changed), *_describe_bits(opened, looks.largest), *notes),
         thresholds={"near-copy": threshold, **LIMITS},
     )
+
+
+def _check_source(store: FeatureStore, missing: Mapping[str, str], source: str) -> None:
+    """Check that most pictures can be read: otherwise it is another source, and not the pictures that are poor.
+
+    Raises:
+        SourceError: If more than half of the pictures cannot be read.
+    """
+    if 2 * len(missing) <= len(store):
+        return
+    name, reason = next(iter(missing.items()))
+    share = "none" if len(missing) == len(store) else f"only {len(store) - len(missing):,}"
+    msg = (
+        f"{share} of the {len(store):,} pictures of {store.path} can be read in {source}; {name}: {reason}; name the "
+        f"folder or table that has it: featx audit {store.path} SOURCE"
+    )
+    raise SourceError(msg)
 
 
 def _describe_changed(ids: Sequence[str]) -> list[str]:
@@ -93,6 +112,12 @@ def _describe_changed(ids: Sequence[str]) -> list[str]:
         return []
     who = f"{format_plural(len(ids), 'picture')} changed since {'it was' if len(ids) == 1 else 'they were'} embedded"
     return [f"{who}: {join_first(ids, 3)}; type featx embed again"]
+
+
+def _describe_bits(store: FeatureStore, largest: int) -> list[str]:
+    bits = 0 if store.spec.image.bits else guess_bits(largest)
+    words = f"the largest sample in pictures with 16 bits is {largest:,}, so this looks like {bits}-bit data"
+    return [f"{words}, which comes out dark: embed again with --bits {bits}"] if bits else []
 
 
 def find_pictures(store: FeatureStore, source: str | os.PathLike[str] | None) -> Manifest:

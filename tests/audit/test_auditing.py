@@ -96,12 +96,17 @@ def test_pictures_that_are_gone_are_an_error(flawed, tmp_path):
     assert audit_store(store, source=tmp_path / "elsewhere").count()["tiny"] == 1
 
 
+def test_a_folder_without_the_pictures_is_an_error(flawed_store, digits):
+    with pytest.raises(SourceError, match=r"none of the 50 pictures of .* name the folder .*: featx audit .* SOURCE"):
+        audit_store(flawed_store, source=digits)
+
+
 def test_a_picture_that_is_gone_is_unreadable(flawed, tmp_path):
     shutil.copytree(flawed, tmp_path / "moved")
     store = featx.embed(tmp_path / "moved", "colour", folder=tmp_path / "features").store
     (tmp_path / "moved" / "light" / "03.png").unlink()
     found = audit_store(store)
-    assert list_ids(found, "unreadable") == {"light/03.png"}
+    assert [(one.id, one.suggestion) for one in found.list_kind("unreadable")] == [("light/03.png", "check")]
     assert "light/03.png" not in list_ids(found, "near-copy") | list_ids(found, "blank")
 
 

@@ -75,7 +75,7 @@ class Dataset:
     @property
     def relabelled(self) -> NDArray[np.bool_]:
         """Whether each item has another label than in the store, bool `(n_items,)`."""
-        return np.not_equal(self.labels, self.store.labels[self.rows])
+        return np.asarray(self.labels != self.store.labels[self.rows], np.bool_)
 
     def take_features(self, members: NDArray[np.bool_] | None = None) -> FeatureRows:
         """Take the features of some items, or of all, `(n, dim)`; they are read when they are needed.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from featx.audit.copies import THRESHOLD, find_copies, find_near_copies
-from featx.audit.findings import KINDS, Audit, Finding
+from featx.audit.findings import KINDS, Audit
 from featx.audit.labels import find_outliers, find_suspicious_labels
 from featx.audit.looks import read_looks
 from featx.audit.odd_pictures import LIMITS, find_odd_pictures
@@ -87,6 +87,7 @@ def audit_store(
         shortcuts=tuple(measure_shortcuts(opened, looks, seed)),
         notes=(*_describe_changed(changed), *_describe_bits(opened, looks.largest), *notes),
         thresholds={"near-copy": threshold, **LIMITS},
+        reader=manifest.reader,
     )
 
 
@@ -194,7 +195,10 @@ def write_audit(
         for kind in audit.count():
             found = audit.list_kind(kind)
             path = _name_sheet(folder, kind)
-            tiles = [make_tile(manifest.reader, finding.id, _caption(finding)) for finding in found[:most]]
+            tiles = [
+                make_tile(manifest.reader, finding.id, (finding.format_caption(), finding.id))
+                for finding in found[:most]
+            ]
             shown = f"the first {most} of {len(found):,}" if len(found) > most else f"{len(found):,}"
             draw_contact_sheet(tiles, f"{kind}: {KINDS[kind]} ({shown})", path)
             written.append(path)
@@ -203,10 +207,3 @@ def write_audit(
 
 def _name_sheet(folder: Path, kind: str) -> Path:
     return folder / f"{kind.replace(' ', '-')}.png"
-
-
-def _caption(finding: Finding) -> tuple[str, str]:
-    head = f"group of {Path(finding.group).name}" if finding.group else f"{finding.score:.3g}"
-    if finding.suggestion.startswith("label "):
-        head = f"{finding.suggestion}? {finding.score:.2f}"
-    return head, finding.id

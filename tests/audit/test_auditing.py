@@ -34,6 +34,23 @@ def test_a_picture_that_was_saved_again_is_a_near_copy(found):
     assert {finding.suggestion for finding in found.list_kind("near-copy")} == {"group"}
 
 
+def test_a_group_of_copies_is_one_line_and_a_notebook_shows_it(found):
+    (line,) = found.list_lines("copy")
+    assert line[:2] == ("light/01.png = light/same.png", "group")
+    assert found.describe_kind("near-copy", 5) == "near-copy: 6 pictures in 1 group"
+    assert found.list_lines("near-copy")[0][0].endswith(" and 2 more")
+    assert len(repr(found)) < 300
+    html = found._repr_html_()
+    assert "light/01.png = light/same.png" in html
+    assert html.count("<img") > 5
+    assert f"featx audit {found.store}" in html
+
+
+def test_captions_say_what_was_measured(found):
+    captions = {finding.id: finding.format_caption() for finding in found.findings if finding.kind in {"blank", "tiny"}}
+    assert captions == {"dark/blank.png": "0.0 grey levels", "dark/tiny.png": "20 x 20 px"}
+
+
 def test_a_wrong_label_is_suspicious(found):
     (finding,) = [one for one in found.list_kind("suspicious label") if one.id == "dark/wrong.png"]
     assert finding.suggestion == "label light"

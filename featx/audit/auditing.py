@@ -127,7 +127,13 @@ def find_pictures(store: FeatureStore, source: str | os.PathLike[str] | None) ->
     Raises:
         SourceError: If they are gone.
     """
-    return read_source(source) if source else read_source_again(store.source, store.reading)
+    if source:
+        return read_source(source)
+    try:
+        return read_source_again(store.source, store.reading)
+    except SourceError as error:
+        msg = f"{error}; if the pictures were moved, name where they are now: featx audit {store.path} SOURCE"
+        raise SourceError(msg) from error
 
 
 def check_edited(folder: Path) -> None:

@@ -85,7 +85,7 @@ def audit_store(
         n_items=len(opened),
         findings=tuple(sorted(findings, key=lambda finding: order[finding.kind])),
         shortcuts=tuple(measure_shortcuts(opened, looks, seed)),
-        notes=(*_describe_changed(changed), *_describe_bits(opened, looks.largest), *notes),
+        notes=(*_describe_changed(changed), *_describe_bits(opened, int(looks.peaks.max())), *notes),
         thresholds={"near-copy": threshold, **LIMITS},
         reader=manifest.reader,
     )

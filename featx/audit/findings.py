@@ -29,8 +29,8 @@ KINDS = {
 }
 
 
-#: Names of a group that are shown, and findings of each kind in a notebook.
-_NAMED, _SHOWN = 4, 5
+#: Names of a group that are shown, and lines and pictures of each kind in a notebook; copies are mostly pairs.
+_NAMED, _SHOWN, _PICTURES = 4, 5, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +126,7 @@ class Audit:
             parts.append(format_html_table(("image", "suggestion", "why"), lines[:_SHOWN], n_text=3))
             if self.reader:
                 ids, captions = [one.id for one in found], [one.format_caption() for one in found]
-                parts.append(format_thumbnails(self.reader, ids[:_SHOWN], captions[:_SHOWN]))
+                parts.append(format_thumbnails(self.reader, ids[:_PICTURES], captions[:_PICTURES]))
         parts += [f"<p>{escape_html(note)}</p>" for note in self.notes]
         parts += [
             f"<p>shortcut: {escape_html(one.what)} ({one.accuracy:.3f})</p>" for one in self.shortcuts if one.is_strong

@@ -46,7 +46,7 @@ class Looks:
             for what cannot be read.
         clipped: float32 `(n_items,)`, share of the pixels with a channel at its upper end; NaN for what cannot be read.
         sharpness: float32 `(n_items,)`, see `measure_sharpness`; NaN for what cannot be read or has no detail.
-        largest: The largest sample of the files with 16 bits a sample; 0 if there are none.
+        peaks: int32 `(n_items,)`, the largest sample of a file with 16 bits a sample; 0 for other files.
         missing: Reasons by id of what cannot be read.
         sha256: Digests of the files as they are now, hexadecimal; empty for what cannot be read.
     """
@@ -57,7 +57,7 @@ class Looks:
     highlights: NDArray[np.float32]
     clipped: NDArray[np.float32]
     sharpness: NDArray[np.float32]
-    largest: int
+    peaks: NDArray[np.int32]
     missing: dict[str, str]
     sha256: tuple[str, ...]
 
@@ -80,7 +80,7 @@ def read_looks(manifest: Manifest, items: tuple[Item, ...], options: EmbedOption
     grids = np.zeros((n_items, len(_SHARES), _CELLS, _CELLS), np.float16)
     colours, figures = np.full((n_items, 3), np.nan, np.float32), np.full((4, n_items), np.nan, np.float32)
     missing: dict[str, str] = {}
-    digests, largest = [""] * n_items, 0
+    digests, peaks = [""] * n_items, np.zeros(n_items, np.int32)
     spec, timing = ImageSpec(_DECODED_PX, _DECODED_PX, bits=bits), Timing()
     chosen = Manifest(items, manifest.reader, manifest.source)
     weights = [_weigh_cells(share) for share in _SHARES]
@@ -92,7 +92,7 @@ def read_looks(manifest: Manifest, items: tuple[Item, ...], options: EmbedOption
             if one.image is None:
                 missing[one.item.id] = one.reason
                 continue
-            largest = max(largest, one.image.peak)
+            peaks[row] = one.image.peak
             channels = np.ascontiguousarray(one.image.pixels.transpose(2, 0, 1))
             grey = channels.mean(axis=0, dtype=np.float32)
             reduced = grey.reshape(_SIDE_PX, _DECODED_PX // _SIDE_PX, _SIDE_PX, -1).mean(axis=(1, 3))
@@ -103,7 +103,7 @@ def read_looks(manifest: Manifest, items: tuple[Item, ...], options: EmbedOption
             figures[:, row] = grey.std(), np.searchsorted(share, 0.95), at_end, measure_sharpness(grey)
             options.reporter.advance(row + 1, n_items)
     contrasts, highlights, clipped, sharpness = figures
-    return Looks(grids, colours, contrasts, highlights, clipped, sharpness, largest, missing, tuple(digests))
+    return Looks(grids, colours, contrasts, highlights, clipped, sharpness, peaks, missing, tuple(digests))
 
 
 def measure_sharpness(grey: NDArray[np.float32]) -> float:

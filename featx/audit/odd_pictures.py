@@ -62,14 +62,15 @@ def find_odd_pictures(store: FeatureStore, looks: Looks) -> list[Finding]:
 
 
 def _find_unusable(store: FeatureStore, looks: Looks) -> Iterator[Finding]:
-    bits = 0 if store.spec.image.bits else guess_bits(looks.largest)
+    bits = 0 if store.spec.image.bits else guess_bits(int(looks.peaks.max()))
     for row, name in enumerate(store.ids.tolist()):
         contrast = float(looks.contrasts[row])
         if contrast < _BLANK:
             words = f"standard deviation of {contrast:.1f} grey levels"
-            words += f"; looks like {bits}-bit data: embed again with --bits {bits}" if bits else ""
+            dark = bits > 0 and looks.peaks[row] > 0
+            words += f"; looks like {bits}-bit data: embed again with --bits {bits}" if dark else ""
             yield Finding(
-                name, "blank", _BLANK - contrast, "check" if bits or contrast >= _EMPTY else "leave out", "", words
+                name, "blank", _BLANK - contrast, "check" if dark or contrast >= _EMPTY else "leave out", "", words
             )
         if name in looks.missing:
             yield Finding(name, "unreadable", 1.0, "check", "", looks.missing[name])

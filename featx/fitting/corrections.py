@@ -244,11 +244,8 @@ def _describe_tested(store: Listed, left_out: NDArray[np.bool_]) -> str:
     """Describe how many of the items that are left out the source tests on; empty for none."""
     roles = assign_roles(store.splits)
     count = int((left_out & roles[2]).sum()) if roles else 0
-    return (
-        f"; {count:,} of them {agree(count, 'is', 'are')} tested otherwise, and the test may be easier without"
-        if count
-        else ""
-    )
+    are, them = agree(count, "is", "are"), agree(count, "it", "them")
+    return f"; {count:,} of them {are} tested otherwise, and the test may be easier without {them}" if count else ""
 
 
 def _describe_file(name: str, path: Path) -> dict[str, str]:

@@ -61,10 +61,10 @@ class Similar:
 
     def __repr__(self) -> str:
         if self.error:
-            return f"Similar({self.image!r}, error={self.error!r})"
+            return f"Similar({str(self.image)!r}, error={self.error!r})"
         nearest = zip(self.ids[:_NAMED], self.similarities, strict=False)
         more = f" and {len(self.ids) - _NAMED} more" if len(self.ids) > _NAMED else ""
-        return f"Similar({self.image!r}: {', '.join(f'{name} {cosine:.3f}' for name, cosine in nearest)}{more})"
+        return f"Similar({str(self.image)!r}: {', '.join(f'{name} {cosine:.3f}' for name, cosine in nearest)}{more})"
 
     def _repr_html_(self) -> str:
         """Show the items in a notebook, with their pictures where they are still there."""

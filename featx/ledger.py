@@ -56,6 +56,18 @@ class Entry:
     done: int
 
 
+def guess_bits(largest: int) -> int:
+    """Guess how many of 16 bits some samples use.
+
+    Args:
+        largest: The largest sample; 0 if there are none.
+
+    Returns:
+        One of the usual depths; 0 if they use all bits, or there are none.
+    """
+    return next((bits for bits in _USUAL_BITS if 0 < largest < 2**bits), 0)
+
+
 @dataclass(slots=True)
 class _Peaks:
     """What the images of a run use of their 16 bits and of their bands.
@@ -80,7 +92,7 @@ class _Peaks:
 
     def report(self) -> None:
         """Report images that come out dark, or of which a part is ignored."""
-        bits = next((bits for bits in _USUAL_BITS if self.largest < 2**bits), 0)
+        bits = guess_bits(self.largest)
         if self.n_deep and bits and not self.bits:
             logger.warning(
                 "the largest sample in %s with 16 bits is %s, so this looks like %d-bit data, which comes out dark: "

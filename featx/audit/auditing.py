@@ -3,19 +3,20 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from featx.audit.copies import THRESHOLD, find_copies, find_near_copies
-from featx.audit.findings import KINDS, Audit, Finding
+from featx.audit.findings import KINDS, Audit
 from featx.audit.labels import find_outliers, find_suspicious_labels
 from featx.audit.looks import read_looks
 from featx.audit.odd_pictures import LIMITS, find_odd_pictures
 from featx.audit.shortcuts import measure_shortcuts
-from featx.errors import DataError, UsageError
+from featx.errors import DataError, SourceError, UsageError
 from featx.files import say_failures, write_atomically, write_json, write_table
 from featx.items import Item, Manifest, read_source
 from featx.items.sources import read_source_again
+from featx.ledger import guess_bits
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.report.contact_sheets import draw_contact_sheet, make_tile
 from featx.store import FeatureStore
@@ -52,7 +53,7 @@ def audit_store(
 
     Raises:
         StoreError: If there is no such store.
-        SourceError: If the pictures are gone.
+        SourceError: If the pictures are gone, or most of them are not in the source.
         DataError: If nearly all pictures are copies of each other.
 
     Examples:
@@ -67,7 +68,8 @@ def audit_store(
         raise DataError(msg)
     manifest = find_pictures(opened, source)
     items = tuple(Item(*fields) for fields in zip(opened.ids.tolist(), opened.labels.tolist(), strict=True))
-    looks = read_looks(manifest, items, options)
+    looks = read_looks(manifest, items, options, opened.spec.image.bits)
+    _check_source(opened, looks.missing, manifest.source)
     digests = zip(opened.ids, looks.sha256, opened.sha256, strict=True)
     changed = [name for name, now, then in digests if now not in {"", then}]
     reporter = options.reporter
@@ -83,9 +85,27 @@ def audit_store(
         n_items=len(opened),
         findings=tuple(sorted(findings, key=lambda finding: order[finding.kind])),
         shortcuts=tuple(measure_shortcuts(opened, looks, seed)),
-        notes=(*_describe_changed(changed), *notes),
+        notes=(*_describe_changed(changed), *_describe_bits(opened, int(looks.peaks.max())), *notes),
         thresholds={"near-copy": threshold, **LIMITS},
+        reader=manifest.reader,
     )
+
+
+def _check_source(store: FeatureStore, missing: Mapping[str, str], source: str) -> None:
+    """Check that most pictures can be read: otherwise it is another source, and not the pictures that are poor.
+
+    Raises:
+        SourceError: If more than half of the pictures cannot be read.
+    """
+    if 2 * len(missing) <= len(store):
+        return
+    name, reason = next(iter(missing.items()))
+    share = "none" if len(missing) == len(store) else f"only {len(store) - len(missing):,}"
+    msg = (
+        f"{share} of the {len(store):,} pictures of {store.path} can be read in {source}; {name}: {reason}; name the "
+        f"folder or table that has it: featx audit {store.path} SOURCE"
+    )
+    raise SourceError(msg)
 
 
 def _describe_changed(ids: Sequence[str]) -> list[str]:
@@ -95,13 +115,25 @@ def _describe_changed(ids: Sequence[str]) -> list[str]:
     return [f"{who}: {join_first(ids, 3)}; type featx embed again"]
 
 
+def _describe_bits(store: FeatureStore, largest: int) -> list[str]:
+    bits = 0 if store.spec.image.bits else guess_bits(largest)
+    words = f"the largest sample in pictures with 16 bits is {largest:,}, so this looks like {bits}-bit data"
+    return [f"{words}, which comes out dark: embed again with --bits {bits}"] if bits else []
+
+
 def find_pictures(store: FeatureStore, source: str | os.PathLike[str] | None) -> Manifest:
     """Find the pictures of a store: where they are now, or where they were when they were embedded.
 
     Raises:
         SourceError: If they are gone.
     """
-    return read_source(source) if source else read_source_again(store.source, store.reading)
+    if source:
+        return read_source(source)
+    try:
+        return read_source_again(store.source, store.reading)
+    except SourceError as error:
+        msg = f"{error}; if the pictures were moved, name where they are now: featx audit {store.path} SOURCE"
+        raise SourceError(msg) from error
 
 
 def check_edited(folder: Path) -> None:
@@ -169,7 +201,10 @@ def write_audit(
         for kind in audit.count():
             found = audit.list_kind(kind)
             path = _name_sheet(folder, kind)
-            tiles = [make_tile(manifest.reader, finding.id, _caption(finding)) for finding in found[:most]]
+            tiles = [
+                make_tile(manifest.reader, finding.id, (finding.format_caption(), finding.id))
+                for finding in found[:most]
+            ]
             shown = f"the first {most} of {len(found):,}" if len(found) > most else f"{len(found):,}"
             draw_contact_sheet(tiles, f"{kind}: {KINDS[kind]} ({shown})", path)
             written.append(path)
@@ -178,10 +213,3 @@ def write_audit(
 
 def _name_sheet(folder: Path, kind: str) -> Path:
     return folder / f"{kind.replace(' ', '-')}.png"
-
-
-def _caption(finding: Finding) -> tuple[str, str]:
-    head = f"group of {Path(finding.group).name}" if finding.group else f"{finding.score:.3g}"
-    if finding.suggestion.startswith("label "):
-        head = f"{finding.suggestion}? {finding.score:.2f}"
-    return head, finding.id

@@ -2,9 +2,14 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from featx.items.manifest import Reader
+from featx.items.thumbnails import format_thumbnails
+from featx.wording import escape_html, format_html_table, format_plural, join_first
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -22,6 +27,10 @@ KINDS = {
     "odd shape": "the picture is much longer than it is wide, or wider than long",
     "unreadable": "the picture cannot be read any more",
 }
+
+
+#: Names of a group that are shown, and lines and pictures of each kind in a notebook; copies are mostly pairs.
+_NAMED, _SHOWN, _PICTURES = 4, 5, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +52,17 @@ class Finding:
     suggestion: str
     group: str = ""
     detail: str = ""
+
+    def format_caption(self) -> str:
+        """Format in a few words what was found, for a line below the picture."""
+        if self.group:
+            return f"group of {Path(self.group).name}"
+        if self.suggestion.startswith("label "):
+            return f"{self.suggestion}? {self.score:.2f}"
+        if self.kind == "outlier":
+            return f"distance {self.score:.3g}"
+        words = self.detail.partition(";")[0].removeprefix("standard deviation of ")
+        return words.partition(",")[0].partition(":")[0] if self.kind in {"blur", "exposure"} else words
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +99,7 @@ class Audit:
         shortcuts: What the label was predicted from, the best predictor first.
         notes: What could not be looked for, and why.
         thresholds: The thresholds, by kind.
+        reader: Reads the pictures, for notebooks.
     """
 
     store: Path
@@ -87,9 +108,32 @@ class Audit:
     shortcuts: tuple[Shortcut, ...]
     notes: tuple[str, ...]
     thresholds: Mapping[str, float]
+    reader: Reader | None = field(default=None, compare=False)
 
     def __len__(self) -> int:
         return len(self.findings)
+
+    def __repr__(self) -> str:
+        return f"Audit({str(self.store)!r}, items={self.n_items}, findings={self.count()})"
+
+    def _repr_html_(self) -> str:
+        """Show the first findings of each kind in a notebook, with pictures where they are still there."""
+        parts = [f"<p>{escape_html(f'{self.store}: {self.n_items:,} items')}</p>"]
+        for kind in self.count():
+            lines = self.list_lines(kind)
+            found = self.list_kind(kind)
+            parts.append(f"<p><b>{escape_html(self.describe_kind(kind, _SHOWN))}</b></p>")
+            parts.append(format_html_table(("image", "suggestion", "why"), lines[:_SHOWN], n_text=3))
+            if self.reader:
+                ids, captions = [one.id for one in found], [one.format_caption() for one in found]
+                parts.append(format_thumbnails(self.reader, ids[:_PICTURES], captions[:_PICTURES]))
+        parts += [f"<p>{escape_html(note)}</p>" for note in self.notes]
+        parts += [
+            f"<p>shortcut: {escape_html(one.what)} ({one.accuracy:.3f})</p>" for one in self.shortcuts if one.is_strong
+        ]
+        then = f"featx audit {self.store}"
+        parts.append(f"<p>audit.csv and contact sheets: <code>{escape_html(then)}</code></p>")
+        return f"<div>{''.join(parts)}</div>"
 
     def count(self) -> dict[str, int]:
         """Count the findings of each kind, in the order of `KINDS`, without kinds that were not found."""
@@ -99,6 +143,26 @@ class Audit:
     def list_kind(self, kind: str) -> Sequence[Finding]:
         """List the findings of one kind."""
         return [finding for finding in self.findings if finding.kind == kind]
+
+    def list_lines(self, kind: str) -> list[tuple[str, str, str]]:
+        """List the findings of one kind as image, suggestion and detail; a group of copies is one line."""
+        lines = []
+        for _, members in groupby(self.list_kind(kind), key=lambda one: one.group or one.id):
+            group = list(members)
+            names = join_first([one.id for one in group], _NAMED, " = ")
+            lines.append((names, group[0].suggestion, group[0].detail))
+        return lines
+
+    def describe_kind(self, kind: str, shown: int) -> str:
+        """Describe how many findings of one kind there are, and how many lines of them are shown."""
+        found, n_lines = self.list_kind(kind), len(self.list_lines(kind))
+        groups = found[0].group != ""
+        count = (
+            f"{format_plural(len(found), 'picture')} in {format_plural(n_lines, 'group')}"
+            if groups
+            else f"{len(found):,}"
+        )
+        return f"{kind}: {count}" + (f", of which {shown} are shown" if n_lines > shown else "")
 
     def tabulate(self) -> dict[str, list[Any]]:
         """Return the columns of `audit.csv`."""

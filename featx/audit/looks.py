@@ -41,11 +41,12 @@ class Looks:
     Attributes:
         grids: float16 `(n_items, 2, 16, 16)`, grey levels of 0 to 255; zeros for what cannot be read.
         colours: float32 `(n_items, 3)`, mean red, green and blue; NaN for what cannot be read.
-        contrasts: float32 `(n_items,)`, standard deviation of the grey levels; NaN for what cannot be read.
+        contrasts: float32 `(n_items,)`, standard deviation of the grey levels, 0 to 128; NaN for what cannot be read.
         highlights: float32 `(n_items,)`, level of the strongest channel that 5 % of the pixels exceed; NaN
             for what cannot be read.
         clipped: float32 `(n_items,)`, share of the pixels with a channel at its upper end; NaN for what cannot be read.
         sharpness: float32 `(n_items,)`, see `measure_sharpness`; NaN for what cannot be read or has no detail.
+        peaks: int32 `(n_items,)`, the largest sample of a file with 16 bits a sample; 0 for other files.
         missing: Reasons by id of what cannot be read.
         sha256: Digests of the files as they are now, hexadecimal; empty for what cannot be read.
     """
@@ -56,6 +57,7 @@ class Looks:
     highlights: NDArray[np.float32]
     clipped: NDArray[np.float32]
     sharpness: NDArray[np.float32]
+    peaks: NDArray[np.int32]
     missing: dict[str, str]
     sha256: tuple[str, ...]
 
@@ -65,20 +67,21 @@ class Looks:
         return FeatureRows(np.concatenate([_differ(grid) for grid in (whole, middle, whole[:, :, ::-1])]))
 
 
-def read_looks(manifest: Manifest, items: tuple[Item, ...], options: EmbedOptions) -> Looks:
+def read_looks(manifest: Manifest, items: tuple[Item, ...], options: EmbedOptions, bits: int = 0) -> Looks:
     """Read the looks of items; equal files are decoded as often as they occur.
 
     Args:
         manifest: Where the items are.
         items: The items.
         options: Threads and reporter.
+        bits: Number of used bits in files with 16 bits a sample, as the items were embedded; 0 if all are.
     """
     n_items = len(items)
     grids = np.zeros((n_items, len(_SHARES), _CELLS, _CELLS), np.float16)
     colours, figures = np.full((n_items, 3), np.nan, np.float32), np.full((4, n_items), np.nan, np.float32)
     missing: dict[str, str] = {}
-    digests = [""] * n_items
-    spec, timing = ImageSpec(_DECODED_PX, _DECODED_PX), Timing()
+    digests, peaks = [""] * n_items, np.zeros(n_items, np.int32)
+    spec, timing = ImageSpec(_DECODED_PX, _DECODED_PX, bits=bits), Timing()
     chosen = Manifest(items, manifest.reader, manifest.source)
     weights = [_weigh_cells(share) for share in _SHARES]
     options.reporter.begin("looking at pictures")
@@ -89,6 +92,7 @@ def read_looks(manifest: Manifest, items: tuple[Item, ...], options: EmbedOption
             if one.image is None:
                 missing[one.item.id] = one.reason
                 continue
+            peaks[row] = one.image.peak
             channels = np.ascontiguousarray(one.image.pixels.transpose(2, 0, 1))
             grey = channels.mean(axis=0, dtype=np.float32)
             reduced = grey.reshape(_SIDE_PX, _DECODED_PX // _SIDE_PX, _SIDE_PX, -1).mean(axis=(1, 3))
@@ -96,10 +100,10 @@ def read_looks(manifest: Manifest, items: tuple[Item, ...], options: EmbedOption
             colours[row] = channels.mean(axis=(1, 2), dtype=np.float32)
             share = np.bincount(channels.max(axis=0).ravel(), minlength=256).cumsum() / grey.size
             at_end = 1 - share[_CLIPPED_FROM - 1]
-            figures[:, row] = reduced.std(), np.searchsorted(share, 0.95), at_end, measure_sharpness(grey)
+            figures[:, row] = grey.std(), np.searchsorted(share, 0.95), at_end, measure_sharpness(grey)
             options.reporter.advance(row + 1, n_items)
     contrasts, highlights, clipped, sharpness = figures
-    return Looks(grids, colours, contrasts, highlights, clipped, sharpness, missing, tuple(digests))
+    return Looks(grids, colours, contrasts, highlights, clipped, sharpness, peaks, missing, tuple(digests))
 
 
 def measure_sharpness(grey: NDArray[np.float32]) -> float:

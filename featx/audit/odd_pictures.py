@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 from featx.audit.findings import Finding
 from featx.audit.looks import Looks
+from featx.ledger import guess_bits
 from featx.store import FeatureStore
 
 Floats = NDArray[np.float64]
 
 #: A picture is blank below this standard deviation of grey levels, tiny below this side in px if most are twice as
-#: large, and odd in shape above this ratio of its sides if most are not.
+#: large, and odd in shape above this ratio of its sides if most are not. A thin line on a plain ground is below the
+#: first; below the second standard deviation there is nothing to see.
 _BLANK, _TINY_PX, _ODD = 4.0, 32, 4.0
+_EMPTY = 1.0
 
 #: A dark picture hardly reaches this level, which is a quarter of the light of white (2 stops less; IEC 61966-2-1), and
 #: a bright one has this share of clipped pixels. Of 398 photographs, 2 are darker and 15 have more clipped pixels, most
@@ -59,13 +62,18 @@ def find_odd_pictures(store: FeatureStore, looks: Looks) -> list[Finding]:
 
 
 def _find_unusable(store: FeatureStore, looks: Looks) -> Iterator[Finding]:
+    bits = 0 if store.spec.image.bits else guess_bits(int(looks.peaks.max()))
     for row, name in enumerate(store.ids.tolist()):
         contrast = float(looks.contrasts[row])
         if contrast < _BLANK:
             words = f"standard deviation of {contrast:.1f} grey levels"
-            yield Finding(name, "blank", _BLANK - contrast, "leave out", "", words)
+            dark = bits > 0 and looks.peaks[row] > 0
+            words += f"; looks like {bits}-bit data: embed again with --bits {bits}" if dark else ""
+            yield Finding(
+                name, "blank", _BLANK - contrast, "check" if dark or contrast >= _EMPTY else "leave out", "", words
+            )
         if name in looks.missing:
-            yield Finding(name, "unreadable", 1.0, "leave out", "", looks.missing[name])
+            yield Finding(name, "unreadable", 1.0, "check", "", looks.missing[name])
 
 
 def _find_exposed(store: FeatureStore, looks: Looks, blank: NDArray[np.bool_]) -> Iterator[Finding]:

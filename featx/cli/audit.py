@@ -12,7 +12,7 @@ from featx.reporting import ProgressReporter
 
 EXAMPLE = "featx audit features/mobilenetv2.h5"
 
-#: Findings of each kind that are printed.
+#: Findings, or groups, of each kind that are printed.
 _SHOWN = 5
 
 
@@ -60,10 +60,9 @@ def audit(
 
 def _describe(found: Any, folder: Path) -> str:  # noqa: ANN401 - an Audit, whose module loads numpy
     parts = [f"{found.store}: {found.n_items:,} items"]
-    for kind, count in found.count().items():
-        rows = [(one.id, one.suggestion, one.detail) for one in found.list_kind(kind)[:_SHOWN]]
-        more = f", of which {_SHOWN} are shown" if count > _SHOWN else ""
-        parts.append(f"{kind}: {count:,}{more}\n{format_table(('image', 'suggestion', 'why'), rows, left=(0, 1, 2))}")
+    for kind in found.count():
+        table = format_table(("image", "suggestion", "why"), found.list_lines(kind)[:_SHOWN], left=(0, 1, 2))
+        parts.append(f"{found.describe_kind(kind, _SHOWN)}\n{table}")
     if not found.findings:
         parts.append("no copies, suspicious labels, outliers or odd pictures")
     if found.shortcuts:

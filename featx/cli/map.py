@@ -32,6 +32,7 @@ def map(  # noqa: A001 - the name of the verb
         Path | None,
         typer.Argument(metavar="STORE", help="Feature store; the newest one if not given.", show_default=False),
     ] = None,
+    source: flags.MovedPictures = "",
     method: Annotated[Method, typer.Option("--method", help="pca at once; umap with the extra map.")] = Method.PCA,
     by: Annotated[By, typer.Option("--by", help="What colours the items.")] = By.LABEL,
     bundle: Annotated[
@@ -42,7 +43,6 @@ def map(  # noqa: A001 - the name of the verb
         Path | None,
         typer.Option("--out", metavar="FILE", help="The .png file; maps/STORE-METHOD-BY.png if not given."),
     ] = None,
-    source: flags.StorePictures = "",
     seed: flags.Seed = 0,
     as_json: flags.Json = False,
 ) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DataError, SourceError
+from featx.fitting.preconditions import assign_roles
 from featx.items.columns import Table
 from featx.items.delimited import read_delimited
 from featx.items.manifest import SPLITS, Manifest
@@ -171,7 +172,7 @@ def correct_items(
     if without:
         kept, listed, n_copies = _leave_out(store, Path(without))
         record |= _describe_file("without", Path(without)) | {"left_out": int((~kept).sum())}
-        notes.append(_describe_left_out(without, kept, listed, n_copies))
+        notes.append(_describe_left_out(without, kept, listed, n_copies) + _describe_tested(store, ~kept))
         if lost := sorted(set(labels.tolist()) - set(labels[kept].tolist()) - {""}):
             are = agree(len(lost), "the class has", "the classes have")
             notes.append(f"{are} no items left: {join_first(lost, _SHOWN)}")
@@ -237,6 +238,14 @@ def correct_manifest(
 def _describe_left_out(table: object, kept: NDArray[np.bool_], listed: int, n_copies: int) -> str:
     words = f"{table} leaves out {format_plural(int((~kept).sum()), 'item')}"
     return f"{words}: {listed:,} listed, and {n_copies:,} further copies of a picture that stays" if n_copies else words
+
+
+def _describe_tested(store: Listed, left_out: NDArray[np.bool_]) -> str:
+    """Describe how many of the items that are left out the source tests on; empty for none."""
+    roles = assign_roles(store.splits)
+    count = int((left_out & roles[2]).sum()) if roles else 0
+    are, them = agree(count, "is", "are"), agree(count, "it", "them")
+    return f"; {count:,} of them {are} tested otherwise, and the test may be easier without {them}" if count else ""
 
 
 def _describe_file(name: str, path: Path) -> dict[str, str]:

@@ -72,6 +72,11 @@ class Dataset:
         """The label of each item."""
         return np.asarray(self.classes)[self.targets]
 
+    @property
+    def relabelled(self) -> NDArray[np.bool_]:
+        """Whether each item has another label than in the store, bool `(n_items,)`."""
+        return np.asarray(self.labels != self.store.labels[self.rows], np.bool_)
+
     def take_features(self, members: NDArray[np.bool_] | None = None) -> FeatureRows:
         """Take the features of some items, or of all, `(n, dim)`; they are read when they are needed.
 
@@ -339,7 +344,23 @@ def split_dataset(dataset: Dataset, *, test_size: float, seed: int) -> Partition
     held = hold_out(dataset.keys.tolist(), labels, groups, test_size=test_size, seed=seed)
     nobody = np.zeros(len(dataset), bool)
     check_classes(labels, ~held.test, held.test, "test", nobody)
-    return Partition(~held.test, nobody, HeldOut(dataset, held.test), "hold-out", "test", held.notes)
+    notes = (*held.notes, *note_relabelled(dataset, held.test))
+    return Partition(~held.test, nobody, HeldOut(dataset, held.test), "hold-out", "test", notes)
+
+
+def note_relabelled(dataset: Dataset, tested: NDArray[np.bool_]) -> list[str]:
+    """Note how many of the tested items have a label of the table `relabel`.
+
+    Args:
+        dataset: The items.
+        tested: bool `(n_items,)`.
+    """
+    changed, count = int(dataset.relabelled.sum()), int((dataset.relabelled & tested).sum())
+    if not count:
+        return []
+    new = f"of the {format_plural(changed, 'item')} that {dataset.corrections['relabel']} labels anew"
+    why = "if the features suggested these labels, the test agrees with them: look at each"
+    return [f"{new}, {count:,} {agree(count, 'is', 'are')} tested; {why}"]
 
 
 def describe_split(origin: str, *, test_size: float, group: str, seed: int, cv: int = 0) -> dict[str, Any]:
@@ -390,10 +411,19 @@ def _split_by_source(
             f"also in a later split, such as {first}; the {test_name} items stay"
         )
     leaks |= near
+    notes += note_relabelled(dataset, test)
     notes += _note_overlaps(dataset, train & ~near, validation & ~near, test, test_name)
     check_classes(dataset.labels.tolist(), train & ~leaks, test, test_name, train & leaks)
     test_items = HeldOut(dataset, test)
     return Partition(train & ~leaks, validation & ~leaks, test_items, "source", test_name, tuple(notes))
+
+
+def _name_group(dataset: Dataset, group: str) -> str:
+    """Name a group as the store does; a table that joins groups has named it by its first item."""
+    names = (
+        dataset.store.groups[dataset.rows[dataset.groups == group]].tolist() if "group" in dataset.corrections else []
+    )
+    return next((name for name in names if name), group)
 
 
 def _note_overlaps(
@@ -412,8 +442,9 @@ def _note_overlaps(
     ):
         straddling = (set(dataset.groups[trained].tolist()) & set(dataset.groups[held].tolist())) - {""}
         if straddling:
+            first = _name_group(dataset, min(straddling))
             notes.append(
-                f"{len(straddling):,} of the source's groups are {words}, such as {min(straddling)}, so the numbers "
+                f"{len(straddling):,} of the source's groups are {words}, such as {first}, so the numbers "
                 "are too optimistic; `featx split --replace` keeps each group in one split"
             )
     untested = set(dataset.targets[train].tolist()) - set(dataset.targets[test].tolist())

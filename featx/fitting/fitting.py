@@ -29,6 +29,7 @@ from featx.fitting.dataset import (
     describe_split,
     evaluate_items,
     load_dataset,
+    note_relabelled,
     split_dataset,
 )
 from featx.fitting.explanations import Calibrating, describe_basis, make_basis
@@ -203,7 +204,7 @@ def _cross_validate(plans: Sequence[Plan], dataset: Dataset, options: FitOptions
     held = outer >= 0
     alone = int((~held).sum())
     single = f"classes with a single image are trained on and never tested ({format_plural(alone, 'image')}); add more"
-    notes = [single] if alone else []
+    notes = [*([single] if alone else []), *note_relabelled(dataset, held)]
     if (dataset.splits != "").any():
         notes.append("cross-validation uses all items and ignores the splits of the source; leave out --cv to use them")
     options.reporter.begin("fitting to all items")

@@ -15,7 +15,7 @@ from featx.items.formats import has_image_suffix
 from featx.items.inference import AmbiguousLayoutError
 from featx.items.manifest import Manifest, Reader
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, choose_items, keep_folders
-from featx.items.tables import read_table
+from featx.items.tables import MissingFilesError, read_table
 from featx.registry import find_closest
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -116,6 +116,8 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
         manifest = read_source(source, root=root, columns=named, options=options)
     except AmbiguousLayoutError as error:  # it was read before this was an error
         manifest = read_source(source, root=root, columns=named, options=replace(options, layout=error.upper))
+    except MissingFilesError as error:
+        raise SourceError(error.fact) from error
     except AmbiguousColumnError as error:
         earlier = {**reading.get("columns", {}), error.role: error.column}
         return read_source_again(source, {**reading, "columns": earlier}, **columns)

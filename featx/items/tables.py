@@ -24,6 +24,18 @@ if TYPE_CHECKING:
 _URL = re.compile("(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
+class MissingFilesError(SourceError):
+    """None of the files of a table exists.
+
+    Attributes:
+        fact: What is missing, without what to do: not every command has the option `--root`.
+    """
+
+    def __init__(self, fact: str, advice: str) -> None:
+        super().__init__(f"{fact}; {advice}")
+        self.fact = fact
+
+
 def read_table(
     source: str | os.PathLike[str],
     *,
@@ -108,12 +120,11 @@ def _make_manifest(table: Table, base: str, columns: Columns, source: str, readi
     if not any(_exists(item.id, reader) for item in items):
         one = f"the only file in {table.title} does not exist; it"
         many = f"none of the {len(items):,} files in {table.title} exists; the first one"
-        msg = (
-            f"{agree(len(items), one, many)} should be {str(Path(base, items[0].id))!r}; "
-            f"{find_cause(items[0].id, base)}pass the folder that the paths are relative to with --root (root= in "
-            "Python)"
+        fact = f"{agree(len(items), one, many)} should be {str(Path(base, items[0].id))!r}"
+        cause = find_cause(items[0].id, base)
+        raise MissingFilesError(
+            fact, f"{cause}pass the folder that the paths are relative to with --root (root= in Python)"
         )
-        raise SourceError(msg)
     junk = {"rows that repeat another": n_repeated} if n_repeated else {}
     named = {role: title for role, title in asdict(columns).items() if title is not None}
     reading = {**reading, **({"columns": named} if named else {})}

@@ -214,7 +214,7 @@ def _read_pictures(
     except FeatxError as error:
         if source:
             raise
-        return {}, [f"the map shows no pictures: {error}; name where they are now with --source"]
+        return {}, [f"the map shows no pictures: {error}; name where they are now: featx map {store.path} SOURCE"]
     middles = [(value, at) for value, at in _find_middles(values, points).items() if value != NONE]
     tiles = {
         value: make_tile(reader, str(store.ids[rows[at]]), (), side_px=_THUMBNAIL_PX)

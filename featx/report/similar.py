@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.backbones.loading import rebuild_backbone
-from featx.errors import SpecMismatchError
+from featx.errors import SourceError, SpecMismatchError
 from featx.files import say_failures
 from featx.golden import MAX_DRIFT, measure_drift
 from featx.golden_features import embed_golden
@@ -20,13 +20,18 @@ from featx.items.listing import list_sources
 from featx.items.manifest import Reader
 from featx.items.pictures import Picture
 from featx.items.reading import Listing
+from featx.items.thumbnails import format_thumbnails
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prediction import embed_listing
 from featx.report.contact_sheets import Tile, draw_contact_sheet, find_pictures, make_tile
 from featx.store import FeatureStore
+from featx.wording import escape_html, format_html_table
 
 #: Neighbours by default, and the most pictures in a row and rows of a contact sheet.
 TOP, MOST_COLUMNS, MOST_ROWS = 10, 12, 40
+
+#: Neighbours that are named in one line of text, and results that a notebook shows.
+_NAMED, _SHOWN = 3, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class Similar:
         same_file: Whether each item has the same bytes as the picture.
         error: Why the picture cannot be read; empty if it can.
         reader: Reads the picture itself.
+        store: The store, for the pictures in a notebook.
     """
 
     image: str
@@ -50,7 +56,28 @@ class Similar:
     splits: Sequence[str] = ()
     same_file: Sequence[bool] = ()
     error: str = ""
-    reader: Reader | None = field(default=None, repr=False, compare=False)
+    reader: Reader | None = field(default=None, compare=False)
+    store: FeatureStore | None = field(default=None, compare=False)
+
+    def __repr__(self) -> str:
+        if self.error:
+            return f"Similar({str(self.image)!r}, error={self.error!r})"
+        nearest = zip(self.ids[:_NAMED], self.similarities, strict=False)
+        more = f" and {len(self.ids) - _NAMED} more" if len(self.ids) > _NAMED else ""
+        return f"Similar({str(self.image)!r}: {', '.join(f'{name} {cosine:.3f}' for name, cosine in nearest)}{more})"
+
+    def _repr_html_(self) -> str:
+        """Show the items in a notebook, with their pictures where they are still there."""
+        if self.error:
+            return f"<p>{escape_html(f'{self.image}: {self.error}')}</p>"
+        rows = list(zip(self.ids, (f"{one:.3f}" for one in self.similarities), self.labels, self.splits, strict=True))
+        captions = [f"{cosine} {label}" for _, cosine, label, _ in rows]
+        pictures = ""
+        if self.store:
+            with contextlib.suppress(SourceError):  # the table is there without them
+                pictures = format_thumbnails(find_pictures(self.store), self.ids, captions)
+        table = format_html_table(("image", "similarity", "label", "split"), rows, n_text=1)
+        return f"<p>{escape_html(self.image)}</p>{pictures}{table}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
@@ -60,13 +87,21 @@ class Similar:
         return {"image": self.image, "error": self.error} if self.error else {"image": self.image, "nearest": nearest}
 
 
+class SimilarList(list[Similar]):
+    """Results of `find_similar`; a notebook shows the first of them."""
+
+    def _repr_html_(self) -> str:
+        more = f"<p>and {len(self) - _SHOWN:,} more</p>" if len(self) > _SHOWN else ""
+        return f"<div>{''.join(one._repr_html_() for one in self[:_SHOWN])}{more}</div>"
+
+
 def find_similar(
     store: FeatureStore | str | os.PathLike[str],
     images: Picture | Iterable[Picture],
     *,
     top: int = TOP,
     options: EmbedOptions = EMBED_DEFAULTS,
-) -> list[Similar]:
+) -> SimilarList:
     """Find the items of a store that are most similar to some pictures.
 
     The pictures are embedded as the store was. An id of the store, unless it is also a path, takes its row instead.
@@ -105,7 +140,7 @@ def find_similar(
         queries = FeatureRows(opened.features, np.array(own, np.intp), opened.n_views)[:]
         names = [(str(opened.ids[row]), str(opened.sha256[row]), "") for row in own]
         found = _search(opened, names, queries, None, top)
-    return found if own and not listed else found + _embed_and_search(opened, listed, top, options)
+    return SimilarList(found if own and not listed else found + _embed_and_search(opened, listed, top, options))
 
 
 def _is_id(image: object, known: dict[str, int]) -> bool:
@@ -153,7 +188,9 @@ def _search(
         labels, splits = store.labels[rows].tolist(), store.splits[rows].tolist()
         same = (store.sha256[rows] == sha256).tolist()
         reader = listing.reader if listing else None
-        found.append(Similar(name, store.ids[rows].tolist(), similarities, labels, splits, same, reader=reader))
+        found.append(
+            Similar(name, store.ids[rows].tolist(), similarities, labels, splits, same, reader=reader, store=store)
+        )
     return found
 
 

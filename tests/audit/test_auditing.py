@@ -34,6 +34,23 @@ def test_a_picture_that_was_saved_again_is_a_near_copy(found):
     assert {finding.suggestion for finding in found.list_kind("near-copy")} == {"group"}
 
 
+def test_a_group_of_copies_is_one_line_and_a_notebook_shows_it(found):
+    (line,) = found.list_lines("copy")
+    assert line[:2] == ("light/01.png = light/same.png", "group")
+    assert found.describe_kind("near-copy", 5) == "near-copy: 6 pictures in 1 group"
+    assert found.list_lines("near-copy")[0][0].endswith(" and 2 more")
+    assert len(repr(found)) < 300
+    html = found._repr_html_()
+    assert "light/01.png = light/same.png" in html
+    assert html.count("<img") > 5
+    assert f"featx audit {found.store}" in html
+
+
+def test_captions_say_what_was_measured(found):
+    captions = {finding.id: finding.format_caption() for finding in found.findings if finding.kind in {"blank", "tiny"}}
+    assert captions == {"dark/blank.png": "0.0 grey levels", "dark/tiny.png": "20 x 20 px"}
+
+
 def test_a_wrong_label_is_suspicious(found):
     (finding,) = [one for one in found.list_kind("suspicious label") if one.id == "dark/wrong.png"]
     assert finding.suggestion == "label light"
@@ -91,9 +108,14 @@ def test_pictures_that_are_gone_are_an_error(flawed, tmp_path):
     shutil.copytree(flawed, tmp_path / "moved")
     store = featx.embed(tmp_path / "moved", "colour", folder=tmp_path / "features").store
     shutil.move(tmp_path / "moved", tmp_path / "elsewhere")
-    with pytest.raises(SourceError, match="does not exist"):
+    with pytest.raises(SourceError, match=r"does not exist.* where they are now: featx audit .*colour.h5 SOURCE"):
         audit_store(store)
     assert audit_store(store, source=tmp_path / "elsewhere").count()["tiny"] == 1
+
+
+def test_a_folder_without_the_pictures_is_an_error(flawed_store, digits):
+    with pytest.raises(SourceError, match=r"none of the 50 pictures of .* name the folder .*: featx audit .* SOURCE"):
+        audit_store(flawed_store, source=digits)
 
 
 def test_a_picture_that_is_gone_is_unreadable(flawed, tmp_path):
@@ -101,7 +123,7 @@ def test_a_picture_that_is_gone_is_unreadable(flawed, tmp_path):
     store = featx.embed(tmp_path / "moved", "colour", folder=tmp_path / "features").store
     (tmp_path / "moved" / "light" / "03.png").unlink()
     found = audit_store(store)
-    assert list_ids(found, "unreadable") == {"light/03.png"}
+    assert [(one.id, one.suggestion) for one in found.list_kind("unreadable")] == [("light/03.png", "check")]
     assert "light/03.png" not in list_ids(found, "near-copy") | list_ids(found, "blank")
 
 

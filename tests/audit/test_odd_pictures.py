@@ -66,3 +66,31 @@ def test_sharpness_does_not_depend_on_contrast():
     assert measure_sharpness(40 + 4 * noise) == pytest.approx(measure_sharpness(128 + 20 * noise), rel=1e-4)
     assert measure_sharpness(np.tile(np.linspace(0, 255, 200, dtype=np.float32), (200, 1))) < 0.01
     assert np.isnan(measure_sharpness(np.full((200, 200), 7, np.float32)))
+
+
+def test_a_thin_line_is_not_to_be_left_out(tmp_path):
+    levels = np.full((192, 192), 255, np.uint8)
+    levels[96, :60] = 200
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, image in {"line": levels, "nothing": np.full_like(levels, 255)}.items():
+        Image.fromarray(image).save(folder / f"{name}.png")
+    found = featx.audit_store(featx.embed(folder, "colour", folder=tmp_path / "features").store).list_kind("blank")
+    assert {one.id: one.suggestion for one in found} == {"line.png": "check", "nothing.png": "leave out"}
+
+
+def test_samples_of_12_bits_are_not_blank(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(8):
+        samples = np.random.default_rng(number).integers(1000, 1800, (64, 64)).astype(np.uint16)
+        Image.fromarray(samples).save(folder / f"{number}.png")
+    Image.new("L", (64, 64), 9).save(folder / "nothing.png")
+    right = featx.embed(folder, "colour", image={"bits": 12}, folder=tmp_path / "right").store
+    assert [one.id for one in featx.audit_store(right).list_kind("blank")] == ["nothing.png"]
+    wrong = featx.audit_store(featx.embed(folder, "colour", folder=tmp_path / "wrong").store)
+    deep = [one for one in wrong.list_kind("blank") if "embed again with --bits 12" in one.detail]
+    assert len(deep) == 8
+    assert {one.suggestion for one in deep} == {"check"}
+    assert [one.suggestion for one in wrong.list_kind("blank") if one not in deep] == ["leave out"]
+    assert any("--bits 12" in note for note in wrong.notes)

@@ -203,6 +203,21 @@ def test_nothing_left_is_an_error(tmp_path):
         featx.correct_manifest(manifest, without=table)
 
 
+def test_tested_items_that_are_corrected_are_said(splits, tmp_path):
+    train, test = names(splits, "train", "0")[0], names(splits, "test", "0")[:2]
+    table = write(tmp_path / "new.csv", f"{train},1", *(f"{one},1" for one in test), header="id,label\n")
+    dataset = load_dataset(splits, relabel=table, without=write(tmp_path / "out.csv", test[0], header="id\n"))
+    assert any("out.csv leaves out 1 item; 1 of them is tested otherwise" in note for note in dataset.notes)
+    said = "of the 2 items that {table} labels anew, 1 is tested; if the features suggested these labels"
+    assert any(said.format(table=table) in note for note in split_dataset(dataset, test_size=0.2, seed=0).notes)
+    folded = fit(splits, "centroid", options=FitOptions(relabel=table, cv=2, folder=tmp_path / "runs"))
+    assert any(f"of the 3 items that {table} labels anew, 3 are tested" in note for note in folded.notes)
+    trained = write(tmp_path / "trained.csv", f"{train},1", header="id,label\n")
+    dataset = load_dataset(splits, relabel=trained, without=write(tmp_path / "no.csv", train, header="id\n"))
+    notes = (*dataset.notes, *split_dataset(dataset, test_size=0.2, seed=0).notes)
+    assert not any("are tested" in note or "is tested" in note for note in notes)
+
+
 def test_a_suggestion_that_a_spreadsheet_capitalized_counts(splits, tmp_path):
     first, second = names(splits, "train", "0")[:2]
     table = write(tmp_path / "audit.csv", f"{first},blank,1,Leave out ,,", f"{second},outlier,1,Label 1,,")
@@ -214,8 +229,11 @@ def test_a_suggestion_that_a_spreadsheet_capitalized_counts(splits, tmp_path):
 def test_groups_are_joined_with_those_of_the_store(tmp_path):
     write_digits(tmp_path / "images", per_class=4, classes=2)
     paths = sorted(path.relative_to(tmp_path).as_posix() for path in (tmp_path / "images").rglob("*.png"))
-    rows = [f"{path},{path.split('/')[1]},{'pair' if at in (1, 2) else ''}" for at, path in enumerate(paths)]
-    (tmp_path / "table.csv").write_text("\n".join(["path,label,group", *rows]))
+    rows = [
+        f"{path},{path.split('/')[1]},{'pair' if at in (1, 2) else ''},{'test' if at in (2, 5) else 'train'}"
+        for at, path in enumerate(paths)
+    ]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,group,split", *rows]))
     store = featx.embed(tmp_path / "table.csv", "colour", folder=tmp_path / "features").store
     ids = store.ids.tolist()
     table = write(tmp_path / "audit.csv", f"{ids[0]},pair", f"{ids[1]},pair", f"{ids[5]},alone", header="id,group\n")
@@ -224,3 +242,5 @@ def test_groups_are_joined_with_those_of_the_store(tmp_path):
     assert corrected.copies.tolist() == [ids[0]] * 2 + [""] * 6
     folds = load_dataset(store, group=str(table)).assign_folds(corrected.kept, 2, seed=0)
     assert len(set(folds[:3].tolist())) == 1
+    notes = split_dataset(load_dataset(store, group=str(table)), test_size=0.2, seed=0).notes
+    assert any("1 of the source's groups are in train and in test, such as pair, so" in note for note in notes)

@@ -7,6 +7,7 @@ import pytest
 
 from featx.errors import SourceError, UsageError
 from featx.items import Columns, Item, read_source
+from featx.items.sources import read_source_again
 
 JPEG = b"\xff\xd8\xff\xe0 a picture by its first bytes"
 
@@ -88,3 +89,9 @@ def test_reading_a_source_imports_nothing_heavy(folder):
 def test_a_url_is_refused_as_one(url):
     with pytest.raises(SourceError, match="is a URL; download it, and name the folder, table or archive"):
         read_source(url)
+
+
+def test_a_table_that_is_read_again_without_its_files_does_not_advise_an_option(tmp_path, folder):
+    (tmp_path / "list.csv").write_text("path\ngone.png\n")
+    with pytest.raises(SourceError, match=r"gone\.png'$"):
+        read_source_again(str(tmp_path / "list.csv"), {"root": str(folder)})

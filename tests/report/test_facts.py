@@ -20,6 +20,8 @@ def test_the_command_embeds_the_same_items_again(tmp_path, monkeypatch):
     options = featx.SourceOptions(map_labels={"oak (old)": "oak"}, except_=["class=elm"])
     columns = featx.Columns(path="picture", label="kind of leaf", group="patient")
     manifest = featx.read_source(tmp_path / "table.csv", root=tmp_path / "scans", columns=columns, options=options)
+    (tmp_path / "bad.csv").write_text("id\n0.png\n")
+    manifest = featx.correct_manifest(manifest, without=tmp_path / "bad.csv")
     image = {"height": 32, "width": 24, "bits": 12}
     store = featx.embed(manifest, "colour", image=image, folder=tmp_path).store
     assert set(store.labels.tolist()) == {"oak"}
@@ -27,6 +29,7 @@ def test_the_command_embeds_the_same_items_again(tmp_path, monkeypatch):
     command = shlex.split(format_embed(store))
     assert command[0] == "featx"
     assert not app([*command[1:], "--name", "again"], standalone_mode=False)
+    assert "--without" in command
     again = featx.FeatureStore("features/again.h5")
     assert (again.ids.tolist(), again.labels.tolist(), again.groups.tolist()) == (
         store.ids.tolist(),

@@ -58,7 +58,7 @@ def test_a_store_whose_pictures_are_gone_has_a_map_with_names(store, tmp_path):
     found = map_store(moved)
     assert not found.pictures
     assert "shows no pictures" in found.notes[0]
-    assert "--source" in found.notes[0]
+    assert found.notes[0].endswith(f"name where they are now: featx map {moved.path} SOURCE")
     assert found.write(tmp_path / "map.png")[0].stat().st_size > 10_000
     with pytest.raises(SourceError):
         map_store(moved, source=str(tmp_path / "gone"))

@@ -36,6 +36,9 @@ def test_ids_of_the_store_need_no_network(store, monkeypatch):
     found = find_similar(store.path, [str(store.ids[3]), str(store.ids[0])])
     assert [one.ids[0] for one in found] == [store.ids[3], store.ids[0]]
     assert len(found[0].ids) == 10
+    assert len(repr(found)) < 300
+    assert repr(found[0]).startswith(f"Similar({str(store.ids[3])!r}: {store.ids[3]} 1.000, ")
+    assert found._repr_html_().count("<img") == 20
 
 
 def test_pictures_in_memory_and_stores_with_views_are_embedded_alike(digits, tmp_path):

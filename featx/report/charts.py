@@ -90,7 +90,7 @@ def make_confusion(shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]
     step = min(90.0, max(520 / len(shown), 20 if counted else 0.6))
     axis = alt.Axis(
         labelExpr="names[datum.value]", labelLimit=150, labelAngle=-40 if len(shown) <= _FEW else -90,
-        ticks=False, domain=False, orient="top", labelOverlap=True,
+        ticks=False, domain=False, orient="top", labelOverlap=not counted,
     )  # fmt: skip
     x = alt.X("p:O", title="predicted", scale=alt.Scale(domain=list(shown), paddingInner=0.04), axis=axis)
     rows = axis.copy()
@@ -115,9 +115,7 @@ def make_confusion(shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]
         chart = alt.layer(chart, text)
     params = {"names": list(names), "chosen_t": -1, "chosen_p": -1}
     chart = chart.add_params(*(alt.param(name=name, value=value) for name, value in params.items()))
-    spec = _finish(chart, alt.Step(step), "Confusion matrix: true classes down, predicted classes across")
-    # Many classes share the width of the page; few would be too wide in it.
-    return {**spec, "width": {"step": step}} if len(shown) <= _FEW else spec
+    return _finish(chart, alt.Step(step), "Confusion matrix: true classes down, predicted classes across")
 
 
 def make_curve(x: str, y: str, *, is_roc: bool) -> dict[str, Any]:

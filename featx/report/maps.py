@@ -17,7 +17,7 @@ from featx.files import say_failures, write_table
 from featx.heads.rows import FeatureRows
 from featx.projection import METHODS, measure_explained, project_features
 from featx.references import find_bundle
-from featx.report.contact_sheets import Pixels, find_pictures, make_tile
+from featx.report.contact_sheets import Pixels, find_pictures, make_tile, refuse_source
 from featx.results import read_predictions
 from featx.store import FeatureStore
 from featx.store.joining import AnyStore
@@ -152,7 +152,7 @@ def map_store(
             bundle was tested on none of its items.
         MissingExtraError: If UMAP is not installed.
         BundleError: If the bundle has no predictions.
-        SourceError: If `source` is given and cannot be read.
+        SourceError: If `source` is given and cannot be read, or has none of the pictures.
 
     Examples:
         >>> import featx
@@ -277,6 +277,8 @@ def _read_pictures(
         value: make_tile(reader, str(store.ids[rows[at]]), (), side_px=_THUMBNAIL_PX)
         for value, at in middles[:MOST_PICTURES]
     }
+    if source and middles and all(tile.pixels is None for tile in tiles.values()):
+        refuse_source(source, len(tiles), str(store.ids[rows[middles[0][1]]]))
     failed = next((tile.reason for tile in tiles.values() if tile.pixels is None), "")
     notes = [f"the map lacks pictures that cannot be read: {failed}"] if failed else []
     return {value: tile.pixels for value, tile in tiles.items() if tile.pixels is not None}, notes

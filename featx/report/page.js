@@ -54,15 +54,15 @@ function picture(i) {
 }
 
 // The start and the end of a name tell it from others.
-function brief(name, most = 13) {
+function brief(name, most) {
   const letters = [...name], end = Math.floor(most / 2);
   return letters.length > most ? [...letters.slice(0, most - 1 - end), "…", ...letters.slice(-end)].join("") : name;
 }
 
 function tile(i) {
   // The class is above the name of the file, so that the folders say nothing new.
-  const lines = [brief(nameOf(items.label[i])), brief(items.id[i].split("/").pop())];
-  if (data.tested) lines.splice(1, 0, tested(i) ? `${items.probability[i].toFixed(2)} ${brief(nameOf(items.predicted[i]), 11)}` : "not tested");
+  const lines = [brief(nameOf(items.label[i]), 28), brief(items.id[i].split("/").pop(), 14)];
+  if (data.tested) lines.splice(1, 0, tested(i) ? `${items.probability[i].toFixed(2)} ${brief(nameOf(items.predicted[i]), 24)}` : "not tested");
   const figure = make("figure", { className: wrong(i) ? "wrong" : "", tabIndex: 0, title: `${items.id[i]}\n${caption(i)}` }, picture(i),
     make("figcaption", {}, ...lines.map((line) => make("div", { dir: "auto" }, line))));
   figure.dataset.item = i;
@@ -150,7 +150,7 @@ const config = {
 async function draw(name, tables, canvas) {
   const chart = data.charts[name];
   const spec = { ...chart, datasets: { ...chart.datasets, ...tables } }, isNarrow = $("look").clientWidth < 600;
-  if (isNarrow) spec.params = chart.params?.map((one) => (one.name === "names" ? { ...one, value: one.value.map((text) => brief(text)) } : one));
+  if (isNarrow && data.shown?.length <= 8) spec.params = chart.params?.map((one) => (one.name === "names" ? { ...one, value: one.value.map((text) => brief(text, 16)) } : one));
   const colors = canvas ? { ...config, axis: { ...config.axis, labelColor: GREY, titleColor: GREY } } : config;
   const made = await vegaEmbed($(name.replace("_all", "")), spec,
     { actions: false, ast: true, renderer: canvas ? "canvas" : "svg", tooltip: tip, config: colors, mode: "vega-lite" });
@@ -228,7 +228,7 @@ function allowLasso() {
 
 function drawLegend() {
   const entry = (color, shape, text, change) => make("button", { title: text, onclick: () => choose(change) },
-    Object.assign(make("span", {}, `${shape} `), { style: `color:${color}` }), text);
+    Object.assign(make("span", {}, `${shape} `), { style: `color:${color}` }), brief(text, 28));
   const list = (test) => new Set(every.filter(test)), mark = (k) => SHAPES[k % SHAPES.length][1];
   const by = {
     classes: () => data.classes.length > 30 ? [`${data.classes.length} classes: point at an item for its class`]
@@ -245,7 +245,7 @@ async function drawConfusion(name) {
   if (views.confusion) views.confusion.finalize();
   const shown = new Set(name === "confusion" ? data.shown : data.classes.keys()), size = shown.size;
   // Few classes would be too wide in the page; many, up to 30 whose names all are shown, scroll where it is narrow.
-  Object.assign($("confusion").style, { maxWidth: size > 8 ? "" : `${90 * size + 300}px`, minWidth: size > 8 && size <= 30 ? `${13 * size + 110}px` : "" });
+  Object.assign($("confusion").style, { maxWidth: size > 8 ? "" : `${90 * size + 300}px`, minWidth: size > 8 && size <= 30 ? `${13 * size + 190}px` : "" });
   const cells = data.cells.filter(({ t, p }) => shown.has(t) && shown.has(p));
   views.confusion = await draw(name, { cells }, cells.length > 3000);
   outlineCell();
@@ -302,7 +302,7 @@ async function start() {
   const option = (value, text) => make("option", { value: String(value) }, text);
   const classes = data.classes.map((text, c) => option(c, text));
   $("true").append(option(ANY, "any"), ...classes.map((one) => one.cloneNode(true)));
-  $("predicted").parentNode.hidden = !data.tested;
+  for (const id of ["predicted", "order"]) $(id).parentNode.hidden = !data.tested; // nothing to choose
   $("predicted").append(option(ANY, every.every(tested) ? "any" : "any or none"), option(WRONG, "wrong"), ...classes);
   $("order").append(...Object.entries(ORDERS).filter(([key]) => data.tested || key === "name").map(([key, [text]]) => option(key, text)));
   for (const id of ["true", "predicted"]) $(id).addEventListener("change", () => choose({ t: $("true").value, p: $("predicted").value }));

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from featx.errors import BundleError
+from featx.errors import BundleError, UsageError
 from featx.report.page import write_report
 from featx.report.subjects import find_subject
 
@@ -62,3 +62,10 @@ def test_a_row_that_is_damaged_is_an_error(tmp_path, monkeypatch, damage):
     (tmp_path / "comparison.json").write_text(json.dumps({"rows": [row]}))
     with pytest.raises(BundleError, match=r"comparison\.json cannot be read .*; compare again"):
         write_report(tmp_path)
+
+
+def test_an_evaluation_points_to_its_wrong_pictures(tmp_path):
+    for name in ("metrics.json", "predictions.csv"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UsageError, match=f"is an evaluation, .*: featx errors {tmp_path}"):
+        find_subject(tmp_path)

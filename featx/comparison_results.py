@@ -1,6 +1,7 @@
 """Results of a comparison: its rows, and the table of them for people and papers."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -158,6 +159,7 @@ class Comparison:
         notes: What the user should know about the items.
         seconds: Time of everything; results that an earlier run left take none.
         verdict: Whether fine-tuning paid off, one sentence for each fine-tuned run.
+        call: The stores and flags of `featx compare` that repeat it; empty if only Python can, as with a `HeadSpec`.
     """
 
     rows: tuple[ComparisonRow, ...]
@@ -170,6 +172,7 @@ class Comparison:
     notes: tuple[str, ...]
     seconds: float
     verdict: tuple[str, ...] = ()
+    call: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         kept = f" -> {str(self.folder)!r}" if self.folder else ""
@@ -225,6 +228,7 @@ class Comparison:
             "versions": self.versions,
             "notes": list(self.notes),
             "seconds": self.seconds,
+            "call": dict(self.call),
         }
 
     def to_frame(self) -> "DataFrame":

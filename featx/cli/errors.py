@@ -75,14 +75,13 @@ def errors(
 
 def _check_pictures(reader: "Reader", ids: Sequence[str], source: str, bundle: Path) -> None:
     """Say which pictures are not there; a named source that has none of them is an error."""
-    from featx.errors import SourceError
+    from featx.report.contact_sheets import refuse_source
 
     gone = [name for name in ids if not _is_there(reader, name)]
-    missing = f"{len(gone):,} of {format_plural(len(ids), 'picture')}, such as {gone[0]!r}" if gone else ""
     if source and len(gone) == len(ids):
-        msg = f"{source} lacks {missing}; name the folder that these paths are relative to"
-        raise SourceError(msg)
+        refuse_source(source, len(ids), gone[0])
     if gone:
+        missing = f"{len(gone):,} of {format_plural(len(ids), 'picture')}, such as {gone[0]!r}"
         print_notes([f"the contact sheet lacks {missing}; name where they are now: featx errors {bundle} SOURCE"])
 
 

@@ -51,8 +51,10 @@ def map(  # noqa: A001 - the name of the verb
     Items with similar features lie near each other. The map is written as PNG, as SVG, and as CSV with the place of
     each item. Classes have a colour, and a picture of their middle.
     """
-    from featx.report.maps import map_store
+    from featx.report.maps import check_path, map_store
 
+    if output:
+        check_path(output)
     opened = flags.open_store(store)
     found = map_store(opened, method=method, by=by, bundle=bundle, source=source, seed=seed)
     name = f"{opened.path.stem}-{method}-{'errors' if bundle else by}.png"
@@ -60,6 +62,7 @@ def map(  # noqa: A001 - the name of the verb
     print_notes(found.notes)
     if as_json:
         values = {"store": str(opened.path), "items": len(found.ids), "method": str(method), "title": found.title}
+        values |= {"colouring": found.colouring}
         print_json({**values, "files": [str(path) for path in written]})
     else:
-        print_text(f"{found.title} -> {', '.join(str(path) for path in written)}")
+        print_text(f"{found.title}, {found.colouring} -> {', '.join(str(path) for path in written)}")

@@ -64,3 +64,4 @@ def report(
         print_json({"report": str(written.path), **counts, "notes": list(written.notes)})
         return
     print_text(f"{written.n_items:,} items, {written.n_pictures:,} pictures, {format_bytes(size)} -> {written.path}")
+    print_text(f"open {written.path} in a browser")

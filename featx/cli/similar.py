@@ -42,12 +42,15 @@ def similar(
     cannot be read is named with the reason.
     """
     from featx.errors import SourceError, UsageError
+    from featx.report.contact_sheets import find_pictures
     from featx.report.similar import draw_similar, find_similar
 
     if output and output.suffix.lower() != ".png":
         msg = f"--out is {str(output)!r}; name a file that ends in .png"
         raise UsageError(msg)
     opened = flags.open_store(store)
+    if output:
+        find_pictures(opened, source)  # before a network is loaded
     with ProgressReporter("embedding") as reporter:
         options = EmbedOptions(batch_size=batch_size, workers=workers, runtime=runtime, reporter=reporter)
         found = find_similar(opened, read_lists(images), top=top, options=options)

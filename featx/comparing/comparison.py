@@ -26,7 +26,7 @@ from featx.comparing.jobs import (
     remove_results,
     run_tasks,
 )
-from featx.comparing.plans import read_runs
+from featx.comparing.plans import find_folder, read_runs
 from featx.comparing.report import describe_choice, describe_gains, find_written, name_folder, write_comparison
 from featx.comparing.runs import make_entries
 from featx.comparison_results import Comparison, ComparisonRow
@@ -42,7 +42,7 @@ from featx.specs import HeadSpec
 from featx.store import FeatureStore
 from featx.store.joining import AnyStore, JoinedStore
 from featx.store.verification import refuse_damage
-from featx.wording import format_plural, join_first, to_printable
+from featx.wording import format_plural, join_first, to_printable, to_text
 
 #: As in the log-loss of the test.
 _LEAST_PROBABILITY = float(np.finfo(np.float64).eps)
@@ -122,8 +122,34 @@ def compare(
         ),
         seconds=time.perf_counter() - started,
         verdict=describe_gains(rows, partition.test_name),
+        call=_describe_call(opened, heads, finetune, runs, {"calibration": calibration, **(params or {})}, options),
     )
     return _write(comparison, options, match.dataset.store.source)
+
+
+def _describe_call(
+    stores: Sequence[FeatureStore],
+    heads: str | Sequence[str | HeadSpec],
+    finetune: Sequence[str] | str,
+    runs: Sequence[Run | str | os.PathLike[str]] | Run | str | os.PathLike[str],
+    params: Mapping[str, Any],
+    options: CompareOptions,
+) -> dict[str, Any]:
+    """Describe a comparison as the stores and flags that repeat it; empty if the command line has none for it."""
+    named = [heads] if isinstance(heads, str) else [head for head in heads if isinstance(head, str)]
+    if not (isinstance(heads, str) or len(named) == len(heads)) or not params.keys() <= {"calibration", "class_weight"}:
+        return {}
+    finished = [runs] if isinstance(runs, Run | str | os.PathLike) else runs
+    flags: dict[str, Any] = {
+        "clf": ",".join(named),
+        "finetune": [finetune] if isinstance(finetune, str) else list(finetune),
+        "run": [to_text(str(find_folder(run))) for run in finished],
+        **{name.replace("_", "-"): value for name, value in params.items() if value is not None},
+    }
+    for name in ("combine", "folds", "test_size", "group", "views", "seed"):
+        value = getattr(options, name)
+        flags |= {name.replace("_", "-"): value} if value != getattr(COMPARE_DEFAULTS, name) else {}
+    return {"stores": [to_text(str(store.path)) for store in stores], "flags": flags}
 
 
 def _write(comparison: Comparison, options: CompareOptions, source: str) -> Comparison:

@@ -151,11 +151,12 @@ _WRITTEN = ("comparison.md", "comparison.csv", "comparison.json", "accuracy_agai
 
 def find_written(comparison: Comparison, parent: Path) -> Path | None:
     """Find the folder of an equal comparison that was written before, if any."""
-    ours = json.loads(json.dumps(comparison.to_dict() | {"seconds": 0}))
+    beside = {"seconds": 0, "call": {}}  # heads in another order are the same comparison
+    ours = json.loads(json.dumps(comparison.to_dict() | beside))
     for path in sorted(parent.glob("*-compare*/comparison.json")):
         with contextlib.suppress(OSError, ValueError, TypeError):  # anything may be in that folder
             whole = all((path.parent / name).is_file() for name in _WRITTEN)
-            if whole and json.loads(path.read_text(encoding="utf-8")) | {"seconds": 0} == ours:
+            if whole and json.loads(path.read_text(encoding="utf-8")) | beside == ours:
                 return path.parent
     return None
 

@@ -374,13 +374,14 @@ def plot_reliability(curves: Mapping[str, Reliability], path: Path, *, note: str
         upper_inches = 5.2
         figure.set_size_inches(upper_inches, 6.6)
         upper, lower = figure.add_axes((0, 0.26, 1, 0.74)), figure.add_axes((0, 0, 1, 0.2))
+        start = min((curve.start for curve in curves.values()), default=0.0)
         for axes in (upper, lower):
             clear_axes(axes)
-            axes.set_xlim(0, 1)
-        upper.plot([0, 1], [0, 1], color=GREY, lw=1, ls="--", zorder=1)
+            axes.set_xlim(start, 1)
+        upper.plot([start, 1], [start, 1], color=GREY, lw=1, ls="--", zorder=1)
         for curve, name, color, marker in zip(curves.values(), names[:-1], COLORS, "osD^vP", strict=False):
             _draw_reliability(upper, lower, curve, name, color, marker)
-        upper.set_ylim(0, 1.01)
+        upper.set_ylim(start, 1 + 0.01 * (1 - start))
         upper.set_xticklabels([])
         upper.set_ylabel("share that was right, with 95 % interval")
         words = "\n".join(filter(None, [show_title(title, upper_inches), note]))

@@ -1,5 +1,6 @@
 """Reliability of probabilities: confidence against accuracy, bin by bin."""
 
+import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -42,6 +43,13 @@ class Reliability:
     brier_score: float
     n_items: int
     classwise: bool
+
+    @property
+    def start(self) -> float:
+        """Where axes start so that all bins, intervals and the histogram are on them: a tenth, at most 0.9."""
+        least = np.flatnonzero(self.histogram)[:1] / self.histogram.size
+        values = np.concatenate([self.confidences, self.lows, least])
+        return float(np.clip(math.floor(10 * np.nanmin(values, initial=1) + 1e-9) / 10, 0, 0.9))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, ready for JSON; NaN becomes None."""

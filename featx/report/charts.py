@@ -26,8 +26,8 @@ _GREY = "#808080"
 #: Up to so many classes, the cells hold their counts.
 _MOST_COUNTED = 30
 
-#: Up to so many classes, the cells are squares.
-_FEW = 8
+#: Up to so many classes, cells have room for a name above them: level if names are short, slanted if not.
+_FEW, _SHORT = 8, 5
 
 #: Cells of so many px have room for larger digits.
 _ROOMY = 24
@@ -88,9 +88,10 @@ def make_confusion(shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]
     """
     counted = len(shown) <= _MOST_COUNTED
     step = min(90.0, max(520 / len(shown), 20 if counted else 0.6))
+    angle = -90 if len(shown) > _FEW else 0 if max(map(len, names), default=0) <= _SHORT else -40
     axis = alt.Axis(
-        labelExpr="names[datum.value]", labelLimit=150, labelAngle=-40 if len(shown) <= _FEW else -90,
-        ticks=False, domain=False, orient="top", labelOverlap=True,
+        labelExpr="names[datum.value]", labelLimit=150, labelAngle=angle,
+        ticks=False, domain=False, orient="top", labelOverlap=not counted,
     )  # fmt: skip
     x = alt.X("p:O", title="predicted", scale=alt.Scale(domain=list(shown), paddingInner=0.04), axis=axis)
     rows = axis.copy()
@@ -115,9 +116,7 @@ def make_confusion(shown: Sequence[int], names: Sequence[str]) -> dict[str, Any]
         chart = alt.layer(chart, text)
     params = {"names": list(names), "chosen_t": -1, "chosen_p": -1}
     chart = chart.add_params(*(alt.param(name=name, value=value) for name, value in params.items()))
-    spec = _finish(chart, alt.Step(step), "Confusion matrix: true classes down, predicted classes across")
-    # Many classes share the width of the page; few would be too wide in it.
-    return {**spec, "width": {"step": step}} if len(shown) <= _FEW else spec
+    return _finish(chart, alt.Step(step), "Confusion matrix: true classes down, predicted classes across")
 
 
 def make_curve(x: str, y: str, *, is_roc: bool) -> dict[str, Any]:
@@ -147,11 +146,12 @@ def make_reliability(reliability: Reliability) -> dict[str, Any]:
     columns = (getattr(reliability, name).tolist() for name in ("confidences", "accuracies", "lows", "highs", "counts"))
     names = ("confidence", "share right", "low", "high", "items")
     rows = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True) if row[4]]
-    diagonal = alt.Chart(alt.InlineData([{"x": 0, "y": 0}, {"x": 1, "y": 1}])).mark_line(
+    start = reliability.start
+    diagonal = alt.Chart(alt.InlineData([{"x": end, "y": end} for end in (start, 1.0)])).mark_line(
         color=_GREY, strokeDash=[4, 4], strokeWidth=1
     )
     base = alt.Chart(alt.InlineData(rows))
-    ends = alt.Scale(domain=[0, 1])
+    ends = alt.Scale(domain=[start, 1])
     bars = base.mark_rule(color=RIGHT, opacity=0.6).encode(
         x=alt.X("confidence:Q", scale=ends, title="probability of the predicted class"),
         y=alt.Y("low:Q", scale=ends, title="share that is right"),

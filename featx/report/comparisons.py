@@ -8,10 +8,11 @@ from typing import Any
 from urllib.parse import quote
 
 from featx.bundle_page import PAGE
-from featx.errors import FeatxError
-from featx.references import find_bundle
+from featx.errors import BundleError, FeatxError
+from featx.references import check_own, find_bundle
 from featx.report.mistakes import find_mistakes
 from featx.report.sections import format_table
+from featx.report.subjects import COMPARISON
 from featx.wording import (
     UNDEFINED,
     escape_html,
@@ -25,6 +26,9 @@ from featx.wording import (
 #: Finished runs whose mistakes are shown, and the largest plot of theirs in bytes.
 _MOST_RUNS, _MOST_BYTES = 12, 300_000
 
+#: What a PNG file begins with.
+_PNG = b"\x89PNG\r\n\x1a\n"
+
 _HEAD = ("head", "store", "verdict", "validation", "accuracy [95 %]", "macro-F1", "log-loss", "difference", "p", "fit")
 
 
@@ -35,10 +39,17 @@ def format_comparison(comparison: Mapping[str, Any], folder: Path, page: Path) -
         comparison: The content of `comparison.json`.
         folder: The folder of the comparison.
         page: The file of the page, from which links start.
+
+    Raises:
+        BundleError: If a row is damaged, or a plot is a link.
     """
     rows = comparison["rows"]
-    shown = [at for at, name in enumerate(_HEAD) if name != "store" or len({row["store"] for row in rows}) > 1]
-    head, *cells = ([line[at] for at in shown] for line in (_HEAD, *map(_list_cells, rows)))
+    try:
+        shown = [at for at, name in enumerate(_HEAD) if name != "store" or len({row["store"] for row in rows}) > 1]
+        head, *cells = ([line[at] for at in shown] for line in (_HEAD, *map(_list_cells, rows)))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        msg = f"{folder / COMPARISON} cannot be read ({type(error).__name__}: {error}); compare again"
+        raise BundleError(msg) from error
     table = format_table(head, cells, "numbers")
     plot = _show_plot(folder / "accuracy_against_cost.png", "Test accuracy against the time of embedding and fitting")
     runs = [row for row in rows if row.get("run")]
@@ -87,8 +98,16 @@ def _format_run(row: Mapping[str, Any], page: Path) -> str:
 
 
 def _show_plot(path: Path, words: str) -> str:
-    """Show a plot inside the page; nothing if it is not there, or large."""
-    if not path.is_file() or path.stat().st_size > _MOST_BYTES:
+    """Show a plot inside the page; nothing if it is not there, large, or not a PNG file.
+
+    Raises:
+        BundleError: If it is a link, which could put another file of this machine into the page.
+    """
+    if not os.path.lexists(path):
         return ""
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    check_own(path)
+    content = path.read_bytes() if path.stat().st_size <= _MOST_BYTES else b""
+    if not content.startswith(_PNG):
+        return ""
+    data = base64.b64encode(content).decode("ascii")
     return f'<p><img class="plot" alt="{escape_html(words)}" src="data:image/png;base64,{data}"></p>'

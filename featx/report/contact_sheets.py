@@ -4,18 +4,18 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import ImageError
+from featx.errors import ImageError, SourceError
 from featx.evaluation.figure import GREY, NAME_CELLS, open_figure
 from featx.items.manifest import Reader
 from featx.items.sources import find_reader, read_source
 from featx.items.thumbnails import read_thumbnail
 from featx.store.joining import AnyStore
-from featx.wording import shorten_name
+from featx.wording import format_plural, shorten_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,6 +57,24 @@ def find_pictures(store: AnyStore, source: str | os.PathLike[str] | None = None)
     if source:
         return read_source(source).reader
     return find_reader(store.source, store.reading, str(store.ids[0]) if len(store) else "")
+
+
+def refuse_source(source: str | os.PathLike[str], n_items: int, first: str) -> NoReturn:
+    """Say that a source that the user named has none of the pictures.
+
+    Args:
+        source: The source.
+        n_items: Number of pictures that were looked for.
+        first: One of them.
+
+    Raises:
+        SourceError: Always.
+    """
+    msg = (
+        f"{source} lacks {n_items:,} of {format_plural(n_items, 'picture')}, such as {first!r}; name the folder that "
+        "these paths are relative to"
+    )
+    raise SourceError(msg)
 
 
 def make_tile(reader: Reader, item_id: str, lines: Sequence[str], *, side_px: int = THUMBNAIL_PX) -> Tile:

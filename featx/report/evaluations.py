@@ -26,7 +26,10 @@ _MATRIX, _ERRORS = "confusion_matrix.png", ("errors.csv", "errors.png")
 
 def name_folder(bundle: Path, source: str, split: str = "") -> Path:
     """Name the folder of an evaluation by the names of the bundle, the source and the split: the same every time."""
-    parts = [bundle.resolve().name, Path(source).resolve().name, split]
+    path = Path(source).resolve()
+    # A folder named cohort.csv looks like a table.
+    own = re.sub(r"(?<=.)(\.tar)?\.\w+$", "", path.name) if path.is_file() else path.name
+    parts = [bundle.resolve().name, own, split]
     name = re.sub(r"[^\w.-]+", "-", to_text("-".join(filter(None, parts))))
     return Path(EVALUATIONS) / name.encode()[:_MOST_NAME_BYTES].decode(errors="ignore")
 

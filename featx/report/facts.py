@@ -1,6 +1,7 @@
 """What was done, in words: the facts of a bundle or a store, and the commands that repeat it."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -106,6 +107,24 @@ def format_embed(store: FeatureStore) -> str:
     """Format the command that embeds a store again."""
     words = ["featx", "embed", cut_text(store.source), *_list_reading(store.reading)]
     return format_command(words, _list_embed_flags(store.spec))
+
+
+def format_compare(comparison: Mapping[str, Any]) -> str:
+    """Format the command that repeats a comparison; empty if it records none.
+
+    Args:
+        comparison: The content of `comparison.json`, which is not trusted.
+    """
+    call = take_part(comparison, "call")
+    listed = call.get("stores")
+    stores = listed if isinstance(listed, list) else []
+    flags = [
+        (f"--{name}", one)
+        for name, value in take_part(call, "flags").items()
+        for one in (value if isinstance(value, list) else [value])
+    ]
+    words = [*stores, *(word for pair in flags for word in pair)]
+    return shlex.join(["featx", "compare", *map(cut_text, words)]) if stores else ""
 
 
 def _list_reading(reading: Mapping[str, Any]) -> list[str]:

@@ -48,7 +48,9 @@ def read_audit(store: AnyStore | None, notes: list[str]) -> Audited:
         return Audited()
     try:
         findings = list(read_columns(folder / "audit.csv", _COLUMNS))
-        shortcuts, baseline = _read_shortcuts(folder / "audit.json")
+        about = _read_record(folder / "audit.json")
+        shortcuts, baseline = _list_shortcuts(about["shortcuts"])
+        audited, n_items = Path(str(about["store"])), int(about["items"])
     except (OSError, ValueError, LookupError, TypeError, csv.Error) as error:
         reason = " ".join(str(error).split())
         notes.append(
@@ -56,14 +58,24 @@ def read_audit(store: AnyStore | None, notes: list[str]) -> Audited:
             f"featx audit {path}"
         )
         return Audited()
+    if audited.resolve() != path.resolve() or n_items != len(store.parts[0]):
+        notes.append(
+            f"the findings in {folder} are left out, since they are of {n_items:,} items of {audited}, and "
+            f"{path} has {len(store.parts[0]):,}; audit again: featx audit {path}"
+        )
+        return Audited()
     return Audited(findings, shortcuts, baseline)
 
 
-def _read_shortcuts(path: Path) -> tuple[list[list[str]], str]:
+def _read_record(path: Path) -> dict[str, Any]:
     if path.stat().st_size > _MOST_BYTES:
         msg = f"{path.name} has more than {_MOST_BYTES:,} bytes"
         raise ValueError(msg)
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["shortcuts"]
+    about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return about
+
+
+def _list_shortcuts(found: Sequence[dict[str, Any]]) -> tuple[list[list[str]], str]:
     rows = [
         [
             str(one["what"]),

@@ -17,7 +17,7 @@ from featx.files import say_failures, write_table
 from featx.heads.rows import FeatureRows
 from featx.projection import METHODS, measure_explained, project_features
 from featx.references import find_bundle
-from featx.report.contact_sheets import Pixels, find_pictures, make_tile
+from featx.report.contact_sheets import Pixels, find_pictures, make_tile, refuse_source
 from featx.results import read_predictions
 from featx.store import FeatureStore
 from featx.store.joining import AnyStore
@@ -32,8 +32,11 @@ COLOURINGS = ("label", "split", "group")
 #: More items are sampled; more values are grey, and named without a place of their own in the legend.
 MOST_POINTS, MOST_COLOURED, MOST_PICTURES = 20_000, 24, 20
 
-#: Values of the colouring that no name has.
-NONE, RIGHT, WRONG, UNTESTED = "none", "right", "wrong", "not tested"
+#: The value of what has none, and the values of what a head was tested on.
+NONE, RIGHT, WRONG, UNTESTED = "", "right", "wrong", "not tested"
+
+#: The plural of what colours the items.
+_PLURALS = {"label": "labels", "split": "splits", "group": "groups"}
 
 _MARKERS = "os^D"
 _INCHES = (7.5, 6.0)
@@ -41,6 +44,9 @@ _THUMBNAIL_PX = 96
 
 #: Above this, points are drawn as a picture inside the SVG file, and in a larger number they are smaller.
 _MOST_VECTORS = 2000
+
+#: The columns of the table.
+_COLUMNS = ("id", "label", "split", "x", "y")
 
 #: Up to so many pictures are large; columns of the names below them.
 _MOST_LARGE, _NAME_CELLS = 12, 14
@@ -61,6 +67,8 @@ class StoreMap:
         points: float32 `(n, 2)`.
         pictures: uint8 RGB thumbnails `(height, width, 3)` of the items at the middle of values, by value.
         notes: What the user should know.
+        by: What the values are: `label`, `split` or `group`.
+        bundle: The name of the bundle whose mistakes they are instead; empty for none.
     """
 
     title: str
@@ -72,14 +80,26 @@ class StoreMap:
     points: NDArray[np.float32]
     pictures: Mapping[str, Pixels] = field(default_factory=dict, repr=False)
     notes: tuple[str, ...] = ()
+    by: str = COLOURINGS[0]
+    bundle: str = ""
 
     def __repr__(self) -> str:
         return f"<StoreMap of {len(self.ids):,} items: {self.title}>"
 
+    @property
+    def colouring(self) -> str:
+        """What colours the items, in words."""
+        n_named = len(set(self.values) - {NONE})
+        if self.bundle:
+            return f"coloured by what {self.bundle} got right"
+        if n_named > MOST_COLOURED:
+            return f"{n_named:,} {_PLURALS[self.by]}, too many for colours; the largest {MOST_PICTURES} have a name"
+        return f"coloured by {self.by}" if n_named else f"no {_PLURALS[self.by]}"
+
     def tabulate(self) -> dict[str, Sequence[Any]]:
         """Return the columns of the table: `id`, `label`, `split`, `x` and `y`."""
         x, y = self.points.T.tolist()
-        return {"id": self.ids, "label": self.labels, "split": self.splits, "x": x, "y": y}
+        return dict(zip(_COLUMNS, (self.ids, self.labels, self.splits, x, y), strict=True))
 
     def write(self, path: str | os.PathLike[str]) -> list[Path]:
         """Write the map as PNG, SVG and CSV, beside each other, and return the files.
@@ -88,9 +108,10 @@ class StoreMap:
             path: The PNG file.
 
         Raises:
+            UsageError: If the path has another suffix, or a table of something else is beside it.
             BundleError: If a file cannot be written.
         """
-        target = Path(path).with_suffix(".png")
+        target = check_path(path)
         with say_failures(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             _draw(self, target, vector=True)
@@ -127,10 +148,11 @@ def map_store(
         The map, which a notebook shows.
 
     Raises:
-        UsageError: If there is no such method or colouring.
+        UsageError: If there is no such method or colouring, the store has no splits or groups to colour by, or the
+            bundle was tested on none of its items.
         MissingExtraError: If UMAP is not installed.
         BundleError: If the bundle has no predictions.
-        SourceError: If `source` is given and cannot be read.
+        SourceError: If `source` is given and cannot be read, or has none of the pictures.
 
     Examples:
         >>> import featx
@@ -143,26 +165,49 @@ def map_store(
         raise UsageError(msg)
     opened = store if isinstance(store, FeatureStore) else FeatureStore(store)
     columns = {"label": opened.labels, "split": opened.splits, "group": opened.groups}
-    values = _judge(opened, bundle) if bundle else columns[by]
-    rows, notes = np.arange(len(opened)), []
+    values, notes = _judge(opened, bundle) if bundle else (columns[by], [])
+    if by != COLOURINGS[0] and not bundle and not (values != NONE).any():
+        msg = f"{opened.path} has no {_PLURALS[by]}, since its source names none; a map can be coloured by label"
+        raise UsageError(msg)
+    rows = np.arange(len(opened))
     if len(opened) > MOST_POINTS:
         rows = np.sort(np.random.default_rng(seed).permutation(len(opened))[:MOST_POINTS])
         notes.append(f"the map shows a sample of {MOST_POINTS:,} of {len(opened):,} items")
     points, how = project_items(opened, rows, method, seed)
-    named = [str(value) or NONE for value in values[rows].tolist()]
-    shown = f"{len(rows):,} of {len(opened):,}" if notes else f"{len(rows):,}"
-    pictures, gone = _read_pictures(opened, rows, np.array(named), points, source)
+    shown = f"{len(rows):,} of {len(opened):,}" if len(rows) < len(opened) else f"{len(rows):,}"
+    pictures, gone = _read_pictures(opened, rows, values[rows], points, source)
     return StoreMap(
         title=f"{opened.path.stem}: {shown} items, layer {opened.spec.backbone.layer}, {how}",
         method=method,
         ids=opened.ids[rows].tolist(),
         labels=opened.labels[rows].tolist(),
         splits=opened.splits[rows].tolist(),
-        values=named,
+        values=values[rows].tolist(),
         points=points,
         pictures=pictures,
         notes=(*notes, *gone),
+        by=by,
+        bundle=find_bundle(bundle).resolve().name if bundle else "",
     )
+
+
+def check_path(path: str | os.PathLike[str]) -> Path:
+    """Return the PNG file of a map, whose table and SVG file are beside it.
+
+    Raises:
+        UsageError: If the path has another suffix, or a table of something else, such as a manifest, is beside it.
+    """
+    target = Path(path)
+    if target.suffix.lower() != ".png":
+        msg = f"{target} is not a .png file; name one, and .svg and .csv are written beside it"
+        raise UsageError(msg)
+    table = target.with_suffix(".csv")
+    if table.is_file():
+        with table.open("rb") as file:
+            if file.readline(100).strip() != ",".join(_COLUMNS).encode():
+                msg = f"{table} is not the table of a map, and would be replaced; name another file than {target}"
+                raise UsageError(msg)
+    return target
 
 
 def project_items(store: AnyStore, rows: NDArray[np.intp], method: str, seed: int) -> tuple[NDArray[np.float32], str]:
@@ -187,12 +232,24 @@ def project_items(store: AnyStore, rows: NDArray[np.intp], method: str, seed: in
     return points, f"PCA, {100 * measure_explained(features, points):.0f} % of the variance"
 
 
-def _judge(store: FeatureStore, bundle: str | os.PathLike[str]) -> NDArray[np.str_]:
-    """Return whether a head was right about each item: text `(n_items,)`."""
+def _judge(store: FeatureStore, bundle: str | os.PathLike[str]) -> tuple[NDArray[np.str_], list[str]]:
+    """Return whether a head was right about each item, text `(n_items,)`, and a note if it was tested on others too.
+
+    Raises:
+        UsageError: If it was tested on none of the items.
+    """
     tested = read_predictions(find_bundle(bundle))
     pairs = zip(tested.labels, tested.predicted, strict=True)
     known = dict(zip(tested.ids, (RIGHT if label == predicted else WRONG for label, predicted in pairs), strict=True))
-    return np.array([known.get(to_text(name), UNTESTED) for name in store.ids.tolist()], np.str_)
+    values = np.array([known.get(to_text(name), UNTESTED) for name in store.ids.tolist()], np.str_)
+    n_found = int((values != UNTESTED).sum())
+    if not n_found:
+        msg = f"{bundle} was tested on none of the items of {store.path}; name a bundle that was fitted on this store"
+        raise UsageError(msg)
+    n_others = len(known) - n_found
+    return values, [f"{n_others:,} of the {len(known):,} tested items of {bundle} are not in the store"] * (
+        n_others > 0
+    )
 
 
 def _find_middles(values: NDArray[np.str_], points: NDArray[np.float32]) -> dict[str, int]:
@@ -220,6 +277,8 @@ def _read_pictures(
         value: make_tile(reader, str(store.ids[rows[at]]), (), side_px=_THUMBNAIL_PX)
         for value, at in middles[:MOST_PICTURES]
     }
+    if source and middles and all(tile.pixels is None for tile in tiles.values()):
+        refuse_source(source, len(tiles), str(store.ids[rows[middles[0][1]]]))
     failed = next((tile.reason for tile in tiles.values() if tile.pixels is None), "")
     notes = [f"the map lacks pictures that cannot be read: {failed}"] if failed else []
     return {value: tile.pixels for value, tile in tiles.items() if tile.pixels is not None}, notes
@@ -230,10 +289,10 @@ def _draw(found: StoreMap, path: Path, *, vector: bool) -> None:
     # Names in their own order, whatever their number, so that a class has the same colour on each map of a store.
     middles, names = _find_middles(values, found.points), sorted(set(found.values) - {NONE})
     counts = Counter(found.values)
-    with open_figure([*names, NONE], path, vector=vector) as (figure, shown):
+    with open_figure([*names, "none"], path, vector=vector) as (figure, shown):
         figure.set_size_inches(*_INCHES)
         axes = figure.add_axes((0, 0, 1, 1))
-        axes.set_title(found.title, fontsize=11, loc="left")
+        axes.set_title(f"{found.title}\n{shorten_name(found.colouring, 90)}", fontsize=11, loc="left")
         axes.set_xticks([])
         axes.set_yticks([])
         axes.spines[["top", "right"]].set_visible(False)
@@ -242,11 +301,11 @@ def _draw(found: StoreMap, path: Path, *, vector: bool) -> None:
             axes.set_ylabel("second component")
         axes.set_aspect("equal", adjustable="datalim")
         size = float(np.clip(20_000 / len(values), 4, 26))
-        styles = _style(names)
+        styles = _JUDGED if found.bundle else _style(names)
         for name, label in zip([*names, NONE], shown, strict=True):
             part = found.points[values == name]
             colour, marker = styles.get(name, ("0.75", "o"))
-            legend = f"{label} ({counts[name]:,})" if name in styles or name == NONE else None
+            legend = f"{label} ({counts[name]:,})" if name in styles or not name else None
             if len(part):
                 look: dict[str, Any] = {
                     "s": size * (1.8 if marker == "X" else 1),
@@ -262,13 +321,12 @@ def _draw(found: StoreMap, path: Path, *, vector: bool) -> None:
         figure.canvas.draw()
         placed = [name for name in middles if name in names][:MOST_PICTURES]
         words = dict(zip(names, shown, strict=False))
-        _place_pictures(axes, found, {name: (middles[name], words[name]) for name in placed}, styles)
+        if not found.bundle:
+            _place_pictures(axes, found, {name: (middles[name], words[name]) for name in placed}, styles)
 
 
 def _style(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return colour and marker of each name; none if there are more than can be told apart."""
-    if set(names) <= {RIGHT, WRONG, UNTESTED}:
-        return {name: look for name, look in _JUDGED.items() if name in names}
     if len(names) > MOST_COLOURED:
         return {}
     return {name: (COLORS[at % len(COLORS)], _MARKERS[at // len(COLORS)]) for at, name in enumerate(names)}
@@ -284,8 +342,6 @@ def _place_pictures(
     """Draw the picture and the name of each value at its middle, or near it where pictures would cover each other."""
     from matplotlib.offsetbox import AnnotationBbox, OffsetImage, TextArea, VPacker
 
-    if set(middles) <= {RIGHT, WRONG, UNTESTED}:
-        return
     scale = axes.figure.dpi / 72
     side, letters = (38 * scale, 8.0) if len(middles) <= _MOST_LARGE else (26 * scale, 6.5)
     names = {value: shorten_name(name, _NAME_CELLS) for value, (_, name) in middles.items()}

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import BundleError, FeatxError
+from featx.errors import BundleError, FeatxError, SourceError
 from featx.files import DAMAGES, say_failures, write_atomically, write_table
 from featx.items import Manifest, read_source
 from featx.items.manifest import Reader
 from featx.items.sources import find_reader, read_source_again
 from featx.items.thumbnails import format_thumbnails
+from featx.records import take_part
 from featx.references import MANIFEST, METRICS, read_json
 from featx.report.contact_sheets import draw_contact_sheet, make_tile
 from featx.results import PREDICTIONS, read_predictions
@@ -75,7 +76,7 @@ class Mistakes:
         except FeatxError:
             return ""
         captions = [
-            f"{label}, not {predicted} {probability:.2f}"
+            f"{label}, taken for {predicted} {probability:.2f}"
             for label, predicted, probability in zip(self.labels, self.predicted, self.probabilities, strict=True)
         ]
         return format_thumbnails(reader, self.ids, captions)
@@ -198,12 +199,20 @@ def _find_reader(bundle: Path) -> Reader:
 
 
 def _find_store(bundle: Path) -> FeatureStore | str:
-    """Find the store of a bundle, or the source that it records if the store is gone."""
-    about = read_json(bundle, MANIFEST).get("record", {}).get("store", {})
+    """Find the store of a bundle, or the source that it records if the store is gone.
+
+    Raises:
+        SourceError: If it records none.
+    """
+    about = take_part(take_part(read_json(bundle, MANIFEST), "record"), "store")
+    path, source = about.get("path"), about.get("source")
     try:
-        return FeatureStore(about["path"])
-    except (FeatxError, KeyError, TypeError):
-        return str(about["source"])
+        return FeatureStore(str(path))
+    except (FeatxError, ValueError) as error:
+        if isinstance(source, str) and source:
+            return source
+        msg = f"{bundle / MANIFEST} records no source of its pictures"
+        raise SourceError(msg) from error
 
 
 def show_mistakes(bundle: Path | None, name: str = "") -> str:

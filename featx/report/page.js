@@ -44,7 +44,7 @@ function caption(i) {
   const label = nameOf(items.label[i]);
   if (!tested(i)) return label;
   const p = items.probability[i].toFixed(2), predicted = nameOf(items.predicted[i]);
-  return wrong(i) ? `${label}, not ${predicted} ${p}` : `${label} ${p}`;
+  return wrong(i) ? `${label}, taken for ${predicted} ${p}` : `${label} ${p}`;
 }
 
 function picture(i) {
@@ -53,16 +53,18 @@ function picture(i) {
   return make("img", { src: `data:image/webp;base64,${pixels}`, alt: `${items.id[i]}: ${caption(i)}`, decoding: "async" });
 }
 
-// The class is above it, so that the folders say nothing new; the start and the end of a name tell files apart.
-function brief(id) {
-  const name = [...id.split("/").pop()];
-  return name.length > 15 ? [...name.slice(0, 6), "…", ...name.slice(-8)].join("") : name.join("");
+// The start and the end of a name tell it from others.
+function brief(name, most) {
+  const letters = [...name], end = Math.floor(most / 2);
+  return letters.length > most ? [...letters.slice(0, most - 1 - end), "…", ...letters.slice(-end)].join("") : name;
 }
 
 function tile(i) {
-  const figure = make("figure", { className: wrong(i) ? "wrong" : "", tabIndex: 0, title: items.id[i] }, picture(i),
-    make("figcaption", {}, make("div", { dir: "auto" }, nameOf(items.label[i])),
-      make("div", { dir: "auto" }, tested(i) ? `${items.probability[i].toFixed(2)} ${nameOf(items.predicted[i])}` : "not tested"), make("div", { dir: "auto" }, brief(items.id[i]))));
+  // The class is above the name of the file, so that the folders say nothing new.
+  const lines = [brief(nameOf(items.label[i]), 28), brief(items.id[i].split("/").pop(), 14)];
+  if (data.tested) lines.splice(1, 0, tested(i) ? `${items.probability[i].toFixed(2)} ${brief(nameOf(items.predicted[i]), 24)}` : "not tested");
+  const figure = make("figure", { className: wrong(i) ? "wrong" : "", tabIndex: 0, title: `${items.id[i]}\n${caption(i)}` }, picture(i),
+    make("figcaption", {}, ...lines.map((line) => make("div", { dir: "auto" }, line))));
   figure.dataset.item = i;
   for (const event of ["mouseenter", "focus"]) figure.addEventListener(event, () => spot([i]));
   for (const event of ["mouseleave", "blur"]) figure.addEventListener(event, () => spot([]));
@@ -147,7 +149,8 @@ const config = {
 };
 async function draw(name, tables, canvas) {
   const chart = data.charts[name];
-  const spec = { ...chart, datasets: { ...chart.datasets, ...tables } };
+  const spec = { ...chart, datasets: { ...chart.datasets, ...tables } }, isNarrow = $("look").clientWidth < 600;
+  if (isNarrow && data.shown?.length <= 8) spec.params = chart.params?.map((one) => (one.name === "names" ? { ...one, value: one.value.map((text) => brief(text, 16)) } : one));
   const colors = canvas ? { ...config, axis: { ...config.axis, labelColor: GREY, titleColor: GREY } } : config;
   const made = await vegaEmbed($(name.replace("_all", "")), spec,
     { actions: false, ast: true, renderer: canvas ? "canvas" : "svg", tooltip: tip, config: colors, mode: "vega-lite" });
@@ -225,7 +228,7 @@ function allowLasso() {
 
 function drawLegend() {
   const entry = (color, shape, text, change) => make("button", { title: text, onclick: () => choose(change) },
-    Object.assign(make("span", {}, `${shape} `), { style: `color:${color}` }), text);
+    Object.assign(make("span", {}, `${shape} `), { style: `color:${color}` }), brief(text, 28));
   const list = (test) => new Set(every.filter(test)), mark = (k) => SHAPES[k % SHAPES.length][1];
   const by = {
     classes: () => data.classes.length > 30 ? [`${data.classes.length} classes: point at an item for its class`]
@@ -240,7 +243,9 @@ function drawLegend() {
 async function drawConfusion(name) {
   if (!data.charts[name]) return;
   if (views.confusion) views.confusion.finalize();
-  const shown = new Set(name === "confusion" ? data.shown : data.classes.keys());
+  const shown = new Set(name === "confusion" ? data.shown : data.classes.keys()), size = shown.size;
+  // Few classes would be too wide in the page; many, up to 30 whose names all are shown, scroll where it is narrow.
+  Object.assign($("confusion").style, { maxWidth: size > 8 ? "" : `${90 * size + 300}px`, minWidth: size > 8 && size <= 30 ? `${13 * size + 190}px` : "" });
   const cells = data.cells.filter(({ t, p }) => shown.has(t) && shown.has(p));
   views.confusion = await draw(name, { cells }, cells.length > 3000);
   outlineCell();
@@ -287,8 +292,9 @@ function sortTable(head) {
   const falls = head.getAttribute("aria-sort") !== "descending";
   for (const other of head.parentNode.children) other.removeAttribute("aria-sort");
   head.setAttribute("aria-sort", falls ? "descending" : "ascending");
-  const value = (row) => row.cells[at].textContent, sign = falls ? -1 : 1;
-  const order = (a, b) => sign * (value(a) - value(b) || value(a).localeCompare(value(b), "en", { numeric: true }));
+  const value = (row) => row.cells[at].textContent.replace(/^([\d,]+)$/, (digits) => digits.replaceAll(",", "")), sign = falls ? -1 : 1;
+  const rank = (text) => (text === "-" ? 1 : 0); // what is undefined comes last, whatever the order
+  const order = (a, b) => rank(value(a)) - rank(value(b)) || sign * (value(a) - value(b) || value(a).localeCompare(value(b), "en", { numeric: true }));
   body.append(...[...body.rows].sort(order));
 }
 
@@ -296,7 +302,8 @@ async function start() {
   const option = (value, text) => make("option", { value: String(value) }, text);
   const classes = data.classes.map((text, c) => option(c, text));
   $("true").append(option(ANY, "any"), ...classes.map((one) => one.cloneNode(true)));
-  $("predicted").append(option(ANY, "any or none"), option(WRONG, "wrong"), ...classes);
+  for (const id of ["predicted", "order"]) $(id).parentNode.hidden = !data.tested; // nothing to choose
+  $("predicted").append(option(ANY, every.every(tested) ? "any" : "any or none"), option(WRONG, "wrong"), ...classes);
   $("order").append(...Object.entries(ORDERS).filter(([key]) => data.tested || key === "name").map(([key, [text]]) => option(key, text)));
   for (const id of ["true", "predicted"]) $(id).addEventListener("change", () => choose({ t: $("true").value, p: $("predicted").value }));
   $("order").addEventListener("change", () => choose(filter));

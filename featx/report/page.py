@@ -24,7 +24,7 @@ from featx.items.manifest import Reader
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.report.charts import bundle_javascript, make_confusion, make_curve, make_map, make_reliability
 from featx.report.comparisons import format_comparison
-from featx.report.contact_sheets import find_pictures
+from featx.report.contact_sheets import find_pictures, refuse_source
 from featx.report.curves import Curves, measure_curves
 from featx.report.findings import Audited, format_findings, read_audit
 from featx.report.items import Items, find_wrong, list_items, read_pictures
@@ -110,7 +110,8 @@ def write_report(
 
     Raises:
         MissingExtraError: If Altair is not installed, or UMAP is asked for and is not.
-        FeatxError: If there is no such bundle, comparison or store, or the file cannot be written.
+        FeatxError: If there is no such bundle, comparison or store, `source` has none of the pictures, or the file
+            cannot be written.
     """
     if most_pictures < 0:
         msg = f"most_pictures is {most_pictures}; it must be at least 0"
@@ -125,6 +126,8 @@ def write_report(
     chosen = _choose_pictures(items, predictions, most_pictures, seed)
     options.reporter.begin("reading pictures")
     pictures, n_missing = read_pictures(reader, items.ids, chosen, options)
+    if source and n_missing == len(chosen) > 0:
+        refuse_source(source, n_missing, items.ids[chosen[0]])
     if n_missing:
         notes.append(f"{format_plural(n_missing, 'picture')} could not be read")
     if reader is not None and len(chosen) < len(items):

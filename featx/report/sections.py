@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from featx.evaluation import Evaluation
 from featx.evaluation.text import list_metrics
 from featx.report.curves import Curves
-from featx.report.facts import format_embed, list_bundle_facts, list_commands, list_store_facts
+from featx.report.facts import format_compare, format_embed, list_bundle_facts, list_commands, list_store_facts
 from featx.report.subjects import Subject
 from featx.store import FeatureStore
 from featx.wording import (
@@ -28,7 +28,9 @@ def format_facts(subject: Subject) -> str:
         )
     elif isinstance(subject.store, FeatureStore):
         facts, commands = list_store_facts(subject.store), [format_embed(subject.store)]
-    commands = [*commands, f"featx report {shlex.quote(to_text(subject.name))}"]
+    if subject.comparison:
+        commands.append(format_compare(subject.comparison))
+    commands = [*filter(None, commands), f"featx report {shlex.quote(to_text(subject.name))}"]
     rows = "".join(f"<dt>{escape_html(name)}</dt><dd>{escape_html(value)}</dd>" for name, value in facts)
     lines = "\n".join(map(escape_html, commands))
     return f"<dl>{rows}</dl><pre>{lines}</pre>"

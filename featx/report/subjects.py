@@ -11,6 +11,7 @@ from featx.comparison_results import Comparison
 from featx.errors import BundleError, FeatxError, UsageError
 from featx.files import DAMAGES
 from featx.references import MANIFEST, RUNS, check_own, find_bundle, list_bundles, read_json
+from featx.report.evaluations import is_evaluation
 from featx.results import Run
 from featx.store import FeatureStore
 from featx.store.joining import AnyStore, join_stores
@@ -76,6 +77,9 @@ def find_subject(what: Any) -> Subject:  # noqa: ANN401 - a result, a store, or 
         return _use_comparison(named)
     if path.suffix == ".h5":
         return _use_store(FeatureStore(path))
+    if is_evaluation(path):
+        msg = f"{path} is an evaluation, which has no report; its wrong pictures are shown by: featx errors {path}"
+        raise UsageError(msg)
     return _use_bundle(find_bundle(path))
 
 

@@ -110,3 +110,10 @@ def test_errors_without_the_pictures_of_an_evaluation(featx_command, bundle, tmp
     assert result.code == 0
     assert "no pictures are shown" in result.err
     assert featx_command("errors", "here", "moved").out.rstrip().endswith("here/errors.png")
+
+
+@pytest.mark.parametrize(("source", "name"), [("cohort.csv", "cohort"), ("a.b.tar.gz", "a.b"), (".csv", ".csv")])
+def test_the_folder_of_a_table_does_not_look_like_a_table(tmp_path, monkeypatch, source, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / source).touch()
+    assert name_folder(tmp_path / "base", source, "test") == Path(f"evaluations/base-{name}-test")

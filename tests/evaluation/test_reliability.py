@@ -103,3 +103,13 @@ def test_a_picture_has_equally_filled_bins_and_the_error_of_the_table(n_items, b
     assert counts.sum() == n_items
     assert counts.max() - counts.min() <= 2
     assert drawn.calibration_error == measure_reliability(chances, targets).calibration_error
+
+
+@pytest.mark.parametrize(
+    ("chances", "right", "start"), [([0.97] * 60, 60, 0.9), ([0.97] * 60, 45, 0.6), ([0.5, 0.9], 2, 0.2)]
+)
+def test_axes_start_below_all_that_they_show(chances, right, start):
+    probabilities = np.stack([chances, 1 - np.array(chances)], axis=1)
+    found = measure_reliability(probabilities, [0] * right + [1] * (len(chances) - right), 2, equal_mass=True)
+    assert found.start == start
+    assert found.start <= np.nanmin([found.lows, found.confidences])

@@ -1,13 +1,15 @@
 """The commands of a report repeat what was done."""
 
+import json
 import shlex
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 import featx
 from featx.cli.app import app
-from featx.report.facts import format_embed
+from featx.report.facts import format_compare, format_embed
 
 
 def test_the_command_embeds_the_same_items_again(tmp_path, monkeypatch):
@@ -38,3 +40,19 @@ def test_the_command_embeds_the_same_items_again(tmp_path, monkeypatch):
     )
     assert again.spec == store.spec
     np.testing.assert_array_equal(again.features, store.features)
+
+
+def test_the_command_compares_the_same_again(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = featx.CompareOptions(folds=2, seed=3, jobs=1, folder=None, out="first")
+    first = featx.compare(store, ["centroid", "dummy"], calibration="none", options=options)
+    command = shlex.split(format_compare(json.loads(Path("first/comparison.json").read_text())))
+    assert command[:3] == ["featx", "compare", str(store.path)]
+    assert not app([*command[1:], "--jobs", "1", "--out", "again"], standalone_mode=False)
+    again = json.loads(Path("again/comparison.json").read_text())
+    for ours, theirs in zip(first.rows, again["rows"], strict=True):
+        assert (ours.head.name, ours.test.accuracy) == (theirs["head"], theirs["accuracy"])
+    assert again["call"] == first.call
+    page = featx.write_report("again").path.read_text()
+    assert f"{shlex.join(command)}\nfeatx report again</pre>" in page
+    assert not format_compare({"rows": []})

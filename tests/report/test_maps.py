@@ -8,7 +8,7 @@ from PIL import Image
 import featx
 from featx.cli.app import app
 from featx.errors import SourceError, UsageError
-from featx.report.maps import NONE, RIGHT, UNTESTED, WRONG, _push_apart, map_store
+from featx.report.maps import RIGHT, UNTESTED, WRONG, _push_apart, map_store
 
 
 def run(*arguments):
@@ -50,6 +50,42 @@ def test_a_bundle_colours_by_right_and_wrong(store, tmp_path):
     assert found.values.count(RIGHT) == int((frame["label"] == frame["predicted"]).sum())
     assert found.values.count(UNTESTED) == 400 - len(frame)
     assert found._repr_png_()
+    assert found.colouring == f"coloured by what {fitted.bundle.name} got right"
+    table = fitted.bundle / "predictions.csv"
+    head, *rows = table.read_text().splitlines()
+    table.write_text("\n".join([head, *(f"x/{row}" if at else row for at, row in enumerate(rows))]))
+    assert map_store(store, bundle=fitted.bundle).notes == (
+        f"{len(rows) - 1:,} of the {len(rows):,} tested items of {fitted.bundle} are not in the store",
+    )
+    table.write_text("\n".join([head, *(f"x/{row}" for row in rows)]))
+    with pytest.raises(UsageError, match="was tested on none of the items"):
+        map_store(store, bundle=fitted.bundle)
+
+
+def test_classes_may_have_the_names_of_what_has_none(tmp_path):
+    for number, name in enumerate(("none", RIGHT, WRONG, UNTESTED) * 3):
+        folder = tmp_path / "photos" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8, 3), 20 * number, np.uint8)).save(folder / f"{number}.png")
+    store = featx.embed(tmp_path / "photos", "colour", folder=tmp_path).store
+    found = map_store(store)
+    assert found.pictures.keys() == {"none", RIGHT, WRONG, UNTESTED}
+    written = found.write(tmp_path / "map.png")
+    assert f"{RIGHT} (3)" in written[1].read_text()
+
+
+@pytest.mark.parametrize("by", ["split", "group"])
+def test_a_store_without_splits_or_groups_is_not_coloured_by_them(store, by):
+    with pytest.raises(UsageError, match=f"colour.h5 has no {by}s"):
+        map_store(store, by=by)
+
+
+def test_a_map_replaces_no_other_table(store, tmp_path):
+    (tmp_path / "photos.csv").write_text("path,label\n")
+    for name, reason in (("photos.png", "is not the table of a map"), ("photos.jpeg", "is not a .png file")):
+        with pytest.raises(UsageError, match=reason):
+            run(store.path, "--out", tmp_path / name)
+    assert (tmp_path / "photos.csv").read_text() == "path,label\n"
 
 
 def test_a_store_whose_pictures_are_gone_has_a_map_with_names(store, tmp_path):
@@ -66,11 +102,10 @@ def test_a_store_whose_pictures_are_gone_has_a_map_with_names(store, tmp_path):
 
 def test_many_items_are_sampled_and_it_is_said(store, monkeypatch):
     monkeypatch.setattr("featx.report.maps.MOST_POINTS", 50)
-    found = map_store(store, by="split")
+    found = map_store(store)
     assert len(found.ids) == len(set(found.ids)) == len(found.points) == 50
     assert found.notes == ("the map shows a sample of 50 of 400 items",)
     assert "50 of 400 items" in found.title
-    assert set(found.values) == {NONE}
     assert found._repr_png_()
 
 
@@ -88,9 +123,9 @@ def test_the_verb_writes_three_files(store, tmp_path, capsys, monkeypatch):
     assert not run(store.path)
     files = ", ".join(f"maps/colour-pca-label.{kind}" for kind in ("png", "svg", "csv"))
     assert f"-> {files}" in capsys.readouterr().out
-    assert not run(store.path, "--by", "group", "--json", "--out", tmp_path / "m.png")
+    assert not run(store.path, "--json", "--out", tmp_path / "m.png")
     values = json.loads(capsys.readouterr().out)
-    assert values["items"] == 400
+    assert (values["items"], values["colouring"]) == (400, "coloured by label")
     assert [path.rsplit(".", 1)[1] for path in values["files"]] == ["png", "svg", "csv"]
     with pytest.raises(UsageError, match="choose label, split or group"):
         map_store(store, by="colour")

@@ -45,6 +45,7 @@ def test_a_notebook_shows_what_results_look_at(run, store, tmp_path):
     shown = run.errors()._repr_html_()
     assert shown.count("<img") == min(12, len(run.errors()))
     assert run.errors().ids[0] in shown
+    assert f"{run.errors().labels[0]}, taken for {run.errors().predicted[0]} " in shown
     assert run._repr_html_().count("<img") == shown.count("<img")
     bundle = shutil.copytree(run.bundle, tmp_path / "moved")
     about = json.loads((bundle / "bundle.json").read_text())
@@ -88,7 +89,7 @@ def test_pictures_that_are_gone_are_a_note_and_a_table(run, tmp_path, capsys):
     assert not (bundle / "errors.png").exists()
 
 
-def test_a_folder_without_the_pictures_is_an_error_and_without_some_a_note(run, tmp_path, capsys):
+def test_a_folder_without_the_pictures_is_an_error_and_without_some_a_note(run, store, tmp_path, capsys):
     bundle, first = tmp_path / "bundle", find_mistakes(run.bundle).ids[0]
     shutil.copytree(run.bundle, bundle)
     (tmp_path / "now" / "other").mkdir(parents=True)
@@ -96,6 +97,11 @@ def test_a_folder_without_the_pictures_is_an_error_and_without_some_a_note(run, 
     with pytest.raises(SourceError, match=rf"lacks \d+ of \d+ pictures, such as '{first}'; name the folder"):
         app(["errors", str(bundle), str(tmp_path / "now")], standalone_mode=False)
     assert not (bundle / "errors.png").exists()
+    with pytest.raises(SourceError, match=r"lacks 400 of 400 pictures, such as '.*'; name the folder"):
+        app(["report", str(bundle), str(tmp_path / "now")], standalone_mode=False)
+    assert not (bundle / "report.html").exists()
+    with pytest.raises(SourceError, match=r"lacks \d+ of \d+ pictures"):
+        app(["map", str(store.path), "--source", str(tmp_path / "now")], standalone_mode=False)
     (tmp_path / "now" / first).parent.mkdir()
     shutil.copy(tmp_path / "now" / "other" / "x.png", tmp_path / "now" / first)
     assert not app(["errors", str(bundle), str(tmp_path / "now")], standalone_mode=False)
@@ -159,3 +165,13 @@ def test_damaged_predictions_are_an_error_everywhere(run, store, tmp_path, damag
     for look in (find_mistakes, lambda folder: map_store(store, bundle=folder)):
         with pytest.raises(BundleError, match=r"predictions\.csv cannot be read"):
             look(bundle)
+
+
+@pytest.mark.parametrize("record", [None, [], {}, {"store": []}, {"store": {"path": 5, "source": ["a"]}}])
+def test_a_bundle_that_records_no_source_shows_a_table(run, tmp_path, record, capsys):
+    bundle = shutil.copytree(run.bundle, tmp_path / "bundle")
+    about = json.loads((bundle / "bundle.json").read_text()) | {"record": record}
+    (bundle / "bundle.json").write_text(json.dumps(about))
+    assert not app(["errors", str(bundle), "--json"], standalone_mode=False)
+    assert "records no source of its pictures" in capsys.readouterr().err
+    assert "<img" not in replace(run, bundle=bundle)._repr_html_()

@@ -64,6 +64,8 @@ def test_the_verb_writes_it_without_the_pictures_and_says_so_once(run, tmp_path,
     assert not app(["report", str(bundle), "--json"], standalone_mode=False)
     printed = capsys.readouterr()
     values = json.loads(printed.out)
+    assert not app(["report", str(bundle)], standalone_mode=False)
+    assert capsys.readouterr().out.splitlines()[-1] == f"open {bundle / 'report.html'} in a browser"
     assert (values["items"], values["pictures"]) == (400, 0)
     assert printed.err.count("no pictures are shown") == 1
     text = (bundle / "report.html").read_text()
@@ -120,7 +122,8 @@ def test_what_an_audit_found_is_shown_and_damage_is_said_once(store, tmp_path, m
     folder = Path("audit") / store.path.stem
     folder.mkdir(parents=True)
     (folder / "audit.csv").write_text("\n".join(rows))
-    (folder / "audit.json").write_text(json.dumps({"shortcuts": [shortcut]}))
+    about = {"store": str(store.path), "items": len(store), "shortcuts": [shortcut]}
+    (folder / "audit.json").write_text(json.dumps(about))
     report = write_report(store, "page.html", most_pictures=0)
     text, data = report.path.read_text(), read_data(report.path)
     assert [data["items"]["id"][at] for at in data["lists"][-1]] == [store.ids[3]]
@@ -132,6 +135,10 @@ def test_what_an_audit_found_is_shown_and_damage_is_said_once(store, tmp_path, m
         assert sum(f"the findings in {folder} are left out" in note for note in notes) == 1
         assert Path("page.html").read_text().count("are left out") == 1
         (folder / name).write_text(before)
+    for other in ({"store": "other/colour.h5"}, {"items": 5}):
+        (folder / "audit.json").write_text(json.dumps(about | other))
+        (note,) = (one for one in write_report(store, "page.html", most_pictures=0).notes if "audit" in one)
+        assert re.search(r"are left out, since they are of \d+ items of .*colour.h5, and .*colour.h5 has 400", note)
 
 
 def test_names_cannot_leave_their_place(tmp_path):

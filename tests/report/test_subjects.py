@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from featx.errors import BundleError
+from featx.errors import BundleError, UsageError
+from featx.report.page import write_report
 from featx.report.subjects import find_subject
 
 ROW = {"run": None, "store": "digits", "head": "ridge"}
@@ -36,4 +37,35 @@ def test_a_comparison_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / "other.json").write_text(json.dumps({"rows": [ROW]}))
     (tmp_path / "comparison.json").symlink_to("other.json")
     with pytest.raises(BundleError, match="is a link"):
+        find_subject(tmp_path)
+
+
+def test_a_plot_that_is_a_link_is_not_put_into_the_page(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret").write_bytes(b"\x89PNG\r\n\x1a\n of this machine")
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "sent/comparison.json").write_text(json.dumps({"rows": [ROW | {"verdict": "best"}]}))
+    plot = tmp_path / "sent/accuracy_against_cost.png"
+    plot.symlink_to(tmp_path / "secret")
+    with pytest.raises(BundleError, match="is a link"):
+        write_report("sent")
+    assert not (tmp_path / "sent/report.html").exists()
+    plot.unlink()
+    plot.write_text("no picture")
+    assert "data:image/png" not in write_report("sent").path.read_text()
+
+
+@pytest.mark.parametrize("damage", [{"accuracy": "high"}, {"fit_seconds": "x"}, {"p_value": [1]}])
+def test_a_row_that_is_damaged_is_an_error(tmp_path, monkeypatch, damage):
+    monkeypatch.chdir(tmp_path)
+    row = {**ROW, "verdict": "best", "accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6} | damage
+    (tmp_path / "comparison.json").write_text(json.dumps({"rows": [row]}))
+    with pytest.raises(BundleError, match=r"comparison\.json cannot be read .*; compare again"):
+        write_report(tmp_path)
+
+
+def test_an_evaluation_points_to_its_wrong_pictures(tmp_path):
+    for name in ("metrics.json", "predictions.csv"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UsageError, match=f"is an evaluation, .*: featx errors {tmp_path}"):
         find_subject(tmp_path)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import BundleError, FeatxError
+from featx.errors import BundleError, FeatxError, SourceError
 from featx.files import DAMAGES, say_failures, write_atomically, write_table
 from featx.items import Manifest, read_source
 from featx.items.manifest import Reader
 from featx.items.sources import find_reader, read_source_again
 from featx.items.thumbnails import format_thumbnails
+from featx.records import take_part
 from featx.references import MANIFEST, METRICS, read_json
 from featx.report.contact_sheets import draw_contact_sheet, make_tile
 from featx.results import PREDICTIONS, read_predictions
@@ -198,12 +199,19 @@ def _find_reader(bundle: Path) -> Reader:
 
 
 def _find_store(bundle: Path) -> FeatureStore | str:
-    """Find the store of a bundle, or the source that it records if the store is gone."""
-    about = read_json(bundle, MANIFEST).get("record", {}).get("store", {})
+    """Find the store of a bundle, or the source that it records if the store is gone.
+
+    Raises:
+        SourceError: If it records neither.
+    """
+    about = take_part(take_part(read_json(bundle, MANIFEST), "record"), "store")
     try:
         return FeatureStore(about["path"])
     except (FeatxError, KeyError, TypeError):
-        return str(about["source"])
+        if source := about.get("source"):
+            return str(source)
+    msg = f"{bundle / MANIFEST} does not say where the pictures are; name their folder or manifest"
+    raise SourceError(msg)
 
 
 def show_mistakes(bundle: Path | None, name: str = "") -> str:

@@ -1,8 +1,10 @@
 """Bundles as one model: each format answers as featx does, in a process without featx."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +13,14 @@ from pictures import write_digits
 from tiny import save_network
 
 import featx
-from featx.errors import MissingExtraError, UsageError
+from featx.bundle import Bundle
+from featx.errors import DataError, MissingExtraError, SourceError, UsageError
 from featx.exporting.exporting import export_bundle
+from featx.exporting.model_card import write_model_card
+from featx.exporting.parity import Parity, choose_pictures
 from featx.options import FitOptions
 from featx.prediction import Predictor
+from featx.report.mistakes import find_pictures
 
 #: What the app must not need.
 POISON = ("featx", "tensorflow", "keras", "sklearn", "scipy", "h5py", "onnx")
@@ -76,8 +82,31 @@ def test_the_app_runs_where_nothing_else_is_installed(bundle, folder, tmp_path):
         assert abs(row["probability"] - expected.probability) < 0.05
 
 
+@pytest.mark.parametrize(
+    "record",
+    [None, [], {"store": []}, {"store": {"path": 5, "items": "9\n# Evil\n<b>"}, "split": "half", "backbone": "own"}],
+    ids=["missing", "list", "store", "words"],
+)
+def test_a_record_that_was_edited_is_not_trusted(bundle, tmp_path, record):
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    content = json.loads((copy / "bundle.json").read_text())
+    content.pop("record")
+    (copy / "bundle.json").write_text(json.dumps(content if record is None else {**content, "record": record}))
+    opened = Bundle.open(copy)
+    with pytest.raises(SourceError, match="does not say where the pictures are; name"):
+        find_pictures(copy)
+    assert choose_pictures(opened, None).source == "golden pictures of the bundle"
+    about = {"to": "onnx", "bundle": "copy", "versions": {"featx": "1"}, "sizes": ""}
+    card = write_model_card(opened, about, Parity("none"))
+    assert "items of an unknown source" in card
+    assert "<b>" not in card
+    assert "\n# Evil" not in card
+    with pytest.raises(DataError, match="not the metrics of an evaluation"):
+        write_model_card(replace(opened, metrics={"test": {"items": "9"}}), about, Parity("none"))
+
+
 def test_what_is_not_made_of_layers_is_refused(bundle, folder):
-    with pytest.raises(UsageError, match=r"is knn, which is not made of layers.* logreg, ridge"):
+    with pytest.raises(UsageError, match=r"is knn, which is not made of layers.* logreg, ridge.* centroid or keras$"):
         export_bundle(fit(folder, f"onnx:{folder / 'own.onnx'}?recipe=unit", "knn"), "openvino", folder / "knn")
     with pytest.raises(UsageError, match="did you mean onnx"):
         export_bundle(bundle, "onxx")

@@ -1,6 +1,7 @@
 """Bundles as one model: each format answers as featx does, in a process without featx."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from onnx_models import SIDE, make_classifier, make_transformer, value
 from pictures import write_digits
+from PIL import Image
 from tiny import save_network
 
 import featx
@@ -63,16 +65,29 @@ def test_openvino_takes_pictures_of_any_size_and_names_its_classes(bundle, folde
         export_bundle(bundle, "openvino", folder / "openvino")
     with pytest.raises(UsageError, match="not an export"):
         export_bundle(bundle, "openvino", folder / "digits", overwrite=True)
+    (made.path / "mine.txt").write_text("notes")
+    with pytest.raises(UsageError, match=r"no export wrote mine\.txt in it, so move that first"):
+        export_bundle(bundle, "openvino", made.path, overwrite=True)
+    (made.path / "mine.txt").rename(folder / "mine.txt")
     assert export_bundle(bundle, "openvino", folder / "openvino", overwrite=True).path == made.path
 
 
-def test_the_app_runs_where_nothing_else_is_installed(bundle, folder, tmp_path):
-    made = export_bundle(bundle, "app", folder / "app")
+@pytest.fixture(scope="module")
+def exported_app(bundle, folder):
+    return export_bundle(bundle, "app", folder / "app").path
+
+
+def test_the_app_runs_where_nothing_else_is_installed(exported_app, bundle, folder, tmp_path):
     for name in POISON:
         (tmp_path / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')\n")
     pictures = sorted((folder / "digits" / "1").iterdir())[:4]
     (tmp_path / "broken.jpg").write_bytes(b"<html>")
-    program = [sys.executable, str(made.path / "predict.py"), "--json", *map(str, [*pictures, tmp_path / "broken.jpg"])]
+    program = [
+        sys.executable,
+        str(exported_app / "predict.py"),
+        "--json",
+        *map(str, [*pictures, tmp_path / "broken.jpg"]),
+    ]
     done = subprocess.run(program, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     *rows, broken = map(json.loads, done.stdout.splitlines())
@@ -80,6 +95,32 @@ def test_the_app_runs_where_nothing_else_is_installed(bundle, folder, tmp_path):
     for row, expected in zip(rows, Predictor.load(bundle).predict(list(map(str, pictures))), strict=True):
         assert row["label"] == expected.label
         assert abs(row["probability"] - expected.probability) < 0.05
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
+def test_the_app_says_of_each_file_what_is_wrong(exported_app, folder, tmp_path):
+    app, pictures = shutil.copytree(exported_app, tmp_path / "app"), tmp_path / "pictures"
+    about = json.loads((app / "model.json").read_text())
+    (app / "model.json").write_text(json.dumps(about | {"classes": ["%(prog)s %d", "\x1b[2J", "\u4e00"]}))
+    pictures.mkdir()
+    with Image.open(next((folder / "digits" / "1").iterdir())) as picture:
+        picture.save(os.fsencode(pictures) + b"/a\xff\n.png")
+        picture.save(pictures / "b.avif")
+        picture.save(pictures / "c.eps")
+    (pictures / "b.avif").write_bytes((pictures / "b.avif").read_bytes().replace(b"iloc", b"jloc"))
+    (pictures / "d.png").symlink_to("gone.png")
+    environment = {"PYTHONIOENCODING": "ascii:strict"}
+    program = [sys.executable, str(app / "predict.py")]
+    done = subprocess.run([*program, pictures], env=environment, capture_output=True, text=True, check=False)
+    first, avif, eps, link = done.stdout.splitlines()
+    assert done.returncode == 1, done.stderr
+    assert first.startswith(rf"{pictures}/a\udcff\n.png  ")
+    assert "error: Failed to decode image" in avif
+    assert "error: cannot identify image file" in eps
+    assert "error: [Errno 2] No such file" in link
+    shown = subprocess.run([*program, "--help"], env=environment, capture_output=True, text=True, check=True).stdout
+    assert r"Classes: %(prog)s %d, \x1b[2J, \u4e00" in shown
+    assert len((app / "predict.py").read_text().splitlines()) < 100
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,7 @@ class Models:
         self._references, self._options = references, options
         self._lock = threading.Lock()  # one bundle is loaded at a time
         self._failed: dict[str, tuple[Path, int]] = {}
+        self._said: dict[str, str] = {}  # so that the log does not repeat a reason every two seconds
         self._models = {name: self._load(name, find_bundle(reference)) for name, reference in references.items()}
         self.metrics.waiting.set_function(lambda: self.room.taken)
 
@@ -214,13 +215,17 @@ class Models:
             try:
                 path = await asyncio.to_thread(find_bundle, reference)
                 mark = (path, (path / MANIFEST).stat().st_mtime_ns)
+                self._said.pop(name, None)
                 old = self._models[name]
                 if only_changed and (path.resolve() == old.path.resolve() or self._failed.get(name) == mark):
                     continue
                 self._failed[name] = mark
                 new = await asyncio.to_thread(self._load_alone, name, path)
-            except (FeatxError, OSError, MemoryError) as error:
-                logger.error("%s is not loaded again, and the old bundle answers: %s", name, error)  # noqa: TRY400 - one line
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with the new bundle, the old one answers
+                reason = str(error) if isinstance(error, FeatxError | OSError) else repr(error)
+                if not only_changed or self._said.get(name) != reason:
+                    logger.error("%s is not loaded again, and the old bundle answers: %s", name, reason)  # noqa: TRY400 - one line
+                self._said[name] = reason
                 continue
             del self._failed[name]
             self._models[name] = new

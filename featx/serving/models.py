@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from featx.errors import FeatxError, ImageError, UsageError
 from featx.explaining.explaining import read_neighbour
+from featx.items.decoding import find_view
 from featx.items.thumbnails import encode_thumbnail
 from featx.references import LATEST, MANIFEST, find_bundle
 from featx.results import Explanation
@@ -45,12 +46,14 @@ class Answer:
         error: The reason why it cannot be read; empty if it can.
         explanation: The explanation, if it was asked for.
         neighbours: Pictures of its neighbours as JPEG in base64, or empty.
+        heat_box: The part of the picture that the heat map covers; see `find_view`.
     """
 
     probabilities: NDArray[np.float64] | None
     error: str = ""
     explanation: Explanation | None = None
     neighbours: tuple[str, ...] = ()
+    heat_box: tuple[float, ...] = ()
 
 
 class Model:
@@ -70,7 +73,6 @@ class Model:
         parallel = predictor.prepare(options.runtime)
         self.classes = predictor.classes
         self.metrics_of_test = dict(predictor.bundle.metrics.get("test") or {})
-        self.size = max((part.embed_spec.image.height, part.embed_spec.image.width) for part in predictor.bundle.parts)
         self._batcher = Batcher(
             predictor,
             room,
@@ -119,14 +121,15 @@ class Model:
 
     def _explain_one(self, data: bytes, deadline: float) -> Answer:
         if time.monotonic() > deadline:
-            msg = "it was still waiting when the time of its request was over"
-            raise LateError(msg)
+            raise LateError
         try:
-            check_picture(data, self._options.max_pixels)
+            header = check_picture(data, self._options.max_pixels)
             found = self._predictor.explain_one(data, hashlib.sha256(data).hexdigest())
         except ImageError as error:
             return Answer(None, str(error))
-        return Answer(found.probabilities, "", found, self._show_neighbours(found))
+        image = self._predictor.bundle.parts[0].embed_spec.image
+        box = find_view(header.width_px, header.height_px, image)
+        return Answer(found.probabilities, "", found, self._show_neighbours(found), box)
 
     def _show_neighbours(self, found: Explanation) -> tuple[str, ...]:
         """Return small JPEGs of the similar training images in base64; empty for those that are gone."""

@@ -62,13 +62,14 @@ def test_explanations_are_those_of_the_library(server, bundle, files):
     data = files[1].read_bytes()
     (wanted,) = Predictor.load(bundle).explain([data])
     _, found = server.request("POST", "/predict?explain=true", data, content_type="image/png")
-    (row,) = found["predictions"]
-    shown = row["explanation"]
-    assert (row["label"], shown["labels"]) == (wanted.label, list(wanted.labels))
+    (shown,) = found["predictions"]
+    assert (shown["label"], shown["set"]) == (wanted.label, list(wanted.labels))
+    assert {*wanted.to_dict(), "heat_box"} <= set(shown)  # as the command prints it
+    assert shown["heat_box"] == [0, 0, 1, 1]
     assert shown["unfamiliarity"] == pytest.approx(wanted.unfamiliarity)
     assert [one["item"] for one in shown["neighbours"]] == [one.item for one in wanted.neighbours]
     np.testing.assert_allclose(shown["heat"], wanted.heat, atol=2e-3)
-    assert not [key for one in shown["neighbours"] for key in one if key in {"path", "jpeg"}]
+    assert not [key for one in shown["neighbours"] for key in one if key in {"path", "sha256", "jpeg"}]
     assert server.request("POST", "/predict?explain=true", b"<html>", content_type="image/png")[0] == 422
 
 

@@ -97,7 +97,8 @@ class Explanation(Prediction):
         unfamiliarity: Share of training items that are nearer to the others than this image is, in percent.
         unfamiliar: Whether that is above the threshold.
         heat: float32 `(rows, columns)`, 0 to 1: what parts of the image speak for the label. It covers the image as
-            the network takes it, in coarse cells; stretch it over the picture. None if it was not asked for.
+            the network takes it, in coarse cells: all of a stretched picture, the middle of a cropped one. None if it
+            was not asked for.
         heat_method: `class activation` or `occlusion`; empty if there is no heat map.
     """
 
@@ -109,11 +110,11 @@ class Explanation(Prediction):
     heat_method: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what explains the prediction as plain values, ready for JSON; an unknown unfamiliarity is None."""
+        """Return what explains the prediction as plain values, ready for JSON; None stands for what is unknown."""
         return {
             "set": list(self.labels),
             "unfamiliarity": None if math.isnan(self.unfamiliarity) else self.unfamiliarity,
-            "unfamiliar": self.unfamiliar,
+            "unfamiliar": None if math.isnan(self.unfamiliarity) else self.unfamiliar,
             "neighbours": [asdict(one) for one in self.neighbours],
             "heat": None if self.heat is None else [[round(cell, 3) for cell in row] for row in self.heat.tolist()],
             "heat_method": self.heat_method,

@@ -20,13 +20,25 @@ from featx.items import Manifest
 from featx.prediction import Predictor
 from featx.registry import find_versions, suggest
 from featx.reporting import SILENT, Reporter
+from featx.wording import join_first
 
 FORMATS = ("openvino", "onnx", "keras", "savedmodel", "litert", "app")
 
 #: The files next to the model.
 ABOUT, PARITY, CARD = "model.json", "parity.json", "model_card.md"
 
+#: All that an export writes into its folder.
+_WRITTEN = frozenset(
+    (
+        *(ABOUT, PARITY, CARD, "README.md", "predict.py", "requirements.txt", "Dockerfile"),
+        *("model.xml", "model.bin", "model.onnx", "model.keras", "model.tflite", "saved_model"),
+    )
+)
+
 _KIND = "featx-export"
+
+#: Files that a message names.
+_LISTED = 3
 
 #: Packages that Keras needs to export to a format.
 _NEEDS = {"onnx": ("onnx", "tf2onnx")}
@@ -210,7 +222,7 @@ def _describe(bundle: Bundle, part: Part, to: str) -> dict[str, Any]:
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
-    """Refuse to write over anything but an export, and over one without a word.
+    """Refuse to write over anything but an export, over one without a word, and over what was put beside it.
 
     Raises:
         UsageError: If something is there.
@@ -221,10 +233,14 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
     with contextlib.suppress(OSError, ValueError):  # what cannot be read was not written by an export
         about = json.loads((target / ABOUT).read_text("utf-8"))
         is_export = isinstance(about, dict) and about.get("format") == _KIND
-    if not is_export or not overwrite:
-        advice = "add --overwrite to replace it" if is_export else "it is not an export, so name another folder"
-        msg = f"{target} exists already; {advice}"
-        raise UsageError(msg)
+    added = sorted({file.name for file in target.iterdir()} - _WRITTEN) if is_export else []
+    if is_export and overwrite and not added:
+        return
+    advice = "add --overwrite to replace it" if is_export else "it is not an export, so name another folder"
+    if overwrite and added:
+        advice = f"no export wrote {join_first(added, _LISTED)} in it, so move that first, or name another folder"
+    msg = f"{target} exists already; {advice}"
+    raise UsageError(msg)
 
 
 def _list_model(model: Path) -> list[Path]:

@@ -106,7 +106,7 @@ def find_plain_head(bundle: Bundle) -> tuple[Part, PlainHead]:
         linear = ", ".join(HEAD_SETS["linear"])
         msg = (
             f"the head of {bundle.path} is {bundle.head_spec.name}, which is not made of layers, so no model can hold "
-            f"it; fit one of {linear}, mlp or keras"
+            f"it; fit one of {linear} or keras"
         )
         raise UsageError(msg)
     return bundle.parts[0], plain

@@ -6,10 +6,12 @@ from typing import Any
 
 from featx.backbones.catalogue import describe_entry
 from featx.bundle import Bundle
-from featx.evaluation.text import METRIC_TITLES
+from featx.evaluation.metrics import Evaluation
+from featx.evaluation.text import list_metrics
 from featx.exporting.parity import Parity, list_recipe_steps
+from featx.records import cut_text, take_part
 from featx.references import MANIFEST, read_json
-from featx.wording import escape_markdown, format_interval, format_markdown_table, format_value
+from featx.wording import escape_markdown, format_markdown_table, format_value
 
 #: Where the tested items are from, by the word in a bundle.
 _ORIGINS = {"source": "that of the source", "cross-validation": "cross-validation over all items"}
@@ -32,27 +34,30 @@ def write_model_card(bundle: Bundle, about: Mapping[str, Any], parity: Parity) -
         about: What the model says of itself.
         parity: How it compares with featx.
     """
-    spec, record = bundle.embed_spec, read_json(bundle.path, MANIFEST)["record"]
-    name = str((record.get("backbone") or {}).get("uri", spec.backbone.uri))
+    spec, record = bundle.embed_spec, take_part(read_json(bundle.path, MANIFEST), "record")
+    trained = take_part(record, "backbone")
+    name = str(trained.get("uri", spec.backbone.uri))
     licence = describe_entry(name.partition("?")[0]).licence or "not known to featx; ask whoever published them"
-    store, split, test = record.get("store", {}), record.get("split", {}), bundle.metrics["test"]
-    tuned = " and fine-tuned with the head" if "backbone" in record else ", frozen"
-    source = escape_markdown(Path(str(store.get("source", "an unknown source"))).name)
+    store, split = take_part(record, "store"), take_part(record, "split")
+    test = Evaluation.from_dict(take_part(bundle.metrics, "test"))
+    tuned = " and fine-tuned with the head" if trained else ", frozen"
+    source = _quote(Path(str(store.get("source", "an unknown source"))).name)
+    metrics = format_markdown_table(("metric", "value"), list_metrics(test), n_text=1)
     sections = {
         "Model": (
             f"- From the pixels of an image to the probabilities of {len(bundle.classes)} classes, for {about['to']}.",
-            f"- Network: {escape_markdown(name)}{tuned}.",
+            f"- Network: {_quote(name)}{tuned}.",
             f"- Head: {escape_markdown(bundle.head_spec.name)}; calibration: {bundle.head_spec.calibration or 'none'}.",
             f"- Licence of the network's weights: {licence}. The data may have a licence of their own.",
             f"- Made with featx {about['versions']['featx']} from the bundle {escape_markdown(about['bundle'])}.",
         ),
         "Input": (f"- {list_recipe_steps(spec.image)}.", f"- {about['sizes']}."),
         "Data": (
-            f"- {store.get('items', 'An unknown number of')} items of {source}.",
-            f"- Trained on {bundle.metrics['train_items']} items; tested on {test['items']}.",
+            f"- {_quote(store.get('items', 'An unknown number of'))} items of {source}.",
+            f"- Trained on {_quote(bundle.metrics.get('train_items', '?'))} items; tested on {test.n_items}.",
             f"- Split: {_ORIGINS.get(str(split.get('origin')), 'at random, by class')}.",
         ),
-        "Numbers": ("On the tested items, with 95 % intervals:", "", _tabulate_metrics(test), _tabulate_classes(test)),
+        "Numbers": ("On the tested items, with 95 % intervals:", "", metrics, _tabulate_classes(test)),
         "Parity": (*(f"- {line}." for line in parity.describe()), *_list_changed(parity)),
         "Limits": _LIMITS,
     }
@@ -61,22 +66,15 @@ def write_model_card(bundle: Bundle, about: Mapping[str, Any], parity: Parity) -
     return "\n\n".join([title, *parts]) + "\n"
 
 
-def _tabulate_metrics(test: Mapping[str, Any]) -> str:
-    rows = [
-        (title, format_interval((test.get(name), test.get(f"{name}_low"), test.get(f"{name}_high"))))
-        for name, title in METRIC_TITLES.items()
-    ]
-    return format_markdown_table(("metric", "value"), rows, n_text=1)
+def _quote(value: object) -> str:
+    """Quote what a bundle says, which is not trusted, as Markdown of one line."""
+    return escape_markdown(cut_text(value))
 
 
-def _tabulate_classes(test: Mapping[str, Any]) -> str:
+def _tabulate_classes(test: Evaluation) -> str:
     rows = [
-        (
-            row["name"],
-            *(format_value(row[name]) for name in ("precision", "recall", "f1")),
-            str(row["support"]),
-        )
-        for row in test["per_class"][:_MOST_CLASSES]
+        (row.name, *(format_value(value) for value in (row.precision, row.recall, row.f1)), str(row.support))
+        for row in test.per_class[:_MOST_CLASSES]
     ]
     return format_markdown_table(("class", "precision", "recall", "F1", "items"), rows, n_text=1)
 

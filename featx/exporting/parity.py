@@ -139,7 +139,7 @@ def choose_pictures(bundle: Bundle, source: str | os.PathLike[str] | Manifest | 
         manifest = (
             source if isinstance(source, Manifest) else find_pictures(bundle.path, None if named else str(source))
         )
-    except (FeatxError, KeyError):
+    except FeatxError:
         if source is not None:
             raise
         files = bundle.parts[0].golden.files

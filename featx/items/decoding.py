@@ -363,6 +363,18 @@ def _fit(extent: tuple[float, float], size: tuple[int, int], spec: ImageSpec) ->
     return size, (left, top, (width + kept_width) / 2, (height + kept_height) / 2)
 
 
+def find_view(width_px: int, height_px: int, spec: ImageSpec) -> Box:
+    """Find which part of an image is what a network takes, in shares of the image's width and height.
+
+    Returns:
+        Left, top, width and height. A padded image is taken with its borders, which are outside 0 to 1.
+    """
+    (width, height), (left, top, right, bottom) = _fit((width_px, height_px), (spec.width, spec.height), spec)
+    across, down = (right - left) / width, (bottom - top) / height
+    left, top = left - (spec.width - width) // 2 * across, top - (spec.height - height) // 2 * down
+    return left / width_px, top / height_px, spec.width * across / width_px, spec.height * down / height_px
+
+
 def _flatten(image: Image.Image, low: Image.Image | None, rescaling: Rescaling) -> Image.Image:
     """Convert an image of any mode to L or RGB.
 

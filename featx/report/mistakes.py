@@ -211,7 +211,7 @@ def _find_store(bundle: Path) -> FeatureStore | str:
     except (FeatxError, ValueError) as error:
         if isinstance(source, str) and source:
             return source
-        msg = f"{bundle / MANIFEST} records no source of its pictures"
+        msg = f"{bundle / MANIFEST} records no source of its pictures; name their folder or table"
         raise SourceError(msg) from error
 
 

@@ -1,13 +1,10 @@
 """Answers as JSON."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from featx.results import Explanation
 from featx.serving.models import Answer, Model
-
-_DIGITS = 6
 
 
 def format_answers(model: Model, names: Sequence[str], answers: Sequence[Answer], top: int) -> dict[str, Any]:
@@ -35,23 +32,15 @@ def format_answer(name: str, answer: Answer, classes: Sequence[str], top: int) -
     else:
         row["probabilities"] = dict(zip(classes, probabilities.tolist(), strict=True))
     if answer.explanation is not None:
-        row["explanation"] = format_explanation(answer.explanation, answer.neighbours)
+        row |= _format_explanation(answer.explanation, answer)
     return row
 
 
-def format_explanation(found: Explanation, pictures: Sequence[str]) -> dict[str, Any]:
-    """Return the object of an explanation; paths on the machine of the server are left out."""
-    neighbours: list[dict[str, Any]] = [
-        {"item": one.item, "label": one.label, "similarity": round(one.similarity, _DIGITS)} for one in found.neighbours
-    ]
-    for row, picture in zip(neighbours, pictures, strict=False):
-        if picture:
-            row["jpeg"] = picture
-    return {
-        "labels": list(found.labels),
-        "unfamiliar": found.unfamiliar,
-        "unfamiliarity": found.unfamiliarity if math.isfinite(found.unfamiliarity) else None,
-        "neighbours": neighbours,
-        "heat": None if found.heat is None else [[round(cell, 3) for cell in row] for row in found.heat.tolist()],
-        "heat_method": found.heat_method,
-    }
+def _format_explanation(found: Explanation, answer: Answer) -> dict[str, Any]:
+    """Return what explains a prediction; the files of training images on the machine of the server are left out."""
+    values = found.to_dict()
+    for at, neighbour in enumerate(values["neighbours"]):
+        del neighbour["path"], neighbour["sha256"]
+        if at < len(answer.neighbours) and answer.neighbours[at]:
+            neighbour["jpeg"] = answer.neighbours[at]
+    return values if found.heat is None else values | {"heat_box": list(answer.heat_box)}

@@ -34,6 +34,9 @@ class OverloadError(FeatxError):
 class LateError(FeatxError):
     """A picture was still waiting when its request was given up."""
 
+    def __init__(self) -> None:
+        super().__init__("it was still waiting when the time of its request was over")
+
 
 @dataclass(slots=True)
 class _Job:
@@ -57,7 +60,7 @@ class _Job:
             return False
         if time.monotonic() <= self.deadline:
             return True
-        settle(self.answer, LateError("it was still waiting when the time of its request was over"))
+        settle(self.answer, LateError())
         return False
 
 
@@ -159,8 +162,8 @@ class Batcher:
             return
         try:
             started = time.perf_counter()
-            n_pixels, sha256 = check_picture(job.data, self._max_pixels), hashlib.sha256(job.data).hexdigest()
-            if n_pixels > _LARGE_PX:
+            header, sha256 = check_picture(job.data, self._max_pixels), hashlib.sha256(job.data).hexdigest()
+            if header.width_px * header.height_px > _LARGE_PX:
                 with self._large:
                     job.forms = self._predictor.decode(job.data, sha256)
                 return_memory()

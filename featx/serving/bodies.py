@@ -130,9 +130,7 @@ class BodyReader:
             raise RequestError(415, reason)
         if not request.pictures:
             raise RequestError(400, "there is no image in the request; name the fields of a form images")
-        if len(request.pictures) > self.max_images:
-            reason = f"{len(request.pictures):,} images are more than the {self.max_images:,} of one request"
-            raise RequestError(413, reason)
+        check_count(len(request.pictures), self.max_images)
         return request
 
     def _parse_form(self, request: Request, body: bytes, content_type: str) -> None:
@@ -154,10 +152,19 @@ class BodyReader:
         images = [images] if isinstance(images, str) else images
         if not isinstance(images, list) or not all(isinstance(one, str) for one in images):
             raise RequestError(400, "images is not a list of texts in base64")
-        if len(images) > self.max_images:
-            raise RequestError(413, f"{len(images):,} images are more than the {self.max_images:,} of one request")
+        check_count(len(images), self.max_images)  # before they are decoded
         _read_fields(request, values, "field of the JSON")
         request.pictures = [(f"image {at}", decode_base64(text, at)) for at, text in enumerate(images)]
+
+
+def check_count(n_images: int, max_images: int) -> None:
+    """Refuse a request of too many images.
+
+    Raises:
+        RequestError: If there are more than a request may have.
+    """
+    if n_images > max_images:
+        raise RequestError(413, f"{n_images:,} images are more than the {max_images:,} of one request")
 
 
 def _read_fields(request: Request, values: Mapping[str, Any], place: str) -> None:

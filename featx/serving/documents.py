@@ -25,16 +25,15 @@ def _list(items: dict[str, Any]) -> dict[str, Any]:
 
 _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _SHARE = _object({"label": _TEXT, "probability": _NUMBER})
-_EXPLANATION = _object(
-    {
-        "labels": _list(_TEXT),
-        "unfamiliar": _FLAG,
-        "unfamiliarity": {"type": ["number", "null"]},
-        "neighbours": _list(_object({"item": _TEXT, "label": _TEXT, "similarity": _NUMBER}, {"jpeg": _BASE64})),
-        "heat": {"type": ["array", "null"], "items": _list(_NUMBER)},
-        "heat_method": _TEXT,
-    }
-)
+_EXPLANATION: dict[str, Any] = {
+    "set": _list(_TEXT),
+    "unfamiliar": {"type": ["boolean", "null"]},
+    "unfamiliarity": {"type": ["number", "null"]},
+    "neighbours": _list(_object({"item": _TEXT, "label": _TEXT, "similarity": _NUMBER}, {"jpeg": _BASE64})),
+    "heat": {"type": ["array", "null"], "items": _list(_NUMBER)},
+    "heat_method": _TEXT,
+    "heat_box": _list(_NUMBER),
+}
 _PREDICTION = {
     "oneOf": [
         _object(
@@ -42,7 +41,7 @@ _PREDICTION = {
             {
                 "probabilities": {"type": "object", "additionalProperties": _NUMBER},
                 "top": _list(_SHARE),
-                "explanation": _EXPLANATION,
+                **_EXPLANATION,
             },
         ),
         _object({"path": _TEXT, "error": _TEXT}),

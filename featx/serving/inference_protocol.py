@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from featx.errors import ImageError
 from featx.items.pictures import encode_picture
-from featx.serving.bodies import RequestError, decode_base64, read_json
+from featx.serving.bodies import RequestError, check_count, decode_base64, read_json
 
 #: The header with the length of the JSON that binary tensors follow.
 LENGTH_HEADER = "inference-header-content-length"
@@ -94,20 +94,15 @@ def _read_input(tensor: dict[str, Any], binary: memoryview, max_images: int, max
     shape, size = _read_shape(tensor), _read_size(tensor, binary)
     if kind == "BYTES":
         n_images = math.prod(shape)
-        _check_count(n_images, max_images)
+        check_count(n_images, max_images)
         found = _split_bytes(binary) if size is not None else _read_texts(tensor["data"])
         if len(found) != n_images:
             raise RequestError(400, f"the input has {len(found)} elements; by its shape, it has {n_images}")
         return found
-    _check_count(shape[0], max_images)
+    check_count(shape[0], max_images)
     if shape[1] * shape[2] > max_pixels:
         raise RequestError(413, f"{shape[2]}x{shape[1]} px are more than the {max_pixels:,} that this server takes")
     return _encode_pixels(_read_pixels(tensor, binary, size, shape))
-
-
-def _check_count(n_images: int, max_images: int) -> None:
-    if n_images > max_images:
-        raise RequestError(413, f"{n_images:,} images are more than the {max_images:,} of one request")
 
 
 def _read_shape(tensor: dict[str, Any]) -> list[int]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from featx.errors import FeatxError, ImageError, UsageError
 from featx.explaining.explaining import read_neighbour
+from featx.items.decoding import find_view
 from featx.items.thumbnails import encode_thumbnail
 from featx.references import LATEST, MANIFEST, find_bundle
 from featx.results import Explanation
@@ -45,12 +46,14 @@ class Answer:
         error: The reason why it cannot be read; empty if it can.
         explanation: The explanation, if it was asked for.
         neighbours: Pictures of its neighbours as JPEG in base64, or empty.
+        heat_box: The part of the picture that the heat map covers; see `find_view`.
     """
 
     probabilities: NDArray[np.float64] | None
     error: str = ""
     explanation: Explanation | None = None
     neighbours: tuple[str, ...] = ()
+    heat_box: tuple[float, ...] = ()
 
 
 class Model:
@@ -70,7 +73,6 @@ class Model:
         parallel = predictor.prepare(options.runtime)
         self.classes = predictor.classes
         self.metrics_of_test = dict(predictor.bundle.metrics.get("test") or {})
-        self.size = max((part.embed_spec.image.height, part.embed_spec.image.width) for part in predictor.bundle.parts)
         self._batcher = Batcher(
             predictor,
             room,
@@ -119,14 +121,15 @@ class Model:
 
     def _explain_one(self, data: bytes, deadline: float) -> Answer:
         if time.monotonic() > deadline:
-            msg = "it was still waiting when the time of its request was over"
-            raise LateError(msg)
+            raise LateError
         try:
-            check_picture(data, self._options.max_pixels)
+            header = check_picture(data, self._options.max_pixels)
             found = self._predictor.explain_one(data, hashlib.sha256(data).hexdigest())
         except ImageError as error:
             return Answer(None, str(error))
-        return Answer(found.probabilities, "", found, self._show_neighbours(found))
+        image = self._predictor.bundle.parts[0].embed_spec.image
+        box = find_view(header.width_px, header.height_px, image)
+        return Answer(found.probabilities, "", found, self._show_neighbours(found), box)
 
     def _show_neighbours(self, found: Explanation) -> tuple[str, ...]:
         """Return small JPEGs of the similar training images in base64; empty for those that are gone."""
@@ -180,6 +183,7 @@ class Models:
         self._references, self._options = references, options
         self._lock = threading.Lock()  # one bundle is loaded at a time
         self._failed: dict[str, tuple[Path, int]] = {}
+        self._said: dict[str, str] = {}  # so that the log does not repeat a reason every two seconds
         self._models = {name: self._load(name, find_bundle(reference)) for name, reference in references.items()}
         self.metrics.waiting.set_function(lambda: self.room.taken)
 
@@ -214,13 +218,17 @@ class Models:
             try:
                 path = await asyncio.to_thread(find_bundle, reference)
                 mark = (path, (path / MANIFEST).stat().st_mtime_ns)
+                self._said.pop(name, None)
                 old = self._models[name]
                 if only_changed and (path.resolve() == old.path.resolve() or self._failed.get(name) == mark):
                     continue
                 self._failed[name] = mark
                 new = await asyncio.to_thread(self._load_alone, name, path)
-            except (FeatxError, OSError, MemoryError) as error:
-                logger.error("%s is not loaded again, and the old bundle answers: %s", name, error)  # noqa: TRY400 - one line
+            except Exception as error:  # noqa: BLE001 - whatever is wrong with the new bundle, the old one answers
+                reason = str(error) if isinstance(error, FeatxError | OSError) else repr(error)
+                if not only_changed or self._said.get(name) != reason:
+                    logger.error("%s is not loaded again, and the old bundle answers: %s", name, reason)  # noqa: TRY400 - one line
+                self._said[name] = reason
                 continue
             del self._failed[name]
             self._models[name] = new

@@ -9,7 +9,7 @@ from featx.backbones.running import Runner
 from featx.errors import ImageError
 from featx.explaining.basis import BASIS
 from featx.explaining.explaining import Explainer, Network, Wanted
-from featx.items.decoding import decode, probe
+from featx.items.decoding import Probe, decode, probe
 from featx.items.reading import count_views, expand_views, limit_ahead
 from featx.options import EmbedOptions, count_cores
 from featx.prediction import Predictor
@@ -115,18 +115,17 @@ class ServedPredictor(Predictor):
         return self._take_means(features)
 
 
-def check_picture(data: bytes, max_pixels: int) -> int:
-    """Refuse an image that would take too long, from its header, and return its number of pixels.
+def check_picture(data: bytes, max_pixels: int) -> Probe:
+    """Refuse an image that would take too long, by its header, and return that.
 
     Raises:
         ImageError: If it has too many pixels or scans, or is not an image.
     """
     header = probe(data)
-    n_pixels = header.width_px * header.height_px
-    if n_pixels > max_pixels:
+    if header.width_px * header.height_px > max_pixels:
         msg = f"{header.width_px}x{header.height_px} px are more than the {max_pixels:,} that this server takes"
         raise ImageError(msg)
     if header.format == "JPEG" and data.count(b"\xff\xda") > _MOST_SCANS:
         msg = f"a JPEG of more than {_MOST_SCANS} scans, which this server does not read; save it again"
         raise ImageError(msg)
-    return n_pixels
+    return header

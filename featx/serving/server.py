@@ -5,6 +5,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from featx.errors import FeatxError
+from featx.errors import FeatxError, UsageError
 from featx.serving.application import make_application
 from featx.serving.logs import log_as_json
 from featx.serving.models import Models, name_models
@@ -179,6 +180,7 @@ def serve(
         FeatxError: If a bundle cannot be loaded, or the address cannot be used.
     """
     references = name_models(bundles)
+    _check_certificate(options)
     listener = open_socket(options.host, options.port)  # before the bundles are loaded, which takes longer
     with listener:
         models = Models(references, options)
@@ -207,6 +209,24 @@ def serve(
             on_stop=lambda: setattr(app.state.server, "is_stopping", True),
         )
         process.run([listener])
+
+
+def _check_certificate(options: ServeOptions) -> None:
+    """Refuse a certificate and a key that cannot be used, before anything is loaded.
+
+    Raises:
+        UsageError: If a file cannot be read, or they do not belong together.
+    """
+    if not options.tls_cert:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(options.tls_cert, options.tls_key)
+    except OSError as error:  # also of OpenSSL
+        msg = (
+            f"the certificate {options.tls_cert} and the key {options.tls_key} cannot be used "
+            f"({error.strerror or error}); name two PEM files that belong together"
+        )
+        raise UsageError(msg) from error
 
 
 def _format_url(options: ServeOptions, listener: socket.socket) -> str:

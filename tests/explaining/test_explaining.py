@@ -131,7 +131,7 @@ def test_a_bundle_without_features_still_has_sets(store, runs, others, notes):
     assert one.labels
     assert one.neighbours == ()
     assert np.isnan(one.unfamiliarity)
-    assert one.to_dict()["unfamiliarity"] is None
+    assert one.to_dict()["unfamiliarity"] is one.to_dict()["unfamiliar"] is None
     assert "has no features of its training items" in " ".join(notes())
 
 

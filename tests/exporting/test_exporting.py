@@ -1,20 +1,28 @@
 """Bundles as one model: each format answers as featx does, in a process without featx."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from onnx_models import SIDE, make_classifier, make_transformer, value
 from pictures import write_digits
+from PIL import Image
 from tiny import save_network
 
 import featx
-from featx.errors import MissingExtraError, UsageError
+from featx.bundle import Bundle
+from featx.errors import DataError, MissingExtraError, SourceError, UsageError
 from featx.exporting.exporting import export_bundle
+from featx.exporting.model_card import write_model_card
+from featx.exporting.parity import Parity, choose_pictures
 from featx.options import FitOptions
 from featx.prediction import Predictor
+from featx.report.mistakes import find_pictures
 
 #: What the app must not need.
 POISON = ("featx", "tensorflow", "keras", "sklearn", "scipy", "h5py", "onnx")
@@ -57,16 +65,29 @@ def test_openvino_takes_pictures_of_any_size_and_names_its_classes(bundle, folde
         export_bundle(bundle, "openvino", folder / "openvino")
     with pytest.raises(UsageError, match="not an export"):
         export_bundle(bundle, "openvino", folder / "digits", overwrite=True)
+    (made.path / "mine.txt").write_text("notes")
+    with pytest.raises(UsageError, match=r"no export wrote mine\.txt in it, so move that first"):
+        export_bundle(bundle, "openvino", made.path, overwrite=True)
+    (made.path / "mine.txt").rename(folder / "mine.txt")
     assert export_bundle(bundle, "openvino", folder / "openvino", overwrite=True).path == made.path
 
 
-def test_the_app_runs_where_nothing_else_is_installed(bundle, folder, tmp_path):
-    made = export_bundle(bundle, "app", folder / "app")
+@pytest.fixture(scope="module")
+def exported_app(bundle, folder):
+    return export_bundle(bundle, "app", folder / "app").path
+
+
+def test_the_app_runs_where_nothing_else_is_installed(exported_app, bundle, folder, tmp_path):
     for name in POISON:
         (tmp_path / f"{name}.py").write_text(f"raise AssertionError('{name} was imported')\n")
     pictures = sorted((folder / "digits" / "1").iterdir())[:4]
     (tmp_path / "broken.jpg").write_bytes(b"<html>")
-    program = [sys.executable, str(made.path / "predict.py"), "--json", *map(str, [*pictures, tmp_path / "broken.jpg"])]
+    program = [
+        sys.executable,
+        str(exported_app / "predict.py"),
+        "--json",
+        *map(str, [*pictures, tmp_path / "broken.jpg"]),
+    ]
     done = subprocess.run(program, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     *rows, broken = map(json.loads, done.stdout.splitlines())
@@ -76,8 +97,57 @@ def test_the_app_runs_where_nothing_else_is_installed(bundle, folder, tmp_path):
         assert abs(row["probability"] - expected.probability) < 0.05
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
+def test_the_app_says_of_each_file_what_is_wrong(exported_app, folder, tmp_path):
+    app, pictures = shutil.copytree(exported_app, tmp_path / "app"), tmp_path / "pictures"
+    about = json.loads((app / "model.json").read_text())
+    (app / "model.json").write_text(json.dumps(about | {"classes": ["%(prog)s %d", "\x1b[2J", "\u4e00"]}))
+    pictures.mkdir()
+    with Image.open(next((folder / "digits" / "1").iterdir())) as picture:
+        picture.save(os.fsencode(pictures) + b"/a\xff\n.png")
+        picture.save(pictures / "b.avif")
+        picture.save(pictures / "c.eps")
+    (pictures / "b.avif").write_bytes((pictures / "b.avif").read_bytes().replace(b"iloc", b"jloc"))
+    (pictures / "d.png").symlink_to("gone.png")
+    environment = {"PYTHONIOENCODING": "ascii:strict"}
+    program = [sys.executable, str(app / "predict.py")]
+    done = subprocess.run([*program, pictures], env=environment, capture_output=True, text=True, check=False)
+    first, avif, eps, link = done.stdout.splitlines()
+    assert done.returncode == 1, done.stderr
+    assert first.startswith(rf"{pictures}/a\udcff\n.png  ")
+    assert "error: Failed to decode image" in avif
+    assert "error: cannot identify image file" in eps
+    assert "error: [Errno 2] No such file" in link
+    shown = subprocess.run([*program, "--help"], env=environment, capture_output=True, text=True, check=True).stdout
+    assert r"Classes: %(prog)s %d, \x1b[2J, \u4e00" in shown
+    assert len((app / "predict.py").read_text().splitlines()) < 100
+
+
+@pytest.mark.parametrize(
+    "record",
+    [None, [], {"store": []}, {"store": {"path": 5, "items": "9\n# Evil\n<b>"}, "split": "half", "backbone": "own"}],
+    ids=["missing", "list", "store", "words"],
+)
+def test_a_record_that_was_edited_is_not_trusted(bundle, tmp_path, record):
+    copy = shutil.copytree(bundle, tmp_path / "copy")
+    content = json.loads((copy / "bundle.json").read_text())
+    content.pop("record")
+    (copy / "bundle.json").write_text(json.dumps(content if record is None else {**content, "record": record}))
+    opened = Bundle.open(copy)
+    with pytest.raises(SourceError, match="records no source of its pictures; name"):
+        find_pictures(copy)
+    assert choose_pictures(opened, None).source == "golden pictures of the bundle"
+    about = {"to": "onnx", "bundle": "copy", "versions": {"featx": "1"}, "sizes": ""}
+    card = write_model_card(opened, about, Parity("none"))
+    assert "items of an unknown source" in card
+    assert "<b>" not in card
+    assert "\n# Evil" not in card
+    with pytest.raises(DataError, match="not the metrics of an evaluation"):
+        write_model_card(replace(opened, metrics={"test": {"items": "9"}}), about, Parity("none"))
+
+
 def test_what_is_not_made_of_layers_is_refused(bundle, folder):
-    with pytest.raises(UsageError, match=r"is knn, which is not made of layers.* logreg, ridge"):
+    with pytest.raises(UsageError, match=r"is knn, which is not made of layers.* logreg, ridge.* centroid or keras$"):
         export_bundle(fit(folder, f"onnx:{folder / 'own.onnx'}?recipe=unit", "knn"), "openvino", folder / "knn")
     with pytest.raises(UsageError, match="did you mean onnx"):
         export_bundle(bundle, "onxx")

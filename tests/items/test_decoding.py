@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from featx.errors import ImageError
 from featx.items import decoding
-from featx.items.decoding import MAX_PIXELS, Probe, decode, open_image, probe
+from featx.items.decoding import MAX_PIXELS, Probe, decode, find_view, open_image, probe
 from featx.specs import ImageSpec
 
 SPEC = ImageSpec(height=24, width=32)
@@ -515,3 +515,19 @@ def test_real_photos_decode(shared):
     for path in paths[::10]:
         decoded = decode(path.read_bytes(), ImageSpec(224, 224))
         assert decoded.pixels.std() > 10
+
+
+@pytest.mark.parametrize("resize", ["stretch", "crop", "pad"])
+@pytest.mark.parametrize("extent", [(120, 60), (50, 90)])
+def test_what_a_network_sees_of_an_image_is_found(resize, extent):
+    columns, rows = np.meshgrid(*(np.arange(length) * 2 + 10 for length in extent))
+    data = encode(Image.fromarray(np.stack([columns, rows, rows], axis=2).astype(np.uint8)), "PNG")
+    spec = ImageSpec(height=24, width=32, resize=resize, **({"crop": 0.8} if resize == "crop" else {}))
+    pixels = decode(data, spec).pixels
+    left, top, width, height = find_view(*extent, spec)
+    for at, (start, share, length) in enumerate(((left, width, extent[0]), (top, height, extent[1]))):
+        seen = pixels[..., at].max(axis=at)
+        places = (start + share * (np.arange(len(seen)) + 0.5) / len(seen)) * length
+        inside = (places > 4) & (places < length - 4)
+        assert inside.sum() > 8
+        np.testing.assert_allclose(seen[inside], 2 * (places[inside] - 0.5) + 10, atol=2)

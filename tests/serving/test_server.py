@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import concurrent.futures
 import http.client
@@ -13,6 +14,9 @@ from PIL import Image
 from server_process import ServerProcess, make_form, read_status
 
 from featx import Predictor
+from featx.serving.models import Models
+from featx.serving.network import ServedPredictor
+from featx.serving.options import ServeOptions
 
 BINARY = "application/octet-stream"
 
@@ -58,13 +62,14 @@ def test_explanations_are_those_of_the_library(server, bundle, files):
     data = files[1].read_bytes()
     (wanted,) = Predictor.load(bundle).explain([data])
     _, found = server.request("POST", "/predict?explain=true", data, content_type="image/png")
-    (row,) = found["predictions"]
-    shown = row["explanation"]
-    assert (row["label"], shown["labels"]) == (wanted.label, list(wanted.labels))
+    (shown,) = found["predictions"]
+    assert (shown["label"], shown["set"]) == (wanted.label, list(wanted.labels))
+    assert {*wanted.to_dict(), "heat_box"} <= set(shown)  # as the command prints it
+    assert shown["heat_box"] == [0, 0, 1, 1]
     assert shown["unfamiliarity"] == pytest.approx(wanted.unfamiliarity)
     assert [one["item"] for one in shown["neighbours"]] == [one.item for one in wanted.neighbours]
     np.testing.assert_allclose(shown["heat"], wanted.heat, atol=2e-3)
-    assert not [key for one in shown["neighbours"] for key in one if key in {"path", "jpeg"}]
+    assert not [key for one in shown["neighbours"] for key in one if key in {"path", "sha256", "jpeg"}]
     assert server.request("POST", "/predict?explain=true", b"<html>", content_type="image/png")[0] == 422
 
 
@@ -177,6 +182,45 @@ def test_a_new_bundle_is_loaded_and_a_stop_answers_what_was_sent(bundle, files, 
         check_stop(server, data)
 
 
+def test_whatever_is_wrong_with_a_new_bundle_the_old_one_answers_and_it_is_said_once(
+    bundle, tmp_path, monkeypatch, caplog
+):
+    runs = tmp_path / "runs"
+    for name in ("first", "second"):
+        shutil.copytree(bundle, runs / name)
+    (runs / "latest").write_text("first\n")
+    models = Models({"latest": str(runs / "latest")}, ServeOptions())
+
+    def follow():
+        async def look_twice():
+            for _ in range(2):
+                await models.reload(only_changed=True)
+
+        caplog.clear()
+        asyncio.run(look_twice())
+        return [record.getMessage() for record in caplog.records if "not loaded again" in record.getMessage()]
+
+    try:
+        (runs / "latest").write_text("second\n")
+        with monkeypatch.context() as patch:
+            patch.setattr(ServedPredictor, "prepare", lambda *_: 1 // 0)  # what no check of a bundle foresees
+            (said,) = follow()
+            assert "the old bundle answers: ZeroDivisionError(" in said
+        runs.rename(tmp_path / "away")
+        assert len(follow()) == 1
+        (tmp_path / "away").rename(runs)
+        assert follow() == []
+        runs.rename(tmp_path / "away")
+        assert len(follow()) == 1  # again
+        (tmp_path / "away").rename(runs)
+        assert models.get("").version == "first"
+        (runs / "second" / "bundle.json").touch()
+        assert follow() == []
+        assert models.get("").version == "second"
+    finally:
+        models.close()
+
+
 def check_stop(server, data):
     """A request whose body is still on its way when the server is asked to stop is answered."""
     head = (
@@ -210,6 +254,11 @@ def test_the_command_says_what_is_wrong(bundle, tmp_path, capsys):
         app(["serve", str(bundle), "--token-file", str(write(tmp_path / "empty", "\n"))], standalone_mode=False)
     with pytest.raises(UsageError, match="needs both files"):
         app(["serve", str(bundle), "--tls-cert", "a.pem"], standalone_mode=False)
+    (tmp_path / "bad.pem").write_text("no certificate")
+    for name, reason in (("gone.pem", "No such file"), ("bad.pem", "PEM")):
+        tls = ["--tls-cert", str(tmp_path / name), "--tls-key", str(tmp_path / name)]
+        with pytest.raises(UsageError, match=rf"certificate .*{name} and the key .* cannot be used .*{reason}"):
+            app(["serve", str(bundle), *tls], standalone_mode=False)
     with pytest.raises(BundleError, match="there is no bundle"):
         app(["serve", str(tmp_path / "gone"), "--port", "0"], standalone_mode=False)
     with socket.socket() as taken:

@@ -19,8 +19,14 @@ ABOUT = json.loads((FOLDER / "model.json").read_text("utf-8"))
 RECIPE = ABOUT["recipe"]
 SIZE = (RECIPE["width"], RECIPE["height"])
 FILTERS = {"bilinear": 2, "bicubic": 3, "lanczos": 1, "nearest": 0}  # as Pillow numbers them
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "JPEG2000", "AVIF", "PPM")  # others can run programs (EPS)
 
 Image.MAX_IMAGE_PIXELS = 100_000_000  # Pillow refuses twice as many
+
+
+def show(text):
+    """Return a text in which nothing can move the cursor or break a line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def fit(extent):
@@ -39,7 +45,7 @@ def fit(extent):
 
 def read(path):
     """Read a picture as uint8 RGB `(1, height, width, 3)`, as those that the model was trained on."""
-    with Image.open(path) as picture:
+    with Image.open(path, formats=FORMATS) as picture:
         if picture.mode.startswith(("I", "F")):
             raise ValueError(f"pictures of mode {picture.mode} are not read; convert it to 8 bits a sample")
         if RECIPE["decoder"].endswith("-scaled"):  # large JPEGs are decoded at a reduced scale, which is faster
@@ -61,17 +67,20 @@ def read(path):
 
 def main():
     """Read the command line, and print the prediction for each picture."""
-    parser = argparse.ArgumentParser(description=f"Classes: {', '.join(ABOUT['classes'])}")
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may lack a letter of a name
+    classes = show(", ".join(ABOUT["classes"])).replace("%", "%%")
+    parser = argparse.ArgumentParser(description=f"Classes: {classes}")
     parser.add_argument("pictures", nargs="+", metavar="PICTURE", help="a file, or a folder of files")
     parser.add_argument("--json", action="store_true", help="print one JSON object for each picture")
     arguments = parser.parse_args()
     model = openvino.Core().compile_model(FOLDER / "model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     failed = 0
     for given in map(Path, arguments.pictures):
-        for path in sorted(filter(Path.is_file, given.rglob("*"))) if given.is_dir() else [given]:
+        inside = (path for path in given.rglob("*") if path.is_file() or not path.exists())  # and broken links
+        for path in sorted(inside) if given.is_dir() else [given]:
             try:
                 probabilities = model(read(path))[0][0].tolist()
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow's own
+            except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 failed += 1
                 row = {"path": str(path), "error": str(error)}
             else:
@@ -79,7 +88,7 @@ def main():
                 label = max(by_class, key=by_class.get)
                 row = {"path": str(path), "label": label, "probability": by_class[label], "probabilities": by_class}
             answer = f"{row['label']}  {row['probability']:.3f}" if "label" in row else f"error: {row['error']}"
-            print(json.dumps(row) if arguments.json else f"{path}  {answer}", flush=True)
+            print(json.dumps(row) if arguments.json else show(f"{path}  {answer}"), flush=True)
     return 1 if failed else 0
 
 

@@ -157,12 +157,12 @@ function show(row) {
     line.append(name, cell, make('td', percent(share)));
     return line;
   }));
-  if (answer.explanation) explainAnswer(row, answer.explanation);
+  if (answer.set) explainAnswer(row, answer);
   judge(row);
   say(`${row.file}: ${card.querySelector('h2').textContent}`);
 }
 
-function explainAnswer(row, { labels, neighbours, unfamiliarity, heat, heat_method: method }) {
+function explainAnswer(row, { set: labels, neighbours, unfamiliarity, heat, heat_method: method, heat_box: box }) {
   const list = row.card.querySelector('dl');
   const tell = (term, text) => list.append(make('dt', term), make('dd', text));
   tell('Possible', labels.length ? labels.join(', ') : 'none of the classes fits');
@@ -177,15 +177,16 @@ function explainAnswer(row, { labels, neighbours, unfamiliarity, heat, heat_meth
   }));
   const photo = row.card.querySelector('.photo');
   if (!heat || photo.hidden) return;
-  const box = row.card.querySelector('.heat-box'), canvas = row.card.querySelector('.heat');
-  box.hidden = false;
-  box.querySelector('span').textContent = `What speaks for it (${method})`;
-  box.querySelector('input').addEventListener('change', (event) => { canvas.hidden = !event.target.checked; });
+  const choice = row.card.querySelector('.heat-box'), canvas = row.card.querySelector('.heat');
+  choice.hidden = false;
+  choice.querySelector('span').textContent = `What speaks for it (${method})`;
+  choice.querySelector('input').addEventListener('change', (event) => { canvas.hidden = !event.target.checked; });
   const cells = new ImageData(heat[0].length, heat.length), small = make('canvas');
   heat.flat().forEach((share, at) => cells.data.set([255, 200 * (1 - share), 0, 190 * share], 4 * at));
   Object.assign(small, { width: cells.width, height: cells.height }).getContext('2d').putImageData(cells, 0, 0);
   Object.assign(canvas, { width: photo.width, height: photo.height });  // so that both are laid out alike
-  canvas.getContext('2d').drawImage(small, 0, 0, photo.width, photo.height);
+  const sides = box.map((share, at) => share * (at % 2 ? photo.height : photo.width));  // a network may see only the middle
+  canvas.getContext('2d').drawImage(small, ...sides);
 }
 
 function threshold() {
@@ -194,11 +195,11 @@ function threshold() {
 
 function judge(row) {
   if (!row.answer || row.error) return;
-  const { label, probability, explanation } = row.answer, certain = probability >= threshold();
+  const { label, probability, unfamiliar } = row.answer, certain = probability >= threshold();
   row.card.classList.toggle('uncertain', !certain);
   row.card.querySelector('h2').textContent = certain ? `${label} ${percent(probability)}` : `Uncertain: perhaps ${label}, ${percent(probability)}`;
   const badges = [];
-  if (explanation && explanation.unfamiliar) badges.push(make('span', 'unfamiliar: unlike the pictures it was trained on', 'warn'));
+  if (unfamiliar) badges.push(make('span', 'unfamiliar: unlike the pictures it was trained on', 'warn'));
   if (!certain) badges.push(make('span', `below ${find('threshold').value} %`, 'warn'));
   row.card.querySelector('.badges').replaceChildren(...badges);
 }
@@ -218,10 +219,10 @@ function formatCsv() {
   const quote = (value) => `"${String(value).replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
   const names = ['file', 'decision', 'label', 'probability', 'possible', 'unfamiliar', 'unfamiliarity', 'model', 'version', 'error'];
   const lines = state.rows.map((row) => {
-    const { label = '', probability = '', explanation = {} } = row.answer || {};
+    const { label = '', probability = '', set = [], unfamiliar, unfamiliarity } = row.answer || {};
     const decision = row.error ? '' : probability >= threshold() ? label : 'uncertain';
-    return [row.file, decision, label, probability, (explanation.labels || []).join(' | '), explanation.unfamiliar ?? '',
-      explanation.unfamiliarity ?? '', row.model, row.version, row.error].map(quote).join(',');
+    return [row.file, decision, label, probability, set.join(' | '), unfamiliar ?? '',
+      unfamiliarity ?? '', row.model, row.version, row.error].map(quote).join(',');
   });
   return [names.join(','), ...lines, ''].join('\r\n');
 }

@@ -202,16 +202,17 @@ def _find_store(bundle: Path) -> FeatureStore | str:
     """Find the store of a bundle, or the source that it records if the store is gone.
 
     Raises:
-        SourceError: If it records neither.
+        SourceError: If it records none.
     """
     about = take_part(take_part(read_json(bundle, MANIFEST), "record"), "store")
+    path, source = about.get("path"), about.get("source")
     try:
-        return FeatureStore(about["path"])
-    except (FeatxError, KeyError, TypeError):
-        if source := about.get("source"):
-            return str(source)
-    msg = f"{bundle / MANIFEST} does not say where the pictures are; name their folder or manifest"
-    raise SourceError(msg)
+        return FeatureStore(str(path))
+    except (FeatxError, ValueError) as error:
+        if isinstance(source, str) and source:
+            return source
+        msg = f"{bundle / MANIFEST} records no source of its pictures"
+        raise SourceError(msg) from error
 
 
 def show_mistakes(bundle: Path | None, name: str = "") -> str:

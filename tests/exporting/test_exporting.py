@@ -134,7 +134,7 @@ def test_a_record_that_was_edited_is_not_trusted(bundle, tmp_path, record):
     content.pop("record")
     (copy / "bundle.json").write_text(json.dumps(content if record is None else {**content, "record": record}))
     opened = Bundle.open(copy)
-    with pytest.raises(SourceError, match="does not say where the pictures are; name"):
+    with pytest.raises(SourceError, match="records no source of its pictures"):
         find_pictures(copy)
     assert choose_pictures(opened, None).source == "golden pictures of the bundle"
     about = {"to": "onnx", "bundle": "copy", "versions": {"featx": "1"}, "sizes": ""}

@@ -109,6 +109,7 @@ def compare(
         ranked = sorted([*validated, *run_entries], key=lambda entry: entry.rank)
         # Nothing is chosen below this line.
         rows = run_final_test(ranked, match.dataset, partition, options.seed)
+    notes = [*match.notes, *partition.notes, *rounds.notes, *lacking, *explain_single_process()]
     comparison = Comparison(
         rows=rows,
         folder=None,
@@ -117,9 +118,7 @@ def compare(
         n_train=int((partition.train | partition.validation).sum()),
         n_test=len(partition.test),
         versions=read_versions(),
-        notes=tuple(
-            dict.fromkeys([*match.notes, *partition.notes, *rounds.notes, *lacking, *explain_single_process()])
-        ),
+        notes=tuple(dict.fromkeys(notes)),
         seconds=time.perf_counter() - started,
         verdict=describe_gains(rows, partition.test_name),
         call=_describe_call(opened, heads, finetune, runs, {"calibration": calibration, **(params or {})}, options),

@@ -152,11 +152,7 @@ def _show_bundle(path: Path, shown: int | None, *, as_json: bool) -> None:
         ("classes", _list(dict.fromkeys(bundle.classes, 0), shown, counted=False)),
         ("test", tested),
         ("store", str(store.get("path", _UNKNOWN))),
-        *(
-            ("items", f"--{name} {corrections[name]}: {_describe_correction(corrections, name, did)}")
-            for name, did in _CORRECTIONS.items()
-            if name in corrections
-        ),
+        *(("items", words) for words in _describe_corrections(corrections)),
         ("explanations", _describe_explanation(explanation)),
         ("made with", join_first([f"{name} {version}" for name, version in created_with.items()], _SHOWN) or _UNKNOWN),
     ]
@@ -174,11 +170,16 @@ def _describe_explanation(about: dict[str, Any]) -> str:
     return f"{counts['calibrating']:,} items that calibrate{known}"
 
 
-def _describe_correction(corrections: dict[str, Any], name: str, did: str) -> str:
-    """Describe what a table changed, and the table itself, such as `3 left out, sha256 1f0a9b3c5d7e9f10`."""
-    count, sha256 = corrections.get(did), str(corrections.get(f"{name}_sha256", _UNKNOWN))
-    counted = f"{count:,}" if isinstance(count, int) else "?"
-    return f"{counted} {did.replace('_', ' ')}, sha256 {sha256[:_SHOWN_DIGITS]}"
+def _describe_corrections(corrections: dict[str, Any]) -> list[str]:
+    """Describe each table and what it changed, such as `--without a.csv: 3 left out, sha256 1f0a9b3c5d7e9f10`."""
+    described = []
+    for name, did in _CORRECTIONS.items():
+        if name in corrections:
+            count, sha256 = corrections.get(did), str(corrections.get(f"{name}_sha256", _UNKNOWN))
+            counted = f"{count:,}" if isinstance(count, int) else "?"
+            what = f"{counted} {did.replace('_', ' ')}, sha256 {sha256[:_SHOWN_DIGITS]}"
+            described.append(f"--{name} {corrections[name]}: {what}")
+    return described
 
 
 def _read_texts(record: object, name: str) -> dict[str, Any]:

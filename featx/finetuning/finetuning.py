@@ -67,7 +67,7 @@ from featx.options import FINETUNE_DEFAULTS, FineTuneOptions, check_options
 from featx.references import check_run_name
 from featx.reporting import Reporter
 from featx.results import KEPT_START, FineTuned, Run
-from featx.specs import FineTuneSpec, ImageSpec
+from featx.specs import EmbedSpec, FineTuneSpec, ImageSpec
 from featx.store.lock import StoreLock
 from featx.wording import to_text
 
@@ -201,25 +201,12 @@ def draft_bundle(
     store, tested = data.stores[0], np.flatnonzero(trained.partition.test.members)
     ids = store.ids[dataset.rows]
     basis = make_trained_basis(dataset, trained.roles.train, trained.roles.held, trained.embed, trained.classify)
-    record = {
-        "created_with": {**store.created_with, **read_versions()},
-        "split": describe_split(
-            trained.partition.origin, test_size=options.test_size, group=options.group, seed=trained.spec.seed
-        ),
-        "store": {"path": str(store.path), "source": store.source, "items": len(store)},
-        "finetune": trained.spec.to_dict(),
-        "rules": RULES,
-        "backbone": make_spec(network, output, image).backbone.to_dict(),
-        "explanation": describe_basis(basis),
-    }
-    if dataset.corrections:
-        record["corrections"] = dict(dataset.corrections)
     return Draft(
         parts=(DraftPart(make_spec(tuned, tuned.outputs[0], image), golden, str(path)),),
         head_spec=run.head,
         classes=dataset.classes,
         head=Pipeline([("scaler", "passthrough"), ("classifier", trained.first.network)]),
-        record=record,
+        record=_make_record(trained, make_spec(network, output, image), basis, options),
         test=run.test,
         metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
         items={"id": ids, "sha256": dataset.keys, "label": dataset.labels, "role": _name_roles(trained)},
@@ -254,6 +241,25 @@ def _name_roles(trained: TrainedNetwork) -> NDArray[np.str_]:
         roles[positions] = role
     roles[trained.partition.test.members] = "tested"
     return roles
+
+
+def _make_record(trained: TrainedNetwork, start: EmbedSpec, basis: Basis, options: FineTuneOptions) -> dict[str, Any]:
+    """Make the record of a bundle: from which network, on what split, and by which plan it was trained."""
+    dataset, store = trained.data.dataset, trained.data.stores[0]
+    record = {
+        "created_with": {**store.created_with, **read_versions()},
+        "split": describe_split(
+            trained.partition.origin, test_size=options.test_size, group=options.group, seed=trained.spec.seed
+        ),
+        "store": {"path": str(store.path), "source": store.source, "items": len(store)},
+        "finetune": trained.spec.to_dict(),
+        "rules": RULES,
+        "backbone": start.backbone.to_dict(),
+        "explanation": describe_basis(basis),
+    }
+    if dataset.corrections:
+        record["corrections"] = dict(dataset.corrections)
+    return record
 
 
 def _make_title(spec: FineTuneSpec, data: FineTuneData, *, split: str = "", n_items: int = 0) -> str:

@@ -232,6 +232,11 @@ def test_a_click_on_a_cell_changes_the_map_and_the_pictures(browser, opened):
     )
     whole = {(one["t"], one["p"], one["n"]) for one in opened["cells"] if {one["t"], one["p"]} <= {*opened["shown"]}}
     assert {(one["t"], one["p"], one["n"]) for one in shown} == whole
+    named = browser.evaluate(
+        "[...document.querySelectorAll('#confusion .role-axis-label text')].filter((one) => "
+        "one.textContent && getComputedStyle(one).opacity !== '0').length"
+    )
+    assert named == 2 * len(opened["shown"])
     wanted = max((one for one in shown if one["t"] != one["p"]), key=lambda one: one["n"])
     browser.click(*wanted["place"])
     browser.wait(f"document.getElementById('true').value === '{wanted['t']}'")

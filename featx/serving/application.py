@@ -296,6 +296,7 @@ def _limit(server: Server, handler: Handler) -> Callable[[HttpRequest], Awaitabl
 
     async def endpoint(request: HttpRequest) -> Response:
         taken: list[int] = []
+        refused = 0
         deadline = time.monotonic() + server.options.timeout
         is_read = False
         try:
@@ -306,7 +307,8 @@ def _limit(server: Server, handler: Handler) -> Callable[[HttpRequest], Awaitabl
                 request.scope["featx.body_bytes"] = len(body)
                 return await handler(request, body, deadline)
         except (RequestError, OverloadError) as error:
-            server.bodies.room.give_back(sum(taken))  # at once, so that other bodies have the room
+            refused = sum(taken)
+            server.bodies.room.give_back(refused)  # at once, so that other bodies have the room
             taken.clear()
             if not is_read and "expect" not in request.headers:  # else reading would ask for the body
                 await _drain(request)
@@ -318,7 +320,7 @@ def _limit(server: Server, handler: Handler) -> Callable[[HttpRequest], Awaitabl
             return _refuse(503, f"there was no answer within {seconds}; send fewer images, or try again later")
         finally:
             server.bodies.room.give_back(sum(taken))
-            if sum(taken) > _LARGE_BYTES:
+            if max(refused, sum(taken)) > _LARGE_BYTES:
                 return_memory()
 
     return endpoint

@@ -101,7 +101,7 @@ def test_a_folder_without_the_pictures_is_an_error_and_without_some_a_note(run, 
         app(["report", str(bundle), str(tmp_path / "now")], standalone_mode=False)
     assert not (bundle / "report.html").exists()
     with pytest.raises(SourceError, match=r"lacks \d+ of \d+ pictures"):
-        app(["map", str(store.path), "--source", str(tmp_path / "now")], standalone_mode=False)
+        app(["map", str(store.path), str(tmp_path / "now")], standalone_mode=False)
     (tmp_path / "now" / first).parent.mkdir()
     shutil.copy(tmp_path / "now" / "other" / "x.png", tmp_path / "now" / first)
     assert not app(["errors", str(bundle), str(tmp_path / "now")], standalone_mode=False)

@@ -166,7 +166,9 @@ function explainAnswer(row, { set: labels, neighbours, unfamiliarity, heat, heat
   const list = row.card.querySelector('dl');
   const tell = (term, text) => list.append(make('dt', term), make('dd', text));
   tell('Possible', labels.length ? labels.join(', ') : 'none of the classes fits');
-  if (unfamiliarity !== null) tell('Unfamiliar', `more than ${unfamiliarity.toFixed(0)} % of the known pictures`);
+  if (unfamiliarity !== null) {
+    tell('Unfamiliar', `more than ${unfamiliarity > 99.5 ? 'all' : `${unfamiliarity.toFixed(0)} % of the`} known pictures`);
+  }
   row.card.querySelector('.alike').hidden = !neighbours.length;
   row.card.querySelector('.neighbours').replaceChildren(...neighbours.map(({ label, similarity, item, jpeg }) => {
     const figure = make('figure');

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from browser import CHROMIUM, Browser
 from pictures import write_digits
 from runs import draw
 
@@ -31,6 +32,16 @@ def digits(tmp_path_factory):
 def store(digits, tmp_path_factory):
     """The 400 digits, embedded by the backbone that needs no TensorFlow."""
     return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("features")).store
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    """A headless Chromium for the tests of one page."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    opened = Browser(tmp_path_factory.mktemp("browser"))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(autouse=True)

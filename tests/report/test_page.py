@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import CHROMIUM, Browser
 
 import featx
 from featx import FitOptions, fit
@@ -175,15 +174,6 @@ def test_curves_are_those_of_scikit_learn():
             chosen = scores >= curves.thresholds[number, at]
             assert chosen[own].mean() == pytest.approx(best)
     assert np.isnan(curves.roc_aucs[2])
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    opened = Browser(tmp_path_factory.mktemp("browser"))
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module", params=[2, 10, 100])

@@ -26,6 +26,9 @@ Or in a container:
 With `--json`, each line is an object with `path`, `label`, `probability` and `probabilities`, or with `path` and
 `error`. The exit status is 1 if a picture could not be read.
 
+It reads JPEG, PNG, GIF, WebP, BMP, TIFF, JPEG 2000, AVIF and PPM files, of 8 bits a sample. Convert others first, such
+as the HEIC files of phones.
+
 | file | what it is |
 | :--- | :--- |
 | `predict.py` | the program |

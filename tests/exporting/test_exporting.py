@@ -91,7 +91,7 @@ def test_the_app_runs_where_nothing_else_is_installed(exported_app, bundle, fold
     done = subprocess.run(program, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     *rows, broken = map(json.loads, done.stdout.splitlines())
-    assert "cannot identify image file" in broken["error"]
+    assert "not a whole picture in a known format (JPEG, PNG" in broken["error"]
     for row, expected in zip(rows, Predictor.load(bundle).predict(list(map(str, pictures))), strict=True):
         assert row["label"] == expected.label
         assert abs(row["probability"] - expected.probability) < 0.05
@@ -116,7 +116,7 @@ def test_the_app_says_of_each_file_what_is_wrong(exported_app, folder, tmp_path)
     assert done.returncode == 1, done.stderr
     assert first.startswith(rf"{pictures}/a\udcff\n.png  ")
     assert "error: Failed to decode image" in avif
-    assert "error: cannot identify image file" in eps
+    assert "error: not a whole picture in a known format" in eps
     assert "error: [Errno 2] No such file" in link
     shown = subprocess.run([*program, "--help"], env=environment, capture_output=True, text=True, check=True).stdout
     assert r"Classes: %(prog)s %d, \x1b[2J, \u4e00" in shown

@@ -12,7 +12,7 @@ sys.modules["openvino_telemetry"] = None  # or OpenVINO reports its import to it
 
 import numpy as np
 import openvino
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FOLDER = Path(__file__).resolve().parent
 ABOUT = json.loads((FOLDER / "model.json").read_text("utf-8"))
@@ -82,7 +82,9 @@ def main():
                 probabilities = model(read(path))[0][0].tolist()
             except (OSError, RuntimeError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
                 failed += 1
-                row = {"path": str(path), "error": str(error)}
+                unknown = f"not a whole picture in a known format ({', '.join(FORMATS)}); convert it first"
+                reason = unknown if isinstance(error, UnidentifiedImageError) else str(error)
+                row = {"path": str(path), "error": reason}
             else:
                 by_class = dict(zip(ABOUT["classes"], probabilities))
                 label = max(by_class, key=by_class.get)

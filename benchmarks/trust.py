@@ -1,15 +1,16 @@
 """How far can explanations be trusted: do conformal sets cover what they promise, and are foreign pictures unfamiliar?
 
     python benchmarks/trust.py STORE OTHER_STORE [--splits 50] [--clf logreg] [--test-size 0.2] [--val-size 0.25]
-        [--sets-only]
+        [--folds 5] [--sets-only]
 
 Both stores are of the same network and of other pictures. The items of STORE are split at random, `splits` times, and
 each time a head is tuned and fitted as `featx fit` does it; the splits of the source are ignored. The items that
-calibrate are the training items while held out, or with `--val-size` a val split. Printed are, for
-each coverage, the share of test items whose set has their class and its standard deviation over the splits, the mean
-size of the sets, the share of empty ones, and the least coverage of a class (mean over splits); then the area under the
-ROC curve of the unfamiliarity of the items of OTHER_STORE against that of the test items, and the shares of both that
-are called unfamiliar at each threshold, for several ranks and for standardised features. JSON lines.
+calibrate are the training items while one of `folds` parts was held out, or with `--val-size` a val split. Printed
+are, for each coverage, the share of test items whose set has their class and its standard deviation over the splits,
+the mean size of the sets, the share of empty ones, and the least coverage of a class (mean over splits); then the
+area under the ROC curve of the unfamiliarity of the items of OTHER_STORE against that of the test items, and the
+shares of both that are called unfamiliar at each threshold, for several ranks and for standardised features. JSON
+lines.
 
 The rule for class-wise thresholds would have to change if a mean coverage were two points from the nominal one, and
 `RANK` or the cosine if another row found foreign pictures better on both stores.
@@ -24,11 +25,10 @@ import numpy as np
 from reporting import read_processor, show
 from sklearn.metrics import roc_auc_score
 
-from featx.bundle import align_probabilities
 from featx.explaining.basis import RANK
 from featx.fitting.choice import predict_items, tune_and_choose
 from featx.fitting.dataset import deal_folds, load_dataset, split_dataset
-from featx.fitting.explanations import Calibrating, make_basis
+from featx.fitting.explanations import CALIBRATING_FOLDS, Calibrating, make_basis, predict_held_out
 from featx.fitting.protocols import plan_head
 from featx.heads import fit_tuned
 from featx.specs import HeadSpec
@@ -46,6 +46,7 @@ def main():
     parser.add_argument("--clf", default="logreg")
     parser.add_argument("--test-size", type=float, default=0.2)
     parser.add_argument("--val-size", type=float, default=0.0, help="share of the training items that calibrates")
+    parser.add_argument("--folds", type=int, default=CALIBRATING_FOLDS, help="folds of the items that calibrate")
     parser.add_argument("--sets-only", action="store_true", help="measure the coverage and nothing else")
     options = parser.parse_args()
     show("machine", processor=read_processor())
@@ -87,9 +88,7 @@ def fit_head(dataset, train, options, seed):
     validation &= train
     chosen = tune_and_choose([plan], dataset, train & ~validation, validation, lambda *_: None)
     if not validation.any():
-        tuned = chosen.tuned
-        folded = align_probabilities(tuned.probabilities, tuned.classes, len(dataset.classes))
-        return chosen.fitted, Calibrating(train, folded)
+        return chosen.fitted, predict_held_out(chosen, dataset, train, options.folds)
     calibrating = Calibrating(validation, predict_items(chosen.fitted, dataset, validation))
     rows = dataset.take_training_rows(train, deal_folds(dataset, train, seed))
     return fit_tuned(plan[0], rows, chosen.tuned), calibrating

@@ -52,14 +52,17 @@ if TYPE_CHECKING:
         SplitOptions,
     )
     from featx.prediction import Predictor
+    from featx.prediction_results import Explanation, Neighbour, Prediction
     from featx.report.maps import StoreMap, map_store
     from featx.report.page import Report, write_report
     from featx.report.similar import Similar, find_similar
     from featx.reporting import ProgressReporter, Reporter
     from featx.restoration import Repair, repair_store
-    from featx.results import Explanation, Neighbour, Prediction, Run
+    from featx.results import Run
     from featx.scouting.results import ScoutResult, ScoutRow
     from featx.scouting.scouting import scout
+    from featx.serving.options import ServeOptions
+    from featx.serving.serving import serve
     from featx.specs import BackboneSpec, EmbedSpec, FineTuneSpec, HeadSpec, ImageSpec, ViewSpec
     from featx.splitting import SplitTable, split_source
     from featx.store import FeatureStore
@@ -120,9 +123,12 @@ _MODULES = {
     "featx.fitting.corrections": ("correct_manifest",),
     "featx.fitting.fitting": ("fit",),
     "featx.comparison_results": ("Comparison", "ComparisonRow"),
-    "featx.results": ("Explanation", "Neighbour", "Prediction", "Run"),
+    "featx.prediction_results": ("Explanation", "Neighbour", "Prediction"),
+    "featx.results": ("Run",),
     "featx.scouting.results": ("ScoutResult", "ScoutRow"),
     "featx.scouting.scouting": ("scout",),
+    "featx.serving.options": ("ServeOptions",),
+    "featx.serving.serving": ("serve",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -165,6 +171,7 @@ __all__ = [
     "ScoutOptions",
     "ScoutResult",
     "ScoutRow",
+    "ServeOptions",
     "Similar",
     "SourceOptions",
     "SplitOptions",
@@ -196,6 +203,7 @@ __all__ = [
     "read_table",
     "repair_store",
     "scout",
+    "serve",
     "split_source",
     "verify_store",
     "write_report",

@@ -368,6 +368,7 @@ class FineTuneOptions:
         workers: Threads that read and decode; None for one per core.
         runtime: The software that embeds the frozen part, as in `EmbedOptions`.
         mixed_precision: Whether to compute in bfloat16 if there is a GPU.
+        neighbours: Whether the bundle holds the features of the training items too, as in `FitOptions`.
         reporter: Receives the phases, their progress in images, and lines such as one per epoch.
     """
 
@@ -383,6 +384,7 @@ class FineTuneOptions:
     workers: int | None = None
     runtime: str = RUNTIMES[0]
     mixed_precision: bool = False
+    neighbours: bool = True
     reporter: Reporter = SILENT
 
     def __post_init__(self) -> None:

@@ -39,8 +39,8 @@ from featx.items.pictures import Picture
 from featx.items.reading import Examined, Listing, count_views, examine, expand_views
 from featx.measuring import Timing
 from featx.options import EMBED_DEFAULTS, RUNTIMES, EmbedOptions
+from featx.prediction_results import Explanation, Prediction
 from featx.registry import find_versions
-from featx.results import Explanation, Prediction
 from featx.specs import ImageSpec, ViewSpec
 from featx.splitting import read_split
 
@@ -203,8 +203,7 @@ class Predictor:
         name, sha256 = examined.item.id, examined.stamp.sha256 if examined.stamp else ""
         if probabilities is None:
             return Prediction(name, error=examined.reason, sha256=sha256)
-        best = int(probabilities.argmax())
-        return Prediction(name, self.classes[best], float(probabilities[best]), probabilities, sha256=sha256)
+        return Prediction.choose(name, self.classes, probabilities, sha256)
 
     def explain(
         self,
@@ -244,8 +243,8 @@ class Predictor:
                 if features is None or examined.image is None:
                     yield Explanation(**copy_fields(prediction))
                 else:
-                    pixels = examined.image.pixels
-                    yield explainer.explain(prediction, features, pixels if pixels.ndim == 3 else pixels[0])  # noqa: PLR2004 - without views
+                    image = examined.image
+                    yield explainer.explain(prediction, features, image.pixels, (image.width_px, image.height_px))
 
         return explain_each()
 

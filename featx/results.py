@@ -1,7 +1,6 @@
 """Results: a run of `fit` or `finetune`, the parameters that were tried, the learning curve, and predictions."""
 
 import csv
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -41,84 +40,6 @@ LARGEST = 2.0**63
 
 #: The longest text of an untrusted bundle that a table shows.
 MOST_CHARACTERS = 80
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """The prediction for one image.
-
-    Attributes:
-        path: The image, as the user named it; `image 3` for the fourth picture, if it has no path.
-        label: The most probable class; empty if the image cannot be read.
-        probability: The probability of that class; NaN if the image cannot be read.
-        probabilities: `(n_classes,)`, in the order of the bundle's classes; None if
-            the image cannot be read.
-        error: The reason why the image cannot be read; empty if it can.
-        sha256: Digest of the image's file, hexadecimal; empty if the file cannot be read.
-    """
-
-    path: str
-    label: str = ""
-    probability: float = float("nan")
-    probabilities: NDArray[np.float64] | None = None
-    error: str = ""
-    sha256: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """A training item that is similar to an image.
-
-    Attributes:
-        label: Its class.
-        similarity: Cosine of the angle between both features, -1 to 1.
-        item: Its id in the source that the bundle was trained on.
-        sha256: Digest of its file, hexadecimal.
-        path: Its file, if it is still where it was when it was embedded; else empty.
-    """
-
-    label: str
-    similarity: float
-    item: str
-    sha256: str
-    path: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Explanation(Prediction):
-    """The prediction for one image, and how far it can be trusted.
-
-    What a bundle has no items for is left out: its field then has the default.
-
-    Attributes:
-        labels: The conformal set: the classes that cannot be excluded at the coverage that was asked for, the most
-            probable first; empty if the image is like none of them.
-        neighbours: The most similar training items, the nearest first.
-        unfamiliarity: Share of training items that are nearer to the others than this image is, in percent.
-        unfamiliar: Whether that is above the threshold.
-        heat: float32 `(rows, columns)`, 0 to 1: what parts of the image speak for the label. It covers the image as
-            the network takes it, in coarse cells: all of a stretched picture, the middle of a cropped one. None if it
-            was not asked for.
-        heat_method: `class activation` or `occlusion`; empty if there is no heat map.
-    """
-
-    labels: tuple[str, ...] = ()
-    neighbours: tuple[Neighbour, ...] = ()
-    unfamiliarity: float = float("nan")
-    unfamiliar: bool = False
-    heat: NDArray[np.float32] | None = None
-    heat_method: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what explains the prediction as plain values, ready for JSON; None stands for what is unknown."""
-        return {
-            "set": list(self.labels),
-            "unfamiliarity": None if math.isnan(self.unfamiliarity) else self.unfamiliarity,
-            "unfamiliar": None if math.isnan(self.unfamiliarity) else self.unfamiliar,
-            "neighbours": [asdict(one) for one in self.neighbours],
-            "heat": None if self.heat is None else [[round(cell, 3) for cell in row] for row in self.heat.tolist()],
-            "heat_method": self.heat_method,
-        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,6 +136,7 @@ def finetune(
     ] = FINETUNE_DEFAULTS.fresh,
     workers: flags.Workers = FINETUNE_DEFAULTS.workers,
     runtime: flags.Runtime = FINETUNE_DEFAULTS.runtime,
+    neighbours: flags.KeptNeighbours = FINETUNE_DEFAULTS.neighbours,
     root: flags.Root = None,
     path_column: flags.PathColumn = None,
     label_column: flags.LabelColumn = None,
@@ -201,6 +202,7 @@ def finetune(
             workers=workers,
             runtime=runtime,
             mixed_precision=mixed_precision,
+            neighbours=neighbours,
             reporter=reporter,
         )
         run = featx.finetune(

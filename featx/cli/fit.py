@@ -71,14 +71,7 @@ def fit(
             "Keras and the weights.",
         ),
     ] = FIT_DEFAULTS.network,
-    neighbours: Annotated[
-        bool,
-        typer.Option(
-            "--neighbours/--no-neighbours",
-            help="Put the features of the training items into the bundle, for the neighbours and the unfamiliarity of "
-            "featx predict --explain.",
-        ),
-    ] = FIT_DEFAULTS.neighbours,
+    neighbours: flags.KeptNeighbours = FIT_DEFAULTS.neighbours,
     as_json: flags.Json = False,
 ) -> None:
     """Fit a classifier on a feature store, or on several of the same images, and test it.

@@ -37,6 +37,14 @@ Bundle = Annotated[
 RunName = Annotated[
     str, typer.Option("--name", metavar="NAME", help="Name of the bundle. By default, the date, the head and the data.")
 ]
+KeptNeighbours = Annotated[
+    bool,
+    typer.Option(
+        "--neighbours/--no-neighbours",
+        help="Put the features of the training items into the bundle, for the neighbours and the unfamiliarity of "
+        "featx predict --explain.",
+    ),
+]
 Features = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the feature stores.")]
 Runs = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder in which the bundle gets a dated name.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -14,7 +14,7 @@ import typer
 from featx.cli import flags
 from featx.cli.explanations import TABLE_COLUMNS, Explanations, list_table_cells
 from featx.cli.output import format_table, print_notes
-from featx.cli.prediction_file import MOST_COLUMNS, USUAL_TOP, Layout, PredictionFile, is_json_file, rank
+from featx.cli.prediction_file import MOST_COLUMNS, USUAL_TOP, Layout, PredictionFile, is_json_file
 from featx.errors import SourceError, UsageError
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prefetching import gather
@@ -284,7 +284,7 @@ def _print_table(predictions: Iterable[Any], layout: Layout) -> None:
     for rows in gather(predictions, _FLUSH_ROWS):
         table = []
         for row in rows:
-            best = rank(row, layout.classes, layout.top or 1) or [("-", float("nan"))] * (layout.top or 1)
+            best = row.rank(layout.classes, layout.top or 1) or [("-", float("nan"))] * (layout.top or 1)
             cells = [cell for label, share in best for cell in (label, "-" if row.error else f"{share:.3f}")]
             cells += list_table_cells(row) if layout.explained else []
             table.append((row.path, *cells, row.error))

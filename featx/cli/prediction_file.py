@@ -54,8 +54,8 @@ class Layout:
 
     def format(self, row: Any) -> str:  # noqa: ANN401 - a Prediction, whose module loads numpy
         """Return the line of a prediction, with its line break."""
-        best = rank(row, self.classes, self.top)
         if not self.is_json:
+            best = row.rank(self.classes, self.top)
             cells = [cell for label, share in best for cell in (label, f"{share:.6g}")]
             if not self.top and not row.error:
                 cells = [f"{share:.6g}" for share in row.probabilities]
@@ -64,24 +64,7 @@ class Layout:
             cells = cells or [""] * n_cells
             cells += list_csv_cells(row) if self.explained else []
             return _format_csv([to_text(row.path), row.label, probability, *cells, row.error])
-        if row.error:
-            return f"{to_json({'path': row.path, 'error': row.error})}\n"
-        values = {"path": row.path, "label": row.label, "probability": row.probability}
-        if self.top:
-            values["top"] = [{"label": label, "probability": share} for label, share in best]
-        else:
-            values["probabilities"] = dict(zip(self.classes, row.probabilities.tolist(), strict=True))
-        if self.explained:
-            values |= row.to_dict()
-        return f"{to_json(values)}\n"
-
-
-def rank(row: Any, classes: Sequence[str], top: int) -> list[tuple[str, float]]:  # noqa: ANN401 - a Prediction
-    """Return the best classes of a prediction with their probabilities, best first; empty if it has an error."""
-    if row.error or not top:
-        return []
-    order = (-row.probabilities).argsort(kind="stable")[:top]
-    return [(classes[at], float(row.probabilities[at])) for at in order.tolist()]
+        return f"{to_json(row.to_row(self.classes, self.top))}\n"
 
 
 def _format_csv(cells: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.output import print_notes, print_text
-from featx.errors import MissingExtraError, UsageError
+from featx.errors import UsageError
 from featx.serving.options import SERVE_DEFAULTS, ServeOptions
 
 EXAMPLE = "featx serve runs/latest --port 8000"
@@ -77,6 +77,8 @@ def serve(
     POST /predict takes pictures; /v2 is the Open Inference Protocol, for KServe and Triton clients; /metrics is for
     Prometheus. SIGTERM answers what has arrived and stops; SIGHUP loads the bundles again.
     """
+    import featx
+
     options = ServeOptions(
         host=host,
         port=port,
@@ -93,14 +95,9 @@ def serve(
         training_pictures=training_pictures,
         runtime=runtime,
     )
-    try:
-        from featx.serving.server import serve as run
-    except ModuleNotFoundError as error:
-        msg = f"serving needs {error.name}, which is not installed; run pip install 'featx[serve]'"
-        raise MissingExtraError(msg) from error
     if not options.is_local and not options.tokens:
         print_notes([f"everybody who reaches {host} is answered; ask for a token with --token-file or {_TOKEN}"])
-    run(bundles, options, on_ready=lambda url: print_text(f"{', '.join(bundles)} at {url} (Ctrl-C stops)"))
+    featx.serve(bundles, options, on_ready=lambda url: print_text(f"{', '.join(bundles)} at {url} (Ctrl-C stops)"))
 
 
 def _read_tokens(file: Path | None) -> tuple[str, ...]:

@@ -65,10 +65,12 @@ class KnownItems:
     def measure_unfamiliarity(self, similarities: Floats) -> float:
         """Return the share of training items that are nearer to the others than an image is, in percent.
 
+        It is NaN where fewer than `RANK` items were compared: the share of so few says nothing.
+
         Args:
             similarities: float32 `(n_items,)`, as `compare` returns them.
         """
-        if not len(self.familiarity):
+        if len(self.familiarity) < RANK:
             return math.nan
         rank = min(RANK, len(similarities))
         nearness = np.partition(similarities, -rank)[-rank]
@@ -125,8 +127,8 @@ def measure_familiarity(features: Floats, units: NDArray[np.integer], others: Fl
     queries = features if others is None else others
     chosen = sample_rows(np.zeros(len(queries)), _MOST_COMPARED)
     _, places, sizes = np.unique(units, return_inverse=True, return_counts=True)
-    rank = min(RANK, len(units) - (int(sizes.max(initial=0)) if others is None else 0))
-    if rank < 1 or not len(chosen):
+    # A lower rank would be compared with the rank `RANK` of new images, and call all of these unfamiliar.
+    if len(units) - (int(sizes.max(initial=0)) if others is None else 0) < RANK or not len(chosen):
         return np.empty(0, np.float32)
     found = []
     for start in range(0, len(chosen), _BLOCK):
@@ -134,7 +136,7 @@ def measure_familiarity(features: Floats, units: NDArray[np.integer], others: Fl
         similarities = queries[block] @ features.T
         if others is None:
             similarities[places[block, None] == places] = -np.inf
-        found.append(np.partition(similarities, -rank, axis=1)[:, -rank])
+        found.append(np.partition(similarities, -RANK, axis=1)[:, -RANK])
     return np.sort(np.concatenate(found))
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from featx.backbones import Backbone
 from featx.bundle import ITEMS, Bundle
 from featx.errors import BundleError, UsageError
-from featx.explaining.basis import BASIS, KnownItems, read_basis
+from featx.explaining.basis import BASIS, RANK, KnownItems, read_basis
 from featx.explaining.conformal import Thresholds, check_share
 from featx.explaining.heat_maps import (
     ACTIVATION,
@@ -27,13 +27,16 @@ from featx.explaining.heat_maps import (
     scale_heat,
 )
 from featx.files import read_columns
+from featx.items.decoding import find_view
 from featx.items.folders import FolderReader
-from featx.results import Explanation, Neighbour, Prediction
+from featx.prediction_results import Explanation, Neighbour, Prediction
 
 logger = logging.getLogger(__name__)
 
 #: What is asked for, if nothing is said.
 COVERAGE, NEIGHBOURS, THRESHOLD = 0.9, 5, 0.95
+
+NO_SETS = "no items calibrate, so every set has all classes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ class Explainer:
         thresholds: Thresholds | None,
         known: "_Neighbourhood | None",
     ) -> None:
-        self._classes = bundle.classes
+        self._classes, self._image = bundle.classes, bundle.parts[0].embed_spec.image
         self._network, self._wanted, self._thresholds, self._known = network, wanted, thresholds, known
         self._maps: MapReader | None = None
         if wanted.heat and len(bundle.parts) == 1 and bundle.views is None:
@@ -112,22 +115,30 @@ class Explainer:
         basis = read_basis(bundle)
         thresholds = basis.conformal.find_thresholds(wanted.coverage) if basis.conformal else None
         if thresholds is None:
-            logger.warning("%s has no items that calibrate, so there are no conformal sets", bundle.path)
+            logger.warning("%s: %s", bundle.path, NO_SETS)
         elif thresholds.note:
             logger.warning("%s", thresholds.note)
         if basis.known is None:
             logger.warning("%s has no features of its training items, so nothing is compared with them", bundle.path)
             return cls(bundle, network, wanted, thresholds, None)
+        if len(basis.known.familiarity) < RANK:
+            logger.warning(
+                "%s compares too few items to say how unfamiliar an image is: fewer than %d", bundle.path, RANK
+            )
         return cls(bundle, network, wanted, thresholds, _Neighbourhood.read(bundle, basis.known))
 
-    def explain(self, prediction: Prediction, features: NDArray[np.float32], image: NDArray[np.uint8]) -> Explanation:
+    def explain(
+        self, prediction: Prediction, features: NDArray[np.float32], image: NDArray[np.uint8], size: tuple[int, int]
+    ) -> Explanation:
         """Explain the prediction of one image.
 
         Args:
             prediction: The prediction, of an image that could be read.
             features: float32 `(dim,)`.
-            image: uint8 RGB `(height, width, 3)`, as the network takes it.
+            image: uint8 RGB `(height, width, 3)`, as the network takes it, or its views, of which the first counts.
+            size: Width and height of the image as displayed, in pixels.
         """
+        image = image if image.ndim == 3 else image[0]  # noqa: PLR2004 - without views
         given = copy_fields(prediction)
         unfamiliarity, neighbours = math.nan, tuple[Neighbour, ...]()
         if self._known is not None:
@@ -136,11 +147,13 @@ class Explainer:
         return Explanation(
             **given,
             labels=self._find_set(prediction),
+            note=self._thresholds.note if self._thresholds else NO_SETS,
             neighbours=neighbours,
             unfamiliarity=unfamiliarity,
             unfamiliar=unfamiliarity > 100 * self._wanted.threshold,
             heat=heat,
             heat_method=method,
+            heat_box=() if heat is None else find_view(*size, self._image),
         )
 
     def _find_set(self, prediction: Prediction) -> tuple[str, ...]:

@@ -200,7 +200,14 @@ def draft_bundle(
     dataset, data = trained.data.dataset, trained.data
     store, tested = data.stores[0], np.flatnonzero(trained.partition.test.members)
     ids = store.ids[dataset.rows]
-    basis = make_trained_basis(dataset, trained.roles.train, trained.roles.held, trained.embed, trained.classify)
+    basis = make_trained_basis(
+        dataset,
+        trained.roles.train,
+        trained.roles.held,
+        trained.embed,
+        trained.classify,
+        with_items=options.neighbours,
+    )
     return Draft(
         parts=(DraftPart(make_spec(tuned, tuned.outputs[0], image), golden, str(path)),),
         head_spec=run.head,

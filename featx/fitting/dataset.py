@@ -117,15 +117,15 @@ def is_tunable(dataset: Dataset, members: NDArray[np.bool_]) -> bool:
     return sum(count > 1 for count in counts.values()) >= MIN_CLASSES
 
 
-def deal_folds(dataset: Dataset, members: NDArray[np.bool_], seed: int) -> NDArray[np.intp]:
-    """Deal some items to tuning folds; an item that cannot be held out without losing a class joins the first.
+def deal_folds(dataset: Dataset, members: NDArray[np.bool_], seed: int, most: int = TUNING_FOLDS) -> NDArray[np.intp]:
+    """Deal some items to folds, at most so many; one that cannot be held out without losing a class joins the first.
 
     Raises:
         DataError: If fewer than two classes have two units among these items.
     """
     units = dataset.find_units(np.ones(len(dataset), bool))
     check_tunable(str(dataset.store.path), dataset.labels.tolist(), units, members)
-    folds = max(2, min(TUNING_FOLDS, dataset.count_units(members)))
+    folds = max(2, min(most, dataset.count_units(members)))
     return np.maximum(dataset.assign_folds(members, folds, seed), 0)
 
 

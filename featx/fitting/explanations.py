@@ -7,12 +7,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.bundle import align_probabilities
 from featx.errors import SourceError
 from featx.explaining.basis import Basis, KnownItems, find_directions, limit_items, measure_familiarity, sample_rows
 from featx.explaining.conformal import Conformal
-from featx.fitting.dataset import Dataset
+from featx.fitting.choice import Chosen
+from featx.fitting.dataset import Dataset, deal_folds
+from featx.heads.tuning import tune_rows
 from featx.items.folders import FolderReader
 from featx.items.sources import find_reader
+
+#: The items that calibrate conformal sets are predicted by heads that were fitted to four fifths of the items.
+CALIBRATING_FOLDS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,28 @@ class Calibrating:
 
     members: NDArray[np.bool_]
     probabilities: NDArray[np.float64]
+
+
+def predict_held_out(
+    chosen: Chosen, dataset: Dataset, members: NDArray[np.bool_], folds: int = CALIBRATING_FOLDS
+) -> Calibrating:
+    """Predict the items that a head was tuned on, each while its fold was held out, for conformal sets.
+
+    There are more folds than for tuning. A head that is fitted to two thirds of the items is less sure than the final
+    one, so that its scores would make the sets too large (V. Vovk, "Cross-conformal predictors", Annals of Mathematics
+    and Artificial Intelligence 74, 2015; R. F. Barber et al., "Predictive inference with the jackknife+", Annals of
+    Statistics 49, 2021, on K-fold CV+).
+
+    Args:
+        chosen: The head.
+        dataset: All items.
+        members: bool `(n_items,)`, those that it was tuned on.
+        folds: Number of folds, if the items allow so many.
+    """
+    (head, _), tuned = chosen.plan, chosen.tuned
+    rows = dataset.take_training_rows(members, deal_folds(dataset, members, tuned.spec.seed, folds))
+    held_out = tune_rows(head, rows, tuned.spec)
+    return Calibrating(members, align_probabilities(held_out.probabilities, held_out.classes, len(dataset.classes)))
 
 
 def make_basis(dataset: Dataset, trained: NDArray[np.bool_], calibrating: Calibrating, *, with_items: bool) -> Basis:
@@ -59,6 +87,8 @@ def make_trained_basis(
     held: NDArray[np.intp],
     embed: Callable[[NDArray[np.intp]], NDArray[np.float32]],
     classify: Callable[[NDArray[np.float32]], NDArray[np.float64]],
+    *,
+    with_items: bool,
 ) -> Basis:
     """Make the basis of explanations for a network that was trained itself.
 
@@ -71,6 +101,7 @@ def make_trained_basis(
         held: int `(n_held,)`, the items that were held out to choose the epoch.
         embed: Returns the features of items, float32 `(n, dim)`.
         classify: Returns the probabilities `(n, n_classes)` of features.
+        with_items: Whether it has the features of the training items.
     """
     units = dataset.find_units(np.ones(len(dataset), bool))
     held_features = embed(held) if len(held) else embed(train[:1])[:0]
@@ -79,6 +110,8 @@ def make_trained_basis(
     if len(held):
         chances = classify(held_features)
         conformal = Conformal.measure(chances, dataset.targets[held], units[held], dataset.classes)
+    if not with_items:
+        return Basis(conformal, None)
     chosen = train[sample_rows(dataset.targets[train], limit_items(dim))]
     features = find_directions(embed(chosen), (dim,))
     familiarity = measure_familiarity(features, units[chosen], find_directions(held_features, (dim,)))

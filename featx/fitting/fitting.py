@@ -32,7 +32,7 @@ from featx.fitting.dataset import (
     note_relabelled,
     split_dataset,
 )
-from featx.fitting.explanations import Calibrating, describe_basis, make_basis
+from featx.fitting.explanations import Calibrating, describe_basis, make_basis, predict_held_out
 from featx.fitting.illustrations import list_illustrations
 from featx.fitting.learning_curve import measure_curve, measure_shots
 from featx.fitting.protocols import find_protocol, plan_head
@@ -342,7 +342,10 @@ def _draft_bundle(
     ids, labels = dataset.store.ids[dataset.rows], dataset.labels
     store, truth = dataset.store, dataset.targets[outcome.tested]
     on = (Path(to_text(str(store.path))).name, store.source)
-    basis = make_basis(dataset, outcome.trained, outcome.calibrating, with_items=options.neighbours)
+    calibrating = outcome.calibrating
+    if outcome.tuned_on[calibrating.members].all():  # there is no val split
+        calibrating = predict_held_out(outcome.chosen, dataset, outcome.tuned_on)
+    basis = make_basis(dataset, outcome.trained, calibrating, with_items=options.neighbours)
     plots = list_illustrations(run, outcome.chosen.tuned, outcome.fitted, outcome.probabilities, truth, on)
     return Draft(
         parts=parts,

@@ -15,8 +15,8 @@ from featx.files import say_failures
 from featx.items.decoding import decode
 from featx.items.manifest import Reader
 from featx.items.thumbnails import read_thumbnail
+from featx.prediction_results import Explanation, Neighbour
 from featx.report.contact_sheets import THUMBNAIL_PX, Tile, draw_contact_sheet
-from featx.results import Explanation, Neighbour
 
 #: The most training items in a row.
 MOST_NEIGHBOURS = 10

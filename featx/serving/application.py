@@ -105,7 +105,7 @@ class Server:
         request.scope["featx.images"] = len(asked.pictures)
         answers = await model.answer([data for _, data in asked.pictures], deadline, explain=asked.explain)
         values = format_answers(model, [name for name, _ in asked.pictures], answers, asked.top)
-        return _respond(422 if all(one.error for one in answers) else 200, values)
+        return _respond(422 if all(one.prediction.error for one in answers) else 200, values)
 
     async def infer(self, request: HttpRequest, body: bytes, deadline: float) -> Response:
         """Answer `POST /v2/models/NAME/infer`."""
@@ -143,9 +143,9 @@ def _take(number: int, answer: Answer) -> Any:  # noqa: ANN401 - an array
     Raises:
         RequestError: If the picture cannot be read; the protocol has no place for an error of one of several.
     """
-    if answer.probabilities is None:
-        raise RequestError(422, f"image {number}: {answer.error}")
-    return answer.probabilities
+    if answer.prediction.error:
+        raise RequestError(422, f"image {number}: {answer.prediction.error}")
+    return answer.prediction.probabilities
 
 
 async def _offload(size: int, function: Callable[[], Any]) -> Any:  # noqa: ANN401 - what the function returns
@@ -246,10 +246,10 @@ def _add_health(app: FastAPI, server: Server) -> None:
     async def show_metrics() -> Response:
         return Response(server.models.metrics.format(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    for path, endpoint in (("/healthz", live), ("/v2/health/live", live)):
-        app.add_api_route(path, endpoint, methods=["GET"], **describe("live"))
-    for path, endpoint in (("/readyz", ready), ("/v2/health/ready", ready)):
-        app.add_api_route(path, endpoint, methods=["GET"], **describe("ready"))
+    for endpoint, paths in ((live, ("/healthz", "/v2/health/live")), (ready, ("/readyz", "/v2/health/ready"))):
+        for path in paths:
+            app.add_api_route(path, endpoint, methods=["GET"], **describe(endpoint.__name__))
+            app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)  # some watchers send these
     app.add_api_route("/metrics", show_metrics, methods=["GET"], **describe("metrics"))
 
 

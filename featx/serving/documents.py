@@ -27,6 +27,7 @@ _BASE64 = {"type": "string", "contentEncoding": "base64"}
 _SHARE = _object({"label": _TEXT, "probability": _NUMBER})
 _EXPLANATION: dict[str, Any] = {
     "set": _list(_TEXT),
+    "note": _TEXT,
     "unfamiliar": {"type": ["boolean", "null"]},
     "unfamiliarity": {"type": ["number", "null"]},
     "neighbours": _list(_object({"item": _TEXT, "label": _TEXT, "similarity": _NUMBER}, {"jpeg": _BASE64})),

@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from featx.errors import FeatxError, ImageError, UsageError
 from featx.explaining.explaining import read_neighbour
-from featx.items.decoding import find_view
 from featx.items.thumbnails import encode_thumbnail
+from featx.prediction_results import Explanation, Prediction
 from featx.references import LATEST, MANIFEST, find_bundle
-from featx.results import Explanation
 from featx.serving.batching import Batcher, LateError, OverloadError, Room
 from featx.serving.metrics import MOST_LABELS, Metrics
 from featx.serving.network import ServedPredictor, check_picture
@@ -42,18 +41,12 @@ class Answer:
     """What became of one picture.
 
     Attributes:
-        probabilities: `(n_classes,)`; None if there is an error.
-        error: The reason why it cannot be read; empty if it can.
-        explanation: The explanation, if it was asked for.
+        prediction: The prediction, or the explanation if that was asked for.
         neighbours: Pictures of its neighbours as JPEG in base64, or empty.
-        heat_box: The part of the picture that the heat map covers; see `find_view`.
     """
 
-    probabilities: NDArray[np.float64] | None
-    error: str = ""
-    explanation: Explanation | None = None
+    prediction: Prediction
     neighbours: tuple[str, ...] = ()
-    heat_box: tuple[float, ...] = ()
 
 
 class Model:
@@ -102,7 +95,7 @@ class Model:
         if not explain:
             futures = self._batcher.submit(pictures, deadline)
             found = await asyncio.gather(*map(asyncio.wrap_future, futures), return_exceptions=True)
-            answers = [_read_outcome(one) for one in found]
+            answers = [_read_outcome(one, self.classes) for one in found]
         else:
             answers = await self._explain(pictures, deadline)
         self._count(answers)
@@ -124,12 +117,11 @@ class Model:
             raise LateError
         try:
             header = check_picture(data, self._options.max_pixels)
-            found = self._predictor.explain_one(data, hashlib.sha256(data).hexdigest())
+            size = (header.width_px, header.height_px)
+            found = self._predictor.explain_one(data, hashlib.sha256(data).hexdigest(), size)
         except ImageError as error:
-            return Answer(None, str(error))
-        image = self._predictor.bundle.parts[0].embed_spec.image
-        box = find_view(header.width_px, header.height_px, image)
-        return Answer(found.probabilities, "", found, self._show_neighbours(found), box)
+            return Answer(Prediction("", error=str(error)))
+        return Answer(found, self._show_neighbours(found))
 
     def _show_neighbours(self, found: Explanation) -> tuple[str, ...]:
         """Return small JPEGs of the similar training images in base64; empty for those that are gone."""
@@ -141,14 +133,14 @@ class Model:
 
     def _count(self, answers: Sequence[Answer]) -> None:
         for one in answers:
-            self._metrics.images.labels(self.name, "refused" if one.error else "answered").inc()
-            if one.probabilities is None:
+            found = one.prediction
+            self._metrics.images.labels(self.name, "refused" if found.error else "answered").inc()
+            if found.error:
                 continue
-            best = int(one.probabilities.argmax())
-            self._metrics.probability.labels(self.name).observe(float(one.probabilities[best]))
+            self._metrics.probability.labels(self.name).observe(found.probability)
             if len(self.classes) <= MOST_LABELS:
-                self._metrics.predictions.labels(self.name, self.classes[best]).inc()
-            if one.explanation is not None and one.explanation.unfamiliar:
+                self._metrics.predictions.labels(self.name, found.label).inc()
+            if isinstance(found, Explanation) and found.unfamiliar:
                 self._metrics.unfamiliar.labels(self.name).inc()
 
     def close(self) -> None:
@@ -157,16 +149,16 @@ class Model:
         self._explain_pool.shutdown()
 
 
-def _read_outcome(outcome: NDArray[np.float64] | BaseException) -> Answer:
+def _read_outcome(outcome: NDArray[np.float64] | BaseException, classes: Sequence[str]) -> Answer:
     """Turn what a future returned into an answer.
 
     Raises:
         BaseException: What is not about the picture.
     """
     if not isinstance(outcome, BaseException):
-        return Answer(outcome)
+        return Answer(Prediction.choose("", classes, outcome))
     if isinstance(outcome, FeatxError) and not isinstance(outcome, LateError):
-        return Answer(None, str(outcome))
+        return Answer(Prediction("", error=str(outcome)))
     raise outcome
 
 

@@ -13,7 +13,7 @@ from featx.items.decoding import Probe, decode, probe
 from featx.items.reading import count_views, expand_views, limit_ahead
 from featx.options import EmbedOptions, count_cores
 from featx.prediction import Predictor
-from featx.results import Explanation, Prediction
+from featx.prediction_results import Explanation, Prediction
 
 #: A JPEG of more scans than this only serves to keep decoders busy: libjpeg reads the whole picture for each. Cameras
 #: and encoders write up to 12.
@@ -84,12 +84,13 @@ class ServedPredictor(Predictor):
         """Whether the bundle has what explanations are based on."""
         return BASIS in self.bundle.files
 
-    def explain_one(self, data: bytes, sha256: str) -> Explanation:
+    def explain_one(self, data: bytes, sha256: str, size: tuple[int, int]) -> Explanation:
         """Explain the prediction of one image file; not safe in several threads.
 
         Args:
             data: The bytes of the file.
             sha256: Their digest, hexadecimal.
+            size: Width and height of the image as displayed, in pixels.
 
         Raises:
             ImageError: If it cannot be decoded.
@@ -97,13 +98,12 @@ class ServedPredictor(Predictor):
         forms = self.decode(data, sha256)
         features = self._embed_forms([forms])
         probabilities = self._classify(features)[0]
-        best = int(probabilities.argmax())
-        prediction = Prediction("", self.classes[best], float(probabilities[best]), probabilities, sha256=sha256)
+        prediction = Prediction.choose("", self.classes, probabilities, sha256)
         if self._explainer is None:  # once: it reads the training items, and compiles the network for heat maps
             predict = self.predict_proba if len(self._images) == 1 else None
             network = Network(self._backbones, self._head, predict, self._runtime)
             self._explainer = Explainer.open(self.bundle, network, Wanted())
-        return self._explainer.explain(prediction, features[0], forms[0][0])
+        return self._explainer.explain(prediction, features[0], forms[0], size)
 
     def _embed_forms(self, pictures: Sequence[Forms]) -> NDArray[np.float32]:
         """Return features `(n, dim)`."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import logging
 import signal
 import socket
 import ssl
@@ -17,7 +16,7 @@ from featx.errors import FeatxError, UsageError
 from featx.serving.application import make_application
 from featx.serving.logs import log_as_json
 from featx.serving.models import Models, name_models
-from featx.serving.options import SERVE_DEFAULTS, ServeOptions
+from featx.serving.options import ServeOptions
 
 #: A client that is silent, or sends the head of a request byte by byte, is dropped after so many seconds.
 _HEAD_SECONDS = 10.0
@@ -35,8 +34,6 @@ _FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nRetry-After: 1\r\nConnection: close\r\n"
     b'Content-Length: 47\r\n\r\n{"error": "too many connections are open now" }'
 )
-
-logger = logging.getLogger("featx.serving")
 
 
 class BoundedProtocol(H11Protocol):
@@ -164,21 +161,8 @@ def open_socket(host: str, port: int) -> socket.socket:
     return listener
 
 
-def serve(
-    bundles: Sequence[str], options: ServeOptions = SERVE_DEFAULTS, *, on_ready: Callable[[str], None] = logger.info
-) -> None:
-    """Serve bundles until a signal ends the process.
-
-    SIGTERM and Ctrl-C answer what was sent before; SIGHUP loads the bundles again.
-
-    Args:
-        bundles: References as `find_bundle` takes them, each also as `NAME=REFERENCE`.
-        options: How to serve.
-        on_ready: Called with the URL once the server listens.
-
-    Raises:
-        FeatxError: If a bundle cannot be loaded, or the address cannot be used.
-    """
+def run_server(bundles: Sequence[str], options: ServeOptions, on_ready: Callable[[str], None]) -> None:
+    """Serve bundles until a signal ends the process; see `featx.serve`."""
     references = name_models(bundles)
     _check_certificate(options)
     listener = open_socket(options.host, options.port)  # before the bundles are loaded, which takes longer

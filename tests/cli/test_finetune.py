@@ -150,8 +150,8 @@ FLAGS = """\
 --clf keras:64 --param dropout=0.3 --scaling l2 --unfreeze gradual:2 --augment flip --views 2 --cache no --epochs 7
 --batch-size 8 --optimizer sgd --learning-rate 0.01 --head-learning-rate 0.02 --schedule cosine --patience 4
 --monitor auc --batch-norm train --class-weight balanced --label-smoothing 0.1 --mixed-precision --layer -2
---pooling max --weights none --image-size 40x48 --resize crop --test-size 0.3 --group folder --seed 5 --features f
---without w.csv --relabel r.csv
+--no-neighbours --pooling max --weights none --image-size 40x48 --resize crop --test-size 0.3 --group folder --seed 5
+--features f --without w.csv --relabel r.csv
 --runs r --fresh --workers 2 --runtime keras"""
 SPEC = FineTuneSpec(
     head=HeadSpec("keras:64", {"dropout": "0.3"}, "l2", 5),
@@ -183,6 +183,7 @@ OPTIONS = {
     "workers": 2,
     "runtime": "keras",
     "mixed_precision": True,
+    "neighbours": False,
 }
 
 

@@ -415,7 +415,9 @@ def test_explanations_are_columns_of_a_csv_and_keys_of_json(featx_command, bundl
         assert row["nearest"].startswith(f"{row['nearest_label']}/digit-")
     (line,) = featx_command("predict", bundle, photos[0], "--explain", "--json", "--neighbours", "2").out.splitlines()
     found = json.loads(line)
-    assert {"set", "unfamiliarity", "unfamiliar", "neighbours", "heat", "heat_method", "probabilities"} <= set(found)
+    explained = {"set", "note", "unfamiliarity", "unfamiliar", "neighbours", "heat", "heat_method", "heat_box"}
+    assert set(found) == {"path", "label", "probability", "probabilities", *explained}
+    assert found["heat_box"] == [0, 0, 1, 1]
     assert found["neighbours"][0]["item"] == rows[0]["nearest"]
     assert len(found["neighbours"]) == 2
     assert np.shape(found["heat"]) == (7, 7)

@@ -41,6 +41,17 @@ def test_items_of_one_group_are_not_compared():
     assert measure_familiarity(features, np.zeros(120, int), centers).min() > 0.98
 
 
+def test_the_unfamiliarity_is_unknown_where_fewer_than_five_are_compared():
+    features = find_directions(np.random.default_rng(0).normal(size=(9, 4)).astype(np.float32), (4,))
+    similarities = np.full(9, 0.5, np.float32)
+    for n_others, is_known in ((4, False), (5, True)):
+        familiarity = measure_familiarity(features, np.arange(9), features[:n_others])
+        known = KnownItems(features, np.arange(9, dtype=np.int32), familiarity, (4,))
+        assert np.isnan(known.measure_unfamiliarity(similarities)) != is_known
+    assert len(measure_familiarity(features[:5], np.arange(5))) == 0  # each has but four others
+    assert len(measure_familiarity(features[:6], np.arange(6))) == 6
+
+
 def test_unfamiliarity_is_a_percentile():
     features = np.eye(8, dtype=np.float32)
     known = KnownItems(features, np.arange(8, dtype=np.int32), np.linspace(0.1, 0.8, 8, dtype=np.float32), (8,))

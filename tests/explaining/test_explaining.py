@@ -16,7 +16,13 @@ from featx.bundle import Bundle
 from featx.errors import BundleError, SourceError, UsageError
 from featx.explaining.basis import read_basis
 from featx.explaining.explaining import read_neighbour
+from featx.fitting.choice import predict_items, tune_and_choose
+from featx.fitting.dataset import deal_folds, load_dataset
+from featx.fitting.explanations import predict_held_out
+from featx.fitting.protocols import plan_head
+from featx.heads import fit_tuned
 from featx.options import FitOptions
+from featx.specs import HeadSpec
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +90,22 @@ def test_the_nearest_of_a_training_item_is_itself_where_it_is(predictor, bundle,
     (tmp_path / "secret").write_text("not a training image")
     assert read_neighbour(replace(first, path=str(tmp_path / "secret"))) is None
     assert read_neighbour(replace(first, path="")) is None
+
+
+def test_five_folds_are_held_out_for_the_sets(store):
+    dataset = load_dataset(store)
+    members = np.arange(len(dataset)) % 5 > 0
+    plan = plan_head(HeadSpec("logreg", {"C": 1.0}, "none", 0, "none"), None)
+    chosen = tune_and_choose([plan], dataset, members, ~members, lambda *_: None)
+    held_out = predict_held_out(chosen, dataset, members)
+    folds = deal_folds(dataset, members, 0, 5)
+    fold = np.zeros(len(dataset), bool)
+    fold[np.flatnonzero(members)[folds == 3]] = True
+    others = members & ~fold
+    rows = dataset.take_training_rows(others, deal_folds(dataset, others, 0))
+    alone = predict_items(fit_tuned(plan[0], rows, chosen.tuned), dataset, fold)
+    assert np.unique(folds).size == 5
+    assert np.allclose(held_out.probabilities[folds == 3], alone, atol=1e-3)
 
 
 def test_no_item_of_the_test_is_in_the_basis(bundle):

@@ -272,13 +272,16 @@ def test_a_class_that_train_lacks_counts_as_wrong(tune, tmp_path):
 
 
 def test_a_branch_is_tuned_without_the_other(tune, network, pictures, features, tmp_path):
-    options = FineTuneOptions(features=features, folder=tmp_path / "runs")
+    options = FineTuneOptions(features=features, folder=tmp_path / "runs", neighbours=False)
     spec = FineTuneSpec(unfreeze="all", **{**FEW, "epochs": 1})
     run = featx.finetune(pictures, network, layer="right", spec=spec, options=options)
     counts = run.finetuned
     assert counts.trainable_parameters == (3 * 9 * 8 + 8 + 16) + (8 * 8 + 8)
     assert counts.frozen_parameters == 16  # the statistics
     assert featx.Predictor.load(run.bundle).classes == ("0", "1", "2")
+    basis = read_basis(featx.Bundle.open(run.bundle))
+    assert basis.known is None  # as asked
+    assert len(basis.conformal.scores) == run.validation.n_items
 
 
 def test_other_settings_have_other_stores(tune, network, pictures, features, tmp_path):

@@ -5,6 +5,7 @@ import http.client
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 
@@ -13,7 +14,9 @@ import pytest
 from PIL import Image
 from server_process import ServerProcess, make_form, read_status
 
+import featx
 from featx import Predictor
+from featx.errors import MissingExtraError, UsageError
 from featx.serving.models import Models
 from featx.serving.network import ServedPredictor
 from featx.serving.options import ServeOptions
@@ -64,8 +67,9 @@ def test_explanations_are_those_of_the_library(server, bundle, files):
     _, found = server.request("POST", "/predict?explain=true", data, content_type="image/png")
     (shown,) = found["predictions"]
     assert (shown["label"], shown["set"]) == (wanted.label, list(wanted.labels))
-    assert {*wanted.to_dict(), "heat_box"} <= set(shown)  # as the command prints it
-    assert shown["heat_box"] == [0, 0, 1, 1]
+    assert list(shown) == list(wanted.to_row(tuple("0123456789")))  # what the command prints
+    assert shown["heat_box"] == list(wanted.heat_box) == [0, 0, 1, 1]
+    assert shown["note"] == wanted.note
     assert shown["unfamiliarity"] == pytest.approx(wanted.unfamiliarity)
     assert [one["item"] for one in shown["neighbours"]] == [one.item for one in wanted.neighbours]
     np.testing.assert_allclose(shown["heat"], wanted.heat, atol=2e-3)
@@ -112,6 +116,28 @@ def test_it_describes_and_counts_itself(server):
     log = server.read_log()
     assert '"path": "/predict", "status": 200' in log
     assert "good.png" not in log
+
+
+def test_health_checks_answer_head_as_get_without_a_body(server):
+    for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
+        assert server.request("GET", path)[0] == 200
+        with server.open() as connection:
+            connection.sendall(f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200")
+        assert not body
+
+
+def test_the_library_serves_in_the_main_thread_only(bundle):
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, pytest.raises(UsageError, match="in the main thread"):
+        pool.submit(featx.serve, bundle).result()
+
+
+def test_a_missing_package_is_named_with_the_extra(bundle, monkeypatch):
+    monkeypatch.delitem(sys.modules, "featx.serving.server", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(MissingExtraError, match=r"needs uvicorn, which is not installed; run pip install"):
+        featx.serve(bundle)
 
 
 def test_the_queue_is_bounded_and_no_request_is_lost(bundle, files):

@@ -54,6 +54,22 @@ def test_dropped_files_are_classified_or_refused_with_the_reason(browser, server
     check_quiet(browser, server)
 
 
+def test_a_busy_server_is_asked_again_a_few_times_and_another_error_is_shown(browser, server, digits):
+    picture = min((digits / "7").glob("*"))
+    for status, body, tries, reason in (
+        (503, '{"error": "the queue is full"}', 4, "the queue is full"),
+        (502, "<h1>Bad gateway</h1>", 1, "the server answered with status 502"),
+    ):
+        browser.call("Page.navigate", url=server.url)
+        browser.wait("document.documentElement.dataset.ready === 'yes'")
+        answer = f"new Response({json.dumps(body)}, {{status: {status}, headers: {{'Retry-After': '0.05'}}}})"
+        browser.evaluate(f"window.asked = 0; window.fetch = async () => {{ window.asked += 1; return {answer}; }}")
+        drop(browser, picture)
+        browser.wait("document.querySelectorAll('article.failed').length === 1")
+        assert browser.evaluate("window.asked") == tries
+        assert read_cards(browser)[picture.name][1] == reason
+
+
 def check_quiet(browser, server):
     """Nothing was said in the console, and nothing was requested elsewhere."""
     requested = [e["params"]["request"]["url"] for e in browser.events if e["method"] == "Network.requestWillBeSent"]

@@ -4,7 +4,7 @@
 const PARALLEL = 2;          // requests at one time
 const SHOWN = 5;             // classes with a bar
 const PREVIEW_PX = 480;      // longer side of a preview
-const MOST_TRIES = 20;       // of a request that the full server puts off
+const MOST_TRIES = 4;        // of a request that the busy server puts off
 
 const find = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(share > 0.9995 || share < 0.0005 ? 0 : 1)} %`;
@@ -126,12 +126,13 @@ async function predict(row, file, explain) {
     } catch {
       throw new Error('the server cannot be reached');
     }
+    const values = await answer.json().catch(() => ({}));  // another server on the way may answer with a page
     if (answer.status === 503 && tries < MOST_TRIES) {
+      row.card.querySelector('h2').textContent = `The server is busy; trying again (${tries} of ${MOST_TRIES - 1})`;
       await new Promise((resume) => setTimeout(resume, 1000 * (Number(answer.headers.get('Retry-After')) || 1)));
       continue;
     }
-    const values = await answer.json();
-    if (!values.predictions) throw new Error(values.error || `status ${answer.status}`);
+    if (!values.predictions) throw new Error(values.error || `the server answered with status ${answer.status}`);
     row.version = values.version;
     return values.predictions[0];
   }
@@ -151,6 +152,7 @@ function show(row) {
   card.querySelector('tbody').replaceChildren(...shares.slice(0, SHOWN).map(([label, share]) => {
     const line = make('tr'), name = make('th', label), cell = make('td'), bar = make('div', undefined, 'bar'), fill = make('i');
     name.scope = 'row';
+    name.style.width = `${Math.min(18, Math.max(...shares.slice(0, SHOWN).map(([one]) => one.length))) + 1}ch`;
     fill.style.width = `${100 * share}%`;
     bar.append(fill);
     cell.append(bar);
@@ -162,18 +164,20 @@ function show(row) {
   say(`${row.file}: ${card.querySelector('h2').textContent}`);
 }
 
-function explainAnswer(row, { set: labels, neighbours, unfamiliarity, heat, heat_method: method, heat_box: box }) {
+function explainAnswer(row, { set: labels, note, probabilities, neighbours, unfamiliarity, heat, heat_method: method, heat_box: box }) {
   const list = row.card.querySelector('dl');
   const tell = (term, text) => list.append(make('dt', term), make('dd', text));
   tell('Possible', labels.length ? labels.join(', ') : 'none of the classes fits');
-  if (unfamiliarity !== null) {
-    tell('Unfamiliar', `more than ${unfamiliarity > 99.5 ? 'all' : `${unfamiliarity.toFixed(0)} % of the`} known pictures`);
-  }
+  if (note && labels.length === Object.keys(probabilities).length) tell('Note', note);  // nothing can be excluded
+  const share = unfamiliarity > 99.5 ? 'all' : `${unfamiliarity?.toFixed(0)} % of the`;
+  tell('Unfamiliar', unfamiliarity === null ? 'unknown: too few training pictures to compare with' : `more than ${share} known pictures`);
   row.card.querySelector('.alike').hidden = !neighbours.length;
   row.card.querySelector('.neighbours').replaceChildren(...neighbours.map(({ label, similarity, item, jpeg }) => {
     const figure = make('figure');
     if (jpeg) Object.assign(figure.appendChild(make('img')), { src: `data:image/jpeg;base64,${jpeg}`, alt: '' });
-    figure.append(make('figcaption', `${label} ${similarity.toFixed(2)}`));
+    const caption = make('figcaption', `${label} `);
+    caption.append(make('span', similarity.toFixed(2), 'quiet'));
+    figure.append(caption);
     figure.title = item;
     return figure;
   }));
@@ -199,7 +203,9 @@ function judge(row) {
   if (!row.answer || row.error) return;
   const { label, probability, unfamiliar } = row.answer, certain = probability >= threshold();
   row.card.classList.toggle('uncertain', !certain);
-  row.card.querySelector('h2').textContent = certain ? `${label} ${percent(probability)}` : `Uncertain: perhaps ${label}, ${percent(probability)}`;
+  const head = row.card.querySelector('h2');
+  head.textContent = certain ? `${label} ` : `Uncertain: perhaps ${label} `;
+  head.append(make('span', percent(probability), 'quiet'));
   const badges = [];
   if (unfamiliar) badges.push(make('span', 'unfamiliar: unlike the pictures it was trained on', 'warn'));
   if (!certain) badges.push(make('span', `below ${find('threshold').value} %`, 'warn'));

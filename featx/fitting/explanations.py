@@ -40,9 +40,7 @@ def predict_held_out(
     """Predict the items that a head was tuned on, each while its fold was held out, for conformal sets.
 
     There are more folds than for tuning. A head that is fitted to two thirds of the items is less sure than the final
-    one, so that its scores would make the sets too large (V. Vovk, "Cross-conformal predictors", Annals of Mathematics
-    and Artificial Intelligence 74, 2015; R. F. Barber et al., "Predictive inference with the jackknife+", Annals of
-    Statistics 49, 2021, on K-fold CV+).
+    one, so that its scores would make the sets too large; see decision 31.
 
     Args:
         chosen: The head.

@@ -11,6 +11,10 @@ STORES := tests/store $(addprefix tests/faults/test_,hostile_stores.py full_disk
 FAST := not keras and not shared and not faults
 CORE = $(shell $(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
 
+# Containers often set it. Without bytecode, each of the hundreds of processes that tests start compiles featx again, and
+# each process of pytest rewrites all tests.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage fast faults newest check docs format wheel clean
 

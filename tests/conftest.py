@@ -2,6 +2,7 @@ import contextlib
 import logging
 import os
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,25 @@ from runs import draw
 import featx
 
 SHARED = Path(os.environ.get("FEATX_SHARED", Path(__file__).resolve().parents[2] / "shared")).resolve()
+
+
+#: Every test of these files needs Keras, and importing them imports TensorFlow, which takes four seconds.
+NEED_KERAS = {
+    "backbones/test_applications.py",
+    "backbones/test_efficientnet_lite.py",
+    "backbones/test_networks.py",
+    "backbones/test_openvino.py",
+    "backbones/test_savedmodels.py",
+    "backbones/test_scattering.py",
+    "backbones/test_weights.py",
+    "faults/test_hostile_networks.py",
+}
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave them out where Keras is missing, as in `make newest`, or not asked for, as in `make fast`."""
+    left_out = "not keras" in config.option.markexpr or not find_spec("keras")
+    return True if left_out and "/".join(collection_path.parts[-2:]) in NEED_KERAS else None
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +52,12 @@ def digits(tmp_path_factory):
 def store(digits, tmp_path_factory):
     """The 400 digits, embedded by the backbone that needs no TensorFlow."""
     return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("features")).store
+
+
+@pytest.fixture(scope="session")
+def digits_bundle(store, tmp_path_factory):
+    """A bundle of the 400 digits; a test that changes it takes a copy, as writing one takes a second."""
+    return featx.fit(store, "centroid", options=featx.FitOptions(folder=tmp_path_factory.mktemp("runs"))).bundle
 
 
 @pytest.fixture(scope="module")

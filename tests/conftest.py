@@ -2,6 +2,7 @@ import contextlib
 import logging
 import os
 import signal
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,6 +33,18 @@ def pytest_ignore_collect(collection_path, config):
     """Leave them out where Keras is missing, as in `make newest`, or not asked for, as in `make fast`."""
     left_out = "not keras" in config.option.markexpr or not find_spec("keras")
     return True if left_out and "/".join(collection_path.parts[-2:]) in NEED_KERAS else None
+
+
+#: Few tests that take long: a process that began with them at the end would be left alone with them.
+LONG = {"test_docs.py", "test_end_to_end.py", "test_extending.py"}
+
+
+@pytest.hookimpl(trylast=True)  # after those that are not chosen were left out
+def pytest_collection_modifyitems(items, config):
+    """Where several processes share the files, begin with those of `LONG`, then with those of many tests."""
+    if hasattr(config, "workerinput"):
+        sizes = Counter(item.path for item in items)
+        items.sort(key=lambda item: (item.path.name not in LONG, -sizes[item.path], item.path))
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,15 @@ INSTALLED := .venv/.installed
 NEWEST_BIN := .venv-newest/bin
 NEWEST := .venv-newest/.installed
 # One process for each core, up to four: each that loads TensorFlow takes 1.5 GB. A file stays in one process, whose
-# fixtures its tests share.
-PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile
+# fixtures its tests share; tests/conftest.py says which files come first.
+PARALLEL := --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 STORES := tests/store $(addprefix tests/faults/test_,hostile_stores.py full_disk.py kills.py writers.py power_cuts.py operations.py flips.py) tests/test_embedding.py tests/test_restoration.py tests/cli/test_verify.py
 FAST := not keras and not shared and not faults
 CORE = $(shell $(BIN)/python -c 'import sys; print("sysmon" if sys.version_info >= (3, 12) else "ctrace")')
+
+# Containers often set it. Without bytecode, each of the hundreds of processes that tests start compiles featx again, and
+# each process of pytest rewrites all tests.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test coverage fast faults newest check docs format wheel clean

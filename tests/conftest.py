@@ -2,6 +2,8 @@ import contextlib
 import logging
 import os
 import signal
+from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,41 @@ from runs import draw
 import featx
 
 SHARED = Path(os.environ.get("FEATX_SHARED", Path(__file__).resolve().parents[2] / "shared")).resolve()
+
+
+#: Every test of these files needs Keras, and importing them imports TensorFlow, which takes four seconds.
+NEED_KERAS = {
+    "backbones/test_applications.py",
+    "backbones/test_efficientnet_lite.py",
+    "backbones/test_networks.py",
+    "backbones/test_openvino.py",
+    "backbones/test_savedmodels.py",
+    "backbones/test_scattering.py",
+    "backbones/test_weights.py",
+    "faults/test_hostile_networks.py",
+}
+
+
+def pytest_ignore_collect(collection_path, config):
+    """Leave them out where Keras is missing, as in `make newest`, or not asked for, as in `make fast`.
+
+    `make coverage` imports them: its figure counts the lines of featx that run when a module is imported.
+    """
+    unasked = "not keras" in config.option.markexpr and not config.getoption("cov_source", None)
+    left_out = unasked or not find_spec("keras")
+    return True if left_out and "/".join(collection_path.parts[-2:]) in NEED_KERAS else None
+
+
+#: Few tests that take long: a process that began with them at the end would be left alone with them.
+LONG = {"test_docs.py", "test_end_to_end.py", "test_extending.py"}
+
+
+@pytest.hookimpl(trylast=True)  # after those that are not chosen were left out
+def pytest_collection_modifyitems(items, config):
+    """Where several processes share the files, begin with those of `LONG`, then with those of many tests."""
+    if hasattr(config, "workerinput"):
+        sizes = Counter(item.path for item in items)
+        items.sort(key=lambda item: (item.path.name not in LONG, -sizes[item.path], item.path))
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +69,12 @@ def digits(tmp_path_factory):
 def store(digits, tmp_path_factory):
     """The 400 digits, embedded by the backbone that needs no TensorFlow."""
     return featx.embed(digits, "colour", folder=tmp_path_factory.mktemp("features")).store
+
+
+@pytest.fixture(scope="session")
+def digits_bundle(store, tmp_path_factory):
+    """A bundle of the 400 digits; a test that changes it takes a copy, as writing one takes a second."""
+    return featx.fit(store, "centroid", options=featx.FitOptions(folder=tmp_path_factory.mktemp("runs"))).bundle
 
 
 @pytest.fixture(scope="module")

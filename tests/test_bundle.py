@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -20,9 +21,9 @@ SPLIT = {"origin": "hold-out", "test_size": 0.2, "cv": 0, "group": "", "seed": 0
 
 
 @pytest.fixture
-def bundle(store, tmp_path):
+def bundle(digits_bundle, tmp_path):
     """A new bundle for each test, which may damage it."""
-    return featx.fit(store, "centroid", options=FitOptions(folder=tmp_path / "runs")).bundle
+    return shutil.copytree(digits_bundle, tmp_path / "runs" / digits_bundle.name)
 
 
 def test_a_bundle_opens_with_its_content(bundle, store):

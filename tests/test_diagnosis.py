@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import sys
 
 import pytest
@@ -9,12 +10,6 @@ import pytest
 import featx
 from featx.cli.app import main
 from featx.diagnosis import NOTE, OK, PROBLEM, examine_installation
-from featx.options import FitOptions
-
-
-@pytest.fixture(scope="module")
-def bundle(store, tmp_path_factory):
-    return featx.fit(store, "centroid", options=FitOptions(folder=tmp_path_factory.mktemp("runs"))).bundle
 
 
 @pytest.fixture
@@ -45,8 +40,8 @@ def find(checks, topic):
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_sound_machine_and_bundle_have_no_problem(bundle):
-    checks = list(examine_installation(bundle))
+def test_a_sound_machine_and_bundle_have_no_problem(digits_bundle):
+    checks = list(examine_installation(digits_bundle))
     assert not [one for one in checks if one.state == PROBLEM]
     assert find(checks, "packages").values["featx"] == featx.__version__
     assert find(checks, "processor").values["cores"] >= 1
@@ -56,8 +51,8 @@ def test_a_sound_machine_and_bundle_have_no_problem(bundle):
     assert {label in map(str, range(10)) for label in find(checks, "golden pictures").values["labels"]} == {True}
 
 
-def test_the_command_prints_each_finding_and_the_json_has_all(run, bundle, tmp_path):
-    code, printed = run("doctor", bundle)
+def test_the_command_prints_each_finding_and_the_json_has_all(run, digits_bundle, tmp_path):
+    code, printed = run("doctor", digits_bundle)
     assert code == 0
     lines = printed.out.splitlines()
     assert any(line.startswith("note     cache of networks: FEATX_CACHE is off") for line in lines)
@@ -70,11 +65,11 @@ def test_the_command_prints_each_finding_and_the_json_has_all(run, bundle, tmp_p
     assert not list(tmp_path.iterdir())  # what was tried is gone
 
 
-def test_a_problem_has_an_advice_and_the_exit_code_1(run, bundle, tmp_path):
+def test_a_problem_has_an_advice_and_the_exit_code_1(run, digits_bundle, tmp_path):
+    bundle = shutil.copytree(digits_bundle, tmp_path / "damaged")
     (tmp_path / "features").write_text("not a folder")
-    (bundle / "predictions.csv").rename(tmp_path / "kept.csv")
+    (bundle / "predictions.csv").unlink()
     code, printed = run("doctor", bundle)
-    (tmp_path / "kept.csv").rename(bundle / "predictions.csv")
     assert code == 1
     assert f"problem  write to {tmp_path / 'features'}: a file is in its place" in printed.out
     assert "-> run featx in another folder, or name others with --features and --runs" in printed.out

@@ -1,7 +1,9 @@
 """Bundles that predict without the packages that only fitting needs."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -163,10 +165,22 @@ def test_pruning_removes_notes(tmp_path, monkeypatch):
 NETWORK = {"network.xml", "network.bin"}
 
 
-@pytest.fixture
-def bundle(made, tmp_path):
+@pytest.fixture(scope="module")
+def whole(made, folder, tmp_path_factory):
     """A bundle with its network."""
-    return featx.fit(made[1], "centroid", options=featx.FitOptions(folder=tmp_path / "runs")).bundle
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEATX_CACHE", str(folder))
+        return featx.fit(made[1], "centroid", options=featx.FitOptions(folder=tmp_path_factory.mktemp("runs"))).bundle
+
+
+@pytest.fixture
+def bundle(whole, tmp_path):
+    """A copy of it, whose network is a link into the cache as well."""
+
+    def copy(source, target):
+        return os.link(source, target) if Path(source).name in NETWORK else shutil.copy2(source, target)
+
+    return shutil.copytree(whole, tmp_path / "runs" / whole.name, copy_function=copy)
 
 
 @pytest.mark.keras

@@ -498,6 +498,7 @@ def plot_history(history: History, path: Path, *, first: int = 1, kept: int | No
         words = show_title(title, 12)
         _draw_history(figure, history, first, find_best_epoch(history) if kept is None else kept, words)
         figure.draw_without_rendering()  # the layout happens while drawing
+        figure.set_layout_engine("none")  # and would happen again for each file
 
 
 def _draw_history(figure: "Figure", history: History, first: int, best: int, title: str) -> None:

@@ -7,7 +7,6 @@ import pytest
 from pictures import write_digits
 from PIL import Image
 
-from featx import FitOptions, fit
 from featx.errors import BundleError, UsageError
 from featx.files import write_json
 from featx.report.evaluations import check_folder, find_tested, name_folder
@@ -16,8 +15,8 @@ FILES = ["metrics.json", "predictions.csv", "confusion_matrix.png", "errors.csv"
 
 
 @pytest.fixture(scope="module")
-def bundle(store, tmp_path_factory):
-    return fit(store, "centroid", options=FitOptions(folder=tmp_path_factory.mktemp("runs"), name="base")).bundle
+def bundle(digits_bundle, tmp_path_factory):
+    return shutil.copytree(digits_bundle, tmp_path_factory.mktemp("runs") / "base")
 
 
 @pytest.fixture

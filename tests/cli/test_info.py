@@ -7,9 +7,6 @@ import shutil
 import pytest
 from bundle_files import rewrite, sign
 
-import featx
-from featx.options import FitOptions
-
 VALUES = {
     "null": None,
     "number": -1.5,
@@ -22,14 +19,9 @@ VALUES = {
 }
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory, store):
-    return featx.fit(store, "centroid", options=FitOptions(folder=tmp_path_factory.mktemp("runs"))).bundle
-
-
 @pytest.fixture
-def bundle(made, tmp_path):
-    return shutil.copytree(made, tmp_path / "bundle")
+def bundle(digits_bundle, tmp_path):
+    return shutil.copytree(digits_bundle, tmp_path / "bundle")
 
 
 def list_places(value, path=()):
@@ -64,8 +56,8 @@ def check_shown(featx_command):
 
 
 @pytest.mark.parametrize("kind", VALUES)
-def test_a_record_or_metrics_of_any_kind_are_shown(featx_command, made, bundle, kind):
-    about, metrics = (json.loads((made / name).read_text()) for name in ("bundle.json", "metrics.json"))
+def test_a_record_or_metrics_of_any_kind_are_shown(featx_command, digits_bundle, bundle, kind):
+    about, metrics = (json.loads((digits_bundle / name).read_text()) for name in ("bundle.json", "metrics.json"))
     shown = {name: about["record"][name] for name in ("store", "created_with")}
     for path in [("record",), *(("record", *path) for path in list_places(shown) if path)]:
         (bundle / "bundle.json").write_text(json.dumps(put(about, path, VALUES[kind])))
@@ -80,8 +72,8 @@ def test_a_record_or_metrics_of_any_kind_are_shown(featx_command, made, bundle, 
         check_shown(featx_command)
 
 
-def test_what_is_not_recorded_is_said_to_be(featx_command, made, bundle):
-    metrics = json.loads((made / "metrics.json").read_text())
+def test_what_is_not_recorded_is_said_to_be(featx_command, digits_bundle, bundle):
+    metrics = json.loads((digits_bundle / "metrics.json").read_text())
     (bundle / "metrics.json").write_text(json.dumps(put(metrics, ("test", "accuracy"), None)))
     rewrite(bundle, record=[])
     sign(bundle)

@@ -20,9 +20,9 @@ from featx.options import FitOptions
 from featx.prediction import Prediction
 
 
-@pytest.fixture(scope="module")
-def bundle(store, tmp_path_factory):
-    return featx.fit(store, "centroid", options=FitOptions(folder=tmp_path_factory.mktemp("runs"))).bundle
+@pytest.fixture
+def bundle(digits_bundle):
+    return digits_bundle
 
 
 @pytest.fixture(scope="module")

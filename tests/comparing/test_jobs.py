@@ -38,7 +38,7 @@ def test_results_are_kept_and_not_computed_again(tmp_path):
     assert run_tasks(tasks[1:], tmp_path / "work", jobs=2) == {key: found[key] for key in ("0001", "0002")}
     assert [count_begun(tmp_path, f"add-{number}") for number in range(3)] == [1, 1, 1]
     remove_results(tasks[:1], tmp_path / "work")
-    run_tasks(tasks, tmp_path / "work", jobs=1)
+    run_tasks(tasks, tmp_path / "work", jobs=1, here=True)
     assert [count_begun(tmp_path, f"add-{number}") for number in range(3)] == [2, 1, 1]
 
 
@@ -68,17 +68,17 @@ def test_without_a_place_for_steps_finished_tasks_are_counted(tmp_path, monkeypa
 
 def test_tasks_of_one_key_are_one(tmp_path):
     tasks = make(tmp_path, add) * 2
-    assert len(run_tasks(tasks, tmp_path / "work", jobs=2)) == 1
+    assert len(run_tasks(tasks, tmp_path / "work", jobs=2, here=True)) == 1
     assert count_begun(tmp_path, "add-0") == 1
 
 
 def test_a_damaged_result_is_computed_again(tmp_path):
     tasks = make(tmp_path, add)
-    (path,) = run_tasks(tasks, tmp_path, jobs=1).values()
+    (path,) = run_tasks(tasks, tmp_path, jobs=1, here=True).values()
     whole = path.read_bytes()
     for damaged in (b"", whole[:100], whole[:-30], b"x" * 500):
         path.write_bytes(damaged)
-        assert run_tasks(tasks, tmp_path, jobs=1) == {"0000": path}
+        assert run_tasks(tasks, tmp_path, jobs=1, here=True) == {"0000": path}
         assert read_result(path).record == {"sum": 1}
 
 
@@ -215,14 +215,17 @@ def test_a_result_is_written_as_a_whole_or_not_at_all(tmp_path):
 
 
 def test_whatever_one_flipped_bit_does_a_result_is_read_or_computed_again(tmp_path):
-    (path,) = run_tasks(make(tmp_path, add), tmp_path / "work", jobs=1).values()
+    tasks = make(tmp_path, add)
+    (path,) = run_tasks(tasks, tmp_path / "work", jobs=1, here=True).values()
     whole = path.read_bytes()
     random = np.random.default_rng(0)
     for bit in random.integers(0, 8 * len(whole), 400).tolist():
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(bytes(damaged))
-        (again,) = run_tasks(make(tmp_path, add), tmp_path / "work", jobs=1).values() if bit < 80 else (path,)
+        (again,) = (
+            run_tasks(make(tmp_path, add), tmp_path / "work", jobs=1, here=True).values() if bit < 80 else (path,)
+        )
         _is_whole(again)  # no error, whatever it says
 
 
@@ -235,6 +238,7 @@ def test_processes_that_still_start_end_with_their_parent(tmp_path, seconds):
         deadline = time.monotonic() + 60
         while len(children) < 3 and time.monotonic() < deadline:  # two trackers and the first worker
             children = find_session(process.pid) - {process.pid}
+            time.sleep(0.01)
         time.sleep(seconds)
         process.kill()
     deadline = time.monotonic() + 20

@@ -300,8 +300,7 @@ def test_the_table_has_every_number_and_empty_cells_for_undefined_ones(tmp_path)
     assert [float(row["loss"]) for row in rows] == history["loss"]
 
 
-@pytest.mark.parametrize("held_out", [True, False])
-@pytest.mark.parametrize("n_epochs", [1, 2, 20, 300])
+@pytest.mark.parametrize(("n_epochs", "held_out"), [(1, False), (2, True), (20, True), (300, False)])
 def test_any_history_is_drawn_the_same_every_time(n_epochs, held_out, tmp_path):
     history = make_history(n_epochs, held_out=held_out)
     plot_history(history, tmp_path / "curves.png")
@@ -321,6 +320,10 @@ def test_any_history_is_drawn_the_same_every_time(n_epochs, held_out, tmp_path):
     assert ("learning rate lowered" in svg) == (n_epochs > 8)
     with Image.open(tmp_path / "curves.png") as image:
         assert image.width > 2 * image.height > 800
+
+
+def test_a_history_has_a_title_and_may_keep_the_start(tmp_path):
+    history = make_history(3)
     plot_history(history, tmp_path / "start.png", first=0, kept=0, title="mlp on a.h5, 60 items (training)")
     assert "mlp on a.h5, 60 items (training)" in read_texts(tmp_path / "start.png")
     assert "no better than the start, which is kept" in (tmp_path / "start.svg").read_text(encoding="utf-8")

@@ -11,20 +11,13 @@ import numpy as np
 import pytest
 from bundle_files import check_line, check_refused, check_refused_cheaply, rewrite, sign
 
-import featx
 from featx.bundle import Bundle
 from featx.errors import BundleError
-from featx.options import FitOptions
-
-
-@pytest.fixture(scope="session")
-def made(store, tmp_path_factory):
-    return featx.fit(store, "centroid", options=FitOptions(folder=tmp_path_factory.mktemp("made"))).bundle
 
 
 @pytest.fixture
-def bundle(made, tmp_path):
-    return shutil.copytree(made, tmp_path / "bundle")
+def bundle(digits_bundle, tmp_path):
+    return shutil.copytree(digits_bundle, tmp_path / "bundle")
 
 
 # --- the folder
@@ -90,9 +83,9 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("kind", VALUES)
-def test_a_value_of_another_kind_is_refused_wherever_it_stands(made, tmp_path, kind):
-    about = json.loads((made / "bundle.json").read_text())
-    bundle = shutil.copytree(made, tmp_path / "bundle")
+def test_a_value_of_another_kind_is_refused_wherever_it_stands(digits_bundle, tmp_path, kind):
+    about = json.loads((digits_bundle / "bundle.json").read_text())
+    bundle = shutil.copytree(digits_bundle, tmp_path / "bundle")
     accepted = set()
     entries = [path for path in list_entries(about) if path[:1] != ("record",)]
     assert len(entries) > 40
@@ -141,7 +134,7 @@ def test_images_of_a_size_that_no_memory_holds_are_refused(bundle):
     check_refused(bundle, "has invalid values for image")
 
 
-def test_parts_that_do_not_fit_each_other_are_refused(made, bundle):
+def test_parts_that_do_not_fit_each_other_are_refused(digits_bundle, bundle):
     classes = json.loads((bundle / "bundle.json").read_text())["classes"]
     rewrite(bundle, classes=classes[:-1])
     check_refused(bundle, "its head has other classes")

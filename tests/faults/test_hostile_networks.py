@@ -6,15 +6,15 @@ import json
 import zipfile
 
 import h5py
+import keras
 import numpy as np
 import pytest
 from bounded import get_refusals
+from keras import layers
 
 from featx.backbones import load_backbone
 from featx.errors import BackboneError, WeightsError
 
-keras = pytest.importorskip("keras")
-layers = keras.layers
 pytestmark = pytest.mark.keras
 
 SIDE = 16

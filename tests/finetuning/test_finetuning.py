@@ -69,10 +69,21 @@ def read_predictions(bundle):
 
 
 @pytest.fixture(scope="module")
-def run(pictures, network, features, tmp_path_factory):
-    options = FineTuneOptions(features=features, folder=tmp_path_factory.mktemp("runs"))
+def watched(pictures, network, features, tmp_path_factory):
+    """A run, what it reported, and how many items were tested each time that their labels were opened."""
+    opened, reporter, original = [], Recorder(), featx.fitting.dataset.HeldOut.open_targets
+    options = FineTuneOptions(features=features, folder=tmp_path_factory.mktemp("runs"), reporter=reporter)
     spec = FineTuneSpec(unfreeze="last:3", **{**FEW, "epochs": 6})
-    return featx.finetune(pictures, network, spec=spec, options=options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "featx.fitting.dataset.HeldOut.open_targets", lambda self: opened.append(len(self)) or original(self)
+        )
+        return featx.finetune(pictures, network, spec=spec, options=options), reporter.lines, opened
+
+
+@pytest.fixture(scope="module")
+def run(watched):
+    return watched[0]
 
 
 def test_it_is_tested_on_the_items_that_fit_is_tested_on(run, pictures, network, tmp_path):
@@ -292,10 +303,9 @@ def test_other_settings_have_other_stores(tune, network, pictures, features, tmp
         )
 
 
-def test_quarantine_is_reported(tune):
-    reporter = Recorder()
-    tune(epochs=1, reporter=reporter)
-    assert any("broken.png" in line and "quarantined" in line for line in reporter.lines)
+def test_quarantine_is_reported(watched):
+    _, lines, _ = watched
+    assert any("broken.png" in line and "quarantined" in line for line in lines)
 
 
 def test_two_processes_do_not_share_a_state(tune, monkeypatch):
@@ -310,13 +320,8 @@ def test_two_processes_do_not_share_a_state(tune, monkeypatch):
     tune(epochs=1)
 
 
-def test_the_test_is_opened_once(tune, monkeypatch):
-    opened = []
-    original = featx.fitting.dataset.HeldOut.open_targets
-    monkeypatch.setattr(
-        "featx.fitting.dataset.HeldOut.open_targets", lambda self: opened.append(len(self)) or original(self)
-    )
-    run = tune(epochs=1)
+def test_the_test_is_opened_once(watched):
+    run, _, opened = watched
     assert opened == [run.test.n_items]
 
 
@@ -433,8 +438,10 @@ def start(pictures, network, runs, features, n_epochs):
 
 def test_a_killed_run_goes_on_to_the_same_weights(pictures, network, features, tmp_path):
     n_epochs = 12
-    whole = start(pictures, network, tmp_path / "whole", features, n_epochs)
-    expected = json.loads(whole.communicate()[0])
+    spec = FineTuneSpec(unfreeze="gradual:2", epochs=n_epochs, batch_size=8, patience=50, learning_rate=1e-3)
+    expected = featx.finetune(
+        pictures, network, spec=spec, options=FineTuneOptions(features=features, folder=tmp_path / "whole")
+    )
     killed = start(pictures, network, tmp_path / "killed", features, n_epochs)
     state = tmp_path / "killed" / ".finetune"
     while not list(state.glob("*/state.npz")):
@@ -446,9 +453,9 @@ def test_a_killed_run_goes_on_to_the_same_weights(pictures, network, features, t
     output, errors = start(pictures, network, tmp_path / "killed", features, n_epochs).communicate()
     found = json.loads(output)
     assert "resuming after epoch" in errors
-    pairs = zip(read_weights(Path(expected["bundle"])), read_weights(Path(found["bundle"])), strict=True)
+    pairs = zip(read_weights(expected.bundle), read_weights(Path(found["bundle"])), strict=True)
     assert all(np.array_equal(a, b) for a, b in pairs)
-    assert found["test"] == expected["test"]
+    assert found["test"] == json.loads(json.dumps(expected.test.to_dict()))
     assert not list(state.iterdir())
 
 

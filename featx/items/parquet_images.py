@@ -4,15 +4,16 @@ Planning reads the small columns only. Images are read by row group, a few at a 
 missing, empty or in a row group that cannot be read is an item that fails, and the others follow.
 """
 
+import contextlib
 import errno
 import functools
 import json
 import threading
 import time
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,80 +21,85 @@ from featx.errors import SourceError
 from featx.items.columns import Columns, Table, advise, choose_columns, normalise_title
 from featx.items.folders import FolderReader
 from featx.items.manifest import MAX_FILE_BYTES, UNKNOWN_SIZE, FileStat, Item, Manifest
-from featx.items.shards import Shards
+from featx.items.shards import ShardReader, Shards
 from featx.items.tables import to_cell
-from featx.items.tar_shards import split_id
-from featx.wording import format_plural, join_first
+from featx.wording import join_first
 
 _USUAL = ("image", "img")
+_BYTES = frozenset({"binary", "large_binary"})
 
-#: Bytes of images that are read at once, and that are kept for threads that are a few items behind.
-_READ_BYTES, _KEPT_BYTES = 8 * 2**20, 128 * 2**20
+#: Bytes of images that are read at once; for each row group, as many again are kept for threads that are behind.
+_READ_BYTES, _KEPT_BATCHES, _KEPT_GROUPS, _KEPT_FILES = 8 * 2**20, 2, 4, 2
 
 _NAMED_COLUMNS = 12
 
 
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """Consecutive images of a file; `cells` is an Arrow array."""
-
-    shard: str
-    start: int
-    cells: Any
-
-    def holds(self, shard: str, row: int) -> bool:
-        return shard == self.shard and self.start <= row < self.start + len(self.cells)
-
-
 @dataclass(slots=True)
-class _Stream:
-    """A row group that is read from its start: the rows that follow `row` are in `batches`."""
-
-    shard: str
-    group: int
-    row: int
-    batches: Iterator[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Groups:
-    """The row groups of a file.
+class _Group:
+    """A row group that is read from its start; the last images are kept.
 
     Attributes:
-        mtime_ns: Time of the file.
-        starts: First row of each, and the number of all rows.
-        sizes: Rows of each that are read at once.
-        complete: Whether each is known to hold the bytes of all its images.
+        row: Row of the file that is read next.
+        batches: The images that follow, as Arrow record batches.
+        kept: The last of them, each with its first row.
+        reason: Why the rest cannot be read; empty if it can.
     """
 
-    mtime_ns: int
-    starts: Sequence[int]
-    sizes: Sequence[int]
-    complete: Sequence[bool]
+    row: int
+    batches: Iterator[Any]
+    kept: deque[tuple[int, Any]] = field(default_factory=lambda: deque(maxlen=_KEPT_BATCHES))
+    reason: str = ""
+
+    def find(self, row: int) -> tuple[bytes | None, str]:
+        """Return the bytes of an image and its path, either of which may be missing. Raises OSError."""
+        while row >= self.row and not self.reason:
+            self._read_on()
+        for first, cells in self.kept:
+            if first <= row < first + len(cells):
+                cell = cells[row - first].as_py()
+                return (cell.get("bytes"), cell.get("path") or "") if isinstance(cell, dict) else (cell, "")
+        raise OSError(self.reason)
+
+    def _read_on(self) -> None:
+        import pyarrow as pa
+
+        try:
+            batch = next(self.batches)
+        except (OSError, pa.ArrowException, StopIteration) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # an error of the disk, which may be gone in the next run
+            self.reason = f"its row group is damaged from row {self.row} ({' '.join(str(error).split())[:120]})"
+        else:
+            self.kept.append((self.row, batch.column(0)))
+            self.row += len(batch)
 
 
-class ParquetImageReader:
-    """Reads images by ids such as `train-00000-of-00002.parquet/17/cat.jpg`, of which the number is the row."""
+class ParquetReader:
+    """Reads the images of a file by their rows, with or without a name after it: `17` or `17/cat.jpg`."""
 
-    def __init__(self, files: Mapping[str, Path], column: str) -> None:
-        self._files, self._column = files, column
-        self._groups: dict[str, _Groups] = {}
-        self._opened: tuple[str, Any] = "", None
-        self._kept: list[_Rows] = []
-        self._stream: _Stream | None = None
-        self._broken: dict[tuple[str, int], tuple[int, str]] = {}
+    def __init__(self, path: Path, column: str | None) -> None:
+        self._file, self._mtime_ns, self._folder = _open(path), path.stat().st_mtime_ns, FolderReader(path.parent)
+        self._column = find_image_column(path, column) or ""
+        self._starts, self._sizes, self._complete = [0], list[int](), list[bool]()
+        for number in range(self._file.metadata.num_row_groups):
+            group = self._file.metadata.row_group(number)
+            names = {self._column, f"{self._column}.bytes"}
+            chunk = next(one for one in map(group.column, range(group.num_columns)) if one.path_in_schema in names)
+            self._starts.append(self._starts[-1] + group.num_rows)
+            self._sizes.append(max(1, _READ_BYTES * group.num_rows // max(1, chunk.total_uncompressed_size)))
+            counts = chunk.statistics
+            self._complete.append(counts is not None and counts.has_null_count and not counts.null_count)
+        self._groups: dict[int, _Group] = {}
         self._lock = threading.Lock()
 
     def stat(self, item_id: str) -> FileStat:
-        """Return the time of the file, without a size; the time now, if the image may lie in a file of its own.
+        """Return the time of the file without a size; the time now, if images may lie in files of their own.
 
         Raises:
-            OSError: If there is no such file or row.
+            OSError: If there is no such row.
         """
-        shard, row = self._find(item_id)
-        groups = self._groups[shard]
-        is_complete = groups.complete[bisect_right(groups.starts, row) - 1]
-        return FileStat(UNKNOWN_SIZE, groups.mtime_ns if is_complete else time.time_ns())
+        _, group = self._find(item_id)
+        return FileStat(UNKNOWN_SIZE, self._mtime_ns if self._complete[group] else time.time_ns())
 
     def read(self, item_id: str, n_bytes: int | None = None) -> bytes:
         """Return the first bytes of the image, or all of them if `n_bytes` is None.
@@ -101,11 +107,11 @@ class ParquetImageReader:
         Raises:
             OSError: If there is no such row, it has no image, or its row group is damaged.
         """
-        shard, row = self._find(item_id)
+        row, group = self._find(item_id)
         with self._lock:
-            data, path = self._fetch(shard, row)
+            data, path = self._fetch(row, group)
         if data is None and path:
-            return FolderReader(self._files[shard].parent).read(path, n_bytes)
+            return self._folder.read(path, n_bytes)
         if data is None:
             msg = "the row has no image"
             raise OSError(msg)
@@ -113,110 +119,55 @@ class ParquetImageReader:
             raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES:,} bytes", item_id)
         return data if n_bytes is None else data[:n_bytes]
 
-    def _find(self, item_id: str) -> tuple[str, int]:
-        shard, rest = split_id(item_id, ".parquet")
-        number = rest.partition("/")[0]
-        if shard in self._files and number.isdecimal():
-            with self._lock:
-                if shard not in self._groups:
-                    self._groups[shard] = self._inspect(shard)
-            if int(number) < self._groups[shard].starts[-1]:
-                return shard, int(number)
-        msg = f"the source has no item {item_id!r}"
-        raise FileNotFoundError(msg)
+    def _find(self, item_id: str) -> tuple[int, int]:
+        number = item_id.partition("/")[0]
+        if not number.isdecimal() or int(number) >= self._starts[-1]:
+            msg = f"the file has no row {number!r}"
+            raise FileNotFoundError(msg)
+        return int(number), bisect_right(self._starts, int(number)) - 1
 
-    def _open(self, shard: str) -> Any:  # noqa: ANN401 - pyarrow has no types
-        import pyarrow as pa
-        from pyarrow import parquet
+    def _fetch(self, row: int, number: int) -> tuple[bytes | None, str]:
+        group = self._groups.get(number)
+        if group is None or (group.kept and row < group.kept[0][0]):  # it is before those that are kept
+            batches = self._file.iter_batches(
+                self._sizes[number], row_groups=[number], columns=[self._column], use_threads=False
+            )
+            group = self._groups[number] = _Group(self._starts[number], batches)
+            if len(self._groups) > _KEPT_GROUPS:
+                del self._groups[next(iter(self._groups))]
+        return group.find(row)
 
-        if self._opened[0] != shard:
-            try:
-                # With a buffer, pyarrow reads page by page; without one, a column of a whole row group at once.
-                self._opened = shard, parquet.ParquetFile(self._files[shard], buffer_size=2**20, pre_buffer=False)
-            except pa.ArrowException as error:
-                raise OSError(str(error)) from error
-        return self._opened[1]
 
-    def _inspect(self, shard: str) -> _Groups:
-        mtime_ns, metadata = self._files[shard].stat().st_mtime_ns, self._open(shard).metadata
-        starts, sizes, complete = [0], list[int](), list[bool]()
-        for number in range(metadata.num_row_groups):
-            group = metadata.row_group(number)
-            columns = map(group.column, range(group.num_columns))
-            column = next(one for one in columns if one.path_in_schema in {self._column, f"{self._column}.bytes"})
-            statistics = column.statistics
-            starts.append(starts[-1] + group.num_rows)
-            sizes.append(max(1, _READ_BYTES * group.num_rows // max(1, column.total_uncompressed_size)))
-            complete.append(statistics is not None and statistics.has_null_count and not statistics.null_count)
-        return _Groups(mtime_ns, starts, sizes, complete)
+def _open(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
+    """Open a Parquet file.
 
-    def _fetch(self, shard: str, row: int) -> tuple[bytes | None, str]:
-        """Return the bytes of an image and its path, either of which may be missing. Raises OSError."""
-        group = bisect_right(self._groups[shard].starts, row) - 1
-        while not (rows := next((rows for rows in reversed(self._kept) if rows.holds(shard, row)), None)):
-            first, reason = self._broken.get((shard, group), (row + 1, ""))
-            if row >= first:
-                raise OSError(reason)
-            self._read_on(shard, group, row)
-        cells, at = rows.cells, row - rows.start
-        try:
-            if not _is_struct(cells.type):
-                return cells[at].as_py(), ""
-            has_path = cells.type.get_field_index("path") >= 0
-            return cells.field("bytes")[at].as_py(), (has_path and cells.field("path")[at].as_py()) or ""
-        except UnicodeError as error:
-            msg = f"its path is not text: {error}"
-            raise OSError(msg) from error
+    Raises:
+        SourceError: If it cannot be read.
+    """
+    from pyarrow import parquet
 
-    def _read_on(self, shard: str, group: int, row: int) -> None:
-        """Read the next images of a row group, from its start if they are not ahead of the last ones."""
-        import pyarrow as pa
+    with _translate_errors(path):
+        # With a buffer, pyarrow reads page by page; without one, a column of a whole row group at once.
+        return parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
 
-        groups, stream = self._groups[shard], self._stream
-        if stream is None or (stream.shard, stream.group) != (shard, group) or stream.row > row:
-            stream = self._stream = _Stream(shard, group, groups.starts[group], self._start(shard, group))
-        try:
-            batch = next(stream.batches, None)
-        except (OSError, pa.ArrowException) as error:
-            self._stream = None
-            if isinstance(error, OSError) and error.errno is not None:
-                raise  # an error of the disk, which may be gone in the next run
-            batch, reason = None, f": {' '.join(str(error).split())[:120]}"
-        else:
-            reason = ""
-        if batch is None or not len(batch):
-            self._stream = None
-            where = f"row group {group} of {shard} is damaged from row {stream.row}"
-            self._broken[shard, group] = (stream.row, f"{where}{reason}")
-            return
-        self._kept.append(_Rows(shard, stream.row, batch.column(0)))
-        stream.row += len(batch)
-        while len(self._kept) > 1 and sum(rows.cells.nbytes for rows in self._kept) > _KEPT_BYTES:
-            self._kept.pop(0)
 
-    def _start(self, shard: str, group: int) -> Iterator[Any]:
-        size = self._groups[shard].sizes[group]
-        # A generator: what opening the row group raises is raised where the rows are read.
-        yield from self._open(shard).iter_batches(size, row_groups=[group], columns=[self._column], use_threads=False)
+@contextlib.contextmanager
+def _translate_errors(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        msg = f"{str(path)!r} cannot be read as Parquet: {error}; download it again, or name the other files"
+        raise SourceError(msg) from error
 
 
 def _is_struct(kind: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
-    import pyarrow as pa
-
-    return bool(pa.types.is_struct(kind))
-
-
-def _is_bytes(kind: Any) -> bool:  # noqa: ANN401 - as above
-    import pyarrow as pa
-
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return str(kind).startswith("struct") and kind.get_field_index("bytes") >= 0
 
 
 def _holds_images(kind: Any) -> bool:  # noqa: ANN401 - as above
-    if not _is_struct(kind):
-        return _is_bytes(kind)
-    at = kind.get_field_index("bytes")
-    return at >= 0 and _is_bytes(kind.field(at).type)
+    return str(kind.field("bytes").type if _is_struct(kind) else kind) in _BYTES
 
 
 def find_image_column(path: Path, named: str | None = None) -> str | None:
@@ -229,47 +180,25 @@ def find_image_column(path: Path, named: str | None = None) -> str | None:
     Raises:
         SourceError: If the file cannot be read, or several columns may hold the images.
     """
-    schema = _read_schema(path)
+    with _open(path) as file:
+        schema = file.schema_arrow
     found = [one.name for one in schema if _holds_images(one.type)]
     if named:
         return named if named in found else None
     features = _read_features(schema)
-    structs = [name for name in found if _is_struct(schema.field(name).type)]
     marked = [name for name in found if features.get(name, {}).get("_type") == "Image"]
+    structs = [name for name in found if _is_struct(schema.field(name).type)]
     usual = [name for name in found if normalise_title(name) in _USUAL]
-    for some in (marked, structs, usual):
-        chosen = [name for name in some if name in usual] or some
-        if len(chosen) > 1:
-            names = join_first(list(map(repr, chosen)), _NAMED_COLUMNS)
-            msg = f"several columns of {str(path)!r} hold images: {names}; choose one with {advise('path', chosen[0])}"
-            raise SourceError(msg)
-        if chosen:
-            return str(chosen[0])
-    return None
+    some = marked or structs or usual
+    chosen = [name for name in some if name in usual] or some
+    if len(chosen) > 1:
+        names = join_first(list(map(repr, chosen)), _NAMED_COLUMNS)
+        msg = f"several columns of {str(path)!r} hold images: {names}; choose one with {advise('path', chosen[0])}"
+        raise SourceError(msg)
+    return chosen[0] if chosen else None
 
 
-def _read_schema(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
-    return _read(path, lambda file: file.schema_arrow)
-
-
-def _read(path: Path, get: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - as above
-    """Return what a function gets from a Parquet file.
-
-    Raises:
-        SourceError: If it cannot be read.
-    """
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            return get(file)
-    except (OSError, pa.ArrowException) as error:
-        msg = f"{str(path)!r} cannot be read as Parquet: {error}; download it again, or name the other files"
-        raise SourceError(msg) from error
-
-
-def _read_features(schema: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401 - as above
+def _read_features(schema: Any) -> dict[str, dict[str, Any]]:  # noqa: ANN401 - pyarrow has no types
     """Return what Hugging Face's metadata say of each column; nothing where they are not of the usual form."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
@@ -283,45 +212,49 @@ def _list_classes(feature: Mapping[str, Any]) -> list[str]:
     return [str(name) for name in names] if isinstance(names, list) else []
 
 
-@dataclass(frozen=True, slots=True)
 class _Part:
-    """A file: its name, where it is, its schema and the number of its rows."""
+    """A file: its name, where it is, its schema, the number of its rows, and its classes by column."""
 
-    name: str
-    path: Path
-    schema: Any
-    n_rows: int
+    def __init__(self, name: str, path: Path) -> None:
+        self.name, self.path = name, path
+        with _open(path) as file:
+            self.schema, self.n_rows = file.schema_arrow, file.metadata.num_rows
+        features = _read_features(self.schema).items()
+        self.classes = {name: found for name, about in features if (found := _list_classes(about))}
 
-    def read(self, column: str, source: str) -> list[str]:
-        """Read a column as text; the numbers of classes become their names, and -1 none.
+    def _read(self, column: str) -> Any:  # noqa: ANN401 - pyarrow has no types
+        with _translate_errors(self.path), _open(self.path) as file:
+            return file.read(columns=[column]).column(0)
 
-        Raises:
-            SourceError: If it cannot be read, or a number is not that of a class.
-        """
+    def read(self, column: str) -> list[str]:
+        """Read a column as text; the numbers of classes become their names, and -1 none. Raises SourceError."""
         if column not in self.schema.names:
             return [""] * self.n_rows
-        values = _read(self.path, lambda file: file.read(columns=[column])).column(0).to_pylist()
-        if not (names := _list_classes(_read_features(self.schema).get(column, {}))):
+        values = self._read(column).to_pylist()
+        if not (names := self.classes.get(column)):
             return list(map(to_cell, values))
         labels: dict[int | None, str] = {**dict(enumerate(names)), -1: "", None: ""}
         if unknown := [value for value in values if value not in labels]:
             msg = (
-                f"{self.name} of {source!r} has the class {unknown[0]!r} in the column {column!r}, whose metadata "
-                f"name {len(names):,} classes; correct it, or choose another column with {advise('label')}"
+                f"{self.name} has the class {unknown[0]!r} in the column {column!r}, whose metadata name "
+                f"{len(names):,} classes; correct it, or choose another column with {advise('label')}"
             )
             raise SourceError(msg)
         return [labels[value] for value in values]
 
     def list_ids(self, column: str) -> list[str]:
-        """Return the ids of the rows, with the names of the files that the images were, where these are known."""
-        ids = [f"{self.name}/{row}" for row in range(self.n_rows)]
-        kind = self.schema.field(column).type
+        """Return the ids of the rows, with the names that the files of the images had. Raises SourceError."""
+        ids, kind = [f"{self.name}/{row}" for row in range(self.n_rows)], self.schema.field(column).type
         if not _is_struct(kind) or kind.get_field_index("path") < 0:
             return ids
-        chunks = _read(self.path, lambda file: file.read(columns=[f"{column}.path"])).column(0).chunks
-        paths = [path for chunk in chunks for path in chunk.field("path").to_pylist()]
+        paths = [path for chunk in self._read(f"{column}.path").chunks for path in chunk.field("path").to_pylist()]
         names = (PurePosixPath(str(path or "").replace("\\", "/")).name for path in paths)
         return [f"{one}/{name}" if name else one for one, name in zip(ids, names, strict=True)]
+
+
+def make_parquet_reader(shards: Shards, column: str | None) -> ShardReader:
+    """Make the reader of Parquet files with images; few are open at once, since each keeps some images."""
+    return ShardReader(shards, lambda path: ParquetReader(path, column), _KEPT_FILES)
 
 
 def read_parquet_images(shards: Shards, columns: Columns) -> Manifest:
@@ -334,60 +267,42 @@ def read_parquet_images(shards: Shards, columns: Columns) -> Manifest:
     Raises:
         SourceError: If a file cannot be read, has no images, or a column is missing.
     """
-    parts = [_Part(name, path, *_read(path, _describe)) for name, path in shards.files.items()]
+    parts = [_Part(name, path) for name, path in shards.files.items()]
     column = find_image_column(parts[0].path, columns.path)
     for part in parts:
         if column is None or column not in part.schema.names or not _holds_images(part.schema.field(column).type):
             names = join_first(list(map(repr, part.schema.names)), _NAMED_COLUMNS)
-            what = f"column {column!r} of images" if column else "column of images"
             msg = (
-                f"{str(part.path)!r} has no {what}; its columns are {names}; name that of the bytes with "
-                f"{advise('path')}, or the table of paths alone"
+                f"{str(part.path)!r} has no column {f'{column!r} ' * bool(column)}of images; its columns are {names}; "
+                f"name that of the bytes with {advise('path')}, or a table of paths alone"
             )
             raise SourceError(msg)
-    table = _make_table(parts, str(column), shards.source)
-    if not table.n_rows:
+    splits = {} if columns.split else shards.find_splits()
+    own = [splits.get(part.name, "") for part in parts for _ in range(part.n_rows)]
+    if not own:
         msg = f"{shards.source!r} has no rows; name files with images"
         raise SourceError(msg)
-    splits = {} if columns.split else shards.find_splits()
-    wanted = replace(columns, path=column, split="" if splits else columns.split)
-    if columns.label is None and (label := _find_classes(parts)):
-        wanted = replace(wanted, label=label)
-    chosen = choose_columns(table, wanted)
-    from_files = [splits.get(part.name, "") for part in parts for _ in range(part.n_rows)]
-    rows = zip(*(chosen.cells[role] for role in ("path", "label", "split", "group")), from_files, strict=True)
-    items = tuple(Item(item_id, label, own or split, group) for item_id, label, split, group, own in rows)
-    named = {role: name for role, name in asdict(columns).items() if name is not None}
-    notes = (f"Parquet files with images: {format_plural(len(parts), 'file')}", *chosen.notes)
-    reader = ParquetImageReader(shards.files, str(column))
-    return Manifest(items, reader, shards.source, reading={"columns": named} if named else {}, notes=notes)
-
-
-def _describe(file: Any) -> tuple[Any, int]:  # noqa: ANN401 - pyarrow has no types
-    return file.schema_arrow, file.metadata.num_rows
+    named = {name for part in parts for name in part.classes}
+    label = named.pop() if columns.label is None and len(named) == 1 else columns.label
+    wanted = replace(columns, path=column, label=label, split="" if splits else columns.split)
+    chosen = choose_columns(_make_table(parts, str(column), shards.source), wanted)
+    rows = zip(*(chosen.cells[role] for role in ("path", "label", "split", "group")), own, strict=True)
+    items = tuple(Item(item_id, label, split or other, group) for item_id, label, other, group, split in rows)
+    reading = {role: name for role, name in asdict(columns).items() if name is not None}
+    notes = (f"Parquet files with images: {len(parts):,}", *chosen.notes)
+    reader = make_parquet_reader(shards, column)
+    return Manifest(items, reader, shards.source, {}, {"columns": reading} if reading else {}, notes)
 
 
 def _make_table(parts: Sequence[_Part], column: str, source: str) -> Table:
-    """Make a table of all files, whose column of images holds the ids."""
-    plain = [one.name for part in parts for one in part.schema if not (_is_nested(one.type) or _holds_images(one.type))]
+    """Make a table of all files, whose column of images holds the ids, and whose others are those without images."""
+    fields = (one for part in parts for one in part.schema)
+    plain = dict.fromkeys(one.name for one in fields if not one.type.num_fields and str(one.type) not in _BYTES)
 
     @functools.cache
     def read(name: str) -> list[str]:
-        return [cell for part in parts for cell in (part.list_ids(name) if name == column else part.read(name, source))]
+        return [cell for part in parts for cell in (part.list_ids if name == column else part.read)(name)]
 
-    n_rows = sum(part.n_rows for part in parts)
-    return Table(f"the data set {source!r}", [column, *dict.fromkeys(plain)], n_rows, read, lambda row: f"row {row}")
-
-
-def _is_nested(kind: Any) -> bool:  # noqa: ANN401 - pyarrow has no types
-    import pyarrow as pa
-
-    return bool(pa.types.is_nested(kind))
-
-
-def _find_classes(parts: Sequence[_Part]) -> str | None:
-    """Return the only column whose metadata name classes; None if there is none, or several."""
-    found = Counter(
-        name for part in parts for name, about in _read_features(part.schema).items() if _list_classes(about)
+    return Table(
+        f"the data set {source!r}", [column, *plain], sum(part.n_rows for part in parts), read, lambda row: f"row {row}"
     )
-    return next(iter(found)) if len(found) == 1 else None

@@ -5,13 +5,15 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from featx.errors import SourceError, UsageError
 from featx.items.folders import list_folder
 from featx.items.layouts import find_split
+from featx.items.manifest import FileStat, Reader
 
 SUFFIXES = (".tar", ".parquet")
 
@@ -27,13 +29,7 @@ _DATA, _MOST_DEEP = "data", 2
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """Files of one kind that hold images.
-
-    Attributes:
-        source: What the user named.
-        kind: One of `SUFFIXES`.
-        files: The files by their names, which are relative to the folder or the fixed part of the pattern; in order.
-    """
+    """Files of one kind that hold images: what the user named, one of `SUFFIXES`, and the files by relative names."""
 
     source: str
     kind: str
@@ -41,19 +37,59 @@ class Shards:
 
     def find_splits(self) -> dict[str, str]:
         """Find the split of each shard by the names of the file and its folders; none unless each shard has one."""
-        splits = {name: _find_split(name) for name in self.files}
+        splits = {}
+        for name in self.files:
+            *folders, file = name.split("/")
+            words = map(find_split, (Path(file).stem, *reversed(folders)))
+            splits[name] = next(filter(None, words), "")
         return splits if all(splits.values()) else {}
 
 
-def _find_split(name: str) -> str:
-    *folders, file = name.split("/")
-    return next(filter(None, map(find_split, (Path(file).stem, *reversed(folders)))), "")
+class ShardReader:
+    """Reads images by ids such as `train-000.tar/0001.jpg`, with a reader for each shard, made when it is needed.
+
+    Args:
+        shards: The shards.
+        make: Makes the reader of a shard.
+        most: How many readers are kept; None for all.
+    """
+
+    def __init__(self, shards: Shards, make: Callable[[Path], Reader], most: int | None = None) -> None:
+        self._shards, self._make, self._most = shards, make, most
+        self.readers: dict[str, Reader] = {}
+        self._lock = threading.Lock()
+
+    def stat(self, item_id: str) -> FileStat:
+        """Return size and time of an image. Raises OSError."""
+        reader, name = self._find(item_id)
+        return reader.stat(name)
+
+    def read(self, item_id: str, n_bytes: int | None = None) -> bytes:
+        """Return the first bytes of an image, or all of them if `n_bytes` is None. Raises OSError."""
+        reader, name = self._find(item_id)
+        return reader.read(name, n_bytes)
+
+    def _find(self, item_id: str) -> tuple[Reader, str]:
+        end = item_id.lower().find(f"{self._shards.kind}/") + len(self._shards.kind)
+        shard, name = item_id[:end], item_id[end + 1 :]
+        if shard not in self._shards.files:
+            msg = f"the source has no shard with {item_id!r}"
+            raise FileNotFoundError(msg)
+        with self._lock:
+            if shard not in self.readers:
+                try:
+                    self.readers[shard] = self._make(self._shards.files[shard])
+                except SourceError as error:
+                    raise OSError(str(error)) from error
+                if self._most and len(self.readers) > self._most:
+                    del self.readers[next(iter(self.readers))]
+            return self.readers[shard], name
 
 
 def find_shards(source: str) -> Shards | None:
     """Find the shards that a source names; None if it names none.
 
-    A folder that holds images is no folder of shards: its tables and archives are left out, as before.
+    A folder that holds images is no folder of shards.
 
     Args:
         source: A pattern such as `train-{000..003}.tar` or `data/*.parquet`, a folder, or a tar or Parquet file.
@@ -64,10 +100,8 @@ def find_shards(source: str) -> Shards | None:
     """
     path = Path(source)
     if path.is_dir():
-        found = list(_walk(path, 0))
-        base = path
-        if not found or list_folder(source):
-            return None
+        found, base = list(_walk(path, 0)), path
+        found = [] if found and list_folder(source) else found
     elif path.exists():
         found, base = [path] if source.lower().endswith(SUFFIXES) else [], path.parent
     else:
@@ -78,11 +112,6 @@ def find_shards(source: str) -> Shards | None:
         raise SourceError(msg)
     files = {Path(os.path.relpath(file, base)).as_posix(): file for file in found}
     return Shards(source, kinds.pop(), files) if kinds else None
-
-
-def is_pattern(source: str) -> bool:
-    """Return whether a source that does not exist is a pattern of shards."""
-    return source.lower().endswith(SUFFIXES) and bool(_BRACES.search(source) or glob.has_magic(source))
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
@@ -102,7 +131,7 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
 
 def _expand(source: str) -> tuple[list[Path], Path]:
     """Return the files of a pattern, and the folder in front of its first variable part."""
-    if not is_pattern(source):
+    if not source.lower().endswith(SUFFIXES) or not (_BRACES.search(source) or glob.has_magic(source)):
         return [], Path()
     fixed = re.split(r"[{*?\[]", source, maxsplit=1)[0]
     base, found = Path(f"{fixed}x").parent, list[str]()

@@ -15,11 +15,11 @@ from featx.items.formats import has_image_suffix
 from featx.items.inference import AmbiguousLayoutError
 from featx.items.manifest import Item, Manifest, Reader
 from featx.items.names import normalise_label
-from featx.items.parquet_images import ParquetImageReader, find_image_column, read_parquet_images
+from featx.items.parquet_images import find_image_column, make_parquet_reader, read_parquet_images
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, choose_items, keep_folders
 from featx.items.shards import Shards, find_shards
 from featx.items.tables import MissingFilesError, read_table
-from featx.items.tar_shards import TarShardReader, is_shard, read_tar_shards
+from featx.items.tar_shards import is_shard, make_tar_reader, read_tar_shards
 from featx.registry import find_closest
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -125,7 +125,7 @@ def _find_images(source: str, columns: Columns) -> Shards | None:
 
 def _group_patients(manifest: Manifest) -> Manifest:
     """Group DICOM files by patient, if the source has no groups."""
-    if any(item.group for item in manifest.items) or isinstance(manifest.reader, ParquetImageReader):
+    if any(item.group for item in manifest.items):
         return manifest
     items = [_find_patient(item, manifest.reader) if _may_be_dicom(item.id) else item for item in manifest.items]
     if items == list(manifest.items):
@@ -135,7 +135,8 @@ def _group_patients(manifest: Manifest) -> Manifest:
 
 
 def _may_be_dicom(item_id: str) -> bool:
-    return item_id.lower().endswith((".dcm", ".dicom")) or not has_image_suffix(item_id)
+    name = item_id.lower()  # planning does not read images inside Parquet
+    return (name.endswith((".dcm", ".dicom")) or not has_image_suffix(name)) and ".parquet/" not in name
 
 
 def _find_patient(item: Item, reader: Reader) -> Item:
@@ -222,10 +223,9 @@ def find_reader(source: str, reading: Mapping[str, Any], item_id: str) -> Reader
         SourceError: If the source is gone, or can no longer be read in this way.
     """
     path = Path(source)
-    if not reading.get("root") and (found := _find_images(source, _read_columns(reading))):
-        if found.kind == ".tar":
-            return TarShardReader(found.files)
-        return read_source_again(source, reading).reader
+    named = _read_columns(reading)
+    if not reading.get("root") and (found := _find_images(source, named)):
+        return make_tar_reader(found) if found.kind == ".tar" else make_parquet_reader(found, named.path)
     is_beside = bool(reading.get("frame")) or source.lower().endswith(TABLE_SUFFIXES)
     reader = FolderReader(reading.get("root") or (path.parent if is_beside else path))
     try:

@@ -156,10 +156,10 @@ def test_groups_come_from_json_and_unreadable_labels_are_told(tmp_path):
     )
     manifest = read_source(tmp_path / "s.tar", columns=Columns(group="who"))
     assert show(manifest) == [("s.tar/1.png", "a", "", "p1"), ("s.tar/2.png", "", "", "")]
-    assert any(note.startswith("without a class: 1 image whose label cannot be read") for note in manifest.notes)
+    assert any(note.startswith("the label of 1 image cannot be read and is left out") for note in manifest.notes)
     assert manifest.junk == {"labels without an image": 1}
     assert show(read_source_again(manifest.source, manifest.reading)) == show(manifest)
-    with pytest.raises(SourceError, match=r"label 'kind' in a .json file beside it; their keys are 'label', 'who'"):
+    with pytest.raises(SourceError, match=r"label 'kind' beside it; the keys of the .json files are 'label', 'who'"):
         read_source(tmp_path / "s.tar", columns=Columns(label="kind"))
 
 
@@ -237,7 +237,7 @@ def test_a_row_group_that_cannot_be_read_loses_its_own_images_only(tmp_path):
     result = embed(path, tmp_path)  # planning reads no image, or it would fail
     assert (result.new, result.quarantined) == (40, 20)
     reason = result.store.quarantine[0][-1]
-    assert reason.startswith("cannot be read: row group 1 of x.parquet is damaged from row 20: ")
+    assert reason.startswith("cannot be read: its row group is damaged from row 20 (")
 
 
 def test_images_in_plain_binary_columns_and_tables_of_paths(tmp_path):

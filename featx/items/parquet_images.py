@@ -8,12 +8,13 @@ import contextlib
 import errno
 import functools
 import json
+import math
 import threading
 import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -26,10 +27,10 @@ from featx.items.tables import to_cell
 from featx.wording import join_first
 
 _USUAL = ("image", "img")
-_BYTES = frozenset({"binary", "large_binary"})
+_BYTES = frozenset({"binary", "large_binary", "binary_view"})
 
-#: Bytes of images that are read at once; for each row group, as many again are kept for threads that are behind.
-_READ_BYTES, _KEPT_BATCHES, _KEPT_GROUPS, _KEPT_FILES = 8 * 2**20, 2, 4, 2
+#: Bytes of images that are read at once; and what is kept for threads that are behind, of the last groups and files.
+_READ_BYTES, _KEPT_ROWS, _KEPT_GROUPS, _KEPT_FILES = 8 * 2**20, 32, 2, 2
 
 _NAMED_COLUMNS = 12
 
@@ -47,7 +48,7 @@ class _Group:
 
     row: int
     batches: Iterator[Any]
-    kept: deque[tuple[int, Any]] = field(default_factory=lambda: deque(maxlen=_KEPT_BATCHES))
+    kept: deque[tuple[int, Any]]
     reason: str = ""
 
     def find(self, row: int) -> tuple[bytes | None, str]:
@@ -129,10 +130,10 @@ class ParquetReader:
     def _fetch(self, row: int, number: int) -> tuple[bytes | None, str]:
         group = self._groups.get(number)
         if group is None or (group.kept and row < group.kept[0][0]):  # it is before those that are kept
-            batches = self._file.iter_batches(
-                self._sizes[number], row_groups=[number], columns=[self._column], use_threads=False
-            )
-            group = self._groups[number] = _Group(self._starts[number], batches)
+            size, columns = self._sizes[number], [self._column]
+            batches = self._file.iter_batches(size, row_groups=[number], columns=columns, use_threads=False)
+            group = _Group(self._starts[number], batches, deque(maxlen=1 + math.ceil(_KEPT_ROWS / size)))
+            self._groups[number] = group
             if len(self._groups) > _KEPT_GROUPS:
                 del self._groups[next(iter(self._groups))]
         return group.find(row)

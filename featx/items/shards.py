@@ -103,7 +103,7 @@ def find_shards(source: str) -> Shards | None:
         found, base = list(_walk(path, 0)), path
         found = [] if found and list_folder(source) else found
     elif path.exists():
-        found, base = [path] if source.lower().endswith(SUFFIXES) else [], path.parent
+        found, base = [path] if source.lower().endswith(SUFFIXES) and path.is_file() else [], path.parent
     else:
         found, base = _expand(source)
     kinds = {file.suffix.lower() for file in found}

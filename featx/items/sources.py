@@ -11,7 +11,7 @@ from featx.errors import SourceError, UsageError
 from featx.items.archives import read_archive
 from featx.items.columns import AmbiguousColumnError, Columns
 from featx.items.folders import FolderReader, read_folder
-from featx.items.formats import has_image_suffix
+from featx.items.formats import HEAD_BYTES, has_image_suffix, recognise
 from featx.items.inference import AmbiguousLayoutError
 from featx.items.manifest import Item, Manifest, Reader
 from featx.items.names import normalise_label
@@ -141,6 +141,9 @@ def _may_be_dicom(item_id: str) -> bool:
 
 def _find_patient(item: Item, reader: Reader) -> Item:
     try:
+        form = recognise(reader.read(item.id, HEAD_BYTES))
+        if form is None or form.name != "DICOM":
+            return item
         from featx.items.dicom import read_patient
 
         return replace(item, group=normalise_label(read_patient(reader.read(item.id, _PATIENT_BYTES))))
@@ -173,12 +176,7 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
     if reading.get("frame"):
         msg = "the items came from a DataFrame, which is not kept; write it with to_csv, and embed that table"
         raise SourceError(msg)
-    try:
-        named = _read_columns(reading, **columns)
-        options = _read_options(reading.get("options", {}))
-    except (AttributeError, TypeError, UsageError) as error:
-        msg = f"the record of how {source!r} was read is not valid: {error}; embed it again"
-        raise SourceError(msg) from error
+    named, options = _read_record(source, reading, columns)
     without, root = list_left_out(reading), reading.get("root")
     try:
         manifest = read_source(source, root=root, columns=named, options=options)
@@ -223,24 +221,26 @@ def find_reader(source: str, reading: Mapping[str, Any], item_id: str) -> Reader
         SourceError: If the source is gone, or can no longer be read in this way.
     """
     path = Path(source)
-    named = _read_columns(reading)
-    if not reading.get("root") and (found := _find_images(source, named)):
-        return make_tar_reader(found) if found.kind == ".tar" else make_parquet_reader(found, named.path)
     is_beside = bool(reading.get("frame")) or source.lower().endswith(TABLE_SUFFIXES)
     reader = FolderReader(reading.get("root") or (path.parent if is_beside else path))
     try:
         reader.stat(item_id)
     except OSError:
+        named, _ = _read_record(source, reading, {})
+        if not reading.get("root") and (found := _find_images(source, named)):
+            return make_tar_reader(found) if found.kind == ".tar" else make_parquet_reader(found, named.path)
         return read_source_again(source, reading).reader
     return reader
 
 
-def _read_columns(reading: Mapping[str, Any], **columns: str) -> Columns:
-    return Columns(**{**reading.get("columns", {}), **columns})
-
-
-def _read_options(record: Mapping[str, Any]) -> SourceOptions:
-    if not isinstance(record.get("map_labels", {}), Mapping):
-        msg = "it holds rules for the names of classes, which may name any file and are not applied"
-        raise TypeError(msg)
-    return SourceOptions(**record)
+def _read_record(source: str, reading: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[Columns, SourceOptions]:
+    """Return the columns and options of an earlier reading. Raises SourceError."""
+    try:
+        record = reading.get("options", {})
+        if not isinstance(record.get("map_labels", {}), Mapping):
+            msg = "it holds rules for the names of classes, which may name any file and are not applied"
+            raise TypeError(msg)  # noqa: TRY301 - as the errors of a record of another form
+        return Columns(**{**reading.get("columns", {}), **columns}), SourceOptions(**record)
+    except (AttributeError, TypeError, UsageError) as error:
+        msg = f"the record of how {source!r} was read is not valid: {error}; embed it again"
+        raise SourceError(msg) from error

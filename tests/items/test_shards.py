@@ -12,9 +12,11 @@ from pyarrow import parquet
 
 import featx
 from featx.errors import SourceError, UsageError
+from featx.fitting.preconditions import find_keys
 from featx.items import Columns, SourceOptions, read_source
 from featx.items.shards import expand_braces
 from featx.items.sources import find_reader, read_source_again
+from featx.reporting import Reporter
 
 STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
 SIDE = 16
@@ -278,4 +280,19 @@ def test_options_choose_among_the_items_of_shards(shards):
 def test_a_folder_with_images_is_no_folder_of_shards(shards):
     (shards / "cat").mkdir()
     (shards / "cat" / "1.png").write_bytes(encode(1))
-    assert show(read_source(shards)) == [("cat/1.png", "cat", "", "")]
+    write_parquet(shards / "data" / "0.parquet", [encode(1)], ["a"], kind=pa.binary())
+    manifest = read_source(shards)
+    assert show(manifest) == [("cat/1.png", "cat", "", "")]
+    assert "data/0.parquet was not read; if it has the labels, name it instead" in manifest.notes[0]
+
+
+def test_copies_in_another_split_are_found_without_sizes(tmp_path):
+    for name, numbers in (("train", (1, 2)), ("test", (3, 1))):
+        images = [{"bytes": encode(number), "path": None} for number in numbers]
+        write_parquet(tmp_path / "data" / f"{name}.parquet", images, ["a", "b"])
+    manifest = read_source(tmp_path / "data")
+    by_id = dict(
+        zip((item.id for item in manifest.items), find_keys(manifest, manifest.items, Reporter()), strict=True)
+    )
+    assert by_id["train.parquet/0"] == by_id["test.parquet/1"]
+    assert len({*by_id.values()}) == 3

@@ -3,8 +3,9 @@
 import contextlib
 import logging
 import os
+from collections import Counter
 from collections.abc import Container, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -77,21 +78,28 @@ class _Peaks:
         n_deep: Images that store 16 bits a sample, may use fewer, and are not black.
         largest: The largest sample of these.
         n_ignored: Images with bands that are neither colour nor alpha.
+        applied: Numbers of DICOM images, by what turned their samples into grey levels.
     """
 
     bits: int = 0
     n_deep: int = 0
     largest: int = 0
     n_ignored: int = 0
+    applied: Counter[str] = field(default_factory=Counter)
 
     def note(self, image: Decoded) -> None:
         """Add an image."""
         self.n_deep += image.peak > 0
         self.largest = max(self.largest, image.peak)
         self.n_ignored += image.ignored > 0
+        if image.applied:
+            self.applied[image.applied] += 1
 
     def report(self) -> None:
-        """Report images that come out dark, or of which a part is ignored."""
+        """Report images that come out dark, or of which a part is ignored, and how those of DICOM were read."""
+        if self.applied:
+            counts = "; ".join(f"{how}: {count:,}" for how, count in self.applied.most_common())
+            logger.warning("grey levels of DICOM images by %s", counts)
         bits = guess_bits(self.largest)
         if self.n_deep and bits and not self.bits:
             logger.warning(

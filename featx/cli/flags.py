@@ -62,14 +62,18 @@ Source = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="A folder with one folder per class (also inside train/, val/ and test/), a CSV or Parquet table, "
-        "or a zip or tar archive.",
+        "a zip or tar archive, or shards such as 'train-{000..003}.tar' or a folder of Parquet files with images.",
     ),
 ]
 Root = Annotated[
     Path | None, typer.Option(metavar="FOLDER", help="For a table: the folder that its paths are relative to.")
 ]
-PathColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="For a table: the column with the file paths.")]
-LabelColumn = Annotated[str | None, typer.Option(metavar="COLUMN", help="For a table: the column with the classes.")]
+PathColumn = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="For a table: the column with the paths or images.")
+]
+LabelColumn = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="For a table or shards: where the classes are.")
+]
 SplitColumn = Annotated[
     str | None, typer.Option(metavar="COLUMN", help="For a table: the column with train, val or test.")
 ]
@@ -78,7 +82,8 @@ GroupColumn = Annotated[
     typer.Option(
         "--group",
         metavar="COLUMN",
-        help="For a table: the column that names what must stay in one split, such as the patient.",
+        help="For a table or shards: the column or key that names what must stay in one split, such as the patient. "
+        "An empty name ignores the patients of DICOM files.",
     ),
 ]
 

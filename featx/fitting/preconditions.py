@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from featx.errors import DataError
 from featx.items import Item, Manifest
+from featx.items.manifest import UNKNOWN_SIZE
 from featx.items.renaming import suggest_rules
 from featx.items.splits import find_groups, find_leaks, find_units
 from featx.reporting import SILENT, Reporter
@@ -221,9 +222,10 @@ def _hash_all(
 
 def _measure(manifest: Manifest, item_id: str) -> int:
     try:
-        return manifest.reader.stat(item_id).size_bytes
+        size = manifest.reader.stat(item_id).size_bytes
     except OSError:
         return -1  # embedding quarantines it
+    return _START_BYTES + 1 if size == UNKNOWN_SIZE else size  # then all are compared, from their start to their end
 
 
 def _hash(manifest: Manifest, item_id: str, n_bytes: int | None) -> str:

@@ -10,6 +10,7 @@ import calendar
 import contextlib
 import gzip
 import io
+import itertools
 import lzma
 import os
 import re
@@ -52,7 +53,7 @@ _DAMAGES = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Member:
+class Member:
     """One regular file in an archive; `where` is its offset in a tar, in bytes, or its zip entry."""
 
     name: str
@@ -61,11 +62,10 @@ class _Member:
     where: int | zipfile.ZipInfo
 
 
-class _Container(Protocol):
-    members: list[_Member]
-    n_special: int
+class Container(Protocol):
+    """Reads the members of an archive."""
 
-    def read(self, member: _Member, n_bytes: int) -> bytes:
+    def read(self, member: Member, n_bytes: int) -> bytes:
         """Return the first bytes of a member, fewer if it is shorter. Raises OSError."""
         ...
 
@@ -73,7 +73,7 @@ class _Container(Protocol):
 class ArchiveReader:
     """Reads members of an archive by their id."""
 
-    def __init__(self, container: _Container, members: dict[str, _Member], mtime_ns: int) -> None:
+    def __init__(self, container: Container, members: dict[str, Member], mtime_ns: int) -> None:
         self._container = container
         self._members = members
         self._mtime_ns = mtime_ns
@@ -104,7 +104,7 @@ class ArchiveReader:
             raise OSError(msg)
         return found
 
-    def _find(self, item_id: str) -> _Member:
+    def _find(self, item_id: str) -> Member:
         try:
             return self._members[item_id]
         except KeyError:
@@ -132,14 +132,9 @@ def read_archive(source: str | os.PathLike[str], *, options: SourceOptions = AS_
         UsageError: If an option does not fit what the archive holds.
     """
     name = os.fspath(source)
-    try:
+    with _translate_damages(name):
         container = _open_container(name)
-    except SourceError:
-        raise
-    except _DAMAGES as error:
-        msg = f"the archive {name!r} cannot be read: {error}; download or create it again"
-        raise SourceError(msg) from error
-    images, junk = _choose_images(container, name)
+    images, junk = choose_images(container, name)
     if not images:
         left_out = f" (left out: {list_junk(junk)})" if junk else ""
         msg = f"the archive {name!r} holds no images{left_out}; name an archive of folders of images"
@@ -162,7 +157,39 @@ def _find_own_folder(paths: Iterable[str], name: str) -> str:
     return f"{top}/" if is_own and top.casefold() not in SPLIT_NAMES else ""
 
 
-def _open_container(name: str) -> _Container:
+@contextlib.contextmanager
+def _translate_damages(name: str) -> Iterator[None]:
+    try:
+        yield
+    except SourceError:
+        raise
+    except _DAMAGES as error:
+        msg = f"the archive {name!r} cannot be read: {error}; download or create it again"
+        raise SourceError(msg) from error
+
+
+def open_tar(name: str, most: int | None = None) -> "Tar":
+    """List the files of a tar that is not compressed.
+
+    Args:
+        name: Its path.
+        most: Look at so many members only.
+
+    Raises:
+        SourceError: If it is damaged or compressed.
+    """
+    with _translate_damages(name):
+        file = Path(name).open("rb")  # noqa: SIM115 - the container keeps it, and closes it
+        head = file.read(6)
+        file.seek(0)
+        if not head.startswith(b"PK") and not find_unpacker(head):
+            return Tar(file, name, most)
+        file.close()
+    msg = f"the shard {name!r} is compressed, and could not be read in place; write it as a plain tar"
+    raise SourceError(msg)
+
+
+def _open_container(name: str) -> "Zip | Tar":
     if not Path(name).is_file():  # opening a FIFO would block forever
         msg = f"{name!r} is not a regular file; name a zip or tar file"
         raise SourceError(msg)
@@ -170,14 +197,14 @@ def _open_container(name: str) -> _Container:
     head = file.read(6)
     file.seek(0)
     if head.startswith(b"PK"):
-        return _Zip(file, name)
+        return Zip(file, name)
     if unpacker := find_unpacker(head):
         with file, unpacker(file) as stream:
-            return _Tar(unpack(stream, name), name)
-    return _Tar(file, name)
+            return Tar(unpack(stream, name), name)
+    return Tar(file, name)
 
 
-class _Zip:
+class Zip:
     """The members of a zip file, decompressed on demand."""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
@@ -185,7 +212,7 @@ class _Zip:
         # ZipFile never closes a file that it is given. One that it opened itself it closes by a count of
         # readers, which is not safe in threads.
         self._zip = zipfile.ZipFile(file)
-        self.members: list[_Member] = []
+        self.members: list[Member] = []
         self.n_special = 0
         _check_count(len(self._zip.filelist), name)
         for info in self._zip.infolist():
@@ -204,9 +231,10 @@ class _Zip:
                     f"the archive {name!r} is compressed with {how} ({info.filename!r}); unpack it and name the folder"
                 )
                 raise SourceError(msg)
-            self.members.append(_Member(_spell(info), info.file_size, _read_clock(info), info))
+            self.members.append(Member(_spell(info), info.file_size, _read_clock(info), info))
 
-    def read(self, member: _Member, n_bytes: int) -> bytes:
+    def read(self, member: Member, n_bytes: int) -> bytes:
+        """Return the first bytes of a member, fewer if it is shorter. Raises OSError."""
         try:
             with self._zip.open(cast("zipfile.ZipInfo", member.where)) as file:
                 return file.read(n_bytes)
@@ -242,28 +270,29 @@ def _read_clock(info: zipfile.ZipInfo) -> int:
     return calendar.timegm((year, min(max(month, 1), 12), day, hour, minute, second)) * 10**9
 
 
-class _Tar:
+class Tar:
     """The members of an uncompressed tar file, each read where it starts."""
 
-    def __init__(self, file: IO[bytes], name: str) -> None:
+    def __init__(self, file: IO[bytes], name: str, most: int | None = None) -> None:
         weakref.finalize(self, file.close)
         self._file = file
         self._lock = threading.Lock()
-        self.members: list[_Member] = []
+        self.members: list[Member] = []
         self.n_special = 0
         headers = _Headers(file)
         tar = tarfile.TarFile(fileobj=cast("IO[bytes]", headers), encoding="utf-8")  # not that of the locale
-        for info in _list_headers(tar, headers, name):
+        for info in itertools.islice(_list_headers(tar, headers, name), most):
             if info.isreg() and not info.issparse():
-                self.members.append(_Member(info.name, info.size, _to_ns(info.mtime), info.offset_data))
+                self.members.append(Member(info.name, info.size, _to_ns(info.mtime), info.offset_data))
             elif not info.isdir():
                 self.n_special += 1
         # tarfile takes a damaged header for the end. At the end of an intact archive there are zeros, or nothing.
-        if any(self._read_at(tarfile.BLOCKSIZE, tar.offset)):
+        if most is None and any(self._read_at(tarfile.BLOCKSIZE, tar.offset)):
             msg = f"the archive {name!r} is damaged at byte {tar.offset:,}; download or create it again"
             raise SourceError(msg)
 
-    def read(self, member: _Member, n_bytes: int) -> bytes:
+    def read(self, member: Member, n_bytes: int) -> bytes:
+        """Return the first bytes of a member, fewer if it is shorter. Raises OSError."""
         return self._read_at(min(n_bytes, member.size_bytes), cast("int", member.where))
 
     def _read_at(self, n_bytes: int, offset: int) -> bytes:
@@ -300,7 +329,7 @@ def _list_headers(tar: tarfile.TarFile, headers: _Headers, name: str) -> Iterato
             msg = f"more than {MAX_GLOBAL_HEADERS} values in its global headers"
             raise ValueError(msg)
         yield info
-        kept.clear()  # a TarInfo takes ten times the memory of a _Member
+        kept.clear()  # a TarInfo takes ten times the memory of a Member
         headers.left = MAX_HEADER_BYTES
 
 
@@ -315,10 +344,15 @@ def _to_ns(mtime_seconds: float) -> int:
     return round(mtime_seconds * 10**9) if 0 <= mtime_seconds < _LAST_SECOND else 0
 
 
-def _choose_images(container: _Container, name: str) -> tuple[dict[str, _Member], Counter[str]]:
+def choose_images(container: "Zip | Tar", name: str) -> tuple[dict[str, Member], Counter[str]]:
+    """Choose the images among the members of an archive, and count why others are left out.
+
+    Raises:
+        SourceError: If a name leads out of the archive, or a file is too large.
+    """
     junk = Counter({_SPECIAL: container.n_special} if container.n_special else {})
     junk_folders: set[str] = set()
-    images: dict[str, _Member] = {}
+    images: dict[str, Member] = {}
     for path, member in _index_members(container.members, name, junk).items():
         if folder := _find_junk_folder(path):
             junk_folders.add(folder)
@@ -333,8 +367,8 @@ def _choose_images(container: _Container, name: str) -> tuple[dict[str, _Member]
     return images, junk
 
 
-def _index_members(members: Iterable[_Member], name: str, junk: Counter[str]) -> dict[str, _Member]:
-    index: dict[str, _Member] = {}
+def _index_members(members: Iterable[Member], name: str, junk: Counter[str]) -> dict[str, Member]:
+    index: dict[str, Member] = {}
     for member in members:
         parts = [part for part in member.name.split("/") if part not in {"", "."}]
         if member.name.startswith("/") or re.match(r"[A-Za-z]:[/\\]", member.name) or ".." in parts:
@@ -359,14 +393,14 @@ def _find_junk_folder(path: str) -> str:
     return ""
 
 
-def _peek(container: _Container, member: _Member) -> bytes:
+def _peek(container: Container, member: Member) -> bytes:
     try:
         return container.read(member, HEAD_BYTES)
     except OSError:  # neither its content nor its name makes it an image
         return b""
 
 
-def _check_sizes(members: Iterable[_Member], name: str) -> None:
+def _check_sizes(members: Iterable[Member], name: str) -> None:
     total = 0
     for member in members:
         total += member.size_bytes

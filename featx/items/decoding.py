@@ -44,7 +44,7 @@ MAX_DECODING_BYTES = 850 * 2**20
 
 #: Memory that decoders need in addition to the decoded pixels, in bytes for each pixel and band;
 #: measured at 17 and 25 megapixels with Pillow 12.3, and rounded up.
-_WORKING_BYTES = {"WebP": 4.2, "JPEG 2000": 5.0, "AVIF": 2.0}
+_WORKING_BYTES = {"WebP": 4.2, "JPEG 2000": 5.0, "AVIF": 2.0, "DICOM": 10.0}
 
 #: The same for a progressive JPEG, whose coefficients are all in memory at once.
 _COEFFICIENT_BYTES = 2.0
@@ -204,7 +204,7 @@ def _load_plugin(row: Format) -> type[ImageFile]:
     try:
         return cast("type[ImageFile]", getattr(import_module(module), name))
     except ImportError as error:
-        msg = f"{row.name} images need another package: pip install {row.package or 'pillow'}"
+        msg = f"{row.name} images need another package: pip install '{row.package or 'pillow'}'"
         raise ImageError(msg) from error
 
 
@@ -241,6 +241,7 @@ class Decoded:
         height_px: Rows of the original as displayed, before the resize.
         peak: The largest sample, without alpha, of a file that stores 16 bits and may use fewer; 0 for other files.
         ignored: Number of bands that are neither colour nor alpha, and have no effect on the pixels.
+        applied: What turned the samples of a DICOM file into grey levels; empty for other files.
     """
 
     pixels: NDArray[np.uint8]
@@ -248,6 +249,7 @@ class Decoded:
     height_px: int
     peak: int = 0
     ignored: int = 0
+    applied: str = ""
 
 
 def decode(data: bytes, spec: ImageSpec) -> Decoded:
@@ -285,7 +287,8 @@ def decode(data: bytes, spec: ImageSpec) -> Decoded:
         if header.orientation in _UPRIGHT:
             small = _UPRIGHT[header.orientation](small)
         peak = rescaling.peak if has_open_range(image) else 0
-        return Decoded(_pad(small, spec), header.width_px, header.height_px, peak, getattr(image, "ignored", 0))
+        ignored, applied = getattr(image, "ignored", 0), getattr(image, "applied", "")
+        return Decoded(_pad(small, spec), header.width_px, header.height_px, peak, ignored, applied)
 
 
 def _pad(pixels: NDArray[np.uint8], spec: ImageSpec) -> NDArray[np.uint8]:
@@ -333,7 +336,8 @@ def _load(
         where the last pixel extends past the edge.
     """
     drafted, whole = None, image.size
-    if spec.decoder.endswith("-scaled"):
+    # A HEIC would be drafted as the small picture that the camera put beside it, which differs.
+    if spec.decoder.endswith("-scaled") and image.format == "JPEG":
         (width, height), _ = _fit(image.size, size, spec)
         drafted = image.draft(None, (math.ceil(2 * width / spec.crop), math.ceil(2 * height / spec.crop)))
     extent = drafted[1][2:] if drafted else whole

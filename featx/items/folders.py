@@ -110,7 +110,9 @@ def _point_to_table(folder: Path, items: Sequence[Item]) -> list[str]:
     """Name the table in a folder that may have the labels which its folders do not tell."""
     if len({item.label for item in items}) > 1:
         return []
-    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in _TABLES and path.is_file())
+    places = [place for place in (folder, folder / "data") if place.is_dir()]  # Hugging Face keeps tables in `data`
+    files = (path for place in places for path in place.iterdir())
+    tables = sorted(path for path in files if path.suffix.lower() in _TABLES and path.is_file())
     return [f"{tables[0]} was not read; if it has the labels, name it instead of {folder}"] if tables else []
 
 

@@ -6,8 +6,8 @@ A new format is one row here. Nothing of Pillow is imported: a row only names th
 import re
 from dataclasses import dataclass
 
-#: How many bytes of a file `recognise` needs; the last of an AVIF's or HEIC's brands ends within them.
-HEAD_BYTES = 64
+#: How many bytes of a file `recognise` needs; the mark of DICOM ends there, and an AVIF's or HEIC's brands before it.
+HEAD_BYTES = 132
 
 #: How many bytes of a file `name_foreign` looks at.
 _FOREIGN_BYTES = 512
@@ -24,7 +24,7 @@ class Format:
         plugin: `module:class` that opens its files as a Pillow image.
         strict: Signature that a file without an image's suffix must match, where `signature` is too weak
             for a guess; empty if it is not.
-        package: What to install if the plugin's module is missing; empty for Pillow itself.
+        package: What to install if the plugin's module is missing; empty for what is always there.
     """
 
     name: str
@@ -66,8 +66,10 @@ FORMATS = (
         ("heic", "heif", "hif"),
         rb".{4}ftyp(.{4}){0,12}?(he[iv][cmsx]|mif1|msf1)",
         "pillow_heif:HeifImageFile",
-        package="pillow-heif",
+        package="featx[heic]",
     ),
+    # A preamble of any content, then the mark (DICOM PS3.10, section 7.1).
+    Format("DICOM", ("dcm", "dicom"), rb".{128}DICM", "featx.items.dicom:DicomReader", package="featx[dicom]"),
     # Another weak sign, after which a number or a comment follows.
     Format(
         "PNM",
@@ -80,7 +82,6 @@ FORMATS = (
 
 #: Files that are often found among images, and what to do: name, signature at the start, advice.
 _FOREIGN = (
-    ("a DICOM file", rb".{128}DICM", "export it as PNG first, for example with pydicom"),
     ("a pointer of Git LFS", rb"version https://git-lfs", "run `git lfs pull` where it lies"),
     ("a NumPy array", rb"\x93NUMPY", "save it as PNG first"),
     ("a Photoshop file", rb"8BPS", "export it as PNG first"),

@@ -36,6 +36,7 @@ SYSTEM_NAMES = frozenset(
         ".ds_store",
         "thumbs.db",
         "desktop.ini",
+        "dicomdir",
         "__macosx",
         "@eadir",
         "lost+found",

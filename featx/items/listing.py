@@ -12,6 +12,7 @@ from featx.items.folders import FolderReader, list_folder
 from featx.items.manifest import Item, Manifest
 from featx.items.pictures import Picture, is_picture, make_item
 from featx.items.reading import Listing
+from featx.items.shards import find_shards
 from featx.items.sources import ARCHIVE_SUFFIXES, TABLE_SUFFIXES, read_source
 from featx.options import EmbedOptions
 
@@ -102,7 +103,8 @@ def list_images(sources: Paths, *, root: Path | None = None, column: str = "") -
 
 
 def _is_collection(path: str) -> bool:
-    return path.lower().endswith(TABLE_SUFFIXES + ARCHIVE_SUFFIXES) and Path(path).is_file()
+    is_file = path.lower().endswith(TABLE_SUFFIXES + ARCHIVE_SUFFIXES) and Path(path).is_file()
+    return is_file or find_shards(path) is not None
 
 
 def _list_path(path: str) -> Iterator[Item]:

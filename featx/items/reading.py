@@ -238,7 +238,7 @@ def _separate(
 
 def _is_unchanged(manifest: Listing, name: str, stamp: Stamp) -> bool:
     try:
-        return manifest.reader.stat(name) == stamp.stat
+        return manifest.reader.stat(name).agrees(stamp.stat)
     except OSError:  # reading it will report why
         return False
 

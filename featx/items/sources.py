@@ -1,4 +1,4 @@
-"""Sources of images of every kind: folders, tables and archives."""
+"""Sources of images of every kind: folders, tables, archives and shards."""
 
 import os
 import re
@@ -11,15 +11,22 @@ from featx.errors import SourceError, UsageError
 from featx.items.archives import read_archive
 from featx.items.columns import AmbiguousColumnError, Columns
 from featx.items.folders import FolderReader, read_folder
-from featx.items.formats import has_image_suffix
+from featx.items.formats import HEAD_BYTES, has_image_suffix, recognise
 from featx.items.inference import AmbiguousLayoutError
-from featx.items.manifest import Manifest, Reader
+from featx.items.manifest import Item, Manifest, Reader
+from featx.items.names import normalise_label
+from featx.items.parquet_images import find_image_column, make_parquet_reader, read_parquet_images
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, choose_items, keep_folders
+from featx.items.shards import Shards, find_shards
 from featx.items.tables import MissingFilesError, read_table
+from featx.items.tar_shards import is_shard, make_tar_reader, read_tar_shards
 from featx.registry import find_closest
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+
+#: Bytes of a DICOM file that hold the id of the patient, unless much is stored before it.
+_PATIENT_BYTES = 2**16
 
 
 def read_source(
@@ -29,13 +36,17 @@ def read_source(
     columns: Columns | None = None,
     options: SourceOptions = AS_IT_IS,
 ) -> Manifest:
-    """List the images of a folder, a table or an archive.
+    """List the images of a folder, a table, an archive or shards.
+
+    DICOM files of a source without groups are grouped by the id of the patient, unless `columns.group` is empty.
 
     Args:
         source: A folder (`read_folder`), a CSV, TSV or Parquet file (`read_table`), or
-            a zip or tar file (`read_archive`). Its name decides which.
+            a zip or tar file (`read_archive`). Its name decides which. Or shards of images: tar files as webdataset
+            writes them, or Parquet files with images inside, named by a pattern such as `train-{000..003}.tar`,
+            a folder that holds nothing else, or one of them.
         root: For a table: the folder that its paths are relative to.
-        columns: For a table: the names of its columns.
+        columns: For a table or shards: the names of its columns; see `docs/images.md` for those of shards.
         options: What folders mean, where the classes are, and what to leave out.
 
     Returns:
@@ -45,19 +56,25 @@ def read_source(
         SourceError: If the source does not exist, or cannot be read.
         UsageError: If `root` or `columns` is given and the source is not a table, or an option does not fit it.
     """
-    if not isinstance(source, str | os.PathLike):
-        kind = type(source).__name__
-        advice = (
-            "pass featx.Manifest.from_frame(frame)"
-            if kind == "DataFrame"
-            else "pass the path of a folder, table or archive"
-        )
-        msg = f"the source is a {kind}; {advice}"
-        raise UsageError(msg)
+    manifest = _read_source(source, root, columns or Columns(), options)
+    if columns is None or columns.group is None:
+        return _group_patients(manifest)
+    if columns.group or manifest.reading.get("columns"):
+        return manifest
+    return replace(manifest, reading={**manifest.reading, "columns": {"group": ""}})
+
+
+def _read_source(
+    source: str | os.PathLike[str], root: str | os.PathLike[str] | None, columns: Columns, options: SourceOptions
+) -> Manifest:
+    _check_path(source)
     path, name = Path(source), os.fspath(source)
-    if re.match("[a-z][a-z0-9+.-]+://", name, re.IGNORECASE):
-        msg = f"{name!r} is a URL; download it, and name the folder, table or archive"
-        raise SourceError(msg)
+    if found := _find_images(name, columns):
+        if root is not None:
+            msg = f"{name!r} holds its images; leave out the root, which is for tables of paths"
+            raise UsageError(msg)
+        read = read_tar_shards if found.kind == ".tar" else read_parquet_images
+        return _choose_rows(read(found, columns), options)
     if not path.exists():
         close = find_closest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else []
         hint = f"did you mean {str(path.with_name(close[0]))!r}? Otherwise " if close else ""
@@ -66,7 +83,7 @@ def read_source(
     is_table = path.is_file() and name.lower().endswith(TABLE_SUFFIXES)
     if is_table:
         return _choose_rows(read_table(source, root=root, columns=columns), options)
-    if root is not None or (columns or Columns()) != Columns():
+    if root is not None or columns not in {Columns(), Columns(group="")}:
         msg = f"{name!r} is not a table; leave out the root and the names of columns, which are for tables only"
         raise UsageError(msg)
     if path.is_dir():
@@ -80,10 +97,64 @@ def read_source(
     raise SourceError(msg)
 
 
+def _check_path(source: object) -> None:
+    """Refuse what is not a path: a DataFrame, or a URL."""
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        advice = (
+            "pass featx.Manifest.from_frame(frame)"
+            if kind == "DataFrame"
+            else "pass the path of a folder, table or archive"
+        )
+        msg = f"the source is a {kind}; {advice}"
+        raise UsageError(msg)
+    if re.match("[a-z][a-z0-9+.-]+://", os.fspath(source), re.IGNORECASE):
+        msg = f"{os.fspath(source)!r} is a URL; download it, and name the folder, table or archive"
+        raise SourceError(msg)
+
+
+def _find_images(source: str, columns: Columns) -> Shards | None:
+    """Find the shards of images that a source names; a table of paths or an archive of folders is none."""
+    found = find_shards(source)
+    if found is None or not Path(source).is_file():
+        return found
+    path = Path(source)
+    is_one = is_shard(path) if found.kind == ".tar" else find_image_column(path, columns.path) is not None
+    return found if is_one else None
+
+
+def _group_patients(manifest: Manifest) -> Manifest:
+    """Group DICOM files by patient, if the source has no groups."""
+    if any(item.group for item in manifest.items):
+        return manifest
+    items = [_find_patient(item, manifest.reader) if _may_be_dicom(item.id) else item for item in manifest.items]
+    if items == list(manifest.items):
+        return manifest
+    note = "groups: the patients of the DICOM files (PatientID), which the store keeps; --group '' uses none"
+    return replace(manifest, items=tuple(items), notes=(*manifest.notes, note))
+
+
+def _may_be_dicom(item_id: str) -> bool:
+    name = item_id.lower()  # planning does not read images inside Parquet
+    return (name.endswith((".dcm", ".dicom")) or not has_image_suffix(name)) and ".parquet/" not in name
+
+
+def _find_patient(item: Item, reader: Reader) -> Item:
+    try:
+        form = recognise(reader.read(item.id, HEAD_BYTES))
+        if form is None or form.name != "DICOM":
+            return item
+        from featx.items.dicom import read_patient
+
+        return replace(item, group=normalise_label(read_patient(reader.read(item.id, _PATIENT_BYTES))))
+    except (OSError, ImportError):  # embedding quarantines the file
+        return item
+
+
 def _choose_rows(manifest: Manifest, options: SourceOptions) -> Manifest:
     """Apply the options to the items of a table."""
     if options.layout:
-        msg = f"{manifest.source!r} is a table; leave out the layout, which is for folders and archives"
+        msg = f"{manifest.source!r} has no folders of classes; leave out the layout, which is for folders and archives"
         raise UsageError(msg)
     kept = set(keep_folders((item.id for item in manifest.items), options, manifest.source))
     items = tuple(item for item in manifest.items if item.id in kept)
@@ -105,12 +176,7 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
     if reading.get("frame"):
         msg = "the items came from a DataFrame, which is not kept; write it with to_csv, and embed that table"
         raise SourceError(msg)
-    try:
-        named = Columns(**{**reading.get("columns", {}), **columns})
-        options = _read_options(reading.get("options", {}))
-    except (AttributeError, TypeError, UsageError) as error:
-        msg = f"the record of how {source!r} was read is not valid: {error}; embed it again"
-        raise SourceError(msg) from error
+    named, options = _read_record(source, reading, columns)
     without, root = list_left_out(reading), reading.get("root")
     try:
         manifest = read_source(source, root=root, columns=named, options=options)
@@ -160,12 +226,21 @@ def find_reader(source: str, reading: Mapping[str, Any], item_id: str) -> Reader
     try:
         reader.stat(item_id)
     except OSError:
+        named, _ = _read_record(source, reading, {})
+        if not reading.get("root") and (found := _find_images(source, named)):
+            return make_tar_reader(found) if found.kind == ".tar" else make_parquet_reader(found, named.path)
         return read_source_again(source, reading).reader
     return reader
 
 
-def _read_options(record: Mapping[str, Any]) -> SourceOptions:
-    if not isinstance(record.get("map_labels", {}), Mapping):
-        msg = "it holds rules for the names of classes, which may name any file and are not applied"
-        raise TypeError(msg)
-    return SourceOptions(**record)
+def _read_record(source: str, reading: Mapping[str, Any], columns: Mapping[str, str]) -> tuple[Columns, SourceOptions]:
+    """Return the columns and options of an earlier reading. Raises SourceError."""
+    try:
+        record = reading.get("options", {})
+        if not isinstance(record.get("map_labels", {}), Mapping):
+            msg = "it holds rules for the names of classes, which may name any file and are not applied"
+            raise TypeError(msg)  # noqa: TRY301 - as the errors of a record of another form
+        return Columns(**{**reading.get("columns", {}), **columns}), SourceOptions(**record)
+    except (AttributeError, TypeError, UsageError) as error:
+        msg = f"the record of how {source!r} was read is not valid: {error}; embed it again"
+        raise SourceError(msg) from error

@@ -152,13 +152,14 @@ def _read_parquet(name: str, title: str) -> Table:
         msg = f"{title} cannot be read as Parquet: {error}; write it again"
         raise SourceError(msg) from error
     columns: dict[str, Sequence[str]] = {
-        name: [_to_cell(value) for value in column.to_pylist()]
+        name: [to_cell(value) for value in column.to_pylist()]
         for name, column in zip(table.column_names, table.columns, strict=True)
     }
     return Table(title, list(columns), table.num_rows, columns.__getitem__, lambda row: f"row {row + 1}")
 
 
-def _to_cell(value: Any) -> str:  # noqa: ANN401 - whatever a Parquet file holds
+def to_cell(value: Any) -> str:  # noqa: ANN401 - whatever a Parquet file holds
+    """Return a value of a Parquet file as text; empty if it is missing."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return str(value)

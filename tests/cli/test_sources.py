@@ -1,6 +1,8 @@
 """The flags that say how a source is read: taken by every verb with a source, and recorded in the store."""
 
+import io
 import json
+import tarfile
 
 import pytest
 from pictures import write_digits
@@ -68,3 +70,24 @@ def test_flags_that_do_not_fit_end_with_one_line(featx_command, tmp_path, verb, 
     assert result.code == code
     (line,) = (line for line in result.err.splitlines() if line.startswith("error: "))
     assert message in line
+
+
+def test_verbs_find_the_pictures_of_shards_again(featx_command, tmp_path):
+    files = sorted(write_digits(tmp_path / "folders", per_class=12, classes=3).rglob("*.png"))
+    for shard in range(2):
+        with tarfile.open(tmp_path / f"digits-{shard:02d}.tar", "w") as archive:
+            for path in files[shard::2]:
+                archive.add(path, path.name)
+                label = tarfile.TarInfo(f"{path.stem}.cls")
+                label.size = 1
+                archive.addfile(label, io.BytesIO(path.parent.name.encode()))
+    result = featx_command("embed", "digits-{00..01}.tar", "-b", "colour")
+    assert "shards: 2 tar files; labels from the .cls files" in result.err
+    assert result.out.startswith("36 new, 0 cached, 0 quarantined")
+    assert "digits-00.tar/" in featx_command("similar", "features/colour.h5", f"digits-00.tar/{files[0].name}").out
+    featx_command("fit", "--clf", "dummy", "--name", "run")
+    result = featx_command("errors", "runs/run")
+    assert (result.code, "contact sheet lacks" in result.err) == (0, False)
+    assert (tmp_path / "runs" / "run" / "errors.png").stat().st_size > 0
+    first = featx_command("predict", "runs/run", "digits-{00..01}.tar").out.splitlines()
+    assert (len(first), first[1].partition(",")[0]) == (37, f"digits-00.tar/{files[0].name}")

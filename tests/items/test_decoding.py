@@ -2,7 +2,6 @@ import io
 import struct
 import threading
 import warnings
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -73,13 +72,6 @@ def test_a_file_that_is_not_an_image_is_refused(data, message):
     with pytest.raises(ImageError, match=message) as caught:
         decode(data, SPEC)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.skipif(find_spec("pillow_heif") is not None, reason="pillow-heif is installed")
-@pytest.mark.parametrize("brands", [b"heic\0\0\0\0mif1heic", b"mif1\0\0\0\0mif1heic"])
-def test_heic_names_the_package_that_reads_it(brands):
-    with pytest.raises(ImageError, match="pip install pillow-heif"):
-        decode(b"\0\0\0\x18ftyp" + brands, SPEC)
 
 
 def test_nothing_larger_than_the_limit_is_decoded():

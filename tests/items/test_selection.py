@@ -281,7 +281,7 @@ def test_the_rows_of_a_table_are_chosen_too(make):
         manifest = read_source(table, options=SourceOptions(**options))
         assert [item.id for item in manifest.items] == ids
         assert read_source_again(manifest.source, manifest.reading).items == manifest.items
-    with pytest.raises(UsageError, match="is a table; leave out the layout"):
+    with pytest.raises(UsageError, match="has no folders of classes; leave out the layout"):
         read_source(table, options=SourceOptions(layout="class"))
 
 

@@ -62,9 +62,10 @@ def test_wrong_sources_get_one_clear_line(tmp_path, name, message):
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
 def test_a_pipe_is_not_a_source(tmp_path):
-    os.mkfifo(tmp_path / "data.zip")
-    with pytest.raises(SourceError, match="is neither a folder nor one of"):
-        read_source(tmp_path / "data.zip")
+    for name in ("data.zip", "data.tar"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(SourceError, match="is neither a folder nor one of"):
+            read_source(tmp_path / name)
 
 
 def test_columns_and_roots_are_for_tables(folder):

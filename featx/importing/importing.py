@@ -62,7 +62,7 @@ def import_features(
         name: Name of the store; empty for that of the file or folder.
         folder: Folder of the stores.
         labels: CSV, TSV or Parquet table with the columns id and label, and perhaps split and group; ids are those of
-            the features, or of whole slides. They replace those of the files.
+            the features, or of whole slides. Labels and splits of the files are then not used.
         columns: Names of columns, where they are not the usual ones: of `labels`, or of the files if there is none.
         format_: One of `featx.importing.layouts.FORMATS`; empty if the files decide. `anndata:X_pca` takes that
             element of `obsm`.
@@ -99,7 +99,8 @@ def import_features(
         raise DataError(msg)
     spec = _make_spec(parts[0].tool, network, found, dtype)
     source = paths[0].absolute() if len(paths) == 1 else Path(os.path.commonpath([path.absolute() for path in paths]))
-    target = Path(folder) / f"{(name or source.stem).removesuffix('.h5')}.h5"
+    stem = name or (source.name if source.is_dir() else source.stem) or parts[0].tool
+    target = Path(folder) / f"{stem.removesuffix('.h5')}.h5"
     if unfinished := describe_unfinished(target):
         raise StoreError(unfinished)
     good, quarantine = _divide(items, found, parts[0].dim * np.dtype(dtype).itemsize)

@@ -30,8 +30,8 @@ def collect_items(
 
     Args:
         parts: The files; those without ids get the name of the file and the number of the row.
-        labels: A table with the columns id and label, and perhaps split and group, which replace those of the files.
-            An id may be that of a slide, for all its rows.
+        labels: A table with the columns id and label, and perhaps split and group; labels and splits of the files are
+            then left alone. An id may be that of a slide, for all its rows.
         columns: Names of columns, where they are not the usual ones: of the table, or of the files if there is none.
         reporter: Told how the table was read.
 
@@ -40,7 +40,7 @@ def collect_items(
     """
     items: dict[str, list[str]] = {role: [] for role in ("id", *_ROLES)}
     for part in parts:
-        own = _read_cells(_list_columns(part), Columns() if labels else columns)
+        own = _read_cells(_list_columns(part), Columns(label="", split="") if labels else columns)
         for role, values in items.items():
             values.extend(own["path" if role == "id" else role])
     _check_ids(items["id"])
@@ -87,7 +87,7 @@ def _check_ids(ids: Sequence[str]) -> None:
 
 
 def _apply(items: dict[str, list[str]], table: Table, wanted: Columns, reporter: Reporter) -> None:
-    """Replace labels, splits and groups by those of a table that are not empty."""
+    """Take labels, splits and groups from a table, where it has them: first those of a slide, then those of its row."""
     cells = _read_cells(table, wanted, reporter)
     given: dict[str, tuple[str, ...]] = {}
     for row, (name, *values) in enumerate(zip(cells["path"], *(cells[role] for role in _ROLES), strict=True)):

@@ -13,7 +13,6 @@ from featx.importing.hdf5_files import open_anndata, open_hdf5
 from featx.importing.parquet_files import open_parquet
 from featx.importing.parts import Part
 from featx.registry import suggest
-from featx.wording import join_first
 
 FORMATS = ("trident", "clam", "hloc", "thingsvision", "clip-retrieval", "npy", "npz", "parquet", "anndata", "featx")
 
@@ -28,8 +27,6 @@ _FILES: Mapping[str, Callable[[Path], Part]] = {
 
 #: Those of other tools that run code when they are read.
 _PICKLES = (".pt", ".pth", ".pkl", ".pickle", ".joblib")
-
-_NAMED = 5
 
 #: What the readers raise on files that are damaged or something else.
 DAMAGES = (
@@ -62,11 +59,11 @@ def open_parts(paths: Sequence[Path], format_: str = "") -> list[Part]:
         format_: One of `FORMATS`, or empty if the files decide; `anndata:NAME` chooses an element of `obsm`.
 
     Returns:
-        Their parts, all of one tool and one width.
+        Their parts, all of one tool and one width, at least one.
 
     Raises:
         UsageError: If there is no such format.
-        SourceError: If a file cannot be read, or is of another tool or width than the first.
+        SourceError: If a file cannot be read, or is of another tool or width than the first, or there are no rows.
     """
     wanted, _, element = format_.partition(":")
     if wanted and wanted not in FORMATS:
@@ -77,15 +74,19 @@ def open_parts(paths: Sequence[Path], format_: str = "") -> list[Part]:
     for path in paths:
         with say_damage(path):
             parts += _open(path, wanted, element)
+    parts = [part for part in parts if part.n_rows]
+    if not parts:
+        msg = f"{paths[0]} has no rows of features; name other files"
+        raise SourceError(msg)
     first = parts[0]
     for part in parts:
         for what, own, other in (("format", part.tool, first.tool), ("width", part.dim, first.dim)):
-            if own != other and part.n_rows and first.n_rows:
+            if own != other:
                 msg = f"{part.path} has the {what} {own} and {first.path} has {other}; import them into two stores"
                 raise SourceError(msg)
-        if wanted and part.tool != wanted:
-            msg = f"{part.path} has the format {part.tool}, not {wanted}; leave out --format"
-            raise SourceError(msg)
+    if wanted and first.tool != wanted:
+        msg = f"{first.path} has the format {first.tool}, not {wanted}; leave out --format"
+        raise SourceError(msg)
     return parts
 
 
@@ -108,7 +109,7 @@ def _open(path: Path, wanted: str, element: str) -> list[Part]:
         msg = f"a {suffix} file may run code when it is read; load it where you made it, and save a .npy or .npz file"
         raise ValueError(msg)
     if suffix not in _FILES:
-        msg = f"its name ends in none of {join_first(list(_FILES), len(_FILES))}"
+        msg = f"its name ends in none of {', '.join(_FILES)}"
         raise ValueError(msg)
     with say_damage(path):
         return [open_anndata(path, element) if element else _FILES[suffix](path)]

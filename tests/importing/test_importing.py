@@ -196,6 +196,8 @@ def test_exports_of_featx_are_read_back(store, tmp_path):
         assert back.ids.tolist() == store.ids.tolist()
         assert back.labels.tolist() == store.labels.tolist()
         assert back.spec.backbone.uri == "imported:featx"
+    with pytest.raises(SourceError, match="is a feature store of featx already"):
+        featx.import_features(store.path, folder=tmp_path)
 
 
 def write_local(path):

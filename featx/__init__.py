@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from featx.fitting.corrections import correct_manifest
     from featx.fitting.fitting import fit
     from featx.image_embedder import ImageEmbedder
+    from featx.importing.importing import import_features
     from featx.items import (
         Columns,
         Item,
@@ -87,6 +88,7 @@ _MODULES = {
     "featx.errors": ("FeatxError",),
     "featx.evaluation": ("Evaluation",),
     "featx.image_embedder": ("ImageEmbedder",),
+    "featx.importing.importing": ("import_features",),
     "featx.items": (
         "Columns",
         "Item",
@@ -192,6 +194,7 @@ __all__ = [
     "find_similar",
     "finetune",
     "fit",
+    "import_features",
     "list_backbones",
     "load_backbone",
     "map_store",

@@ -88,7 +88,7 @@ _BACKBONE = "backbone"
 
 logger = logging.getLogger(__name__)
 
-_WEIGHTS = ("imagenet", "none", "computed", "file", "preset")
+_WEIGHTS = ("imagenet", "none", "computed", "file", "preset", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +199,9 @@ class Bundle:
         parts = []
         for number, spec, name in zip(_number(len(specs)), specs, named, strict=True):
             golden = _read_golden(folder / name_file(_GOLDEN, number))
+            if bool(golden.files) == bool(spec.backbone.imported_from):
+                msg = f"{_GOLDEN} has {len(golden.files)} pictures, which does not fit {spec.backbone.uri}"
+                raise ValueError(msg)
             parts.append(Part(spec, golden, folder / name if name else None, number))
         metrics, files = read_json(folder, METRICS), {name: str(one["sha256"]) for name, one in about["files"].items()}
         return cls(folder, tuple(parts), head_spec, tuple(classes), metrics, files)
@@ -221,6 +224,7 @@ class Bundle:
             head = load_head(self.path / _HEAD)
         known, count = np.asarray(head.classes_), min(len(part.golden.features) for part in self.parts)
         features = np.concatenate([part.golden.features[:count] for part in self.parts], axis=1)
+        features = features if count else np.zeros((1, features.shape[1]))  # imported: there are no golden pictures
         try:
             if not set(known.tolist()) <= set(range(len(self.classes))):
                 msg = "its head has other classes than bundle.json"
@@ -583,7 +587,7 @@ def _write_golden(path: Path, golden: Golden) -> None:
 def _read_golden(path: Path) -> Golden:
     members = list_members(path)
     names = [f"file_{number}.npy" for number in range(len(members) - 1)]
-    if not names or set(members) != {"features.npy", *names}:
+    if set(members) != {"features.npy", *names}:
         msg = f"{_GOLDEN} does not hold pictures and their features"
         raise ValueError(msg)
     with zipfile.ZipFile(path) as archive:

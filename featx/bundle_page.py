@@ -11,6 +11,7 @@ from typing import Any
 from featx.evaluation import Evaluation
 from featx.evaluation.text import list_metrics
 from featx.records import describe_split, format_fit
+from featx.specs import IMPORTED
 from featx.wording import escape_html, format_html_table, format_interval, format_value, join_first
 
 #: The name of the page.
@@ -99,7 +100,7 @@ def _list_facts(about: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     record, classes = about["record"], about["classes"]
     stores = record.get("stores") or [record["store"]]
     facts = {
-        "what it is": "a featx bundle: everything that turns images into labels",
+        "what it is": _describe_kind(about),
         "classes": f"{len(classes):,}: {join_first(classes, _MOST_NAMED)}",
         "trained on": f"{metrics['train_items']:,} items",
         "data": ", ".join(str(one["path"]) for one in stores),
@@ -111,6 +112,13 @@ def _list_facts(about: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
     rows = "".join(f"<dt>{name}</dt><dd>{escape_html(text)}</dd>" for name, text in facts.items() if text)
     notes = "".join(f"<li>{escape_html(note)}</li>" for note in metrics.get("notes", ()))
     return f"<dl>{rows}</dl>" + (f"<h2>Notes</h2><ul>{notes}</ul>" if notes else "")
+
+
+def _describe_kind(about: Mapping[str, Any]) -> str:
+    imported = [str(one["embed"]["backbone"]["uri"]) for one in about.get("parts", [about])]
+    if tools := [uri.removeprefix(IMPORTED) for uri in imported if uri.startswith(IMPORTED)]:
+        return f"a head on features imported from {tools[0]}, whose network featx does not know: it predicts no images"
+    return "a featx bundle: everything that turns images into labels"
 
 
 def _tabulate(test: Evaluation, metrics: Mapping[str, Any]) -> str:
@@ -157,7 +165,9 @@ def _list_files(files: Sequence[str]) -> str:
 
 
 def _list_commands(about: Mapping[str, Any]) -> str:
-    inside = "featx predict . IMAGE\nfeatx evaluate . IMAGES\nfeatx errors .\nfeatx info ."
+    inside = "featx errors .\nfeatx info ."
+    if not any(one["embed"]["backbone"]["uri"].startswith(IMPORTED) for one in about.get("parts", [about])):
+        inside = f"featx predict . IMAGE\nfeatx evaluate . IMAGES\n{inside}"
     text = f"<h2>Commands</h2><p>In this folder:</p><pre>{inside}</pre>"
     if "finetune" not in about["record"]:  # which has more options than are recorded
         again = format_fit(about["record"], about["head"]["name"], about["head"]["params"])

@@ -20,12 +20,12 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import StoreError
+from featx.errors import BundleError, StoreError
 
 _RECORD = "record"
 
@@ -42,7 +42,7 @@ def say_failures(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except StoreError:
+    except (BundleError, StoreError):  # an OSError by its class, with a message of its own
         raise
     except OSError as error:
         msg = (
@@ -164,6 +164,24 @@ def is_plain_name(name: str) -> bool:
     return name not in {"", ".", ".."} and PureWindowsPath(name).name == name and PurePosixPath(name).name == name
 
 
+def read_array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the start of a `.npy` file: the shape, whether columns come first, and the type of the values.
+
+    Raises:
+        ValueError: If it is not such a file.
+    """
+    version = np.lib.format.read_magic(stream)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        msg = f"an array has the unsupported format version {version}"
+        raise ValueError(msg)
+    try:
+        return readers[version](stream)
+    except (SyntaxError, tokenize.TokenError, MemoryError, RecursionError) as error:  # its text is parsed as Python
+        msg = f"an array has an invalid header: {error}"
+        raise ValueError(msg) from error
+
+
 def read_array(data: bytes) -> NDArray[np.generic]:
     """Read a `.npy` file of numbers, booleans or text that holds exactly what it declares.
 
@@ -171,16 +189,7 @@ def read_array(data: bytes) -> NDArray[np.generic]:
         ValueError: If it is not such a file, holds objects, or its size does not match its shape.
     """
     stream = io.BytesIO(data)
-    version = np.lib.format.read_magic(stream)
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    if version not in readers:
-        msg = f"an array has the unsupported format version {version}"
-        raise ValueError(msg)
-    try:
-        shape, columns_first, dtype = readers[version](stream)
-    except (SyntaxError, tokenize.TokenError, MemoryError, RecursionError) as error:  # its text is parsed as Python
-        msg = f"an array has an invalid header: {error}"
-        raise ValueError(msg) from error
+    shape, columns_first, dtype = read_array_header(stream)
     present = len(data) - stream.tell()
     if dtype.hasobject or not dtype.itemsize:
         msg = f"an array has dtype {dtype}, where numbers belong"

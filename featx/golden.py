@@ -70,5 +70,5 @@ def measure_drift(expected: Golden, found: Golden) -> float:
     """Return the largest difference of features over their largest value; infinite if the shapes differ."""
     if expected.features.shape != found.features.shape:
         return math.inf
-    scale = float(np.abs(expected.features).max()) or 1.0
-    return float(np.abs(expected.features - found.features).max()) / scale
+    scale = float(np.abs(expected.features).max(initial=0)) or 1.0
+    return float(np.abs(expected.features - found.features).max(initial=0)) / scale

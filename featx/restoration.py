@@ -107,6 +107,7 @@ def _read_items(found: Verification) -> Manifest:
     except FeatxError as error:
         # A DataFrame cannot be brought back; its error says what to do.
         back = "or " if store.reading.get("frame") else "bring them back, or "
+        back = "import the same files again, or " if store.spec.backbone.imported_from else back
         msg = (
             f"the images cannot be read again: {error}; {back}remove only the damaged rows with "
             f"`featx repair {store.path} --drop`"

@@ -17,6 +17,9 @@ from featx.errors import UsageError
 #: What is embedded with and fine-tuned if no backbone is named: a network whose trained weights are always installed.
 DEFAULT_BACKBONE = "efficientnet-lite0"
 
+#: The scheme of features that another tool computed with a network that featx does not know.
+IMPORTED = "imported:"
+
 POOLINGS = ("avg", "max", "avgmax", "gem", "flatten", "none", "cls", "mean-patch", "cls+mean")
 RESIZES = ("stretch", "crop", "pad")
 INTERPOLATIONS = ("bilinear", "bicubic", "lanczos", "nearest")
@@ -96,10 +99,10 @@ class BackboneSpec(Spec):
 
     Attributes:
         uri: Name of the network: `inceptionv3`, `mobilenet?alpha=0.75`,
-            `file:model.keras`, `hub:dinov2_small`, `scattering`.
+            `file:model.keras`, `hub:dinov2_small`, `scattering`; `imported:TOOL` for features that were imported.
         layer: Name of the layer that gives the features, as in a newly built model.
         pooling: How its feature map becomes a vector; one of `POOLINGS`.
-        weights: Origin of the parameters: `imagenet`, `none`, `computed`, `preset` or `file`.
+        weights: Origin of the parameters: `imagenet`, `none`, `computed`, `preset` or `file`; `unknown` if imported.
         weights_digest: sha256 of the loaded parameters, in order, in hexadecimal.
     """
 
@@ -112,6 +115,11 @@ class BackboneSpec(Spec):
     def __post_init__(self) -> None:
         """Refuse an unknown pooling."""
         _require("pooling", self.pooling, POOLINGS)
+
+    @property
+    def imported_from(self) -> str:
+        """The tool whose features were imported, such as `trident`; empty for those that featx computed."""
+        return self.uri.removeprefix(IMPORTED).partition("?")[0] if self.uri.startswith(IMPORTED) else ""
 
 
 @dataclass(frozen=True, slots=True)

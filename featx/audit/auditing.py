@@ -66,12 +66,15 @@ def audit_store(
     if not len(opened):
         msg = f"{opened.path} has no items to audit; embed some images first"
         raise DataError(msg)
+    if opened.spec.backbone.imported_from and source is None:
+        return _audit_features(opened, seed, options)
     manifest = find_pictures(opened, source)
     items = tuple(Item(*fields) for fields in zip(opened.ids.tolist(), opened.labels.tolist(), strict=True))
     looks = read_looks(manifest, items, options, opened.spec.image.bits)
     _check_source(opened, looks.missing, manifest.source)
     digests = zip(opened.ids, looks.sha256, opened.sha256, strict=True)
-    changed = [name for name, now, then in digests if now not in {"", then}]
+    is_known = not opened.spec.backbone.imported_from  # then digests are those of the rows
+    changed = [name for name, now, then in digests if is_known and now not in {"", then}]
     reporter = options.reporter
     reporter.begin("comparing pictures")
     findings = [*find_copies(opened), *find_near_copies(opened, looks, threshold, reporter.advance)]
@@ -89,6 +92,20 @@ def audit_store(
         thresholds={"near-copy": threshold, **LIMITS},
         reader=manifest.reader,
     )
+
+
+def _audit_features(store: FeatureStore, seed: int, options: EmbedOptions) -> Audit:
+    """Audit what needs no picture, of features that were imported."""
+    reporter = options.reporter
+    reporter.begin("examining labels")
+    labels, notes = find_suspicious_labels(store, seed, reporter)
+    reporter.begin("measuring distances")
+    findings = (*find_copies(store), *labels, *find_outliers(store, reporter.advance))
+    note = (
+        f"the features were imported from {store.spec.backbone.imported_from}, without pictures: near-copies, poor "
+        f"pictures and shortcuts were not looked for; if you have the pictures: featx audit {store.path} SOURCE"
+    )
+    return Audit(store.path, len(store), findings, (), (note, *notes), {})
 
 
 def _check_source(store: FeatureStore, missing: Mapping[str, str], source: str) -> None:
@@ -165,10 +182,8 @@ def _read_digest(path: Path) -> str:
     return str(values.get(_DIGEST, "")) if isinstance(values, dict) else ""
 
 
-def write_audit(
-    audit: Audit, manifest: Manifest, folder: Path, most: int = MOST_SHOWN, *, overwrite: bool = False
-) -> list[Path]:
-    """Write `audit.csv`, `audit.json`, and a contact sheet of each kind of findings.
+def write_audit(audit: Audit, folder: Path, most: int = MOST_SHOWN, *, overwrite: bool = False) -> list[Path]:
+    """Write `audit.csv`, `audit.json`, and a contact sheet of each kind of findings, if there are pictures.
 
     Sheets of an earlier audit go.
 
@@ -199,11 +214,12 @@ def write_audit(
         with write_atomically(written[1]) as temporary:
             write_json({**audit.to_dict(), _DIGEST: digest}, temporary)
         for kind in audit.count():
+            if audit.reader is None:
+                break
             found = audit.list_kind(kind)
             path = _name_sheet(folder, kind)
             tiles = [
-                make_tile(manifest.reader, finding.id, (finding.format_caption(), finding.id))
-                for finding in found[:most]
+                make_tile(audit.reader, finding.id, (finding.format_caption(), finding.id)) for finding in found[:most]
             ]
             shown = f"the first {most} of {len(found):,}" if len(found) > most else f"{len(found):,}"
             draw_contact_sheet(tiles, f"{kind}: {KINDS[kind]} ({shown})", path)

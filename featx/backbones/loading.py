@@ -31,7 +31,7 @@ from featx.errors import BackboneError, FeatxError, MissingExtraError, UnknownNa
 from featx.options import RUNTIMES
 from featx.registry import BACKBONES, list_names, make_unknown_name_error, resolve
 from featx.reporting import Reporter
-from featx.specs import DEFAULT_BACKBONE, BackboneSpec, ImageSpec
+from featx.specs import DEFAULT_BACKBONE, IMPORTED, BackboneSpec, ImageSpec
 
 _GROUP = "featx.backbones"
 
@@ -329,6 +329,12 @@ def describe_backbones() -> tuple[BackboneInfo, ...]:
 
 
 def _find_provider(name: str) -> str:
+    if name.startswith(IMPORTED):
+        msg = (
+            f"the features were imported from {name.removeprefix(IMPORTED)}, and featx does not know the network that "
+            f"computed them, so it cannot embed an image; for that, embed the images with a backbone of featx"
+        )
+        raise BackboneError(msg)
     if name in APPLICATIONS:
         return "keras:"
     scheme = "".join(name.partition(":")[:2])  # a name without a colon is its own scheme

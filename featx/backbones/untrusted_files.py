@@ -119,7 +119,7 @@ def inspect_weights(file: Path | IO[bytes], size_bytes: int) -> int:
     """
     total = 0
     with h5py.File(file, "r") as opened:
-        for name, dataset in _list_datasets(opened):
+        for name, dataset in list_datasets(opened):
             if dataset.external or dataset.is_virtual:
                 msg = f"its dataset {name!r} is stored in another file"
                 raise ValueError(msg)
@@ -135,7 +135,12 @@ def inspect_weights(file: Path | IO[bytes], size_bytes: int) -> int:
     return total
 
 
-def _list_datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
+def list_datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
+    """Yield the path of each dataset of a file, and the dataset.
+
+    Raises:
+        ValueError: If an entry is a link to elsewhere.
+    """
     groups: list[h5py.Group] = [file]
     seen = {h5py.h5o.get_info(file.id).addr}  # hard links can form a cycle
     while groups:

@@ -33,6 +33,7 @@ from featx.cli import (
     export,
     finetune,
     fit,
+    import_features,
     info,
     layers,
     merge,
@@ -72,9 +73,9 @@ app = typer.Typer(
 )
 
 
-def _add_verb(command: Callable[..., None], example: str) -> None:
+def _add_verb(command: Callable[..., None], example: str, name: str | None = None) -> None:
     # `\b` keeps the line of the example as it is.
-    app.command(cls=PanelCommand, epilog=f"\b\nExample:\n  {example}")(command)
+    app.command(name, cls=PanelCommand, epilog=f"\b\nExample:\n  {example}")(command)
 
 
 _add_verb(demo.demo, demo.EXAMPLE)
@@ -95,6 +96,7 @@ _add_verb(info.info, info.EXAMPLE)
 _add_verb(verify.verify, verify.EXAMPLE)
 _add_verb(repair.repair, repair.EXAMPLE)
 _add_verb(merge.merge, merge.EXAMPLE)
+_add_verb(import_features.import_features, import_features.EXAMPLE, "import")  # a keyword of Python
 _add_verb(export.export, export.EXAMPLE)
 _add_verb(serve.serve, serve.EXAMPLE)
 _add_verb(backbones.backbones, backbones.EXAMPLE)

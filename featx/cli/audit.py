@@ -41,7 +41,7 @@ def audit(
     others, blank, blurred, wrongly exposed and tiny pictures, and properties of files that predict the label. Writes
     audit.csv and a contact sheet of each kind.
     """
-    from featx.audit.auditing import audit_store, check_edited, find_pictures, write_audit
+    from featx.audit.auditing import audit_store, check_edited, write_audit
 
     opened = flags.open_store(store)
     folder = output or Path("audit") / opened.path.stem
@@ -50,7 +50,7 @@ def audit(
     with ProgressReporter("auditing") as reporter:
         options = EmbedOptions(workers=workers, reporter=reporter)
         found = audit_store(opened, source=source or None, threshold=near, seed=seed, options=options)
-    written = write_audit(found, find_pictures(opened, source or None), folder, top, overwrite=overwrite)
+    written = write_audit(found, folder, top, overwrite=overwrite)
     print_notes(found.notes)
     if as_json:
         print_json({**found.to_dict(), "files": [str(path) for path in written]})
@@ -73,4 +73,5 @@ def _describe(found: Any, folder: Path) -> str:  # noqa: ANN401 - an Audit, whos
         head = ("label predicted from", "accuracy", "95 % interval", "shortcut")
         baseline = f"(always the largest class: {found.shortcuts[0].baseline:.3f})"
         parts.append(f"{format_table(head, predicted, left=(0, 3))}\n{baseline}")
-    return "\n\n".join([*parts, f"-> {folder / 'audit.csv'} and contact sheets beside it"])
+    sheets = " and contact sheets beside it" if found.reader else ""
+    return "\n\n".join([*parts, f"-> {folder / 'audit.csv'}{sheets}"])

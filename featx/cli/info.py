@@ -226,6 +226,10 @@ def _show_store(about: dict[str, Any], shown: int | None) -> None:
         ("copies", f"{format_plural(about['duplicate_groups'], 'group')} of identical files (--duplicates lists them)"),
         ("quarantined", f"{len(about['quarantined']):,}"),
     ]
+    if imported := about["reading"].get("imported"):
+        facts = ", ".join(f"{name} {_cut(value)}" for name, value in imported.items())
+        rows = [("imported", facts) if name == "weights" else (name, text) for name, text in rows]
+        rows = [row for row in rows if row[0] not in {"images", "views", "runtime", "embedding", "made with"}]
     _print_rows(rows)
     if shown is None:
         typer.echo(

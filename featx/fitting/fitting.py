@@ -285,6 +285,9 @@ def _draft_part(store: FeatureStore, options: FitOptions) -> tuple[DraftPart, li
     spec = store.spec if options.views == "average" else replace(store.spec, views=None)
     if needs_openvino(spec.backbone.uri):  # the bundle holds its network in place of the user's own file
         return DraftPart(spec, store.golden, network=functools.partial(_write_network, store)), []
+    if tool := spec.backbone.imported_from:
+        note = f"the features were imported from {tool}, and featx does not know their network"
+        return DraftPart(spec, store.golden), [f"{note}: the bundle cannot predict images"]
     network, notes = _find_network(store) if options.network else (None, [])
     return DraftPart(spec, store.golden, store.backbone_file, network), notes
 

@@ -176,6 +176,9 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
     if reading.get("frame"):
         msg = "the items came from a DataFrame, which is not kept; write it with to_csv, and embed that table"
         raise SourceError(msg)
+    if "imported" in reading:
+        msg = f"the features were imported from {source!r}, without pictures"
+        raise SourceError(msg)
     named, options = _read_record(source, reading, columns)
     without, root = list_left_out(reading), reading.get("root")
     try:

@@ -4,7 +4,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +67,7 @@ def read_table(
     name = os.fspath(source)
     title = f"the table {name!r}"
     base = _find_base(Path(source).parent if root is None else root, title)
-    read = _read_parquet if Path(name).suffix.lower() == ".parquet" else read_delimited
+    read = read_parquet if Path(name).suffix.lower() == ".parquet" else read_delimited
     reading = {"root": base} if root is not None else {}
     return _make_manifest(read(name, title), base, columns or Columns(), name, reading)
 
@@ -136,7 +136,12 @@ def _make_manifest(table: Table, base: str, columns: Columns, source: str, readi
     return Manifest(items, reader, source, junk, reading, (*table.notes, *chosen.notes, *found.notes, *gone))
 
 
-def _read_parquet(name: str, title: str) -> Table:
+def read_parquet(name: str, title: str, without: Collection[str] = ()) -> Table:
+    """Read the columns of a Parquet file that hold names or numbers, as text, but for some.
+
+    Raises:
+        SourceError: If it cannot be read.
+    """
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -145,7 +150,9 @@ def _read_parquet(name: str, title: str) -> Table:
             file = parquet.ParquetFile(opened)
             # Lists, structs and images inside the table are not names, and may be large.
             names = [
-                f.name for f in file.schema_arrow if not (pa.types.is_nested(f.type) or pa.types.is_binary(f.type))
+                f.name
+                for f in file.schema_arrow
+                if not (pa.types.is_nested(f.type) or pa.types.is_binary(f.type) or f.name in without)
             ]
             table = file.read(columns=names)
     except (OSError, pa.ArrowException) as error:

@@ -68,6 +68,9 @@ def _list_spec_facts(specs: Sequence[EmbedSpec]) -> list[Fact]:
     facts = []
     for spec in specs:
         network, image = spec.backbone, spec.image
+        if network.imported_from:
+            facts.append(("features", f"imported from {network.imported_from}; their network is not known"))
+            continue
         facts += [
             ("backbone", f"{network.uri}, layer {network.layer}, pooling {network.pooling}"),
             ("weights", f"{network.weights}, sha256 {network.weights_digest[:16]}"),
@@ -99,14 +102,20 @@ def list_commands(bundle: Bundle, record: Mapping[str, Any], reading: Mapping[st
         flags |= {"group": take_part(record, "split").get("group") or None}
         flags |= {name: take_part(record, "corrections").get(name) for name in ("without", "relabel")}
         return [format_command(["featx", "finetune", *words, "--backbone", cut_text(backbone)], flags)]
-    commands = [format_command(["featx", "embed", *words], _list_embed_flags(part.embed_spec)) for part in bundle.parts]
+    commands = [_format_embed(words, part.embed_spec, reading) for part in bundle.parts]
     return [*commands, format_fit(record, bundle.head_spec.name, bundle.head_spec.params)]
 
 
 def format_embed(store: FeatureStore) -> str:
     """Format the command that embeds a store again."""
-    words = ["featx", "embed", cut_text(store.source), *_list_reading(store.reading)]
-    return format_command(words, _list_embed_flags(store.spec))
+    return _format_embed([cut_text(store.source), *_list_reading(store.reading)], store.spec, store.reading)
+
+
+def _format_embed(words: Sequence[str], spec: EmbedSpec, reading: Mapping[str, Any]) -> str:
+    """Format the command that makes a store: `featx import` if its features were imported."""
+    if spec.backbone.imported_from:
+        return format_command(["featx", "import", *words], {"labels": take_part(reading, "imported").get("labels")})
+    return format_command(["featx", "embed", *words], _list_embed_flags(spec))
 
 
 def format_compare(comparison: Mapping[str, Any]) -> str:

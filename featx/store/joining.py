@@ -15,8 +15,9 @@ from featx.store.feature_store import FeatureStore
 class JoinedStore:
     """The items that several stores have, with the features of all of them.
 
-    Items are the same if their ids and their bytes are. An item that only some of the stores have is left out, see
-    `notes`; one whose label, split or group differs between two stores is an error.
+    Items are the same if their ids and their bytes are, or only their ids where a store was imported. An item that
+    only some of the stores have is left out, see `notes`; one whose label, split or group differs between two stores
+    is an error.
 
     Attributes:
         parts: The stores.
@@ -131,10 +132,15 @@ def join_stores(stores: Sequence[FeatureStore]) -> AnyStore:
 
 
 def _match(stores: Sequence[FeatureStore]) -> tuple[NDArray[np.intp], ...]:
-    """Return for each store the rows of the items that all have, in the order of the first."""
+    """Return for each store the rows of the items that all have, in the order of the first.
+
+    Where features of one store were imported, ids alone must be equal: the bytes of those pictures are not known.
+    """
+    by_id = any(store.spec.backbone.imported_from for store in stores)
+    contents = [[""] * len(store) if by_id else store.sha256.tolist() for store in stores]
     places = [
-        {item: row for row, item in enumerate(zip(store.ids.tolist(), store.sha256.tolist(), strict=True))}
-        for store in stores
+        {item: row for row, item in enumerate(zip(store.ids.tolist(), own, strict=True))}
+        for store, own in zip(stores, contents, strict=True)
     ]
     shared = [item for item in places[0] if all(item in place for place in places[1:])]
     if not shared:

@@ -146,7 +146,7 @@ def open_dataset(group: h5py.Group, name: str) -> h5py.Dataset:
         TypeError: If it is not a dataset.
         ValueError: If it is a link, not contiguous, or reaches beyond the end of the file.
     """
-    dataset = _open_here(group, name)
+    dataset = open_here(group, name)
     if not isinstance(dataset, h5py.Dataset):
         msg = f"{name} is not a dataset"
         raise TypeError(msg)
@@ -169,14 +169,20 @@ def open_group(group: h5py.Group, name: str) -> h5py.Group:
         TypeError: If it is not a group.
         ValueError: If it is a link.
     """
-    found = _open_here(group, name)
+    found = open_here(group, name)
     if not isinstance(found, h5py.Group):
         msg = f"{name} is not a group"
         raise TypeError(msg)
     return found
 
 
-def _open_here(group: h5py.Group, name: str) -> Any:  # noqa: ANN401 - a group or a dataset
+def open_here(group: h5py.Group, name: str) -> Any:  # noqa: ANN401 - a group or a dataset
+    """Open a group or a dataset of this file, not one that a link leads to.
+
+    Raises:
+        KeyError: If there is none of that name.
+        ValueError: If it is a link.
+    """
     kind = type(group.get(name, getlink=True))
     if kind is not h5py.HardLink:
         msg = f"{name} is a link to elsewhere"

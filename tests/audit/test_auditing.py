@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import featx
-from featx.audit.auditing import audit_store, find_pictures, write_audit
+from featx.audit.auditing import audit_store, write_audit
 from featx.audit.labels import find_outliers
 from featx.cli.app import app
 from featx.errors import SourceError
@@ -81,7 +81,7 @@ def test_an_outlier_is_far_from_all_others(digits, tmp_path):
 
 
 def test_the_files_are_written(found, flawed_store, tmp_path):
-    written = write_audit(found, find_pictures(flawed_store, None), tmp_path / "audit")
+    written = write_audit(found, tmp_path / "audit")
     with written[0].open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["id"], row["kind"]) for row in rows] == [(one.id, one.kind) for one in found.findings]

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import featx
-from featx.audit.auditing import audit_store, find_pictures, write_audit
+from featx.audit.auditing import audit_store, write_audit
 from featx.audit.labels import find_outliers
 from featx.errors import UsageError
 
@@ -65,15 +65,15 @@ def test_a_picture_that_changed_since_it_was_embedded_is_named(folder, store, tm
 
 
 def test_what_was_edited_is_not_overwritten(store, tmp_path):
-    found, manifest = audit_store(store), find_pictures(store, None)
-    write_audit(found, manifest, tmp_path)
+    found = audit_store(store)
+    write_audit(found, tmp_path)
     (tmp_path / "blur.png").write_bytes(b"of an earlier audit")
-    write_audit(found, manifest, tmp_path)
+    write_audit(found, tmp_path)
     assert ("blur" in found.count()) == (tmp_path / "blur.png").exists()
     lines = (tmp_path / "audit.csv").read_text().splitlines()
     (tmp_path / "audit.csv").write_text("\n".join(lines[:3]))
     with pytest.raises(UsageError, match=r"audit.csv was edited since featx audit wrote it; .*--overwrite"):
-        write_audit(found, manifest, tmp_path)
+        write_audit(found, tmp_path)
     assert len((tmp_path / "audit.csv").read_text().splitlines()) == 3
-    write_audit(found, manifest, tmp_path, overwrite=True)
+    write_audit(found, tmp_path, overwrite=True)
     assert (tmp_path / "audit.csv").read_text().splitlines() == lines

@@ -5,7 +5,7 @@ from dataclasses import fields
 from typing import get_args
 
 import featx
-from featx.cli import compare, embed, evaluate, finetune, fit, flags, predict, scout
+from featx.cli import compare, embed, evaluate, finetune, fit, flags, import_features, predict, scout
 from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions, ScoutOptions
 from featx.specs import DEFAULT_BACKBONE, FineTuneSpec
 
@@ -90,6 +90,13 @@ def test_finetune():
     }
     assert library["spec"] is None
     assert library["options"] == options
+
+
+def test_import():
+    command, library = read_defaults(import_features.import_features), read_defaults(featx.import_features)
+    for name in ("name", "labels", "format_", "network"):
+        assert command[name] == library[name]
+    assert str(command["features"]) == library["folder"]
 
 
 def test_the_transformer_has_the_backbone_of_embed():

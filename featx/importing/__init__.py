@@ -1,0 +1,1 @@
+"""Import of features that other tools computed; see `featx.importing.importing`."""

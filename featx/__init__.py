@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         read_folder,
         read_source,
         read_table,
+        take_shard,
     )
     from featx.items.decoding import Decoded, decode
     from featx.options import (
@@ -93,6 +94,7 @@ _MODULES = {
         "read_folder",
         "read_source",
         "read_table",
+        "take_shard",
     ),
     "featx.items.decoding": ("Decoded", "decode"),
     "featx.store.merging": ("merge_stores",),
@@ -197,6 +199,7 @@ __all__ = [
     "repair_store",
     "scout",
     "split_source",
+    "take_shard",
     "verify_store",
     "write_report",
 ]

@@ -226,7 +226,8 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     network = build_network(chosen, layers, pooling, weights, check_image(image or {}), options.runtime)
     stem = name.removesuffix(".h5") if name else name_store(network, pooling, image or {}, dtype, planned)
     named = len(network.outputs) > 1 or (layers and not name)
-    paths = name_files(Path(folder), stem, [output.layer if named else "" for output in network.outputs])
+    layers_named = [output.layer if named else "" for output in network.outputs]
+    paths = name_files(Path(folder), stem, layers_named, manifest.reading.get("shard"))
     image_spec = choose_image_spec(network, image or {}, paths, options.reporter)
     plan = Plan(network, paths, image_spec, dtype, planned, time.perf_counter() - begun)
     (results,) = embed_plans(manifest, [plan], options, salvage=salvage)
@@ -453,18 +454,20 @@ def name_store(
     return _slug("-".join(word for word in words if word))
 
 
-def name_files(folder: Path, stem: str, layers: Sequence[str]) -> list[Path]:
+def name_files(folder: Path, stem: str, layers: Sequence[str], shard: Mapping[str, int] | None = None) -> list[Path]:
     """Return the paths of stores, one for each layer.
 
     Args:
         folder: Folder of the stores.
         stem: The common start of their names.
         layers: Layer of each store; empty for a store whose name must not include it.
+        shard: `number` and `count` of the shard of the source that they hold; None if they hold all of it.
 
     Raises:
         UsageError: If two stores would have the same name.
     """
-    paths = [folder / f"{stem}{'-' if layer else ''}{_slug(layer)}.h5" for layer in layers]
+    part = f".shard-{shard['number']:0{len(str(shard['count']))}d}-of-{shard['count']}" if shard else ""
+    paths = [folder / f"{stem}{'-' if layer else ''}{_slug(layer)}{part}.h5" for layer in layers]
     if len(set(paths)) < len(paths):
         msg = f"the layers {', '.join(layers)} would be written to the same store; name each of them once"
         raise UsageError(msg)

@@ -243,7 +243,7 @@ class Ledger:
         if self._options.on_bad == "fail":
             self._refuse_bad({name: reason for _, bad in sorted_out for name, _, reason in bad})
         for writer, (good, bad) in zip(self.writers, sorted_out, strict=True):
-            if not good:
+            if not good and "shard" not in self._manifest.reading:  # the other shards may have some
                 first = f"; the first, {bad[0][0]!r}: {bad[0][2]}" if bad else ""
                 source = self._manifest.source
                 msg = f"none of the {len(bad)} images of {source} could be embedded into {writer.path}{first}"

@@ -38,6 +38,19 @@ def parse_share(text: str) -> float:
     return share
 
 
+def parse_shard(text: str) -> tuple[int, int] | str:
+    """Read a shard: `3/16`; empty for all images.
+
+    Raises:
+        BadParameter: If the text is not a shard.
+    """
+    number, slash, count = str(text).partition("/")
+    if text and not (slash and number.isdecimal() and count.isdecimal()):
+        msg = f"{text!r} is not a shard; write 3/16 for the third of 16"
+        raise typer.BadParameter(msg)
+    return (int(number), int(count)) if text else ""
+
+
 def embed(
     source: flags.Source,
     backbone: flags.Backbone = None,
@@ -109,6 +122,14 @@ def embed(
             help="Exit with status 1 if more images than this are quarantined, such as 5% or 0.05.",
         ),
     ] = EMBED_DEFAULTS.max_bad,
+    shard: Annotated[
+        str,
+        typer.Option(
+            parser=parse_shard,
+            metavar="I/N",
+            help="Embed only the Ith of N parts of the images, into a store of its own. `featx merge` joins them.",
+        ),
+    ] = "",
     as_json: flags.Json = False,
 ) -> None:
     """Embed images into a feature store.
@@ -139,6 +160,7 @@ def embed(
         except_=except_,
         without=without,
     )
+    manifest = featx.take_shard(manifest, *shard) if shard else manifest
     with end_at_second_interrupt(), ProgressReporter("embedding") as reporter:
         results = featx.embed_layers(
             manifest,

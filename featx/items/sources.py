@@ -13,7 +13,7 @@ from featx.items.columns import AmbiguousColumnError, Columns
 from featx.items.folders import FolderReader, read_folder
 from featx.items.formats import has_image_suffix
 from featx.items.inference import AmbiguousLayoutError
-from featx.items.manifest import Manifest, Reader
+from featx.items.manifest import Manifest, Reader, take_shard
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, choose_items, keep_folders
 from featx.items.tables import MissingFilesError, read_table
 from featx.registry import find_closest
@@ -111,7 +111,7 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
     except (AttributeError, TypeError, UsageError) as error:
         msg = f"the record of how {source!r} was read is not valid: {error}; embed it again"
         raise SourceError(msg) from error
-    without, root = list_left_out(reading), reading.get("root")
+    without, root, shard = list_left_out(reading), reading.get("root"), _read_shard(reading)
     try:
         manifest = read_source(source, root=root, columns=named, options=options)
     except AmbiguousLayoutError as error:  # it was read before this was an error
@@ -121,10 +121,20 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
     except AmbiguousColumnError as error:
         earlier = {**reading.get("columns", {}), error.role: error.column}
         return read_source_again(source, {**reading, "columns": earlier}, **columns)
-    if not without:
-        return manifest
-    left = tuple(item for item in manifest.items if item.id not in without)
-    return replace(manifest, items=left, reading={**manifest.reading, "without": reading["without"]})
+    if without:
+        left = tuple(item for item in manifest.items if item.id not in without)
+        manifest = replace(manifest, items=left, reading={**manifest.reading, "without": reading["without"]})
+    return take_shard(manifest, *shard) if shard else manifest
+
+
+def _read_shard(reading: Mapping[str, Any]) -> tuple[int, int] | None:
+    if "shard" not in reading:
+        return None
+    try:
+        return int(reading["shard"]["number"]), int(reading["shard"]["count"])
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"the record of the shard of a source is not valid: {error!r}; embed it again"
+        raise SourceError(msg) from error
 
 
 def list_left_out(reading: Mapping[str, Any]) -> frozenset[str]:

@@ -11,7 +11,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from featx.backbones import Backbone, Output
 from featx.backbones.catalogue import BUILT_IN, PRETRAINED
 from featx.backbones.loading import find_backbone, name_backbone
 from featx.backbones.protocol import find_decoding, is_own
-from featx.backbones.running import Runner, find_usual_runtime
+from featx.backbones.running import PROBED_IMAGES, Runner, find_usual_runtime
+from featx.cluster.jobs import Job, NetworkCall, StoreTarget
 from featx.errors import SourceError, SpecMismatchError, UsageError
 from featx.golden import MAX_DRIFT, Golden, PromisedGolden, make_golden_files, measure_drift
 from featx.golden_features import embed_golden
@@ -31,7 +32,7 @@ from featx.measuring import WRITE, Timing
 from featx.options import EMBED_DEFAULTS, EmbedOptions, check_options
 from featx.prefetching import gather
 from featx.registry import find_versions
-from featx.reporting import Reporter
+from featx.reporting import SILENT, Reporter
 from featx.specs import DECODERS, DEFAULT_DECODER, DTYPES, BackboneSpec, EmbedSpec, ImageSpec, ViewSpec
 from featx.store import FeatureStore
 from featx.store.feature_store import read_spec
@@ -229,7 +230,8 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     layers_named = [output.layer if named else "" for output in network.outputs]
     paths = name_files(Path(folder), stem, layers_named, manifest.reading.get("shard"))
     image_spec = choose_image_spec(network, image or {}, paths, options.reporter)
-    plan = Plan(network, paths, image_spec, dtype, planned, time.perf_counter() - begun)
+    call = _describe_call(chosen, layers, pooling, weights, image or {}) if options.executor != "local" else None
+    plan = Plan(network, paths, image_spec, dtype, planned, time.perf_counter() - begun, call)
     (results,) = embed_plans(manifest, [plan], options, salvage=salvage)
     return results
 
@@ -245,6 +247,7 @@ class Plan:
         dtype: Dtype of the stored features.
         views: The augmented views, if any.
         seconds: Time that it took to build the network.
+        call: How others build it too; None if the executor is `local`.
     """
 
     network: Backbone
@@ -253,6 +256,7 @@ class Plan:
     dtype: str = DTYPES[0]
     views: ViewSpec | None = None
     seconds: float = 0.0
+    call: NetworkCall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,26 +296,30 @@ def embed_plans(
         for plan, (writers, goldens) in zip(plans, opened, strict=True):
             expected = ledger.count_expected(writers)
             runner = Runner(plan.network, options, expected=expected, views=views.count + 1 if views else 1)
-            prepare = functools.cache(functools.partial(_prepare, runner, writers, goldens, plan.network, image))
+            starts = [runner.prepare] if plan.call is None else []  # else workers run the network
+            prepare = functools.cache(functools.partial(_prepare, starts, writers, goldens, plan.network, image))
             parts.append(_Part(runner, writers, prepare))
             if expected:
                 with _charge(parts[-1], ledger):
                     prepare()
         timing, started = Timing(), time.perf_counter()
-        # Closed at once when the run ends early, so that no thread keeps decoding.
-        images = stack.enter_context(contextlib.closing(ledger.examine(image, timing, views)))
-        size = limit_ahead(image, options.count_workers(), views.count + 1 if views else 1)
-        stores = iter(_embed_images([images] if len(parts) == 1 else gather(images, size), parts, ledger, timing))
+        if plans[0].call is not None:
+            stores = iter(_embed_on_cluster(plans[0].call, parts[0], opened[0][1], ledger, options, timing))
+        else:
+            # Closed at once when the run ends early, so that no thread keeps decoding.
+            images = stack.enter_context(contextlib.closing(ledger.examine(image, timing, views)))
+            size = limit_ahead(image, options.count_workers(), views.count + 1 if views else 1)
+            stores = iter(_embed_images([images] if len(parts) == 1 else gather(images, size), parts, ledger, timing))
     seconds, stages = time.perf_counter() - started, timing.conclude()
     return [
         [
             EmbedResult(
-                next(stores),
+                store := next(stores),
                 *(counts := ledger.count(writer)),
                 seconds,
                 plan.seconds + started - entered,
                 stages,
-                part.runner.name if counts[0] else "",
+                (part.runner.name or store.runtime) if counts[0] else "",
                 options.max_bad,
             )
             for writer in part.writers
@@ -367,10 +375,54 @@ def _embed_images(
                         ledger.settle(batch)
             if len(parts) > 1:
                 ledger.settle([entry for entry, _ in chunk], number / len(parts))
+    return _seal(ledger, timing)
+
+
+def _seal(ledger: Ledger, timing: Timing) -> list[FeatureStore]:
     with timing.measure(WRITE):
         stores = [writer.seal(*rows) for writer, rows in zip(ledger.writers, ledger.conclude(), strict=True)]
     ledger.report_uniform(stores)
     return stores
+
+
+def _embed_on_cluster(
+    call: NetworkCall, part: _Part, goldens: Sequence[Golden], ledger: Ledger, options: EmbedOptions, timing: Timing
+) -> list[FeatureStore]:
+    """Let workers embed what the stores lack, and seal the stores."""
+    from featx.cluster.running import embed_shards
+
+    def make_job() -> Job:
+        part.prepare()
+        targets = [
+            StoreTarget(writer.path.absolute(), writer.spec, writer.lock, Golden(golden.files, golden.features))
+            for writer, golden in zip(part.writers, goldens, strict=True)
+        ]
+        manifest, told = ledger.manifest, replace(options, reporter=SILENT)
+        # With fewer images than this, a worker takes the usual batch size, as all others do, and does not try several.
+        expected = min(ledger.expected, PROBED_IMAGES - 1)
+        return Job(call, targets, manifest.reader, describe_source(manifest), time.time_ns(), told, expected)
+
+    embed_shards(ledger, make_job, options, timing)
+    return _seal(ledger, timing)
+
+
+def _describe_call(
+    chosen: str | Backbone,
+    layers: Sequence[str | int],
+    pooling: str | None,
+    weights: str | None,
+    image: Mapping[str, Any],
+) -> NetworkCall:
+    """Describe how to build a network elsewhere.
+
+    Raises:
+        UsageError: If it is an object.
+    """
+    if not isinstance(chosen, str):
+        msg = f"the workers of a cluster build the network themselves; pass the uri {chosen.uri!r}, and not an object"
+        raise UsageError(msg)
+    size = (int(image["height"]), int(image["width"])) if "height" in image else None
+    return NetworkCall(chosen, tuple(layers), pooling, weights, size)
 
 
 def choose_image_spec(
@@ -485,9 +537,13 @@ def _promise_golden(network: Backbone, spec: ImageSpec) -> list[Golden]:
 
 
 def _prepare(
-    runner: Runner, writers: Sequence[StoreWriter], goldens: Sequence[Golden], network: Backbone, image: ImageSpec
+    starts: Sequence[Callable[[], Any]],
+    writers: Sequence[StoreWriter],
+    goldens: Sequence[Golden],
+    network: Backbone,
+    image: ImageSpec,
 ) -> None:
-    """Prepare the network, and refuse to mix rows of two software stacks.
+    """Prepare what runs the network, and refuse to mix rows of two software stacks.
 
     The same spec can give other numbers under other versions. Every store and every unfinished row is kept with the
     features of the golden pictures on this machine.
@@ -505,7 +561,8 @@ def _prepare(
                 f"lists, or write another store with --name NAME"
             )
             raise SpecMismatchError(msg)
-    runner.prepare()
+    for start in starts:
+        start()
 
 
 def _slug(text: str) -> str:

@@ -236,7 +236,7 @@ class Driver:
             if limit is not None and shard and worker.state == "embedding" and now - worker.since > limit:
                 worker.state = "late"
                 if not shard.is_done and shard not in self._again:
-                    self._again.append(shard)
+                    self._again.appendleft(shard)
         late = [worker for worker in self._workers if worker.state == "late"]
         if late and len(late) == len(self._workers) and self._again:  # nobody else is left: replace one
             self._workers.remove(late[0])

@@ -11,7 +11,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from featx.backbones import Backbone, Output
 from featx.backbones.catalogue import BUILT_IN, PRETRAINED
 from featx.backbones.loading import find_backbone, name_backbone
 from featx.backbones.protocol import find_decoding, is_own
-from featx.backbones.running import PROBED_IMAGES, Runner, find_usual_runtime
-from featx.cluster.jobs import Job, NetworkCall, StoreTarget
+from featx.backbones.running import Runner, find_usual_runtime
+from featx.cluster.jobs import NetworkCall, describe_call
 from featx.errors import SourceError, SpecMismatchError, UsageError
 from featx.golden import MAX_DRIFT, Golden, PromisedGolden, make_golden_files, measure_drift
 from featx.golden_features import embed_golden
@@ -32,7 +32,7 @@ from featx.measuring import WRITE, Timing
 from featx.options import EMBED_DEFAULTS, EmbedOptions, check_options
 from featx.prefetching import gather
 from featx.registry import find_versions
-from featx.reporting import SILENT, Reporter
+from featx.reporting import Reporter
 from featx.specs import DECODERS, DEFAULT_DECODER, DTYPES, BackboneSpec, EmbedSpec, ImageSpec, ViewSpec
 from featx.store import FeatureStore
 from featx.store.feature_store import read_spec
@@ -230,7 +230,7 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     layers_named = [output.layer if named else "" for output in network.outputs]
     paths = name_files(Path(folder), stem, layers_named, manifest.reading.get("shard"))
     image_spec = choose_image_spec(network, image or {}, paths, options.reporter)
-    call = _describe_call(chosen, layers, pooling, weights, image or {}) if options.executor != "local" else None
+    call = describe_call(chosen, layers, pooling, weights, image or {}) if options.executor != "local" else None
     plan = Plan(network, paths, image_spec, dtype, planned, time.perf_counter() - begun, call)
     (results,) = embed_plans(manifest, [plan], options, salvage=salvage)
     return results
@@ -304,7 +304,10 @@ def embed_plans(
                     prepare()
         timing, started = Timing(), time.perf_counter()
         if plans[0].call is not None:
-            stores = iter(_embed_on_cluster(plans[0].call, parts[0], opened[0][1], ledger, options, timing))
+            from featx.cluster.running import embed_shards
+
+            embed_shards(plans[0].call, ledger, opened[0][1], parts[0].prepare, options, timing)
+            stores = iter(_seal(ledger, timing))
         else:
             # Closed at once when the run ends early, so that no thread keeps decoding.
             images = stack.enter_context(contextlib.closing(ledger.examine(image, timing, views)))
@@ -383,46 +386,6 @@ def _seal(ledger: Ledger, timing: Timing) -> list[FeatureStore]:
         stores = [writer.seal(*rows) for writer, rows in zip(ledger.writers, ledger.conclude(), strict=True)]
     ledger.report_uniform(stores)
     return stores
-
-
-def _embed_on_cluster(
-    call: NetworkCall, part: _Part, goldens: Sequence[Golden], ledger: Ledger, options: EmbedOptions, timing: Timing
-) -> list[FeatureStore]:
-    """Let workers embed what the stores lack, and seal the stores."""
-    from featx.cluster.running import embed_shards
-
-    def make_job() -> Job:
-        part.prepare()
-        targets = [
-            StoreTarget(writer.path.absolute(), writer.spec, writer.lock, Golden(golden.files, golden.features))
-            for writer, golden in zip(part.writers, goldens, strict=True)
-        ]
-        manifest, told = ledger.manifest, replace(options, reporter=SILENT)
-        # With fewer images than this, a worker takes the usual batch size, as all others do, and does not try several.
-        expected = min(ledger.expected, PROBED_IMAGES - 1)
-        return Job(call, targets, manifest.reader, describe_source(manifest), time.time_ns(), told, expected)
-
-    embed_shards(ledger, make_job, options, timing)
-    return _seal(ledger, timing)
-
-
-def _describe_call(
-    chosen: str | Backbone,
-    layers: Sequence[str | int],
-    pooling: str | None,
-    weights: str | None,
-    image: Mapping[str, Any],
-) -> NetworkCall:
-    """Describe how to build a network elsewhere.
-
-    Raises:
-        UsageError: If it is an object.
-    """
-    if not isinstance(chosen, str):
-        msg = f"the workers of a cluster build the network themselves; pass the uri {chosen.uri!r}, and not an object"
-        raise UsageError(msg)
-    size = (int(image["height"]), int(image["width"])) if "height" in image else None
-    return NetworkCall(chosen, tuple(layers), pooling, weights, size)
 
 
 def choose_image_spec(

@@ -4,7 +4,10 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from featx.backbones import Backbone
+from featx.errors import UsageError
 from featx.golden import Golden
 from featx.items.manifest import Reader
 from featx.options import EmbedOptions
@@ -23,6 +26,32 @@ class NetworkCall:
     pooling: str | None = None
     weights: str | None = None
     image_size: tuple[int, int] | None = None
+
+
+def describe_call(
+    backbone: str | Backbone,
+    layers: Sequence[str | int],
+    pooling: str | None,
+    weights: str | None,
+    image: Mapping[str, Any],
+) -> NetworkCall:
+    """Describe how to build a network elsewhere.
+
+    Args:
+        backbone: Its uri.
+        layers: As in `featx.load_backbone`.
+        pooling: As in `featx.load_backbone`.
+        weights: As in `featx.load_backbone`.
+        image: Requested fields of the image spec.
+
+    Raises:
+        UsageError: If the backbone is an object.
+    """
+    if not isinstance(backbone, str):
+        msg = f"the workers of a cluster build the network themselves; pass the uri {backbone.uri!r}, and not an object"
+        raise UsageError(msg)
+    size = (int(image["height"]), int(image["width"])) if "height" in image else None
+    return NetworkCall(backbone, tuple(layers), pooling, weights, size)
 
 
 @dataclass(frozen=True, slots=True)

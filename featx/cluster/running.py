@@ -3,31 +3,45 @@
 import contextlib
 import itertools
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from featx.backbones.running import PROBED_IMAGES
 from featx.cluster.driver import Driver
-from featx.cluster.jobs import Job, Outcome
+from featx.cluster.jobs import Job, NetworkCall, Outcome, StoreTarget
 from featx.cluster.planning import Shard, choose_size, plan
 from featx.cluster.workers import NO_PIXELS
 from featx.errors import StoreFormatError
+from featx.golden import Golden
 from featx.items.decoding import Decoded
 from featx.items.manifest import FileStat, Item
 from featx.items.reading import Examined, Stamp
-from featx.ledger import Ledger
+from featx.ledger import Ledger, describe_source
 from featx.measuring import Timing
 from featx.options import EmbedOptions
+from featx.reporting import SILENT
 from featx.store.journal import RECORD_COLUMNS, Records, find_next_number, name_journal, read_records
 
 logger = logging.getLogger(__name__)
 
 
-def embed_shards(ledger: Ledger, make_job: Callable[[], Job], options: EmbedOptions, timing: Timing) -> None:
+def embed_shards(
+    call: NetworkCall,
+    ledger: Ledger,
+    goldens: Sequence[Golden],
+    prepare: Callable[[], None],
+    options: EmbedOptions,
+    timing: Timing,
+) -> None:
     """Embed what the stores of a ledger lack, and record all items in it; the rows are in the journals then.
 
     Args:
+        call: How to build the network.
         ledger: The ledger.
-        make_job: Returns what the workers are told; called only if there is something to embed.
+        goldens: For each of its stores, golden pictures.
+        prepare: Checks that this machine computes the features of the stores; called if there is something to embed.
         options: Options of the run.
         timing: The time of the workers is added to it.
 
@@ -41,11 +55,23 @@ def embed_shards(ledger: Ledger, make_job: Callable[[], Job], options: EmbedOpti
         for part in parts:
             head.append(part)
             if isinstance(part, Item):
-                run.embed(itertools.chain(head, parts), make_job())
+                prepare()
+                run.embed(itertools.chain(head, parts), _make_job(call, ledger, goldens, options))
                 break
         else:
             run.keep_all(head)
     ledger.record(run.list_found(), run.unfit)
+
+
+def _make_job(call: NetworkCall, ledger: Ledger, goldens: Sequence[Golden], options: EmbedOptions) -> Job:
+    targets = [
+        StoreTarget(writer.path.absolute(), writer.spec, writer.lock, Golden(golden.files, golden.features))
+        for writer, golden in zip(ledger.writers, goldens, strict=True)
+    ]
+    manifest, told = ledger.manifest, replace(options, reporter=SILENT)
+    # With fewer images than this, a worker takes the usual batch size, as all others do, and does not try several.
+    expected = min(ledger.expected, PROBED_IMAGES - 1)
+    return Job(call, targets, manifest.reader, describe_source(manifest), time.time_ns(), told, expected)
 
 
 class _Run:

@@ -3,20 +3,17 @@
 import contextlib
 import json
 import os
-import secrets
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-#: Every process of a run inherits it, and so is found however it is started.
-_MARK = "FEATX_TEST_RUN"
-
-_PATIENCE_SECONDS = 120
+_PATIENCE_SECONDS = 300
 
 
-def main(source, folder, workers, late_seconds, fatal):
+def main(source, folder, workers, late_seconds, fatal, address):
     """Embed on Ray, with views so that shards take a while, and print the states of the workers and the counts."""
     import featx
     from featx.cluster import driver
@@ -34,7 +31,9 @@ def main(source, folder, workers, late_seconds, fatal):
                 sys.stderr.write(f"{state}\n")
             self.last = state
 
-    options = featx.EmbedOptions(executor="ray", workers=int(workers), reporter=States(), max_bad=1.0)
+    options = featx.EmbedOptions(
+        executor="ray", ray_address=address, workers=int(workers), reporter=States(), max_bad=1.0
+    )
     result = featx.embed(manifest, "colour", **VIEWS, name="s", folder=folder, options=options)
     sys.stdout.write(json.dumps(result.to_dict()))
 
@@ -66,24 +65,86 @@ def make_fatal(manifest, fatal):
     return replace(manifest, reader=FatalReader(manifest.reader, fatal))
 
 
-class Run:
+class Family:
+    """Processes that were started in one folder, and all that they start there.
+
+    Args:
+        folder: Their working folder, in which nothing else runs.
+    """
+
+    def __init__(self, folder):
+        self.place = folder
+
+    def list_processes(self, name=""):
+        """List the processes whose command begins with a name; workers are called `ray::Worker.embed`."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                is_ours = (process / "cwd").readlink() == self.place
+                if is_ours and (process / "cmdline").read_bytes().startswith(name.encode()):
+                    found.append(int(process.name))
+        return found
+
+    def check_ended(self):
+        """Check that all processes have ended, or soon do."""
+        until = time.monotonic() + _PATIENCE_SECONDS
+        while left := self.list_processes():
+            assert time.monotonic() < until, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
+            time.sleep(0.1)
+
+    def kill(self):
+        """Kill those that are left."""
+        for pid in self.list_processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def start_cluster(folder):
+    """Start Ray on this machine, and yield its address."""
+    from ray.util import get_node_ip_address  # under which Ray looks for it, even if told 127.0.0.1
+
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        address = f"{get_node_ip_address()}:{probe.getsockname()[1]}"
+    ray = Path(sys.executable).with_name("ray")
+    command = [ray, "start", "--head", "--port", address.rpartition(":")[2]]
+    options = {"num-cpus": 2, "object-store-memory": 100 << 20, "include-dashboard": "false"}
+    command += [f"--{name}={value}" for name, value in options.items()]
+    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": _make_path()}
+    try:
+        subprocess.run(command, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL, timeout=_PATIENCE_SECONDS)
+        yield address
+    finally:
+        family = Family(folder)
+        while family.list_processes():
+            family.kill()
+            time.sleep(0.1)
+
+
+def _make_path():
+    return os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+
+
+class Run(Family):
     """A driver and its workers.
 
     Args:
         source: The pictures.
-        folder: The folder of the store.
+        folder: The folder of the store, alone in the working folder of the driver.
+        address: The cluster; empty for one that the driver starts.
     """
 
-    def __init__(self, source, folder, *, workers=2, late_seconds=60, fatal=""):
-        self.mark = secrets.token_hex(8)
-        self.folder = Path(folder)
-        self.parts = self.folder / "s.h5.parts"
-        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-        self.output, self.log = (self.folder.with_suffix(suffix) for suffix in (".out", ".log"))
+    def __init__(self, source, folder, address="", *, workers=2, late_seconds=60, fatal=""):
+        super().__init__(folder.parent)
+        self.parts = folder / "s.h5.parts"
+        self.output, self.log = (folder.with_suffix(suffix) for suffix in (".out", ".log"))
+        arguments = [str(value) for value in (source, folder, workers, late_seconds, fatal, address)]
         with self.output.open("w") as output, self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", __file__, source, folder, str(workers), str(late_seconds), fatal],
-                env={**os.environ, _MARK: self.mark, "PYTHONPATH": path},
+                [sys.executable, "-W", "error", __file__, *arguments],
+                cwd=self.place,
+                env={**os.environ, "PYTHONPATH": _make_path()},
                 stdout=output,
                 stderr=log,
             )
@@ -94,19 +155,7 @@ class Run:
     def __exit__(self, *_):
         self.process.kill()
         self.process.wait()
-        for pid in self.list_processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    def list_processes(self, name=""):
-        """List the processes of the run whose command begins with a name; workers are called `ray::Worker.embed`."""
-        found = []
-        for folder in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                is_ours = f"{_MARK}={self.mark}".encode() in (folder / "environ").read_bytes().split(b"\0")
-                if is_ours and (folder / "cmdline").read_bytes().startswith(name.encode()):
-                    found.append(int(folder.name))
-        return found
+        self.kill()
 
     def wait_for(self, what, *, seconds=0.02):
         """Wait until a function returns something, and return it."""
@@ -141,15 +190,8 @@ class Run:
         """Wait for the end, and return the counts and the states of the workers; nothing may be left."""
         code = self.process.wait(_PATIENCE_SECONDS)
         assert code == 0, self.log.read_text()[-3000:]
-        self.check_processes()
+        self.check_ended()
         return json.loads(self.output.read_text()), self.log.read_text().splitlines()
-
-    def check_processes(self):
-        """Check that all processes have ended, the driver's children soon after it."""
-        until = time.monotonic() + _PATIENCE_SECONDS
-        while left := self.list_processes():
-            assert time.monotonic() < until, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
-            time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         read_folder,
         read_source,
         read_table,
+        take_shard,
     )
     from featx.items.decoding import Decoded, decode
     from featx.options import (
@@ -98,6 +99,7 @@ _MODULES = {
         "read_folder",
         "read_source",
         "read_table",
+        "take_shard",
     ),
     "featx.items.decoding": ("Decoded", "decode"),
     "featx.store.merging": ("merge_stores",),
@@ -208,6 +210,7 @@ __all__ = [
     "scout",
     "serve",
     "split_source",
+    "take_shard",
     "verify_store",
     "write_report",
 ]

@@ -20,6 +20,7 @@ from featx.backbones.catalogue import BUILT_IN, PRETRAINED
 from featx.backbones.loading import find_backbone, name_backbone
 from featx.backbones.protocol import find_decoding, is_own
 from featx.backbones.running import Runner, find_usual_runtime
+from featx.cluster.jobs import NetworkCall, describe_call
 from featx.errors import SourceError, SpecMismatchError, UsageError
 from featx.golden import MAX_DRIFT, Golden, PromisedGolden, make_golden_files, measure_drift
 from featx.golden_features import embed_golden
@@ -226,9 +227,11 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
     network = build_network(chosen, layers, pooling, weights, check_image(image or {}), options.runtime)
     stem = name.removesuffix(".h5") if name else name_store(network, pooling, image or {}, dtype, planned)
     named = len(network.outputs) > 1 or (layers and not name)
-    paths = name_files(Path(folder), stem, [output.layer if named else "" for output in network.outputs])
+    layers_named = [output.layer if named else "" for output in network.outputs]
+    paths = name_files(Path(folder), stem, layers_named, manifest.reading.get("shard"))
     image_spec = choose_image_spec(network, image or {}, paths, options.reporter)
-    plan = Plan(network, paths, image_spec, dtype, planned, time.perf_counter() - begun)
+    call = describe_call(chosen, layers, pooling, weights, image or {}) if options.executor != "local" else None
+    plan = Plan(network, paths, image_spec, dtype, planned, time.perf_counter() - begun, call)
     (results,) = embed_plans(manifest, [plan], options, salvage=salvage)
     return results
 
@@ -244,6 +247,7 @@ class Plan:
         dtype: Dtype of the stored features.
         views: The augmented views, if any.
         seconds: Time that it took to build the network.
+        call: How others build it too; None if the executor is `local`.
     """
 
     network: Backbone
@@ -252,6 +256,7 @@ class Plan:
     dtype: str = DTYPES[0]
     views: ViewSpec | None = None
     seconds: float = 0.0
+    call: NetworkCall | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,26 +296,33 @@ def embed_plans(
         for plan, (writers, goldens) in zip(plans, opened, strict=True):
             expected = ledger.count_expected(writers)
             runner = Runner(plan.network, options, expected=expected, views=views.count + 1 if views else 1)
-            prepare = functools.cache(functools.partial(_prepare, runner, writers, goldens, plan.network, image))
+            starts = [runner.prepare] if plan.call is None else []  # else workers run the network
+            prepare = functools.cache(functools.partial(_prepare, starts, writers, goldens, plan.network, image))
             parts.append(_Part(runner, writers, prepare))
             if expected:
                 with _charge(parts[-1], ledger):
                     prepare()
         timing, started = Timing(), time.perf_counter()
-        # Closed at once when the run ends early, so that no thread keeps decoding.
-        images = stack.enter_context(contextlib.closing(ledger.examine(image, timing, views)))
-        size = limit_ahead(image, options.count_workers(), views.count + 1 if views else 1)
-        stores = iter(_embed_images([images] if len(parts) == 1 else gather(images, size), parts, ledger, timing))
+        if plans[0].call is not None:
+            from featx.cluster.running import embed_shards
+
+            embed_shards(plans[0].call, ledger, opened[0][1], parts[0].prepare, options, timing)
+            stores = iter(_seal(ledger, timing))
+        else:
+            # Closed at once when the run ends early, so that no thread keeps decoding.
+            images = stack.enter_context(contextlib.closing(ledger.examine(image, timing, views)))
+            size = limit_ahead(image, options.count_workers(), views.count + 1 if views else 1)
+            stores = iter(_embed_images([images] if len(parts) == 1 else gather(images, size), parts, ledger, timing))
     seconds, stages = time.perf_counter() - started, timing.conclude()
     return [
         [
             EmbedResult(
-                next(stores),
+                store := next(stores),
                 *(counts := ledger.count(writer)),
                 seconds,
                 plan.seconds + started - entered,
                 stages,
-                part.runner.name if counts[0] else "",
+                (part.runner.name or store.runtime) if counts[0] else "",
                 options.max_bad,
             )
             for writer in part.writers
@@ -366,6 +378,10 @@ def _embed_images(
                         ledger.settle(batch)
             if len(parts) > 1:
                 ledger.settle([entry for entry, _ in chunk], number / len(parts))
+    return _seal(ledger, timing)
+
+
+def _seal(ledger: Ledger, timing: Timing) -> list[FeatureStore]:
     with timing.measure(WRITE):
         stores = [writer.seal(*rows) for writer, rows in zip(ledger.writers, ledger.conclude(), strict=True)]
     ledger.report_uniform(stores)
@@ -453,18 +469,20 @@ def name_store(
     return _slug("-".join(word for word in words if word))
 
 
-def name_files(folder: Path, stem: str, layers: Sequence[str]) -> list[Path]:
+def name_files(folder: Path, stem: str, layers: Sequence[str], shard: Mapping[str, int] | None = None) -> list[Path]:
     """Return the paths of stores, one for each layer.
 
     Args:
         folder: Folder of the stores.
         stem: The common start of their names.
         layers: Layer of each store; empty for a store whose name must not include it.
+        shard: `number` and `count` of the shard of the source that they hold; None if they hold all of it.
 
     Raises:
         UsageError: If two stores would have the same name.
     """
-    paths = [folder / f"{stem}{'-' if layer else ''}{_slug(layer)}.h5" for layer in layers]
+    part = f".shard-{shard['number']:0{len(str(shard['count']))}d}-of-{shard['count']}" if shard else ""
+    paths = [folder / f"{stem}{'-' if layer else ''}{_slug(layer)}{part}.h5" for layer in layers]
     if len(set(paths)) < len(paths):
         msg = f"the layers {', '.join(layers)} would be written to the same store; name each of them once"
         raise UsageError(msg)
@@ -482,9 +500,13 @@ def _promise_golden(network: Backbone, spec: ImageSpec) -> list[Golden]:
 
 
 def _prepare(
-    runner: Runner, writers: Sequence[StoreWriter], goldens: Sequence[Golden], network: Backbone, image: ImageSpec
+    starts: Sequence[Callable[[], Any]],
+    writers: Sequence[StoreWriter],
+    goldens: Sequence[Golden],
+    network: Backbone,
+    image: ImageSpec,
 ) -> None:
-    """Prepare the network, and refuse to mix rows of two software stacks.
+    """Prepare what runs the network, and refuse to mix rows of two software stacks.
 
     The same spec can give other numbers under other versions. Every store and every unfinished row is kept with the
     features of the golden pictures on this machine.
@@ -502,7 +524,8 @@ def _prepare(
                 f"lists, or write another store with --name NAME"
             )
             raise SpecMismatchError(msg)
-    runner.prepare()
+    for start in starts:
+        start()
 
 
 def _slug(text: str) -> str:

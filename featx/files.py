@@ -53,12 +53,13 @@ def say_failures(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def write_atomically(path: Path, confirm: Callable[[], None] | None = None) -> Iterator[Path]:
+def write_atomically(path: Path, confirm: Callable[[], None] | None = None, *, keep: bool = False) -> Iterator[Path]:
     """Yield a temporary name; what the block writes there gets the file's name when the block ends without an error.
 
     Args:
         path: The file; an older one is replaced at the very end.
         confirm: Called when the data are on the disk; raises if the file must not get its name.
+        keep: Keep an older file, and drop the new one.
 
     Raises:
         OSError: If the file cannot be written; an older one is left as it was. The error names the file, and not the
@@ -70,7 +71,10 @@ def write_atomically(path: Path, confirm: Callable[[], None] | None = None) -> I
         sync_file(temporary)
         if confirm:
             confirm()
-        publish_file(temporary, path)
+        if keep:
+            _publish_first(temporary, path)
+        else:
+            publish_file(temporary, path)
     except OSError as error:
         if error.filename is not None and Path(os.fsdecode(error.filename)) == temporary:
             error.filename = str(path)  # the name that the user knows
@@ -107,6 +111,19 @@ def publish_file(temporary: Path, path: Path) -> None:
     cut can leave the name on a file whose data never arrived.
     """
     temporary.replace(path)
+    sync_folder(path.parent)
+
+
+def _publish_first(temporary: Path, path: Path) -> None:
+    """Give a file whose data are synced its name, unless another file has it."""
+    with contextlib.suppress(FileExistsError):
+        try:
+            os.link(temporary, path)
+        except (FileExistsError, FileNotFoundError):  # the second: the folder was cleared meanwhile
+            raise
+        except OSError:
+            if not path.exists():  # no hard links here, as on exFAT: two writers at one moment have equal files
+                temporary.replace(path)
     sync_folder(path.parent)
 
 

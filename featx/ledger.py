@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featx.errors import DataError, SourceError, StoreError
 from featx.items.decoding import Decoded
 from featx.items.manifest import FileStat, Item, Manifest
-from featx.items.reading import Examined, Stamp, examine
+from featx.items.reading import Examined, Stamp, examine, separate
 from featx.items.splits import find_leaks
 from featx.measuring import Timing
 from featx.options import EmbedOptions
@@ -32,6 +32,8 @@ _RACY_NS = 2_000_000_000
 _LAST_NS = 2**63 - 1
 
 _LISTED_ITEMS = 10
+
+_STAMP_COLUMNS = ("id", "sha256", "bytes", "mtime_ns")
 
 #: The usual depths of cameras and scanners that store fewer bits than 16.
 _USUAL_BITS = (8, 10, 12, 14)
@@ -145,6 +147,7 @@ class Ledger:
 
     Attributes:
         writers: The stores.
+        manifest: The items.
         expected: Number of items that at least one store does not hold as they are now; most will be new.
 
     Raises:
@@ -162,7 +165,7 @@ class Ledger:
         self._held = {id(writer): _read_stamps(writer, own) for writer in writers}
         agreed = _find_agreed(list(self._held.values()))
         self._stamps = {} if options.rehash else agreed
-        self._manifest = manifest
+        self.manifest = manifest
         self.expected = self.count_expected(writers)
         self._options = options
         self._examined: list[Examined] = []
@@ -181,7 +184,7 @@ class Ledger:
         """Examine all items; yield those with an image to embed, with its pixels or those of all its views."""
         self._peaks.bits = spec.bits
         examined_items = examine(
-            self._manifest,
+            self.manifest,
             spec,
             known=self._known_to_all,
             stamps=self._stamps,
@@ -197,12 +200,28 @@ class Ledger:
                     yield Entry(examined, done), examined.image.pixels
                 elif not self._under_way:
                     self._done = done
-                    self._report(done)
+                    self.report(done)
+
+    def separate(self, timing: Timing) -> Generator[Item | list[Examined]]:
+        """Separate items that must be read, one by one, from runs of those that are unchanged and held, in order."""
+        return separate(self.manifest, self._stamps, self._options.count_workers(), timing)
+
+    def record(self, found: Iterable[Examined], unfit: Sequence[Mapping[str, str]]) -> None:
+        """Record all items, as they were examined elsewhere.
+
+        Args:
+            found: The items, in the manifest's order; an image has no pixels.
+            unfit: For each store, why it cannot hold some rows, by the sha256 of the image.
+        """
+        for examined in found:
+            self._note(examined)
+        for writer, reasons in zip(self.writers, unfit, strict=True):
+            self._unfit[id(writer)].update(reasons)
 
     def count_expected(self, writers: Sequence[StoreWriter]) -> int:
         """Count the items that at least one of some stores does not hold as they are now."""
         agreed = _find_agreed([self._held[id(writer)] for writer in writers])
-        return sum(item.id not in agreed for item in self._manifest.items)
+        return sum(item.id not in agreed for item in self.manifest.items)
 
     def select(
         self, pairs: Iterable[tuple[Entry, NDArray[np.uint8]]], writers: Sequence[StoreWriter]
@@ -217,10 +236,11 @@ class Ledger:
         if share == 1:
             self._under_way -= len(batch)
             self._done = end
-        self._report(before + int(share * (end - before)))
+        self.report(before + int(share * (end - before)))
 
-    def _report(self, done: int) -> None:
-        self._options.reporter.advance(done, len(self._manifest))
+    def report(self, done: int) -> None:
+        """Report how many items are done."""
+        self._options.reporter.advance(done, len(self.manifest))
 
     def _note(self, examined: Examined) -> None:
         if examined.image:
@@ -251,12 +271,12 @@ class Ledger:
         if self._options.on_bad == "fail":
             self._refuse_bad({name: reason for _, bad in sorted_out for name, _, reason in bad})
         for writer, (good, bad) in zip(self.writers, sorted_out, strict=True):
-            if not good:
+            if not good and "shard" not in self.manifest.reading:  # the other shards may have some
                 first = f"; the first, {bad[0][0]!r}: {bad[0][2]}" if bad else ""
-                source = self._manifest.source
+                source = self.manifest.source
                 msg = f"none of the {len(bad)} images of {source} could be embedded into {writer.path}{first}"
                 raise SourceError(msg)
-        self._report(len(self._manifest))
+        self.report(len(self.manifest))
         self._report_kept()
         self._report_contradictions()
         self._peaks.report()
@@ -288,7 +308,7 @@ class Ledger:
         if len(reasons) > len(listed):
             listed.append(f"and {len(reasons) - len(listed):,} more")
         msg = (
-            f"{len(reasons):,} of the {len(self._manifest):,} images of {self._manifest.source} could not be embedded, "
+            f"{len(reasons):,} of the {len(self.manifest):,} images of {self.manifest.source} could not be embedded, "
             f"and --on-bad fail allows none: {'; '.join(listed)}; fix or remove them and run the command again "
             f"(finished work is kept), or continue without them with --on-bad quarantine"
         )
@@ -405,18 +425,24 @@ def _read_stamps(writer: StoreWriter, source: str) -> dict[str, Stamp]:
     A file that may have changed since with the same modification time gets a time that no file has, so that
     its stamp is never trusted, not even by later runs that cannot read the file.
     """
-    store = writer.old
-    if store is None or store.source != source:
-        return {}
-    columns = store.columns
-    rows = zip(
-        store.ids.tolist(), store.sha256.tolist(), columns["bytes"].tolist(), columns["mtime_ns"].tolist(), strict=True
-    )
-    settled_ns = store.started_ns - _RACY_NS
+    store, known, stamps = writer.old, writer.known, {}
+    if store is not None and store.source == source:
+        columns: Mapping[str, Sequence[Any]] = {name: store.columns[name].tolist() for name in _STAMP_COLUMNS}
+        stamps = _list_stamps(columns, store.started_ns, (~writer.lost).tolist())
+    for records in writer.records:  # newer than the store
+        if records.source == source:
+            sound = [sha256 in known for sha256 in records.columns["sha256"]]
+            stamps |= _list_stamps(records.columns, records.started_ns, sound)
+    return stamps
+
+
+def _list_stamps(columns: Mapping[str, Sequence[Any]], started_ns: int, chosen: Sequence[bool]) -> dict[str, Stamp]:
+    settled_ns = started_ns - _RACY_NS
+    rows = zip(*(columns[name] for name in _STAMP_COLUMNS), chosen, strict=True)
     return {
         name: Stamp(sha256, FileStat(size, mtime_ns if mtime_ns < settled_ns else _LAST_NS))
-        for (name, sha256, size, mtime_ns), is_lost in zip(rows, writer.lost.tolist(), strict=True)
-        if not is_lost
+        for name, sha256, size, mtime_ns, is_chosen in rows
+        if is_chosen
     }
 
 

@@ -3,7 +3,7 @@
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,6 +39,7 @@ class Timing:
         self._others_cpu = 0.0  # of threads that neither made this clock nor run the network
         self._own_infer_cpu = 0.0
         self._started = _read_clocks()
+        self._elsewhere = dict.fromkeys(STAGES, 0.0)
 
     @contextmanager
     def measure(self, stage: str) -> Iterator[None]:
@@ -57,6 +58,11 @@ class Timing:
                 elif not is_own and stage != INFER:
                     self._others_cpu += cpu
 
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Add the seconds of stages that another process measured."""
+        for stage, value in seconds.items():
+            self._elsewhere[stage] += value
+
     def conclude(self) -> dict[str, float]:
         """Return the seconds of each stage; call it in the thread that made the clock."""
         elapsed, process, own = (now - then for now, then in zip(_read_clocks(), self._started, strict=True))
@@ -67,7 +73,7 @@ class Timing:
                 seconds[stage] += min(idle, max(0.0, self._wall[stage] - self._cpu[stage]))
             rest = max(0.0, process - own - self._others_cpu + self._own_infer_cpu)
             seconds[INFER] = self._wall[INFER] if self.is_on_device else rest
-        return seconds
+        return {stage: seconds[stage] + self._elsewhere[stage] for stage in STAGES}
 
 
 def _read_clocks() -> tuple[float, float, float]:

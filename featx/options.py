@@ -14,6 +14,9 @@ ON_BAD = ("quarantine", "fail")
 #: What `EmbedOptions.runtime` may be.
 RUNTIMES = ("auto", "keras", "openvino")
 
+#: What `EmbedOptions.executor` may be.
+EXECUTORS = ("local", "ray")
+
 #: What `FineTuneOptions.cache` may be.
 CACHES = ("auto", "yes", "no")
 
@@ -77,7 +80,8 @@ class EmbedOptions:
 
     Attributes:
         batch_size: Images per forward pass; None for the fastest size, found by a short probe.
-        workers: Threads that read and decode; None for one per core.
+        workers: Threads that read and decode; None for one per core. With the executor `ray`: processes that embed,
+            each with `cpus_per_worker` such threads; None for as many as the cluster has room for.
         rehash: Hash every file, even if its size and time are unchanged.
         on_bad: What happens to an image that cannot be embedded: `quarantine` leaves it out and records the reason
             in the store; `fail` ends the run before anything is sealed.
@@ -86,6 +90,11 @@ class EmbedOptions:
         runtime: The software that runs the network: `keras`; `openvino`, which is several times as fast on a CPU; or
             `auto`: Keras on a GPU, otherwise OpenVINO if it is installed and gives the same numbers, otherwise Keras.
         reporter: Receives the progress in items: those written to the store or up to date.
+        executor: What spreads the work: `local`, this process; or `ray`, processes on one or many machines that see the
+            same files under the same paths.
+        ray_address: The cluster, such as `10.0.0.5:6379` or `auto`; empty starts Ray on this machine for this run.
+        gpus_per_worker: GPUs of each of Ray's workers; a worker with 0 does not use any.
+        cpus_per_worker: Cores of each of Ray's workers.
     """
 
     batch_size: int | None = None
@@ -95,6 +104,10 @@ class EmbedOptions:
     max_bad: float = 0.05
     runtime: str = RUNTIMES[0]
     reporter: Reporter = SILENT
+    executor: str = EXECUTORS[0]
+    ray_address: str = ""
+    gpus_per_worker: float = 0.0
+    cpus_per_worker: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse invalid values.
@@ -107,17 +120,26 @@ class EmbedOptions:
             if value is not None and value < 1:
                 msg = f"{name} is {value}; it must be at least 1"
                 raise UsageError(msg)
-        for name, choice, known in (("on_bad", self.on_bad, ON_BAD), ("runtime", self.runtime, RUNTIMES)):
-            if choice not in known:
+        for name, known in (("on_bad", ON_BAD), ("runtime", RUNTIMES), ("executor", EXECUTORS)):
+            if (choice := getattr(self, name)) not in known:
                 msg = f"{name} is {choice!r}; it must be one of {', '.join(known)}"
                 raise UsageError(msg)
         if not 0 <= self.max_bad <= 1:
             msg = f"max_bad is {self.max_bad}; it must be a share from 0 to 1, such as 0.05"
             raise UsageError(msg)
+        self._check_ray()
+
+    def _check_ray(self) -> None:
+        if self.gpus_per_worker < 0 or self.cpus_per_worker <= 0:
+            msg = "cpus_per_worker must be above 0, and gpus_per_worker at least 0"
+            raise UsageError(msg)
+        if self.executor != "ray" and (self.ray_address or self.gpus_per_worker or self.cpus_per_worker != 1):
+            msg = "ray_address, gpus_per_worker and cpus_per_worker need the executor ray; choose it, or leave them out"
+            raise UsageError(msg)
 
     def count_workers(self) -> int:
-        """Return the number of threads."""
-        return self.workers or count_cores()
+        """Return the number of threads that read and decode in this process."""
+        return (self.workers if self.executor == "local" else None) or count_cores()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,9 @@ class Reporter:
     def advance(self, done: int, total: int) -> None:
         """Note how many steps of the current phase are done, and how many there are."""
 
+    def describe(self, state: str) -> None:
+        """Note the state of the workers of the current phase, such as `2 embedding`."""
+
     def say(self, line: str) -> None:
         """Note a line that is meant for the user."""
 
@@ -57,6 +60,7 @@ class ProgressReporter(Reporter):
 
     def __init__(self, phase: str = "starting") -> None:
         self._phase = phase
+        self._state = ""
         self._is_open = False
         self._bar: Bar | None = None
         self._task: TaskID | None = None
@@ -84,14 +88,21 @@ class ProgressReporter(Reporter):
             return
         # Once a task of rich has a total, it cannot lose it: take a new one.
         self._bar.remove_task(self._task)
-        self._phase = phase
+        self._phase, self._state = phase, ""
         self._task = self._bar.add_task(phase, total=None)
 
     def advance(self, done: int, total: int) -> None:
         """Move the bar."""
         self._check_open()
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, total=total, description=self._phase)
+            self._bar.update(self._task, completed=done, total=total, description=self._phase + self._state)
+
+    def describe(self, state: str) -> None:
+        """Show the state of the workers beside the phase."""
+        self._check_open()
+        self._state = f": {state}" if state else ""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, description=self._phase + self._state)
 
     def say(self, line: str) -> None:
         """Print a line to stderr, above the bar."""

@@ -38,6 +38,19 @@ def parse_share(text: str) -> float:
     return share
 
 
+def parse_shard(text: str) -> tuple[int, int] | str:
+    """Read a shard: `3/16`; empty for all images.
+
+    Raises:
+        BadParameter: If the text is not a shard.
+    """
+    number, slash, count = str(text).partition("/")
+    if text and not (slash and number.isdecimal() and count.isdecimal()):
+        msg = f"{text!r} is not a shard; write 3/16 for the third of 16"
+        raise typer.BadParameter(msg)
+    return (int(number), int(count)) if text else ""
+
+
 def embed(
     source: flags.Source,
     backbone: flags.Backbone = None,
@@ -109,6 +122,35 @@ def embed(
             help="Exit with status 1 if more images than this are quarantined, such as 5% or 0.05.",
         ),
     ] = EMBED_DEFAULTS.max_bad,
+    executor: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What spreads the work: local, this process; or ray, processes on one or many machines. With ray, "
+            "--workers is the number of processes.",
+        ),
+    ] = EMBED_DEFAULTS.executor,
+    ray_address: Annotated[
+        str,
+        typer.Option(
+            metavar="ADDRESS",
+            help="The cluster of Ray, such as 10.0.0.5:6379 or auto. By default, Ray runs on this machine only.",
+        ),
+    ] = EMBED_DEFAULTS.ray_address,
+    gpus_per_worker: Annotated[
+        float, typer.Option(min=0, metavar="X", help="GPUs of each process of Ray, such as 1 or 0.5.")
+    ] = EMBED_DEFAULTS.gpus_per_worker,
+    cpus_per_worker: Annotated[
+        float, typer.Option(min=0, metavar="Y", help="Cores of each process of Ray; it decodes with so many threads.")
+    ] = EMBED_DEFAULTS.cpus_per_worker,
+    shard: Annotated[
+        str,
+        typer.Option(
+            parser=parse_shard,
+            metavar="I/N",
+            help="Embed only the Ith of N parts of the images, into a store of its own. `featx merge` joins them.",
+        ),
+    ] = "",
     as_json: flags.Json = False,
 ) -> None:
     """Embed images into a feature store.
@@ -123,7 +165,16 @@ def embed(
     image = flags.parse_image_options(image_size, resize, interpolation, decoder, bits, crop)
     backbone = flags.add_recipe(backbone, recipe=recipe, mean=mean, std=std, scale=scale, channels=channels)
     options = EmbedOptions(
-        batch_size=batch_size, workers=workers, rehash=rehash, on_bad=on_bad, max_bad=max_bad, runtime=runtime
+        batch_size=batch_size,
+        workers=workers,
+        rehash=rehash,
+        on_bad=on_bad,
+        max_bad=max_bad,
+        runtime=runtime,
+        executor=executor,
+        ray_address=ray_address,
+        gpus_per_worker=gpus_per_worker,
+        cpus_per_worker=cpus_per_worker,
     )
     manifest = flags.read_source(
         source,
@@ -139,6 +190,7 @@ def embed(
         except_=except_,
         without=without,
     )
+    manifest = featx.take_shard(manifest, *shard) if shard else manifest
     with end_at_second_interrupt(), ProgressReporter("embedding") as reporter:
         results = featx.embed_layers(
             manifest,

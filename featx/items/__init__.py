@@ -3,7 +3,7 @@
 from featx.items.archives import ArchiveReader, read_archive
 from featx.items.columns import Columns
 from featx.items.folders import FolderReader, read_folder
-from featx.items.manifest import FileStat, Item, Manifest, Reader
+from featx.items.manifest import FileStat, Item, Manifest, Reader, take_shard
 from featx.items.selection import SourceOptions
 from featx.items.sources import read_source
 from featx.items.tables import read_table
@@ -21,4 +21,5 @@ __all__ = [
     "read_folder",
     "read_source",
     "read_table",
+    "take_shard",
 ]

@@ -4,9 +4,10 @@ import heapq
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from featx.errors import UsageError
 from featx.items.renaming import suggest_rules
 from featx.wording import agree, escape_html, format_html_table, to_printable, to_text
 
@@ -237,6 +238,31 @@ class Manifest:
             turns[item.label] += 1
         chosen = sorted(heapq.nsmallest(_SHOWN_PICTURES, order), key=lambda one: (self.items[one[1]].label, one))
         return [self.items[place] for _, place in chosen]
+
+
+def take_shard(manifest: Manifest, number: int, count: int) -> Manifest:
+    """Take one of several contiguous parts of a manifest, whose sizes differ by one item at most.
+
+    A machine that embeds one part needs nothing from those that embed the others; `merge_stores` puts them together.
+
+    Args:
+        manifest: All items.
+        number: Number of the part, from 1.
+        count: Number of parts.
+
+    Raises:
+        UsageError: If there is no such part, or there are fewer items than parts.
+    """
+    if not 1 <= number <= count:
+        msg = f"there is no shard {number}/{count}; name one from 1/{count} to {count}/{count}"
+        raise UsageError(msg)
+    n_items = len(manifest)
+    if count > n_items:
+        msg = f"{manifest.source!r} has only {n_items:,} images; cut it into {n_items:,} shards or fewer"
+        raise UsageError(msg)
+    start, end = ((part * n_items) // count for part in (number - 1, number))
+    shard = {"number": number, "count": count, "items": n_items}
+    return replace(manifest, items=manifest.items[start:end], reading={**manifest.reading, "shard": shard})
 
 
 def list_junk(junk: Mapping[str, int]) -> str:

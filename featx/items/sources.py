@@ -13,7 +13,7 @@ from featx.items.columns import AmbiguousColumnError, Columns
 from featx.items.folders import FolderReader, read_folder
 from featx.items.formats import HEAD_BYTES, has_image_suffix, recognise
 from featx.items.inference import AmbiguousLayoutError
-from featx.items.manifest import Item, Manifest, Reader
+from featx.items.manifest import Item, Manifest, Reader, take_shard
 from featx.items.names import normalise_label
 from featx.items.parquet_images import find_image_column, make_parquet_reader, read_parquet_images
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, choose_items, keep_folders
@@ -180,7 +180,7 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
         msg = f"the features were imported from {source!r}, without pictures"
         raise SourceError(msg)
     named, options = _read_record(source, reading, columns)
-    without, root = list_left_out(reading), reading.get("root")
+    without, root, shard = list_left_out(reading), reading.get("root"), _read_shard(reading)
     try:
         manifest = read_source(source, root=root, columns=named, options=options)
     except AmbiguousLayoutError as error:  # it was read before this was an error
@@ -190,10 +190,20 @@ def read_source_again(source: str, reading: Mapping[str, Any], **columns: str) -
     except AmbiguousColumnError as error:
         earlier = {**reading.get("columns", {}), error.role: error.column}
         return read_source_again(source, {**reading, "columns": earlier}, **columns)
-    if not without:
-        return manifest
-    left = tuple(item for item in manifest.items if item.id not in without)
-    return replace(manifest, items=left, reading={**manifest.reading, "without": reading["without"]})
+    if without:
+        left = tuple(item for item in manifest.items if item.id not in without)
+        manifest = replace(manifest, items=left, reading={**manifest.reading, "without": reading["without"]})
+    return take_shard(manifest, *shard) if shard else manifest
+
+
+def _read_shard(reading: Mapping[str, Any]) -> tuple[int, int] | None:
+    if "shard" not in reading:
+        return None
+    try:
+        return int(reading["shard"]["number"]), int(reading["shard"]["count"])
+    except (KeyError, TypeError, ValueError) as error:
+        msg = f"the record of the shard of a source is not valid: {error!r}; embed it again"
+        raise SourceError(msg) from error
 
 
 def list_left_out(reading: Mapping[str, Any]) -> frozenset[str]:

@@ -141,7 +141,8 @@ def _list_reading(reading: Mapping[str, Any]) -> list[str]:
     columns, options = take_part(reading, "columns"), take_part(reading, "options")
     flags = [(flag, columns[role]) for role, flag in FLAGS.items() if columns.get(role)]
     flags += [("--root", reading["root"])] if reading.get("root") else []
-    table = take_part(reading, "without").get("path")
+    shard, table = take_part(reading, "shard"), take_part(reading, "without").get("path")
+    flags += [("--shard", f"{shard.get('number')}/{shard.get('count')}")] if shard else []
     flags += [("--without", table)] if table else []
     for name in ("layout", "label_pattern", "map_labels", "only", "except_"):
         value = options.get(name)

@@ -45,17 +45,18 @@ class _Stream(io.FileIO):
 
 
 @contextlib.contextmanager
-def write_file(path: Path, confirm: Callable[[], None]) -> Iterator[h5py.File]:
+def write_file(path: Path, confirm: Callable[[], None], *, keep: bool = False) -> Iterator[h5py.File]:
     """Write a new HDF5 file under a temporary name; it gets its own when the block ends without an error.
 
     Args:
         path: The file; an older one is replaced at the very end.
         confirm: Called when everything is written; raises if the file must not get its name.
+        keep: Keep an older file, and drop the new one.
 
     Raises:
         StoreError: If the file cannot be written; an older one is left as it was.
     """
-    with say_failures(path), write_atomically(path, confirm) as temporary, _Stream(temporary) as stream:
+    with say_failures(path), write_atomically(path, confirm, keep=keep) as temporary, _Stream(temporary) as stream:
         with _create(stream) as file:
             yield file
         if stream.error:

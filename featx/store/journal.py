@@ -9,9 +9,10 @@ import contextlib
 import functools
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -52,6 +53,20 @@ _FLOAT16_MAX = 65504.0
 
 _COLUMNS = {"sha256": TEXT, "sizes": "<i4"}
 
+#: The group, and its columns, in which a shard of a cluster's worker says what became of each of its items.
+_ITEMS = "items"
+RECORD_COLUMNS = {
+    "id": TEXT,
+    "sha256": TEXT,
+    "bytes": "<i8",
+    "mtime_ns": "<i8",
+    "reason": TEXT,
+    "unfit": TEXT,
+    "is_momentary": "|u1",
+    "peak": "<i4",
+    "ignored": "<i4",
+}
+
 
 @dataclass(slots=True)
 class _Pending:
@@ -59,6 +74,22 @@ class _Pending:
     sizes: list[tuple[int, int]] = field(default_factory=list)
     rows: list[NDArray[np.floating]] = field(default_factory=list)
     since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What a worker's shard says about its items, also those without a row.
+
+    Attributes:
+        columns: `RECORD_COLUMNS`, as lists: `reason` why an item cannot be read or decoded, `unfit` why the store
+            cannot hold its row; `peak` and `ignored` as in `Decoded`. An item that could not be read has no `sha256`.
+        source: The source of the items, as a store records it.
+        started_ns: Start of the run, in nanoseconds since 1970.
+    """
+
+    columns: Mapping[str, list[Any]]
+    source: str
+    started_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +104,7 @@ class Shard:
         runtime: The runtime of the network; empty if the shard does not record it.
         drift: Largest relative difference of the runtime from Keras.
         seconds: Time of the run since its last shard or its start; None if the shard does not record it.
+        records: What became of each item; None in a shard that no cluster's worker wrote.
     """
 
     sha256: list[str]
@@ -82,6 +114,7 @@ class Shard:
     runtime: str = ""
     drift: float = 0.0
     seconds: float | None = None
+    records: Records | None = None
 
 
 class Journal:
@@ -100,11 +133,20 @@ class Journal:
         dim: Width of a row.
         confirm: Raises if this process must no longer write the store.
         golden: Golden pictures, with the features from this machine; needed to commit, recorded in every shard.
+        whole: Commit nothing before `finish` writes all rows as one shard.
     """
 
     def __init__(
-        self, store: Path, spec: EmbedSpec, dim: int, confirm: Callable[[], None], golden: Golden | None = None
+        self,
+        store: Path,
+        spec: EmbedSpec,
+        dim: int,
+        confirm: Callable[[], None],
+        golden: Golden | None = None,
+        *,
+        whole: bool = False,
     ) -> None:
+        self._whole = whole
         self._golden = golden
         self.runtime = ""
         self.drift = 0.0
@@ -145,6 +187,8 @@ class Journal:
         pending.sha256.append(sha256)
         pending.sizes.append((width, height))
         pending.rows.append(row.astype(self._dtype))
+        if self._whole:
+            return
         full = len(pending.rows) * self._dim * self._dtype.itemsize >= SHARD_BYTES
         if full or time.monotonic() - pending.since >= SHARD_SECONDS:
             self.commit()
@@ -172,16 +216,19 @@ class Journal:
         self._pending = _Pending()
         self._committed = time.monotonic()
 
-    def _write_shard(self, pending: _Pending) -> None:
+    def _write_shard(self, pending: _Pending, name: str = "", records: Records | None = None) -> Path:
         if self._golden is None:
             msg = f"the journal of {self.folder} was opened for reading"
             raise StoreError(msg)
+        if not name:  # no other writer can choose this one, so no committed shard is ever replaced
+            name = f"{find_next_number(self.folder):06d}-{secrets.token_hex(4)}"
         with say_failures(self.folder):
             make_folder(self.folder)
-        number = 1 + max((int(path.stem.partition("-")[0]) for path in self._list_shards()), default=0)
-        # No other writer can choose this name, so no committed shard is ever replaced.
-        with write_file(self.folder / f"{number:06d}-{secrets.token_hex(4)}.h5", self._confirm) as file:
-            features = np.stack(pending.rows)
+        path = self.folder / f"{name}.h5"
+        with write_file(path, self._confirm, keep=records is not None) as file:
+            features = np.array(pending.rows, self._dtype).reshape(len(pending.rows), self._dim)
+            if records is not None:
+                _write_records(file, records)
             columns = write_columns(file, {"sha256": pending.sha256, "sizes": pending.sizes}, _COLUMNS)
             file.create_dataset("features", data=features)
             write_text(file.attrs, "spec_digest", self._spec_digest)
@@ -197,6 +244,29 @@ class Journal:
             write_text(file.attrs, "golden_sha256", write_golden(create_group(file, "golden"), self._golden))
         if self.counted is not None:
             self.counted = now
+        return path
+
+    def finish(self, name: str, records: Records) -> bool:
+        """Write all rows as one shard, unless another worker has written the same shard before.
+
+        Args:
+            name: Name of the shard: the same for every worker that computes it.
+            records: What became of each of its items.
+
+        Returns:
+            Whether the shard that has the name has these rows, byte for byte. If not, it is kept nevertheless.
+
+        Raises:
+            StoreError: If the shard cannot be written, or this process must no longer write.
+        """
+        rows = np.array(self._pending.rows, self._dtype).reshape(len(self._pending.rows), self._dim)
+        contents = self._pending.sha256
+        path = self._write_shard(self._pending, name, records)
+        self._pending = _Pending()
+        with h5py.File(path, "r", locking=False) as file:
+            kept = decode_text(read_column(file, "sha256", TEXT)).tolist()
+            # Files that changed between two attempts say nothing about the network.
+            return kept != contents or read_text(file.attrs, "features_sha256") == digest_block(rows)
 
     def _list_shards(self) -> list[Path]:
         return _list_shards(self.folder)
@@ -216,9 +286,7 @@ class Journal:
             except (KeyError, ValueError, TypeError, OSError, RuntimeError) as error:
                 if isinstance(error, StoreError):
                     raise
-                reason = " ".join(str(error).split())
-                msg = f"{path} is damaged: {reason}; delete it, and its images will be embedded again"
-                raise StoreFormatError(msg) from error
+                raise _make_damage_error(path, error) from error
             yield shard
 
     def _read_shard(self, path: Path) -> Shard:
@@ -237,6 +305,7 @@ class Journal:
                 (read_text(file.attrs, "runtime"), float(read_numbers(file.attrs, "drift"))) if recorded else ("", 0.0)
             )
             seconds = read_seconds(file.attrs, "seconds")
+            records = _read_records(file) if _ITEMS in file else None
         features = self._map(path)
         contents, sizes = columns["sha256"], columns["sizes"]
         if features.shape != (len(contents), self._dim) or features.dtype != self._dtype:
@@ -247,7 +316,7 @@ class Journal:
             raise ValueError(msg)
         forget_pages(features)
         load = functools.partial(self._map, path)
-        return Shard(decode_text(contents).tolist(), sizes.tolist(), load, golden, runtime, drift, seconds)
+        return Shard(decode_text(contents).tolist(), sizes.tolist(), load, golden, runtime, drift, seconds, records)
 
     def discard(self) -> None:
         """Remove the shards that were read, once their rows are sealed.
@@ -262,6 +331,54 @@ class Journal:
         self._found.clear()
         with contextlib.suppress(OSError):  # missing, or not empty: files from elsewhere stay
             self.folder.rmdir()
+
+
+def _write_records(file: h5py.File, records: Records) -> None:
+    columns = write_columns(create_group(file, _ITEMS), records.columns, RECORD_COLUMNS)
+    write_text(file.attrs, "items_sha256", *digest_columns(columns))
+    write_text(file.attrs, "source", records.source)
+    file.attrs["started_ns"] = records.started_ns
+
+
+def _read_records(file: h5py.File) -> Records:
+    group = open_group(file, _ITEMS)
+    columns = {name: read_column(group, name, kind) for name, kind in RECORD_COLUMNS.items()}
+    if [read_text(file.attrs, "items_sha256")] != digest_columns(columns):
+        msg = "its items differ from their checksum"
+        raise ValueError(msg)
+    lists = {
+        name: (decode_text(column) if RECORD_COLUMNS[name] == TEXT else column).tolist()
+        for name, column in columns.items()
+    }
+    return Records(lists, read_text(file.attrs, "source"), int(read_numbers(file.attrs, "started_ns")))
+
+
+def read_records(store: Path, name: str) -> Records:
+    """Read what a worker's shard says about its items, without its features.
+
+    Args:
+        store: Path of the store.
+        name: Name of the shard.
+
+    Raises:
+        StoreFormatError: If it is damaged.
+    """
+    path = name_journal(store) / f"{name}.h5"
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return _read_records(file)
+    except (KeyError, ValueError, TypeError, OSError, RuntimeError) as error:
+        raise _make_damage_error(path, error) from error
+
+
+def _make_damage_error(path: Path, error: Exception) -> StoreFormatError:
+    reason = " ".join(str(error).split())
+    return StoreFormatError(f"{path} is damaged: {reason}; delete it, and its images will be embedded again")
+
+
+def find_next_number(folder: Path) -> int:
+    """Return a number for the next shard, above those of all shards of a journal."""
+    return 1 + max((int(path.stem.partition("-")[0]) for path in _list_shards(folder)), default=0)
 
 
 def name_journal(store: Path) -> Path:

@@ -49,6 +49,10 @@ class StoreLock:
     Args:
         store: The store; the lock file is next to it.
 
+    Attributes:
+        path: The lock file.
+        content: Its content while the lock is held.
+
     Raises:
         StoreLockedError: On entry, if a running process holds the lock; the message names the owner.
         StoreError: On entry, if the lock cannot be written.
@@ -57,7 +61,7 @@ class StoreLock:
     def __init__(self, store: Path) -> None:
         self.path = store.with_name(store.name + ".lock")
         self._store = store
-        self._content = b""
+        self.content = b""
         self._descriptor = -1
 
     def __enter__(self) -> Self:
@@ -74,32 +78,41 @@ class StoreLock:
                 f"write to"
             )
             raise StoreError(msg) from error
-        self._content = content
+        self.content = content
         return self
 
     def __exit__(self, *_: object) -> None:
-        if _read(self.path) == self._content:  # else the lock is another writer's
+        if _read(self.path) == self.content:  # else the lock is another writer's
             with contextlib.suppress(OSError):  # if it cannot be removed, the next writer takes it over
                 self.path.unlink(missing_ok=True)
-        self._content = b""
+        self.content = b""
         os.close(self._descriptor)
 
     def confirm(self) -> None:
-        """Raise an error if this process no longer holds the lock.
+        """Raise an error if this process no longer holds the lock; see `confirm_lock`."""
+        confirm_lock(self._store, self.content)
 
-        A stopped process may wake at any time after its lock was taken over. Whoever takes over
-        a lock removes the temporary files of its last owner before reading the store. So a file
-        that is not renamed by then never will be, and a later one fails here.
 
-        Raises:
-            StoreLockedError: If another writer has the lock, or it was deleted.
-        """
-        if not self._content or _read(self.path) != self._content:
-            msg = (
-                f"{self._store} was taken over by another writer while this one was stopped; its committed work is "
-                f"kept: run the same command again when the other writer has finished"
-            )
-            raise StoreLockedError(msg)
+def confirm_lock(store: Path, content: bytes) -> None:
+    """Raise an error if a store's lock is no longer the one that a writer took.
+
+    A stopped process may wake at any time after its lock was taken over. Whoever takes over
+    a lock removes the temporary files of its last owner before reading the store. So a file
+    that is not renamed by then never will be, and a later one fails here.
+
+    Args:
+        store: The store.
+        content: Content of the lock file when the writer took it.
+
+    Raises:
+        StoreLockedError: If another writer has the lock, or it was deleted.
+    """
+    if not content or _read(store.with_name(store.name + ".lock")) != content:
+        msg = (
+            f"{store} was taken over by another writer while this one was stopped; its committed work is "
+            f"kept: run the same command again when the other writer has finished"
+        )
+        raise StoreLockedError(msg)
 
 
 def _acquire(path: Path, store: Path, content: bytes) -> int:

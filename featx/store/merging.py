@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import SpecMismatchError, StoreError, UsageError
+from featx.errors import SpecMismatchError, StoreError, StoreFormatError, UsageError
 from featx.files import remove_leftovers
 from featx.golden import MAX_DRIFT, measure_drift
 from featx.reporting import Progress
@@ -22,6 +22,10 @@ from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS, Columns, add_se
 from featx.store.lock import StoreLock
 from featx.store.sealing import Provenance, Row, digest_golden, seal
 from featx.store.verification import describe_provenance, refuse_damage
+from featx.wording import agree
+
+#: How many missing shards a message lists.
+_LISTED_SHARDS = 20
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +42,10 @@ def merge_stores(
 ) -> FeatureStore:
     """Write one store with the items of several.
 
-    Items are sorted by id. Neither the order of the stores nor merging in steps changes a row: if
+    The shards of one source, as `take_shard` makes them, become the store that one run of `embed` would have
+    written: their items stay in the order of the source. All shards must be there.
+
+    Items of other stores are sorted by id. Neither the order of the stores nor merging in steps changes a row: if
     several stores hold an item, the row of the oldest file is taken, and among equally old ones the
     row whose bytes sort first. A quarantined item keeps its reason if no store embedded it.
 
@@ -59,7 +66,8 @@ def merge_stores(
         UsageError: If there are fewer than two stores, or `prefix` cannot distinguish them.
         StoreFormatError: If a store is damaged.
         SpecMismatchError: If the specs differ, or the software stacks compute different numbers.
-        StoreError: If an id is different items in different stores, or the target exists or cannot be written.
+        StoreError: If an id is different items in different stores, a shard is missing, or the target exists or cannot
+            be written.
         StoreLockedError: If another process is writing the target.
 
     Examples:
@@ -75,13 +83,17 @@ def merge_stores(
     for store in stores[1:]:
         _refuse_other_numbers(stores[0], store)
     refuse_damage(stores, progress)
-    columns = _join_columns(stores, prefixes)
-    rows = [row for store in stores for row in _list_rows(store)]
-    kept = _choose_rows(stores, columns, rows)
+    shards = _order_shards(stores)
+    columns = _join_columns(shards or stores, prefixes)
+    rows = [row for store in shards or stores for row in _list_rows(store)]
+    if shards:
+        kept, rows = list(range(len(rows))), _take_first_rows(columns["sha256"], rows)
+    else:
+        kept = _choose_rows(stores, columns, rows)
     items = {name: [values[row] for row in kept] for name, values in columns.items()}
     ids = frozenset(items["id"])
     quarantine = _join_quarantine(stores, prefixes, ids)
-    provenance = _join_provenance(stores, ids)
+    provenance = _join_provenance(stores, ids, are_shards=bool(shards))
     with StoreLock(path) as lock:
         remove_leftovers(path.parent, f"{path.name}.")
         _refuse_target(path)
@@ -127,6 +139,60 @@ def _rank(store: FeatureStore) -> tuple[int, str, str, str, str]:
     """Return a sort key: the start of the store's run, then whatever else distinguishes stores."""
     versions = repr(sorted(store.created_with.items()))
     return store.started_ns, store.source, versions, digest_golden(store.golden), store.backbone_file
+
+
+def _order_shards(stores: Sequence[FeatureStore]) -> list[FeatureStore]:
+    """Return the shards of one source in its order; nothing if the stores are not shards.
+
+    Raises:
+        StoreError: If a shard is missing or is there twice, or the source changed between two of them.
+        UsageError: If they are shards of different sources, or not all of them are shards.
+    """
+    shards = [_read_shard(store) for store in stores if "shard" in store.reading]
+    if not shards:
+        return []
+    origins = {(store.source, repr(_describe_whole(store))) for store in stores}
+    if len(origins) > 1 or len(shards) < len(stores) or len({count for _, count, _ in shards}) > 1:
+        msg = "the stores are not the shards of one source; merge the shards of each source first, and nothing else"
+        raise UsageError(msg)
+    count = shards[0][1]
+    if missing := sorted(set(range(1, count + 1)) - {number for number, _, _ in shards}):
+        listed = ", ".join(map(str, missing[:_LISTED_SHARDS])) + (", ..." if len(missing) > _LISTED_SHARDS else "")
+        msg = (
+            f"{agree(len(missing), 'shard', 'shards')} {listed} of {count} {agree(len(missing), 'is', 'are')} missing; "
+            f"run the same `featx embed` with --shard {missing[0]}/{count}, and name its store too"
+        )
+        raise StoreError(msg)
+    found = sum(len(store) + len(store.quarantine) for store in stores)
+    if len(stores) > count or any(n_items != found for _, _, n_items in shards):
+        sizes = " or ".join(f"{n_items:,}" for n_items in sorted({n_items for _, _, n_items in shards}))
+        msg = (
+            f"the {len(stores)} shards hold {found:,} images, and the source had {sizes} when they were embedded: it "
+            f"changed meanwhile, or a shard is named twice; embed the shards again, which computes only what is new"
+        )
+        raise StoreError(msg)
+    return [store for _, store in sorted(zip(shards, stores, strict=True), key=lambda pair: pair[0])]
+
+
+def _read_shard(store: FeatureStore) -> tuple[int, int, int]:
+    """Return which shard of its source a store holds: its number, their count, and the items of the source."""
+    try:
+        number, count, n_items = (int(store.reading["shard"][name]) for name in ("number", "count", "items"))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        msg = f"{store.path} has an invalid record of its shard ({error!r}); embed it again"
+        raise StoreFormatError(msg) from error
+    return number, count, n_items
+
+
+def _describe_whole(store: FeatureStore) -> dict[str, Any]:
+    """Return how the whole source of a shard was read."""
+    return {name: value for name, value in store.reading.items() if name != "shard"}
+
+
+def _take_first_rows(contents: Sequence[str], rows: Sequence[Row]) -> list[Row]:
+    """Take the first row of each content for all items that have it, as one run of `embed` does."""
+    first: dict[str, Row] = {}
+    return [first.setdefault(sha256, row) for sha256, row in zip(contents, rows, strict=True)]
 
 
 def _refuse_other_numbers(first: FeatureStore, other: FeatureStore) -> None:
@@ -231,18 +297,20 @@ def _join_quarantine(stores: Sequence[FeatureStore], prefixes: Sequence[str], em
     return {name: [row[at] for row in one_each.values()] for at, name in enumerate(QUARANTINE_COLUMNS)}
 
 
-def _join_provenance(stores: Sequence[FeatureStore], ids: frozenset[str]) -> Provenance:
+def _join_provenance(stores: Sequence[FeatureStore], ids: frozenset[str], *, are_shards: bool) -> Provenance:
     first = stores[0]
     sources = sorted(store.source for store in stores)
     same = len(set(sources)) == 1
-    if same and any(ids <= frozenset(store.ids.tolist()) for store in stores):
+    if are_shards or (same and any(ids <= frozenset(store.ids.tolist()) for store in stores)):
         source = first.source
     else:
         source = "; ".join(sources if same else sorted(set(sources)))
+    alike = are_shards or all(store.reading == first.reading for store in stores)
+    reading = _describe_whole(first) if alike else {}
     return replace(
         describe_provenance(first),
         source=source,
-        reading=first.reading if all(store.reading == first.reading for store in stores) else {},
+        reading=reading,
         runtime=", ".join(sorted({name for store in stores for name in store.runtime.split(", ")})),
         drift=max(store.drift for store in stores),
         backbone_file=next((store.backbone_file for store in stores if store.backbone_file), ""),

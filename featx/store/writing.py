@@ -20,7 +20,7 @@ from featx.golden import Golden
 from featx.specs import EmbedSpec, find_differences
 from featx.store.copying import OtherStore, list_others
 from featx.store.feature_store import FeatureStore
-from featx.store.journal import Journal
+from featx.store.journal import Journal, Records
 from featx.store.layout import ITEM_COLUMNS, Columns, add_seconds
 from featx.store.lock import StoreLock
 from featx.store.sealing import Provenance, Row, digest_golden, seal
@@ -43,6 +43,7 @@ class StoreWriter:
         lost: bool `(n_items,)`: damaged rows of the existing store, which are treated as missing.
         goldens: Golden pictures, with the features from each machine that computed known rows.
         copied: The other store of the folder that the row of an image was taken from, by the image's sha256.
+        records: What the workers of an interrupted run on a cluster recorded of their items.
 
     Args:
         path: The store, which may exist.
@@ -91,6 +92,7 @@ class StoreWriter:
         self.goldens: list[Golden] = []
         self.copied: dict[str, FeatureStore] = {}
         self._others: list[OtherStore] = []
+        self.records: list[Records] = []
 
     def __enter__(self) -> Self:
         self._resources.enter_context(self._lock)
@@ -155,6 +157,8 @@ class StoreWriter:
                 self._seconds = add_seconds((self._seconds, shard.seconds))
             self._add_rows(shard.sha256, shard.sizes, shard.load, np.zeros(len(shard.sha256), np.bool_))
             self._add_runtime(shard.runtime, shard.drift)
+            if shard.records is not None:
+                self.records.append(shard.records)
             if not any(digest_golden(shard.golden) == digest_golden(golden) for golden in self.goldens):
                 self.goldens.append(shard.golden)
 
@@ -186,6 +190,15 @@ class StoreWriter:
         """Largest number of rows that an earlier run left unsealed or that other stores have: no shard gets them."""
         sealed = set() if self.old is None else set(self.old.sha256.tolist())
         return len(self._rows.keys() - sealed) + sum(map(len, self._others))
+
+    @property
+    def lock(self) -> bytes:
+        """Content of the lock file, with which workers of this run know that it still holds."""
+        return self._lock.content
+
+    def clear_leftovers(self) -> None:
+        """Remove what workers of this run had not finished when they ended; nothing that they write later counts."""
+        remove_leftovers(self._journal.folder)
 
     def note_runtime(self, name: str, drift: float) -> None:
         """Record the runtime of the rows that are appended from now on; the store names all runtimes of its rows."""

@@ -1,0 +1,96 @@
+"""Planning shards: contiguous parts of what a run has to embed, made one by one, so that a plan takes no memory."""
+
+import hashlib
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from featx.items.manifest import Item
+from featx.items.reading import Examined
+from featx.store.journal import SHARD_BYTES
+
+#: A shard has a multiple of so many items: whole batches of every runtime.
+_STEP = 64
+
+#: A worker that dies loses minutes and not hours.
+_MOST_ITEMS = 4096
+
+#: Each worker gets at least so many shards, so that none waits long for the last one.
+_SHARDS_PER_WORKER = 8
+
+
+@dataclass(eq=False, slots=True)
+class Shard:
+    """A part of the items that are to be embedded.
+
+    Attributes:
+        places: Place of each item in the manifest.
+        items: The items.
+        deaths: How many workers died while they embedded it.
+        copies: How many workers embed it at the moment.
+        is_done: Whether it is written.
+    """
+
+    places: Sequence[int]
+    items: Sequence[Item]
+    deaths: int = 0
+    copies: int = 0
+    is_done: bool = False
+
+    def name(self, run: int, spec_digest: str) -> str:
+        """Return the name of its file: the same for every worker that embeds these items in a run."""
+        digest = hashlib.sha256(spec_digest.encode())
+        for item in self.items:
+            digest.update(item.id.encode("utf-8", "surrogateescape") + b"\0")
+        return f"{run:06d}-{digest.hexdigest()[:16]}"
+
+    def halve(self) -> list["Shard"]:
+        """Cut it into two, to find the item on which workers die."""
+        middle = len(self.items) // 2
+        parts = (slice(None, middle), slice(middle, None))
+        # Half of a shard is cut at its next death. A single item must cause all of its deaths itself.
+        halves = [Shard(self.places[part], self.items[part], self.deaths - 1) for part in parts]
+        for half in halves:
+            half.deaths *= len(half.items) > 1
+        return halves
+
+
+def choose_size(n_items: int, n_workers: int, row_bytes: int) -> int:
+    """Choose how many items a shard has.
+
+    Args:
+        n_items: Number of items to embed.
+        n_workers: Number of workers.
+        row_bytes: Size of an item's row, in bytes.
+    """
+    most = max(1, min(_MOST_ITEMS, SHARD_BYTES // row_bytes))
+    size = min(most, math.ceil(max(1, n_items) / (n_workers * _SHARDS_PER_WORKER)))
+    return _STEP * math.ceil(size / _STEP)
+
+
+def plan(parts: Iterable[Item | list[Examined]], size: int) -> Iterator[Shard | tuple[int, list[Examined]]]:
+    """Plan shards.
+
+    Args:
+        parts: All items of the manifest in order: one that is to be embedded, or several that need not be.
+        size: Items of each shard but the last one.
+
+    Yields:
+        Shards; and the items that need not be embedded, with the place of the first of them.
+    """
+    place = 0
+    places: list[int] = []
+    items: list[Item] = []
+    for part in parts:
+        if isinstance(part, list):
+            yield place, part
+            place += len(part)
+            continue
+        places.append(place)
+        items.append(part)
+        place += 1
+        if len(items) == size:
+            yield Shard(places, items)
+            places, items = [], []
+    if items:
+        yield Shard(places, items)

@@ -1,0 +1,131 @@
+"""Workers as actors of Ray; the only module that imports it."""
+
+import contextlib
+import io
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from featx.cluster.driver import WorkerLostError
+from featx.cluster.jobs import Job, Outcome
+from featx.cluster.workers import Worker
+from featx.errors import FeatxError, MissingExtraError, UsageError
+from featx.options import EmbedOptions, count_cores
+
+# Before the import: Ray reports its use to its makers unless this says otherwise, and warns of a later change of rules
+# for workers without a GPU, to which `Worker` gives none.
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+try:
+    import ray
+    from ray import exceptions
+except ImportError as error:
+    _MESSAGE = f"Ray is missing or broken ({error}); run pip install 'featx[ray]'"
+    raise MissingExtraError(_MESSAGE) from error
+
+#: What the driver and the workers pass each other is small; features never go through Ray.
+_OBJECT_STORE_BYTES = 128 << 20
+
+logger = logging.getLogger(__name__)
+
+
+class _Log(io.TextIOBase):
+    """Ray prints that a worker died to stdout, where results go; the driver says it in its own way."""
+
+    def write(self, text: str, /) -> int:
+        logger.debug("%s", text.strip())
+        return len(text)
+
+
+@contextlib.contextmanager
+def connect(options: EmbedOptions) -> Iterator[None]:
+    """Connect to a cluster, or start Ray on this machine, until the block ends.
+
+    Raises:
+        UsageError: If the cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        msg = "Ray is already in use in this process; call ray.shutdown() first, and name the cluster with ray_address"
+        raise UsageError(msg)
+    here: dict[str, Any] = {"address": options.ray_address}
+    if not options.ray_address:
+        cores = max(count_cores(), (options.workers or 1) * options.cpus_per_worker)
+        here = {"address": "local", "num_cpus": int(cores), "object_store_memory": _OBJECT_STORE_BYTES}
+        here["include_dashboard"] = False
+    with contextlib.redirect_stdout(_Log()):
+        try:
+            ray.init(**here, log_to_driver=False, logging_level=logging.ERROR, namespace="featx")
+        except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+            place = f"the cluster {options.ray_address}" if options.ray_address else "Ray on this machine"
+            msg = f"{place} cannot be used: {' '.join(str(error).split())[:300]}; see `ray status`"
+            raise UsageError(msg) from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+def count_room(options: EmbedOptions) -> int:
+    """Count the workers that the cluster has room for, at least one."""
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    rooms = [resources.get("CPU", 0) // options.cpus_per_worker]
+    if options.gpus_per_worker:
+        rooms.append(resources.get("GPU", 0) // options.gpus_per_worker)
+    return max(1, int(min(rooms)))
+
+
+class RayEngine:
+    """Starts workers as actors of Ray; an `Engine`.
+
+    Args:
+        job: What the workers do.
+        options: What each worker needs.
+    """
+
+    def __init__(self, job: Job, options: EmbedOptions) -> None:
+        self._job = ray.put(job)
+        # Ray must restart nothing and repeat nothing: the driver decides what is done again.
+        self._make = ray.remote(Worker).options(
+            num_cpus=options.cpus_per_worker, num_gpus=options.gpus_per_worker, max_restarts=0, max_task_retries=0
+        )
+
+    def start(self) -> Any:  # noqa: ANN401 - a handle of Ray
+        """Start a worker."""
+        return self._make.remote(self._job)
+
+    def load(self, handle: Any) -> Any:  # noqa: ANN401 - as above
+        """Let a worker load the network."""
+        return handle.load.remote()
+
+    def embed(self, handle: Any, name: str, ids: Sequence[str]) -> Any:  # noqa: ANN401 - as above
+        """Let a worker embed a shard."""
+        return handle.embed.remote(name, ids)
+
+    def wait(self, answers: Sequence[Any], seconds: float) -> Sequence[Any]:
+        """Return the answers that have arrived."""
+        arrived, _ = ray.wait(list(answers), num_returns=1, timeout=seconds)
+        return list(arrived)
+
+    def read(self, answer: Any) -> Outcome:  # noqa: ANN401 - as above
+        """Return an answer that has arrived.
+
+        Raises:
+            WorkerLostError: If the worker died or cannot be reached.
+            Exception: What the worker raised.
+        """
+        try:
+            outcome: Outcome = ray.get(answer)
+        except exceptions.RayTaskError as error:
+            cause = error.cause
+            if isinstance(cause, FeatxError):
+                raise cause from None  # as if it had been raised here
+            raise
+        except exceptions.RayError as error:
+            is_dead = not isinstance(error, exceptions.ActorUnavailableError)
+            raise WorkerLostError(str(error), is_dead=is_dead) from error
+        return outcome
+
+    def stop(self, handle: Any) -> None:  # noqa: ANN401 - as above
+        """Kill a worker."""
+        ray.kill(handle, no_restart=True)

@@ -1,0 +1,178 @@
+"""Embedding on a cluster: what is missing is embedded in shards, and what became of each item goes into the ledger."""
+
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from featx.backbones.running import PROBED_IMAGES
+from featx.cluster.driver import Driver
+from featx.cluster.jobs import Job, NetworkCall, Outcome, StoreTarget
+from featx.cluster.planning import Shard, choose_size, plan
+from featx.cluster.workers import NO_PIXELS
+from featx.errors import StoreFormatError
+from featx.golden import Golden
+from featx.items.decoding import Decoded
+from featx.items.manifest import FileStat, Item
+from featx.items.reading import Examined, Stamp
+from featx.ledger import Ledger, describe_source
+from featx.measuring import Timing
+from featx.options import EmbedOptions
+from featx.reporting import SILENT
+from featx.store.journal import RECORD_COLUMNS, Records, find_next_number, name_journal, read_records
+
+logger = logging.getLogger(__name__)
+
+
+def embed_shards(
+    call: NetworkCall,
+    ledger: Ledger,
+    goldens: Sequence[Golden],
+    prepare: Callable[[], None],
+    options: EmbedOptions,
+    timing: Timing,
+) -> None:
+    """Embed what the stores of a ledger lack, and record all items in it; the rows are in the journals then.
+
+    Args:
+        call: How to build the network.
+        ledger: The ledger.
+        goldens: For each of its stores, golden pictures.
+        prepare: Checks that this machine computes the features of the stores; called if there is something to embed.
+        options: Options of the run.
+        timing: The time of the workers is added to it.
+
+    Raises:
+        MissingExtraError: If Ray is not installed.
+        FeatxError: What a worker raised.
+    """
+    run = _Run(ledger, options, timing)
+    with contextlib.closing(ledger.separate(timing)) as parts:
+        head: list[Item | list[Examined]] = []
+        for part in parts:
+            head.append(part)
+            if isinstance(part, Item):
+                prepare()
+                run.embed(itertools.chain(head, parts), _make_job(call, ledger, goldens, options))
+                break
+        else:
+            run.keep_all(head)
+    ledger.record(run.list_found(), run.unfit)
+
+
+def _make_job(call: NetworkCall, ledger: Ledger, goldens: Sequence[Golden], options: EmbedOptions) -> Job:
+    targets = [
+        StoreTarget(writer.path.absolute(), writer.spec, writer.lock, Golden(golden.files, golden.features))
+        for writer, golden in zip(ledger.writers, goldens, strict=True)
+    ]
+    manifest, told = ledger.manifest, replace(options, reporter=SILENT)
+    # With fewer images than this, a worker takes the usual batch size, as all others do, and does not try several.
+    expected = min(ledger.expected, PROBED_IMAGES - 1)
+    return Job(call, targets, manifest.reader, describe_source(manifest), time.time_ns(), told, expected)
+
+
+class _Run:
+    """What became of the items of one run, by their places in the manifest.
+
+    Attributes:
+        unfit: For each store, why it cannot hold some rows, by the sha256 of the image.
+    """
+
+    def __init__(self, ledger: Ledger, options: EmbedOptions, timing: Timing) -> None:
+        self._ledger = ledger
+        self._options = options
+        self._timing = timing
+        self._found: list[Examined | None] = [None] * len(ledger.manifest)
+        self.unfit: list[dict[str, str]] = [{} for _ in ledger.writers]
+        self._done = 0
+        self._said: set[str] = set()
+
+    def embed(self, parts: Iterable[Item | list[Examined]], job: Job) -> None:
+        """Have workers embed the items among some parts that need it."""
+        from featx.cluster.ray_workers import RayEngine, connect, count_room
+
+        paths = [target.path for target in job.targets]
+        number = max(find_next_number(name_journal(path)) for path in paths)
+        digest = "".join(target.spec.digest for target in job.targets)
+        row_bytes = max(writer.row_bytes for writer in self._ledger.writers)
+        with connect(self._options):
+            n_workers = self._options.workers or count_room(self._options)
+            size = choose_size(self._ledger.expected, n_workers, row_bytes)
+            Driver(
+                RayEngine(job, self._options),
+                self._plan(parts, size),
+                n_workers,
+                name=lambda shard: shard.name(number, digest),
+                finish=lambda shard, reason: self._finish(shard, reason, paths, shard.name(number, digest)),
+                observe=self._observe,
+                show=self._options.reporter.describe,
+            ).run()
+        for writer in self._ledger.writers:
+            writer.clear_leftovers()
+
+    def _plan(self, parts: Iterable[Item | list[Examined]], size: int) -> Iterator[Shard]:
+        """Yield shards, and keep the items that need not be embedded."""
+        for part in plan(parts, size):
+            if isinstance(part, Shard):
+                yield part
+            else:
+                start, found = part
+                self._keep(range(start, start + len(found)), found)
+
+    def keep_all(self, parts: Iterable[Item | list[Examined]]) -> None:
+        """Keep items of which none needs to be embedded."""
+        for _ in self._plan(parts, 1):
+            pass
+
+    def _keep(self, places: Sequence[int], found: Sequence[Examined]) -> None:
+        for place, examined in zip(places, found, strict=True):
+            self._found[place] = examined
+        self._done += len(found)
+        self._ledger.report(self._done)
+
+    def _finish(self, shard: Shard, reason: str, paths: Sequence[Path], name: str) -> None:
+        """Keep what became of the items of a shard; the file of each store says it."""
+        if reason:
+            self._keep(shard.places, [Examined(item, None, reason=reason) for item in shard.items])
+            return
+        all_records = [read_records(path, name) for path in paths]
+        if all_records[0].columns["id"] != [item.id for item in shard.items]:
+            msg = f"the shard {name} beside {paths[0]} holds other items than it was made for; delete it, and run again"
+            raise StoreFormatError(msg)
+        for unfit, records in zip(self.unfit, all_records, strict=True):
+            pairs = zip(records.columns["sha256"], records.columns["unfit"], strict=True)
+            unfit.update((sha256, why) for sha256, why in pairs if why)
+        self._keep(shard.places, _read_items(shard.items, all_records[0]))
+
+    def _observe(self, outcome: Outcome) -> None:
+        """Add the time of a worker, and report its warnings, each once."""
+        self._timing.add(outcome.stage_seconds)
+        said = list(outcome.warnings)
+        if not outcome.is_same:
+            said.append(
+                "numbers are not deterministic on this cluster: two workers computed different rows for the same "
+                "images; the first ones are kept"
+            )
+        for line in said:
+            if line not in self._said:
+                self._said.add(line)
+                logger.warning("%s", line)
+
+    def list_found(self) -> list[Examined]:
+        """List what became of all items, in the order of the manifest."""
+        return [examined for examined in self._found if examined is not None]
+
+
+def _read_items(items: Sequence[Item], records: Records) -> list[Examined]:
+    """Return what a worker recorded about the items of a shard, as if they had been examined here."""
+    columns, found = records.columns, []
+    for item, sha256, size, mtime_ns, reason, is_momentary, peak, ignored in zip(
+        items, *(columns[name] for name in RECORD_COLUMNS if name not in {"id", "unfit"}), strict=True
+    ):
+        stamp = Stamp(sha256, FileStat(size, mtime_ns)) if sha256 else None
+        image = Decoded(NO_PIXELS, 0, 0, peak, ignored) if peak or ignored else None
+        found.append(Examined(item, stamp, image, reason=reason, is_momentary=bool(is_momentary)))
+    return found

@@ -1,0 +1,95 @@
+"""Embedding on Ray: whatever dies or stops, the store is that of one process, byte for byte, and nothing is left."""
+
+import os
+import shutil
+import signal
+
+import pytest
+from driven import VIEWS, Run, start_cluster
+from pictures import write_digits
+from scenarios import list_names, read_content
+
+import featx
+from featx.cluster.driver import KILLS
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Digits, one twice and one broken."""
+    folder = write_digits(tmp_path_factory.mktemp("source"), per_class=60)
+    shutil.copy(min((folder / "0").iterdir()), folder / "9/again.png")
+    (folder / "4/broken.png").write_bytes(b"not a picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def expected(source, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("local")
+    return read_content(featx.embed(source, "colour", **VIEWS, name="s", folder=folder).store.path)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    """The address of a cluster that outlives its drivers."""
+    with start_cluster(tmp_path_factory.mktemp("cluster")) as address:
+        yield address
+
+
+def check(folder, expected):
+    assert read_content(folder / "s.h5") == expected
+    assert list_names(folder) == ["s.h5"]
+
+
+def test_a_worker_is_killed(source, expected, features, cluster):
+    with Run(source, features, cluster) as run:
+        run.wait_for(run.list_shards)
+        os.kill(run.wait_for(lambda: run.list_processes("ray::Worker.embed"))[0], signal.SIGKILL)
+        counts, states = run.finish()
+    check(features, expected)
+    assert (counts["new"], counts["quarantined"]) == (601, 1)
+    assert any("1 died" in line for line in states)
+
+
+def test_a_worker_is_killed_in_the_middle_of_writing(source, expected, features, cluster):
+    with Run(source, features, cluster) as run:
+        pid, _ = run.stop_in_write()
+        os.kill(pid, signal.SIGKILL)
+        run.finish()
+    check(features, expected)
+
+
+def test_the_driver_is_killed_and_the_next_run_resumes(source, expected, features):
+    with Run(source, features) as run:
+        run.wait_for(lambda: len(run.list_shards()) > 1)
+        run.process.kill()
+        run.process.wait()
+        run.check_ended()
+        assert not (features / "s.h5").exists()
+    result = featx.embed(source, "colour", **VIEWS, name="s", folder=features)
+    assert result.cached >= 64
+    assert result.new + result.cached == 601
+    check(features, expected)
+
+
+def test_a_stopped_worker_is_late_and_its_shard_is_compared(source, expected, features, cluster):
+    with Run(source, features, cluster, late_seconds=1) as run:
+        pid, shard = run.stop_in_write()
+        run.wait_for(shard.exists)  # by the other worker
+        os.kill(pid, signal.SIGCONT)
+        _, states = run.finish()
+    check(features, expected)
+    assert any("1 late" in line for line in states)
+    assert not any("deterministic" in line for line in states)
+
+
+def test_a_picture_that_kills_workers_is_quarantined(tmp_path_factory, features, cluster):
+    source = write_digits(tmp_path_factory.mktemp("few"), per_class=1, classes=3)
+    fatal = min((source / "1").iterdir()).relative_to(source).as_posix()
+    with Run(source, features, cluster, workers=1, fatal=fatal) as run:
+        counts, _ = run.finish()
+    assert (counts["new"], counts["quarantined"]) == (2, 1)
+    assert featx.FeatureStore(features / "s.h5").quarantine == [(fatal, "", KILLS)]
+    assert list_names(features) == ["s.h5"]

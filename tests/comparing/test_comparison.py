@@ -194,11 +194,12 @@ def test_a_killed_worker_costs_its_own_task(few, tmp_path, monkeypatch, deaths):
     monkeypatch.setattr(module, "fit_and_predict", tasks.fit_or_die)
     for name, value in {"FOLDER": tmp_path, "VICTIM": "ridge", "DEATHS": deaths}.items():
         monkeypatch.setenv(f"FEATX_TEST_{name}", str(value))
-    found = featx.compare(few, "centroid,ridge,dummy", options=CompareOptions(folder=tmp_path / "runs", jobs=2))
+    options = CompareOptions(folder=tmp_path / "runs", jobs=2, folds=2)
+    found = featx.compare(few, "centroid,ridge,dummy", options=options)
     by_name = {row.head.name: row for row in found.rows}
     assert by_name["centroid"].test is not None
     begun = [len(path.read_text().splitlines()) for path in tmp_path.glob("centroid-*")]
-    assert sum(begun) == 4  # three folds and the final one, each once
+    assert sum(begun) == 3  # two folds and the final one, each once
     if deaths == 1:
         assert by_name["ridge"].test.accuracy > 0.7
         return
@@ -207,20 +208,21 @@ def test_a_killed_worker_costs_its_own_task(few, tmp_path, monkeypatch, deaths):
     assert found.rows[-1] is by_name["ridge"]
     assert "killed twice" in (found.folder / "comparison.md").read_text()
     monkeypatch.setenv("FEATX_TEST_DEATHS", "0")  # memory is there again
-    retried = featx.compare(few, "centroid,ridge,dummy", options=CompareOptions(folder=tmp_path / "runs", jobs=2))
+    retried = featx.compare(few, "centroid,ridge,dummy", options=replace(options, jobs=1))
     assert retried.failed == ()
-    assert sum(len(path.read_text().splitlines()) for path in tmp_path.glob("centroid-*")) == 4
+    assert sum(len(path.read_text().splitlines()) for path in tmp_path.glob("centroid-*")) == 3
 
 
 def test_a_head_that_cannot_be_fitted_is_a_row_with_its_reason(few):
     heads = ["centroid", HeadSpec("knn", {"n_neighbors": 50})]
-    found = featx.compare(few, heads, options=CompareOptions(folder=None))
+    options = CompareOptions(folder=None, jobs=1)
+    found = featx.compare(few, heads, options=options)
     assert found.folder is None
     assert [row.verdict for row in found.rows] == ["best", "failed"]
     assert "choose fewer neighbours" in found.rows[1].error
     assert found.rows[1].to_dict()["accuracy"] is None
     with pytest.raises(DataError, match=r"^the head could not be fitted: knn on colour: .*choose fewer neighbours"):
-        featx.compare(few, heads[1:], options=CompareOptions(folder=None))
+        featx.compare(few, heads[1:], options=options)
 
 
 def test_a_validation_split_of_the_source_ranks(tmp_path):
@@ -228,7 +230,7 @@ def test_a_validation_split_of_the_source_ranks(tmp_path):
         write_digits(tmp_path / "d" / split, per_class=12 if split == "train" else 6, classes=3, skip=skip)
     split = featx.embed(tmp_path / "d", "colour", folder=tmp_path).store
     found = featx.compare(
-        split, "centroid,ridge", options=CompareOptions(folder=tmp_path / "runs", out=tmp_path / "out")
+        split, "centroid,ridge", options=CompareOptions(folder=tmp_path / "runs", out=tmp_path / "out", jobs=1)
     )
     assert found.validation_name == "the val split of the source"
     assert (found.n_train, found.n_test) == (54, 18)
@@ -254,10 +256,10 @@ def test_fit_and_compare_choose_and_test_alike_on_a_val_split(tmp_path):
             assert row.test.log_loss == pytest.approx(run.test.log_loss)
 
 
-def test_groups_stay_together(store, monkeypatch, tmp_path):
-    found = featx.compare(store, "centroid,dummy", options=CompareOptions(folder=tmp_path, group=r"digit-(\d{3})"))
-    plain = featx.compare(store, "centroid,dummy", options=CompareOptions(folder=tmp_path))
-    assert found.rows[1].paired.n_units < plain.rows[1].paired.n_units == plain.n_test
+def test_groups_stay_together(compared, store):
+    options = CompareOptions(folder=None, jobs=1, group=r"digit-(\d{3})")
+    found = featx.compare(store, "centroid,dummy", options=options)
+    assert found.rows[1].paired.n_units < compared.rows[1].paired.n_units == compared.n_test
 
 
 def test_a_fixed_head_is_not_tuned(store, monkeypatch):
@@ -321,7 +323,7 @@ def test_fresh_computes_again(few, tmp_path, monkeypatch):
     for name, value in {"FOLDER": tmp_path, "VICTIM": "", "DEATHS": 0}.items():
         monkeypatch.setenv(f"FEATX_TEST_{name}", str(value))
     for fresh in (False, False, True):
-        featx.compare(few, "dummy", options=CompareOptions(folder=tmp_path / "runs", fresh=fresh))
+        featx.compare(few, "dummy", options=CompareOptions(folder=tmp_path / "runs", jobs=1, fresh=fresh))
     assert sum(len(path.read_text().splitlines()) for path in tmp_path.glob("dummy-*")) == 8
 
 

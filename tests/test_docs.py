@@ -111,24 +111,14 @@ def test_the_reader_of_the_format_page_runs(folder):
     assert "(80, 3472) 0/digit" in run([sys.executable, "-c", block], folder)
 
 
-def run_examples(blocks, folder):
-    """Run blocks of the page of examples as one program, in a folder with nothing but `photos`."""
-    write_digits(folder / "photos", per_class=20, classes=4)
-    return run([sys.executable, "-c", "\n".join(blocks)], folder)
-
-
 @keras
 def test_the_examples_run(tmp_path):
-    blocks = [block for block in find_blocks("docs/examples.md", "python") if "finetune(" not in block]
-    output = run_examples(blocks, tmp_path)
+    """As one program, in a folder with nothing but `photos`."""
+    write_digits(tmp_path / "photos", per_class=20, classes=4)
+    output = run([sys.executable, "-c", "\n".join(find_blocks("docs/examples.md", "python"))], tmp_path)
     assert "80 0 0" in output  # embedded, cached, quarantined
     assert "no classifier is called 'logistic'" in output
-
-
-@keras
-def test_the_example_of_fine_tuning_runs(tmp_path):
-    (block,) = (block for block in find_blocks("docs/examples.md", "python") if "finetune(" in block)
-    assert "finetune-mobilenet" in run_examples(["import featx", block], tmp_path)
+    assert "finetune-mobilenet" in output
 
 
 def test_every_public_function_has_an_example():

@@ -62,7 +62,7 @@ Source = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="A folder with one folder per class (also inside train/, val/ and test/), a CSV or Parquet table, "
-        "a zip or tar archive, or shards such as 'train-{000..003}.tar' or a folder of Parquet files with images.",
+        "a zip or tar archive, or shards such as 'train-*.tar' or a folder of Parquet files with images.",
     ),
 ]
 Root = Annotated[

@@ -8,7 +8,6 @@ import contextlib
 import errno
 import functools
 import json
-import math
 import threading
 import time
 from bisect import bisect_right
@@ -30,7 +29,7 @@ _USUAL = ("image", "img")
 _BYTES = frozenset({"binary", "large_binary", "binary_view"})
 
 #: Bytes of images that are read at once; and what is kept for threads that are behind, of the last groups and files.
-_READ_BYTES, _KEPT_ROWS, _KEPT_GROUPS, _KEPT_FILES = 8 * 2**20, 32, 2, 2
+_READ_BYTES, _KEPT_BATCHES, _KEPT_GROUPS, _KEPT_FILES = 8 * 2**20, 8, 2, 2
 
 _NAMED_COLUMNS = 12
 
@@ -132,7 +131,7 @@ class ParquetReader:
         if group is None or (group.kept and row < group.kept[0][0]):  # it is before those that are kept
             size, columns = self._sizes[number], [self._column]
             batches = self._file.iter_batches(size, row_groups=[number], columns=columns, use_threads=False)
-            group = _Group(self._starts[number], batches, deque(maxlen=1 + math.ceil(_KEPT_ROWS / size)))
+            group = _Group(self._starts[number], batches, deque(maxlen=_KEPT_BATCHES))
             self._groups[number] = group
             if len(self._groups) > _KEPT_GROUPS:
                 del self._groups[next(iter(self._groups))]

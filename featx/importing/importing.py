@@ -137,8 +137,9 @@ def _read_blocks(parts: Sequence[Part], dtype: str) -> Iterator[NDArray[Any]]:
             n_rows = 0
             for block in part.read():
                 n_rows += len(block)
-                with np.errstate(over="ignore", invalid="ignore"):
-                    yield np.array(block, np.dtype(dtype).newbyteorder("<"), order="C")
+                with np.errstate(over="ignore"):  # a number that float32 cannot hold becomes infinite
+                    rows = np.array(block, np.dtype(dtype).newbyteorder("<"), order="C")
+                yield rows
             if n_rows != part.n_rows:
                 msg = f"it has {n_rows:,} of {part.n_rows:,} rows"
                 raise ValueError(msg)

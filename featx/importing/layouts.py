@@ -96,7 +96,7 @@ def _open(path: Path, wanted: str, element: str) -> list[Part]:
             return open_clip_retrieval(path)
         if wanted in {"", "thingsvision"} and (path / "file_names.txt").is_file():
             return open_thingsvision(path)
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _FILES)
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in _FILES and file.is_file())
         if not files:
             msg = f"the folder has no file that ends in {', '.join(_FILES)}"
             raise ValueError(msg)

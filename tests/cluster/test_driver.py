@@ -31,16 +31,16 @@ class Simulation:
     def load(self, handle):
         return next(self.numbers), handle, None
 
-    def embed(self, handle, name, ids):
+    def embed(self, handle, _name, ids):
         assert handle in self.alive
         return next(self.numbers), handle, tuple(ids)
 
-    def wait(self, answers, seconds):
+    def wait(self, answers, _seconds):
         self.fates = {answer: self.decide(answer) for answer in answers}
         return [answer for answer in answers if self.fates[answer] != "stuck"]
 
     def read(self, answer):
-        _, handle, ids = answer
+        ids = answer[2]
         fate = self.fates[answer]
         if isinstance(fate, Exception):
             raise fate
@@ -67,9 +67,9 @@ def run(engine, n_items=12, size=4, n_workers=3):
         engine,
         shards,
         n_workers,
-        name=lambda shard: "",
+        name=lambda _: "",
         finish=finish,
-        observe=lambda outcome: None,
+        observe=lambda _: None,
         show=states.append,
     ).run()
     assert not engine.alive
@@ -84,7 +84,7 @@ def at_once(monkeypatch):
 
 @pytest.mark.parametrize("seed", range(100))
 def test_every_item_is_finished_once_whatever_happens(seed):
-    rng = random.Random(seed)
+    rng = random.Random(seed)  # noqa: S311 - a simulation
     n_items, size, n_workers, misfortunes = (rng.randint(1, most) for most in (40, 8, 4, 60))
     hung = set()
 

@@ -16,6 +16,9 @@ from featx.errors import BackboneError
 LATE_FACTOR = 4
 LATE_SECONDS = 60.0
 
+#: The same before any shard is finished, when nobody knows how long one takes.
+FIRST_SECONDS = 1800.0
+
 #: Workers that die on one item before it is quarantined; and in a row while they load the network.
 _DEATHS = 3
 
@@ -146,7 +149,6 @@ class Driver:
             if worker.state == "idle" and (shard := self._take()):
                 worker.state, worker.shard, worker.since = "embedding", shard, time.monotonic()
                 worker.answer = self._engine.embed(worker.handle, self._name(shard), [item.id for item in shard.items])
-                shard.copies += 1
         while len(self._workers) < self._n_workers and not any(worker.state == "idle" for worker in self._workers):
             if not self._has_more():
                 break
@@ -186,7 +188,6 @@ class Driver:
         self._died_loading = 0
         worker.state = "idle"
         if shard is not None:
-            shard.copies -= 1
             self._seconds.append(outcome.seconds)
             self._conclude(shard, "")
 
@@ -207,9 +208,9 @@ class Driver:
                 )
                 raise BackboneError(msg)
             return
-        shard.copies -= 1
         shard.deaths += is_dead
-        if shard.is_done or shard.copies or shard in self._again:
+        is_in_hand = any(worker.shard is shard and worker.state != "late" for worker in self._workers)
+        if shard.is_done or is_in_hand or shard in self._again:
             return
         if shard.deaths >= _DEATHS and len(shard.items) == 1:
             self._conclude(shard, KILLS)
@@ -230,10 +231,11 @@ class Driver:
                 "no worker has started yet: the cluster may have no room for one; see --cpus-per-worker and "
                 "--gpus-per-worker"
             )
-        limit = max(LATE_SECONDS, LATE_FACTOR * statistics.median(self._seconds)) if self._seconds else None
+        usual = LATE_FACTOR * statistics.median(self._seconds) if self._seconds else FIRST_SECONDS
+        limit = max(LATE_SECONDS, usual)
         for worker in self._workers:
             shard = worker.shard
-            if limit is not None and shard and worker.state == "embedding" and now - worker.since > limit:
+            if shard and worker.state == "embedding" and now - worker.since > limit:
                 worker.state = "late"
                 if not shard.is_done and shard not in self._again:
                     self._again.appendleft(shard)

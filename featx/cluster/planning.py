@@ -27,14 +27,12 @@ class Shard:
         places: Place of each item in the manifest.
         items: The items.
         deaths: How many workers died while they embedded it.
-        copies: How many workers embed it at the moment.
         is_done: Whether it is written.
     """
 
     places: Sequence[int]
     items: Sequence[Item]
     deaths: int = 0
-    copies: int = 0
     is_done: bool = False
 
     def name(self, run: int, spec_digest: str) -> str:

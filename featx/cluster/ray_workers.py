@@ -58,7 +58,8 @@ def connect(options: EmbedOptions) -> Iterator[None]:
             ray.init(**here, log_to_driver=False, logging_level=logging.ERROR, namespace="featx")
         except (ConnectionError, ValueError, RuntimeError, OSError) as error:
             place = f"the cluster {options.ray_address}" if options.ray_address else "Ray on this machine"
-            msg = f"{place} cannot be used: {' '.join(str(error).split())[:300]}; see `ray status`"
+            reason = " ".join(str(error).split())[:300]
+            msg = f"{place} cannot be used: {reason}; see `ray status`, and set RAY_AUTH_MODE=token if it wants a token"
             raise UsageError(msg) from error
         try:
             yield

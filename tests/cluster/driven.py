@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -101,7 +102,7 @@ class Family:
 
 @contextlib.contextmanager
 def start_cluster(folder):
-    """Start Ray on this machine, and yield its address."""
+    """Start Ray on this machine with a token of its own, and yield its address; drivers find the token beside it."""
     from ray.util import get_node_ip_address  # under which Ray looks for it, even if told 127.0.0.1
 
     with socket.socket() as probe:
@@ -111,11 +112,14 @@ def start_cluster(folder):
     command = [ray, "start", "--head", "--port", address.rpartition(":")[2]]
     options = {"num-cpus": 2, "object-store-memory": 100 << 20, "include-dashboard": "false"}
     command += [f"--{name}={value}" for name, value in options.items()]
+    (folder / "token").write_text(secrets.token_hex(32))
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(folder / "token"))
     env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": _make_path()}
     try:
         subprocess.run(command, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL, timeout=_PATIENCE_SECONDS)
         yield address
     finally:
+        del os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]
         family = Family(folder)
         while family.list_processes():
             family.kill()

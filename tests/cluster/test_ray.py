@@ -1,8 +1,11 @@
 """Embedding on Ray: whatever dies or stops, the store is that of one process, byte for byte, and nothing is left."""
 
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 
 import pytest
 from driven import VIEWS, Run, start_cluster
@@ -93,3 +96,18 @@ def test_a_picture_that_kills_workers_is_quarantined(tmp_path_factory, features,
     assert (counts["new"], counts["quarantined"]) == (2, 1)
     assert featx.FeatureStore(features / "s.h5").quarantine == [(fatal, "", KILLS)]
     assert list_names(features) == ["s.h5"]
+
+
+@pytest.mark.shared
+def test_real_features_are_equal_byte_for_byte(shared, features, tmp_path, monkeypatch, capfd):
+    """With the command line, a network from the cache, and Ray started for the run."""
+    monkeypatch.setenv("KERAS_HOME", str(shared / "keras"))
+    monkeypatch.setenv("FEATX_CACHE", str(tmp_path / "cache"))
+    source = shared / "data/sign_language_digits"
+    command = [sys.executable, "-m", "featx", "embed", source, "--backbone", "mobilenet?alpha=0.25", "--name", "s"]
+    command += ["--only", "class=0", "--only", "class=1", "--only", "class=2", "--features"]
+    subprocess.run([*command, tmp_path / "local"], check=True)
+    capfd.readouterr()
+    subprocess.run([*command, features, "--executor", "ray", "--workers", "2", "--json"], check=True)
+    assert json.loads(capfd.readouterr().out)["new"] > 500
+    check(features, read_content(tmp_path / "local/s.h5"))

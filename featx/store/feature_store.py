@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import FeatxError, StoreError, StoreFormatError
+from featx.files import forget_pages
 from featx.golden import Golden
 from featx.reporting import Progress
 from featx.specs import EmbedSpec
@@ -30,7 +31,6 @@ from featx.store.layout import (
     digest_attributes,
     digest_block,
     digest_columns,
-    forget_pages,
     map_dataset,
     open_dataset,
     open_group,

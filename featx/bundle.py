@@ -35,7 +35,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -241,9 +241,12 @@ class Bundle:
         Raises:
             BundleError: If the list is damaged.
         """
+        return frozenset(self._iterate_trained())
+
+    def _iterate_trained(self) -> Iterator[str]:
         try:
             with (self.path / ITEMS).open(encoding="utf-8", newline="") as file:
-                return frozenset(row["sha256"] for row in csv.DictReader(file) if row["role"] == "trained")
+                yield from (row["sha256"] for row in csv.DictReader(file) if row["role"] == "trained")
         except (KeyError, OSError, ValueError, csv.Error) as error:
             reason = f"no column {error}" if isinstance(error, KeyError) else error
             msg = f"{self.path / ITEMS} is damaged ({reason}); copy the bundle again, or fit it again"
@@ -347,6 +350,8 @@ def align_probabilities(
         classes: int `(n_trained,)`: these classes, as positions in the bundle's list.
         n_classes: Number of classes in the bundle.
     """
+    if np.array_equal(classes, np.arange(n_classes)):  # nearly always: a copy of millions of rows would be large
+        return np.asarray(probabilities, np.float64)
     aligned = np.zeros((len(probabilities), n_classes))
     aligned[:, classes] = probabilities
     return aligned
@@ -425,7 +430,8 @@ def _read_back(folder: Path, parent: Path) -> None:
         bundle = Bundle.open(folder)
         bundle.load_head()
         bundle.load_head(plain=True)
-        bundle.read_trained()
+        for _ in bundle._iterate_trained():  # noqa: SLF001 - each line, without keeping all of them
+            pass
         for name in ("validation", "test"):
             Evaluation.from_dict(bundle.metrics[name])
         list(itertools.islice(read_table(folder / PREDICTIONS), 2))

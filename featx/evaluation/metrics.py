@@ -292,7 +292,7 @@ def check_probabilities(probabilities: ArrayLike, n_classes: int) -> tuple[Float
     if given.ndim != 2 or given.shape[1] != n_classes or given.size == 0:  # noqa: PLR2004 - items and classes
         msg = f"probabilities have the shape {given.shape}; pass (items, {n_classes}), with at least one item"
         raise DataError(msg)
-    chances = given.astype(np.float64)
+    chances = given.astype(np.float64, copy=False)
     sums = chances.sum(axis=1)
     # NaN compares as false, so it counts as wrong too.
     wrong = ~((chances >= 0).all(axis=1) & (np.abs(sums - 1) <= _SUM_TOLERANCE))

@@ -89,7 +89,7 @@ def find_root(dataset: Dataset) -> str:
     """Find the folder that the items were read from; empty if they are gone, or were in an archive."""
     store = dataset.store
     try:
-        reader = find_reader(store.source, store.reading, str(store.ids[0]))
+        reader = find_reader(store.source, store.reading, str(store.read_ids(np.arange(1))[0]))
     except SourceError:
         return ""
     return str(reader.locate("")) if isinstance(reader, FolderReader) else ""

@@ -142,7 +142,8 @@ class RidgeSystem:
         share = np.sqrt(self.weights / self.weights.sum())  # the part of the mean in the hat matrix
         coef = (inverses[:, :, None] * product[:, None]).reshape(len(product), -1)  # of all alphas, for one product
         predictions = self.X.reserve((len(alphas), len(self.X), len(self.outputs)))
-        for rows, alone in cut_units(units, self.X.shape[1]):
+        for number, (rows, alone) in enumerate(cut_units(units, self.X.shape[1]), 1):
+            self.X.release(number)
             projected = self._prepare(rows, self.X[rows]) @ basis
             leverages = np.square(projected) @ inverses + share[rows, None] ** 2
             fitted = (projected @ coef).reshape(len(projected), len(alphas), -1)

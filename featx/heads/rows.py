@@ -118,6 +118,11 @@ class FeatureRows:
         """
         return reserve_file(shape) if self.streamed else np.empty(shape, np.float32)
 
+    def release(self, number: int) -> None:
+        """Release what is mapped after every few blocks, if the rows are streamed; blocks are counted from 1."""
+        if self.streamed and number % _BLOCKS_MAPPED == 0:
+            forget_pages(self.features)
+
     def iterate_blocks(self, columns: int | None = None) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield all rows in blocks: their positions, and float32 (n_block, dim).
 
@@ -128,8 +133,7 @@ class FeatureRows:
         for number, start in enumerate(range(0, len(self), step), 1):
             block = slice(start, min(start + step, len(self)))
             yield block, self[block]
-            if self.streamed and number % _BLOCKS_MAPPED == 0:
-                forget_pages(self.features)
+            self.release(number)
 
 
 def divide_parts(features: NDArray[np.float32], widths: tuple[int, ...]) -> NDArray[np.float32]:

@@ -350,7 +350,7 @@ def align_probabilities(
         classes: int `(n_trained,)`: these classes, as positions in the bundle's list.
         n_classes: Number of classes in the bundle.
     """
-    if np.array_equal(classes, np.arange(n_classes)):  # nearly always: a copy of millions of rows would be large
+    if np.array_equal(classes, np.arange(n_classes)):  # nearly always, and a copy of millions of rows is large
         return np.asarray(probabilities, np.float64)
     aligned = np.zeros((len(probabilities), n_classes))
     aligned[:, classes] = probabilities
@@ -430,8 +430,7 @@ def _read_back(folder: Path, parent: Path) -> None:
         bundle = Bundle.open(folder)
         bundle.load_head()
         bundle.load_head(plain=True)
-        for _ in bundle._iterate_trained():  # noqa: SLF001 - each line, without keeping all of them
-            pass
+        sum(1 for _ in bundle._iterate_trained())  # noqa: SLF001 - reads each line, and keeps none
         for name in ("validation", "test"):
             Evaluation.from_dict(bundle.metrics[name])
         list(itertools.islice(read_table(folder / PREDICTIONS), 2))

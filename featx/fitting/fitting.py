@@ -104,13 +104,10 @@ def fit(
         msg = f"the protocol {chosen.name} needs a held-out test; leave out --cv"
         raise UsageError(msg)
     stores = open_stores(store)
-    joined = join_stores(stores)
+    joined, started = join_stores(stores), time.perf_counter()
     memory = MemoryPlan.make(joined, options)
     plans, unfit = memory.choose_heads(plans)
-    started = time.perf_counter()
     options.reporter.begin("fitting")
-    if line := memory.describe():
-        options.reporter.say(line)
     refuse_damage(stores)  # a second per gigabyte; a head would be fitted on noise without a warning
     tables = {"without": options.without, "relabel": options.relabel}
     dataset = load_dataset(joined, group=options.group, views=options.views, **tables)

@@ -39,7 +39,7 @@ class MemoryPlan:
 
     @classmethod
     def make(cls, store: AnyStore, options: FitOptions) -> "MemoryPlan":
-        """Plan a fit by the sizes of the store and of the memory.
+        """Plan a fit by the sizes of the store and of the memory, and say so if features are streamed.
 
         Raises:
             UsageError: If several stores are larger than the memory: their features are joined in it.
@@ -54,6 +54,8 @@ class MemoryPlan:
                 f"and {format_bytes(memory or 0)} are available; fit one store, or use a machine with more memory"
             )
             raise UsageError(msg)
+        if line := plan.describe():
+            options.reporter.say(line)
         return plan
 
     @property

@@ -153,8 +153,7 @@ def tune(
     advance = _count_fits(progress, len(splits) * sum(map(len, plan.values())))
     weights = compute_sample_weight(head.check_params(spec.params).get("class_weight"), positions)
     calibrated = head.calibrated and spec.calibration != "none"
-    candidates: list[Candidate] = []
-    shortlist, shared = Shortlist(head.tolerance), dict[bool, list[ClassSums]]()
+    candidates, shortlist, shared = list[Candidate](), Shortlist(head.tolerance), dict[bool, list[ClassSums]]()
     for scaling, grid in plan.items():
         report, offers = functools.partial(warned.add, grid, scaling), dict[int, Callable[[], Any]]()
         seen = rows.scale_parts(scaling)

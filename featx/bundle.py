@@ -35,7 +35,7 @@ import re
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -245,9 +245,12 @@ class Bundle:
         Raises:
             BundleError: If the list is damaged.
         """
+        return frozenset(self._iterate_trained())
+
+    def _iterate_trained(self) -> Iterator[str]:
         try:
             with (self.path / ITEMS).open(encoding="utf-8", newline="") as file:
-                return frozenset(row["sha256"] for row in csv.DictReader(file) if row["role"] == "trained")
+                yield from (row["sha256"] for row in csv.DictReader(file) if row["role"] == "trained")
         except (KeyError, OSError, ValueError, csv.Error) as error:
             reason = f"no column {error}" if isinstance(error, KeyError) else error
             msg = f"{self.path / ITEMS} is damaged ({reason}); copy the bundle again, or fit it again"
@@ -341,21 +344,6 @@ def tabulate_predictions(
     return {"id": ids[tested], "label": labels[tested], **chosen, **shares}
 
 
-def align_probabilities(
-    probabilities: NDArray[np.floating], classes: NDArray[np.integer], n_classes: int
-) -> NDArray[np.float64]:
-    """Return a head's probabilities `(n, n_classes)`, with zeros for classes that it was not trained on.
-
-    Args:
-        probabilities: `(n, n_trained)`, a column for each class that the head was trained on.
-        classes: int `(n_trained,)`: these classes, as positions in the bundle's list.
-        n_classes: Number of classes in the bundle.
-    """
-    aligned = np.zeros((len(probabilities), n_classes))
-    aligned[:, classes] = probabilities
-    return aligned
-
-
 def write_bundle(draft: Draft, folder: str | os.PathLike[str], slug: str, name: str = "") -> Path:
     """Write a bundle as `<folder>/<date>-<slug>`, with a number appended if that exists.
 
@@ -429,7 +417,7 @@ def _read_back(folder: Path, parent: Path) -> None:
         bundle = Bundle.open(folder)
         bundle.load_head()
         bundle.load_head(plain=True)
-        bundle.read_trained()
+        sum(1 for _ in bundle._iterate_trained())  # noqa: SLF001 - reads each line, and keeps none
         for name in ("validation", "test"):
             Evaluation.from_dict(bundle.metrics[name])
         list(itertools.islice(read_table(folder / PREDICTIONS), 2))

@@ -292,16 +292,7 @@ def embed_plans(
         options.reporter.begin("embedding")
         ledger = Ledger([writer for writers, _ in opened for writer in writers], manifest, options)
         check_space(ledger.writers, len(manifest), ledger.expected)
-        parts = []
-        for plan, (writers, goldens) in zip(plans, opened, strict=True):
-            expected = ledger.count_expected(writers)
-            runner = Runner(plan.network, options, expected=expected, views=views.count + 1 if views else 1)
-            starts = [runner.prepare] if plan.call is None else []  # else workers run the network
-            prepare = functools.cache(functools.partial(_prepare, starts, writers, goldens, plan.network, image))
-            parts.append(_Part(runner, writers, prepare))
-            if expected:
-                with _charge(parts[-1], ledger):
-                    prepare()
+        parts = _make_parts(plans, opened, ledger, options)
         timing, started = Timing(), time.perf_counter()
         if plans[0].call is not None:
             from featx.cluster.running import embed_shards
@@ -343,6 +334,26 @@ def _open_writers(
         writer = StoreWriter(path, spec, provenance, salvage=salvage, begun=begun, n_items=len(manifest))
         writers.append(stack.enter_context(writer))
     return writers, goldens
+
+
+def _make_parts(
+    plans: Sequence[Plan],
+    opened: Sequence[tuple[Sequence[StoreWriter], Sequence[Golden]]],
+    ledger: Ledger,
+    options: EmbedOptions,
+) -> list[_Part]:
+    """Make the part of each plan, and prepare the networks that are expected to have something to do."""
+    parts = []
+    for plan, (writers, goldens) in zip(plans, opened, strict=True):
+        expected, views = ledger.count_expected(writers), plan.views.count + 1 if plan.views else 1
+        runner = Runner(plan.network, options, expected=expected, views=views)
+        starts = [runner.prepare] if plan.call is None else []  # else workers run the network
+        prepare = functools.cache(functools.partial(_prepare, starts, writers, goldens, plan.network, plan.image))
+        parts.append(_Part(runner, writers, prepare))
+        if expected:
+            with _charge(parts[-1], ledger):
+                prepare()
+    return parts
 
 
 @contextlib.contextmanager

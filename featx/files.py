@@ -11,10 +11,12 @@ import glob
 import io
 import json
 import math
+import mmap
 import os
 import re
 import secrets
 import stat
+import tempfile
 import tokenize
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -343,3 +345,36 @@ def write_table(columns: Table, path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
+
+
+def forget_pages(matrix: NDArray[Any]) -> None:
+    """Release the memory that a mapped matrix takes; pages that are read again come from the system's cache.
+
+    Otherwise a long run would seem to take as much memory as its rows: pages of a mapped file count until another
+    process needs the memory.
+    """
+    base: Any = matrix
+    while isinstance(base, np.ndarray):
+        base = base.base
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+def reserve_file(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return a float32 array of any content that is mapped from a temporary file without a name.
+
+    Raises:
+        StoreError: If the folder of temporary files has no room for it.
+    """
+    n_bytes = 4 * math.prod(shape)
+    try:
+        with tempfile.TemporaryFile() as file:
+            if hasattr(os, "posix_fallocate"):  # otherwise a full disk would end the process when a page is written
+                os.posix_fallocate(file.fileno(), 0, n_bytes)
+            else:
+                file.truncate(n_bytes)
+            return np.memmap(file, np.float32, "r+", shape=shape)
+    except OSError as error:
+        folder, reason = tempfile.gettempdir(), error.strerror or error
+        msg = f"{folder} has no room for {n_bytes:,} bytes of scores ({reason}); set TMPDIR to a folder of another disk"
+        raise StoreError(msg) from error

@@ -2,6 +2,7 @@
 
 import numbers
 import os
+import re
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -65,6 +66,24 @@ def _check_types(options: Any) -> None:  # noqa: ANN401 - one of the classes bel
         if not fits:
             msg = f"{field.name} is {value!r}, a {type(value).__name__}; pass {wanted}"
             raise UsageError(msg)
+
+
+def read_bytes(text: str) -> int:
+    """Read a number of bytes, such as `500MB` or `1.5 GiB`; a number alone is in bytes.
+
+    Raises:
+        UsageError: If it is something else.
+    """
+    found = re.fullmatch(r"([\d.]+)\s*(?:([kMGT])(i?)B?|B)?", text.strip(), re.IGNORECASE)
+    try:
+        number = float(found[1]) if found else 0.0
+    except ValueError:
+        number = 0.0
+    if not found or number <= 0:
+        msg = f"{text!r} is not a number of bytes; write a number and a unit, such as 1.5GiB or 800MB"
+        raise UsageError(msg)
+    power = " KMGT".index((found[2] or " ").upper())
+    return int(number * (1024 if found[3] else 1000) ** power)
 
 
 def count_cores() -> int:
@@ -167,6 +186,8 @@ class FitOptions:
             and without the weights.
         neighbours: Whether the bundle holds the features of the training items too, which show in its explanations
             what an image is similar to, and how unfamiliar it is.
+        memory: Bytes of memory that the fit may take; None for what the machine has, limits of containers included.
+            Features that take more than half of it are streamed from their file, which changes no number.
         reporter: Receives the progress in fits.
     """
 
@@ -182,6 +203,7 @@ class FitOptions:
     views: str = VIEWS[0]
     network: bool = True
     neighbours: bool = True
+    memory: int | None = None
     reporter: Reporter = SILENT
 
     def __post_init__(self) -> None:
@@ -193,6 +215,9 @@ class FitOptions:
         _check_types(self)
         _check_split(self.test_size, self.seed)
         _check_views(self.views)
+        if self.memory is not None and self.memory < 1:
+            msg = f"memory is {self.memory}; it must be a number of bytes, such as 2_000_000_000"
+            raise UsageError(msg)
         if self.cv < 0 or self.cv == 1:
             msg = f"cv is {self.cv}; it must be at least 2, or 0 to hold out one test"
             raise UsageError(msg)

@@ -18,7 +18,7 @@ from featx.backbones.converted import ConvertedBackbone
 from featx.backbones.loading import has_gpu, rebuild_backbone
 from featx.backbones.protocol import needs_openvino, refuse_keras
 from featx.backbones.running import Runner
-from featx.bundle import Bundle, Part, align_probabilities, tabulate_predictions
+from featx.bundle import Bundle, Part, tabulate_predictions
 from featx.errors import (
     BackboneError,
     BundleError,
@@ -29,6 +29,7 @@ from featx.errors import (
     UsageError,
 )
 from featx.evaluation import Evaluation, evaluate
+from featx.evaluation.metrics import align_probabilities
 from featx.golden import MAX_DRIFT, measure_drift
 from featx.golden_features import embed_golden
 from featx.heads.rows import FeatureRows

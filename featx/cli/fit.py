@@ -7,7 +7,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.output import format_table, point_to_errors, print_notes, print_run, print_text, read_width
-from featx.options import FIT_DEFAULTS, FitOptions
+from featx.options import FIT_DEFAULTS, FitOptions, read_bytes
 from featx.registry import BEST, HEAD_SETS, HEADS
 from featx.reporting import ProgressReporter
 from featx.specs import SCALINGS
@@ -72,6 +72,14 @@ def fit(
         ),
     ] = FIT_DEFAULTS.network,
     neighbours: flags.KeptNeighbours = FIT_DEFAULTS.neighbours,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BYTES",
+            help="Memory that the fit may take, such as 1.5GiB. Larger features are read in blocks; numbers stay the "
+            "same. By default, what the machine has.",
+        ),
+    ] = None,
     as_json: flags.Json = False,
 ) -> None:
     """Fit a classifier on a feature store, or on several of the same images, and test it.
@@ -99,6 +107,7 @@ def fit(
             views=views,
             network=network,
             neighbours=neighbours,
+            memory=read_bytes(memory) if memory else FIT_DEFAULTS.memory,
             reporter=reporter,
         )
         run = featx.fit(

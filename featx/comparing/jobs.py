@@ -30,9 +30,10 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped]  # it ships no types
 
-from featx.bundle import align_probabilities, read_versions
+from featx.bundle import read_versions
 from featx.comparing.workers import obey_parent
 from featx.errors import DataError, FeatxError, StoreError
+from featx.evaluation.metrics import align_probabilities
 from featx.files import (
     Result,
     make_folder,

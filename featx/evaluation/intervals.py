@@ -29,6 +29,8 @@ CONFIDENCE = 0.95
 # Numbers in one block of weights: 4 MB, so that it fits in the processor's cache.
 _BLOCK_SIZE = 2**19
 _SMALLEST_BLOCK = 16
+# With millions of items, a block has fewer resamples, down to one: the same are drawn, a few after the others.
+_LARGEST_BLOCK = 2**22
 
 _ROUNDING = 1e-12
 
@@ -320,7 +322,7 @@ def _draw_weights(n_items: int, groups: IntArray | None, seed: int, resamples: i
     """Yield blocks of weights, float64 (n_items, n_resamples of the block)."""
     rng = np.random.default_rng(seed)
     n_units = count_drawn(n_items, groups)
-    block = max(_SMALLEST_BLOCK, _BLOCK_SIZE // n_items)
+    block = max(1, min(_SMALLEST_BLOCK, _LARGEST_BLOCK // n_items), _BLOCK_SIZE // n_items)
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
         drawn = rng.integers(n_units, size=(size, n_units))

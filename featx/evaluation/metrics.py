@@ -292,7 +292,7 @@ def check_probabilities(probabilities: ArrayLike, n_classes: int) -> tuple[Float
     if given.ndim != 2 or given.shape[1] != n_classes or given.size == 0:  # noqa: PLR2004 - items and classes
         msg = f"probabilities have the shape {given.shape}; pass (items, {n_classes}), with at least one item"
         raise DataError(msg)
-    chances = given.astype(np.float64)
+    chances = given.astype(np.float64, copy=False)
     sums = chances.sum(axis=1)
     # NaN compares as false, so it counts as wrong too.
     wrong = ~((chances >= 0).all(axis=1) & (np.abs(sums - 1) <= _SUM_TOLERANCE))
@@ -536,3 +536,20 @@ def make_log_loss(losses: FloatArray, groups: IntArray | None) -> WeightedMetric
         return np.stack([mean, np.sqrt(np.maximum(squares, 0)) / size], axis=1)
 
     return score
+
+
+def align_probabilities(
+    probabilities: NDArray[np.floating], classes: NDArray[np.integer], n_classes: int
+) -> NDArray[np.float64]:
+    """Return a head's probabilities `(n, n_classes)`, with zeros for classes that it was not trained on.
+
+    Args:
+        probabilities: `(n, n_trained)`, a column for each class that the head was trained on.
+        classes: int `(n_trained,)`: these classes, as positions among all classes.
+        n_classes: Number of all classes.
+    """
+    if np.array_equal(classes, np.arange(n_classes)):  # nearly always, and a copy of millions of rows is large
+        return np.asarray(probabilities, np.float64)
+    aligned = np.zeros((len(probabilities), n_classes))
+    aligned[:, classes] = probabilities
+    return aligned

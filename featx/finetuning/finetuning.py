@@ -20,11 +20,12 @@ from sklearn.utils.class_weight import compute_class_weight
 from featx.backbones import Backbone, load_backbone, parse_uri
 from featx.backbones.loading import find_backbone, name_backbone
 from featx.backbones.protocol import LayerInfo, is_own, names_file, needs_openvino
-from featx.bundle import Draft, DraftPart, align_probabilities, read_versions, tabulate_predictions, write_bundle
+from featx.bundle import Draft, DraftPart, read_versions, tabulate_predictions, write_bundle
 from featx.embedding import check_image, make_spec
 from featx.errors import BackboneError, DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.evaluation.figure import make_title
+from featx.evaluation.metrics import align_probabilities
 from featx.evaluation.plots import EQUAL_BINS, plot_reliability
 from featx.evaluation.reliability import measure_reliability_for_plot
 from featx.explaining.basis import BASIS, Basis, write_basis

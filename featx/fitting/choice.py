@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.class_weight import compute_sample_weight
 
-from featx.bundle import align_probabilities
 from featx.errors import DataError, UsageError
+from featx.evaluation.metrics import align_probabilities
 from featx.fitting.dataset import Dataset, deal_folds
 from featx.heads import FittedHead, Head, Tuned, find_head, fit_tuned, tune_and_fit
 from featx.heads.fitting import predict_rows

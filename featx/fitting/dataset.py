@@ -4,8 +4,7 @@ The test targets can be read once. A second read is an error.
 """
 
 import os
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +31,9 @@ from featx.wording import agree, format_plural
 #: Folds inside the training items on which hyper-parameters are chosen.
 TUNING_FOLDS = 3
 
+#: Values of a column that are decoded at a time.
+_COLUMN_STEP = 10_000
+
 #: Up to this many different numbers may be names of classes.
 _MOST_NUMBERS = 20
 
@@ -45,11 +47,13 @@ class Dataset:
         rows: int `(n_items,)`: the rows of the store that have a label.
         classes: The distinct labels, sorted.
         targets: int `(n_items,)`: the position of each label in `classes`.
-        splits, groups, keys: Text `(n_items,)`: split of the source, group, sha256.
+        splits, groups: Text `(n_items,)`: split of the source, group.
+        contents: Bytes `(n_items,)`: the sha256 of each item, in hexadecimal.
         copies: Text `(n_items,)`: the group that a table such as `audit.csv` names; empty for none.
         corrections: What such tables changed, for the record.
         notes: What the user should know.
         views: What heads are fitted on in a store with views; see `FitOptions`.
+        streamed: Whether the features are too many for the memory; see `FeatureRows`.
     """
 
     store: AnyStore
@@ -58,14 +62,20 @@ class Dataset:
     targets: NDArray[np.intp]
     splits: NDArray[np.str_]
     groups: NDArray[np.str_]
-    keys: NDArray[np.str_]
+    contents: NDArray[np.bytes_]
     copies: NDArray[np.str_]
     corrections: Mapping[str, Any]
     notes: tuple[str, ...]
     views: str = VIEWS[0]
+    streamed: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    @property
+    def keys(self) -> NDArray[np.str_]:
+        """The sha256 of each item, as text."""
+        return self.contents.astype(np.str_)
 
     @property
     def labels(self) -> NDArray[np.str_]:
@@ -77,13 +87,22 @@ class Dataset:
         """Whether each item has another label than in the store, bool `(n_items,)`."""
         return np.asarray(self.labels != self.store.labels[self.rows], np.bool_)
 
+    def list_items(self) -> dict[str, Sequence[str]]:
+        """Return the columns `id`, `sha256` and `label`, of which a part at a time is decoded."""
+        read = (lambda at: self.store.read_ids(self.rows[at]), lambda at: self.contents[at].astype(np.str_))
+        columns = (*read, lambda at: np.asarray(self.classes)[self.targets[at]])
+        names = ("id", "sha256", "label")
+        return {name: _Column(len(self), column) for name, column in zip(names, columns, strict=True)}
+
     def take_features(self, members: NDArray[np.bool_] | None = None) -> FeatureRows:
         """Take the features of some items, or of all, `(n, dim)`; they are read when they are needed.
 
         In a store with views, they are the mean over the views of each item, or those of the image itself.
         """
         rows = self.rows if members is None else self.rows[members]
-        return open_rows(self.store, None if len(rows) == len(self.store) else rows, self.views)
+        found = open_rows(self.store, None if len(rows) == len(self.store) else rows, self.views)
+        found.streamed = self.streamed
+        return found
 
     def take_training_rows(self, members: NDArray[np.bool_], folds: NDArray[np.intp]) -> TrainingRows:
         """Take the rows that a head is fitted on: one for each of some items, or one for each of its views.
@@ -93,22 +112,47 @@ class Dataset:
             folds: int `(n_members,)`, the tuning fold of each of these items, as `deal_folds` returns it.
         """
         rows, targets, units = self.rows[members], self.targets[members], self.find_units(members)
-        return open_training_rows(self.store, rows, targets, folds=folds, units=units, views=self.views)
+        found = open_training_rows(self.store, rows, targets, folds=folds, units=units, views=self.views)
+        found.features.streamed = self.streamed
+        return found
 
     def assign_folds(self, members: NDArray[np.bool_], folds: int, seed: int) -> NDArray[np.intp]:
         """Deal some items to folds that keep classes balanced, and groups and duplicates whole."""
-        labels, keys, groups = (values[members].tolist() for values in (self.labels, self.keys, self.groups))
+        labels, keys, groups = (values[members] for values in (self.labels, self.contents, self.groups))
         return assign_folds(keys, labels, groups, folds=folds, seed=seed)
 
     def find_units(self, members: NDArray[np.bool_]) -> NDArray[np.intp]:
         """Find which of some items stay together, by group or by equal bytes: int `(n,)`."""
-        return find_units(self.keys[members].tolist(), self.groups[members].tolist())[0]
+        return find_units(self.contents[members], self.groups[members])[0]
 
     def count_units(self, members: NDArray[np.bool_]) -> int:
         """Count the units that can be dealt to folds (groups or images) of the class that has the most of them."""
-        units = self.find_units(members).tolist()
-        pairs = {(unit, target) for unit, target in zip(units, self.targets[members].tolist(), strict=True)}
-        return max(Counter(target for _, target in pairs).values(), default=0)
+        pairs = np.unique(self.find_units(members) * len(self.classes) + self.targets[members])
+        return int(np.bincount(pairs % len(self.classes)).max(initial=0))
+
+
+class _Column(Sequence[str]):
+    """A column of text that is read in parts.
+
+    Args:
+        length: Its number of values.
+        read: Returns those of a slice.
+    """
+
+    def __init__(self, length: int, read: Callable[[slice], NDArray[np.str_]]) -> None:
+        self._length = length
+        self._read = read
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, key: Any) -> Any:  # noqa: ANN401 - the signature of a sequence has slices
+        found = self._read(key if isinstance(key, slice) else slice(key, key + 1)).tolist()
+        return found if isinstance(key, slice) else found[0]
+
+    def __iter__(self) -> Iterator[str]:
+        for start in range(0, self._length, _COLUMN_STEP):
+            yield from self[start : start + _COLUMN_STEP]
 
 
 def is_tunable(dataset: Dataset, members: NDArray[np.bool_]) -> bool:
@@ -273,7 +317,7 @@ def load_dataset(
     groups = np.asarray(found)[rows]
     notes += describe_ungrouped(groups.tolist(), group) if named else []
     notes += [*corrected.notes, *store.notes, *(note_views(store, views) if views else [])]
-    columns = (store.splits[rows], groups, store.sha256[rows], corrected.copies[rows], corrected.record)
+    columns = (store.splits[rows], groups, store.contents[rows], corrected.copies[rows], corrected.record)
     return Dataset(store, rows, tuple(classes.tolist()), targets, *columns, tuple(notes), views or VIEWS[-1])
 
 
@@ -340,10 +384,10 @@ def split_dataset(dataset: Dataset, *, test_size: float, seed: int) -> Partition
     roles = assign_roles(dataset.splits)
     if roles is not None:
         return _split_by_source(dataset, *roles, test_size=test_size)
-    labels, groups = dataset.labels.tolist(), dataset.groups.tolist()
-    held = hold_out(dataset.keys.tolist(), labels, groups, test_size=test_size, seed=seed)
+    labels = dataset.labels
+    held = hold_out(dataset.contents, labels, dataset.groups, test_size=test_size, seed=seed)
     nobody = np.zeros(len(dataset), bool)
-    check_classes(labels, ~held.test, held.test, "test", nobody)
+    check_classes(labels.tolist(), ~held.test, held.test, "test", nobody)
     notes = (*held.notes, *note_relabelled(dataset, held.test))
     return Partition(~held.test, nobody, HeldOut(dataset, held.test), "hold-out", "test", notes)
 
@@ -394,10 +438,11 @@ def _split_by_source(
     if unused.any():
         count = format_plural(int(unused.sum()), "image")
         notes.append(f"left out {count} without a split, since others have one; give them a split to use them")
-    roles = np.where(train, "train", dataset.splits).tolist()
-    leaks = find_leaks(dataset.keys.tolist(), roles)
-    named = np.where(dataset.copies != "", dataset.copies, dataset.keys)
-    near = find_leaks(named.tolist(), roles) & ~leaks
+    roles = np.where(train, "train", dataset.splits)
+    leaks = near = find_leaks(dataset.contents, roles)
+    if (dataset.copies != "").any():
+        near = find_leaks(np.where(dataset.copies != "", dataset.copies, dataset.keys), roles)
+    near = near & ~leaks
     if leaks.any():
         first = dataset.store.ids[dataset.rows[leaks]][0]
         notes.append(

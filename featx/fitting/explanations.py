@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.bundle import align_probabilities
 from featx.errors import SourceError
+from featx.evaluation.metrics import align_probabilities
 from featx.explaining.basis import Basis, KnownItems, find_directions, limit_items, measure_familiarity, sample_rows
 from featx.explaining.conformal import Conformal
 from featx.fitting.choice import Chosen
@@ -120,7 +120,7 @@ def find_root(dataset: Dataset) -> str:
     """Find the folder that the items were read from; empty if they are gone, or were in an archive."""
     store = dataset.store
     try:
-        reader = find_reader(store.source, store.reading, str(store.ids[0]))
+        reader = find_reader(store.source, store.reading, str(store.read_ids(np.arange(1))[0]))
     except SourceError:
         return ""
     return str(reader.locate("")) if isinstance(reader, FolderReader) else ""

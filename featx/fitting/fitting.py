@@ -16,10 +16,11 @@ from featx.backbones.catalogue import PRETRAINED
 from featx.backbones.loading import rebuild_backbone
 from featx.backbones.protocol import needs_openvino
 from featx.backbones.untrusted_networks import read_checked
-from featx.bundle import Draft, DraftPart, align_probabilities, read_versions, tabulate_predictions, write_bundle
+from featx.bundle import Draft, DraftPart, read_versions, tabulate_predictions, write_bundle
 from featx.errors import DataError, UsageError
 from featx.evaluation import Evaluation
 from featx.evaluation.figure import make_title
+from featx.evaluation.metrics import align_probabilities
 from featx.explaining.basis import BASIS, write_basis
 from featx.fitting.choice import Chosen, Plan, describe_folds, plan_best, predict_items, shift, tune_and_choose
 from featx.fitting.dataset import (
@@ -35,6 +36,7 @@ from featx.fitting.dataset import (
 from featx.fitting.explanations import Calibrating, describe_basis, make_basis, predict_held_out
 from featx.fitting.illustrations import list_illustrations
 from featx.fitting.learning_curve import measure_curve, measure_shots
+from featx.fitting.memory import MemoryPlan
 from featx.fitting.protocols import find_protocol, plan_head
 from featx.heads import FittedHead, Tuned, describe_single_fold, fit_tuned
 from featx.options import FIT_DEFAULTS, FitOptions, check_options
@@ -103,17 +105,20 @@ def fit(
         msg = f"the protocol {chosen.name} needs a held-out test; leave out --cv"
         raise UsageError(msg)
     stores = open_stores(store)
-    started = time.perf_counter()
+    joined, started = join_stores(stores), time.perf_counter()
+    memory = MemoryPlan.make(joined, options)
+    plans, unfit = memory.choose_heads(plans)
     options.reporter.begin("fitting")
     refuse_damage(stores)  # a second per gigabyte; a head would be fitted on noise without a warning
     tables = {"without": options.without, "relabel": options.relabel}
-    dataset = load_dataset(join_stores(stores), group=options.group, views=options.views, **tables)
+    dataset = load_dataset(joined, group=options.group, views=options.views, **tables)
+    dataset = replace(dataset, streamed=memory.streamed)
     outcome = (
         _cross_validate(plans, dataset, options)
         if options.cv
         else _hold_out(plans, dataset, options, chosen.shots if chosen else ())
     )
-    outcome = replace(outcome, notes=(*lacking, *outcome.notes))
+    outcome = replace(outcome, notes=(*lacking, *unfit, *outcome.notes), memory=memory)
     if options.curve:
         outcome = _add_curve(outcome, dataset, options)
     return _conclude(dataset, outcome, options, chosen.name if chosen else "", time.perf_counter() - started)
@@ -149,6 +154,7 @@ class _Outcome:
     origin: str
     shots: Curve | None = None
     curve: Curve | None = None
+    memory: MemoryPlan | None = None
 
 
 def _add_curve(outcome: _Outcome, dataset: Dataset, options: FitOptions) -> _Outcome:
@@ -265,8 +271,9 @@ def _conclude(
         shots=outcome.shots,
         heads=outcome.chosen.tried,
     )
-    ids = dataset.store.ids[dataset.rows]
-    tested = tabulate_predictions(ids, dataset.labels, outcome.tested, outcome.probabilities, dataset.classes)
+    ids, everyone = dataset.store.read_ids(dataset.rows[outcome.tested]), np.arange(len(outcome.tested))
+    named = np.asarray(dataset.classes)[dataset.targets[outcome.tested]]
+    tested = tabulate_predictions(ids, named, everyone, outcome.probabilities, dataset.classes)
     if options.folder is None:
         return replace(run, tested=tested)
     parts = []
@@ -342,7 +349,6 @@ def _draft_bundle(
     options: FitOptions,
     predictions: Mapping[str, Any],
 ) -> Draft:
-    ids, labels = dataset.store.ids[dataset.rows], dataset.labels
     store, truth = dataset.store, dataset.targets[outcome.tested]
     on = (Path(to_text(str(store.path))).name, store.source)
     calibrating = outcome.calibrating
@@ -358,7 +364,7 @@ def _draft_bundle(
         record={**_make_record(run, dataset, outcome, options), "explanation": describe_basis(basis)},
         test=outcome.test,
         metrics={name: value for name, value in run.to_dict().items() if name not in {"bundle", "candidates"}},
-        items={"id": ids, "sha256": dataset.keys, "label": labels, "role": _name_roles(outcome)},
+        items={**dataset.list_items(), "role": _name_roles(outcome)},
         predictions=predictions,
         extras={**plots, BASIS: functools.partial(write_basis, basis)},
         title=make_title(run.head.name, *on, split=run.test_name, n_items=run.test.n_items),
@@ -382,6 +388,8 @@ def _make_record(run: Run, dataset: Dataset, outcome: _Outcome, options: FitOpti
             "embed_seconds": store.embed_seconds,
         },
     }
+    if outcome.memory:
+        record["memory"] = outcome.memory.to_dict()
     if dataset.corrections:
         record["corrections"] = dict(dataset.corrections)
     if run.heads:

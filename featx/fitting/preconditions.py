@@ -171,8 +171,10 @@ def check_tunable(source: str, labels: Sequence[str], units: NDArray[np.intp], t
 
 def count_units(labels: Sequence[str], units: NDArray[np.intp], members: Members) -> Counter[str]:
     """Count the units of each class among some items."""
-    pairs = {(labels[at], int(units[at])) for at in np.flatnonzero(members).tolist()}
-    return Counter(name for name, _ in pairs)
+    names, codes = np.unique(np.asarray(labels, np.str_)[members], return_inverse=True)
+    pairs = np.unique(units[members] * max(1, len(names)) + codes)
+    counts = np.bincount(pairs % max(1, len(names)), minlength=len(names)).tolist()
+    return Counter(dict(zip(names.tolist(), counts, strict=True)))
 
 
 def find_keys(manifest: Manifest, items: Sequence[Item], reporter: Reporter) -> list[str]:

@@ -1,7 +1,7 @@
 """Linear discriminant analysis with shrinkage; at shrinkage 1 it is the nearest class mean."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -12,9 +12,9 @@ from scipy.linalg import blas
 
 from featx.errors import DataError
 from featx.heads.linear import BINARY, LinearHead, unfold
-from featx.heads.ridge import accumulate_gram
 from featx.heads.rows import FeatureRows
-from featx.heads.scaling import Floats, Frame, Moments, measure_lengths, shift_block
+from featx.heads.scaling import Floats, Frame, Moments, measure_lengths
+from featx.heads.sums import ClassSums, add_sums, measure_sums
 
 Doubles = NDArray[np.float64]
 
@@ -58,9 +58,8 @@ class ShrunkDiscriminant(LinearHead):
             lengths = measure_lengths(rows, self.scaling)
             solutions = solve_wide(rows, positions, lengths, self.scaling, [self.shrinkage], self.priors)
         else:
-            everything, covariance = np.zeros(len(rows), np.intp), self.shrinkage < 1
-            scatter = Scatter.measure(rows, positions, everything, self.scaling, covariance=covariance)
-            solutions = scatter.solve(None, [self.shrinkage], self.priors)
+            sums = measure_sums(rows, positions, measure_lengths(rows, self.scaling), products=self.shrinkage < 1)
+            solutions = Scatter(self.scaling, tuple(sums)).solve(None, [self.shrinkage], self.priors)
         coef, intercept = next(solutions)
         return self.set_coefficients(coef, intercept)
 
@@ -90,63 +89,12 @@ class Scatter:
     """Sums over the items of each class in each fold, and of products over each fold.
 
     Attributes:
-        shift: float32 (dim,), subtracted from every item first, so that sums of products lose no precision.
-        counts: float64 (n_folds, n_classes).
-        sums: float64 (n_folds, n_classes, dim).
-        squares: float64 (n_folds, dim).
-        scales: float32 (n_folds + 1, dim), of the scaling, as measured on all folds but one, and on all.
-        products: float32 (dim, dim) for each fold, lower triangle; empty where they are not needed.
+        scaling: One of `SCALINGS`.
+        parts: The sums of each fold; without products where they are not needed.
     """
 
-    shift: Floats
-    counts: Doubles
-    sums: Doubles
-    squares: Doubles
-    scales: Floats
-    products: tuple[Floats, ...]
-
-    @classmethod
-    def measure(
-        cls,
-        X: FeatureRows,
-        positions: NDArray[np.intp],
-        folds: NDArray[np.intp],
-        scaling: str,
-        *,
-        covariance: bool = True,
-    ) -> Self:
-        """Measure them in one pass over the features.
-
-        Args:
-            X: (n_items, dim), not scaled.
-            positions: int (n_items,), classes from 0.
-            folds: int (n_items,), folds from 0.
-            scaling: One of `SCALINGS`.
-            covariance: Whether the products are needed.
-        """
-        n_folds, n_classes = int(folds.max()) + 1, int(positions.max()) + 1
-        lengths = measure_lengths(X, scaling)
-        first = X[:256] if lengths is None else X[:256] / lengths[:256, None]
-        shift = first.mean(axis=0)
-        counts = np.zeros((n_folds, n_classes))
-        sums, squares = np.zeros((n_folds, n_classes, len(shift))), np.zeros((n_folds, len(shift)))
-        products = []
-        for fold in range(n_folds):
-            members = np.flatnonzero(folds == fold)
-            part = X if n_folds == 1 else X.take(members)
-            indicator = (positions[members, None] == np.arange(n_classes)).astype(np.float32)
-            prepare = _make_shift(shift, None if lengths is None else lengths[members])
-            counts[fold] = indicator.sum(axis=0)
-            if covariance:
-                product, sums[fold].T[...] = accumulate_gram(part, prepare, indicator)
-                squares[fold] = np.diag(product)
-                products.append(product)
-                continue
-            for rows, block in part.iterate_blocks():
-                near = prepare(rows, block)
-                sums[fold] += indicator[rows].T @ near
-                squares[fold] += np.einsum("ij,ij->j", near, near)
-        return cls(shift, counts, sums, squares, _measure_scales(X, folds, scaling), tuple(products))
+    scaling: str
+    parts: tuple[ClassSums, ...]
 
     def solve(self, fold: int | None, shrinkages: Iterable[float], priors: str) -> Iterator[tuple[Floats, Floats]]:
         """Solve for the discriminants of all folds but one, or of all.
@@ -158,22 +106,20 @@ class Scatter:
 
         Yields:
             Coefficients (dim, n_classes) and intercepts (n_classes,) for unscaled features
-            (divided by their item's length for `l2`), of the classes in `find_present`.
+            (divided by their item's length for `l2`), of the classes that have an item in the others.
         """
-        kept, present = [at for at in range(len(self.counts)) if at != fold], self.find_present(fold)
-        counts, sums = self.counts[kept].sum(axis=0)[present], self.sums[kept].sum(axis=0)[present]
-        total, squares = counts.sum(), self.squares[kept].sum(axis=0)
-        frame = Frame(self.shift, self.scales[len(self.counts) if fold is None else fold])
+        kept = add_sums([part for at, part in enumerate(self.parts) if at != fold])
+        present = np.flatnonzero(kept.counts)
+        counts, sums, total = kept.counts[present], kept.sums[present], kept.counts.sum()
+        frame = Frame(kept.shift, Frame.make(self.scaling, kept.find_moments()).scale)
         scale, offsets = frame.scale.astype(np.float64), sums / counts[:, None]
         rooted = np.sqrt(counts)[:, None] * offsets
         # About the classes' means: the sum about any point, less n_k (m_k - point)(m_k - point)^T for each class.
-        within = np.maximum(squares - np.einsum("ij,ij->j", rooted, rooted), 0)
+        within = np.maximum(kept.squares - np.einsum("ij,ij->j", rooted, rooted), 0)
         covariance: Doubles | None = None
-        if self.products:
-            covariance = self.products[kept[0]].astype(np.float64, order="F")
-            for at in kept[1:]:
-                covariance += self.products[at]
-            covariance = blas.dsyrk(-1 / total, rooted.T, beta=1 / total, c=covariance, overwrite_c=True, lower=True)
+        if kept.gram is not None:
+            products = kept.gram.take()
+            covariance = blas.dsyrk(-1 / total, rooted.T, beta=1 / total, c=products, overwrite_c=True, lower=True)
             if (scale != 1).any():
                 covariance /= scale[:, None]
                 covariance /= scale
@@ -185,10 +131,6 @@ class Scatter:
     def fit(self, model: ShrunkDiscriminant, n_classes: int) -> ShrunkDiscriminant:
         """Fit a head to all items, whose classes are 0, 1 ..., without another pass over them."""
         return model.adopt(*next(self.solve(None, [model.shrinkage], model.priors)), n_classes)
-
-    def find_present(self, fold: int | None) -> NDArray[np.intp]:
-        """Return the classes that have an item outside of a fold."""
-        return np.flatnonzero(np.delete(self.counts, [] if fold is None else fold, axis=0).sum(axis=0))
 
 
 def solve_wide(
@@ -267,18 +209,3 @@ def _solve_shrunk(covariance: Doubles, s: float, ridge: float, apart: Doubles) -
             )
     msg = "the covariance within the classes is not positive definite; choose a larger shrinkage"
     raise DataError(msg)
-
-
-def _measure_scales(X: FeatureRows, folds: NDArray[np.intp], scaling: str) -> Floats:
-    n_folds = int(folds.max()) + 1
-    if scaling != "standard":
-        return np.ones((n_folds + 1, X.shape[1]), np.float32)
-    moments = Moments.measure(X, folds[:, None] != np.arange(n_folds + 1))  # no fold has the last number
-    return np.stack([Frame.make(scaling, moments, part).scale for part in range(n_folds + 1)])
-
-
-def _make_shift(shift: Floats, lengths: Floats | None) -> Callable[[slice, Floats], Floats]:
-    def prepare(rows: slice, block: Floats) -> Floats:
-        return shift_block(rows, block, shift, lengths)
-
-    return prepare

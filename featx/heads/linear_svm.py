@@ -280,7 +280,7 @@ def _measure_gram(X: FeatureRows, lengths: Floats | None, frames: tuple[Frame, .
         prepared[:, :-1] = shift_block(rows, block, shift, lengths) / scale
         return prepared
 
-    gram, _ = accumulate_gram(X, prepare, dim=X.shape[1] + 1)
+    gram = accumulate_gram(X, prepare, dim=X.shape[1] + 1)
     gram /= np.float32(len(X))
     return Whitening(gram)
 

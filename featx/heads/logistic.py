@@ -200,7 +200,7 @@ class Whitening:
             prepared /= scale
             return prepared
 
-        gram, _ = accumulate_gram(X, prepare)
+        gram = accumulate_gram(X, prepare)
         gram /= np.float32(len(X))
         return cls(gram)
 

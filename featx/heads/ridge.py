@@ -12,7 +12,8 @@ from sklearn.utils.class_weight import compute_sample_weight
 
 from featx.heads.linear import BINARY, LinearHead, spread_margins, unfold
 from featx.heads.rows import BLOCK_BYTES, FeatureRows
-from featx.heads.scaling import Floats, Frame, Moments, measure_lengths, shift_block
+from featx.heads.scaling import Floats, Frame, measure_lengths, shift_block
+from featx.heads.sums import ClassSums, GramSum, measure_sums
 
 Doubles = NDArray[np.float64]
 Rows = slice | NDArray[np.intp]
@@ -59,8 +60,10 @@ class RidgeSystem:
         frame: The scale of each feature.
         mean: float32 (dim,), weighted mean of the features before they are scaled.
         weights: float64 (n_items,).
-        targets: float32 (n_items, n_outputs), -1 or 1.
+        positions: int (n_items,), classes.
+        outputs: int (n_outputs,), the class whose items have the target 1; all others have -1.
         target_mean: float64 (n_outputs,), weighted.
+        sums: Over the items of each class; the products are weighted.
     """
 
     X: FeatureRows
@@ -68,33 +71,45 @@ class RidgeSystem:
     frame: Frame
     mean: Floats
     weights: Doubles
-    targets: Floats
+    positions: NDArray[np.intp]
+    outputs: NDArray[np.intp]
     target_mean: Doubles
+    sums: ClassSums
 
     @classmethod
-    def prepare(cls, X: FeatureRows, positions: NDArray[np.intp], scaling: str, class_weight: str | None) -> Self:
-        """Measure scaling and means.
+    def prepare(
+        cls,
+        X: FeatureRows,
+        positions: NDArray[np.intp],
+        scaling: str,
+        class_weight: str | None,
+        sums: ClassSums | None = None,
+    ) -> Self:
+        """Measure scaling, means and products.
 
         Args:
             X: (n_items, dim), not scaled.
             positions: int (n_items,), classes from 0, each with an item.
             scaling: One of `SCALINGS`.
             class_weight: None or `balanced`.
+            sums: Those of another scaling that divides items by the same lengths; None measures them.
         """
         lengths = measure_lengths(X, scaling)
         weights = compute_sample_weight(class_weight, positions)
-        both = Moments.measure(X, np.stack([np.ones(len(X)), weights], axis=1), lengths)
-        n_classes = int(positions.max()) + 1
-        columns = np.arange(1, 2) if n_classes == BINARY else np.arange(n_classes)
-        targets = np.where(positions[:, None] == columns, np.float32(1), np.float32(-1))
-        target_mean = weights @ targets / weights.sum()
-        mean = both.means[1].astype(np.float32)
-        return cls(X, lengths, Frame.make(scaling, both), mean, weights, targets, target_mean)
+        if sums is None:
+            [sums] = measure_weighted(X, positions, scaling, class_weight)
+        n_classes = len(sums.counts)
+        of_class = np.bincount(positions, weights) / sums.counts
+        share = of_class * sums.counts / weights.sum()
+        mean = (of_class / weights.sum() @ sums.sums + sums.shift).astype(np.float32)
+        outputs = np.arange(1, 2) if n_classes == BINARY else np.arange(n_classes)
+        frame = Frame.make(scaling, sums.find_moments())
+        return cls(X, lengths, frame, mean, weights, positions, outputs, 2 * share[outputs] - 1, sums)
 
     def solve(self, alpha: float) -> tuple[Floats, Floats]:
         """Return coefficients (dim, n_outputs) and intercepts (n_outputs,) for unscaled features."""
-        centred = self._centre_targets()
         if self.is_wide:
+            centred = self._centre_targets(slice(None))
             items = self._prepare(slice(None), self.X[:]).astype(np.float64)
             kernel = items @ items.T
             # Items have no part in the direction of the mean: if alpha is lost to rounding, the kernel is singular.
@@ -102,8 +117,7 @@ class RidgeSystem:
             dual = linalg.solve(kernel, centred, assume_a="pos", overwrite_a=True, check_finite=False)
             coef = items.T @ dual
         else:
-            products, product = accumulate_gram(self.X, self._prepare, centred.astype(np.float32))
-            gram = products.astype(np.float64, order="F")
+            gram, product = self._take_products()
             gram.T.flat[:: len(gram) + 1] += alpha
             coef = linalg.solve(gram, product, assume_a="pos", lower=True, overwrite_a=True, check_finite=False)
         return unfold(coef, self.target_mean, Frame(self.mean, self.frame.scale))
@@ -121,26 +135,27 @@ class RidgeSystem:
             alphas: Strengths of the penalty.
             units: int (n_items,), items with equal values are left out together, such as those of a group.
         """
-        centred = self._centre_targets()
         if self.is_wide:
-            return self._follow_dual(alphas, units, centred)
-        values, basis, product = self._factorise(centred)
+            return self._follow_dual(alphas, units, self._centre_targets(slice(None)))
+        values, basis, product = self._factorise()
         inverses = (1 / (values[:, None] + np.asarray(alphas))).astype(np.float32)
         share = np.sqrt(self.weights / self.weights.sum())  # the part of the mean in the hat matrix
         coef = (inverses[:, :, None] * product[:, None]).reshape(len(product), -1)  # of all alphas, for one product
-        predictions = np.empty((len(alphas), *self.targets.shape), np.float32)
-        for rows, alone in cut_units(units, self.X.shape[1]):
+        predictions = self.X.reserve((len(alphas), len(self.X), len(self.outputs)))
+        for number, (rows, alone) in enumerate(cut_units(units, self.X.shape[1]), 1):
+            self.X.release(number)
             projected = self._prepare(rows, self.X[rows]) @ basis
             leverages = np.square(projected) @ inverses + share[rows, None] ** 2
             fitted = (projected @ coef).reshape(len(projected), len(alphas), -1)
+            centred, targets = self._centre_targets(rows), self._make_targets(rows)
             for at, inverse in enumerate(inverses.T):
-                residuals, left = centred[rows] - fitted[:, at], 1 - leverages[:, at : at + 1]
+                residuals, left = centred - fitted[:, at], 1 - leverages[:, at : at + 1]
                 if alone:
-                    residuals = np.where(left > _LEAST, residuals / np.maximum(left, _LEAST), centred[rows])
+                    residuals = np.where(left > _LEAST, residuals / np.maximum(left, _LEAST), centred)
                 else:
                     factor = np.concatenate([projected * np.sqrt(inverse), share[rows, None]], axis=1)
                     _leave_units(residuals, units[rows], factor.astype(np.float64))
-                predictions[at, rows] = self.targets[rows] - residuals / np.sqrt(self.weights[rows])[:, None]
+                predictions[at, rows] = targets - residuals / np.sqrt(self.weights[rows])[:, None]
         return RidgePath(self, predictions, values, basis, product)
 
     def _follow_dual(self, alphas: Sequence[float], units: NDArray[np.intp], centred: Doubles) -> "RidgePath":
@@ -153,7 +168,8 @@ class RidgeSystem:
         values, left = linalg.eigh(items @ items.T, overwrite_a=True, check_finite=False, driver="evd")
         kept = np.abs(np.sqrt(self.weights / self.weights.sum()) @ left) < 0.5  # noqa: PLR2004 - the mean's has 1, others 0
         values, left = np.maximum(values[kept], 0), left[:, kept]
-        predictions = np.empty((len(alphas), *self.targets.shape), np.float32)
+        targets = self._make_targets(slice(None))
+        predictions = np.empty((len(alphas), *targets.shape), np.float32)
         together = [rows for rows in np.split(np.argsort(units), np.cumsum(np.bincount(units)))[:-1] if len(rows) > 1]
         for at, alpha in enumerate(alphas):
             shrunk = left / (values + alpha)
@@ -162,7 +178,7 @@ class RidgeSystem:
             alone = residuals / np.maximum(diagonal, np.finfo(np.float64).tiny)
             for rows in together:
                 alone[rows] = linalg.lstsq(shrunk[rows] @ left[rows].T, residuals[rows])[0]
-            predictions[at] = self.targets - alone / np.sqrt(self.weights)[:, None]
+            predictions[at] = targets - alone / np.sqrt(self.weights)[:, None]
         return RidgePath(self, predictions, values, None, left.T @ centred)
 
     @property
@@ -170,21 +186,36 @@ class RidgeSystem:
         """Whether items are fewer than features."""
         return len(self.X) < self.X.shape[1]
 
-    def _factorise(self, centred: Doubles) -> tuple[Doubles, Floats, Floats]:
+    def _factorise(self) -> tuple[Doubles, Floats, Floats]:
         """Factorise the items, U S V^T; return the squares of S, V, and (U S)^T times the targets."""
-        gram, product = accumulate_gram(self.X, self._prepare, centred.astype(np.float32))
-        symmetric = gram.astype(np.float64, order="F")
-        del gram
+        gram, product = self._take_products()
         # By divide and conquer: 1.4 times as fast as the default for 2,048 features.
-        values, vectors = linalg.eigh(symmetric, overwrite_a=True, check_finite=False, driver="evd")
+        values, vectors = linalg.eigh(gram, overwrite_a=True, check_finite=False, driver="evd")
         return (
             np.maximum(values, 0),
             np.ascontiguousarray(vectors, np.float32),
             (vectors.T @ product).astype(np.float32),
         )
 
-    def _centre_targets(self) -> Doubles:
-        return (self.targets - self.target_mean) * np.sqrt(self.weights)[:, None]
+    def _take_products(self) -> tuple[Doubles, Doubles]:
+        """Return X^T W X, of which only the lower triangle is filled, and X^T W Y, of scaled and centred items."""
+        sums, scale = self.sums, self.frame.scale.astype(np.float64)
+        assert sums.gram is not None  # noqa: S101 - there are more items than features
+        offset = self.mean.astype(np.float64) - sums.shift
+        of_class = np.bincount(self.positions, self.weights) / sums.counts
+        gram = blas.dsyr(-self.weights.sum(), offset, a=sums.gram.take(), overwrite_a=True, lower=True)
+        targets = np.where(np.arange(len(sums.counts))[:, None] == self.outputs, 1.0, -1.0) - self.target_mean
+        product = ((sums.sums - sums.counts[:, None] * offset) * of_class[:, None]).T @ targets
+        if (scale != 1).any():
+            gram /= scale[:, None]
+            gram /= scale
+        return gram, product / scale[:, None]
+
+    def _make_targets(self, rows: Rows) -> Floats:
+        return np.where(self.positions[rows][:, None] == self.outputs, np.float32(1), np.float32(-1))
+
+    def _centre_targets(self, rows: Rows) -> Doubles:
+        return (self._make_targets(rows) - self.target_mean) * np.sqrt(self.weights[rows])[:, None]
 
     def _prepare(self, rows: Rows, block: Floats) -> Floats:
         """Return a block of items scaled, centred and weighted, in new memory."""
@@ -222,6 +253,16 @@ class RidgePath:
         coef = (self.basis @ shrunk.astype(np.float32)).astype(np.float64)
         frame = Frame(self.system.mean, self.system.frame.scale)
         return model.adopt(*unfold(coef, self.system.target_mean, frame), n_classes)
+
+
+def measure_weighted(
+    X: FeatureRows, positions: NDArray[np.intp], scaling: str, class_weight: str | None
+) -> list[ClassSums]:
+    """Measure the sums of all items, in a list of one; the products are weighted, and left out if items are few."""
+    weights = compute_sample_weight(class_weight, positions)
+    varied = weights if np.ptp(weights) else None
+    lengths = measure_lengths(X, scaling)
+    return measure_sums(X, positions, lengths, weights=varied, products=len(X) >= X.shape[1])
 
 
 def cut_units(units: NDArray[np.intp], dim: int) -> Iterator[tuple[Rows, bool]]:
@@ -276,29 +317,18 @@ def _solve(system: Doubles, right: Doubles) -> Doubles:
 Prepare = Callable[[slice, Floats], Floats]
 
 
-def accumulate_gram(
-    X: FeatureRows, prepare: Prepare, targets: Floats | None = None, dim: int | None = None
-) -> tuple[Floats, NDArray[np.float64]]:
-    """Sum x x^T and x t^T over all items in one pass.
+def accumulate_gram(X: FeatureRows, prepare: Prepare, dim: int | None = None) -> Floats:
+    """Sum x x^T over all items in one pass.
 
     Args:
         X: (n_items, dim).
         prepare: Applied to each block, such as to subtract the mean.
-        targets: float32 (n_items, n_outputs); None for none.
         dim: Columns of a prepared block, if other than those of X.
 
     Returns:
-        float32 (dim, dim), of which only the lower triangle is filled, in Fortran's order;
-        and float64 (dim, n_outputs).
+        float32 (dim, dim), of which only the lower triangle is filled, in Fortran's order.
     """
-    dim = dim or X.shape[1]
-    gram = np.zeros((dim, dim), np.float32, order="F")
-    product = np.zeros((dim, 0 if targets is None else targets.shape[1]), np.float32, order="F")
+    gram = GramSum(dim or X.shape[1])
     for rows, block in X.iterate_blocks():
-        # The transpose of a C-ordered block is in Fortran's order: half the work of a full product, and no copy.
-        # Both products are SciPy's: NumPy's own threads would still be spinning (2.2 times slower).
-        prepared = prepare(rows, block).T
-        gram = blas.ssyrk(1.0, prepared, beta=1.0, c=gram, overwrite_c=True, lower=True)
-        if targets is not None:
-            product = blas.sgemm(1.0, prepared, targets[rows].T, beta=1.0, c=product, overwrite_c=True, trans_b=True)
-    return gram, product.astype(np.float64)
+        gram.add_block(prepare(rows, block))
+    return gram.take().astype(np.float32)

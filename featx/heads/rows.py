@@ -7,8 +7,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from featx.files import forget_pages, reserve_file
+
 #: Bytes of float32 in one block: small enough for the processor's cache, large enough for efficient matrix products.
 BLOCK_BYTES = 8 * 2**20
+
+#: Blocks of rows that are streamed and stay mapped.
+_BLOCKS_MAPPED = 8
 
 
 class FeatureRows:
@@ -24,6 +29,11 @@ class FeatureRows:
         views: The number of vectors in a row, one after the other, whose mean is taken.
         widths: Columns of each part of a vector: the features of several networks stand side by side. Empty for one.
         divided: Whether each part of each row is divided by its length; see `divide_parts`.
+        streamed: Whether the rows are too many for the memory: what is mapped is released after some blocks, and
+            large arrays of numbers for each row are in a file.
+
+    Attributes:
+        lengths: float32 (n_rows,), the length of each row, once it was measured.
     """
 
     def __init__(
@@ -34,12 +44,15 @@ class FeatureRows:
         widths: tuple[int, ...] = (),
         *,
         divided: bool = False,
+        streamed: bool = False,
     ) -> None:
         self.features = features
         self.rows = rows
         self.views = views
         self.widths = widths if len(widths) > 1 else ()
         self.divided = divided
+        self.streamed = streamed
+        self.lengths: NDArray[np.float32] | None = None
 
     @classmethod
     def wrap(cls, X: ArrayLike | Self) -> Self:
@@ -95,7 +108,20 @@ class FeatureRows:
         return self._copy(self.rows, divided=True) if self.widths and scaling == "l2" else self
 
     def _copy(self, rows: NDArray[np.intp] | None, *, divided: bool) -> Self:
-        return type(self)(self.features, rows, self.views, self.widths, divided=divided)
+        return type(self)(self.features, rows, self.views, self.widths, divided=divided, streamed=self.streamed)
+
+    def reserve(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """Return an array of any content: in memory, or if the rows are streamed, in a file that has no name.
+
+        Raises:
+            StoreError: If the folder of temporary files has no room for it.
+        """
+        return reserve_file(shape) if self.streamed else np.empty(shape, np.float32)
+
+    def release(self, number: int) -> None:
+        """Release what is mapped after every few blocks, if the rows are streamed; blocks are counted from 1."""
+        if self.streamed and number % _BLOCKS_MAPPED == 0:
+            forget_pages(self.features)
 
     def iterate_blocks(self, columns: int | None = None) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield all rows in blocks: their positions, and float32 (n_block, dim).
@@ -104,9 +130,10 @@ class FeatureRows:
             columns: How many values the caller computes for a row; dim if None.
         """
         step = max(64, BLOCK_BYTES // (4 * max(self.features.shape[1], columns or 0)))
-        for start in range(0, len(self), step):
+        for number, start in enumerate(range(0, len(self), step), 1):
             block = slice(start, min(start + step, len(self)))
             yield block, self[block]
+            self.release(number)
 
 
 def divide_parts(features: NDArray[np.float32], widths: tuple[int, ...]) -> NDArray[np.float32]:

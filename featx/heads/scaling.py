@@ -100,7 +100,7 @@ class Moments:
     variances: NDArray[np.float64]
 
     @classmethod
-    def measure(cls, X: FeatureRows, weights: NDArray[Any], lengths: Floats | None = None) -> Self:
+    def measure(cls, X: FeatureRows, weights: NDArray[Any], lengths: Floats | None = None) -> "Moments":
         """Measure them in one pass.
 
         Args:
@@ -110,20 +110,27 @@ class Moments:
         """
         weights = weights.astype(np.float64)
         counts = np.maximum(weights.sum(axis=0), np.finfo(np.float64).tiny)
-        shift: Floats | None = None
+        shift = np.zeros(X.shape[1], np.float32)
         sums = np.zeros((weights.shape[1], X.shape[1]))
         squares = np.zeros_like(sums)
         for rows, block in X.iterate_blocks():
             scaled = block if lengths is None else block / lengths[rows, None]
-            shift = scaled.mean(axis=0) if shift is None else shift
+            shift = shift if rows.start else scaled.mean(axis=0)
             # Summed in float64: a feature that is constant in a part, but not in others, must have variance 0 there.
             near = (scaled - shift).astype(np.float64)
             sums += weights[rows].T @ near
             squares += weights[rows].T @ np.square(near, out=near)
-        offsets = sums / counts[:, None]
-        variances = squares / counts[:, None] - offsets**2
-        variances[variances <= _ROUNDING * offsets**2] = 0
-        return cls(counts, offsets + shift, variances)
+        return find_moments(counts, sums, squares, shift)
+
+
+def find_moments(
+    counts: NDArray[np.float64], sums: NDArray[np.float64], squares: NDArray[np.float64], shift: Floats
+) -> Moments:
+    """Return the moments of items of which the sums about a shift are known, (n_parts, dim)."""
+    offsets = sums / counts[:, None]
+    variances = squares / counts[:, None] - offsets**2
+    variances[variances <= _ROUNDING * offsets**2] = 0
+    return Moments(counts, offsets + shift, variances)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +167,12 @@ def measure_lengths(X: FeatureRows, scaling: str) -> Floats | None:
     """Measure the length of each item, float32 (n_items,), for `l2`; None for other scalings. 0 counts as 1."""
     if scaling != "l2":
         return None
-    lengths = np.empty(len(X), np.float32)
-    for rows, block in X.iterate_blocks():
-        lengths[rows] = np.sqrt(np.einsum("ij,ij->i", block, block))
-    lengths[lengths == 0] = 1
-    return lengths
+    if X.lengths is None:  # kept for the next call: 4 bytes of each item
+        X.lengths = np.empty(len(X), np.float32)
+        for rows, block in X.iterate_blocks():
+            X.lengths[rows] = np.sqrt(np.einsum("ij,ij->i", block, block))
+        X.lengths[X.lengths == 0] = 1
+    return X.lengths
 
 
 def shift_block(rows: slice | NDArray[np.intp], block: Floats, shift: Floats, lengths: Floats | None) -> Floats:

@@ -10,7 +10,7 @@ analysis, the search for neighbours.
 import functools
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,10 @@ from featx.heads.linear_svm import HingePath
 from featx.heads.logistic import NEVER, SoftmaxLoss, describe_candidates, follow_path
 from featx.heads.neighbours import Neighbourhood, find_neighbourhoods
 from featx.heads.networks import hold_out_units
-from featx.heads.ridge import RidgeSystem
+from featx.heads.ridge import RidgeSystem, measure_weighted
 from featx.heads.rows import FeatureRows
 from featx.heads.scaling import Frame, Moments, make_scaler, measure_lengths
+from featx.heads.sums import ClassSums, measure_sums
 
 Floats = NDArray[np.float32]
 #: The most memory for the kernel values of a fold: about 7,000 items.
@@ -57,6 +58,7 @@ class Problem:
         report: Called with the number of a candidate and a warning.
         offer: Called with the number of a candidate and a function that returns it fitted to all items,
             where the sweep has all that this takes.
+        shared: Sums over the items of a sweep under another scaling, by whether items are divided by their lengths.
     """
 
     X: FeatureRows
@@ -68,10 +70,20 @@ class Problem:
     advance: Callable[[], None]
     report: Callable[[int, warnings.WarningMessage], None]
     offer: Callable[[int, Callable[[], Any]], None]
+    shared: dict[bool, list[ClassSums]] = field(default_factory=dict)
 
     def reserve_scores(self, n_candidates: int) -> Floats:
         """Return an array for the scores of all candidates, filled with minus infinity."""
-        return np.full((n_candidates, len(self.positions), self.n_classes), -np.inf, np.float32)
+        scores = self.X.reserve((n_candidates, len(self.positions), self.n_classes))
+        scores[...] = -np.inf
+        return scores
+
+    def share_sums(self, scaling: str, measure: Callable[[], list[ClassSums]]) -> list[ClassSums]:
+        """Return the sums that an earlier scaling measured, if it divides items as this one does."""
+        is_divided = scaling == "l2"
+        if is_divided not in self.shared:
+            self.shared[is_divided] = measure()
+        return self.shared[is_divided]
 
 
 #: Yields, for each candidate, the scores of all items while each is held out: float32 (n_items, n_classes),
@@ -227,7 +239,9 @@ def report_unfinished(problem: Problem, number: int) -> None:
 def sweep_ridge(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem) -> Iterator[Floats]:
     """Leave out every item, or unit of items, from ridge regression for all alphas; the folds are not needed."""
     model = build(grid[0], problem.seed, scaling)
-    system = RidgeSystem.prepare(problem.X, problem.positions, scaling, model.class_weight)
+    asked = (problem.X, problem.positions, scaling, model.class_weight)
+    [sums] = problem.share_sums(scaling, lambda: measure_weighted(*asked))
+    system = RidgeSystem.prepare(*asked, sums)
     path = system.follow_path([params["alpha"] for params in grid], problem.units)
     for i, params in enumerate(grid):
         problem.offer(i, functools.partial(path.fit, build(params, problem.seed, scaling), problem.n_classes))
@@ -248,7 +262,11 @@ def sweep_shrinkage(
         folds[held] = fold
     covariance = min(shrinkages) < 1
     wide = covariance and min(len(train) for train, _ in problem.splits) < problem.X.shape[1]
-    scatter = None if wide else Scatter.measure(problem.X, problem.positions, folds, scaling, covariance=covariance)
+    scatter = None
+    if not wide:
+        measure = functools.partial(measure_sums, problem.X, problem.positions, lengths)
+        parts = problem.share_sums(scaling, lambda: measure(folds=folds, products=covariance))
+        scatter = Scatter(scaling, tuple(parts))
     scores = problem.reserve_scores(len(grid))
     for fold, (train, held) in enumerate(problem.splits):
         present = np.unique(problem.positions[train])

@@ -172,6 +172,7 @@ class Head:
         tolerance: How many standard errors below the best accuracy a candidate may be that is
             chosen for its log-loss; with 0, accuracy alone decides.
         sweep: How its grid is tried on all folds.
+        streams: Whether it is tuned, fitted and evaluated without ever holding all features in memory.
         read_variant: Reads the text after `:` in a name into settings; None if there are no variants.
     """
 
@@ -193,6 +194,7 @@ class Head:
     stops_early: bool = False
     tolerance: float = 1.0
     sweep: sweeps.Sweep = sweeps.sweep_each
+    streams: bool = False
     read_variant: Callable[[str], Mapping[str, Any]] | None = None
 
     def build(self, params: Mapping[str, Any] = _NOTHING, seed: int = 0, scaling: str = "none") -> Any:  # noqa: ANN401 - a scikit-learn classifier
@@ -254,6 +256,7 @@ LOGREG = Head(
     tol=1e-4,
     folds_scaling=True,
     sweep=sweeps.sweep_path,
+    streams=True,
 )
 
 RIDGE = Head(
@@ -267,6 +270,7 @@ RIDGE = Head(
     margins=True,
     folds_scaling=True,
     sweep=sweeps.sweep_ridge,
+    streams=True,
 )
 
 LINEAR_SVM = Head(
@@ -321,6 +325,7 @@ LDA = Head(
     calibrated=True,
     folds_scaling=True,
     sweep=sweeps.sweep_shrinkage,
+    streams=True,
 )
 
 CENTROID = Head(
@@ -331,6 +336,7 @@ CENTROID = Head(
     calibrated=True,
     folds_scaling=True,
     sweep=sweeps.sweep_shrinkage,
+    streams=True,
 )
 
 NAIVE_BAYES = Head(

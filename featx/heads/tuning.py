@@ -27,6 +27,7 @@ from featx.heads.fitting import (
 )
 from featx.heads.rows import FeatureRows, TrainingRows
 from featx.heads.scaling import check_scaling, measure_spread
+from featx.heads.sums import ClassSums
 from featx.heads.sweeps import Problem
 from featx.heads.table import Head
 from featx.reporting import Progress
@@ -152,12 +153,12 @@ def tune(
     advance = _count_fits(progress, len(splits) * sum(map(len, plan.values())))
     weights = compute_sample_weight(head.check_params(spec.params).get("class_weight"), positions)
     calibrated = head.calibrated and spec.calibration != "none"
-    candidates: list[Candidate] = []
-    shortlist = Shortlist(head.tolerance)
+    candidates, shortlist, shared = list[Candidate](), Shortlist(head.tolerance), dict[bool, list[ClassSums]]()
     for scaling, grid in plan.items():
         report, offers = functools.partial(warned.add, grid, scaling), dict[int, Callable[[], Any]]()
         seen = rows.scale_parts(scaling)
-        problem = Problem(seen, positions, splits, alone, len(classes), spec.seed, advance, report, offers.__setitem__)
+        asked = (seen, positions, splits, alone, len(classes), spec.seed, advance, report, offers.__setitem__)
+        problem = Problem(*asked, shared)
         with limit_threads(head, len(rows) * rows.shape[1]):
             for strength, scores in enumerate(head.sweep(head.build, grid, scaling, problem)):
                 candidate = Candidate(grid[strength], scaling, strength)
@@ -384,7 +385,8 @@ class Shortlist:
         self._entries = [one for one in self._entries if one.accuracy >= self._least]
         if entry.accuracy >= self._least and not any(one.precedes(entry) for one in self._entries):
             kept = [one for one in self._entries if not entry.precedes(one)]
-            self._entries = [*kept, replace(entry, scores=entry.scores.copy())]
+            is_mapped = isinstance(entry.scores, np.memmap)
+            self._entries = [*kept, entry if is_mapped else replace(entry, scores=entry.scores.copy())]
 
     def choose(self) -> Entry:
         """Return the candidate that `tune` chooses among those that were added."""

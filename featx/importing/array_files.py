@@ -19,10 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.files import read_array_header
+from featx.files import forget_pages, read_array_header
 from featx.importing.parts import Part, check_matrix, check_size, cut_rows
 from featx.items.tables import read_parquet
-from featx.store.layout import forget_pages
 
 #: Usual names of the features; the first one that a file has is taken.
 FEATURES = ("features", "embeddings", "embedding", "feats", "X", "x", "vectors", "arr_0")

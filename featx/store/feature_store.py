@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import FeatxError, StoreError, StoreFormatError
+from featx.files import forget_pages
 from featx.golden import Golden
 from featx.reporting import Progress
 from featx.specs import EmbedSpec
@@ -30,7 +32,6 @@ from featx.store.layout import (
     digest_attributes,
     digest_block,
     digest_columns,
-    forget_pages,
     map_dataset,
     open_dataset,
     open_group,
@@ -169,11 +170,8 @@ class FeatureStore:
         self.golden = self._read_golden(file, read_text(attributes, "golden_sha256"))
         quarantine = self._read_quarantine(file, read_text(attributes, "quarantine_sha256"))
         self.quarantine = list(zip(*(quarantine[name].tolist() for name in QUARANTINE_COLUMNS), strict=True))
-        items = self._read_items(file)
-        self._items = items
-        self.ids, self.sha256 = items["id"], items["sha256"]
-        self.labels, self.splits, self.groups = items["label"], items["split"], items["group"]
-        self.sizes_px = np.stack([items["width"], items["height"]], axis=1)
+        self._raw = self._read_items(file)
+        self.sizes_px = np.stack([self._raw["width"], self._raw["height"]], axis=1)
         self._read_features(file)
 
     def _read_attributes(self, attributes: h5py.AttributeManager) -> None:
@@ -220,7 +218,7 @@ class FeatureStore:
             for (first, past), *both in zip(self._list_blocks(n_items), found, checksums["items"], strict=True)
             if both[0] != both[1]
         ]
-        return _decode_columns(columns, ITEM_COLUMNS)
+        return columns
 
     def _list_blocks(self, n_items: int) -> list[tuple[int, int]]:
         step = self._block_rows
@@ -252,7 +250,43 @@ class FeatureStore:
         return cls(stores[-1], allow_damage=allow_damage)
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._raw["id"])
+
+    # Text takes four times as much memory as the bytes on disk, so a column is decoded when it is needed.
+
+    @cached_property
+    def ids(self) -> NDArray[np.str_]:
+        """Id of each item."""
+        return decode_text(self._raw["id"])
+
+    @cached_property
+    def sha256(self) -> NDArray[np.str_]:
+        """Checksum of each item's file, in hexadecimal."""
+        return decode_text(self._raw["sha256"])
+
+    @cached_property
+    def labels(self) -> NDArray[np.str_]:
+        """Label of each item; empty for none."""
+        return decode_text(self._raw["label"])
+
+    @cached_property
+    def splits(self) -> NDArray[np.str_]:
+        """Split of each item; empty for none."""
+        return decode_text(self._raw["split"])
+
+    @cached_property
+    def groups(self) -> NDArray[np.str_]:
+        """Group of each item; empty for none."""
+        return decode_text(self._raw["group"])
+
+    @property
+    def contents(self) -> NDArray[np.bytes_]:
+        """The column `sha256` as bytes."""
+        return self._raw["sha256"]
+
+    def read_ids(self, rows: NDArray[np.intp]) -> NDArray[np.str_]:
+        """Return the ids of some rows, without decoding all."""
+        return decode_text(self._raw["id"][rows])
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.path)!r}, items={len(self)}, dim={self.dim}, dtype={self.spec.dtype!r})"
@@ -289,8 +323,9 @@ class FeatureStore:
 
     @property
     def columns(self) -> Mapping[str, NDArray[Any]]:
-        """The columns of `/items`, as they are on disk."""
-        return self._items
+        """The columns of `/items`, as they are on disk, with text decoded."""
+        text = {"id": self.ids, "sha256": self.sha256, "label": self.labels, "split": self.splits, "group": self.groups}
+        return {**self._raw, **text}
 
     @property
     def items(self) -> "pd.DataFrame":
@@ -302,8 +337,9 @@ class FeatureStore:
         """
         import pandas as pd
 
+        columns = self.columns
         columns = {
-            name: self._items[name].astype(object) if ITEM_COLUMNS[name] == TEXT else self._items[name].copy()
+            name: columns[name].astype(object) if ITEM_COLUMNS[name] == TEXT else columns[name].copy()
             for name in _FRAME_COLUMNS
         }
         return pd.DataFrame({name: pd.Series(values, dtype=values.dtype) for name, values in columns.items()})

@@ -60,6 +60,15 @@ class JoinedStore:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def read_ids(self, rows: NDArray[np.intp]) -> NDArray[np.str_]:
+        """Return the ids of some rows."""
+        return self.ids[rows]
+
+    @property
+    def contents(self) -> NDArray[np.bytes_]:
+        """The sha256 of each item, in hexadecimal."""
+        return self.parts[0].contents[self.rows[0]]
+
     @property
     def n_views(self) -> int:
         """Images of each item that were embedded.

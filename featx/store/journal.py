@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import DataError, StoreError, StoreFormatError
-from featx.files import make_folder, say_failures
+from featx.files import forget_pages, make_folder, say_failures
 from featx.golden import Golden
 from featx.specs import EmbedSpec
 from featx.store.hdf5 import create_group, write_file
@@ -28,7 +28,6 @@ from featx.store.layout import (
     decode_text,
     digest_block,
     digest_columns,
-    forget_pages,
     map_dataset,
     open_dataset,
     open_group,

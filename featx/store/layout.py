@@ -5,7 +5,6 @@ docs/format.md is its specification; this module is the only place that implemen
 
 import hashlib
 import math
-import mmap
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -263,13 +262,3 @@ def map_dataset(dataset: h5py.Dataset) -> NDArray[np.floating]:
         return np.empty(dataset.shape, dataset.dtype)
     with os.fdopen(os.dup(dataset.file.id.get_vfd_handle()), "rb") as file:
         return np.memmap(file, dtype=dataset.dtype, mode="r", offset=dataset.id.get_offset(), shape=dataset.shape)
-
-
-def forget_pages(matrix: NDArray[Any]) -> None:
-    """Release the memory that a mapped matrix takes; pages that are read again come from the system's cache.
-
-    Otherwise a long run would seem to take as much memory as its rows: pages of a mapped file count until another
-    process needs the memory.
-    """
-    if isinstance(matrix.base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-        matrix.base.madvise(mmap.MADV_DONTNEED)

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from featx.files import forget_pages
 from featx.golden import Golden
 from featx.specs import EmbedSpec
 from featx.store.hdf5 import create_group, write_file
@@ -27,7 +28,6 @@ from featx.store.layout import (
     digest_block,
     digest_columns,
     encode_text,
-    forget_pages,
     open_dataset,
     read_column,
     update_digest,

@@ -37,7 +37,7 @@ def test_fit():
     command, library, options = read_defaults(fit.fit), read_defaults(featx.fit), read_fields(FitOptions)
     assert (command["clf"], command["scaling"]) == (library["clf"], library["scaling"])
     assert str(command["runs"]) == options["folder"]
-    for name in ("test_size", "cv", "group", "without", "relabel", "seed", "views"):
+    for name in ("test_size", "cv", "group", "without", "relabel", "seed", "views", "memory"):
         assert command[name] == options[name]
     assert library["options"] == FitOptions()
 

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, bootstrap, norm, t
 
+from featx.evaluation import intervals
 from featx.evaluation.intervals import (
     bootstrap_intervals,
     bound_mean,
@@ -18,6 +19,15 @@ from featx.evaluation.intervals import (
     take_percentiles,
 )
 from featx.evaluation.metrics import make_log_loss
+
+
+def test_the_same_resamples_are_drawn_however_many_at_a_time(monkeypatch):
+    losses = np.random.default_rng(0).exponential(size=40_000)
+    found = []
+    for largest in (2**22, 1):  # blocks of 16 resamples, and of 13
+        monkeypatch.setattr(intervals, "_LARGEST_BLOCK", largest)
+        found.append(resample(make_log_loss(losses, None), len(losses), groups=None, seed=3, resamples=20))
+    np.testing.assert_allclose(*found, rtol=1e-12)
 
 
 @given(st.integers(1, 5000).flatmap(lambda trials: st.tuples(st.integers(0, trials), st.just(trials))))

@@ -97,7 +97,7 @@ def test_shots_are_of_different_groups_first(grouped):
         drawn = learning_curve._take_shots(grouped, members, count, 0)
         assert np.bincount(grouped.targets[drawn]).tolist() == [count] * 3
         assert len(set(grouped.groups[drawn])) == groups
-    doubled = dataclasses.replace(grouped, keys=np.repeat(grouped.keys[::2], 2))
+    doubled = dataclasses.replace(grouped, contents=np.repeat(grouped.contents[::2], 2))
     drawn = learning_curve._take_shots(doubled, members, 16, 0)
     assert len(set(doubled.keys[drawn])) == len(drawn)
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from featx.files import forget_pages
 from featx.store.layout import (
     ATTRIBUTES_SHA256,
     TEXT,
@@ -18,7 +19,6 @@ from featx.store.layout import (
     digest_block,
     digest_columns,
     encode_text,
-    forget_pages,
     map_dataset,
     open_dataset,
     open_group,

@@ -1,0 +1,100 @@
+"""Features larger than memory: the same heads, the same numbers."""
+
+import json
+
+import numpy as np
+import pytest
+from pictures import write_digits
+from reporters import Recorder
+
+import featx
+from featx.errors import UsageError
+from featx.files import reserve_file
+from featx.fitting.memory import MemoryPlan, measure_available
+from featx.heads import ridge, rows
+from featx.options import EmbedOptions, FitOptions, read_bytes
+
+SIDE = {"height": 32, "width": 32}
+
+
+@pytest.fixture(scope="module")
+def halves(tmp_path_factory):
+    """120 digits of four classes in the order of their classes, in half precision."""
+    folder = tmp_path_factory.mktemp("halves")
+    source = write_digits(folder / "digits", per_class=30, classes=4)
+    return featx.embed(source, "colour", image=SIDE, dtype="float16", folder=folder / "f", options=EmbedOptions()).store
+
+
+def fit(store, head, memory=None, **options):
+    return featx.fit(store, head, options=FitOptions(folder=None, memory=memory, **options))
+
+
+@pytest.mark.parametrize("head", ["ridge", "lda", "centroid", "logreg"])
+@pytest.mark.parametrize("options", [{}, {"group": r"digit-(\d{3})"}, {"cv": 2}], ids=["plain", "groups", "cv"])
+def test_a_streamed_fit_gives_the_numbers_of_one_in_memory(halves, head, options, monkeypatch):
+    before = fit(halves, head, **options)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)  # blocks of 64 items, the last of which lacks classes
+    monkeypatch.setattr(ridge, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(rows, "_BLOCKS_MAPPED", 1)
+    after = fit(halves, head, memory=1, **options)
+    assert after.head == before.head
+    assert [(one.params, one.scaling) for one in after.candidates] == [
+        (one.params, one.scaling) for one in before.candidates
+    ]
+    for one, other in zip(after.candidates, before.candidates, strict=True):
+        assert one.accuracy == pytest.approx(other.accuracy, abs=0.011)  # one item near a border
+        assert one.log_loss == pytest.approx(other.log_loss, abs=2e-3)
+    assert after.tested["predicted"].tolist() == before.tested["predicted"].tolist()
+    for name in (name for name in before.tested if name.startswith("probability_")):
+        np.testing.assert_allclose(after.tested[name], before.tested[name], atol=2e-3)
+
+
+def test_what_was_decided_is_said_once_and_recorded(halves, tmp_path):
+    reporter = Recorder()
+    run = featx.fit(halves, "ridge", options=FitOptions(folder=tmp_path, memory=20_000, reporter=reporter))
+    [line] = reporter.lines
+    assert "memory of 20.0 kB: streamed from their file" in line
+    record = json.loads((run.bundle / "bundle.json").read_text())["record"]["memory"]
+    n_bytes = 4 * halves.features.size
+    assert record == {"features_bytes": n_bytes, "streamed": True, "memory_bytes": 20_000}
+    assert not MemoryPlan.make(halves, FitOptions(memory=2 * n_bytes)).streamed
+    assert MemoryPlan.make(halves, FitOptions()).describe() == ""
+
+
+@pytest.mark.parametrize("head", ["random-forest", "svm", "knn", "mlp"])
+def test_a_head_that_needs_everything_in_memory_is_refused_before_anything_is_read(halves, head, monkeypatch):
+    monkeypatch.setattr(featx.fitting.fitting, "refuse_damage", lambda _: pytest.fail("it was read"))
+    with pytest.raises(UsageError, match=rf"^{head} needs all .* Choose one of logreg, ridge, lda, centroid, which"):
+        fit(halves, head, memory=10_000)
+
+
+def test_best_leaves_out_what_does_not_fit(halves):
+    run = fit(halves, "best", memory=10_000)
+    assert {one.name for one in run.heads} == {"centroid", "lda", "ridge", "logreg"}
+    assert any(note.startswith("naive-bayes, knn, mlp, random-forest were left out") for note in run.notes)
+
+
+def test_joined_stores_that_exceed_the_memory_are_refused(halves, tmp_path):
+    other = featx.embed(halves.source, "colour", image={"height": 8, "width": 8}, folder=tmp_path).store
+    with pytest.raises(UsageError, match="the features of 2 stores are joined in memory: they take"):
+        fit([halves, other], "lda", memory=10_000)
+
+
+def test_bytes_are_read_with_and_without_units():
+    assert [read_bytes(text) for text in ("1.5GiB", "2 MB", "800kB", "1000", "3 T")] == [
+        3 * 2**29, 2_000_000, 800_000, 1000, 3 * 10**12]  # fmt: skip
+    for text in ("", "much", "1.2.3GB", "0", "-5MB"):
+        with pytest.raises(UsageError, match="is not a number of bytes"):
+            read_bytes(text)
+    with pytest.raises(UsageError, match="memory is 0"):
+        FitOptions(memory=0)
+
+
+def test_the_memory_of_this_machine_is_known():
+    assert measure_available() > 10**8
+
+
+def test_scores_in_a_file_are_an_array():
+    scores = reserve_file((3, 4))
+    scores[...] = 2
+    assert scores[1:].sum() == 16

@@ -29,6 +29,9 @@ ALWAYS_TRAINED = -1
 
 _NAMED_CLASSES = 5
 
+#: Names of units that are decoded at a time.
+_NAMES = 10_000
+
 #: A share of a class is far off if it is above the requested one by this factor, or below it, in a class of so many.
 _FAR_OFF = 1.5
 _LEAST_FAR_OFF = 20
@@ -154,9 +157,7 @@ def hold_out(
     if not 0 < test_size < 1:
         msg = f"the test size is {test_size}; it must be a fraction above 0 and below 1, such as 0.2"
         raise UsageError(msg)
-    units, names = find_units(keys, groups)
-    places = np.fromiter((_place(name, seed) for name in names), np.float64, len(names))
-    del names
+    units, places = _place_units(keys, groups, seed)
     contents = _count_contents(units, labels)
     is_exact = stratify == "exact"
     in_test = _choose_exact(contents, places, test_size) if is_exact else (places < test_size).tolist()
@@ -306,7 +307,7 @@ def assign_folds(keys: Texts, labels: Texts, groups: Texts, *, folds: int, seed:
     if folds <= 1:
         msg = f"cross-validation needs at least two folds; got {folds}: ask for 2 or more"
         raise UsageError(msg)
-    units, names = find_units(keys, groups)
+    units, places = _place_units(keys, groups, seed)
     contents = _count_contents(units, labels)
     _, n_units = _sum_contents(contents)
     largest = max(sorted(n_units), key=lambda label: n_units[label], default="")
@@ -316,8 +317,6 @@ def assign_folds(keys: Texts, labels: Texts, groups: Texts, *, folds: int, seed:
             f"has {n_units.get(largest, 0)}: ask for fewer folds or add images"
         )
         raise DataError(msg)
-    places = np.fromiter((_place(name, seed) for name in names), np.float64, len(names))
-    del names
     order = np.lexsort((places, -np.bincount(units, minlength=len(contents))))
     dealt = np.array(_deal(contents, map(int, order), folds), np.intp)
     if len(set(dealt) - {ALWAYS_TRAINED}) < folds:
@@ -461,6 +460,14 @@ def _place(name: str, seed: int) -> float:
     """Hash a unit's name to a fraction in [0, 1), with the 53 bits that a float holds."""
     digest = hashlib.sha256(f"{seed}:{name}".encode("utf-8", "surrogatepass")).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+def _place_units(keys: Texts, groups: Texts, seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
+    """Return the unit of each item, and the place of each unit; a part of the names is in memory at a time."""
+    units, names, _ = _number_units(keys, groups)
+    parts = [part[start : start + _NAMES] for part in names for start in range(0, len(part), _NAMES)]
+    found = (_place(_decode(name), seed) for part in parts for name in part.tolist())
+    return units, np.fromiter(found, np.float64, sum(map(len, names)))
 
 
 def _note(labels: Sequence[str], what: str, apart_from: Sequence[str] = ()) -> str:

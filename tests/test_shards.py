@@ -5,8 +5,10 @@ import shutil
 import pytest
 from pictures import write_digits
 from scenarios import read_content
+from typer.testing import CliRunner
 
 import featx
+from featx.cli.app import app
 from featx.errors import StoreError, UsageError
 from featx.items.sources import read_source_again
 
@@ -75,3 +77,17 @@ def test_a_shard_reads_its_own_items_again(source):
 def test_a_shard_that_does_not_exist_is_refused(pictures, shard, message):
     with pytest.raises(UsageError, match=message):
         featx.take_shard(featx.read_source(pictures), *map(int, shard.split("/")))
+
+
+def test_the_command_line_embeds_shards_and_merges_them(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for shard in ("1/2", "2/2"):
+        done = CliRunner().invoke(
+            app, ["embed", str(source), "--backbone", "colour", "--shard", shard, "--max-bad", "1"]
+        )
+        assert done.exit_code == 0, done.output
+    shards = sorted(map(str, (tmp_path / "features").glob("colour.shard-*.h5")))
+    merged = CliRunner().invoke(app, ["merge", *shards, "--name", "colour"])
+    assert "-> features/colour.h5" in merged.output
+    refused = CliRunner().invoke(app, ["embed", str(source), "--shard", "2 of 3"])
+    assert refused.exit_code == 2

@@ -2,14 +2,17 @@
 
 import itertools
 import random
+import sys
 
 import pytest
+from scenarios import list_names
 
+import featx
 from featx.cluster import driver as driver_module
 from featx.cluster.driver import KILLS, Driver, WorkerLostError
 from featx.cluster.jobs import Outcome
 from featx.cluster.planning import Shard, choose_size, plan
-from featx.errors import BackboneError, StoreError
+from featx.errors import BackboneError, MissingExtraError, StoreError, UsageError
 from featx.items import Item
 from featx.items.reading import Examined
 
@@ -156,3 +159,22 @@ def test_a_plan_has_all_items_in_their_places():
 )
 def test_shards_are_whole_batches_and_neither_few_nor_large(n_items, n_workers, row_bytes, size):
     assert choose_size(n_items, n_workers, row_bytes) == size
+
+
+def test_without_ray_the_message_says_what_to_install(pictures, features, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    monkeypatch.delitem(sys.modules, "featx.cluster.ray_workers", raising=False)
+    with pytest.raises(MissingExtraError, match=r"pip install 'featx\[ray\]'"):
+        featx.embed(pictures, "colour", folder=features, options=featx.EmbedOptions(executor="ray"))
+    assert list_names(features) == []
+
+
+def test_an_object_cannot_be_built_by_workers(pictures, features):
+    options = featx.EmbedOptions(executor="ray")
+    with pytest.raises(UsageError, match="pass the uri 'colour', and not an object"):
+        featx.embed(pictures, featx.load_backbone("colour"), folder=features, options=options)
+
+
+def test_options_of_ray_are_refused_without_it():
+    with pytest.raises(UsageError, match="need the executor ray"):
+        featx.EmbedOptions(ray_address="auto")

@@ -46,26 +46,20 @@ def check(folder, expected):
     assert list_names(folder) == ["s.h5"]
 
 
-def test_a_worker_is_killed(source, expected, features, cluster):
+def test_workers_are_killed_one_of_them_in_the_middle_of_writing(source, expected, features, cluster):
     with Run(source, features, cluster) as run:
         run.wait_for(run.list_shards)
         os.kill(run.wait_for(lambda: run.list_processes("ray::Worker.embed"))[0], signal.SIGKILL)
+        pid, _ = run.stop_in_write()
+        os.kill(pid, signal.SIGKILL)
         counts, states = run.finish()
     check(features, expected)
     assert (counts["new"], counts["quarantined"]) == (601, 1)
-    assert any("1 died" in line for line in states)
+    assert any("2 died" in line for line in states)
 
 
-def test_a_worker_is_killed_in_the_middle_of_writing(source, expected, features, cluster):
+def test_the_driver_is_killed_and_the_next_run_resumes(source, expected, features, cluster):
     with Run(source, features, cluster) as run:
-        pid, _ = run.stop_in_write()
-        os.kill(pid, signal.SIGKILL)
-        run.finish()
-    check(features, expected)
-
-
-def test_the_driver_is_killed_and_the_next_run_resumes(source, expected, features):
-    with Run(source, features) as run:
         run.wait_for(lambda: len(run.list_shards()) > 1)
         run.process.kill()
         run.process.wait()
@@ -110,4 +104,7 @@ def test_real_features_are_equal_byte_for_byte(shared, features, tmp_path, monke
     capfd.readouterr()
     subprocess.run([*command, features, "--executor", "ray", "--workers", "2", "--json"], check=True)
     assert json.loads(capfd.readouterr().out)["new"] > 500
-    check(features, read_content(tmp_path / "local/s.h5"))
+    ours, theirs = (read_content(folder / "s.h5") for folder in (features, tmp_path / "local"))
+    # The first run, without a network in the cache, computed the golden pictures with Keras.
+    assert [name for name in ours if ours[name] != theirs[name]] in ([], ["golden/features"])
+    assert list_names(features) == ["s.h5"]

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
         SplitOptions,
     )
     from featx.prediction import Predictor
+    from featx.publishing import Publication, publish
     from featx.report.maps import StoreMap, map_store
     from featx.report.page import Report, write_report
     from featx.report.similar import Similar, find_similar
@@ -104,6 +105,7 @@ _MODULES = {
         "ScoutOptions",
         "SplitOptions",
     ),
+    "featx.publishing": ("Publication", "publish"),
     "featx.report.page": ("Report", "write_report"),
     "featx.reporting": ("ProgressReporter", "Reporter"),
     "featx.report.maps": ("StoreMap", "map_store"),
@@ -158,6 +160,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "ProgressReporter",
+    "Publication",
     "Repair",
     "Report",
     "Reporter",
@@ -189,6 +192,7 @@ __all__ = [
     "load_backbone",
     "map_store",
     "merge_stores",
+    "publish",
     "read_archive",
     "read_export",
     "read_folder",

@@ -21,6 +21,7 @@ from featx.specs import ImageSpec, ViewSpec
 from featx.store import FeatureStore
 from featx.store.layout import QUARANTINE_COLUMNS
 from featx.store.writing import StoreWriter
+from featx.urls import find_url
 from featx.wording import format_plural, to_text
 
 #: A file modified less than this before it was read, or after, may change again with the same
@@ -386,7 +387,9 @@ def _has_size(manifest: Manifest, name: str, size: int) -> bool:
 
 
 def describe_source(manifest: Manifest) -> str:
-    """Return the manifest's source as an absolute path in valid Unicode."""
+    """Return the manifest's source, a URL or an absolute path, in valid Unicode."""
+    if find_url(manifest.source):
+        return to_text(manifest.source)
     path = os.path.abspath(manifest.source)  # noqa: PTH100 - resolve() would follow a link that is swapped on purpose
     return to_text(path)
 

@@ -37,6 +37,7 @@ from featx.cli import (
     layers,
     merge,
     predict,
+    publish,
     repair,
     report,
     scout,
@@ -95,6 +96,7 @@ _add_verb(info.info, info.EXAMPLE)
 _add_verb(verify.verify, verify.EXAMPLE)
 _add_verb(repair.repair, repair.EXAMPLE)
 _add_verb(merge.merge, merge.EXAMPLE)
+_add_verb(publish.publish, publish.EXAMPLE)
 _add_verb(export.export, export.EXAMPLE)
 _add_verb(serve.serve, serve.EXAMPLE)
 _add_verb(backbones.backbones, backbones.EXAMPLE)

@@ -85,12 +85,6 @@ def test_reading_a_source_imports_nothing_heavy(folder):
     assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
-@pytest.mark.parametrize("url", ["https://example.org/photos.zip", "s3://bucket/photos", "HTTP://example.org/t.csv"])
-def test_a_url_is_refused_as_one(url):
-    with pytest.raises(SourceError, match="is a URL; download it, and name the folder, table or archive"):
-        read_source(url)
-
-
 def test_a_table_that_is_read_again_without_its_files_does_not_advise_an_option(tmp_path, folder):
     (tmp_path / "list.csv").write_text("path\ngone.png\n")
     with pytest.raises(SourceError, match=r"gone\.png'$"):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from featx.errors import DataError, SourceError, StoreError
 from featx.items.decoding import Decoded
 from featx.items.manifest import FileStat, Item, Manifest
-from featx.items.reading import Examined, Stamp, examine
+from featx.items.reading import Examined, Stamp, count_least, examine
 from featx.items.splits import find_leaks
 from featx.measuring import Timing
 from featx.options import EmbedOptions
@@ -178,7 +178,7 @@ class Ledger:
             spec,
             known=self._known_to_all,
             stamps=self._stamps,
-            workers=self._options.count_workers(),
+            workers=self._options.count_workers(count_least(self._manifest)),
             timing=timing,
             views=[views] if views else [],
         )

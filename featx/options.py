@@ -115,9 +115,9 @@ class EmbedOptions:
             msg = f"max_bad is {self.max_bad}; it must be a share from 0 to 1, such as 0.05"
             raise UsageError(msg)
 
-    def count_workers(self) -> int:
-        """Return the number of threads."""
-        return self.workers or count_cores()
+    def count_workers(self, least: int = 1) -> int:
+        """Return the number of threads; where they wait for answers, at least so many unless the user named another."""
+        return self.workers or max(least, count_cores())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,9 +228,9 @@ class SplitOptions:
             msg = f"workers is {self.workers}; it must be at least 1"
             raise UsageError(msg)
 
-    def count_workers(self) -> int:
-        """Return the number of threads."""
-        return self.workers or count_cores()
+    def count_workers(self, least: int = 1) -> int:
+        """Return the number of threads; where they wait for answers, at least so many unless the user named another."""
+        return self.workers or max(least, count_cores())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

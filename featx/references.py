@@ -114,9 +114,12 @@ def check_run_name(folder: str | os.PathLike[str] | None, name: str) -> None:
     """Refuse a name that a new run cannot have, before anything is computed.
 
     Raises:
-        UsageError: If some system cannot have a folder of that name, or references use it.
+        UsageError: If some system cannot have a folder of that name, or references use it; or if the folder is a URL.
         BundleError: If there is such a run.
     """
+    if folder is not None and find_url(folder):
+        msg = "bundles are written on this machine: name a folder for --runs, then write it there with `featx publish`"
+        raise UsageError(msg)
     if not name:
         return
     reserved = {

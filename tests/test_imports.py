@@ -11,7 +11,7 @@ import featx
 from featx.options import FitOptions
 from featx.registry import HEADS
 
-HEAVY = ("tensorflow", "keras", "sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "skops", "openvino")
+HEAVY = ("tensorflow", "keras", "sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "skops", "openvino", "fsspec")
 
 
 @pytest.fixture(scope="module")

@@ -126,6 +126,7 @@ def test_the_verbs_take_urls(object_store, store, digits, tmp_path, capsys, monk
     assert code == 0, err
     assert (tmp_path / "s.png").exists()
     assert call("repair", at)[0] == 2
+    assert "write it there with `featx publish`" in call("fit", at, "--runs", "s3://bucket/runs")[2]
     for arguments in (["errors", "one"], ["verify", at], ["audit", at], ["evaluate", "one", source]):
         code, out, err = call(*arguments)
         assert code == 0, (arguments, err)

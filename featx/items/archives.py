@@ -80,7 +80,7 @@ class ArchiveReader:
         self._container = container
         self._members = members
         self._mtime_ns = mtime_ns
-        self._is_remote = is_remote
+        self.is_remote = is_remote
 
     def stat(self, item_id: str) -> FileStat:
         """Return the member's size, and the later of its time and the archive's own.
@@ -93,7 +93,7 @@ class ArchiveReader:
             FileNotFoundError: If the archive has no such item.
         """
         member = self._find(item_id)
-        return FileStat(member.size_bytes, self._mtime_ns if self._is_remote else max(member.mtime_ns, self._mtime_ns))
+        return FileStat(member.size_bytes, self._mtime_ns if self.is_remote else max(member.mtime_ns, self._mtime_ns))
 
     def read(self, item_id: str, n_bytes: int | None = None) -> bytes:
         """Return the first bytes of the member, or all of them if `n_bytes` is None.

@@ -30,6 +30,8 @@ class RemoteReader:
         stats: What a listing has told of items, so that nobody asks again.
     """
 
+    is_remote = True
+
     def __init__(
         self, base: str, urls: Mapping[str, str] | None = None, stats: Mapping[str, tuple[int, int]] | None = None
     ) -> None:

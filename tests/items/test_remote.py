@@ -12,7 +12,9 @@ import featx
 from featx import remote
 from featx.errors import MissingExtraError, SourceError
 from featx.items import read_source
+from featx.items.reading import count_least
 from featx.items.sources import find_reader, read_source_again
+from featx.options import EmbedOptions
 from featx.urls import find_path, find_url, hide_secrets
 
 
@@ -46,10 +48,12 @@ def url(request, folder):
     return request.getfixturevalue("object_store").put(folder, "contract")
 
 
-def test_a_folder_at_a_url_has_the_items_of_the_folder_on_disk(url, folder):
+def test_a_folder_at_a_url_has_the_items_of_the_folder_on_disk(request, url, folder):
     local, found = read_source(folder), read_source(url)
     assert found.items == local.items
     assert found.junk == local.junk
+    if request.node.callspec.params["url"] != "file":
+        assert EmbedOptions().count_workers(count_least(found)) >= 16 > count_least(local)
     names = [item.id for item in local.items]
     assert [found.reader.read(name) for name in names] == [local.reader.read(name) for name in names]
     assert found.reader.read("cat/one", 8) == local.reader.read("cat/one", 8)
@@ -153,6 +157,8 @@ def test_a_table_names_urls_and_paths_relative_to_it(object_store, pictures, tmp
     assert result.store.ids.tolist() == ["cat/1.png", "cat/3.png?x=1", "dog/0.png"]
     assert result.store.quarantine == [("cat/none.png", "", "cannot be read: it does not exist")]
     assert result.store.source == f"{web}/t.csv"
+    methods = [method for method, path in object_store.proxy.requests if "t.csv" not in path]
+    assert (methods.count("HEAD"), methods.count("GET")) == (5, 4)  # what does not exist is asked for in two ways
     assert b"hidden-key" not in result.store.path.read_bytes()
     assert featx.embed(f"{web}/t.csv", "colour", folder=tmp_path / "features").cached == 3
     # A table on disk may name both.

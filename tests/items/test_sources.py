@@ -78,7 +78,7 @@ def test_columns_and_roots_are_for_tables(folder):
 def test_reading_a_source_imports_nothing_heavy(folder):
     code = (
         "import sys; from featx.items import read_source; read_source(sys.argv[1]).describe()\n"
-        "heavy = {'numpy', 'PIL', 'pyarrow', 'pandas', 'sklearn', 'scipy', 'tensorflow', 'keras', 'h5py'}\n"
+        "heavy = {'numpy', 'PIL', 'pyarrow', 'pandas', 'sklearn', 'scipy', 'tensorflow', 'keras', 'h5py', 'fsspec'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)

@@ -71,7 +71,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		{ echo "featx needs Python 3.11 or newer; name one with make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group test --group check --editable '.[offline,hub,report,map,export,serve,dicom,heic,ray]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group test --group check --editable '.[offline,hub,report,map,export,serve,dicom,heic,ray,remote]'
 	touch $(INSTALLED)
 
 $(NEWEST): pyproject.toml constraints.txt

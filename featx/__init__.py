@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     )
     from featx.prediction import Predictor
     from featx.prediction_results import Explanation, Neighbour, Prediction
+    from featx.publishing import Publication, publish
     from featx.report.maps import StoreMap, map_store
     from featx.report.page import Report, write_report
     from featx.report.similar import Similar, find_similar
@@ -111,6 +112,7 @@ _MODULES = {
         "ScoutOptions",
         "SplitOptions",
     ),
+    "featx.publishing": ("Publication", "publish"),
     "featx.report.page": ("Report", "write_report"),
     "featx.reporting": ("ProgressReporter", "Reporter"),
     "featx.report.maps": ("StoreMap", "map_store"),
@@ -168,6 +170,7 @@ __all__ = [
     "Prediction",
     "Predictor",
     "ProgressReporter",
+    "Publication",
     "Repair",
     "Report",
     "Reporter",
@@ -201,6 +204,7 @@ __all__ = [
     "load_backbone",
     "map_store",
     "merge_stores",
+    "publish",
     "read_archive",
     "read_export",
     "read_folder",

@@ -38,6 +38,7 @@ from featx.store import FeatureStore
 from featx.store.feature_store import read_spec
 from featx.store.sealing import Provenance
 from featx.store.writing import StoreWriter, check_space
+from featx.urls import find_url, hide_secrets
 from featx.wording import to_text
 
 #: Packages that can change a feature's last bits; every store keeps their versions.
@@ -221,6 +222,9 @@ def embed_layers(  # noqa: PLR0913 - one keyword for each part of the spec
         FeatxError: One of its subclasses, for a source, backbone or store that cannot be used.
     """
     check_options(options, EmbedOptions)
+    if find_url(folder):
+        msg = f"stores are written on this machine, not to {hide_secrets(find_url(folder))}: embed into a folder, then "
+        raise UsageError(msg + "write the store there with `featx publish`")
     begun, planned = time.perf_counter(), plan_views(views, augmentation, view_seed)
     manifest = source if isinstance(source, Manifest) else read_source(source)
     chosen = name_backbone(backbone, options.reporter) if isinstance(backbone, str | None) else backbone

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featx.errors import DataError, SourceError, StoreError
 from featx.items.decoding import Decoded
 from featx.items.manifest import FileStat, Item, Manifest
-from featx.items.reading import Examined, Stamp, examine, separate
+from featx.items.reading import Examined, Stamp, count_least, examine, separate
 from featx.items.splits import find_leaks
 from featx.measuring import Timing
 from featx.options import EmbedOptions
@@ -22,6 +22,7 @@ from featx.specs import ImageSpec, ViewSpec
 from featx.store import FeatureStore
 from featx.store.layout import QUARANTINE_COLUMNS
 from featx.store.writing import StoreWriter
+from featx.urls import find_url
 from featx.wording import format_plural, to_text
 
 #: A file modified less than this before it was read, or after, may change again with the same
@@ -188,7 +189,7 @@ class Ledger:
             spec,
             known=self._known_to_all,
             stamps=self._stamps,
-            workers=self._options.count_workers(),
+            workers=self._options.count_workers(count_least(self.manifest)),
             timing=timing,
             views=[views] if views else [],
         )
@@ -414,7 +415,9 @@ def _has_size(manifest: Manifest, name: str, size: int) -> bool:
 
 
 def describe_source(manifest: Manifest) -> str:
-    """Return the manifest's source as an absolute path in valid Unicode."""
+    """Return the manifest's source, a URL or an absolute path, in valid Unicode."""
+    if find_url(manifest.source):
+        return to_text(manifest.source)
     path = os.path.abspath(manifest.source)  # noqa: PTH100 - resolve() would follow a link that is swapped on purpose
     return to_text(path)
 

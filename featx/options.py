@@ -156,9 +156,12 @@ class EmbedOptions:
             msg = "ray_address, gpus_per_worker and cpus_per_worker need the executor ray; choose it, or leave them out"
             raise UsageError(msg)
 
-    def count_workers(self) -> int:
-        """Return the number of threads that read and decode in this process."""
-        return (self.workers if self.executor == "local" else None) or count_cores()
+    def count_workers(self, least: int = 1) -> int:
+        """Return the number of threads that read and decode in this process.
+
+        Where they wait for answers, there are at least so many, unless the user named another number.
+        """
+        return (self.workers if self.executor == "local" else None) or max(least, count_cores())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -275,9 +278,9 @@ class SplitOptions:
             msg = f"workers is {self.workers}; it must be at least 1"
             raise UsageError(msg)
 
-    def count_workers(self) -> int:
-        """Return the number of threads."""
-        return self.workers or count_cores()
+    def count_workers(self, least: int = 1) -> int:
+        """Return the number of threads; where they wait for answers, at least so many unless the user named another."""
+        return self.workers or max(least, count_cores())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

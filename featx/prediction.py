@@ -37,7 +37,7 @@ from featx.items import Item, Manifest, read_source
 from featx.items.decoding import MAX_PIXELS
 from featx.items.listing import list_sources
 from featx.items.pictures import Picture
-from featx.items.reading import Examined, Listing, count_views, examine, expand_views
+from featx.items.reading import Examined, Listing, count_least, count_views, examine, expand_views
 from featx.measuring import Timing
 from featx.options import EMBED_DEFAULTS, RUNTIMES, EmbedOptions
 from featx.prediction_results import Explanation, Prediction
@@ -372,8 +372,9 @@ def embed_listing(
     """
     images = tuple(dict.fromkeys(specs))  # each form is decoded once
     timing, done, n_views = Timing(), 0, count_views(views)
+    workers = options.count_workers(count_least(listing))
     examined_items = examine(
-        listing, images, known=None, stamps={}, workers=options.count_workers(), timing=timing, views=views, ahead=ahead
+        listing, images, known=None, stamps={}, workers=workers, timing=timing, views=views, ahead=ahead
     )
     runners = [Runner(backbone, options, expected=total, few=FEW_IMAGES, views=n_views) for backbone in backbones]
     with contextlib.ExitStack() as stack:

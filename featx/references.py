@@ -11,6 +11,7 @@ from featx.errors import BundleError, UsageError
 from featx.files import DAMAGES
 from featx.items.sources import ARCHIVE_SUFFIXES
 from featx.results import MOST_CHARACTERS
+from featx.urls import find_path, find_url
 from featx.wording import join_first, shorten_name
 
 #: The folder of runs by default, and the file in it that names the newest one.
@@ -39,12 +40,16 @@ def find_bundle(reference: str | os.PathLike[str]) -> Path:
     Args:
         reference: A path; the name of a run in `runs/`; `latest` for the run that was written last there;
             `latest:logreg` for the last one with that head, or `latest:finetune` for the last fine-tuned one. In
-            another folder of runs, such as `other/latest`.
+            another folder of runs, such as `other/latest`. Or the URL of a bundle, which is kept in the cache.
 
     Raises:
         BundleError: If there is no such bundle; the message names the newest runs.
     """
-    path = Path(reference)
+    if url := find_url(reference):
+        from featx.remote import fetch_bundle
+
+        return fetch_bundle(url, MANIFEST)
+    path = Path(find_path(reference))
     if (path / MANIFEST).is_file():
         return path
     is_name = len(path.parts) == 1
@@ -109,9 +114,12 @@ def check_run_name(folder: str | os.PathLike[str] | None, name: str) -> None:
     """Refuse a name that a new run cannot have, before anything is computed.
 
     Raises:
-        UsageError: If some system cannot have a folder of that name, or references use it.
+        UsageError: If some system cannot have a folder of that name, or references use it; or if the folder is a URL.
         BundleError: If there is such a run.
     """
+    if folder is not None and find_url(folder):
+        msg = "bundles are written on this machine: name a folder for --runs, then write it there with `featx publish`"
+        raise UsageError(msg)
     if not name:
         return
     reserved = {

@@ -7,12 +7,13 @@ from typing import Any
 
 from featx.backbones.loading import rebuild_backbone
 from featx.embedding import EmbedResult, embed_layers
-from featx.errors import FeatxError, SourceError, StoreError
+from featx.errors import FeatxError, SourceError, StoreError, UsageError
 from featx.items import Manifest
 from featx.items.sources import read_source_again
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.specs import ViewSpec
 from featx.store.verification import Verification, drop_damage, verify_store
+from featx.urls import find_url, hide_secrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,9 @@ def repair_store(path: str | os.PathLike[str], *, drop: bool = False, options: E
         ()
     """
     options.reporter.begin("checking")
+    if find_url(path):
+        msg = f"{hide_secrets(find_url(path))} is not on this machine; repair the original, and publish it again"
+        raise UsageError(msg)
     found = verify_store(path, options.reporter.advance)
     if not found.damage:
         return Repair(found, None)

@@ -25,6 +25,7 @@ from featx.options import SPLIT_DEFAULTS, SplitOptions
 from featx.prefetching import prefetch
 from featx.registry import suggest
 from featx.reporting import Reporter
+from featx.urls import find_url
 
 _HEADER_LINE = ",".join(COLUMNS) + "\n"
 
@@ -143,6 +144,9 @@ def split_source(
 def _check_reader(manifest: Manifest) -> FolderReader:
     if isinstance(manifest.reader, FolderReader):
         return manifest.reader
+    if find_url(manifest.source):
+        msg = f"{manifest.source!r} is not on this machine, where tables of splits are written; leave the split to "
+        raise SourceError(msg + "`featx fit`, which holds out a test and validates on folds of the rest")
     msg = (
         f"a table cannot list the images inside {manifest.source!r}: unpack it and split the folder, or leave the "
         "split to `featx fit`, which holds out a test and validates on folds of the rest"

@@ -99,6 +99,23 @@ def no_cache(monkeypatch):
     monkeypatch.setenv("FEATX_CACHE", "off")
 
 
+@pytest.fixture(scope="session")
+def _object_store():
+    from object_store import ObjectStore
+
+    opened = ObjectStore()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def object_store(_object_store, tmp_path, monkeypatch):
+    """An S3 server on loopback behind a proxy that counts requests and can break them; with a cache of its own."""
+    monkeypatch.setenv("FEATX_CACHE", str(tmp_path / "cache"))
+    _object_store.reset()
+    return _object_store
+
+
 @pytest.fixture
 def pictures(tmp_path):
     """Ten pictures in two classes."""

@@ -11,7 +11,10 @@ import featx
 from featx.options import FitOptions
 from featx.registry import HEADS
 
-HEAVY = ("tensorflow", "keras", "sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "skops", "openvino", "ray")
+HEAVY = (
+    *("tensorflow", "keras", "sklearn", "scipy", "matplotlib", "pandas", "pyarrow", "skops", "openvino"),
+    *("ray", "fsspec"),
+)
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ from featx.cli import (
     layers,
     merge,
     predict,
+    publish,
     repair,
     report,
     scout,
@@ -97,6 +98,7 @@ _add_verb(verify.verify, verify.EXAMPLE)
 _add_verb(repair.repair, repair.EXAMPLE)
 _add_verb(merge.merge, merge.EXAMPLE)
 _add_verb(import_features.import_features, import_features.EXAMPLE, "import")  # a keyword of Python
+_add_verb(publish.publish, publish.EXAMPLE)
 _add_verb(export.export, export.EXAMPLE)
 _add_verb(serve.serve, serve.EXAMPLE)
 _add_verb(backbones.backbones, backbones.EXAMPLE)

@@ -123,7 +123,7 @@ def fit(
     if as_json:
         print_run(run)
     else:
-        print_text(_describe(run, " + ".join(str(store.path) for store in opened)))
+        print_text(_describe(run, " + ".join(store.place for store in opened)))
 
 
 def _describe(run: Any, stores: str) -> str:  # noqa: ANN401 - a Run, whose module loads numpy

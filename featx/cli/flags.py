@@ -22,7 +22,7 @@ def join(names: Any) -> str:  # noqa: ANN401 - any iterable of texts, of which a
 
 # Stores and bundles
 
-Store = Annotated[Path, typer.Argument(metavar="STORE", help="Feature store (.h5).")]
+Store = Annotated[Path, typer.Argument(metavar="STORE", help="Feature store (.h5), or its URL.")]
 NewestStore = Annotated[
     Path | None, typer.Argument(metavar="STORE", help="Feature store (.h5); by default the newest in ./features.")
 ]
@@ -31,7 +31,7 @@ Bundle = Annotated[
     typer.Argument(
         metavar="BUNDLE",
         help="Bundle: a folder that `featx fit` or `featx finetune` wrote, its name in runs/, `latest`, or the latest "
-        "of a head, such as `latest:logreg`.",
+        "of a head, such as `latest:logreg`; or its URL.",
     ),
 ]
 RunName = Annotated[
@@ -62,7 +62,8 @@ Source = Annotated[
     typer.Argument(
         metavar="SOURCE",
         help="A folder with one folder per class (also inside train/, val/ and test/), a CSV or Parquet table, "
-        "a zip or tar archive, or shards such as 'train-*.tar' or a folder of Parquet files with images.",
+        "a zip or tar archive, or shards such as 'train-*.tar' or a folder of Parquet files with images; "
+        "all but shards also at a URL, such as s3://bucket/photos.",
     ),
 ]
 Root = Annotated[

@@ -19,6 +19,7 @@ from featx.errors import SourceError, UsageError
 from featx.options import EMBED_DEFAULTS, EmbedOptions
 from featx.prefetching import gather
 from featx.reporting import SILENT, ProgressReporter
+from featx.urls import find_url
 from featx.wording import format_plural, to_text
 
 EXAMPLE = "featx predict runs/2026-01-31-logreg-mobilenetv2 new-photos/ --out labels.csv"
@@ -243,7 +244,7 @@ class _Tally:
 
 def _find_base(manifest: Any) -> str:  # noqa: ANN401 - a Manifest
     """Find the folder or archive that ids are relative to; empty if all are absolute."""
-    if all(map(os.path.isabs, (item.id for item in manifest.items))):
+    if all(os.path.isabs(name) or find_url(name) for name in (item.id for item in manifest.items)):  # noqa: PTH117 - ids are text
         return ""
     locate = getattr(manifest.reader, "locate", None)
     return str(locate("") if locate else manifest.source)  # the members of an archive are not files

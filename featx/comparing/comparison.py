@@ -148,7 +148,7 @@ def _describe_call(
     for name in ("combine", "folds", "test_size", "group", "views", "seed"):
         value = getattr(options, name)
         flags |= {name.replace("_", "-"): value} if value != getattr(COMPARE_DEFAULTS, name) else {}
-    return {"stores": [to_text(str(store.path)) for store in stores], "flags": flags}
+    return {"stores": [to_text(store.place) for store in stores], "flags": flags}
 
 
 def _write(comparison: Comparison, options: CompareOptions, source: str) -> Comparison:

@@ -382,7 +382,7 @@ def _make_record(run: Run, dataset: Dataset, outcome: _Outcome, options: FitOpti
             outcome.origin, test_size=options.test_size, group=options.group, seed=options.seed, cv=options.cv
         ),
         "store": {
-            "path": to_text(str(store.path)),
+            "path": to_text(store.place),
             "source": store.source,
             "items": len(store),
             "embed_seconds": store.embed_seconds,
@@ -396,7 +396,7 @@ def _make_record(run: Run, dataset: Dataset, outcome: _Outcome, options: FitOpti
         record["heads"] = [head.to_dict() for head in run.heads]
     if len(store.parts) > 1:
         record["stores"] = [
-            {"path": to_text(str(part.path)), "items": len(part), "created_with": dict(part.created_with)}
+            {"path": to_text(part.place), "items": len(part), "created_with": dict(part.created_with)}
             for part in store.parts
         ]
         record["notes"] = store.notes

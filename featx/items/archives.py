@@ -28,11 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
-from featx.errors import SourceError
+from featx.errors import FeatxError, SourceError
 from featx.items.formats import HEAD_BYTES, has_image_suffix, looks_like_image
 from featx.items.layouts import NO_IMAGES, SPLIT_NAMES, find_junk_reason
 from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, arrange, choose_items
+from featx.urls import find_path, find_url, hide_secrets
 
 #: The largest data sets in one archive have two million images; listing that many takes 1.8 GB.
 MAX_MEMBERS = 2_000_000
@@ -73,22 +74,26 @@ class Container(Protocol):
 class ArchiveReader:
     """Reads members of an archive by their id."""
 
-    def __init__(self, container: Container, members: dict[str, Member], mtime_ns: int) -> None:
+    def __init__(
+        self, container: Container, members: dict[str, Member], mtime_ns: int, *, is_remote: bool = False
+    ) -> None:
         self._container = container
         self._members = members
         self._mtime_ns = mtime_ns
+        self.is_remote = is_remote
 
     def stat(self, item_id: str) -> FileStat:
         """Return the member's size, and the later of its time and the archive's own.
 
         Tools for reproducible archives give all members one fixed time, so by the members'
         times alone a rebuilt archive would pass for the old one. A zip's times count as UTC.
+        The number of a remote archive changes with its content, so it counts alone.
 
         Raises:
             FileNotFoundError: If the archive has no such item.
         """
         member = self._find(item_id)
-        return FileStat(member.size_bytes, max(member.mtime_ns, self._mtime_ns))
+        return FileStat(member.size_bytes, self._mtime_ns if self.is_remote else max(member.mtime_ns, self._mtime_ns))
 
     def read(self, item_id: str, n_bytes: int | None = None) -> bytes:
         """Return the first bytes of the member, or all of them if `n_bytes` is None.
@@ -122,6 +127,7 @@ def read_archive(source: str | os.PathLike[str], *, options: SourceOptions = AS_
     Args:
         source: A zip, or a tar, plain or compressed by gzip, bzip2 or xz; its content
             decides which. A compressed tar is unpacked once into an anonymous temporary file.
+            At a URL, only the parts that are needed are read, but of a compressed tar all.
         options: The layout, where the classes are, and what to leave out.
 
     Returns:
@@ -131,10 +137,12 @@ def read_archive(source: str | os.PathLike[str], *, options: SourceOptions = AS_
         SourceError: If the archive is damaged, encrypted or unsafe, holds no images, or can be read in two ways.
         UsageError: If an option does not fit what the archive holds.
     """
-    name = os.fspath(source)
+    url = find_url(source)
+    name = hide_secrets(url) or os.fspath(find_path(source))
     with _translate_damages(name):
-        container = _open_container(name)
-    images, junk = choose_images(container, name)
+        file, size_bytes, version = _open_remote(url) if url else _open_local(name)
+        container = _open_container(file, size_bytes, name)
+    images, junk = choose_images(container, size_bytes, name)
     if not images:
         left_out = f" (left out: {list_junk(junk)})" if junk else ""
         msg = f"the archive {name!r} holds no images{left_out}; name an archive of folders of images"
@@ -145,7 +153,7 @@ def read_archive(source: str | os.PathLike[str], *, options: SourceOptions = AS_
         junk[LEFT_OUT] += n_left_out
     prefix = own + found.prefix
     members = {path.removeprefix(prefix): member for path, member in images.items()}
-    reader = ArchiveReader(container, members, Path(name).stat().st_mtime_ns)
+    reader = ArchiveReader(container, members, version, is_remote=bool(url))
     return choose_items(Manifest(found.items, reader, name, dict(junk), notes=found.notes), found.options)
 
 
@@ -161,7 +169,7 @@ def _find_own_folder(paths: Iterable[str], name: str) -> str:
 def _translate_damages(name: str) -> Iterator[None]:
     try:
         yield
-    except SourceError:
+    except FeatxError:
         raise
     except _DAMAGES as error:
         msg = f"the archive {name!r} cannot be read: {error}; download or create it again"
@@ -189,18 +197,33 @@ def open_tar(name: str, most: int | None = None) -> "Tar":
     raise SourceError(msg)
 
 
-def _open_container(name: str) -> "Zip | Tar":
+def _open_local(name: str) -> tuple[IO[bytes], int, int]:
+    """Open a local archive; return its size in bytes and its time too."""
     if not Path(name).is_file():  # opening a FIFO would block forever
         msg = f"{name!r} is not a regular file; name a zip or tar file"
         raise SourceError(msg)
-    file = Path(name).open("rb")  # noqa: SIM115 - the container keeps it, and closes it
+    info = Path(name).stat()
+    return Path(name).open("rb"), info.st_size, info.st_mtime_ns
+
+
+def _open_remote(url: str) -> tuple[IO[bytes], int, int]:
+    """Open an archive at a URL; return its size in bytes and the number of its version too."""
+    from featx.remote import RangeFile, open_location, say_unread
+
+    location = open_location(url)
+    with say_unread(location, SourceError):
+        size_bytes, version = location.stat()
+    return cast("IO[bytes]", RangeFile(location, size_bytes)), size_bytes, version
+
+
+def _open_container(file: IO[bytes], size_bytes: int, name: str) -> "Zip | Tar":
     head = file.read(6)
     file.seek(0)
     if head.startswith(b"PK"):
         return Zip(file, name)
     if unpacker := find_unpacker(head):
         with file, unpacker(file) as stream:
-            return Tar(unpack(stream, name), name)
+            return Tar(unpack(stream, size_bytes, name), name)
     return Tar(file, name)
 
 
@@ -212,6 +235,7 @@ class Zip:
         # ZipFile never closes a file that it is given. One that it opened itself it closes by a count of
         # readers, which is not safe in threads.
         self._zip = zipfile.ZipFile(file)
+        self._load = getattr(file, "load", None)  # of a remote one
         self.members: list[Member] = []
         self.n_special = 0
         _check_count(len(self._zip.filelist), name)
@@ -235,8 +259,11 @@ class Zip:
 
     def read(self, member: Member, n_bytes: int) -> bytes:
         """Return the first bytes of a member, fewer if it is shorter. Raises OSError."""
+        info = cast("zipfile.ZipInfo", member.where)
         try:
-            with self._zip.open(cast("zipfile.ZipInfo", member.where)) as file:
+            if self._load:  # by one request, outside the lock of ZipFile
+                self._load(info.header_offset, _LOCAL_HEADER_BYTES + min(n_bytes + _SLACK_BYTES, info.compress_size))
+            with self._zip.open(info) as file:
                 return file.read(n_bytes)
         except _DAMAGES as error:
             if isinstance(error, OSError) and error.errno is not None:
@@ -248,6 +275,9 @@ class Zip:
 #: Allowed compression of zip members. With any other, zipfile unpacks everything that it has read at once:
 #: 220 bytes of bzip2 fill 300 MB.
 _BOUNDED = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+
+#: More than the header before a member usually has, and than the headers of its compressed blocks have.
+_LOCAL_HEADER_BYTES, _SLACK_BYTES = 512, 4096
 
 #: Bits of a zip entry: encrypted, strongly encrypted; name in UTF-8.
 _ENCRYPTED = 0x1 | 0x40
@@ -296,6 +326,8 @@ class Tar:
         return self._read_at(min(n_bytes, member.size_bytes), cast("int", member.where))
 
     def _read_at(self, n_bytes: int, offset: int) -> bytes:
+        if isinstance(self._file, io.RawIOBase):  # a remote one
+            return cast("Any", self._file).pread(n_bytes, offset)  # type: ignore[no-any-return]
         if hasattr(os, "pread"):
             return os.pread(self._file.fileno(), n_bytes, offset)
         with self._lock:
@@ -344,7 +376,7 @@ def _to_ns(mtime_seconds: float) -> int:
     return round(mtime_seconds * 10**9) if 0 <= mtime_seconds < _LAST_SECOND else 0
 
 
-def choose_images(container: "Zip | Tar", name: str) -> tuple[dict[str, Member], Counter[str]]:
+def choose_images(container: "Zip | Tar", archive_bytes: int, name: str) -> tuple[dict[str, Member], Counter[str]]:
     """Choose the images among the members of an archive, and count why others are left out.
 
     Raises:
@@ -354,7 +386,7 @@ def choose_images(container: "Zip | Tar", name: str) -> tuple[dict[str, Member],
     junk_folders: set[str] = set()
     images: dict[str, Member] = {}
     for path, member in _index_members(container.members, name, junk).items():
-        if folder := _find_junk_folder(path):
+        if folder := find_junk_folder(path):
             junk_folders.add(folder)
         elif reason := find_junk_reason(path.rpartition("/")[2], is_folder=False):
             junk[reason] += 1
@@ -363,7 +395,7 @@ def choose_images(container: "Zip | Tar", name: str) -> tuple[dict[str, Member],
         else:
             junk[NO_IMAGES] += 1
     junk.update(find_junk_reason(folder.rpartition("/")[2], is_folder=True) for folder in junk_folders)
-    _check_sizes(images.values(), name)
+    _check_sizes(images.values(), archive_bytes, name)
     return images, junk
 
 
@@ -384,7 +416,7 @@ def _index_members(members: Iterable[Member], name: str, junk: Counter[str]) -> 
     return index
 
 
-def _find_junk_folder(path: str) -> str:
+def find_junk_folder(path: str) -> str:
     """Return the path of the outermost junk folder around a file; empty if there is none."""
     folders = path.split("/")[:-1]
     for depth, folder in enumerate(folders, start=1):
@@ -400,7 +432,7 @@ def _peek(container: Container, member: Member) -> bytes:
         return b""
 
 
-def _check_sizes(members: Iterable[Member], name: str) -> None:
+def _check_sizes(members: Iterable[Member], archive_bytes: int, name: str) -> None:
     total = 0
     for member in members:
         total += member.size_bytes
@@ -410,7 +442,7 @@ def _check_sizes(members: Iterable[Member], name: str) -> None:
                 "an image; remove it"
             )
             raise SourceError(msg)
-    if total > find_limit(name):
+    if total > find_limit(archive_bytes):
         raise make_bomb_error(name)
 
 
@@ -462,17 +494,18 @@ def find_unpacker(head: bytes) -> Callable[[IO[bytes]], IO[bytes]] | None:
     return next((unpacker for magic, unpacker in _UNPACKERS.items() if head.startswith(magic)), None)
 
 
-def unpack(stream: IO[bytes], name: str) -> IO[bytes]:
+def unpack(stream: IO[bytes], archive_bytes: int, name: str) -> IO[bytes]:
     """Copy a stream into an anonymous temporary file.
 
     Args:
         stream: The decompressed archive.
+        archive_bytes: Size of the archive.
         name: The archive's path.
 
     Raises:
         SourceError: If it is a bomb, or the disk is full.
     """
-    limit = find_limit(name)
+    limit = find_limit(archive_bytes)
     file = cast("IO[bytes]", tempfile.TemporaryFile(prefix="featx-"))  # noqa: SIM115 - the caller keeps it
     try:
         while chunk := stream.read(_COPY_BYTES):
@@ -495,9 +528,9 @@ def _append(file: IO[bytes], chunk: bytes, limit: int, name: str) -> None:
         raise SourceError(msg) from error
 
 
-def find_limit(name: str) -> int:
-    """Return how many bytes an archive may unpack to."""
-    return max(MAX_UNPACKED_BYTES, MAX_RATIO * Path(name).stat().st_size)
+def find_limit(archive_bytes: int) -> int:
+    """Return how many bytes an archive of this size may unpack to."""
+    return max(MAX_UNPACKED_BYTES, MAX_RATIO * archive_bytes)
 
 
 def make_bomb_error(name: str) -> SourceError:

@@ -9,12 +9,14 @@ from typing import Any, TypeGuard
 from featx.errors import SourceError, UsageError
 from featx.items.columns import Columns
 from featx.items.folders import FolderReader, list_folder
-from featx.items.manifest import Item, Manifest
+from featx.items.manifest import Item, Manifest, Reader
 from featx.items.pictures import Picture, is_picture, make_item
 from featx.items.reading import Listing
 from featx.items.shards import find_shards
 from featx.items.sources import ARCHIVE_SUFFIXES, TABLE_SUFFIXES, read_source
+from featx.items.tables import open_reader
 from featx.options import EmbedOptions
+from featx.urls import find_path, find_url, hide_secrets
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
@@ -46,7 +48,8 @@ class _Pictures:
 
     def __init__(self, sources: Any) -> None:  # noqa: ANN401 - what is neither a picture nor iterable gets an error
         self._sources = [sources] if is_picture(sources) else sources
-        self.reader = FolderReader("")
+        self.reader: Reader = FolderReader("")
+        self._urls: dict[str, str] = {}
         if isinstance(sources, Mapping) or hasattr(sources, "columns") or not isinstance(self._sources, Iterable):
             kind = type(sources).__name__
             msg = (
@@ -64,7 +67,10 @@ class _Pictures:
         is_empty = True
         for number, picture in enumerate(self._sources):
             if isinstance(picture, str | os.PathLike):
-                yield from _list_path(os.fspath(picture))
+                found = _list_path(os.fspath(picture), self._urls)
+                if self._urls and isinstance(self.reader, FolderReader):
+                    self.reader = open_reader("", self._urls, self._urls)
+                yield from found
             else:
                 yield make_item(f"image {number}", picture)
             is_empty = False
@@ -96,18 +102,24 @@ def list_images(sources: Paths, *, root: Path | None = None, column: str = "") -
     if root or column:
         msg = "--root and --path-column are for a table; name one table and nothing else"
         raise UsageError(msg)
-    items = tuple(item for path in paths for item in _list_path(path))
+    urls: dict[str, str] = {}
+    items = tuple(item for path in paths for item in _list_path(path, urls))
     if not items:
         raise SourceError(_NOTHING)
-    return Manifest(items, FolderReader(""), ", ".join(paths))
+    return Manifest(items, open_reader("", urls, urls), ", ".join(map(hide_secrets, paths)))
 
 
 def _is_collection(path: str) -> bool:
-    is_file = path.lower().endswith(TABLE_SUFFIXES + ARCHIVE_SUFFIXES) and Path(path).is_file()
-    return is_file or find_shards(path) is not None
+    url = find_url(path)
+    name = url.partition("?")[0] or path
+    if name.lower().endswith(TABLE_SUFFIXES + ARCHIVE_SUFFIXES) and (url or Path(find_path(path)).is_file()):
+        return True
+    return not url and find_shards(os.fspath(find_path(path))) is not None
 
 
-def _list_path(path: str) -> Iterator[Item]:
+def _list_path(path: str, urls: dict[str, str]) -> list[Item]:
+    """List the images of a path; where they are at URLs, add these by the images' ids."""
+    path = os.fspath(find_path(path))
     if not path:
         msg = f"the path of an image is empty, which could mean any folder; {_ADVICE}"
         raise SourceError(msg)
@@ -117,11 +129,15 @@ def _list_path(path: str) -> Iterator[Item]:
     if _is_collection(path):
         msg = f"{path} is a table or an archive; predict it alone, without other images"
         raise SourceError(msg)
+    if url := find_url(path):
+        from featx.items.remote import list_urls
+
+        listed = list_urls(url)
+        urls.update(listed)
+        return [Item(item_id) for item_id in listed]
     if not Path(path).is_dir():
-        yield Item(path)
-        return
+        return [Item(path)]
     found = list_folder(path)
     if not found:
         logger.warning("%s holds no images", path)
-    for name in found:
-        yield Item(os.path.join(path, name))  # noqa: PTH118 - keeps the user's spelling
+    return [Item(os.path.join(path, name)) for name in found]  # noqa: PTH118 - keeps the user's spelling

@@ -27,6 +27,9 @@ _LASTING = frozenset(
     {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.ELOOP, errno.ENAMETOOLONG}
 )
 
+#: Threads that read from a server, most of the time waiting.
+_THREADS_AT_URLS = 16
+
 #: Items in one task that only compares sizes and times.
 _COMPARED_AT_ONCE = 256
 
@@ -176,6 +179,11 @@ class _Examiner:
             new = sha256 not in self.claimed and sha256 not in self.known
             self.claimed.add(sha256)
             return new
+
+
+def count_least(manifest: Listing) -> int:
+    """Return the least number of threads that a source is worth: more than one per core if they wait for a server."""
+    return _THREADS_AT_URLS if getattr(manifest.reader, "is_remote", False) else 1
 
 
 def count_views(views: Sequence[ViewSpec]) -> int:

@@ -1,7 +1,6 @@
 """Sources of images of every kind: folders, tables, archives and shards."""
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from featx.errors import SourceError, UsageError
 from featx.items.archives import read_archive
 from featx.items.columns import AmbiguousColumnError, Columns
-from featx.items.folders import FolderReader, read_folder
+from featx.items.folders import read_folder
 from featx.items.formats import HEAD_BYTES, has_image_suffix, recognise
 from featx.items.inference import AmbiguousLayoutError
 from featx.items.manifest import Item, Manifest, Reader, take_shard
@@ -18,9 +17,10 @@ from featx.items.names import normalise_label
 from featx.items.parquet_images import find_image_column, make_parquet_reader, read_parquet_images
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, choose_items, keep_folders
 from featx.items.shards import Shards, find_shards
-from featx.items.tables import MissingFilesError, read_table
+from featx.items.tables import MissingFilesError, open_reader, read_table
 from featx.items.tar_shards import is_shard, make_tar_reader, read_tar_shards
 from featx.registry import find_closest
+from featx.urls import find_parent, find_path, find_url, hide_secrets
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -44,8 +44,9 @@ def read_source(
         source: A folder (`read_folder`), a CSV, TSV or Parquet file (`read_table`), or
             a zip or tar file (`read_archive`). Its name decides which. Or shards of images: tar files as webdataset
             writes them, or Parquet files with images inside, named by a pattern such as `train-{000..003}.tar`,
-            a folder that holds nothing else, or one of them.
-        root: For a table: the folder that its paths are relative to.
+            a folder that holds nothing else, or one of them. All but shards may be at a URL, such as
+            `s3://bucket/photos`; a folder of a web server cannot be listed.
+        root: For a table: the folder or the URL that its paths are relative to.
         columns: For a table or shards: the names of its columns; see `docs/images.md` for those of shards.
         options: What folders mean, where the classes are, and what to leave out.
 
@@ -67,38 +68,6 @@ def read_source(
 def _read_source(
     source: str | os.PathLike[str], root: str | os.PathLike[str] | None, columns: Columns, options: SourceOptions
 ) -> Manifest:
-    _check_path(source)
-    path, name = Path(source), os.fspath(source)
-    if found := _find_images(name, columns):
-        if root is not None:
-            msg = f"{name!r} holds its images; leave out the root, which is for tables of paths"
-            raise UsageError(msg)
-        read = read_tar_shards if found.kind == ".tar" else read_parquet_images
-        return _choose_rows(read(found, columns), options)
-    if not path.exists():
-        close = find_closest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else []
-        hint = f"did you mean {str(path.with_name(close[0]))!r}? Otherwise " if close else ""
-        msg = f"{name!r} does not exist; {hint}name a folder, a table or an archive of images"
-        raise SourceError(msg)
-    is_table = path.is_file() and name.lower().endswith(TABLE_SUFFIXES)
-    if is_table:
-        return _choose_rows(read_table(source, root=root, columns=columns), options)
-    if root is not None or columns not in {Columns(), Columns(group="")}:
-        msg = f"{name!r} is not a table; leave out the root and the names of columns, which are for tables only"
-        raise UsageError(msg)
-    if path.is_dir():
-        return read_folder(source, options=options)
-    if path.is_file() and name.lower().endswith(ARCHIVE_SUFFIXES):
-        return read_archive(source, options=options)
-    if has_image_suffix(name):
-        msg = f"{name!r} is a single image; name its folder, or use `featx predict` with a bundle"
-        raise SourceError(msg)
-    msg = f"{name!r} is neither a folder nor one of {', '.join(TABLE_SUFFIXES + ARCHIVE_SUFFIXES)}; name one of these"
-    raise SourceError(msg)
-
-
-def _check_path(source: object) -> None:
-    """Refuse what is not a path: a DataFrame, or a URL."""
     if not isinstance(source, str | os.PathLike):
         kind = type(source).__name__
         advice = (
@@ -108,9 +77,49 @@ def _check_path(source: object) -> None:
         )
         msg = f"the source is a {kind}; {advice}"
         raise UsageError(msg)
-    if re.match("[a-z][a-z0-9+.-]+://", os.fspath(source), re.IGNORECASE):
-        msg = f"{os.fspath(source)!r} is a URL; download it, and name the folder, table or archive"
+    url, source = find_url(source), find_path(source)
+    name = hide_secrets(url) or os.fspath(source)
+    if not url and (found := _find_images(name, columns)):
+        if root is not None:
+            msg = f"{name!r} holds its images; leave out the root, which is for tables of paths"
+            raise UsageError(msg)
+        read = read_tar_shards if found.kind == ".tar" else read_parquet_images
+        return _choose_rows(read(found, columns), options)
+    kind = _find_kind(url, name)
+    if kind == "table":
+        return _choose_rows(read_table(source, root=root, columns=columns), options)
+    if root is not None or columns not in {Columns(), Columns(group="")}:
+        msg = f"{name!r} is not a table; leave out the root and the names of columns, which are for tables only"
+        raise UsageError(msg)
+    if kind == "archive":
+        return read_archive(source, options=options)
+    if not url:
+        return read_folder(source, options=options)
+    from featx.items.remote import read_remote_folder
+
+    return read_remote_folder(url, options)
+
+
+def _find_kind(url: str, name: str) -> str:
+    """Return whether a source is a `table`, an `archive` or a `folder`; `name` is its path, or its URL to show."""
+    path, spelled = Path(name), (url.partition("?")[0] or name).lower()
+    if not url and not path.exists():
+        close = find_closest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else []
+        hint = f"did you mean {str(path.with_name(close[0]))!r}? Otherwise " if close else ""
+        msg = f"{name!r} does not exist; {hint}name a folder, a table or an archive of images"
         raise SourceError(msg)
+    is_file = bool(url) or path.is_file()
+    if is_file and spelled.endswith(TABLE_SUFFIXES):
+        return "table"
+    if is_file and spelled.endswith(ARCHIVE_SUFFIXES):
+        return "archive"
+    if path.is_dir() or (url and not has_image_suffix(spelled)):
+        return "folder"
+    if has_image_suffix(name) or url:
+        msg = f"{name!r} is a single image; name its folder, or use `featx predict` with a bundle"
+        raise SourceError(msg)
+    msg = f"{name!r} is neither a folder nor one of {', '.join(TABLE_SUFFIXES + ARCHIVE_SUFFIXES)}; name one of these"
+    raise SourceError(msg)
 
 
 def _find_images(source: str, columns: Columns) -> Shards | None:
@@ -233,14 +242,14 @@ def find_reader(source: str, reading: Mapping[str, Any], item_id: str) -> Reader
     Raises:
         SourceError: If the source is gone, or can no longer be read in this way.
     """
-    path = Path(source)
     is_beside = bool(reading.get("frame")) or source.lower().endswith(TABLE_SUFFIXES)
-    reader = FolderReader(reading.get("root") or (path.parent if is_beside else path))
+    base = reading.get("root") or (find_parent(source) if is_beside else source)
+    reader = open_reader(base, [item_id])
     try:
         reader.stat(item_id)
     except OSError:
         named, _ = _read_record(source, reading, {})
-        if not reading.get("root") and (found := _find_images(source, named)):
+        if not (reading.get("root") or find_url(source)) and (found := _find_images(source, named)):
             return make_tar_reader(found) if found.kind == ".tar" else make_parquet_reader(found, named.path)
         return read_source_again(source, reading).reader
     return reader

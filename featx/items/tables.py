@@ -3,9 +3,8 @@
 import functools
 import math
 import os
-import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +12,14 @@ from featx.errors import SourceError
 from featx.items.columns import Columns, Table, choose_columns
 from featx.items.delimited import read_delimited
 from featx.items.folders import FolderReader
-from featx.items.manifest import Item, Manifest
+from featx.items.manifest import Item, Manifest, Reader
 from featx.items.names import normalise_label
-from featx.items.spellings import find_cause, find_files, make_id
+from featx.items.spellings import Found, find_cause, find_files, make_id
+from featx.urls import find_parent, find_path, find_url, hide_secrets, make_remote_id
 from featx.wording import agree
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_URL = re.compile("(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 class MissingFilesError(SourceError):
@@ -52,7 +50,7 @@ def read_table(
         source: The table. Text is UTF-8, UTF-16 or in a single-byte encoding that is recognised.
             Its separator is the one of `,`, `;`, tab and `|` that the header has most of, or that
             of a first line such as `sep=;`.
-        root: Folder that the paths are relative to; the table's own by default.
+        root: Folder or URL that the paths are relative to; the table's own by default. A path may also be a URL.
         columns: Names of the columns, where they are not the usual ones.
 
     Returns:
@@ -64,12 +62,17 @@ def read_table(
             file twice with different values, or if none of its files exists; also if only some
             values of a column are splits, or several columns may be the label.
     """
-    name = os.fspath(source)
-    title = f"the table {name!r}"
-    base = _find_base(Path(source).parent if root is None else root, title)
-    read = read_parquet if Path(name).suffix.lower() == ".parquet" else read_delimited
-    reading = {"root": base} if root is not None else {}
-    return _make_manifest(read(name, title), base, columns or Columns(), name, reading)
+    url = find_url(source)
+    name = hide_secrets(url) or os.fspath(find_path(source))
+    title, local = f"the table {name!r}", name
+    if url:
+        from featx.remote import fetch_file
+
+        local = str(fetch_file(url, SourceError))
+    base = _find_base(find_parent(source) if root is None else root, title)
+    read = read_parquet if Path(local).suffix.lower() == ".parquet" else read_delimited
+    reading = {"root": hide_secrets(base)} if root is not None else {}
+    return _make_manifest(read(local, title), base, columns or Columns(), name, reading)
 
 
 def read_frame(
@@ -101,7 +104,9 @@ def read_frame(
 
 
 def _find_base(root: str | os.PathLike[str], title: str) -> str:
-    base = os.path.normpath(Path(root).absolute())
+    if url := find_url(root):
+        return url.rstrip("/")
+    base = os.path.normpath(Path(find_path(root)).absolute())
     if not Path(base).is_dir():
         msg = f"the folder {base!r}, which the paths in {title} are relative to, does not exist; name another root"
         raise SourceError(msg)
@@ -112,12 +117,12 @@ def _make_manifest(table: Table, base: str, columns: Columns, source: str, readi
     chosen = choose_columns(table, columns)
     paths = chosen.cells["path"]
     _check_paths(paths, table)
-    found = find_files(paths, functools.partial(make_id, base=base), base, table.encoding)
-    _check_urls(paths, found.missing, table)
+    found, urls = _find_remote(paths, base, table) if find_url(base) else _find_local(paths, base, table)
     _check_lines(found.ids, chosen.cells["label"], found.missing, table)
     items, n_repeated = _collect_items(found.ids, chosen.cells, table)
-    reader = FolderReader(base)
-    if not any(_exists(item.id, reader) for item in items):
+    reader = open_reader(base, found.ids, urls)
+    # At URLs, nothing is asked for before it is read.
+    if isinstance(reader, FolderReader) and not any(_exists(item.id, reader) for item in items):
         one = f"the only file in {table.title} does not exist; it"
         many = f"none of the {len(items):,} files in {table.title} exists; the first one"
         fact = f"{agree(len(items), one, many)} should be {str(Path(base, items[0].id))!r}"
@@ -182,14 +187,50 @@ def _check_paths(paths: Sequence[str], table: Table) -> None:
         raise SourceError(msg)
 
 
-def _check_urls(paths: Sequence[str], missing: set[int], table: Table) -> None:
-    row = next((row for row in sorted(missing) if _URL.match(paths[row].strip())), None)
-    if row is not None:
-        msg = (
-            f"{table.name_row(row)} of {table.title} has the URL {paths[row].strip()!r}; download the files, and write "
-            "their paths"
-        )
-        raise SourceError(msg)
+def open_reader(base: str, ids: Iterable[str], urls: Mapping[str, str] | None = None) -> Reader:
+    """Return what reads items below a folder or a URL, or at URLs of their own.
+
+    Args:
+        base: The folder or the URL.
+        ids: The items.
+        urls: The URLs of items that have more than their ids say, such as a signature.
+    """
+    if not find_url(base) and not any(map(find_url, ids)):
+        return FolderReader(find_path(base))
+    from featx.items.remote import RemoteReader
+
+    return RemoteReader(base, urls)
+
+
+def _find_local(paths: Sequence[str], base: str, table: Table) -> tuple[Found, dict[str, str]]:
+    """Find the files of a table on disk, and the URLs that it may name beside them."""
+    urls = {at: url for at, path in enumerate(paths) if (url := find_url(path.strip()))}
+    places = [at for at in range(len(paths)) if at not in urls]
+    make = functools.partial(make_id, base=base)
+    found = find_files([paths[at] for at in places], make, base, table.encoding)
+    if not urls:
+        return found, {}
+    local = dict(zip(places, found.ids, strict=True))
+    ids = [hide_secrets(urls[at]) if at in urls else local[at] for at in range(len(paths))]
+    missing, respelled = ({places[at] for at in found_at} for found_at in (found.missing, found.respelled))
+    return replace(found, ids=ids, missing=missing, respelled=respelled), {ids[at]: urls[at] for at in urls}
+
+
+def _find_remote(paths: Sequence[str], base: str, table: Table) -> tuple[Found, dict[str, str]]:
+    """Make the ids of a table whose paths are URLs, or relative to one."""
+    ids, urls = [], {}
+    for row, path in enumerate(map(str.strip, paths)):
+        if not find_url(path) and (path.startswith("/") or Path(path).is_absolute()):
+            msg = (
+                f"{table.name_row(row)} of {table.title} has the path {path!r} of a disk, but its paths are relative "
+                f"to {hide_secrets(base)}; write URLs, or name the folder with --root"
+            )
+            raise SourceError(msg)
+        item_id = make_remote_id(path, base)
+        ids.append(item_id)
+        if url := find_url(path):
+            urls[item_id] = url
+    return Found(ids, set(), set(), [], {}), urls
 
 
 def _check_lines(ids: Sequence[str], labels: Sequence[str], missing: set[int], table: Table) -> None:

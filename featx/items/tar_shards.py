@@ -58,7 +58,7 @@ class _Shard:
             else:
                 rest.append(member)
         self.tar.members = rest
-        self.images, self.junk = choose_images(self.tar, str(path))
+        self.images, self.junk = choose_images(self.tar, path.stat().st_size, str(path))
         keys = {_split_key(image)[0] for image in self.images}
         if alone := sum(key not in keys for key in set().union(*self.sidecars.values())):
             self.junk["labels without an image"] += alone

@@ -51,7 +51,7 @@ def list_store_facts(store: FeatureStore) -> list[Fact]:
     splits = ", ".join(f"{name} {count:,}" for name, count in about["splits"].items())
     seconds = about["embed_seconds"]
     facts = [
-        ("store", f"{store.path} ({format_bytes(about['file_bytes'])})"),
+        ("store", f"{store.place} ({format_bytes(about['file_bytes'])})"),
         *_list_spec_facts([store.spec]),
         ("data", store.source),
         ("items", f"{len(store):,}, {store.dim:,} {store.spec.dtype} each"),

@@ -85,7 +85,7 @@ def find_subject(what: Any) -> Subject:  # noqa: ANN401 - a result, a store, or 
 
 def _use_store(store: FeatureStore) -> Subject:
     return Subject(
-        name=str(store.path),
+        name=store.place,
         title=f"Feature store {store.path.stem}",
         default_path=Path("reports") / f"{store.path.stem}.html",
         store=store,

@@ -42,6 +42,7 @@ from featx.store.layout import (
 )
 from featx.store.neighbours import find_nearest, measure_lengths
 from featx.store.sealing import digest_golden, read_golden
+from featx.urls import find_path, find_url, hide_secrets
 from featx.wording import escape_html, format_html_table
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ class FeatureStore:
     open: an open store stays as it was.
 
     Attributes:
-        path: The file.
+        path: The file; of a store at a URL, the copy in the cache.
+        place: The URL, or the path.
         spec: What the features are.
         features: `(n_items, dim)` float32 or float16, mapped from the file.
         feature_shape: Shape of one item's features before they became a row.
@@ -107,7 +109,7 @@ class FeatureStore:
         embed_seconds: Time of the runs that computed the rows; None if unknown, as in older stores.
 
     Args:
-        path: The file.
+        path: The file, or its URL: it is then fetched whole, checked, and kept in the cache.
         allow_damage: Open the file even if items, quarantine or golden pictures differ from
             their checksums, so that the rest can be saved; `find_damage` lists the damage.
 
@@ -117,7 +119,9 @@ class FeatureStore:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, allow_damage: bool = False) -> None:
-        self.path = Path(path)
+        url = find_url(path)
+        self.path = _fetch(url) if url else Path(find_path(path))
+        self.place = hide_secrets(url) or str(self.path)
         if not self.path.exists():
             msg = describe_unfinished(self.path) or f"there is no store {self.path}; `featx embed SOURCE` makes one"
             raise StoreError(msg)
@@ -472,7 +476,7 @@ class FeatureStore:
         labels, counts = np.unique(self.labels[self.labels != ""], return_counts=True)
         splits, sizes = np.unique(self.splits[self.splits != ""], return_counts=True)
         return {
-            "store": str(self.path),
+            "store": self.place,
             "format_version": self.format_version,
             "spec": self.spec.to_dict(),
             "spec_digest": self.spec.digest,
@@ -493,6 +497,25 @@ class FeatureStore:
             "created_with": dict(self.created_with),
             "file_bytes": self.path.stat().st_size,
         }
+
+
+def _fetch(url: str) -> Path:
+    """Return the copy of a store in the cache; a new one is compared with all its checksums first."""
+    from featx.remote import fetch_file
+
+    def check(copy: Path) -> None:
+        name = hide_secrets(url)
+        try:
+            damage = FeatureStore(copy).find_damage()
+        except StoreError as error:
+            raise type(error)(str(error).replace(str(copy), name)) from error
+        if damage:
+            msg = (
+                f"{name} is damaged: {damage[0]} differ from their checksum; repair the original, and publish it again"
+            )
+            raise StoreFormatError(msg)
+
+    return fetch_file(url, StoreError, check)
 
 
 def read_spec(path: Path) -> EmbedSpec | None:

@@ -43,6 +43,7 @@ class JoinedStore:
             _check_agreement(first, self.rows[0], store, rows)
         joined = first.path.with_name(f"{'+'.join(store.path.stem for store in stores)}{first.path.suffix}")
         self.path: Path = joined if others else first.path
+        self.place = str(joined) if others else first.place
         self.ids, self.sha256, self.splits = (
             values[self.rows[0]] for values in (first.ids, first.sha256, first.splits)
         )

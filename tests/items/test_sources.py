@@ -79,17 +79,11 @@ def test_columns_and_roots_are_for_tables(folder):
 def test_reading_a_source_imports_nothing_heavy(folder):
     code = (
         "import sys; from featx.items import read_source; read_source(sys.argv[1]).describe()\n"
-        "heavy = {'numpy', 'PIL', 'pyarrow', 'pandas', 'sklearn', 'scipy', 'tensorflow', 'keras', 'h5py'}\n"
+        "heavy = {'numpy', 'PIL', 'pyarrow', 'pandas', 'sklearn', 'scipy', 'tensorflow', 'keras', 'h5py', 'fsspec'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("[]\n", "")
-
-
-@pytest.mark.parametrize("url", ["https://example.org/photos.zip", "s3://bucket/photos", "HTTP://example.org/t.csv"])
-def test_a_url_is_refused_as_one(url):
-    with pytest.raises(SourceError, match="is a URL; download it, and name the folder, table or archive"):
-        read_source(url)
 
 
 def test_a_table_that_is_read_again_without_its_files_does_not_advise_an_option(tmp_path, folder):

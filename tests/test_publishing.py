@@ -24,7 +24,8 @@ def run(fitted, tmp_path):
 
 @pytest.fixture(params=["file", "memory", "s3"])
 def folder_url(request, tmp_path, monkeypatch):
-    """A folder in each kind of file system."""
+    """A folder in each kind of file system; files are read in several parts."""
+    monkeypatch.setattr(remote, "_CHUNK_BYTES", 100_000)
     monkeypatch.setenv("FEATX_CACHE", str(tmp_path / "cache"))
     if request.param == "s3":
         return request.getfixturevalue("object_store") and f"s3://bucket/{request.node.name}/"

@@ -93,6 +93,13 @@ def _read_source(
         raise UsageError(msg)
     if kind == "archive":
         return read_archive(source, options=options)
+    if kind == "image":
+        msg = f"{name!r} is a single image; name its folder, or use `featx predict` with a bundle"
+        raise SourceError(msg)
+    if kind == "file":
+        known = ", ".join(TABLE_SUFFIXES + ARCHIVE_SUFFIXES)
+        msg = f"{name!r} is neither a folder nor one of {known}; name one of these"
+        raise SourceError(msg)
     if not url:
         return read_folder(source, options=options)
     from featx.items.remote import read_remote_folder
@@ -101,7 +108,7 @@ def _read_source(
 
 
 def _find_kind(url: str, name: str) -> str:
-    """Return whether a source is a `table`, an `archive` or a `folder`; `name` is its path, or its URL to show."""
+    """Return whether a source is a `table`, `archive`, `folder`, `image` or other `file`; `name` is shown of it."""
     path, spelled = Path(name), (url.partition("?")[0] or name).lower()
     if not url and not path.exists():
         close = find_closest(path.name, [other.name for other in path.parent.iterdir()]) if path.parent.is_dir() else []
@@ -113,13 +120,8 @@ def _find_kind(url: str, name: str) -> str:
         return "table"
     if is_file and spelled.endswith(ARCHIVE_SUFFIXES):
         return "archive"
-    if path.is_dir() or (url and not has_image_suffix(spelled)):
-        return "folder"
-    if has_image_suffix(name) or url:
-        msg = f"{name!r} is a single image; name its folder, or use `featx predict` with a bundle"
-        raise SourceError(msg)
-    msg = f"{name!r} is neither a folder nor one of {', '.join(TABLE_SUFFIXES + ARCHIVE_SUFFIXES)}; name one of these"
-    raise SourceError(msg)
+    is_image = has_image_suffix(spelled)
+    return "folder" if path.is_dir() or (url and not is_image) else "image" if is_image else "file"
 
 
 def _find_images(source: str, columns: Columns) -> Shards | None:

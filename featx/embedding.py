@@ -296,18 +296,21 @@ def embed_plans(
         options.reporter.begin("embedding")
         ledger = Ledger([writer for writers, _ in opened for writer in writers], manifest, options)
         check_space(ledger.writers, len(manifest), ledger.expected)
-        parts = _make_parts(plans, opened, ledger, options)
+        parts = []
+        for plan, (writers, goldens) in zip(plans, opened, strict=True):
+            expected = ledger.count_expected(writers)
+            runner = Runner(plan.network, options, expected=expected, views=views.count + 1 if views else 1)
+            own = runner if plan.call is None else None  # else workers run the network
+            prepare = functools.cache(functools.partial(_prepare, own, writers, goldens, plan.network, image))
+            parts.append(_Part(runner, writers, prepare))
+            if expected:
+                with _charge(parts[-1], ledger):
+                    prepare()
         timing, started = Timing(), time.perf_counter()
         if plans[0].call is not None:
-            from featx.cluster.running import embed_shards
-
-            embed_shards(plans[0].call, ledger, opened[0][1], parts[0].prepare, options, timing)
-            stores = iter(_seal(ledger, timing))
+            stores = iter(_embed_on_cluster(plans[0].call, parts[0], opened[0][1], ledger, options, timing))
         else:
-            # Closed at once when the run ends early, so that no thread keeps decoding.
-            images = stack.enter_context(contextlib.closing(ledger.examine(image, timing, views)))
-            size = limit_ahead(image, options.count_workers(), views.count + 1 if views else 1)
-            stores = iter(_embed_images([images] if len(parts) == 1 else gather(images, size), parts, ledger, timing))
+            stores = iter(_embed_here(plans[0], parts, ledger, options, timing))
     seconds, stages = time.perf_counter() - started, timing.conclude()
     return [
         [
@@ -338,26 +341,6 @@ def _open_writers(
         writer = StoreWriter(path, spec, provenance, salvage=salvage, begun=begun, n_items=len(manifest))
         writers.append(stack.enter_context(writer))
     return writers, goldens
-
-
-def _make_parts(
-    plans: Sequence[Plan],
-    opened: Sequence[tuple[Sequence[StoreWriter], Sequence[Golden]]],
-    ledger: Ledger,
-    options: EmbedOptions,
-) -> list[_Part]:
-    """Make the part of each plan, and prepare the networks that are expected to have something to do."""
-    parts = []
-    for plan, (writers, goldens) in zip(plans, opened, strict=True):
-        expected, views = ledger.count_expected(writers), plan.views.count + 1 if plan.views else 1
-        runner = Runner(plan.network, options, expected=expected, views=views)
-        starts = [runner.prepare] if plan.call is None else []  # else workers run the network
-        prepare = functools.cache(functools.partial(_prepare, starts, writers, goldens, plan.network, plan.image))
-        parts.append(_Part(runner, writers, prepare))
-        if expected:
-            with _charge(parts[-1], ledger):
-                prepare()
-    return parts
 
 
 @contextlib.contextmanager
@@ -393,6 +376,26 @@ def _embed_images(
                         ledger.settle(batch)
             if len(parts) > 1:
                 ledger.settle([entry for entry, _ in chunk], number / len(parts))
+    return _seal(ledger, timing)
+
+
+def _embed_here(
+    plan: Plan, parts: Sequence[_Part], ledger: Ledger, options: EmbedOptions, timing: Timing
+) -> list[FeatureStore]:
+    """Read and decode images in this process, and run the networks on them."""
+    # Closed at once when the run ends early, so that no thread keeps decoding.
+    with contextlib.closing(ledger.examine(plan.image, timing, plan.views)) as images:
+        size = limit_ahead(plan.image, options.count_workers(), plan.views.count + 1 if plan.views else 1)
+        return _embed_images([images] if len(parts) == 1 else gather(images, size), parts, ledger, timing)
+
+
+def _embed_on_cluster(
+    call: NetworkCall, part: _Part, goldens: Sequence[Golden], ledger: Ledger, options: EmbedOptions, timing: Timing
+) -> list[FeatureStore]:
+    """Let workers embed what the stores of the only network lack, and seal the stores."""
+    from featx.cluster.running import embed_shards
+
+    embed_shards(call, ledger, goldens, part.prepare, options, timing)
     return _seal(ledger, timing)
 
 
@@ -515,7 +518,7 @@ def _promise_golden(network: Backbone, spec: ImageSpec) -> list[Golden]:
 
 
 def _prepare(
-    starts: Sequence[Callable[[], Any]],
+    runner: Runner | None,
     writers: Sequence[StoreWriter],
     goldens: Sequence[Golden],
     network: Backbone,
@@ -539,8 +542,8 @@ def _prepare(
                 f"lists, or write another store with --name NAME"
             )
             raise SpecMismatchError(msg)
-    for start in starts:
-        start()
+    if runner is not None:
+        runner.prepare()
 
 
 def _slug(text: str) -> str:

@@ -140,8 +140,7 @@ def read_archive(source: str | os.PathLike[str], *, options: SourceOptions = AS_
     url = find_url(source)
     name = hide_secrets(url) or os.fspath(find_path(source))
     with _translate_damages(name):
-        file, size_bytes, version = _open_remote(url) if url else _open_local(name)
-        container = _open_container(file, size_bytes, name)
+        container, size_bytes, version = _open(source)
     images, junk = choose_images(container, size_bytes, name)
     if not images:
         left_out = f" (left out: {list_junk(junk)})" if junk else ""
@@ -216,6 +215,21 @@ def _open_remote(url: str) -> tuple[IO[bytes], int, int]:
     return cast("IO[bytes]", RangeFile(location, size_bytes)), size_bytes, version
 
 
+def _open(source: str | os.PathLike[str]) -> tuple["Zip | Tar", int, int]:
+    """Open an archive; return its size in bytes, and its time or the number of its version, too."""
+    url = find_url(source)
+    name = hide_secrets(url) or os.fspath(find_path(source))
+    file, size_bytes, version = _open_remote(url) if url else _open_local(name)
+    container = _open_container(file, size_bytes, name)
+    container.source = os.fspath(source)
+    return container, size_bytes, version
+
+
+def _reopen(source: str) -> "Zip | Tar":
+    """Open an archive in another process."""
+    return _open(source)[0]
+
+
 def _open_container(file: IO[bytes], size_bytes: int, name: str) -> "Zip | Tar":
     head = file.read(6)
     file.seek(0)
@@ -229,6 +243,8 @@ def _open_container(file: IO[bytes], size_bytes: int, name: str) -> "Zip | Tar":
 
 class Zip:
     """The members of a zip file, decompressed on demand."""
+
+    source = ""
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         weakref.finalize(self, file.close)
@@ -256,6 +272,10 @@ class Zip:
                 )
                 raise SourceError(msg)
             self.members.append(Member(_spell(info), info.file_size, _read_clock(info), info))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process open the archive for itself."""
+        return _reopen, (self.source,)
 
     def read(self, member: Member, n_bytes: int) -> bytes:
         """Return the first bytes of a member, fewer if it is shorter. Raises OSError."""
@@ -303,6 +323,8 @@ def _read_clock(info: zipfile.ZipInfo) -> int:
 class Tar:
     """The members of an uncompressed tar file, each read where it starts."""
 
+    source = ""
+
     def __init__(self, file: IO[bytes], name: str, most: int | None = None) -> None:
         weakref.finalize(self, file.close)
         self._file = file
@@ -320,6 +342,10 @@ class Tar:
         if most is None and any(self._read_at(tarfile.BLOCKSIZE, tar.offset)):
             msg = f"the archive {name!r} is damaged at byte {tar.offset:,}; download or create it again"
             raise SourceError(msg)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process open the archive for itself."""
+        return _reopen, (self.source,)
 
     def read(self, member: Member, n_bytes: int) -> bytes:
         """Return the first bytes of a member, fewer if it is shorter. Raises OSError."""

@@ -254,7 +254,7 @@ class _Part:
 
 def make_parquet_reader(shards: Shards, column: str | None) -> ShardReader:
     """Make the reader of Parquet files with images; few are open at once, since each keeps some images."""
-    return ShardReader(shards, lambda path: ParquetReader(path, column), _KEPT_FILES)
+    return ShardReader(shards, functools.partial(ParquetReader, column=column), _KEPT_FILES)
 
 
 def read_parquet_images(shards: Shards, columns: Columns) -> Manifest:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from featx.errors import SourceError, UsageError
 from featx.items.folders import list_folder
@@ -58,6 +59,10 @@ class ShardReader:
         self._shards, self._make, self._most = shards, make, most
         self.readers: dict[str, Reader] = {}
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process make the readers of shards for itself."""
+        return ShardReader, (self._shards, self._make, self._most)
 
     def stat(self, item_id: str) -> FileStat:
         """Return size and time of an image. Raises OSError."""

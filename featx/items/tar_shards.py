@@ -14,7 +14,7 @@ from featx.errors import SourceError, UsageError
 from featx.items.archives import ArchiveReader, Member, Tar, choose_images, open_tar
 from featx.items.columns import Columns, advise
 from featx.items.formats import has_image_suffix
-from featx.items.manifest import Item, Manifest
+from featx.items.manifest import Item, Manifest, Reader
 from featx.items.names import normalise_label
 from featx.items.shards import ShardReader, Shards
 from featx.wording import format_plural, join_first
@@ -91,7 +91,11 @@ def is_shard(path: Path) -> bool:
 
 def make_tar_reader(shards: Shards) -> ShardReader:
     """Make the reader of tar shards, each of which is listed when it is first needed."""
-    return ShardReader(shards, lambda path: _Shard(path).reader)
+    return ShardReader(shards, _make_reader)
+
+
+def _make_reader(path: Path) -> Reader:
+    return _Shard(path).reader
 
 
 def read_tar_shards(shards: Shards, columns: Columns) -> Manifest:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import pickle
 import tarfile
+import zipfile
 
 import numpy as np
 import pyarrow as pa
@@ -296,3 +298,23 @@ def test_copies_in_another_split_are_found_without_sizes(tmp_path):
     )
     assert by_id["train.parquet/0"] == by_id["test.parquet/1"]
     assert len({*by_id.values()}) == 3
+
+
+@pytest.mark.parametrize("name", ["pictures.zip", "pictures.tar", "train-{0..0}.tar", "train-0.parquet"])
+def test_another_process_can_read_the_images(tmp_path, name):
+    """The driver of a cluster sends its reader to the workers."""
+    data = [encode(number) for number in range(4)]
+    members = {f"{'ab'[number % 2]}/{number}.png": one for number, one in enumerate(data)}
+    write_tar(tmp_path / "pictures.tar", members)
+    with zipfile.ZipFile(tmp_path / "pictures.zip", "w") as archive:
+        for member, one in members.items():
+            archive.writestr(member, one)
+    labels = {f"{number}.cls": b"ab"[number % 2 : number % 2 + 1] for number in range(4)}
+    write_tar(tmp_path / "train-0.tar", {**{f"{number}.png": one for number, one in enumerate(data)}, **labels})
+    write_parquet(tmp_path / "train-0.parquet", [{"bytes": one, "path": None} for one in data], list("abab"))
+    manifest = read_source(tmp_path / name)
+    reader = pickle.loads(pickle.dumps(manifest.reader))  # noqa: S301 - as Ray does it
+    assert sorted(reader.read(item.id) for item in manifest.items) == sorted(data)
+    assert {reader.stat(item.id) for item in manifest.items} == {
+        manifest.reader.stat(item.id) for item in manifest.items
+    }

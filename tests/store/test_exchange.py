@@ -218,6 +218,7 @@ def read_own():
         return next(int(line.split()[1]) for line in file if line.startswith("RssAnon"))
 
 store = FeatureStore(sys.argv[1])
+_ = store.ids, store.sha256, store.labels, store.splits, store.groups  # decoded when they are first asked for
 before, peak, done = read_own(), 0, threading.Event()
 
 def watch():

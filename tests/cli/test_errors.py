@@ -120,7 +120,7 @@ def test_many_options_are_shown_in_panels_and_every_verb_has_an_example(featx_co
     assert titles == ["Arguments", "Source", "Images", "Training", "Output", "Advanced"]
     assert "featx finetune [OPTIONS] SOURCE\n" in shown
     for command in app.registered_commands:
-        verb = command.callback.__name__
+        verb = command.name or command.callback.__name__
         text = featx_command(verb, "--help").out
         assert f"Example:\n    featx {verb}" in text
         assert not re.search(r"<(str|int|path|float)>|[{}]", text)

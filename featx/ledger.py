@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featx.errors import DataError, SourceError, StoreError
 from featx.items.decoding import Decoded
-from featx.items.manifest import FileStat, Item, Manifest
+from featx.items.manifest import UNKNOWN_SIZE, FileStat, Item, Manifest
 from featx.items.reading import Examined, Stamp, count_least, examine, separate
 from featx.items.splits import find_leaks
 from featx.measuring import Timing
@@ -409,7 +409,7 @@ def _refuse_loss(writer: StoreWriter, manifest: Manifest) -> None:
 def _has_size(manifest: Manifest, name: str, size: int) -> bool:
     """Return whether a file has this size: one of the same name, `0/1.png` of another data set, rarely has."""
     try:
-        return manifest.reader.stat(name).size_bytes == size
+        return manifest.reader.stat(name).size_bytes in {size, UNKNOWN_SIZE}
     except OSError:
         return False
 

@@ -10,7 +10,7 @@ from featx.errors import BundleError, FeatxError, StoreError, StoreFormatError, 
 from featx.references import MANIFEST
 from featx.reporting import SILENT, Reporter
 from featx.store.verification import verify_store
-from featx.urls import find_path, find_url, spell_url
+from featx.urls import find_path, find_url, hide_secrets, spell_url
 
 if TYPE_CHECKING:
     from featx.remote import Location
@@ -54,14 +54,14 @@ def publish(what: str | os.PathLike[str], url: str | os.PathLike[str], *, report
     """
     named = spell_url(url)
     if not named or named.startswith(("http:", "https:")):
-        msg = f"{os.fspath(url)!r} is not a URL that can be written to; name one such as s3://bucket/features/"
+        msg = f"{hide_secrets(os.fspath(url))!r} is not a URL that can be written to; name one such as s3://bucket/features/"
         raise UsageError(msg)
     from featx.remote import open_location
 
     source = Path(find_path(what))
     is_store = source.suffix == ".h5"
     if find_url(what):
-        msg = f"{os.fspath(what)!r} is a URL; name a store or a bundle on this machine"
+        msg = f"{hide_secrets(os.fspath(what))!r} is a URL; name a store or a bundle on this machine"
         raise UsageError(msg)
     reporter.begin("publishing")
     files = _verify_store(source) if is_store else (bundle := Bundle.open(what)).files

@@ -451,7 +451,7 @@ def _read_index(data: bytes, location: Location) -> dict[str, tuple[int, str]]:
     """Read the sizes in bytes and the sha256 of the files of a bundle, whose index is not trusted."""
     try:
         files = {name: (int(one["bytes"]), str(one["sha256"])) for name, one in json.loads(data)["files"].items()}
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         msg = f"{location.name} is damaged or not a bundle of featx ({type(error).__name__}); publish it again"
         raise BundleError(msg) from error
     if outside := [name for name in files if not is_plain_name(name)]:

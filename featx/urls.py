@@ -10,12 +10,12 @@ from urllib.request import url2pathname
 #: pathlib turns `s3://bucket/x` into `s3:/bucket/x`, so a `Path` of a URL has one slash. Drives have one letter.
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):(//)?(.*)", re.IGNORECASE | re.DOTALL)
 
-_USER = re.compile(r"(?<=://)[^/@\s]+@")
+_USER = re.compile(r"(?<=://)[^/?#\s]*@")
 _QUERY = re.compile(r"(\w://[^\s?'\"]*)\?([^\s#'\"]*)")
 
 #: Names of what signs a request or is a password; the last two lines are the fields of Azure's signatures.
 _SECRET = re.compile(
-    r"x-(amz|goog|oss|ms)-.*|.*(signature|token|secret|passw|credential|accesskey|api_?key|jwt).*|auth.*|expires|policy"
+    r"x-(amz|goog|oss|ms)-.*|.*(signature|token|secret|passw|pwd|sign|h?mac|session|credential|accesskey|api_?key|jwt).*|auth.*|expires|policy"
     r"|(.*[-_])?key([-_].*)?|sig|s[eiprtvs]|s[pr]r|srt|sip|sk\w+",
     re.IGNORECASE,
 )

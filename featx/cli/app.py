@@ -54,6 +54,7 @@ from featx.cli.panels import PanelCommand
 from featx.errors import FeatxError, UsageError
 from featx.registry import find_versions, suggest
 from featx.reporting import SAID, show_line
+from featx.urls import hide_secrets
 
 #: Thresholds of Python's garbage collector. With its defaults, it scans the objects of TensorFlow's import and of
 #: a list of 100,000 items over and over, for 2 of 9 seconds.
@@ -159,7 +160,7 @@ def start(
     logger.setLevel(logging.DEBUG if debug or verbose or log else logging.NOTSET)
     if verbose or log:
         versions = f"featx {find_versions(['featx'])['featx']}, Python {platform.python_version()}"
-        logger.debug("%s; %s", shlex.join(sys.argv), versions)
+        logger.debug("%s; %s", hide_secrets(shlex.join(sys.argv)), versions)
 
 
 def _open_log(path: Path) -> logging.Handler:

@@ -216,6 +216,7 @@ class Driver:
             self._conclude(shard, KILLS)
         elif shard.deaths > 1 and len(shard.items) > 1:
             halves = shard.halve()
+            shard.is_done = True  # a late answer for the whole of it no longer counts
             self._open += len(halves) - 1
             self._again.extendleft(reversed(halves))
         else:

@@ -13,7 +13,7 @@ from featx.cluster.driver import Driver
 from featx.cluster.jobs import Job, NetworkCall, Outcome, StoreTarget
 from featx.cluster.planning import Shard, choose_size, plan
 from featx.cluster.workers import NO_PIXELS
-from featx.errors import StoreFormatError
+from featx.errors import StoreError, StoreFormatError
 from featx.golden import Golden
 from featx.items.decoding import Decoded
 from featx.items.manifest import FileStat, Item
@@ -162,8 +162,16 @@ class _Run:
                 logger.warning("%s", line)
 
     def list_found(self) -> list[Examined]:
-        """List what became of all items, in the order of the manifest."""
-        return [examined for examined in self._found if examined is not None]
+        """List what became of all items, in the order of the manifest.
+
+        Raises:
+            StoreError: If the driver ended without some of them; nothing is sealed then.
+        """
+        found = [examined for examined in self._found if examined is not None]
+        if lost := len(self._found) - len(found):
+            msg = f"{lost:,} of {len(self._found):,} images were given to no worker; run the same command again"
+            raise StoreError(msg)
+        return found
 
 
 def _read_items(items: Sequence[Item], records: Records) -> list[Examined]:

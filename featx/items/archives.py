@@ -221,7 +221,7 @@ def _open(source: str | os.PathLike[str]) -> tuple["Zip | Tar", int, int]:
     name = hide_secrets(url) or os.fspath(find_path(source))
     file, size_bytes, version = _open_remote(url) if url else _open_local(name)
     container = _open_container(file, size_bytes, name)
-    container.source = os.fspath(source)
+    container.source = url or os.path.abspath(name)  # noqa: PTH100 - as `describe_source`; workers start elsewhere
     return container, size_bytes, version
 
 

@@ -1,23 +1,24 @@
 """DICOM files of one frame, as images of 8 bits: the stages of the standard up to the display (PS3.4, annex N.2)."""
 
 from io import BytesIO
-from typing import IO, Any, cast
+from typing import IO, Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL.ImageFile import ImageFile, _Tile
 from pydicom import dcmread
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_partial
+from pydicom.filereader import read_dataset, read_partial, read_preamble
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi, apply_windowing
 from pydicom.pixels.utils import pixel_array
 from pydicom.tag import Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from featx.errors import ImageError
 
 _MOST_BITS, _BYTE_BITS, _WHITE = 16, 8, 255
-_PATIENT = Tag("PatientID")
+_PATIENT, _META = Tag("PatientID"), 2
 
 #: Below and above every sample, for the ends of a window.
 _ENDS = np.array([-1e12, 1e12])
@@ -40,6 +41,7 @@ class DicomReader(ImageFile):
     applied = ""
 
     def _open(self) -> None:
+        _refuse_deflated(cast("BinaryIO", self.fp))
         self._dataset = found = dcmread(cast("IO[bytes]", self.fp))
         if "PixelData" not in found:
             msg = "a DICOM without pixels of whole numbers, or cut before them; download it again, or leave it out"
@@ -132,14 +134,26 @@ def _to_grey(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.uint8]:
 
 def _to_colour(stored: NDArray[Any], dataset: Dataset) -> NDArray[np.uint8]:
     """Return colours, uint8 `(height, width, 3)`; pydicom has converted YBR to RGB."""
-    bits = int(dataset.BitsStored)
+    bits = min(int(dataset.BitsStored), 8 * stored.dtype.itemsize)
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         stored = apply_color_lut(stored, dataset)[..., :3]
-        bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
+        bits = 8 * stored.dtype.itemsize
     if bits == _BYTE_BITS and stored.dtype == np.uint8:
         return stored
     table = np.rint(np.arange(2**bits) * (_WHITE / (2**bits - 1))).astype(np.uint8)
     return cast("NDArray[np.uint8]", table[stored])
+
+
+def _refuse_deflated(file: BinaryIO) -> None:
+    """Refuse a data set that is compressed as a whole: pydicom inflates it without a limit before anything else."""
+    read_preamble(file, force=True)
+    about = read_dataset(
+        file, is_implicit_VR=False, is_little_endian=True, stop_when=lambda tag, *_: tag.group != _META
+    )
+    file.seek(0)
+    if about.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        msg = "a deflated DICOM, which may be of any size when it is inflated; convert it to an uncompressed one"
+        raise ImageError(msg)
 
 
 def read_patient(head: bytes) -> str:

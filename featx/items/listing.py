@@ -10,6 +10,7 @@ from featx.errors import SourceError, UsageError
 from featx.items.columns import Columns
 from featx.items.folders import FolderReader, list_folder
 from featx.items.manifest import Item, Manifest, Reader
+from featx.items.names import note_url
 from featx.items.pictures import Picture, is_picture, make_item
 from featx.items.reading import Listing
 from featx.items.shards import find_shards
@@ -127,13 +128,14 @@ def _list_path(path: str, urls: dict[str, str]) -> list[Item]:
         msg = f"{path} is a bundle, not a folder of images; name only one bundle, then the images"
         raise SourceError(msg)
     if _is_collection(path):
-        msg = f"{path} is a table or an archive; predict it alone, without other images"
+        msg = f"{hide_secrets(path)} is a table or an archive; predict it alone, without other images"
         raise SourceError(msg)
     if url := find_url(path):
         from featx.items.remote import list_urls
 
         listed = list_urls(url)
-        urls.update(listed)
+        for item_id, one in listed.items():
+            note_url(urls, item_id, one)
         return [Item(item_id) for item_id in listed]
     if not Path(path).is_dir():
         return [Item(path)]

@@ -258,3 +258,22 @@ def _is_odd(ahead: str, char: str, after: str) -> bool:
     if char.isupper():
         return ahead.isalpha() and (ahead.islower() or after.islower())
     return ahead.isupper() and after.isupper()
+
+
+def note_url(urls: dict[str, str], item_id: str, url: str) -> None:
+    """Note the URL of an item.
+
+    Args:
+        urls: The URLs by the ids of their items; changed.
+        item_id: The id, which is the URL without secrets.
+        url: The URL.
+
+    Raises:
+        SourceError: If another URL has the same id.
+    """
+    if urls.setdefault(item_id, url) != url:
+        msg = (
+            f"several URLs are {item_id!r} without what looks like a password or a signature, so that their images "
+            f"cannot be told apart; download them, or list URLs that differ elsewhere"
+        )
+        raise SourceError(msg)

@@ -31,6 +31,9 @@ _BYTES = frozenset({"binary", "large_binary", "binary_view"})
 #: Bytes of images that are read at once; and what is kept for threads that are behind, of the last groups and files.
 _READ_BYTES, _KEPT_BATCHES, _KEPT_GROUPS, _KEPT_FILES = 8 * 2**20, 8, 2, 2
 
+#: Rows that are read at once where an image that occurs again may be stored once: sizes say nothing then.
+_REPEATED_ROWS = 16
+
 _NAMED_COLUMNS = 12
 
 
@@ -86,7 +89,9 @@ class ParquetReader:
             names = {self._column, f"{self._column}.bytes"}
             chunk = next(one for one in map(group.column, range(group.num_columns)) if one.path_in_schema in names)
             self._starts.append(self._starts[-1] + group.num_rows)
-            self._sizes.append(max(1, _READ_BYTES * group.num_rows // max(1, chunk.total_uncompressed_size)))
+            size = max(1, _READ_BYTES * group.num_rows // max(1, chunk.total_uncompressed_size))
+            is_repeated = any("DICTIONARY" in encoding for encoding in chunk.encodings)
+            self._sizes.append(min(size, _REPEATED_ROWS) if is_repeated else size)
             counts = chunk.statistics
             self._complete.append(counts is not None and counts.has_null_count and not counts.null_count)
         self._groups: dict[int, _Group] = {}
@@ -135,7 +140,12 @@ class ParquetReader:
             self._groups[number] = group
             if len(self._groups) > _KEPT_GROUPS:
                 del self._groups[next(iter(self._groups))]
-        return group.find(row)
+        try:
+            return group.find(row)
+        except OSError as error:
+            if error.errno is not None:  # of the disk, which may be gone next time; its batches are not
+                self._groups.pop(number, None)
+            raise
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types

@@ -146,7 +146,9 @@ def _group_patients(manifest: Manifest) -> Manifest:
 
 
 def _may_be_dicom(item_id: str) -> bool:
-    name = item_id.lower()  # planning does not read images inside Parquet
+    name = (
+        item_id.partition("?")[0] if "://" in item_id else item_id
+    ).lower()  # planning does not read images inside Parquet
     return (name.endswith((".dcm", ".dicom")) or not has_image_suffix(name)) and ".parquet/" not in name
 
 

@@ -13,7 +13,7 @@ from featx.items.columns import Columns, Table, choose_columns
 from featx.items.delimited import read_delimited
 from featx.items.folders import FolderReader
 from featx.items.manifest import Item, Manifest, Reader
-from featx.items.names import normalise_label
+from featx.items.names import normalise_label, note_url
 from featx.items.spellings import Found, find_cause, find_files, make_id
 from featx.urls import find_parent, find_path, find_url, hide_secrets, make_remote_id
 from featx.wording import agree
@@ -213,12 +213,15 @@ def _find_local(paths: Sequence[str], base: str, table: Table) -> tuple[Found, d
     local = dict(zip(places, found.ids, strict=True))
     ids = [hide_secrets(urls[at]) if at in urls else local[at] for at in range(len(paths))]
     missing, respelled = ({places[at] for at in found_at} for found_at in (found.missing, found.respelled))
-    return replace(found, ids=ids, missing=missing, respelled=respelled), {ids[at]: urls[at] for at in urls}
+    named: dict[str, str] = {}
+    for at, url in urls.items():
+        note_url(named, ids[at], url)
+    return replace(found, ids=ids, missing=missing, respelled=respelled), named
 
 
 def _find_remote(paths: Sequence[str], base: str, table: Table) -> tuple[Found, dict[str, str]]:
     """Make the ids of a table whose paths are URLs, or relative to one."""
-    ids, urls = [], {}
+    ids, urls = [], dict[str, str]()
     for row, path in enumerate(map(str.strip, paths)):
         if not find_url(path) and (path.startswith("/") or Path(path).is_absolute()):
             msg = (
@@ -229,7 +232,7 @@ def _find_remote(paths: Sequence[str], base: str, table: Table) -> tuple[Found, 
         item_id = make_remote_id(path, base)
         ids.append(item_id)
         if url := find_url(path):
-            urls[item_id] = url
+            note_url(urls, item_id, url)
     return Found(ids, set(), set(), [], {}), urls
 
 

@@ -23,6 +23,7 @@ from featx.serving.batching import Batcher, LateError, OverloadError, Room
 from featx.serving.metrics import MOST_LABELS, Metrics
 from featx.serving.network import ServedPredictor, check_picture
 from featx.serving.options import ServeOptions
+from featx.urls import hide_secrets
 
 #: Explanations that may wait; each takes as long as many pictures.
 MOST_EXPLANATIONS = 8
@@ -258,10 +259,10 @@ def name_models(bundles: Sequence[str]) -> dict[str, str]:
             reference = bundle
             name = Path(bundle).resolve().name if bundle in {".", ".."} else Path(bundle).name.replace(":", "-")
         if not name or not all(char.isalnum() or char in "-_." for char in name) or not name.isascii():
-            msg = f"{name!r} cannot be part of a URL; name the model, such as flowers={reference}"
+            msg = f"{name!r} cannot be part of a URL; name the model, such as flowers={hide_secrets(reference)}"
             raise UsageError(msg)
         if name in references:
-            msg = f"two models would be called {name}; name them, such as {name}-2={reference}"
+            msg = f"two models would be called {name}; name them, such as {name}-2={hide_secrets(reference)}"
             raise UsageError(msg)
         references[name] = reference
     if not references:

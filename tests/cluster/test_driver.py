@@ -178,3 +178,20 @@ def test_an_object_cannot_be_built_by_workers(pictures, features):
 def test_options_of_ray_are_refused_without_it():
     with pytest.raises(UsageError, match="need the executor ray"):
         featx.EmbedOptions(ray_address="auto")
+
+
+def test_a_late_answer_for_a_shard_that_was_cut_in_two_changes_nothing():
+    first, halves = [], {}
+
+    def decide(answer):
+        ids = answer[2]
+        if ids is None:
+            return "done"
+        if len(ids) == 4:
+            first.append(answer[1])
+            return ("done" if halves else "stuck") if answer[1] == first[0] else "dead"
+        halves[ids] = halves.get(ids, 0) + 1
+        return "done" if halves[ids] > 3 else "stuck"
+
+    found, _ = run(Simulation(decide), n_items=4, size=4)
+    assert found == [(str(number), "") for number in range(4)]

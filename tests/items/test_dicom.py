@@ -8,7 +8,13 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLosslessSV1
+from pydicom.uid import (
+    CTImageStorage,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+)
 
 import featx
 from featx.errors import ImageError
@@ -157,6 +163,12 @@ def test_a_file_without_pixels_is_refused():
     whole.save_as(file)
     with pytest.raises(ImageError, match="a DICOM without pixels"):
         show(file.getvalue())
+
+
+def test_a_deflated_file_is_refused_before_it_is_inflated():
+    data = make(np.zeros((4, 4), np.uint16), syntax=DeflatedExplicitVRLittleEndian)
+    with pytest.raises(ImageError, match="a deflated DICOM"):
+        show(data)
 
 
 def test_patients_are_the_groups_of_a_source_without_groups(tmp_path, caplog):

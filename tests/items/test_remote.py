@@ -200,3 +200,16 @@ def test_the_number_of_a_version_is_below_any_time_or_is_the_time():
     assert count({"ETag": '"a"'}) < 2**60 < 1_500_000_000 * 10**9
     assert count({"ETag": 'W/"a"', "Last-Modified": "Thu, 01 Jan 1970 00:00:02 GMT"}) == 2_000_000_000
     assert count({"size": 3}) == remote.UNKNOWN
+
+
+@pytest.mark.parametrize("shown", ["https://h/x", "https://h/x?w=3"])
+def test_no_part_of_a_password_is_shown(shown):
+    for secret in ("pwd=1", "sign=1", "hmac=1", "token=1"):
+        url = shown.replace("h/", "u:p@ss@h/") + ("&" if "?" in shown else "?") + secret
+        assert hide_secrets(url) == shown
+
+
+def test_urls_that_differ_only_in_secrets_are_told_apart_or_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("path\nhttps://h/a.png?key=1\nhttps://h/a.png?key=2\n")
+    with pytest.raises(SourceError, match=r"several URLs are .https://h/a\.png. without what looks like a password"):
+        read_source(tmp_path / "t.csv")

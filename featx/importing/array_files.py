@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from featx.files import forget_pages, read_array_header
 from featx.importing.parts import Part, check_matrix, check_size, cut_rows
-from featx.items.tables import read_parquet
+from featx.items.tables import read_parquet, to_cell
 
-#: Usual names of the features; the first one that a file has is taken.
+#: Usual names of the features, of which a file must have one.
 FEATURES = ("features", "embeddings", "embedding", "feats", "X", "x", "vectors", "arr_0")
 
 #: Usual names of other arrays, where a table would have another name.
@@ -51,9 +51,10 @@ def open_npy(path: Path, tool: str = "npy", columns: Mapping[str, Sequence[str]]
 def open_npz(path: Path) -> Part:
     """Open a `.npz` file: an array with one of the `FEATURES` names, and arrays of text or numbers beside it."""
     headers = _read_headers(path)
-    name = next((name for name in FEATURES if name in headers), "")
-    if not name:
-        msg = f"its arrays are {', '.join(headers)}; call the features {FEATURES[0]}"
+    name, *others = [name for name in FEATURES if name in headers] or [""]
+    if not name or others:
+        what = f"{name} and {others[0]} may both be the features" if others else f"its arrays are {', '.join(headers)}"
+        msg = f"{what}; call the features {FEATURES[0]}, and save no other array under such a name"
         raise ValueError(msg)
     shape, by_columns, dtype = headers[name]
     n_rows, dim = check_matrix(shape, dtype, name)
@@ -71,6 +72,10 @@ def open_npz(path: Path) -> Part:
     columns = {}
     with zipfile.ZipFile(path) as archive:
         for other, (sides, _, kind) in headers.items():
+            if other in {*_COLUMNS, *_COLUMNS.values()} and sides != (n_rows,):
+                advice = f"save {other}.argmax(axis=1)" if sides[:1] == (n_rows,) else "save one for each row"
+                msg = f"{other} has the shape {sides}, and the features have {n_rows:,} rows; {advice}"
+                raise ValueError(msg)
             if sides == (n_rows,) and kind.hasobject:
                 msg = f"{other} holds Python objects, which may run code when they are read; save it as text"
                 raise ValueError(msg)
@@ -78,7 +83,7 @@ def open_npz(path: Path) -> Part:
                 with archive.open(f"{other}.npy") as stream:
                     values = np.lib.format.read_array(stream, allow_pickle=False)
                 text = np.strings.decode(values, "utf-8") if kind.kind == "S" else values
-                columns[_COLUMNS.get(other, other)] = [str(value) for value in text.tolist()]
+                columns[_COLUMNS.get(other, other)] = [to_cell(value) for value in text.tolist()]
     return Part(path, "featx" if "spec" in headers else "npz", n_rows, dim, dtype, read, columns)
 
 

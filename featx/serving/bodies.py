@@ -138,6 +138,8 @@ class BodyReader:
         for name, file, data in read_form(body, content_type, self.max_images):
             if name in {"images", "image", "file"}:
                 request.pictures.append((file or f"image {len(request.pictures)}", data))
+            elif file:
+                raise RequestError(400, f"the field {name[:60]!r} has a file; call the fields of pictures images")
             elif len(data) > _MOST_FIELD_BYTES or name in fields:
                 raise RequestError(400, f"the field {name[:60]!r} is too long, or there twice")
             else:

@@ -238,6 +238,17 @@ def write_sparse(path):
         ("a.npz", lambda path: np.savez(path, features=FEATURES, ids=np.array([None] * 6)), "ids holds Python objects"),
         ("a.npz", lambda path: np.savez(path, features=FEATURES, ids=list("aabcde")), "two rows have the id 'a'"),
         ("a.npz", lambda path: np.savez(path, other=FEATURES), "call the features features"),
+        (
+            "a.npz",
+            lambda path: np.savez(path, features=FEATURES, X=FEATURES),
+            "features and X may both be the features",
+        ),
+        (
+            "a.npz",
+            lambda path: np.savez(path, features=FEATURES, y=np.arange(5)),
+            r"y has the shape \(5,\), and the fea",
+        ),
+        ("a.npz", lambda path: np.savez(path, features=FEATURES, y=np.eye(6)), r"save y.argmax\(axis=1\)"),
         ("a.pt", lambda path: path.write_bytes(b""), "may run code"),
         ("a.txt", lambda path: path.write_bytes(b""), "ends in none of"),
         ("gone.npy", lambda _: None, "there is no file or folder"),
@@ -280,3 +291,9 @@ def test_a_damaged_store_is_repaired_by_another_import(tmp_path):
     with pytest.raises(SourceError, match="import the same files again"):
         featx.repair_store(store.path)
     assert featx.import_features(tmp_path / "a.npy", folder=tmp_path).path.read_bytes() == sound
+
+
+def test_a_missing_label_of_an_array_is_none(tmp_path):
+    np.savez(tmp_path / "a.npz", features=FEATURES, y=[0, 1, np.nan, 0, 1, np.nan])
+    store = featx.import_features(tmp_path / "a.npz", folder=tmp_path)
+    assert store.labels.tolist() == ["0", "1", "", "0", "1", ""]

@@ -5,7 +5,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Container, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 
 from featx.errors import DataError, SourceError, StoreError
 from featx.items.decoding import Decoded
-from featx.items.manifest import UNKNOWN_SIZE, FileStat, Item, Manifest
-from featx.items.reading import Examined, Stamp, count_least, examine, separate
+from featx.items.manifest import UNKNOWN_SIZE, Item, Manifest
+from featx.items.reading import Examined, count_least, examine, separate
 from featx.items.splits import find_leaks
 from featx.measuring import Timing
 from featx.options import EmbedOptions
+from featx.outcomes import LAST_NS, Outcomes, Stamps
 from featx.specs import ImageSpec, ViewSpec
 from featx.store import FeatureStore
-from featx.store.layout import QUARANTINE_COLUMNS
+from featx.store.known_rows import encode_digests
+from featx.store.layout import QUARANTINE_COLUMNS, Columns
 from featx.store.writing import StoreWriter
 from featx.urls import find_url
 from featx.wording import format_plural, to_text
@@ -29,18 +31,12 @@ from featx.wording import format_plural, to_text
 #: modification time, so it is hashed again (git's "racy" index entries; FAT counts in steps of 2 s).
 _RACY_NS = 2_000_000_000
 
-#: The latest time that a store can hold, in the year 2262; ext4 and XFS have later ones.
-_LAST_NS = 2**63 - 1
-
 _LISTED_ITEMS = 10
-
-_STAMP_COLUMNS = ("id", "sha256", "bytes", "mtime_ns")
 
 #: The usual depths of cameras and scanners that store fewer bits than 16.
 _USUAL_BITS = (8, 10, 12, 14)
 
-#: An embedded item with the stamp of its file; an item in quarantine as id, sha256 and reason.
-_Good = tuple[Item, Stamp]
+#: An item in quarantine: id, sha256 and reason.
 _Bad = tuple[str, str, str]
 
 
@@ -125,12 +121,31 @@ class _Known(Container[str]):
 
     def __init__(self, writers: Sequence[StoreWriter]) -> None:
         self._rows = [(writer.known, writer) for writer in writers]
-        self._in_all = frozenset.intersection(*(known for known, _ in self._rows))
 
     def __contains__(self, sha256: object) -> bool:
-        if sha256 in self._in_all:  # nearly all items of most runs
-            return True
         return all(sha256 in known or writer.copy(str(sha256)) for known, writer in self._rows)
+
+    def count(self, contents: NDArray[np.bytes_]) -> int:
+        """Count the items, given by their contents, whose rows were there already; those that were copied are not."""
+        has_row = np.ones(len(contents), np.bool_)
+        for known, _ in self._rows:
+            has_row &= known.find(contents) >= 0
+        return int(has_row.sum())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Good:
+    """Items that a store has features for.
+
+    Attributes:
+        places: Place of each in the manifest, ascending.
+        contents: sha256 of its file.
+        stats: Size in bytes and time in ns of its file: int64 `(n, 2)`.
+    """
+
+    places: NDArray[np.int64]
+    contents: NDArray[np.bytes_]
+    stats: NDArray[np.int64]
 
 
 class Ledger:
@@ -161,23 +176,28 @@ class Ledger:
         self.writers = writers
         self._known = {id(writer): _Known((writer,)) for writer in writers}
         self._known_to_all = _Known(writers)
-        # Another source's files may have the same names, sizes and times, so they are hashed.
-        own = describe_source(manifest)
-        self._held = {id(writer): _read_stamps(writer, own) for writer in writers}
-        agreed = _find_agreed(list(self._held.values()))
-        self._stamps = {} if options.rehash else agreed
         self.manifest = manifest
+        places = _list_places(writers, manifest)
+        own = describe_source(manifest)
+        self._held = {id(writer): _read_stamps(writer, own, places, len(manifest)) for writer in writers}
+        agreed = self._intersect(writers)
+        self._stamps = agreed if agreed.are_there.any() and not options.rehash else None
         self.expected = self.count_expected(writers)
         self._options = options
-        self._examined: list[Examined] = []
+        self._outcomes = Outcomes(manifest.items)
         self._undecodable: dict[str, str] = {}
         self._unfit: dict[int, dict[str, str]] = {id(writer): {} for writer in writers}
         self._under_way = self._done = 0
         self._peaks = _Peaks()
-        there = {item.id for item in manifest.items}
         self._removed = {
-            id(writer): len(set(writer.old.ids.tolist()) - there) if writer.old else 0 for writer in writers
+            id(writer): sum(name not in places for name in writer.old.ids.tolist()) if writer.old else 0
+            for writer in writers
         }
+
+    def _intersect(self, writers: Sequence[StoreWriter]) -> Stamps:
+        """Return the stamps of the items that all of some stores hold with the same content."""
+        first, *others = (self._held[id(writer)] for writer in writers)
+        return first.intersect(others)
 
     def examine(
         self, spec: ImageSpec, timing: Timing, views: ViewSpec | None = None
@@ -188,14 +208,14 @@ class Ledger:
             self.manifest,
             spec,
             known=self._known_to_all,
-            stamps=self._stamps,
+            stamps=self._stamps or (),
             workers=self._options.count_workers(count_least(self.manifest)),
             timing=timing,
             views=[views] if views else [],
         )
         with contextlib.closing(examined_items):
             for done, examined in enumerate(examined_items, 1):
-                self._note(examined)
+                self.note(done - 1, examined)
                 if examined.image is not None:
                     self._under_way += 1
                     yield Entry(examined, done), examined.image.pixels
@@ -205,24 +225,27 @@ class Ledger:
 
     def separate(self, timing: Timing) -> Generator[Item | list[Examined]]:
         """Separate items that must be read, one by one, from runs of those that are unchanged and held, in order."""
-        return separate(self.manifest, self._stamps, self._options.count_workers(), timing)
+        return separate(self.manifest, self._stamps or (), self._options.count_workers(), timing)
 
-    def record(self, found: Iterable[Examined], unfit: Sequence[Mapping[str, str]]) -> None:
-        """Record all items, as they were examined elsewhere.
+    def note(self, place: int, examined: Examined) -> None:
+        """Note what became of an item, by its place in the manifest; an image need not have pixels any more."""
+        if examined.image:
+            self._peaks.note(examined.image)
+        self._outcomes.note(place, examined)
+        if examined.stamp is not None and examined.reason:
+            self._undecodable[examined.stamp.sha256] = examined.reason
 
-        Args:
-            found: The items, in the manifest's order; an image has no pixels.
-            unfit: For each store, why it cannot hold some rows, by the sha256 of the image.
-        """
-        for examined in found:
-            self._note(examined)
-        for writer, reasons in zip(self.writers, unfit, strict=True):
-            self._unfit[id(writer)].update(reasons)
+    def note_unfit(self, writer: StoreWriter, reasons: Mapping[str, str]) -> None:
+        """Note why one store cannot hold some rows, by the sha256 of the image."""
+        self._unfit[id(writer)].update(reasons)
+
+    def count_open(self) -> int:
+        """Count the items of which nothing was noted."""
+        return self._outcomes.count_open()
 
     def count_expected(self, writers: Sequence[StoreWriter]) -> int:
         """Count the items that at least one of some stores does not hold as they are now."""
-        agreed = _find_agreed([self._held[id(writer)] for writer in writers])
-        return sum(item.id not in agreed for item in self.manifest.items)
+        return len(self.manifest) - int(self._intersect(writers).are_there.sum())
 
     def select(
         self, pairs: Iterable[tuple[Entry, NDArray[np.uint8]]], writers: Sequence[StoreWriter]
@@ -243,13 +266,6 @@ class Ledger:
         """Report how many items are done."""
         self._options.reporter.advance(done, len(self.manifest))
 
-    def _note(self, examined: Examined) -> None:
-        if examined.image:
-            self._peaks.note(examined.image)
-        self._examined.append(replace(examined, image=None) if examined.image else examined)
-        if examined.stamp is not None and examined.reason:
-            self._undecodable[examined.stamp.sha256] = examined.reason
-
     def keep(self, writer: StoreWriter, batch: Sequence[Entry], rows: NDArray[np.float32]) -> None:
         """Append to one store the rows of a batch that it lacks; rows that it cannot hold go to its quarantine."""
         for entry, row in zip(batch, rows, strict=True):
@@ -259,7 +275,7 @@ class Ledger:
             try:
                 writer.append(stamp.sha256, image.width_px, image.height_px, row)
             except DataError as error:
-                self._unfit[id(writer)][stamp.sha256] = str(error)
+                self.note_unfit(writer, {stamp.sha256: str(error)})
         writer.commit_in_time()
 
     def conclude(self) -> list[tuple[dict[str, list[Any]], dict[str, list[str]]]]:
@@ -272,35 +288,41 @@ class Ledger:
         if self._options.on_bad == "fail":
             self._refuse_bad({name: reason for _, bad in sorted_out for name, _, reason in bad})
         for writer, (good, bad) in zip(self.writers, sorted_out, strict=True):
-            if not good and "shard" not in self.manifest.reading:  # the other shards may have some
+            if not len(good.places) and "shard" not in self.manifest.reading:  # the other shards may have some
                 first = f"; the first, {bad[0][0]!r}: {bad[0][2]}" if bad else ""
                 source = self.manifest.source
                 msg = f"none of the {len(bad)} images of {source} could be embedded into {writer.path}{first}"
                 raise SourceError(msg)
         self.report(len(self.manifest))
         self._report_kept()
-        self._report_contradictions()
+        copies = self._list_copies()
+        self._report_contradictions(copies)
         self._peaks.report()
-        self._report_copies()
-        return [(_list_items(good), _list_quarantine(bad)) for good, bad in sorted_out]
+        self._report_copies(copies)
+        return [(self._list_items(good), _list_quarantine(bad)) for good, bad in sorted_out]
 
-    def _sort_out(self, writer: StoreWriter) -> tuple[list[_Good], list[_Bad]]:
+    def _sort_out(self, writer: StoreWriter) -> tuple[_Good, list[_Bad]]:
         """Split the items into those that one store has features for and those it has none for, in order."""
         known, held, unfit = self._known[id(writer)], self._held[id(writer)], self._unfit[id(writer)]
-        good: list[_Good] = []
-        bad: list[_Bad] = []
-        for examined in self._examined:
-            item, stamp, reason = examined.item, examined.stamp, examined.reason
-            if stamp is None and examined.is_momentary:
-                stamp = held.get(item.id)
-            if stamp is not None:
-                content = stamp.sha256
-                reason = "" if content in known else self._undecodable.get(content) or unfit.get(content, "")
-            if stamp is None or reason:
-                bad.append((item.id, stamp.sha256 if stamp else "", reason))
-            else:
-                good.append((item, stamp))
-        return good, bad
+        outcomes = self._outcomes
+        contents, stats = outcomes.contents.copy(), outcomes.stats.copy()
+        for place in outcomes.list_momentary():
+            stamp = held[place]
+            if stamp is not None and not contents[place]:
+                contents[place] = stamp.sha256
+                stats[place] = stamp.stat.size_bytes, stamp.stat.mtime_ns
+        bad = {
+            place: (self.manifest.items[place].id, "", outcomes.reasons[place])
+            for place in np.flatnonzero(contents == b"").tolist()
+        }
+        refused = unfit | self._undecodable
+        for place in outcomes.find(refused) if refused else ():
+            content = contents[place].decode()
+            if content not in known:
+                bad[place] = (self.manifest.items[place].id, content, refused[content])
+        good = np.ones(len(contents), np.bool_)
+        good[list(bad)] = False
+        return _Good(np.flatnonzero(good), contents[good], stats[good]), [bad[place] for place in sorted(bad)]
 
     def _refuse_bad(self, reasons: Mapping[str, str]) -> None:
         if not reasons:
@@ -316,26 +338,31 @@ class Ledger:
         raise SourceError(msg)
 
     def _report_kept(self) -> None:
-        held = set().union(*self._held.values())
-        kept = [examined for examined in self._examined if examined.is_momentary and examined.item.id in held]
+        momentary = self._outcomes.list_momentary()
+        kept = [place for place in momentary if any(held[place] is not None for held in self._held.values())]
         if kept:
+            first = self._outcomes[kept[0]]
             logger.warning(
                 "the store keeps the features of %s that cannot be read at the moment; the first, %r: %s",
                 format_plural(len(kept), "image"),
-                kept[0].item.id,
-                kept[0].reason,
+                first.item.id,
+                first.reason,
             )
 
-    def _report_contradictions(self) -> None:
+    def _list_copies(self) -> list[tuple[Item, str]]:
+        """List the items whose bytes another item has too, each with its sha256."""
+        copies = (self._outcomes[place] for place in self._outcomes.list_copies())
+        return [(one.item, one.stamp.sha256) for one in copies if one.stamp is not None]
+
+    def _report_contradictions(self, copies: Sequence[tuple[Item, str]]) -> None:
         first: dict[str, Item] = {}
         pairs: dict[str, tuple[Item, Item]] = {}
-        for examined in self._examined:
-            item, stamp = examined.item, examined.stamp
-            if stamp is None or not item.label or stamp.sha256 in self._undecodable:
+        for item, sha256 in copies:
+            if not item.label or sha256 in self._undecodable:
                 continue
-            other = first.setdefault(stamp.sha256, item)
+            other = first.setdefault(sha256, item)
             if other.label != item.label:
-                pairs.setdefault(stamp.sha256, (other, item))
+                pairs.setdefault(sha256, (other, item))
         if pairs:
             logger.warning(
                 "the bytes of %s occur under several labels, such as %r (%s) and %r (%s); keep one file of each",
@@ -343,9 +370,8 @@ class Ledger:
                 *(value for item in next(iter(pairs.values())) for value in (item.id, item.label)),
             )
 
-    def _report_copies(self) -> None:
+    def _report_copies(self, pairs: Sequence[tuple[Item, str]]) -> None:
         """Report images of a split whose bytes occur in a later one, which `fit` leaves out."""
-        pairs = [(one.item, one.stamp.sha256) for one in self._examined if one.stamp is not None]
         left_out = find_leaks([key for _, key in pairs], [item.split for item, _ in pairs])
         if left_out.any():
             item, key = pairs[int(left_out.argmax())]
@@ -365,25 +391,18 @@ class Ledger:
     def count(self, writer: StoreWriter) -> tuple[int, int, int, int, int]:
         """Return the numbers of items of one store that are new, cached, quarantined, removed and copied."""
         good, bad = self._sort_out(writer)
-        cached = sum(stamp.sha256 in self._known[id(writer)] for _, stamp in good)
-        copied = sum(stamp.sha256 in writer.copied for _, stamp in good)
-        return len(good) - cached, cached, len(bad), self._removed[id(writer)], copied
+        copied = int(np.isin(good.contents, encode_digests(list(writer.copied))).sum())
+        cached = self._known[id(writer)].count(good.contents) + copied
+        return len(good.places) - cached, cached, len(bad), self._removed[id(writer)], copied
+
+    def _list_items(self, good: _Good) -> dict[str, Any]:
+        items = [self.manifest.items[place] for place in good.places.tolist()]
+        texts = {name: [getattr(item, name) for item in items] for name in ("id", "label", "split", "group")}
+        return {"sha256": good.contents, "bytes": good.stats[:, 0], "mtime_ns": good.stats[:, 1], **texts}
 
 
 def _get_content(entry: Entry) -> str:
     return entry.examined.stamp.sha256 if entry.examined.stamp else ""
-
-
-def _list_items(good: Sequence[_Good]) -> dict[str, list[Any]]:
-    return {
-        "id": [item.id for item, _ in good],
-        "sha256": [stamp.sha256 for _, stamp in good],
-        "bytes": [stamp.stat.size_bytes for _, stamp in good],
-        "mtime_ns": [min(stamp.stat.mtime_ns, _LAST_NS) for _, stamp in good],
-        "label": [item.label for item, _ in good],
-        "split": [item.split for item, _ in good],
-        "group": [item.group for item, _ in good],
-    }
 
 
 def _list_quarantine(bad: Sequence[_Bad]) -> dict[str, list[str]]:
@@ -422,34 +441,32 @@ def describe_source(manifest: Manifest) -> str:
     return to_text(path)
 
 
-def _read_stamps(writer: StoreWriter, source: str) -> dict[str, Stamp]:
+def _list_places(writers: Sequence[StoreWriter], manifest: Manifest) -> dict[str, int]:
+    """Return the place of each item in the manifest, by its id; nothing if no store has any items yet."""
+    if not any(writer.old is not None or writer.has_records for writer in writers):
+        return {}
+    return {item.id: place for place, item in enumerate(manifest.items)}
+
+
+def _read_stamps(writer: StoreWriter, source: str, places: Mapping[str, int], count: int) -> Stamps:
     """Return the stamp of each file of the source when it was embedded, where a store has it.
 
-    A file that may have changed since with the same modification time gets a time that no file has, so that
-    its stamp is never trusted, not even by later runs that cannot read the file.
+    Another source's files may have the same names, sizes and times, so their stamps do not count. A file that may
+    have changed since with the same modification time gets a time that no file has, so that its stamp is never
+    trusted, not even by later runs that cannot read the file.
     """
-    store, known, stamps = writer.old, writer.known, {}
+    stamps = Stamps(writer.known, count)
+
+    def add(columns: Columns, started_ns: int, chosen: NDArray[np.bool_] | None = None) -> None:
+        found = np.array([places.get(name, -1) for name in columns["id"]], np.int64)
+        times = np.asarray(columns["mtime_ns"], np.int64)
+        times = np.where(times < started_ns - _RACY_NS, times, LAST_NS)
+        stamps.add(found, encode_digests(columns["sha256"]), np.asarray(columns["bytes"], np.int64), times, chosen)
+
+    store = writer.old
     if store is not None and store.source == source:
-        columns: Mapping[str, Sequence[Any]] = {name: store.columns[name].tolist() for name in _STAMP_COLUMNS}
-        stamps = _list_stamps(columns, store.started_ns, (~writer.lost).tolist())
-    for records in writer.records:  # newer than the store
+        add({**store.columns, "sha256": store.contents}, store.started_ns, ~writer.lost)
+    for records in writer.read_records():  # newer than the store
         if records.source == source:
-            sound = [sha256 in known for sha256 in records.columns["sha256"]]
-            stamps |= _list_stamps(records.columns, records.started_ns, sound)
+            add(records.columns, records.started_ns)
     return stamps
-
-
-def _list_stamps(columns: Mapping[str, Sequence[Any]], started_ns: int, chosen: Sequence[bool]) -> dict[str, Stamp]:
-    settled_ns = started_ns - _RACY_NS
-    rows = zip(*(columns[name] for name in _STAMP_COLUMNS), chosen, strict=True)
-    return {
-        name: Stamp(sha256, FileStat(size, mtime_ns if mtime_ns < settled_ns else _LAST_NS))
-        for name, sha256, size, mtime_ns, is_chosen in rows
-        if is_chosen
-    }
-
-
-def _find_agreed(stamps: Sequence[Mapping[str, Stamp]]) -> dict[str, Stamp]:
-    """Return the stamps of the items that all stores hold with the same content."""
-    first, *others = stamps
-    return {name: stamp for name, stamp in first.items() if all(other.get(name) == stamp for other in others)}

@@ -374,7 +374,7 @@ def embed_listing(
     timing, done, n_views = Timing(), 0, count_views(views)
     workers = options.count_workers(count_least(listing))
     examined_items = examine(
-        listing, images, known=None, stamps={}, workers=workers, timing=timing, views=views, ahead=ahead
+        listing, images, known=None, stamps=(), workers=workers, timing=timing, views=views, ahead=ahead
     )
     runners = [Runner(backbone, options, expected=total, few=FEW_IMAGES, views=n_views) for backbone in backbones]
     with contextlib.ExitStack() as stack:

@@ -85,7 +85,7 @@ def read_looks(manifest: Manifest, items: tuple[Item, ...], options: EmbedOption
     chosen = Manifest(items, manifest.reader, manifest.source)
     weights = [_weigh_cells(share) for share in _SHARES]
     options.reporter.begin("looking at pictures")
-    examined = examine(chosen, spec, known=None, stamps={}, workers=options.count_workers(), timing=timing)
+    examined = examine(chosen, spec, known=None, stamps=(), workers=options.count_workers(), timing=timing)
     with contextlib.closing(examined):
         for row, one in enumerate(examined):
             digests[row] = one.stamp.sha256 if one.stamp else ""

@@ -60,7 +60,7 @@ def embed_shards(
                 break
         else:
             run.keep_all(head)
-    ledger.record(run.list_found(), run.unfit)
+    run.check_complete()
 
 
 def _make_job(call: NetworkCall, ledger: Ledger, goldens: Sequence[Golden], options: EmbedOptions) -> Job:
@@ -75,18 +75,12 @@ def _make_job(call: NetworkCall, ledger: Ledger, goldens: Sequence[Golden], opti
 
 
 class _Run:
-    """What became of the items of one run, by their places in the manifest.
-
-    Attributes:
-        unfit: For each store, why it cannot hold some rows, by the sha256 of the image.
-    """
+    """Notes what becomes of the items of one run."""
 
     def __init__(self, ledger: Ledger, options: EmbedOptions, timing: Timing) -> None:
         self._ledger = ledger
         self._options = options
         self._timing = timing
-        self._found: list[Examined | None] = [None] * len(ledger.manifest)
-        self.unfit: list[dict[str, str]] = [{} for _ in ledger.writers]
         self._done = 0
         self._said: set[str] = set()
 
@@ -129,7 +123,7 @@ class _Run:
 
     def _keep(self, places: Sequence[int], found: Sequence[Examined]) -> None:
         for place, examined in zip(places, found, strict=True):
-            self._found[place] = examined
+            self._ledger.note(place, examined)
         self._done += len(found)
         self._ledger.report(self._done)
 
@@ -142,9 +136,9 @@ class _Run:
         if all_records[0].columns["id"] != [item.id for item in shard.items]:
             msg = f"the shard {name} beside {paths[0]} holds other items than it was made for; delete it, and run again"
             raise StoreFormatError(msg)
-        for unfit, records in zip(self.unfit, all_records, strict=True):
+        for writer, records in zip(self._ledger.writers, all_records, strict=True):
             pairs = zip(records.columns["sha256"], records.columns["unfit"], strict=True)
-            unfit.update((sha256, why) for sha256, why in pairs if why)
+            self._ledger.note_unfit(writer, {sha256: why for sha256, why in pairs if why})
         self._keep(shard.places, _read_items(shard.items, all_records[0]))
 
     def _observe(self, outcome: Outcome) -> None:
@@ -161,17 +155,17 @@ class _Run:
                 self._said.add(line)
                 logger.warning("%s", line)
 
-    def list_found(self) -> list[Examined]:
-        """List what became of all items, in the order of the manifest.
+    def check_complete(self) -> None:
+        """Check that something became of every item.
 
         Raises:
             StoreError: If the driver ended without some of them; nothing is sealed then.
         """
-        found = [examined for examined in self._found if examined is not None]
-        if lost := len(self._found) - len(found):
-            msg = f"{lost:,} of {len(self._found):,} images were given to no worker; run the same command again"
+        if lost := self._ledger.count_open():
+            msg = (
+                f"{lost:,} of {len(self._ledger.manifest):,} images were given to no worker; run the same command again"
+            )
             raise StoreError(msg)
-        return found
 
 
 def _read_items(items: Sequence[Item], records: Records) -> list[Examined]:

@@ -134,7 +134,7 @@ class Worker:
         shard = _Shard([Item(name) for name in ids], job.reader)
         views = [spec.views] if spec.views else []
         images = examine(
-            shard, spec.image, known=frozenset(), stamps={}, workers=self._threads, timing=timing, views=views
+            shard, spec.image, known=frozenset(), stamps=(), workers=self._threads, timing=timing, views=views
         )
         with (
             contextlib.closing(images),

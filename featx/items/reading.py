@@ -5,7 +5,7 @@ import errno
 import hashlib
 import math
 import threading
-from collections.abc import Container, Generator, Iterable, Mapping, Sequence
+from collections.abc import Container, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -91,7 +91,7 @@ def examine(
     spec: ImageSpec | Sequence[ImageSpec],
     *,
     known: Container[str] | None,
-    stamps: Mapping[str, Stamp],
+    stamps: Iterable[Stamp | None],
     workers: int,
     timing: Timing,
     views: Sequence[ViewSpec] = (),
@@ -103,8 +103,8 @@ def examine(
         manifest: The items and the reader of their files.
         spec: How to decode; or several forms, for networks that take different images, each decoded from one reading.
         known: sha256 of content whose pixels are not needed; None if every item needs them.
-        stamps: Content of files when they were last read, by item id. A file with the same
-            size and time is not read again.
+        stamps: Content of each file when it was last read, or None, in the order of the items; empty if there is
+            none. A file with the same size and time is not read again.
         workers: Number of threads.
         timing: Collects the time that the threads spend.
         views: Views to make of each image, in the same threads; each spec is applied to all views of the one
@@ -215,20 +215,19 @@ def limit_ahead(spec: ImageSpec, workers: int, views: int = 1) -> int:
 
 
 def separate(
-    manifest: Listing, stamps: Mapping[str, Stamp], workers: int, timing: Timing
+    manifest: Listing, stamps: Iterable[Stamp | None], workers: int, timing: Timing
 ) -> Generator[Item | list[Examined]]:
     """Separate items that must be read, one by one, from runs of items that are unchanged since their stamps.
 
     One task for each of 100,000 unchanged items took three times as long as comparing their sizes and times.
     """
-    if not stamps:
+    if stamps == ():
         yield from manifest.items
         return
 
-    def compare(items: list[Item]) -> list[Item | list[Examined]]:
+    def compare(pairs: list[tuple[Item, Stamp | None]]) -> list[Item | list[Examined]]:
         parts: list[Item | list[Examined]] = []
-        for item in items:
-            stamp = stamps.get(item.id)
+        for item, stamp in pairs:
             if stamp is None or not _is_unchanged(manifest, item.id, stamp):
                 parts.append(item)
             elif parts and isinstance(parts[-1], list):
@@ -237,11 +236,11 @@ def separate(
                 parts.append([Examined(item, stamp)])
         return parts
 
-    def compare_timed(items: list[Item]) -> list[Item | list[Examined]]:
+    def compare_timed(pairs: list[tuple[Item, Stamp | None]]) -> list[Item | list[Examined]]:
         with timing.measure(READ):
-            return compare(items)
+            return compare(pairs)
 
-    chunks = gather(manifest.items, _COMPARED_AT_ONCE)
+    chunks = gather(zip(manifest.items, stamps, strict=True), _COMPARED_AT_ONCE)
     with contextlib.closing(prefetch(compare_timed, chunks, workers=workers, ahead=2 * workers)) as found:
         for parts in found:
             yield from parts

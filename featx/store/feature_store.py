@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,7 @@ from featx.store.layout import (
     digest_attributes,
     digest_block,
     digest_columns,
+    encode_column,
     map_dataset,
     open_dataset,
     open_group,
@@ -287,6 +288,10 @@ class FeatureStore:
     def contents(self) -> NDArray[np.bytes_]:
         """The column `sha256` as bytes."""
         return self._raw["sha256"]
+
+    def has_column(self, name: str, values: Sequence[Any] | NDArray[Any]) -> bool:
+        """Return whether a column of `/items` has these values."""
+        return np.array_equal(self._raw[name], encode_column(values, ITEM_COLUMNS[name]))
 
     def read_ids(self, rows: NDArray[np.intp]) -> NDArray[np.str_]:
         """Return the ids of some rows, without decoding all."""

@@ -96,24 +96,26 @@ class Shard:
     """One finished shard.
 
     Attributes:
-        sha256: Content of each row, hexadecimal.
-        sizes: `[width, height]` of each row's image, in px.
+        name: Name of its file, without the ending.
+        sha256: Content of each row, hexadecimal, as bytes `(n_rows,)`.
+        sizes: int32 `(n_rows, 2)`: width and height of each row's image, in px.
         load: Returns the features `(n_rows, dim)`, mapped from the file; drop them as soon as possible.
         golden: Golden pictures, with the features from the machine that wrote the shard.
         runtime: The runtime of the network; empty if the shard does not record it.
         drift: Largest relative difference of the runtime from Keras.
         seconds: Time of the run since its last shard or its start; None if the shard does not record it.
-        records: What became of each item; None in a shard that no cluster's worker wrote.
+        has_records: Whether it says what became of each item, as that of a cluster's worker does; see `read_records`.
     """
 
-    sha256: list[str]
-    sizes: list[list[int]]
+    name: str
+    sha256: NDArray[np.bytes_]
+    sizes: NDArray[np.int32]
     load: Callable[[], NDArray[np.floating]]
     golden: Golden
     runtime: str = ""
     drift: float = 0.0
     seconds: float | None = None
-    records: Records | None = None
+    has_records: bool = False
 
 
 class Journal:
@@ -154,7 +156,7 @@ class Journal:
         self.folder = name_journal(store)
         self._confirm = confirm
         self.n_items: int | None = None
-        self._found: dict[Path, Shard] = {}
+        self._found: set[Path] = set()
         self._spec_digest = spec.digest
         self._dtype = np.dtype(spec.dtype)
         self._dim = dim
@@ -281,11 +283,12 @@ class Journal:
             if path in self._found:
                 continue
             try:
-                shard = self._found[path] = self._read_shard(path)
+                shard = self._read_shard(path)
             except (KeyError, ValueError, TypeError, OSError, RuntimeError) as error:
                 if isinstance(error, StoreError):
                     raise
                 raise _make_damage_error(path, error) from error
+            self._found.add(path)
             yield shard
 
     def _read_shard(self, path: Path) -> Shard:
@@ -304,7 +307,9 @@ class Journal:
                 (read_text(file.attrs, "runtime"), float(read_numbers(file.attrs, "drift"))) if recorded else ("", 0.0)
             )
             seconds = read_seconds(file.attrs, "seconds")
-            records = _read_records(file) if _ITEMS in file else None
+            has_records = _ITEMS in file
+            if has_records:
+                _read_records(file)  # raises if they are damaged; they are read again when they are needed
         features = self._map(path)
         contents, sizes = columns["sha256"], columns["sizes"]
         if features.shape != (len(contents), self._dim) or features.dtype != self._dtype:
@@ -315,7 +320,7 @@ class Journal:
             raise ValueError(msg)
         forget_pages(features)
         load = functools.partial(self._map, path)
-        return Shard(decode_text(contents).tolist(), sizes.tolist(), load, golden, runtime, drift, seconds, records)
+        return Shard(path.stem, contents, sizes, load, golden, runtime, drift, seconds, has_records)
 
     def discard(self) -> None:
         """Remove the shards that were read, once their rows are sealed.

@@ -6,7 +6,7 @@ docs/format.md is its specification; this module is the only place that implemen
 import hashlib
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -40,6 +40,9 @@ QUARANTINE_COLUMNS: dict[str, str] = {"id": TEXT, "sha256": TEXT, "reason": TEXT
 #: closely, large enough for hashing at full speed.
 BLOCK_BYTES = 1 << 16
 
+#: About how many rows are put together to hash them.
+_HASHED_ROWS = 65_536
+
 _ASCII = 128
 
 Columns = Mapping[str, Sequence[Any] | NDArray[Any]]
@@ -50,14 +53,23 @@ def choose_block_rows(dim: int, dtype: str) -> int:
     return max(1, BLOCK_BYTES // max(1, dim * np.dtype(dtype).itemsize))
 
 
-def encode_text(values: Iterable[str]) -> NDArray[np.bytes_]:
+def encode_text(values: Sequence[str]) -> NDArray[np.bytes_]:
     """Encode strings as fixed-width UTF-8; surrogate escapes become the bytes they stand for.
 
     The padding is zeros, so zeros at the end of a string are lost; no file name has them.
     """
-    encoded = [value.encode("utf-8", "surrogateescape") for value in values]
-    width = max((len(value) for value in encoded), default=0)
-    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max(1, width)))
+
+    def encode() -> Iterator[bytes]:  # twice, since a list of all would take more memory than the result
+        return (value.encode("utf-8", "surrogateescape") for value in values)
+
+    width = max(map(len, encode()), default=0)
+    return _fit_width(np.fromiter(encode(), np.dtype(("S", max(1, width))), len(values)))
+
+
+def _fit_width(values: NDArray[np.bytes_]) -> NDArray[np.bytes_]:
+    """Return UTF-8 as wide as its longest text, for h5py to write as UTF-8."""
+    width = max(1, int(np.char.str_len(values).max(initial=0)))
+    return values.astype(f"S{width}", copy=False).view(h5py.string_dtype("utf-8", width))
 
 
 def decode_text(values: NDArray[np.bytes_]) -> NDArray[np.str_]:
@@ -189,11 +201,20 @@ def open_here(group: h5py.Group, name: str) -> Any:  # noqa: ANN401 - a group or
     return group[name]
 
 
+def encode_column(values: Sequence[Any] | NDArray[Any], kind: str) -> NDArray[Any]:
+    """Return a column as it is on disk; text may be bytes already."""
+    if kind != TEXT:
+        return np.asarray(values, dtype=kind)
+    if isinstance(values, np.ndarray):
+        return _fit_width(values) if values.dtype.kind == "S" else encode_text(values.tolist())
+    return encode_text(values)
+
+
 def write_columns(group: h5py.Group, columns: Columns, kinds: Mapping[str, str]) -> dict[str, NDArray[Any]]:
     """Write columns of equal length and return them as they are on disk."""
     written = {}
     for name, kind in kinds.items():
-        written[name] = encode_text(columns[name]) if kind == TEXT else np.asarray(columns[name], dtype=kind)
+        written[name] = encode_column(columns[name], kind)
         group.create_dataset(name, data=written[name])
     return written
 
@@ -209,12 +230,17 @@ def digest_columns(columns: Mapping[str, NDArray[Any]], block_rows: int | None =
         For each block, the digest of the columns' names and dtypes, and the bytes of its rows.
     """
     header = hashlib.sha256("".join(f"{name}:{values.dtype.str};" for name, values in columns.items()).encode())
-    records = np.concatenate([_view_bytes(values) for values in columns.values()], axis=1)
+    views = [_view_bytes(values) for values in columns.values()]
+    n_rows = len(views[0])
+    step = block_rows or n_rows
+    at_once = max(1, step) * max(1, _HASHED_ROWS // max(1, step))
     digests = []
-    for first in range(0, len(records), block_rows) if block_rows else (0,):
-        digest = header.copy()
-        digest.update(records[first : first + block_rows if block_rows else None].data)
-        digests.append(digest.hexdigest())
+    for start in range(0, n_rows, at_once) if block_rows else (0,):
+        records = np.concatenate([view[start : start + at_once] for view in views], axis=1)
+        for first in range(0, len(records), step) if block_rows else (0,):
+            digest = header.copy()
+            digest.update(records[first : first + step].data)
+            digests.append(digest.hexdigest())
     return digests
 
 

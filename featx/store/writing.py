@@ -1,15 +1,16 @@
 """Writing one store: disk space, the rows it already holds, new rows, and sealing."""
 
 import contextlib
+import functools
 import logging
 import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,10 +21,11 @@ from featx.golden import Golden
 from featx.specs import EmbedSpec, find_differences
 from featx.store.copying import OtherStore, list_others
 from featx.store.feature_store import FeatureStore
-from featx.store.journal import Journal, Records
+from featx.store.journal import Journal, Records, read_records
+from featx.store.known_rows import Contents, KnownRows, encode_digests
 from featx.store.layout import ITEM_COLUMNS, Columns, add_seconds
 from featx.store.lock import StoreLock
-from featx.store.sealing import Provenance, Row, digest_golden, seal
+from featx.store.sealing import Provenance, digest_golden, seal
 from featx.store.verification import refuse_damage, verify_store
 
 #: A smaller store needs no note about disk space.
@@ -42,8 +44,8 @@ class StoreWriter:
         old: The existing store; None if there was none, or if nothing in it can be salvaged.
         lost: bool `(n_items,)`: damaged rows of the existing store, which are treated as missing.
         goldens: Golden pictures, with the features from each machine that computed known rows.
-        copied: The other store of the folder that the row of an image was taken from, by the image's sha256.
-        records: What the workers of an interrupted run on a cluster recorded of their items.
+        copied: The other store of the folder that the row of an image was taken from, and the row, by the image's
+            sha256.
 
     Args:
         path: The store, which may exist.
@@ -82,17 +84,16 @@ class StoreWriter:
         self._salvage = salvage
         self._damaged = False
         self._resources = contextlib.ExitStack()
-        self._rows: dict[str, Row] = {}
-        self._sizes: dict[str, Sequence[int]] = {}
+        self._rows = KnownRows()
+        self._recorded: list[str] = []
         self._runtimes: set[str] = set()
         self._drift = 0.0
         self._seconds: float | None = 0.0
         self.old: FeatureStore | None = None
         self.lost: NDArray[np.bool_] = np.zeros(0, np.bool_)
         self.goldens: list[Golden] = []
-        self.copied: dict[str, FeatureStore] = {}
+        self.copied: dict[str, tuple[FeatureStore, int]] = {}
         self._others: list[OtherStore] = []
-        self.records: list[Records] = []
 
     def __enter__(self) -> Self:
         self._resources.enter_context(self._lock)
@@ -129,10 +130,7 @@ class StoreWriter:
         found = next(filter(None, (other.find(sha256) for other in self._others)), None)
         if found is None:
             return False
-        store, row = found
-        self._rows[sha256] = Row(lambda: store.features, row)
-        self._sizes[sha256] = store.sizes_px[row].tolist()
-        self.copied[sha256] = store
+        self.copied[sha256] = found
         return True
 
     def _read_old(self) -> None:
@@ -148,37 +146,41 @@ class StoreWriter:
         self.goldens.append(old.golden)
         self._add_runtime(old.runtime, old.drift)
         self._seconds = old.embed_seconds
-        features = old.features
-        self._add_rows(old.sha256.tolist(), old.sizes_px.tolist(), lambda: features, self.lost)
+        features, sound = old.features, np.flatnonzero(~self.lost)
+        self._rows.add(old.contents[sound], old.sizes_px[sound], lambda: features, sound)
 
     def _read_journal(self) -> None:
+        before = self._rows.contents
         for shard in self._journal.read_shards():
-            if not self._rows.keys() >= set(shard.sha256):  # else sealed already, by a run that was killed then
+            if (before.find(encode_digests(shard.sha256)) < 0).any():  # else sealed by a run that was killed then
                 self._seconds = add_seconds((self._seconds, shard.seconds))
-            self._add_rows(shard.sha256, shard.sizes, shard.load, np.zeros(len(shard.sha256), np.bool_))
+            self._rows.add(shard.sha256, shard.sizes, shard.load)
             self._add_runtime(shard.runtime, shard.drift)
-            if shard.records is not None:
-                self.records.append(shard.records)
+            if shard.has_records:
+                self._recorded.append(shard.name)
             if not any(digest_golden(shard.golden) == digest_golden(golden) for golden in self.goldens):
                 self.goldens.append(shard.golden)
 
-    def _add_rows(
-        self,
-        contents: Sequence[str],
-        sizes: Sequence[Sequence[int]],
-        load: Callable[[], NDArray[np.floating]],
-        lost: NDArray[np.bool_],
-    ) -> None:
-        for index, (sha256, size) in enumerate(zip(contents, sizes, strict=True)):
-            if lost[index]:
-                continue
-            self._rows.setdefault(sha256, Row(load, index))
-            self._sizes.setdefault(sha256, size)
+    def _add_copied(self) -> None:
+        """Add the rows that were copied from other stores, each of which is open once."""
+        stores = {id(store): store for store, _ in self.copied.values()}
+        for key, store in stores.items():
+            rows = np.array([row for other, row in self.copied.values() if id(other) == key])
+            self._rows.add(store.contents[rows], store.sizes_px[rows], functools.partial(_get_features, store), rows)
 
     @property
-    def known(self) -> frozenset[str]:
-        """The sha256 of every image whose row was committed or copied when this is read."""
-        return frozenset(self._rows)
+    def has_records(self) -> bool:
+        """Whether `read_records` yields any."""
+        return bool(self._recorded)
+
+    def read_records(self) -> Iterator[Records]:
+        """Yield what the workers of an interrupted run on a cluster recorded of their items, shard by shard."""
+        return (read_records(self.path, name) for name in self._recorded)
+
+    @property
+    def known(self) -> Contents:
+        """The sha256 of every image whose row was committed when this is read."""
+        return self._rows.contents
 
     @property
     def row_bytes(self) -> int:
@@ -188,8 +190,8 @@ class StoreWriter:
     @property
     def n_unfinished(self) -> int:
         """Largest number of rows that an earlier run left unsealed or that other stores have: no shard gets them."""
-        sealed = set() if self.old is None else set(self.old.sha256.tolist())
-        return len(self._rows.keys() - sealed) + sum(map(len, self._others))
+        sealed = 0 if self.old is None else len(np.unique(self.old.contents[~self.lost]))
+        return len(self.known) - sealed + sum(map(len, self._others))
 
     @property
     def lock(self) -> bytes:
@@ -222,7 +224,7 @@ class StoreWriter:
         """Commit the pending rows if the last commit was long ago."""
         self._journal.commit_in_time()
 
-    def seal(self, items: Mapping[str, Sequence[Any]], quarantine: Columns) -> FeatureStore:
+    def seal(self, items: Columns, quarantine: Columns) -> FeatureStore:
         """Write the store again with exactly these items, unless it already holds them.
 
         Args:
@@ -235,17 +237,19 @@ class StoreWriter:
         """
         self._journal.commit()
         self._read_journal()
-        missing = [sha256 for sha256 in items["sha256"] if sha256 not in self._rows]
-        if missing:
-            msg = f"{len(missing)} items have no features (first sha256: {missing[0]}); {self.path} is unchanged"
-            raise StoreError(msg)
-        sizes = [self._sizes[sha256] for sha256 in items["sha256"]]
-        columns = {**items, "width": [size[0] for size in sizes], "height": [size[1] for size in sizes]}
+        self._add_copied()
+        contents = encode_digests(items["sha256"])
+        try:
+            rows, sizes = self._rows.select(contents)
+        except KeyError as error:
+            sha256, count = error.args
+            msg = f"{count} items have no features (first sha256: {sha256}); {self.path} is unchanged"
+            raise StoreError(msg) from error
+        columns: Columns = {**items, "width": sizes[:, 0], "height": sizes[:, 1]}
         if self.old is None or not self._holds(self.old, columns, quarantine):
             if not self._salvage:
                 refuse_damage([self.old] if self.old else [])
-            rows = [self._rows[sha256] for sha256 in items["sha256"]]
-            provenance = self._choose_provenance(items["sha256"])
+            provenance = self._choose_provenance(contents)
             seal(self.path, self.spec, provenance, columns, rows, quarantine, confirm=self._lock.confirm)
             self.old, self._damaged = FeatureStore(self.path), False
         else:
@@ -264,29 +268,37 @@ class StoreWriter:
             new.reading,
         ):
             return False
-        same = all(np.array_equal(old.columns[name], np.asarray(columns[name])) for name in ITEM_COLUMNS)
+        same = all(old.has_column(name, columns[name]) for name in ITEM_COLUMNS)
         return same and old.quarantine == list(zip(*quarantine.values(), strict=True))
 
-    def _note_copied(self, contents: Iterable[str]) -> None:
+    def _note_copied(self, contents: NDArray[np.bytes_]) -> None:
         """Add the runtime of copied rows, and the part of its time that they took, to those of this store."""
-        sealed = set() if self.old is None else set(self.old.sha256.tolist())
-        used = Counter(store for sha256 in set(contents) - sealed if (store := self.copied.get(sha256)))
+        copied = encode_digests(list(self.copied))
+        is_used = np.isin(copied, contents)
+        if self.old is not None:
+            is_used &= ~np.isin(copied, self.old.contents)
+        used = Counter(store for (store, _), one in zip(self.copied.values(), is_used, strict=True) if one)
         for store, count in used.items():
             self._add_runtime(store.runtime, store.drift)
             share = (
-                None if store.embed_seconds is None else store.embed_seconds * count / len(set(store.sha256.tolist()))
+                None if store.embed_seconds is None else store.embed_seconds * count / len(np.unique(store.contents))
             )
             self._seconds = add_seconds((self._seconds, share))
 
-    def _choose_provenance(self, contents: Iterable[str]) -> Provenance:
+    def _choose_provenance(self, contents: NDArray[np.bytes_]) -> Provenance:
         """Keep the provenance of the first rows: all later rows were checked against its golden pictures."""
-        self._note_copied(contents)
+        if self.copied:
+            self._note_copied(contents)
         runtimes = ", ".join(sorted(self._runtimes)) or self._provenance.runtime
         new = replace(self._provenance, runtime=runtimes, drift=self._drift, embed_seconds=self._seconds)
         if self.old is None:
             return new
         versions = {**new.created_with, **self.old.created_with}  # plus packages that the first run did not use
         return replace(new, golden=self.old.golden, created_with=versions)
+
+
+def _get_features(store: FeatureStore) -> NDArray[np.floating]:
+    return store.features
 
 
 def check_spec(store: FeatureStore, spec: EmbedSpec) -> None:

@@ -47,8 +47,9 @@ def shelf():
 
 
 def run(shelf, known=frozenset(), stamps=None, workers=1):
+    stamps = [stamps.get(name) for name in shelf.files] if stamps else ()
     manifest = Manifest(tuple(Item(name) for name in shelf.files), shelf, "shelf")
-    return list(examine(manifest, SPEC, known=known, stamps=stamps or {}, workers=workers, timing=Timing()))
+    return list(examine(manifest, SPEC, known=known, stamps=stamps, workers=workers, timing=Timing()))
 
 
 def hash_file(data):
@@ -139,7 +140,7 @@ def test_the_number_of_items_in_memory_is_limited(shelf, side, most):
     shelf.files = {f"{number}.png": b"x" for number in range(300)}
     manifest = Manifest(tuple(Item(name) for name in shelf.files), shelf, "shelf")
     spec = ImageSpec(side, side)
-    running = examine(manifest, spec, known=frozenset(), stamps={}, workers=2, timing=Timing())
+    running = examine(manifest, spec, known=frozenset(), stamps=(), workers=2, timing=Timing())
     next(running)
     assert 0 < len(shelf.reads) <= most
     running.close()

@@ -9,6 +9,7 @@ import pytest
 from featx.errors import DataError, StoreError, StoreFormatError, StoreLockedError
 from featx.store import journal
 from featx.store.journal import Journal
+from featx.store.layout import decode_text
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def open_journal(maker):
 def read_rows(opened):
     opened._found.clear()
     shards = list(opened.read_shards())
-    return [sha256 for shard in shards for sha256 in shard.sha256], [shard.load() for shard in shards]
+    return [sha256.decode() for shard in shards for sha256 in shard.sha256], [shard.load() for shard in shards]
 
 
 def test_rows_come_back_as_they_were_committed(open_journal, maker, list_files):
@@ -34,10 +35,10 @@ def test_rows_come_back_as_they_were_committed(open_journal, maker, list_files):
     assert folder == "made.h5.parts"
     assert [shard[:21] for shard in shards] == ["made.h5.parts/000001-", "made.h5.parts/000002-"]
     first, second = open_journal().read_shards()
-    assert first.sha256 == [maker.make_sha256(3), maker.make_sha256(1)]
-    assert first.sizes == [[13, 20], [11, 20]]
+    assert decode_text(first.sha256).tolist() == [maker.make_sha256(3), maker.make_sha256(1)]
+    assert first.sizes.tolist() == [[13, 20], [11, 20]]
     assert np.array_equal(first.load(), maker.make_rows([3, 1]))
-    assert second.sha256 == [maker.make_sha256(2)]
+    assert decode_text(second.sha256).tolist() == [maker.make_sha256(2)]
 
 
 def test_nothing_is_written_for_nothing(open_journal, list_files):

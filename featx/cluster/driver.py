@@ -1,7 +1,7 @@
 """The driver: gives shards to workers, and gives a shard again if its worker died or is late."""
 
+import bisect
 import logging
-import statistics
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +19,10 @@ LATE_SECONDS = 60.0
 #: The same before any shard is finished, when nobody knows how long one takes.
 FIRST_SECONDS = 1800.0
 
-#: Workers that die on one item before it is quarantined; and in a row while they load the network.
+#: Workers that die on one item before it is quarantined; and in a row while they load the network, unless there are many
+#: workers: of those, so large a share.
 _DEATHS = 3
+_DEATHS_SHARE = 0.25
 
 #: How long to wait for an answer before looking at the clock, and for a first worker before saying so.
 _TICK_SECONDS = 0.5
@@ -188,7 +190,7 @@ class Driver:
         self._died_loading = 0
         worker.state = "idle"
         if shard is not None:
-            self._seconds.append(outcome.seconds)
+            bisect.insort(self._seconds, outcome.seconds)
             self._conclude(shard, "")
 
     def _conclude(self, shard: Shard, reason: str) -> None:
@@ -201,9 +203,9 @@ class Driver:
         """Give the shard of a lost worker to another one, in halves if it was not the first."""
         if shard is None:
             self._died_loading += is_dead
-            if self._died_loading >= _DEATHS:
+            if self._died_loading >= max(_DEATHS, _DEATHS_SHARE * self._n_workers):
                 msg = (
-                    f"{_DEATHS} workers in a row died while they loaded the network: {' '.join(text.split())[:500]}; "
+                    f"{self._died_loading} workers in a row died while they loaded the network: {' '.join(text.split())[:500]}; "
                     f"they may need more memory (--workers), or another Python environment than the driver's"
                 )
                 raise BackboneError(msg)
@@ -232,7 +234,7 @@ class Driver:
                 "no worker has started yet: the cluster may have no room for one; see --cpus-per-worker and "
                 "--gpus-per-worker"
             )
-        usual = LATE_FACTOR * statistics.median(self._seconds) if self._seconds else FIRST_SECONDS
+        usual = LATE_FACTOR * self._seconds[len(self._seconds) // 2] if self._seconds else FIRST_SECONDS
         limit = max(LATE_SECONDS, usual)
         for worker in self._workers:
             shard = worker.shard

@@ -123,6 +123,13 @@ def test_an_error_is_not_a_death():
         run(Simulation(lambda answer: StoreError("the disk is full") if "5" in (answer[2] or ()) else "done"))
 
 
+def test_a_few_of_many_workers_may_die_before_the_first_one_has_loaded():
+    dying = itertools.count()
+    engine = Simulation(lambda answer: "dead" if answer[2] is None and next(dying) < 10 else "done")
+    found, states = run(engine, n_items=400, size=4, n_workers=100)
+    assert (len(found), states[-1].split()[-2:]) == (400, ["10", "died"])
+
+
 def test_workers_that_die_while_they_load_end_the_run():
     with pytest.raises(BackboneError, match="3 workers in a row died while they loaded the network: dead"):
         run(Simulation(lambda answer: "dead" if answer[2] is None else "done"))

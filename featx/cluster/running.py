@@ -98,7 +98,7 @@ class _Run:
         number = max(find_next_number(name_journal(path)) for path in paths)
         digest = "".join(target.spec.digest for target in job.targets)
         row_bytes = max(writer.row_bytes for writer in self._ledger.writers)
-        with connect(self._options):
+        with connect(self._options, self._options.workers):
             n_workers = self._options.workers or count_room(self._options)
             size = choose_size(self._ledger.expected, n_workers, row_bytes)
             Driver(

@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from featx.golden_features import embed_golden
 from featx.items.manifest import Item, Reader
 from featx.items.reading import Examined, examine
 from featx.measuring import WRITE, Timing
+from featx.options import SpreadOptions
 from featx.store.journal import RECORD_COLUMNS, Journal, Records
 from featx.store.lock import confirm_lock
 
@@ -41,6 +42,17 @@ class _Shard:
     reader: Reader
 
 
+def set_up_process(options: SpreadOptions, environment: Mapping[str, str]) -> int:
+    """Set variables of this process, and return the number of threads that it may have."""
+    count = max(1, int(options.cpus_per_worker))
+    threads = str(count)
+    os.environ.update(environment)
+    os.environ.update(LOKY_MAX_CPU_COUNT=threads, TF_NUM_INTRAOP_THREADS=threads, TF_NUM_INTEROP_THREADS=threads)
+    if not options.gpus_per_worker:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    return count
+
+
 class Worker:
     """A worker of a run; use it in a process of its own, whose number of threads it sets.
 
@@ -49,12 +61,7 @@ class Worker:
     """
 
     def __init__(self, job: Job) -> None:
-        os.environ.update(job.environment)
-        self._threads = max(1, int(job.options.cpus_per_worker))
-        threads = str(self._threads)
-        os.environ.update(LOKY_MAX_CPU_COUNT=threads, TF_NUM_INTRAOP_THREADS=threads, TF_NUM_INTEROP_THREADS=threads)
-        if not job.options.gpus_per_worker:
-            os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+        self._threads = set_up_process(job.options, job.environment)
         if Path(job.folder).is_dir():
             os.chdir(job.folder)
         self._job = job

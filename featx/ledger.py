@@ -150,6 +150,7 @@ class Ledger:
         writers: The stores.
         manifest: The items.
         expected: Number of items that at least one store does not hold as they are now; most will be new.
+        failed: Why items are in the quarantine of a store, by id.
 
     Raises:
         StoreError: If the run would drop another source's items from a store.
@@ -173,7 +174,9 @@ class Ledger:
         self._undecodable: dict[str, str] = {}
         self._unfit: dict[int, dict[str, str]] = {id(writer): {} for writer in writers}
         self._under_way = self._done = 0
-        self._peaks = _Peaks()
+        self._peaks = _Peaks(writers[0].spec.image.bits)
+        stores = [writer.old for writer in writers if writer.old]
+        self.failed = {name: reason for store in stores for name, _, reason in store.quarantine}
         there = {item.id for item in manifest.items}
         self._removed = {
             id(writer): len(set(writer.old.ids.tolist()) - there) if writer.old else 0 for writer in writers
@@ -183,7 +186,6 @@ class Ledger:
         self, spec: ImageSpec, timing: Timing, views: ViewSpec | None = None
     ) -> Generator[tuple[Entry, NDArray[np.uint8]]]:
         """Examine all items; yield those with an image to embed, with its pixels or those of all its views."""
-        self._peaks.bits = spec.bits
         examined_items = examine(
             self.manifest,
             spec,
@@ -205,7 +207,18 @@ class Ledger:
 
     def separate(self, timing: Timing) -> Generator[Item | list[Examined]]:
         """Separate items that must be read, one by one, from runs of those that are unchanged and held, in order."""
-        return separate(self.manifest, self._stamps, self._options.count_workers(), timing)
+        return separate(self.manifest, self._stamps, self._options.count_workers(count_least(self.manifest)), timing)
+
+    def try_again(self, items: Sequence[Item], timing: Timing) -> Generator[Examined]:
+        """Read and decode some items of the manifest; only those have an image whose rows a store lacks."""
+        return examine(
+            replace(self.manifest, items=tuple(items)),
+            self.writers[0].spec.image,
+            known=self._known_to_all,
+            stamps={},
+            workers=self._options.count_workers(count_least(self.manifest)),
+            timing=timing,
+        )
 
     def record(self, found: Iterable[Examined], unfit: Sequence[Mapping[str, str]]) -> None:
         """Record all items, as they were examined elsewhere.

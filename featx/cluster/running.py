@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from featx.backbones.running import PROBED_IMAGES
-from featx.cluster.driver import Driver
+from featx.cluster.driver import KILLS, Driver
 from featx.cluster.jobs import Job, NetworkCall, Outcome, StoreTarget
 from featx.cluster.planning import Shard, choose_size, plan
 from featx.cluster.workers import NO_PIXELS
@@ -54,13 +54,24 @@ def embed_shards(
         head: list[Item | list[Examined]] = []
         for part in parts:
             head.append(part)
-            if isinstance(part, Item):
-                prepare()
-                run.embed(itertools.chain(head, parts), _make_job(call, ledger, goldens, options))
+            if isinstance(part, Item) and ledger.failed.get(part.id, KILLS) == KILLS:
                 break
+        else:
+            head = _try_again(head, ledger, timing)
+        if any(isinstance(part, Item) for part in head):
+            prepare()
+            run.embed(itertools.chain(head, parts), _make_job(call, ledger, goldens, options))
         else:
             run.keep_all(head)
     ledger.record(run.list_found(), run.unfit)
+
+
+def _try_again(parts: Iterable[Item | list[Examined]], ledger: Ledger, timing: Timing) -> list[Item | list[Examined]]:
+    """Read and decode items of the quarantine here, as a run without workers does; most of them fail as before."""
+    parts = list(parts)
+    with contextlib.closing(ledger.try_again([part for part in parts if isinstance(part, Item)], timing)) as found:
+        done = {examined.item.id: examined for examined in found if examined.image is None}
+    return [[done[part.id]] if isinstance(part, Item) and part.id in done else part for part in parts]
 
 
 def _make_job(call: NetworkCall, ledger: Ledger, goldens: Sequence[Golden], options: EmbedOptions) -> Job:
@@ -177,10 +188,10 @@ class _Run:
 def _read_items(items: Sequence[Item], records: Records) -> list[Examined]:
     """Return what a worker recorded about the items of a shard, as if they had been examined here."""
     columns, found = records.columns, []
-    for item, sha256, size, mtime_ns, reason, is_momentary, peak, ignored in zip(
+    for item, sha256, size, mtime_ns, reason, is_momentary, *noted in zip(
         items, *(columns[name] for name in RECORD_COLUMNS if name not in {"id", "unfit"}), strict=True
     ):
         stamp = Stamp(sha256, FileStat(size, mtime_ns)) if sha256 else None
-        image = Decoded(NO_PIXELS, 0, 0, peak, ignored) if peak or ignored else None
+        image = Decoded(NO_PIXELS, 0, 0, *noted) if any(noted) else None
         found.append(Examined(item, stamp, image, reason=reason, is_momentary=bool(is_momentary)))
     return found

@@ -21,7 +21,7 @@ from featx.errors import DataError, SpecMismatchError
 from featx.golden import MAX_DRIFT, measure_drift
 from featx.golden_features import embed_golden
 from featx.items.manifest import Item, Reader
-from featx.items.reading import Examined, examine
+from featx.items.reading import Examined, count_least, examine
 from featx.measuring import WRITE, Timing
 from featx.options import SpreadOptions
 from featx.store.journal import RECORD_COLUMNS, Journal, Records
@@ -139,10 +139,8 @@ class Worker:
         found: list[Examined] = []
         unfit: list[dict[str, str]] = [{} for _ in journals]
         shard = _Shard([Item(name) for name in ids], job.reader)
-        views = [spec.views] if spec.views else []
-        images = examine(
-            shard, spec.image, known=frozenset(), stamps={}, workers=self._threads, timing=timing, views=views
-        )
+        views, workers = [spec.views] if spec.views else [], max(self._threads, count_least(shard))
+        images = examine(shard, spec.image, known=frozenset(), stamps={}, workers=workers, timing=timing, views=views)
         with (
             contextlib.closing(images),
             contextlib.closing(self._runner.stream(_note(images, found), timing)) as batches,
@@ -185,9 +183,9 @@ def _list_cells(examined: Examined, unfit: dict[str, str]) -> tuple[Any, ...]:
     sha256, size, mtime_ns = (
         (stamp.sha256, stamp.stat.size_bytes, min(stamp.stat.mtime_ns, _LAST_NS)) if stamp else ("", 0, 0)
     )
-    peak, ignored = (image.peak, image.ignored) if image else (0, 0)
+    noted = (image.peak, image.ignored, image.applied) if image else (0, 0, "")
     reasons = examined.reason, unfit.get(sha256, "")
-    return examined.item.id, sha256, size, mtime_ns, *reasons, examined.is_momentary, peak, ignored
+    return examined.item.id, sha256, size, mtime_ns, *reasons, examined.is_momentary, *noted
 
 
 @contextlib.contextmanager

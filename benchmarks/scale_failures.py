@@ -14,6 +14,7 @@ import argparse
 import heapq
 import itertools
 import random
+import sys
 import time
 from dataclasses import dataclass
 
@@ -78,7 +79,7 @@ class Engine:
         """Load the network."""
         return self._expect(handle, LOAD_SECONDS)
 
-    def embed(self, handle, name, ids):
+    def embed(self, handle, _, ids):
         """Embed a shard."""
         self.embedded += len(ids)
         seconds = len(ids) / PER_SECOND * self.generator.lognormvariate(0, DEVIATION)
@@ -100,7 +101,8 @@ class Engine:
         """Return an answer."""
         if answer.is_lost:
             self.deaths += 1
-            raise WorkerLostError("killed", is_dead=True)
+            msg = "killed"
+            raise WorkerLostError(msg, is_dead=True)
         return Outcome(answer.seconds)
 
     def stop(self, handle):
@@ -126,7 +128,8 @@ def simulate(workers, options, *, lifetime, hanging):
         show=lambda _: None,
     ).run()
     seconds = time.process_time() - begun
-    assert sum(n_items for n_items, reason in done if not reason) == count * IMAGES
+    if sum(n_items for n_items, reason in done if not reason) != count * IMAGES:
+        sys.exit("the driver lost images")
     return clock.now, engine, seconds
 
 

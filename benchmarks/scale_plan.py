@@ -124,7 +124,7 @@ def run(step, options):
     """Run one step, and print its figures."""
     import featx
     from featx.cluster.driver import Driver
-    from featx.cluster.planning import Shard, choose_size, plan
+    from featx.cluster.planning import choose_size, plan
     from featx.cluster.running import _Run
     from featx.golden import Golden, make_golden_files
     from featx.items.manifest import Item, Manifest
@@ -149,19 +149,18 @@ def run(step, options):
         ledger = Ledger([writer], manifest, told)
         meter.note("comparing", expected=ledger.expected)
         size = choose_size(ledger.expected, options.workers, writer.row_bytes)
-        if step in {"plan", "resume"}:
-            parts = ((part, part.name(0, spec.digest)) for part in plan(ledger.separate(timing), size)
-                     if isinstance(part, Shard))  # fmt: skip
-            meter.note("planning", shards=sum(1 for _ in parts), size=size)
-            return
         work = _Run(ledger, told, timing)
+        if step in {"plan", "resume"}:
+            names = {shard.name(0, spec.digest) for shard in plan(work.list_new(ledger.separate(timing)), size)}
+            meter.note("planning", shards=len(names), size=size)
+            return
         limit = -1 if step == "finish" else int(options.done * options.items / size)
         engine = Engine(writer, golden, limit)
         number = find_next_number(name_journal(path))
         try:
             Driver(
                 engine,
-                work._plan(ledger.separate(timing), size),
+                plan(work.list_new(ledger.separate(timing)), size),
                 options.workers,
                 name=lambda shard: shard.name(number, spec.digest),
                 finish=lambda shard, reason: work._finish(shard, reason, [path], shard.name(number, spec.digest)),

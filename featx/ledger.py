@@ -5,7 +5,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Container, Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -165,6 +165,7 @@ class Ledger:
         writers: The stores.
         manifest: The items.
         expected: Number of items that at least one store does not hold as they are now; most will be new.
+        failed: Why items are in the quarantine of a store, by id.
 
     Raises:
         StoreError: If the run would drop another source's items from a store.
@@ -188,7 +189,9 @@ class Ledger:
         self._undecodable: dict[str, str] = {}
         self._unfit: dict[int, dict[str, str]] = {id(writer): {} for writer in writers}
         self._under_way = self._done = 0
-        self._peaks = _Peaks()
+        self._peaks = _Peaks(writers[0].spec.image.bits)
+        stores = [writer.old for writer in writers if writer.old]
+        self.failed = {name: reason for store in stores for name, _, reason in store.quarantine}
         self._removed = {
             id(writer): sum(name not in places for name in writer.old.ids.tolist()) if writer.old else 0
             for writer in writers
@@ -203,7 +206,6 @@ class Ledger:
         self, spec: ImageSpec, timing: Timing, views: ViewSpec | None = None
     ) -> Generator[tuple[Entry, NDArray[np.uint8]]]:
         """Examine all items; yield those with an image to embed, with its pixels or those of all its views."""
-        self._peaks.bits = spec.bits
         examined_items = examine(
             self.manifest,
             spec,
@@ -225,7 +227,20 @@ class Ledger:
 
     def separate(self, timing: Timing) -> Generator[Item | list[Examined]]:
         """Separate items that must be read, one by one, from runs of those that are unchanged and held, in order."""
-        return separate(self.manifest, self._stamps or (), self._options.count_workers(), timing)
+        return separate(
+            self.manifest, self._stamps or (), self._options.count_workers(count_least(self.manifest)), timing
+        )
+
+    def try_again(self, items: Sequence[Item], timing: Timing) -> Generator[Examined]:
+        """Read and decode some items of the manifest; only those have an image whose rows a store lacks."""
+        return examine(
+            replace(self.manifest, items=tuple(items)),
+            self.writers[0].spec.image,
+            known=self._known_to_all,
+            stamps=(),
+            workers=self._options.count_workers(count_least(self.manifest)),
+            timing=timing,
+        )
 
     def note(self, place: int, examined: Examined) -> None:
         """Note what became of an item, by its place in the manifest; an image need not have pixels any more."""

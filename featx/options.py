@@ -3,6 +3,7 @@
 import numbers
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -68,6 +69,14 @@ def _check_types(options: Any) -> None:  # noqa: ANN401 - one of the classes bel
             raise UsageError(msg)
 
 
+def _check_choices(options: object, **known: Sequence[str]) -> None:
+    """Refuse values that are not among the known ones, by the name of the option."""
+    for name, values in known.items():
+        if (choice := getattr(options, name)) not in values:
+            msg = f"{name} is {choice!r}; it must be one of {', '.join(values)}"
+            raise UsageError(msg)
+
+
 def read_bytes(text: str) -> int:
     """Read a number of bytes, such as `500MB` or `1.5 GiB`; a number alone is in bytes.
 
@@ -94,7 +103,33 @@ def count_cores() -> int:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EmbedOptions:
+class SpreadOptions:
+    """What spreads work; none of these changes the numbers.
+
+    Attributes:
+        executor: One of `EXECUTORS`.
+        ray_address: The cluster, such as `10.0.0.5:6379` or `auto`; empty starts Ray on this machine for this run.
+        gpus_per_worker: GPUs of each of Ray's workers; a worker with 0 does not use any.
+        cpus_per_worker: Cores of each of Ray's workers.
+    """
+
+    executor: str = EXECUTORS[0]
+    ray_address: str = ""
+    gpus_per_worker: float = 0.0
+    cpus_per_worker: float = 1.0
+
+    def _check_spread(self) -> None:
+        _check_choices(self, executor=EXECUTORS)
+        if self.gpus_per_worker < 0 or self.cpus_per_worker <= 0:
+            msg = "cpus_per_worker must be above 0, and gpus_per_worker at least 0"
+            raise UsageError(msg)
+        if self.executor != "ray" and (self.ray_address or self.gpus_per_worker or self.cpus_per_worker != 1):
+            msg = "ray_address, gpus_per_worker and cpus_per_worker need the executor ray; choose it, or leave them out"
+            raise UsageError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbedOptions(SpreadOptions):
     """How to embed; none of these changes the numbers.
 
     Attributes:
@@ -123,10 +158,6 @@ class EmbedOptions:
     max_bad: float = 0.05
     runtime: str = RUNTIMES[0]
     reporter: Reporter = SILENT
-    executor: str = EXECUTORS[0]
-    ray_address: str = ""
-    gpus_per_worker: float = 0.0
-    cpus_per_worker: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse invalid values.
@@ -139,22 +170,11 @@ class EmbedOptions:
             if value is not None and value < 1:
                 msg = f"{name} is {value}; it must be at least 1"
                 raise UsageError(msg)
-        for name, known in (("on_bad", ON_BAD), ("runtime", RUNTIMES), ("executor", EXECUTORS)):
-            if (choice := getattr(self, name)) not in known:
-                msg = f"{name} is {choice!r}; it must be one of {', '.join(known)}"
-                raise UsageError(msg)
+        _check_choices(self, on_bad=ON_BAD, runtime=RUNTIMES)
         if not 0 <= self.max_bad <= 1:
             msg = f"max_bad is {self.max_bad}; it must be a share from 0 to 1, such as 0.05"
             raise UsageError(msg)
-        self._check_ray()
-
-    def _check_ray(self) -> None:
-        if self.gpus_per_worker < 0 or self.cpus_per_worker <= 0:
-            msg = "cpus_per_worker must be above 0, and gpus_per_worker at least 0"
-            raise UsageError(msg)
-        if self.executor != "ray" and (self.ray_address or self.gpus_per_worker or self.cpus_per_worker != 1):
-            msg = "ray_address, gpus_per_worker and cpus_per_worker need the executor ray; choose it, or leave them out"
-            raise UsageError(msg)
+        self._check_spread()
 
     def count_workers(self, least: int = 1) -> int:
         """Return the number of threads that read and decode in this process.
@@ -271,9 +291,7 @@ class SplitOptions:
             )
             raise UsageError(msg)
         _check_seed(self.seed)
-        if self.stratify not in STRATIFY:
-            msg = f"stratify is {self.stratify!r}; it must be one of {', '.join(STRATIFY)}"
-            raise UsageError(msg)
+        _check_choices(self, stratify=STRATIFY)
         if self.workers is not None and self.workers < 1:
             msg = f"workers is {self.workers}; it must be at least 1"
             raise UsageError(msg)
@@ -284,7 +302,7 @@ class SplitOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CompareOptions:
+class CompareOptions(SpreadOptions):
     """How to compare heads on stores: on what items, in how many processes, and where to write.
 
     Attributes:
@@ -292,7 +310,7 @@ class CompareOptions:
         folds: Folds of the training items; they rank the candidates if the source has no val split.
         group: What keeps items together, as in `FitOptions`.
         seed: Seed of the splits, the folds and the heads.
-        jobs: Processes; None for one per core.
+        jobs: Processes; None for one per core, or with the executor `ray` for as many as the cluster has room for.
         folder: Where the comparison is written, in a folder named by date, and where `.compare` keeps finished parts,
             so that the same call can continue; None writes nothing.
         out: The folder to write the comparison into, instead of the one named by date.
@@ -301,6 +319,8 @@ class CompareOptions:
         views: What heads are fitted on in a store with views, as in `FitOptions`.
         combine: Also compare up to so many stores with their features side by side: 2 adds a row of each head for each
             pair of stores. 1 for none.
+        executor, ray_address, gpus_per_worker, cpus_per_worker: What spreads the heads and folds, as in `EmbedOptions`.
+            The machines of a cluster must see the stores and `folder` under the same paths.
     """
 
     test_size: float = 0.2
@@ -333,9 +353,13 @@ class CompareOptions:
         if self.jobs is not None and self.jobs < 1:
             msg = f"jobs is {self.jobs}; it must be at least 1"
             raise UsageError(msg)
+        self._check_spread()
+        if self.ray_address and self.folder is None:
+            msg = "the workers of a cluster write their results to a folder; name one that all machines see as folder"
+            raise UsageError(msg)
 
     def count_jobs(self) -> int:
-        """Return the number of processes."""
+        """Return the number of processes on this machine."""
         return self.jobs or count_cores()
 
 
@@ -445,10 +469,7 @@ class FineTuneOptions:
         """
         _check_types(self)
         _check_split(self.test_size, 0)
-        for name, choice, known in (("cache", self.cache, CACHES), ("runtime", self.runtime, RUNTIMES)):
-            if choice not in known:
-                msg = f"{name} is {choice!r}; it must be one of {', '.join(known)}"
-                raise UsageError(msg)
+        _check_choices(self, cache=CACHES, runtime=RUNTIMES)
         if self.workers is not None and self.workers < 1:
             msg = f"workers is {self.workers}; it must be at least 1"
             raise UsageError(msg)

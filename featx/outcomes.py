@@ -22,6 +22,9 @@ _OPEN, _KNOWN, _MOMENTARY = range(3)
 class Stamps:
     """The stamp of each file when it was embedded, where a store has it; 20 bytes an item.
 
+    Attributes:
+        stats: Size in bytes and time in ns of each file, 0 where there is no stamp: int64 `(n_items, 2)`.
+
     Args:
         contents: The contents of the store.
         count: Number of items in the manifest.
@@ -30,7 +33,7 @@ class Stamps:
     def __init__(self, contents: Contents, count: int) -> None:
         self._contents = contents
         self._rows = np.full(count, -1, np.int32)
-        self._stats = np.zeros((count, 2), np.int64)
+        self.stats = np.zeros((count, 2), np.int64)
 
     def add(
         self,
@@ -54,7 +57,7 @@ class Stamps:
         if chosen is not None:
             fits &= chosen
         self._rows[places[fits]] = rows[fits]
-        self._stats[places[fits]] = np.stack([sizes_bytes, mtimes_ns], axis=1)[fits]
+        self.stats[places[fits]] = np.stack([sizes_bytes, mtimes_ns], axis=1)[fits]
 
     def __iter__(self) -> Iterator[Stamp | None]:
         for first in range(0, len(self._rows), _AT_ONCE):
@@ -63,7 +66,7 @@ class Stamps:
                 yield from [None] * len(rows)
                 continue
             texts = self._contents.digests[rows].tolist()
-            stats = self._stats[first : first + _AT_ONCE].tolist()
+            stats = self.stats[first : first + _AT_ONCE].tolist()
             for row, text, stat in zip(rows.tolist(), texts, stats, strict=True):
                 yield Stamp(text.decode(), FileStat(*stat)) if row >= 0 else None
 
@@ -71,12 +74,16 @@ class Stamps:
         row = int(self._rows[place])
         if row < 0:
             return None
-        return Stamp(self._contents.digests[row].decode(), FileStat(*self._stats[place].tolist()))
+        return Stamp(self._contents.digests[row].decode(), FileStat(*self.stats[place].tolist()))
 
     @property
     def are_there(self) -> NDArray[np.bool_]:
         """Whether there is a stamp of each item: bool `(n_items,)`."""
         return self._rows >= 0
+
+    def list_contents(self, places: NDArray[np.intp]) -> NDArray[np.bytes_]:
+        """Return the sha256 of items that have a stamp."""
+        return self._contents.digests[self._rows[places]]
 
     def intersect(self, others: Sequence["Stamps"]) -> "Stamps":
         """Return the stamps that others have as well."""
@@ -84,12 +91,11 @@ class Stamps:
             return self
         agree = self.are_there
         for other in others:
-            agree &= other.are_there & (self._stats == other._stats).all(axis=1)
+            agree &= other.are_there & (self.stats == other.stats).all(axis=1)
             places = np.flatnonzero(agree)
-            own, theirs = (one._contents.digests[one._rows[places]] for one in (self, other))
-            agree[places] = own == theirs
-        common = Stamps(self._contents, len(self._rows))
-        common._rows[agree], common._stats[agree] = self._rows[agree], self._stats[agree]
+            agree[places] = self.list_contents(places) == other.list_contents(places)
+        common, places = Stamps(self._contents, len(agree)), np.flatnonzero(agree)
+        common.add(places, self.list_contents(places), *self.stats[places].T)
         return common
 
 

@@ -82,8 +82,19 @@ def compare(
     views: flags.FitViews = COMPARE_DEFAULTS.views,
     seed: flags.Seed = COMPARE_DEFAULTS.seed,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, metavar="N", help="Processes. By default, one per core.")
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            metavar="N",
+            help="Processes. By default, one per core; with --executor ray, as many as the cluster has room for.",
+        ),
     ] = COMPARE_DEFAULTS.jobs,
+    executor: flags.Executor = COMPARE_DEFAULTS.executor,
+    ray_address: flags.RayAddress = COMPARE_DEFAULTS.ray_address,
+    gpus_per_worker: flags.GpusPerWorker = COMPARE_DEFAULTS.gpus_per_worker,
+    cpus_per_worker: flags.CpusPerWorker = COMPARE_DEFAULTS.cpus_per_worker,
     runs: Annotated[
         Path,
         typer.Option(metavar="FOLDER", help="Folder in which the comparison and fine-tuned bundles get dated names."),
@@ -131,6 +142,10 @@ def compare(
                 group=group,
                 seed=seed,
                 jobs=jobs,
+                executor=executor,
+                ray_address=ray_address,
+                gpus_per_worker=gpus_per_worker,
+                cpus_per_worker=cpus_per_worker,
                 folder=runs,
                 out=out,
                 fresh=fresh,

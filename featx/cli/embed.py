@@ -101,7 +101,15 @@ def embed(
     only: flags.Only = None,
     except_: flags.Except = None,
     batch_size: flags.BatchSize = EMBED_DEFAULTS.batch_size,
-    workers: flags.Workers = EMBED_DEFAULTS.workers,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Threads that read and decode images. By default, one per core. With --executor ray: processes that "
+            "embed; by default, as many as the cluster has room for.",
+        ),
+    ] = EMBED_DEFAULTS.workers,
     runtime: flags.Runtime = EMBED_DEFAULTS.runtime,
     rehash: Annotated[
         bool, typer.Option("--rehash", help="Hash every file again, even if its size and time are unchanged.")
@@ -122,27 +130,10 @@ def embed(
             help="Exit with status 1 if more images than this are quarantined, such as 5% or 0.05.",
         ),
     ] = EMBED_DEFAULTS.max_bad,
-    executor: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="What spreads the work: local, this process; or ray, processes on one or many machines. With ray, "
-            "--workers is the number of processes.",
-        ),
-    ] = EMBED_DEFAULTS.executor,
-    ray_address: Annotated[
-        str,
-        typer.Option(
-            metavar="ADDRESS",
-            help="The cluster of Ray, such as 10.0.0.5:6379 or auto. By default, Ray runs on this machine only.",
-        ),
-    ] = EMBED_DEFAULTS.ray_address,
-    gpus_per_worker: Annotated[
-        float, typer.Option(min=0, metavar="X", help="GPUs of each process of Ray, such as 1 or 0.5.")
-    ] = EMBED_DEFAULTS.gpus_per_worker,
-    cpus_per_worker: Annotated[
-        float, typer.Option(min=0, metavar="Y", help="Cores of each process of Ray; it decodes with so many threads.")
-    ] = EMBED_DEFAULTS.cpus_per_worker,
+    executor: flags.Executor = EMBED_DEFAULTS.executor,
+    ray_address: flags.RayAddress = EMBED_DEFAULTS.ray_address,
+    gpus_per_worker: flags.GpusPerWorker = EMBED_DEFAULTS.gpus_per_worker,
+    cpus_per_worker: flags.CpusPerWorker = EMBED_DEFAULTS.cpus_per_worker,
     shard: Annotated[
         str,
         typer.Option(

@@ -277,6 +277,26 @@ Runtime = Annotated[
 Workers = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Threads that read and decode images. By default, one per core.")
 ]
+Executor = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME",
+        help="What spreads the work: local, this machine alone; or ray, processes on one or many machines.",
+    ),
+]
+RayAddress = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS",
+        help="The cluster of Ray, such as 10.0.0.5:6379 or auto. By default, Ray runs on this machine only.",
+    ),
+]
+GpusPerWorker = Annotated[
+    float, typer.Option(min=0, metavar="X", help="GPUs of each process of Ray, such as 1 or 0.5.")
+]
+CpusPerWorker = Annotated[
+    float, typer.Option(min=0, metavar="Y", help="Cores of each process of Ray, which has so many threads.")
+]
 ViewSeed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the augmented views.")]
 Augment = Annotated[
     str,

@@ -19,8 +19,8 @@ LATE_SECONDS = 60.0
 #: The same before any shard is finished, when nobody knows how long one takes.
 FIRST_SECONDS = 1800.0
 
-#: Workers that die on one item before it is quarantined; and in a row while they load the network, unless there are many
-#: workers: of those, so large a share.
+#: Workers that die on one item before it is quarantined; and in a row while they load the network before the run ends,
+#: or of many workers so large a share.
 _DEATHS = 3
 _DEATHS_SHARE = 0.25
 
@@ -204,8 +204,9 @@ class Driver:
         if shard is None:
             self._died_loading += is_dead
             if self._died_loading >= max(_DEATHS, _DEATHS_SHARE * self._n_workers):
+                reason = " ".join(text.split())[:500]
                 msg = (
-                    f"{self._died_loading} workers in a row died while they loaded the network: {' '.join(text.split())[:500]}; "
+                    f"{self._died_loading} workers in a row died while they loaded the network: {reason}; "
                     f"they may need more memory (--workers), or another Python environment than the driver's"
                 )
                 raise BackboneError(msg)

@@ -17,6 +17,11 @@ from featx.specs import EmbedSpec
 _VARIABLES = ("FEATX_", "KERAS_")
 
 
+def copy_environment() -> dict[str, str]:
+    """Return the variables that decide where networks and their weights are found."""
+    return {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
+
+
 @dataclass(frozen=True, slots=True)
 class NetworkCall:
     """The arguments with which every worker builds the network; as in `featx.load_backbone`."""
@@ -95,9 +100,7 @@ class Job:
     options: EmbedOptions
     expected: int
     folder: str = field(default_factory=os.getcwd)
-    environment: Mapping[str, str] = field(
-        default_factory=lambda: {name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)}
-    )
+    environment: Mapping[str, str] = field(default_factory=copy_environment)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from featx.items.manifest import Item
-from featx.items.reading import Examined
+from featx.prefetching import gather
 from featx.store.journal import SHARD_BYTES
 
 #: A shard has a multiple of so many items: whole batches of every runtime.
@@ -66,29 +66,13 @@ def choose_size(n_items: int, n_workers: int, row_bytes: int) -> int:
     return _STEP * math.ceil(size / _STEP)
 
 
-def plan(parts: Iterable[Item | list[Examined]], size: int) -> Iterator[Shard | tuple[int, list[Examined]]]:
+def plan(items: Iterable[tuple[int, Item]], size: int) -> Iterator[Shard]:
     """Plan shards.
 
     Args:
-        parts: All items of the manifest in order: one that is to be embedded, or several that need not be.
+        items: The items that are to be embedded, each after its place in the manifest.
         size: Items of each shard but the last one.
-
-    Yields:
-        Shards; and the items that need not be embedded, with the place of the first of them.
     """
-    place = 0
-    places: list[int] = []
-    items: list[Item] = []
-    for part in parts:
-        if isinstance(part, list):
-            yield place, part
-            place += len(part)
-            continue
-        places.append(place)
-        items.append(part)
-        place += 1
-        if len(items) == size:
-            yield Shard(places, items)
-            places, items = [], []
-    if items:
-        yield Shard(places, items)
+    for chunk in gather(items, size):
+        places, chosen = zip(*chunk, strict=True)
+        yield Shard(places, chosen)

@@ -1,17 +1,22 @@
-"""Workers as actors of Ray; the only module that imports it."""
+"""Processes of Ray: workers as its actors, and single calls as its tasks; the only module that imports it."""
 
 import contextlib
+import functools
 import io
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
+
 from featx.cluster.driver import WorkerLostError
-from featx.cluster.jobs import Job, Outcome
-from featx.cluster.workers import Worker
+from featx.cluster.jobs import Job, Outcome, copy_environment
+from featx.cluster.workers import Worker, set_up_process
 from featx.errors import FeatxError, MissingExtraError, UsageError
-from featx.options import EmbedOptions, count_cores
+from featx.options import EmbedOptions, SpreadOptions, count_cores
 
 # Before the import: Ray reports its use to its makers unless this says otherwise, and warns of a later change of rules
 # for workers without a GPU, to which `Worker` gives none.
@@ -39,8 +44,12 @@ class _Log(io.TextIOBase):
 
 
 @contextlib.contextmanager
-def connect(options: EmbedOptions) -> Iterator[None]:
+def connect(options: SpreadOptions, n_workers: int | None) -> Iterator[None]:
     """Connect to a cluster, or start Ray on this machine, until the block ends.
+
+    Args:
+        options: The cluster, and what each worker needs.
+        n_workers: Number of workers; None for as many as there is room for.
 
     Raises:
         UsageError: If the cluster cannot be reached.
@@ -50,7 +59,7 @@ def connect(options: EmbedOptions) -> Iterator[None]:
         raise UsageError(msg)
     here: dict[str, Any] = {"address": options.ray_address}
     if not options.ray_address:
-        cores = max(count_cores(), (options.workers or 1) * options.cpus_per_worker)
+        cores = max(count_cores(), (n_workers or 1) * options.cpus_per_worker)
         here = {"address": "local", "num_cpus": int(cores), "object_store_memory": _OBJECT_STORE_BYTES}
         here["include_dashboard"] = False
     with contextlib.redirect_stdout(_Log()):
@@ -67,13 +76,53 @@ def connect(options: EmbedOptions) -> Iterator[None]:
             ray.shutdown()
 
 
-def count_room(options: EmbedOptions) -> int:
+def count_room(options: SpreadOptions) -> int:
     """Count the workers that the cluster has room for, at least one."""
     resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     rooms = [resources.get("CPU", 0) // options.cpus_per_worker]
     if options.gpus_per_worker:
         rooms.append(resources.get("GPU", 0) // options.gpus_per_worker)
     return max(1, int(min(rooms)))
+
+
+class RaySlot:
+    """Runs calls in processes of Ray, as an executor of one process does.
+
+    Args:
+        options: What a process needs.
+    """
+
+    def __init__(self, options: SpreadOptions) -> None:
+        # Ray must repeat nothing: one call may take all memory wherever it runs, and would be repeated for ever.
+        self._run = ray.remote(_run_call).options(
+            num_cpus=options.cpus_per_worker, num_gpus=options.gpus_per_worker, max_retries=0
+        )
+        self._options = options
+
+    def submit(self, call: Callable[..., Any], /, *arguments: Any) -> Future[Any]:  # noqa: ANN401 - those of the call
+        """Start a call; the future raises BrokenProcessPool if its process or its machine died."""
+        found: Future[Any] = Future()
+        answer = self._run.remote(self._options, copy_environment(), call, *arguments)
+        answer.future().add_done_callback(functools.partial(_pass_on, found))
+        return found
+
+
+def _run_call(
+    options: SpreadOptions, environment: Mapping[str, str], call: Callable[..., Any], *arguments: object
+) -> Any:  # noqa: ANN401 - what the call returns
+    """Run a call in a process of Ray, with as many threads as it has cores."""
+    with threadpool_limits(set_up_process(options, environment)):
+        return call(*arguments)
+
+
+def _pass_on(found: Future[Any], answer: Future[Any]) -> None:
+    error = answer.exception()
+    if error is None:
+        found.set_result(answer.result())
+    elif isinstance(error, exceptions.RayTaskError):
+        found.set_exception(error.cause)
+    else:
+        found.set_exception(BrokenProcessPool(str(error)))
 
 
 class RayEngine:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from featx.backbones.running import PROBED_IMAGES
-from featx.cluster.driver import Driver
+from featx.cluster.driver import KILLS, Driver
 from featx.cluster.jobs import Job, NetworkCall, Outcome, StoreTarget
 from featx.cluster.planning import Shard, choose_size, plan
 from featx.cluster.workers import NO_PIXELS
@@ -51,15 +51,17 @@ def embed_shards(
     """
     run = _Run(ledger, options, timing)
     with contextlib.closing(ledger.separate(timing)) as parts:
-        head: list[Item | list[Examined]] = []
-        for part in parts:
-            head.append(part)
-            if isinstance(part, Item):
-                prepare()
-                run.embed(itertools.chain(head, parts), _make_job(call, ledger, goldens, options))
+        new = run.list_new(parts)
+        head: list[tuple[int, Item]] = []
+        for place, item in new:
+            head.append((place, item))
+            if ledger.failed.get(item.id, KILLS) == KILLS:
                 break
         else:
-            run.keep_all(head)
+            head = run.try_again(head)
+        if head:
+            prepare()
+            run.embed(itertools.chain(head, new), _make_job(call, ledger, goldens, options))
     run.check_complete()
 
 
@@ -84,20 +86,42 @@ class _Run:
         self._done = 0
         self._said: set[str] = set()
 
-    def embed(self, parts: Iterable[Item | list[Examined]], job: Job) -> None:
-        """Have workers embed the items among some parts that need it."""
+    def list_new(self, parts: Iterable[Item | list[Examined]]) -> Iterator[tuple[int, Item]]:
+        """Yield the items that are to be embedded, after their places, and note the others."""
+        place = 0
+        for part in parts:
+            if isinstance(part, Item):
+                yield place, part
+                place += 1
+            else:
+                self._keep(range(place, place + len(part)), part)
+                place += len(part)
+
+    def try_again(self, items: Sequence[tuple[int, Item]]) -> list[tuple[int, Item]]:
+        """Read and decode items of the quarantine here, as a run without workers does; return those that are sound."""
+        sound: list[tuple[int, Item]] = []
+        with contextlib.closing(self._ledger.try_again([item for _, item in items], self._timing)) as found:
+            for (place, item), examined in zip(items, found, strict=True):
+                if examined.image is None:
+                    self._keep([place], [examined])
+                else:
+                    sound.append((place, item))
+        return sound
+
+    def embed(self, items: Iterable[tuple[int, Item]], job: Job) -> None:
+        """Have workers embed items, each given after its place."""
         from featx.cluster.ray_workers import RayEngine, connect, count_room
 
         paths = [target.path for target in job.targets]
         number = max(find_next_number(name_journal(path)) for path in paths)
         digest = "".join(target.spec.digest for target in job.targets)
         row_bytes = max(writer.row_bytes for writer in self._ledger.writers)
-        with connect(self._options):
+        with connect(self._options, self._options.workers):
             n_workers = self._options.workers or count_room(self._options)
             size = choose_size(self._ledger.expected, n_workers, row_bytes)
             Driver(
                 RayEngine(job, self._options),
-                self._plan(parts, size),
+                plan(items, size),
                 n_workers,
                 name=lambda shard: shard.name(number, digest),
                 finish=lambda shard, reason: self._finish(shard, reason, paths, shard.name(number, digest)),
@@ -106,20 +130,6 @@ class _Run:
             ).run()
         for writer in self._ledger.writers:
             writer.clear_leftovers()
-
-    def _plan(self, parts: Iterable[Item | list[Examined]], size: int) -> Iterator[Shard]:
-        """Yield shards, and keep the items that need not be embedded."""
-        for part in plan(parts, size):
-            if isinstance(part, Shard):
-                yield part
-            else:
-                start, found = part
-                self._keep(range(start, start + len(found)), found)
-
-    def keep_all(self, parts: Iterable[Item | list[Examined]]) -> None:
-        """Keep items of which none needs to be embedded."""
-        for _ in self._plan(parts, 1):
-            pass
 
     def _keep(self, places: Sequence[int], found: Sequence[Examined]) -> None:
         for place, examined in zip(places, found, strict=True):
@@ -171,10 +181,10 @@ class _Run:
 def _read_items(items: Sequence[Item], records: Records) -> list[Examined]:
     """Return what a worker recorded about the items of a shard, as if they had been examined here."""
     columns, found = records.columns, []
-    for item, sha256, size, mtime_ns, reason, is_momentary, peak, ignored in zip(
+    for item, sha256, size, mtime_ns, reason, is_momentary, *noted in zip(
         items, *(columns[name] for name in RECORD_COLUMNS if name not in {"id", "unfit"}), strict=True
     ):
         stamp = Stamp(sha256, FileStat(size, mtime_ns)) if sha256 else None
-        image = Decoded(NO_PIXELS, 0, 0, peak, ignored) if peak or ignored else None
+        image = Decoded(NO_PIXELS, 0, 0, *noted) if any(noted) else None
         found.append(Examined(item, stamp, image, reason=reason, is_momentary=bool(is_momentary)))
     return found

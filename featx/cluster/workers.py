@@ -6,7 +6,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from featx.errors import DataError, SpecMismatchError
 from featx.golden import MAX_DRIFT, measure_drift
 from featx.golden_features import embed_golden
 from featx.items.manifest import Item, Reader
-from featx.items.reading import Examined, examine
+from featx.items.reading import Examined, count_least, examine
 from featx.measuring import WRITE, Timing
+from featx.options import SpreadOptions
 from featx.store.journal import RECORD_COLUMNS, Journal, Records
 from featx.store.lock import confirm_lock
 
@@ -41,6 +42,17 @@ class _Shard:
     reader: Reader
 
 
+def set_up_process(options: SpreadOptions, environment: Mapping[str, str]) -> int:
+    """Set variables of this process, and return the number of threads that it may have."""
+    count = max(1, int(options.cpus_per_worker))
+    threads = str(count)
+    os.environ.update(environment)
+    os.environ.update(LOKY_MAX_CPU_COUNT=threads, TF_NUM_INTRAOP_THREADS=threads, TF_NUM_INTEROP_THREADS=threads)
+    if not options.gpus_per_worker:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    return count
+
+
 class Worker:
     """A worker of a run; use it in a process of its own, whose number of threads it sets.
 
@@ -49,12 +61,7 @@ class Worker:
     """
 
     def __init__(self, job: Job) -> None:
-        os.environ.update(job.environment)
-        self._threads = max(1, int(job.options.cpus_per_worker))
-        threads = str(self._threads)
-        os.environ.update(LOKY_MAX_CPU_COUNT=threads, TF_NUM_INTRAOP_THREADS=threads, TF_NUM_INTEROP_THREADS=threads)
-        if not job.options.gpus_per_worker:
-            os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+        self._threads = set_up_process(job.options, job.environment)
         if Path(job.folder).is_dir():
             os.chdir(job.folder)
         self._job = job
@@ -132,10 +139,8 @@ class Worker:
         found: list[Examined] = []
         unfit: list[dict[str, str]] = [{} for _ in journals]
         shard = _Shard([Item(name) for name in ids], job.reader)
-        views = [spec.views] if spec.views else []
-        images = examine(
-            shard, spec.image, known=frozenset(), stamps=(), workers=self._threads, timing=timing, views=views
-        )
+        views, workers = [spec.views] if spec.views else [], max(self._threads, count_least(shard))
+        images = examine(shard, spec.image, known=frozenset(), stamps=(), workers=workers, timing=timing, views=views)
         with (
             contextlib.closing(images),
             contextlib.closing(self._runner.stream(_note(images, found), timing)) as batches,
@@ -178,9 +183,9 @@ def _list_cells(examined: Examined, unfit: dict[str, str]) -> tuple[Any, ...]:
     sha256, size, mtime_ns = (
         (stamp.sha256, stamp.stat.size_bytes, min(stamp.stat.mtime_ns, _LAST_NS)) if stamp else ("", 0, 0)
     )
-    peak, ignored = (image.peak, image.ignored) if image else (0, 0)
+    noted = (image.peak, image.ignored, image.applied) if image else (0, 0, "")
     reasons = examined.reason, unfit.get(sha256, "")
-    return examined.item.id, sha256, size, mtime_ns, *reasons, examined.is_momentary, peak, ignored
+    return examined.item.id, sha256, size, mtime_ns, *reasons, examined.is_momentary, *noted
 
 
 @contextlib.contextmanager

@@ -109,7 +109,8 @@ def compare(
         ranked = sorted([*validated, *run_entries], key=lambda entry: entry.rank)
         # Nothing is chosen below this line.
         rows = run_final_test(ranked, match.dataset, partition, options.seed)
-    notes = [*match.notes, *partition.notes, *rounds.notes, *lacking, *explain_single_process()]
+    alone = explain_single_process() if options.executor == "local" else ()
+    notes = [*match.notes, *partition.notes, *rounds.notes, *lacking, *alone]
     comparison = Comparison(
         rows=rows,
         folder=None,
@@ -345,9 +346,12 @@ def _run_rounds(
     queue = [task for column in reversed(list(zip(*tasks, strict=True))) for task in column]
     if options.fresh:
         remove_results(queue, work)
-    jobs = options.count_jobs()
+    cluster = options if options.executor == "ray" else None
+    jobs = options.jobs if cluster else options.count_jobs()
     options.reporter.begin("comparing")
-    found = run_tasks(queue, work, jobs=jobs, threads=1 if jobs > 1 else None, progress=options.reporter.advance)
+    found = run_tasks(
+        queue, work, jobs=jobs, threads=None if jobs == 1 else 1, progress=options.reporter.advance, cluster=cluster
+    )
     outcomes: list[list[Path] | str] = []
     for own in tasks:
         results = [found[task.key] for task in own]
@@ -383,7 +387,7 @@ def _make_head_task(candidate: _Candidate, dataset: Dataset, part: _Round, views
 @contextmanager
 def _find_work(options: CompareOptions) -> Iterator[Path]:
     if options.folder is not None:
-        yield Path(options.folder) / ".compare"
+        yield Path(options.folder).absolute() / ".compare"  # workers elsewhere have other working folders
         return
     with tempfile.TemporaryDirectory(prefix="featx-compare-") as folder:
         yield Path(folder)

@@ -17,11 +17,11 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from loky import ProcessPoolExecutor
@@ -49,7 +49,7 @@ from featx.heads.rows import TrainingRows
 from featx.heads.sweeps import record_warnings
 from featx.heads.tuning import RULES
 from featx.measuring import watch_memory
-from featx.options import VIEWS
+from featx.options import VIEWS, SpreadOptions
 from featx.reporting import Progress
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
@@ -72,8 +72,8 @@ _STEP_BYTES = 4
 _IDLE_SECONDS = 30.0
 
 _KILLED = (
-    "the process that computed it was killed twice, the second time while it ran alone{}: most likely because memory "
-    "ran out, or by a fault in native code"
+    "the process that computed it was killed each time, at last while it ran alone{}: most likely because memory ran "
+    "out, or by a fault in native code"
 )
 
 
@@ -98,10 +98,11 @@ def run_tasks(
     tasks: Sequence[Task],
     folder: Path,
     *,
-    jobs: int,
+    jobs: int | None,
     threads: int | None = None,
     progress: Progress | None = None,
     here: bool = False,
+    cluster: SpreadOptions | None = None,
 ) -> dict[str, Path | str]:
     """Run the tasks whose results are not in a folder yet, and write each result there.
 
@@ -112,21 +113,27 @@ def run_tasks(
     Args:
         tasks: The tasks.
         folder: Where results are kept, one file each; it is created if needed.
-        jobs: Number of processes.
+        jobs: Number of processes; None for as many as the cluster has room for.
         threads: Threads per process; None leaves the choice to its libraries.
         progress: Called with the number of steps that are done, and the number of steps of all tasks.
         here: Whether to run them one by one in this process, as small ones are quickest.
+        cluster: The cluster of Ray whose processes run them, instead of this machine; it must see the folder under the
+            same path.
 
     Returns:
         By key, the file of the result, which `read_result` reads, or the reason why the task failed.
 
     Raises:
         StoreError: If the folder cannot be made.
+        UsageError: If the cluster cannot be reached.
     """
     with say_failures(folder):
         make_folder(folder)
     wanted = {task.key: task for task in tasks}
-    results: dict[str, Path | str] = {key: path for key in wanted if _is_whole(path := _place(folder, key))}
+    there = set(folder.iterdir())  # NFS may hide a file for a minute from a machine that looked for it in vain
+    results: dict[str, Path | str] = {
+        key: path for key in wanted if (path := _place(folder, key)) in there and _is_whole(path)
+    }
     missing = [task for key, task in wanted.items() if key not in results]
     with _count_steps(folder, wanted.values(), results, progress) as counter:
 
@@ -135,13 +142,46 @@ def run_tasks(
             counter.report()
 
         counter.report()
-        if here or explain_single_process():
+        if here or not missing or (cluster is None and explain_single_process()):
             _run_here(missing, folder, note, counter)
             return results
-        killed = _run_round(missing, folder, jobs, threads, note, counter)
-        for task, reason in _run_round([task for task, _ in killed], folder, 1, threads, note, counter):
+        killed = [(task, "") for task in missing]
+        with _plan_rounds(jobs, threads, cluster) as (rounds, open_slots):
+            for width in rounds:
+                tried = [task for task, _ in killed]
+                killed = _run_round(tried, folder, functools.partial(open_slots, min(width, len(tried))), note, counter)
+        for task, reason in killed:
             note(task, reason)
     return results
+
+
+class _Slot(Protocol):
+    """What runs one call after the other in another process."""
+
+    def submit(self, call: Callable[..., Any], /, *arguments: Any) -> "Future[Any]":  # noqa: ANN401 - those of the call
+        """Start a call; its future raises BrokenProcessPool if the process dies."""
+        ...
+
+
+#: Opens a number of slots until the block ends; what it yields are the slots, and what replaces a broken one.
+_OpenSlots = Callable[[int], AbstractContextManager[tuple[list[_Slot], Callable[[_Slot], _Slot]]]]
+
+
+@contextmanager
+def _plan_rounds(
+    jobs: int | None, threads: int | None, cluster: SpreadOptions | None
+) -> Iterator[tuple[Sequence[int], _OpenSlots]]:
+    """Yield the number of processes of each round, and what opens them; the last round is of one."""
+    if cluster is None:
+        yield (jobs or 1, 1), functools.partial(_open_slots, threads=threads)
+        return
+    from featx.cluster.ray_workers import RaySlot, connect, count_room
+
+    with connect(cluster, jobs):
+        width = jobs or count_room(cluster)
+        slot = RaySlot(cluster)
+        # A machine that dies takes many tasks with it, of which most should not wait for each other.
+        yield (width, width, 1), lambda count: contextlib.nullcontext(([slot] * count, lambda broken: broken))
 
 
 class _StepCounter:
@@ -254,16 +294,15 @@ def _run_here(
 def _run_round(
     tasks: Sequence[Task],
     folder: Path,
-    jobs: int,
-    threads: int | None,
+    open_slots: Callable[[], AbstractContextManager[tuple[list[_Slot], Callable[[_Slot], _Slot]]]],
     note: Callable[[Task, Path | str], None],
     counter: _StepCounter,
 ) -> list[tuple[Task, str]]:
     """Run every task once; return those whose process was killed, each with a reason."""
     waiting = deque(tasks)
     killed: list[tuple[Task, str]] = []
-    running: dict[Future[str], tuple[Task, ProcessPoolExecutor]] = {}
-    with _open_slots(min(jobs, len(tasks)), threads) as (slots, reopen):
+    running: dict[Future[str], tuple[Task, _Slot]] = {}
+    with open_slots() as (slots, reopen):
         while waiting or running:
             while waiting and slots:
                 task, slot = waiting.popleft(), slots.pop()
@@ -280,7 +319,7 @@ def _run_round(
                     remove_leftovers(folder, path.name)
                     killed.append((task, _KILLED.format(_name_signal(future.exception()))))
                 else:
-                    note(task, _describe_failure(future))
+                    note(task, _describe_failure(future, path))
                 slots.append(reopen(slot) if broken else slot)
     return killed
 
@@ -324,10 +363,11 @@ def _work(task: Task, path: Path, counter: Path, place: int) -> str:
     return ""
 
 
-def _describe_failure(future: "Future[str]") -> str:
+def _describe_failure(future: "Future[str]", path: Path) -> str:
     error = future.exception()
     if error is None:
-        return future.result() or "its result was removed meanwhile; run the same command again"
+        missing = f"its result is not in {path.parent}: it was removed, or its machine has another folder there"
+        return future.result() or f"{missing}; run the same command again"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 

@@ -64,6 +64,7 @@ RECORD_COLUMNS = {
     "is_momentary": "|u1",
     "peak": "<i4",
     "ignored": "<i4",
+    "applied": TEXT,
 }
 
 
@@ -81,7 +82,8 @@ class Records:
 
     Attributes:
         columns: `RECORD_COLUMNS`, as lists: `reason` why an item cannot be read or decoded, `unfit` why the store
-            cannot hold its row; `peak` and `ignored` as in `Decoded`. An item that could not be read has no `sha256`.
+            cannot hold its row; `peak`, `ignored` and `applied` as in `Decoded`. An item that could not be read
+            has no `sha256`.
         source: The source of the items, as a store records it.
         started_ns: Start of the run, in nanoseconds since 1970.
     """

@@ -1,6 +1,7 @@
 """Known rows, by the content of their image: in arrays, since there may be many millions."""
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, overload
 
 import numpy as np
@@ -23,7 +24,7 @@ def encode_digests(contents: Sequence[str] | NDArray[np.bytes_]) -> NDArray[np.b
     return np.asarray(contents, DIGEST)
 
 
-class Contents(Set[str]):
+class Contents(AbstractSet[str]):
     """The sha256 of distinct images; never changed.
 
     Args:

@@ -114,7 +114,8 @@ def start_cluster(folder):
     command += [f"--{name}={value}" for name, value in options.items()]
     (folder / "token").write_text(secrets.token_hex(32))
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(folder / "token"))
-    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": _make_path()}
+    env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": make_path()}
+    env["RAY_worker_niceness"] = "0"  # else workers wait for everything else that the machine does
     try:
         subprocess.run(command, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL, timeout=_PATIENCE_SECONDS)
         yield address
@@ -126,8 +127,10 @@ def start_cluster(folder):
             time.sleep(0.1)
 
 
-def _make_path():
-    return os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+def make_path():
+    """Return the folders in which workers and drivers find the modules of tests."""
+    here = Path(__file__).parent
+    return os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
 
 
 class Run(Family):
@@ -148,7 +151,7 @@ class Run(Family):
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "error", __file__, *arguments],
                 cwd=self.place,
-                env={**os.environ, "PYTHONPATH": _make_path()},
+                env={**os.environ, "PYTHONPATH": make_path()},
                 stdout=output,
                 stderr=log,
             )

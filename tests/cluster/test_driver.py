@@ -11,7 +11,8 @@ import featx
 from featx.cluster import driver as driver_module
 from featx.cluster.driver import KILLS, Driver, WorkerLostError
 from featx.cluster.jobs import Outcome
-from featx.cluster.planning import Shard, choose_size, plan
+from featx.cluster.planning import choose_size, plan
+from featx.cluster.running import _Run
 from featx.errors import BackboneError, MissingExtraError, StoreError, UsageError
 from featx.items import Item
 from featx.items.reading import Examined
@@ -65,7 +66,7 @@ def run(engine, n_items=12, size=4, n_workers=3):
             assert place not in found
             found[place] = (item.id, reason)
 
-    shards = plan([Item(str(number)) for number in range(n_items)], size)
+    shards = plan(enumerate(Item(str(number)) for number in range(n_items)), size)
     Driver(
         engine,
         shards,
@@ -148,16 +149,25 @@ def test_a_single_worker_that_hangs_is_replaced():
     assert engine.n_started == 2
 
 
-def test_a_plan_has_all_items_in_their_places():
+def test_a_plan_has_all_new_items_in_their_places_and_the_others_are_noted():
+    class Ledger:
+        writers, manifest, noted = (), (), {}
+
+        def note(self, place, examined):
+            self.noted[place] = examined.item.id
+
+        def report(self, done):
+            self.done = done
+
     cached = [Examined(Item("a"), None), Examined(Item("b"), None)]
     parts = [Item("0"), cached, Item("3"), Item("4"), cached[:1], Item("6")]
-    planned = list(plan(parts, 2))
-    shards = [part for part in planned if isinstance(part, Shard)]
+    ledger = Ledger()
+    shards = list(plan(_Run(ledger, None, None).list_new(parts), 2))
     assert [(list(shard.places), [item.id for item in shard.items]) for shard in shards] == [
         ([0, 3], ["0", "3"]),
         ([4, 6], ["4", "6"]),
     ]
-    assert [part for part in planned if not isinstance(part, Shard)] == [(1, cached), (5, cached[:1])]
+    assert (ledger.noted, ledger.done) == ({1: "a", 2: "b", 5: "a"}, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,22 @@
 """Embedding on Ray: whatever dies or stops, the store is that of one process, byte for byte, and nothing is left."""
 
+import csv
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from driven import VIEWS, Run, start_cluster
+from driven import VIEWS, Run, make_path, start_cluster
 from pictures import write_digits
 from scenarios import list_names, read_content
 
 import featx
 from featx.cluster.driver import KILLS
+from featx.files import read_result
 
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow
@@ -90,6 +93,57 @@ def test_a_picture_that_kills_workers_is_quarantined(tmp_path_factory, features,
     assert (counts["new"], counts["quarantined"]) == (2, 1)
     assert featx.FeatureStore(features / "s.h5").quarantine == [(fatal, "", KILLS)]
     assert list_names(features) == ["s.h5"]
+
+
+def test_heads_are_compared_as_on_one_machine(store, tmp_path, cluster):
+    """With a relative folder, which the workers do not share."""
+    command = [sys.executable, "-W", "error", "-m", "featx", "compare", store.path, "--clf", "ridge,logreg,dummy"]
+    command += ["--folds", "2", "--format", "csv", "--runs"]
+    spread = ["--jobs", "2", "--executor", "ray", "--ray-address", cluster]
+    tables = [
+        subprocess.run([*command, *flags], cwd=tmp_path, check=True, capture_output=True, text=True)
+        for flags in (["here", "--jobs", "2"], ["spread", *spread])
+    ]
+    local, on_ray = (list(csv.DictReader(table.stdout.splitlines())) for table in tables)
+    measured = {"fit_seconds", "predict_seconds", "peak_memory_bytes"}
+    assert measured <= local[0].keys()
+    assert [drop(row, measured) for row in on_ray] == [drop(row, measured) for row in local]
+    here, there = (sorted((tmp_path / name / ".compare").iterdir()) for name in ("here", "spread"))
+    assert [path.name for path in there] == [path.name for path in here]
+    assert len(here) == 9
+    for ours, theirs in zip(there, here, strict=True):
+        ours, theirs = read_result(ours).arrays, read_result(theirs).arrays  # noqa: PLW2901 - what is in them
+        assert {name: array.tobytes() for name, array in ours.items()} == {
+            name: array.tobytes() for name, array in theirs.items()
+        }
+
+
+def drop(row, names):
+    return {name: value for name, value in row.items() if name not in names}
+
+
+def test_a_killed_task_is_done_again_and_one_that_kills_fails_alone(tmp_path, cluster):
+    code = f"""
+from pathlib import Path
+from tasks import add, die, die_once, fail, rest
+from featx.comparing.jobs import Task, run_tasks
+from featx.options import SpreadOptions
+
+folder = {str(tmp_path)!r}
+tasks = [Task(str(n), call, (folder, n)) for n, call in enumerate([rest, die_once, add, die, fail])]
+options = SpreadOptions(executor="ray", ray_address={cluster!r})
+for found in run_tasks(tasks, Path(folder) / "work", jobs=2, cluster=options).items():
+    print(*found)
+"""
+    env = {**os.environ, "PYTHONPATH": make_path()}
+    ended = subprocess.run([sys.executable, "-W", "error", "-c", code], env=env, check=True, capture_output=True)
+    found = dict(line.split(maxsplit=1) for line in ended.stdout.decode().splitlines())
+    records = [read_result(Path(found[name])).record for name in "012"]
+    assert records == [{"rested": 0}, {"survived": 1}, {"sum": 3}]
+    assert "killed each time, at last while it ran alone" in found["3"]
+    assert found["4"] == f"LinAlgError: no number like ('{tmp_path}', 4)"
+    assert [len((tmp_path / name).read_text().splitlines()) for name in ("rest-0", "add-2")] == [1, 1]
+    assert list_names(tmp_path / "work") == ["0.npz", "1.npz", "2.npz"]
 
 
 @pytest.mark.shared

@@ -204,9 +204,9 @@ def test_a_killed_worker_costs_its_own_task(few, tmp_path, monkeypatch, deaths):
         assert by_name["ridge"].test.accuracy > 0.7
         return
     assert by_name["ridge"].verdict == "failed"
-    assert "killed twice" in by_name["ridge"].error
+    assert "killed each time" in by_name["ridge"].error
     assert found.rows[-1] is by_name["ridge"]
-    assert "killed twice" in (found.folder / "comparison.md").read_text()
+    assert "killed each time" in (found.folder / "comparison.md").read_text()
     monkeypatch.setenv("FEATX_TEST_DEATHS", "0")  # memory is there again
     retried = featx.compare(few, "centroid,ridge,dummy", options=replace(options, jobs=1))
     assert retried.failed == ()

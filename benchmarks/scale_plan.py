@@ -71,7 +71,7 @@ class Engine:
         stat, count = Reader().stat(""), len(ids)
         columns = {"id": ids, "sha256": contents, "bytes": [stat.size_bytes] * count}
         columns["mtime_ns"] = [stat.mtime_ns] * count
-        columns |= dict.fromkeys(("reason", "unfit"), [""] * count)
+        columns |= dict.fromkeys(("reason", "unfit", "applied"), [""] * count)
         columns |= dict.fromkeys(("is_momentary", "peak", "ignored"), [0] * count)
         journal.finish(name, Records(columns, "/synthetic", time.time_ns()))
         self.seconds += time.process_time() - begun

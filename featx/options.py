@@ -9,6 +9,7 @@ from typing import Any
 
 from featx.errors import UsageError
 from featx.reporting import SILENT, Reporter
+from featx.urls import find_writable_url, hide_secrets
 
 #: What `EmbedOptions.on_bad` may be.
 ON_BAD = ("quarantine", "fail")
@@ -149,6 +150,8 @@ class EmbedOptions(SpreadOptions):
         ray_address: The cluster, such as `10.0.0.5:6379` or `auto`; empty starts Ray on this machine for this run.
         gpus_per_worker: GPUs of each of Ray's workers; a worker with 0 does not use any.
         cpus_per_worker: Cores of each of Ray's workers.
+        handover: URL of a folder, such as `s3://bucket/tmp`, that shards go through where Ray's workers do not see the
+            folder of the store; empty if they do.
     """
 
     batch_size: int | None = None
@@ -158,6 +161,7 @@ class EmbedOptions(SpreadOptions):
     max_bad: float = 0.05
     runtime: str = RUNTIMES[0]
     reporter: Reporter = SILENT
+    handover: str = ""
 
     def __post_init__(self) -> None:
         """Refuse invalid values.
@@ -175,6 +179,13 @@ class EmbedOptions(SpreadOptions):
             msg = f"max_bad is {self.max_bad}; it must be a share from 0 to 1, such as 0.05"
             raise UsageError(msg)
         self._check_spread()
+        if self.handover and self.executor != "ray":
+            msg = "handover needs the executor ray; choose it, or leave handover out"
+            raise UsageError(msg)
+        if self.handover and not find_writable_url(self.handover):
+            shown = hide_secrets(self.handover)
+            msg = f"handover is {shown!r}, which is not a URL that can be written to; name one such as s3://bucket/tmp"
+            raise UsageError(msg)
 
     def count_workers(self, least: int = 1) -> int:
         """Return the number of threads that read and decode in this process.

@@ -10,7 +10,7 @@ from featx.errors import BundleError, FeatxError, StoreError, StoreFormatError, 
 from featx.references import MANIFEST
 from featx.reporting import SILENT, Reporter
 from featx.store.verification import verify_store
-from featx.urls import find_path, find_url, hide_secrets, spell_url
+from featx.urls import find_path, find_url, find_writable_url, hide_secrets
 
 if TYPE_CHECKING:
     from featx.remote import Location
@@ -52,8 +52,8 @@ def publish(what: str | os.PathLike[str], url: str | os.PathLike[str], *, report
         StoreError: If the store is damaged, or cannot be written.
         BundleError: If the bundle is damaged, cannot be written, or another one is there.
     """
-    named = spell_url(url)
-    if not named or named.startswith(("http:", "https:")):
+    named = find_writable_url(url)
+    if not named:
         msg = f"{hide_secrets(os.fspath(url))!r} is not a URL that can be written to; name one such as s3://bucket/features/"
         raise UsageError(msg)
     from featx.remote import open_location

@@ -7,6 +7,7 @@ an `OSError`, as of a local file, whose text names no secret.
 
 import contextlib
 import errno
+import functools
 import hashlib
 import io
 import itertools
@@ -142,6 +143,15 @@ class Location:
         if n_bytes and len(first) <= _CHUNK_BYTES:  # otherwise it is the whole, of a server that ignores ranges
             rest = range(_CHUNK_BYTES, n_bytes, _CHUNK_BYTES)
             yield from prefetch(lambda at: self.read(_CHUNK_BYTES, at), rest, workers=_THREADS, ahead=_THREADS)
+
+    def remove(self) -> None:
+        """Remove a folder and the files in it, if it is there. Raises OSError."""
+        with contextlib.suppress(FileNotFoundError):
+            for name in self.list_files():  # each by itself: `rm` of many takes names with brackets for patterns
+                _attempt(functools.partial(self.system.rm_file, f"{self.path}/{name}"), self.name)
+            if not _OBJECT_STORES & set(_list_protocols(self.system)):
+                _attempt(lambda: self.system.rmdir(self.path), self.name)
+        self.system.invalidate_cache()
 
     def write(self, path: Path, sha256: str) -> None:
         """Write a local file here, whole or not at all, and read it back.

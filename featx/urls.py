@@ -39,6 +39,12 @@ def spell_url(path: str | os.PathLike[str]) -> str:
     return f"{scheme}://{'/' if scheme == 'file' else ''}{rest}"
 
 
+def find_writable_url(path: str | os.PathLike[str]) -> str:
+    """Return the URL that a path spells, `file:` URLs among them; empty if files cannot be written to it."""
+    url = spell_url(path)
+    return "" if url.startswith(("http:", "https:")) else url
+
+
 def find_path(path: str | os.PathLike[str]) -> str | os.PathLike[str]:
     """Return the local path of a `file:` URL, and anything else as it is."""
     url = spell_url(path)

@@ -134,6 +134,14 @@ def embed(
     ray_address: flags.RayAddress = EMBED_DEFAULTS.ray_address,
     gpus_per_worker: flags.GpusPerWorker = EMBED_DEFAULTS.gpus_per_worker,
     cpus_per_worker: flags.CpusPerWorker = EMBED_DEFAULTS.cpus_per_worker,
+    handover: Annotated[
+        str,
+        typer.Option(
+            metavar="URL",
+            help="With --executor ray: a folder such as s3://bucket/tmp that finished shards go through, where the "
+            "workers do not see the folder of the stores.",
+        ),
+    ] = EMBED_DEFAULTS.handover,
     shard: Annotated[
         str,
         typer.Option(
@@ -166,6 +174,7 @@ def embed(
         ray_address=ray_address,
         gpus_per_worker=gpus_per_worker,
         cpus_per_worker=cpus_per_worker,
+        handover=handover,
     )
     manifest = flags.read_source(
         source,

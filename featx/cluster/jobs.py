@@ -68,12 +68,14 @@ class StoreTarget:
         spec: Its spec.
         lock: Content of its lock file while the driver has the store; without that file, no worker writes.
         golden: Golden pictures, with the features that the driver computed.
+        handover: URL of the folder that its shards go through; empty if workers see the path.
     """
 
     path: Path
     spec: EmbedSpec
     lock: bytes
     golden: Golden
+    handover: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,12 @@
 import contextlib
 import itertools
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from featx.backbones.running import PROBED_IMAGES
 from featx.cluster.driver import KILLS, Driver
@@ -23,6 +25,9 @@ from featx.measuring import Timing
 from featx.options import EmbedOptions
 from featx.reporting import SILENT
 from featx.store.journal import RECORD_COLUMNS, Records, find_next_number, name_journal, read_records
+
+if TYPE_CHECKING:
+    from featx.cluster.handover import Handover
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +72,13 @@ def embed_shards(
 
 def _make_job(call: NetworkCall, ledger: Ledger, goldens: Sequence[Golden], options: EmbedOptions) -> Job:
     targets = [
-        StoreTarget(writer.path.absolute(), writer.spec, writer.lock, Golden(golden.files, golden.features))
+        StoreTarget(
+            writer.path.absolute(),
+            writer.spec,
+            writer.lock,
+            Golden(golden.files, golden.features),
+            f"{options.handover.rstrip('/')}/{writer.path.name}-{secrets.token_hex(8)}" if options.handover else "",
+        )
         for writer, golden in zip(ledger.writers, goldens, strict=True)
     ]
     manifest, told = ledger.manifest, replace(options, reporter=SILENT)
@@ -83,6 +94,7 @@ class _Run:
         self._ledger = ledger
         self._options = options
         self._timing = timing
+        self._handovers: list[Handover | None] = []
         self._done = 0
         self._said: set[str] = set()
 
@@ -116,7 +128,9 @@ class _Run:
         number = max(find_next_number(name_journal(path)) for path in paths)
         digest = "".join(target.spec.digest for target in job.targets)
         row_bytes = max(writer.row_bytes for writer in self._ledger.writers)
-        with connect(self._options, self._options.workers):
+        with contextlib.ExitStack() as stack:
+            self._handovers = [stack.enter_context(_open_handover(target.handover)) for target in job.targets]
+            stack.enter_context(connect(self._options, self._options.workers))
             n_workers = self._options.workers or count_room(self._options)
             size = choose_size(self._ledger.expected, n_workers, row_bytes)
             Driver(
@@ -142,6 +156,10 @@ class _Run:
         if reason:
             self._keep(shard.places, [Examined(item, None, reason=reason) for item in shard.items])
             return
+        for handover, path in zip(self._handovers, paths, strict=True):
+            if handover and not handover.fetch(name_journal(path) / f"{name}.h5"):
+                msg = f"the shard {name} of {path} is gone from {self._options.handover}; run the same command again"
+                raise StoreError(msg)
         all_records = [read_records(path, name) for path in paths]
         if all_records[0].columns["id"] != [item.id for item in shard.items]:
             msg = f"the shard {name} beside {paths[0]} holds other items than it was made for; delete it, and run again"
@@ -176,6 +194,21 @@ class _Run:
                 f"{lost:,} of {len(self._ledger.manifest):,} images were given to no worker; run the same command again"
             )
             raise StoreError(msg)
+
+
+@contextlib.contextmanager
+def _open_handover(url: str) -> Iterator["Handover | None"]:
+    """Open the folder at a URL that shards go through, if there is one, and remove it at the end."""
+    if not url:
+        yield None
+        return
+    from featx.cluster.handover import Handover
+
+    handover = Handover(url)
+    try:
+        yield handover
+    finally:
+        handover.clear()
 
 
 def _read_items(items: Sequence[Item], records: Records) -> list[Examined]:

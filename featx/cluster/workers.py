@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import platform
+import tempfile
 import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from featx.backbones.loading import find_backbone
 from featx.backbones.running import Runner
-from featx.cluster.jobs import Job, Outcome
+from featx.cluster.jobs import Job, Outcome, StoreTarget
 from featx.errors import DataError, SpecMismatchError
 from featx.golden import MAX_DRIFT, measure_drift
 from featx.golden_features import embed_golden
@@ -113,21 +114,25 @@ class Worker:
             FeatxError: If the network fails, or a shard cannot be written.
         """
         begun, timing = time.perf_counter(), Timing()
-        with _collect_warnings() as warnings:
-            journals = [self._open_journal(at, begun) for at in range(len(self._job.targets))]
+        with _collect_warnings() as warnings, tempfile.TemporaryDirectory() as folder:
+            journals = [self._open_journal(at, begun, Path(folder)) for at in range(len(self._job.targets))]
             found, unfit = self._embed_items(ids, journals, timing)
             with timing.measure(WRITE):
                 are_same = [
-                    journal.finish(name, self._record(found, bad)) for journal, bad in zip(journals, unfit, strict=True)
+                    _finish(target, journal, name, self._record(found, bad))
+                    for target, journal, bad in zip(self._job.targets, journals, unfit, strict=True)
                 ]
         return Outcome(time.perf_counter() - begun, all(are_same), timing.conclude(), warnings)
 
-    def _open_journal(self, at: int, begun: float) -> Journal:
+    def _open_journal(self, at: int, begun: float, folder: Path) -> Journal:
+        """Open the journal beside a store, or in a folder of this worker if it does not see the store."""
         target, golden = self._job.targets[at], self._goldens[at]
-        confirm = functools.partial(confirm_lock, target.path, target.lock)
-        journal = Journal(
-            target.path, target.spec, golden.features.shape[1] * target.spec.n_views, confirm, golden, whole=True
-        )
+        dim = golden.features.shape[1] * target.spec.n_views
+        if target.handover:
+            journal = Journal(folder / target.path.name, target.spec, dim, _confirm_own, golden, whole=True)
+        else:
+            confirm = functools.partial(confirm_lock, target.path, target.lock)
+            journal = Journal(target.path, target.spec, dim, confirm, golden, whole=True)
         journal.counted = begun
         return journal
 
@@ -155,6 +160,24 @@ class Worker:
         rows = [_list_cells(examined, unfit) for examined in found]
         columns = {name: [row[at] for row in rows] for at, name in enumerate(RECORD_COLUMNS)}
         return Records(columns, self._job.source, self._job.started_ns)
+
+
+def _confirm_own() -> None:
+    """Allow everything: nobody else writes to a worker's own folder."""
+
+
+def _finish(target: StoreTarget, journal: Journal, name: str, records: Records) -> bool:
+    """Write a shard where the driver finds it; return whether one that was there has the same rows."""
+    if not target.handover:
+        return journal.finish(name, records)
+    from featx.cluster.handover import Handover
+
+    handover, path = Handover(target.handover), journal.folder / f"{name}.h5"
+    is_there = handover.fetch(path)
+    is_same = journal.finish(name, records)
+    if not is_there:
+        handover.pass_on(path)
+    return is_same
 
 
 def _note(images: Iterable[Examined], found: list[Examined]) -> Generator[tuple[Examined, NDArray[Any]]]:

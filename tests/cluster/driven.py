@@ -14,7 +14,7 @@ from pathlib import Path
 _PATIENCE_SECONDS = 300
 
 
-def main(source, folder, workers, late_seconds, fatal, address):
+def main(source, folder, workers, late_seconds, fatal, handover, address):
     """Embed on Ray, with views so that shards take a while, and print the states of the workers and the counts."""
     import featx
     from featx.cluster import driver
@@ -33,7 +33,7 @@ def main(source, folder, workers, late_seconds, fatal, address):
             self.last = state
 
     options = featx.EmbedOptions(
-        executor="ray", ray_address=address, workers=int(workers), reporter=States(), max_bad=1.0
+        executor="ray", ray_address=address, workers=int(workers), reporter=States(), max_bad=1.0, handover=handover
     )
     result = featx.embed(manifest, "colour", **VIEWS, name="s", folder=folder, options=options)
     sys.stdout.write(json.dumps(result.to_dict()))
@@ -142,11 +142,11 @@ class Run(Family):
         address: The cluster; empty for one that the driver starts.
     """
 
-    def __init__(self, source, folder, address="", *, workers=2, late_seconds=60, fatal=""):
+    def __init__(self, source, folder, address="", *, workers=2, late_seconds=60, fatal="", handover=""):
         super().__init__(folder.parent)
         self.parts = folder / "s.h5.parts"
         self.output, self.log = (folder.with_suffix(suffix) for suffix in (".out", ".log"))
-        arguments = [str(value) for value in (source, folder, workers, late_seconds, fatal, address)]
+        arguments = [str(value) for value in (source, folder, workers, late_seconds, fatal, handover, address)]
         with self.output.open("w") as output, self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "error", __file__, *arguments],

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fsspec
 import pytest
 from driven import VIEWS, Run, make_path, start_cluster
+from object_store import break_some
 from pictures import write_digits
 from scenarios import list_names, read_content
 
@@ -93,6 +95,24 @@ def test_a_picture_that_kills_workers_is_quarantined(tmp_path_factory, features,
     assert (counts["new"], counts["quarantined"]) == (2, 1)
     assert featx.FeatureStore(features / "s.h5").quarantine == [(fatal, "", KILLS)]
     assert list_names(features) == ["s.h5"]
+
+
+def test_shards_go_through_a_url_where_workers_do_not_see_the_store(
+    source, expected, features, object_store, monkeypatch
+):
+    """The server breaks requests, and a worker is killed."""
+    monkeypatch.setenv("FSSPEC_S3", json.dumps(fsspec.config.conf["s3"]))
+    object_store.proxy.choose = break_some(seed=1, errors=0.1)
+    requests = object_store.proxy.requests
+    with Run(source, features, handover="s3://bucket/tmp") as run:
+        run.wait_for(lambda: any(method == "PUT" for method, _ in requests))
+        os.kill(run.wait_for(lambda: run.list_processes("ray::Worker.embed"))[0], signal.SIGKILL)
+        run.finish()
+    check(features, expected)
+    put = {path for method, path in requests if method == "PUT"}
+    assert all(path.startswith("/bucket/tmp/s.h5-") for path in put)
+    assert len(put) == 10  # one for each shard
+    assert not object_store.client.list_objects_v2(Bucket="bucket", Prefix="tmp/").get("Contents")
 
 
 def test_heads_are_compared_as_on_one_machine(store, tmp_path, cluster):

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featx.errors import SourceError, UsageError
 from featx.items.archives import read_archive
@@ -21,6 +21,9 @@ from featx.items.tables import MissingFilesError, open_reader, read_table
 from featx.items.tar_shards import is_shard, make_tar_reader, read_tar_shards
 from featx.registry import find_closest
 from featx.urls import find_parent, find_path, find_url, hide_secrets
+
+if TYPE_CHECKING:
+    from featx.items.remote import RemoteFolder
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
@@ -44,8 +47,8 @@ def read_source(
         source: A folder (`read_folder`), a CSV, TSV or Parquet file (`read_table`), or
             a zip or tar file (`read_archive`). Its name decides which. Or shards of images: tar files as webdataset
             writes them, or Parquet files with images inside, named by a pattern such as `train-{000..003}.tar`,
-            a folder that holds nothing else, or one of them. All but shards may be at a URL, such as
-            `s3://bucket/photos`; a folder of a web server cannot be listed.
+            a folder that holds nothing else, or one of them. All may be at a URL, such as `s3://bucket/photos`; a
+            folder of a web server cannot be listed.
         root: For a table: the folder or the URL that its paths are relative to.
         columns: For a table or shards: the names of its columns; see `docs/images.md` for those of shards.
         options: What folders mean, where the classes are, and what to leave out.
@@ -68,24 +71,18 @@ def read_source(
 def _read_source(
     source: str | os.PathLike[str], root: str | os.PathLike[str] | None, columns: Columns, options: SourceOptions
 ) -> Manifest:
-    if not isinstance(source, str | os.PathLike):
-        kind = type(source).__name__
-        advice = (
-            "pass featx.Manifest.from_frame(frame)"
-            if kind == "DataFrame"
-            else "pass the path of a folder, table or archive"
-        )
-        msg = f"the source is a {kind}; {advice}"
-        raise UsageError(msg)
+    _check_type(source)
     url, source = find_url(source), find_path(source)
     name = hide_secrets(url) or os.fspath(source)
-    if not url and (found := _find_images(name, columns)):
+    kind = _find_kind(url, name) if url else ""
+    folder = _list_remote(url) if kind == "folder" else None
+    if found := folder.find_shards() if folder else _find_images(url or name, columns):
         if root is not None:
             msg = f"{name!r} holds its images; leave out the root, which is for tables of paths"
             raise UsageError(msg)
         read = read_tar_shards if found.kind == ".tar" else read_parquet_images
         return _choose_rows(read(found, columns), options)
-    kind = _find_kind(url, name)
+    kind = kind or _find_kind(url, name)
     if kind == "table":
         return _choose_rows(read_table(source, root=root, columns=columns), options)
     if root is not None or columns not in {Columns(), Columns(group="")}:
@@ -100,11 +97,25 @@ def _read_source(
         known = ", ".join(TABLE_SUFFIXES + ARCHIVE_SUFFIXES)
         msg = f"{name!r} is neither a folder nor one of {known}; name one of these"
         raise SourceError(msg)
-    if not url:
-        return read_folder(source, options=options)
-    from featx.items.remote import read_remote_folder
+    return folder.read(options) if folder else read_folder(source, options=options)
 
-    return read_remote_folder(url, options)
+
+def _check_type(source: object) -> None:
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        advice = (
+            "pass featx.Manifest.from_frame(frame)"
+            if kind == "DataFrame"
+            else "pass the path of a folder, table or archive"
+        )
+        msg = f"the source is a {kind}; {advice}"
+        raise UsageError(msg)
+
+
+def _list_remote(url: str) -> "RemoteFolder":
+    from featx.items.remote import RemoteFolder
+
+    return RemoteFolder(url)
 
 
 def _find_kind(url: str, name: str) -> str:
@@ -127,10 +138,10 @@ def _find_kind(url: str, name: str) -> str:
 def _find_images(source: str, columns: Columns) -> Shards | None:
     """Find the shards of images that a source names; a table of paths or an archive of folders is none."""
     found = find_shards(source)
-    if found is None or not Path(source).is_file():
+    shard = next(iter(found.files.values())) if found and len(found.files) == 1 else None
+    if found is None or shard is None or not (Path(source).is_file() or shard.where == find_url(source)):
         return found
-    path = Path(source)
-    is_one = is_shard(path) if found.kind == ".tar" else find_image_column(path, columns.path) is not None
+    is_one = is_shard(shard) if found.kind == ".tar" else find_image_column(shard, columns.path) is not None
     return found if is_one else None
 
 
@@ -253,7 +264,7 @@ def find_reader(source: str, reading: Mapping[str, Any], item_id: str) -> Reader
         reader.stat(item_id)
     except OSError:
         named, _ = _read_record(source, reading, {})
-        if not (reading.get("root") or find_url(source)) and (found := _find_images(source, named)):
+        if not reading.get("root") and (found := _find_images(source, named)):
             return make_tar_reader(found) if found.kind == ".tar" else make_parquet_reader(found, named.path)
         return read_source_again(source, reading).reader
     return reader

@@ -12,15 +12,17 @@ from featx.items.columns import AmbiguousColumnError, Columns
 from featx.items.folders import read_folder
 from featx.items.formats import HEAD_BYTES, has_image_suffix, recognise
 from featx.items.inference import AmbiguousLayoutError
-from featx.items.manifest import Item, Manifest, Reader, take_shard
+from featx.items.manifest import Manifest, Reader, take_shard
 from featx.items.names import normalise_label
 from featx.items.parquet_images import find_image_column, make_parquet_reader, read_parquet_images
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, choose_items, keep_folders
 from featx.items.shards import Shards, find_shards
 from featx.items.tables import MissingFilesError, open_reader, read_table
 from featx.items.tar_shards import is_shard, make_tar_reader, read_tar_shards
+from featx.prefetching import prefetch
 from featx.registry import find_closest
 from featx.urls import find_parent, find_path, find_url, hide_secrets
+from featx.wording import format_plural
 
 if TYPE_CHECKING:
     from featx.items.remote import RemoteFolder
@@ -30,6 +32,9 @@ ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".ta
 
 #: Bytes of a DICOM file that hold the id of the patient, unless much is stored before it.
 _PATIENT_BYTES = 2**16
+
+#: Threads that read them from a server.
+_THREADS_AT_URLS = 16
 
 
 def read_source(
@@ -149,11 +154,23 @@ def _group_patients(manifest: Manifest) -> Manifest:
     """Group DICOM files by patient, if the source has no groups."""
     if any(item.group for item in manifest.items):
         return manifest
-    items = [_find_patient(item, manifest.reader) if _may_be_dicom(item.id) else item for item in manifest.items]
-    if items == list(manifest.items):
+    names = [item.id for item in manifest.items if _may_be_dicom(item.id)]
+    if not names:
         return manifest
-    note = "groups: the patients of the DICOM files (PatientID), which the store keeps; --group '' uses none"
-    return replace(manifest, items=tuple(items), notes=(*manifest.notes, note))
+    workers = _THREADS_AT_URLS if getattr(manifest.reader, "is_remote", False) else 1
+    answers = prefetch(lambda name: _find_patient(name, manifest.reader), names, workers=workers, ahead=16 * workers)
+    found = dict(zip(names, answers, strict=True))
+    patients = {name: normalise_label(patient) for name, patient in found.items() if isinstance(patient, str)}
+    items = tuple(replace(item, group=patients.get(item.id, "")) for item in manifest.items)
+    unread = [(name, error) for name, error in found.items() if isinstance(error, OSError)]
+    notes = []
+    if items != manifest.items:
+        notes.append("groups: the patients of the DICOM files (PatientID), which the store keeps; --group '' uses none")
+    if unread:
+        name, error = unread[0]
+        one = f"cannot be read, so that it has no patient as its group, such as {name!r} ({error.strerror or error})"
+        notes.append(f"{format_plural(len(unread), 'file')} that may be DICOM {one}")
+    return replace(manifest, items=items, notes=(*manifest.notes, *notes))
 
 
 def _may_be_dicom(item_id: str) -> bool:
@@ -163,16 +180,21 @@ def _may_be_dicom(item_id: str) -> bool:
     return (name.endswith((".dcm", ".dicom")) or not has_image_suffix(name)) and ".parquet/" not in name
 
 
-def _find_patient(item: Item, reader: Reader) -> Item:
+def _find_patient(item_id: str, reader: Reader) -> str | OSError:
+    """Return the patient of a file; empty for one that is not a DICOM, and why if it cannot be read."""
+    is_remote = getattr(reader, "is_remote", False)
     try:
-        form = recognise(reader.read(item.id, HEAD_BYTES))
+        head = reader.read(item_id, _PATIENT_BYTES if is_remote else HEAD_BYTES)  # a request costs more than its bytes
+        form = recognise(head)
         if form is None or form.name != "DICOM":
-            return item
+            return ""
         from featx.items.dicom import read_patient
 
-        return replace(item, group=normalise_label(read_patient(reader.read(item.id, _PATIENT_BYTES))))
-    except (OSError, ImportError):  # embedding quarantines the file
-        return item
+        return read_patient(head if is_remote else reader.read(item_id, _PATIENT_BYTES))
+    except OSError as error:
+        return error
+    except ImportError:  # embedding quarantines the file
+        return ""
 
 
 def _choose_rows(manifest: Manifest, options: SourceOptions) -> Manifest:

@@ -94,6 +94,13 @@ def test_a_store_is_the_same_although_requests_fail_and_the_next_run_asks_once(o
     assert len(set(proxy.requests)) == 2
 
 
+def test_files_of_unknown_kind_that_cannot_be_read_are_counted(object_store, folder, monkeypatch):
+    monkeypatch.setattr(remote, "MOST_ATTEMPTS", 2)
+    source = object_store.put(folder, "peeked")
+    object_store.proxy.choose = lambda _, path: ERROR if path.endswith("/one") else PASS
+    assert read_source(source).junk["files of unknown kind that cannot be read"] == 1
+
+
 def test_what_fails_for_good_is_quarantined_and_tried_again_later(object_store, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "MOST_ATTEMPTS", 3)
     source, proxy = object_store.put(pictures, "failing"), object_store.proxy

@@ -351,6 +351,8 @@ def _find_status(error: BaseException) -> tuple[int, str]:
         status, answer = getattr(one, "status", None), getattr(one, "response", None)
         if isinstance(status, int):
             return status, ""
+        if isinstance(status := getattr(answer, "status_code", None), int):  # of huggingface_hub
+            return status, ""
         if isinstance(answer, Mapping):  # of botocore
             status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0
             return int(status), str(answer.get("Error", {}).get("Code", ""))

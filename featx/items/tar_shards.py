@@ -8,10 +8,10 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from featx.errors import SourceError, UsageError
-from featx.items.archives import ArchiveReader, Member, Tar, choose_images, open_tar
+from featx.items.archives import ArchiveReader, Container, Member, Tar, choose_images, open_tar
 from featx.items.columns import Columns, advise
 from featx.items.formats import HEAD_BYTES, has_image_suffix
 from featx.items.manifest import Item, Manifest, Reader
@@ -20,6 +20,9 @@ from featx.items.shards import ShardFile, ShardReader, Shards
 from featx.prefetching import prefetch
 from featx.urls import find_url
 from featx.wording import format_plural, join_first
+
+if TYPE_CHECKING:
+    from featx.remote import Location
 
 #: Endings of the files with labels, in the order in which they are looked for.
 _SIDECARS = ("cls", "json", "txt")
@@ -40,18 +43,32 @@ _NAMED_KEYS = 12
 class _ClosedTar:
     """A shard that is opened for each reading: a source may have more shards than a process may have open files."""
 
-    file: ShardFile
+    path: Path
 
     def read(self, member: Member, n_bytes: int) -> bytes:
         """Return the first bytes of a member. Raises OSError."""
-        where = cast("int", member.where)
-        if find_url(self.file.where):
-            from featx.remote import open_location
-
-            return open_location(self.file.where).read(n_bytes, where)
-        with Path(self.file.where).open("rb", buffering=0) as file:
-            file.seek(where)
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(cast("int", member.where))
             return file.read(n_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _RemoteTar:
+    """A shard at a URL, of which each member is read by a request."""
+
+    location: "Location"
+
+    def read(self, member: Member, n_bytes: int) -> bytes:
+        """Return the first bytes of a member. Raises OSError."""
+        return self.location.read(n_bytes, cast("int", member.where))
+
+
+def _open_container(shard: ShardFile) -> Container:
+    if not find_url(shard.where):
+        return _ClosedTar(Path(shard.where))
+    from featx.remote import open_location
+
+    return _RemoteTar(open_location(shard.where))
 
 
 class _Shard:
@@ -74,7 +91,7 @@ class _Shard:
         keys = {_split_key(image)[0] for image in self.images}
         if alone := sum(key not in keys for key in set().union(*self.sidecars.values())):
             self.junk["labels without an image"] += alone
-        self.reader = ArchiveReader(_ClosedTar(shard), self.images, version, is_remote=is_remote)
+        self.reader = ArchiveReader(_open_container(shard), self.images, version, is_remote=is_remote)
 
 
 class _Keeper:

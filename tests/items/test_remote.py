@@ -7,6 +7,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from hub_server import HubServer
 from object_store import ERROR, PASS, RESET, STALL, break_each_first, break_some
 from shard_files import encode, write_parquet, write_tar
 from web_server import WebServer
@@ -157,6 +158,29 @@ def test_shards_at_urls_give_the_store_of_those_on_disk_in_few_requests(object_s
         assert found.reader.read(name) == encode(3)
         assert find_reader(found.source, found.reading, name).read(name) == encode(3)
     assert read_source(f"{source}/train-000{kind}").items == found.items[:20]
+
+
+def test_data_sets_of_hugging_face_give_the_store_of_those_on_disk(shards, pictures, tmp_path, monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    fsspec, hub = pytest.importorskip("fsspec"), HubServer(tmp_path)
+    monkeypatch.setenv("FEATX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": hub.url, "token": False})
+    kind, source = next(shards.iterdir()).suffix, "hf://datasets/owner/name"
+    n_parts = 39 + 2 * 2 if kind == ".tar" else 2 * 2  # pictures but the empty one, headers; or footers and row groups
+    for name, folder, n_files in (("pictures", pictures, 10), (f"shards/*{kind}", shards, n_parts)):
+        local = featx.embed(folder, "colour", folder=tmp_path / "local" / folder.name).store
+        hub.requests.clear()
+        found = featx.embed(f"{source}/{name}", "colour", folder=tmp_path / "remote" / folder.name).store
+        compare(found, local)
+        assert sum("/resolve/" in path for path in hub.requests) == n_files
+        hub.requests.clear()
+        assert featx.embed(f"{source}/{name}", "colour", folder=tmp_path / "remote" / folder.name).new == 0
+    assert read_source(f"{source}/shards").items == read_source(shards).items
+    with pytest.raises(SourceError, match=r"none.csv cannot be read: it does not exist; check the URL"):
+        read_source(f"{source}/none.csv")
+    with pytest.raises(SourceError, match=r"other/none.csv cannot be read: it does not exist; check the URL"):
+        read_source("hf://datasets/owner/other/none.csv")
+    hub.close()
 
 
 def test_missing_shards_at_urls_are_told(object_store, shards):

@@ -19,6 +19,7 @@ import random
 import tempfile
 import threading
 import time
+import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from featx.wording import format_bytes
 
 try:
     import fsspec
+    from fsspec.asyn import sync
     from fsspec.core import url_to_fs
 except ImportError as _error:
     _msg = f"URLs need another package: pip install 'featx[remote]' ({_error})"
@@ -52,6 +54,11 @@ _CONNECT_SECONDS, _READ_SECONDS = 10, 30
 #: Statuses other than 5xx that may pass, and what S3 answers with status 400 to a body that came too slowly.
 _PASSING = frozenset({408, 425, 429})
 _PASSING_CODES = frozenset({"RequestTimeout", "SlowDown", "Throttling"})
+
+#: Most of a file that is taken from a web server in one answer, which may hide its size, send without end, or ignore
+#: ranges and begin at the beginning; as much as an item may have (`MAX_FILE_BYTES`).
+MOST_BYTES = 512 << 20
+_PART, _NO_PART = 206, 416
 
 #: Classes of aiohttp, botocore and urllib3 for connections that fail.
 _LOST = frozenset(
@@ -91,11 +98,15 @@ class Location:
     path: str
     name: str
 
+    @property
+    def is_web(self) -> bool:
+        """Whether it is on a web server, which cannot list and may not know ranges."""
+        return "http" in _list_protocols(self.system)
+
     def join(self, relative: str) -> "Location":
         """Return the location of a path below this one."""
-        is_web = "http" in _list_protocols(self.system)
         # What was written as %20 stays so.
-        path = f"{self.path}/{quote(relative, safe='/%:@!$&()*+,;=~') if is_web else relative}"
+        path = f"{self.path}/{quote(relative, safe='/%:@!$&()*+,;=~') if self.is_web else relative}"
         return Location(self.system, path, f"{self.name}/{relative}")
 
     def stat(self) -> tuple[int, int]:
@@ -108,21 +119,31 @@ class Location:
         info = _attempt(lambda: self.system.info(self.path, **fresh), self.name)
         if info.get("type") == "directory":
             raise OSError(errno.EISDIR, "it is a folder", self.name)
-        return int(info.get("size") or 0), count_identity(info)
+        return _describe_version(info)
 
     def read(self, n_bytes: int | None = None, start: int = 0) -> bytes:
         """Return all bytes, or `n_bytes` from `start` on, fewer at the end of the file. Raises OSError."""
-        if n_bytes is None:
+        if n_bytes is not None:
+            return self._read_part(start, n_bytes)[0] if n_bytes else b""  # which no range stands for
+        if not self.is_web:
             single = {"max_concurrency": 1} if _is_s3(self.system) else {}  # without asking for the size first
             return bytes(_attempt(lambda: self.system.cat_file(self.path, **single), self.name))
-        data = self._read_range(start, n_bytes)
-        if len(data) > n_bytes:  # a server that ignores ranges
-            data = data[start : start + n_bytes]
-        return data
+        data, _ = _attempt(lambda: sync(self.system.loop, _receive, self.system, self.path), self.name)
+        if len(data) > MOST_BYTES:
+            raise OSError(errno.EFBIG, f"larger than {MOST_BYTES:,} bytes", self.name)
+        return bytes(data)
 
-    def _read_range(self, start: int, n_bytes: int) -> bytes:
-        work = lambda: self.system.cat_file(self.path, start=start, end=start + n_bytes)  # noqa: E731 - as above
-        return bytes(_attempt(work, self.name))
+    def _read_part(self, start: int, n_bytes: int) -> tuple[bytes, bool]:
+        """Return a part, and whether the server sent nothing else."""
+        end = start + n_bytes
+        if not self.is_web:
+            return bytes(_attempt(lambda: self.system.cat_file(self.path, start=start, end=end), self.name)), True
+        work = lambda: sync(self.system.loop, _receive, self.system, self.path, start, end)  # noqa: E731 - as above
+        data, is_part = _attempt(work, self.name)
+        if not is_part and end > MOST_BYTES:
+            reason = f"its server ignores ranges, so that nothing behind {MOST_BYTES:,} bytes is read; download it"
+            raise OSError(errno.EFBIG, reason, self.name)
+        return bytes(data), is_part
 
     def list_files(self) -> dict[str, tuple[int, int]]:
         """List the files below a folder by their relative paths, each as `stat` describes it. Raises OSError."""
@@ -131,18 +152,31 @@ class Location:
         found = _attempt(lambda: system.find(self.path, detail=True), self.name)
         start = self.path.rstrip("/") + "/"
         return {
-            path.removeprefix(start): (int(info.get("size") or 0), count_identity(info))
+            path.removeprefix(start): _describe_version(info)
             for path, info in sorted(found.items())
             if path.startswith(start) and not path.endswith("/")
         }
 
+    def list_matches(self, pattern: str) -> dict[str, tuple[int, int]]:
+        """List the files below a folder that match a pattern, as `list_files` lists all of them. Raises OSError."""
+        system = _make_lister(self.system)
+        system.invalidate_cache()
+        found = _attempt(lambda: system.glob(f"{self.path}/{pattern}", detail=True), self.name)
+        return {
+            path.removeprefix(f"{self.path}/"): _describe_version(info)
+            for path, info in sorted(found.items())
+            if info.get("type") != "directory"
+        }
+
     def read_chunks(self, n_bytes: int) -> Iterator[bytes]:
         """Yield the content of a file of this size, 0 if it is unknown, some chunks ahead. Raises OSError."""
-        first = self._read_range(0, _CHUNK_BYTES) if n_bytes else self.read()
+        first, is_part = self._read_part(0, min(n_bytes, _CHUNK_BYTES)) if n_bytes else (b"", False)
+        if not n_bytes or (n_bytes > _CHUNK_BYTES and not is_part):  # a server that ignores ranges
+            yield self.read()
+            return
         yield first
-        if n_bytes and len(first) <= _CHUNK_BYTES:  # otherwise it is the whole, of a server that ignores ranges
-            rest = range(_CHUNK_BYTES, n_bytes, _CHUNK_BYTES)
-            yield from prefetch(lambda at: self.read(_CHUNK_BYTES, at), rest, workers=_THREADS, ahead=_THREADS)
+        rest = range(_CHUNK_BYTES, n_bytes, _CHUNK_BYTES)
+        yield from prefetch(lambda at: self.read(_CHUNK_BYTES, at), rest, workers=_THREADS, ahead=_THREADS)
 
     def remove(self) -> None:
         """Remove a folder and the files in it, if it is there. Raises OSError."""
@@ -213,6 +247,28 @@ def _make_lister(system: Any) -> Any:  # noqa: ANN401 - as above
     return type(system)(**{**system.storage_options, "config_kwargs": {**config, "retries": retries}})
 
 
+async def _receive(system: Any, path: str, start: int = 0, end: int | None = None) -> tuple[bytearray, bool]:  # noqa: ANN401 - as above
+    """Receive a file of a web server up to `end` or a byte more than `MOST_BYTES`; say if it came as this part."""
+    options, session = dict(system.kwargs), await system.set_session()
+    if end is not None:
+        options["headers"] = {**options.get("headers", {}), "Range": f"bytes={start}-{end - 1}"}
+    async with session.get(system.encode_url(path), **options) as answer:
+        data, is_part = bytearray(), answer.status in {_PART, _NO_PART}
+        if answer.status == _NO_PART:
+            return data, is_part
+        answer.raise_for_status()
+        skipped, past = (0, end - start) if is_part and end else (start, end or MOST_BYTES + 1)
+        if past > MOST_BYTES + 1:
+            return data, is_part
+        at = 0
+        async for piece in answer.content.iter_any():
+            data += piece[max(skipped - at, 0) : past - at]
+            at += len(piece)
+            if at >= past:
+                break
+        return data, is_part
+
+
 def _choose_options(scheme: str) -> dict[str, Any]:
     """Choose time-outs, and a single attempt, where the user's settings of fsspec leave them open."""
     own = fsspec.config.conf.get(scheme, {})
@@ -226,6 +282,10 @@ def _choose_options(scheme: str) -> dict[str, Any]:
         limit = ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=_READ_SECONDS)
         return {"client_kwargs": {"timeout": limit, **own.get("client_kwargs", {})}}
     return {}
+
+
+def _describe_version(info: Mapping[str, Any]) -> tuple[int, int]:
+    return int(info.get("size") or 0), count_identity(info)
 
 
 def count_identity(info: Mapping[str, Any]) -> int:
@@ -301,6 +361,8 @@ def _find_status(error: BaseException) -> tuple[int, str]:
         status, answer = getattr(one, "status", None), getattr(one, "response", None)
         if isinstance(status, int):
             return status, ""
+        if isinstance(status := getattr(answer, "status_code", None), int):  # of huggingface_hub
+            return status, ""
         if isinstance(answer, Mapping):  # of botocore
             status = answer.get("ResponseMetadata", {}).get("HTTPStatusCode") or 0
             return int(status), str(answer.get("Error", {}).get("Code", ""))
@@ -333,12 +395,13 @@ class RangeFile(io.RawIOBase):
     Args:
         location: The file.
         n_bytes: Its size in bytes.
+        is_shared: Whether all threads, one at a time, read from what any of them has loaded.
     """
 
-    def __init__(self, location: Location, n_bytes: int) -> None:
+    def __init__(self, location: Location, n_bytes: int, *, is_shared: bool = False) -> None:
         self._location, self._n_bytes, self._at = location, n_bytes, 0
         self._block_bytes = _FIRST_BLOCK_BYTES
-        self._windows = threading.local()
+        self._windows: Any = types.SimpleNamespace() if is_shared else threading.local()
 
     def readable(self) -> bool:
         """Return True."""
@@ -363,7 +426,8 @@ class RangeFile(io.RawIOBase):
         wanted = wanted if n_bytes is None or n_bytes < 0 else min(n_bytes, wanted)
         start, data = getattr(self._windows, "loaded", (0, b""))
         if not start <= self._at <= self._at + wanted <= start + len(data):
-            is_next = start < self._at == start + len(data)  # long reads in order take fewer and longer requests
+            # Reads in order, with gaps that a request of their own would not be worth, take fewer and longer requests.
+            is_next = 0 <= self._at - (start + len(data)) <= _FIRST_BLOCK_BYTES and bool(data)
             self._block_bytes = min(2 * self._block_bytes, _MOST_BLOCK_BYTES) if is_next else _FIRST_BLOCK_BYTES
             start, data = self.load(self._at, max(wanted, self._block_bytes))
         found = data[self._at - start : self._at - start + wanted]

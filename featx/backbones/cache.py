@@ -294,14 +294,25 @@ def list_entries() -> list[Usage]:
     return sorted(found, key=lambda usage: -usage.used_s)
 
 
+def list_copies() -> list[Usage]:
+    """List the copies of stores, bundles and tables at URLs, which `featx.remote` keeps; those used last first."""
+    found = []
+    for folder in (find_folder().parent / "remote").glob("[!.]*"):
+        with contextlib.suppress(OSError):  # another process removes it
+            names = [path.name for path in folder.iterdir() if not path.name.startswith(_UNFINISHED)]
+            size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            found.append(Usage(folder, min(names, key=len, default=""), size, folder.stat().st_mtime))
+    return sorted(found, key=lambda usage: -usage.used_s)
+
+
 def prune(days: float) -> list[Usage]:
-    """Remove the entries that were not used for so many days, and what killed processes left.
+    """Remove the entries and copies that were not used for so many days, and what killed processes left.
 
     Returns:
         What was removed.
     """
     oldest = time.time() - days * _DAY_SECONDS
-    removed = [usage for usage in list_entries() if usage.used_s <= oldest]
+    removed = [usage for usage in [*list_entries(), *list_copies()] if usage.used_s <= oldest]
     for usage in removed:
         remove(usage.folder)
     for checked in (find_folder().parent / "checks").glob("*"):

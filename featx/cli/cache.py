@@ -1,7 +1,7 @@
 """`featx cache`."""
 
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,34 +23,47 @@ def cache(
     ] = None,
     as_json: flags.Json = False,
 ) -> None:
-    """List the networks that were converted on this machine, or remove some.
+    """List what is kept on this machine, or remove some: converted networks, and copies of what is at URLs.
 
     The first run with a backbone builds its network with Keras and converts it; later runs read it from this cache,
-    which takes a second. A network that was removed is converted again when it is needed.
+    which takes a second. Stores, bundles and tables at URLs are fetched once. What was removed is converted or fetched
+    again when it is needed.
     """
-    from featx.backbones import cache as networks
+    from featx.backbones import cache as kept
 
-    folder = networks.find_folder()
-    removed = [] if prune is None else networks.prune(prune)
-    left = networks.list_entries()
+    folder = kept.find_folder().parent
+    removed = [] if prune is None else kept.prune(prune)
+    networks, copies = kept.list_entries(), kept.list_copies()
     if as_json:
-        rows = [
-            {"backbone": usage.request, "bytes": usage.n_bytes, "used_s": usage.used_s, "folder": str(usage.folder)}
-            for usage in left
-        ]
-        print_json({"folder": str(folder), "removed": len(removed), "networks": rows})
+        listed = {"networks": _to_rows(networks, "backbone"), "copies": _to_rows(copies, "file")}
+        print_json({"folder": str(kept.find_folder()), "removed": len(removed), **listed})
         return
+    left = [*networks, *copies]
     if prune is not None:
-        print_text(f"removed {len(removed):,} of {len(removed) + len(left):,} networks ({_sum(removed)})")
+        print_text(f"removed {len(removed):,} of {len(removed) + len(left):,} networks and copies ({_sum(removed)})")
     if not left:
-        print_text(f"{folder} holds no networks; `featx embed` keeps those that it converts there")
+        print_text(f"{folder} holds nothing; featx keeps the networks that it converts there, and what it fetches")
         return
-    rows_shown = [
-        (usage.request or "(damaged)", f"{usage.n_bytes / 1e6:.1f}", _describe_age(usage.used_s), usage.folder.name)
-        for usage in left
+    kinds = ["network"] * len(networks) + ["copy"] * len(copies)
+    rows = [
+        (
+            kind,
+            usage.request or "(damaged)",
+            f"{usage.n_bytes / 1e6:.1f}",
+            _describe_age(usage.used_s),
+            usage.folder.name,
+        )
+        for kind, usage in zip(kinds, left, strict=True)
     ]
-    typer.echo(format_table(("network", "MB", "last used", "entry"), rows_shown))
+    typer.echo(format_table(("kind", "of", "MB", "last used", "entry"), rows))
     print_text(f"\n{_sum(left)} in {folder}; FEATX_CACHE names another folder")
+
+
+def _to_rows(usages: "list[Usage]", name: str) -> list[dict[str, Any]]:
+    return [
+        {name: usage.request, "bytes": usage.n_bytes, "used_s": usage.used_s, "folder": str(usage.folder)}
+        for usage in usages
+    ]
 
 
 def _sum(usages: "list[Usage]") -> str:

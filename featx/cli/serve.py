@@ -97,6 +97,8 @@ def serve(
     )
     if not options.is_local and not options.tokens:
         print_notes([f"everybody who reaches {host} is answered; ask for a token with --token-file or {_TOKEN}"])
+    if options.most_images < max_images:
+        print_notes([f"a request may have {options.most_images:,} images, as many as may wait; --queue allows more"])
     featx.serve(bundles, options, on_ready=lambda url: print_text(f"{', '.join(bundles)} at {url} (Ctrl-C stops)"))
 
 

@@ -14,13 +14,13 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from featx.files import forget_pages, read_array_header
-from featx.importing.parts import Part, check_matrix, check_size, cut_rows
+from featx.importing.parts import AGAIN, Part, check_matrix, check_size, cut_rows
 from featx.items.tables import read_parquet, to_cell
 
 #: Usual names of the features, of which a file must have one.
@@ -36,8 +36,13 @@ _COLUMNS = {"ids": "id", "names": "id", "filenames": "id", "paths": "id", "y": "
 
 def open_npy(path: Path, tool: str = "npy", columns: Mapping[str, Sequence[str]] | None = None) -> Part:
     """Open a `.npy` file, which is mapped into memory."""
-    mapped = np.lib.format.open_memmap(path, mode="r")
-    n_rows, dim = check_matrix(mapped.shape, mapped.dtype)
+    with path.open("rb") as stream:
+        shape, _, dtype = _read_header(stream)
+        declared, held = math.prod(shape) * dtype.itemsize, path.stat().st_size - stream.tell()
+    n_rows, dim = check_matrix(shape, dtype)
+    if declared > held:
+        msg = f"it is cut: it declares {dtype} {shape}, which takes {declared:,} bytes, and holds {held:,}; {AGAIN}"
+        raise ValueError(msg)
 
     def read() -> Iterator[NDArray[Any]]:
         rows = np.lib.format.open_memmap(path, mode="r")
@@ -45,7 +50,20 @@ def open_npy(path: Path, tool: str = "npy", columns: Mapping[str, Sequence[str]]
             yield rows[first:past].reshape(past - first, dim)
             forget_pages(rows)
 
-    return Part(path, tool, n_rows, dim, mapped.dtype, read, columns or {})
+    return Part(path, tool, n_rows, dim, dtype, read, columns or {})
+
+
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read what `read_array_header` reads, and check it. Raises ValueError."""
+    try:
+        shape, by_columns, dtype = read_array_header(stream)
+    except ValueError as error:
+        msg = f"it is not an array of NumPy, or cut or damaged at its start ({error}); {AGAIN}"
+        raise ValueError(msg) from error
+    if min(shape, default=0) < 0:
+        msg = f"its array declares the shape {shape}; {AGAIN}"
+        raise ValueError(msg)
+    return shape, by_columns, dtype
 
 
 def open_npz(path: Path) -> Part:
@@ -64,7 +82,7 @@ def open_npz(path: Path) -> Part:
 
     def read() -> Iterator[NDArray[Any]]:
         with zipfile.ZipFile(path) as archive, archive.open(f"{name}.npy") as stream:
-            read_array_header(stream)
+            _read_header(stream)
             for first, past in cut_rows(n_rows, dim, dtype):
                 data = stream.read((past - first) * dim * dtype.itemsize)
                 yield np.frombuffer(data, dtype).reshape(past - first, dim)
@@ -95,9 +113,9 @@ def _read_headers(path: Path) -> dict[str, tuple[tuple[int, ...], bool, np.dtype
         check_size(sum(member.file_size for member in members), path.stat().st_size)
         for member in members:
             with archive.open(member) as stream:
-                shape, by_columns, dtype = read_array_header(stream)
+                shape, by_columns, dtype = _read_header(stream)
                 held = member.file_size - stream.tell()
-            if min(shape, default=0) < 0 or not (dtype.hasobject or math.prod(shape) * dtype.itemsize == held):
+            if not (dtype.hasobject or math.prod(shape) * dtype.itemsize == held):
                 msg = f"{member.filename} declares {dtype} {shape} and holds {held:,} bytes"
                 raise ValueError(msg)
             headers[member.filename.removesuffix(".npy")] = shape, by_columns, dtype

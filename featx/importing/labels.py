@@ -8,7 +8,7 @@ from featx.importing.parts import Part
 from featx.items.columns import SPELLINGS, Columns, Table, choose_columns, normalise_title
 from featx.items.delimited import read_delimited
 from featx.items.tables import read_parquet
-from featx.reporting import SILENT, Reporter
+from featx.reporting import Reporter
 from featx.wording import agree, join_first
 
 #: Names of the column that identifies a row, in this order.
@@ -39,10 +39,14 @@ def collect_items(
         SourceError: If two rows have the same id, or the table names an id that no row has.
     """
     items: dict[str, list[str]] = {role: [] for role in ("id", *_ROLES)}
+    notes = dict[str, None]()  # each once, however many files say it
     for part in parts:
-        own = _read_cells(_list_columns(part), Columns(label="", split="") if labels else columns)
+        own, said = _read_cells(_list_columns(part), Columns(label="", split="") if labels else columns)
+        notes.update(dict.fromkeys(() if labels else said))
         for role, values in items.items():
             values.extend(own["path" if role == "id" else role])
+    for note in notes:
+        reporter.say(note)
     _check_ids(items["id"])
     if labels is not None:
         name = str(labels)
@@ -65,13 +69,12 @@ def _list_columns(part: Part) -> Table:
     return Table(str(part.path), list(columns), part.n_rows, columns.__getitem__, lambda row: f"row {row}")
 
 
-def _read_cells(table: Table, wanted: Columns, reporter: Reporter = SILENT) -> Mapping[str, Sequence[str]]:
+def _read_cells(table: Table, wanted: Columns) -> tuple[Mapping[str, Sequence[str]], Sequence[str]]:
+    """Return the cells of a table by what they are, and how it was read."""
     known = {normalise_title(name): name for name in reversed(table.columns)}
     path = wanted.path or next((known[name] for name in _IDS if name in known), None)
     chosen = choose_columns(table, Columns(path, wanted.label, wanted.split, wanted.group))
-    for note in (*table.notes, *chosen.notes):
-        reporter.say(note)
-    return chosen.cells
+    return chosen.cells, (*table.notes, *chosen.notes)
 
 
 def _check_ids(ids: Sequence[str]) -> None:
@@ -88,7 +91,9 @@ def _check_ids(ids: Sequence[str]) -> None:
 
 def _apply(items: dict[str, list[str]], table: Table, wanted: Columns, reporter: Reporter) -> None:
     """Take labels, splits and groups from a table, where it has them: first those of a slide, then those of its row."""
-    cells = _read_cells(table, wanted, reporter)
+    cells, notes = _read_cells(table, wanted)
+    for note in notes:
+        reporter.say(note)
     given: dict[str, tuple[str, ...]] = {}
     for row, (name, *values) in enumerate(zip(cells["path"], *(cells[role] for role in _ROLES), strict=True)):
         if given.setdefault(name.strip(), tuple(values)) != tuple(values):

@@ -11,7 +11,7 @@ from featx.errors import FeatxError, SourceError, UsageError
 from featx.importing.array_files import open_clip_retrieval, open_npy, open_npz, open_thingsvision
 from featx.importing.hdf5_files import open_anndata, open_hdf5
 from featx.importing.parquet_files import open_parquet
-from featx.importing.parts import Part
+from featx.importing.parts import AGAIN, Part
 from featx.registry import suggest
 
 FORMATS = ("trident", "clam", "hloc", "thingsvision", "clip-retrieval", "npy", "npz", "parquet", "anndata", "featx")
@@ -47,7 +47,12 @@ def say_damage(path: Path) -> Iterator[None]:
     except FeatxError:  # a ValueError or an OSError by its class, with a message of its own
         raise
     except DAMAGES as error:
-        msg = f"{path} cannot be imported: {' '.join(str(error).split()) or type(error).__name__}"
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if type(error) not in {ValueError, TypeError}:  # of a library, which says neither what is wrong nor what to do
+            reason = f"it is damaged, cut, or of another format than its name says ({reason}); {AGAIN}"
+        if isinstance(error, OSError) and error.errno is not None:
+            reason = f"{error.strerror}; check its permissions and its disk"
+        msg = f"{path} cannot be imported: {reason}"
         raise SourceError(msg) from error
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from featx.importing.array_files import FEATURES
 from featx.importing.parts import Part, cut_rows
 from featx.items.tables import read_parquet
+from featx.wording import format_plural
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -32,9 +33,12 @@ def open_parquet(path: Path) -> Part:
 
     def read() -> Iterator[NDArray[Any]]:
         step = next((past for _, past in cut_rows(n_rows, dim, dtype)), 1)
+        done = 0
         with parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(step, columns=names):
-                yield _to_rows(batch, dim) if is_list else np.stack([_to_numbers(one) for one in batch.columns], axis=1)
+                numbers = (_to_numbers(one) for one in batch.columns)
+                yield _to_rows(batch, dim, done) if is_list else np.stack(list(numbers), axis=1)
+                done += len(batch)
 
     table = read_parquet(str(path), f"the table {str(path)!r}", without=names)
     return Part(path, tool, n_rows, dim, dtype, read, {name: table.read(name) for name in table.columns})
@@ -69,18 +73,36 @@ def _choose(lists: list[str], names: list[str]) -> list[str]:
 
 
 def _measure(file: Any, name: str) -> int:  # noqa: ANN401 - a ParquetFile
-    """Return the length of the first list."""
+    """Return the length of the first list.
+
+    Raises:
+        ValueError: If it is missing or empty.
+    """
     first = next(iter(file.iter_batches(1, columns=[name])), None)
-    return len(first.column(0)[0]) if first is not None and first.column(0)[0].is_valid else 0
+    return 0 if first is None else _check_length(first.column(0), 0, 0, name)
 
 
-def _to_rows(batch: "pa.RecordBatch", dim: int) -> NDArray[Any]:
-    column = batch.column(0)
-    rows = _to_numbers(column.flatten())
-    if column.null_count or set(column.value_lengths().to_pylist()) != {dim}:
-        msg = f"a list of its column {batch.schema.names[0]} is missing, or has not the {dim} numbers of the first"
+def _check_length(column: "pa.Array", dim: int, done: int, name: str) -> int:
+    """Return the length of the lists of a column, which is `dim` unless that is 0.
+
+    Raises:
+        ValueError: If one is missing, empty or of another length; it names the row.
+    """
+    lengths = column.value_lengths().to_pylist()
+    dim = dim or lengths[0] or 0
+    at = next((at for at, length in enumerate(lengths) if length != dim or not dim), None)
+    if at is not None:
+        what = "no list" if lengths[at] is None else format_plural(lengths[at], "number")
+        other = f", where the first row has {dim:,}" if done or at else ""
+        msg = f"row {done + at:,} (from 0) has {what} in the column {name}{other}; correct it, or leave the row out"
         raise ValueError(msg)
-    return rows.reshape(len(column), dim)
+    return dim
+
+
+def _to_rows(batch: "pa.RecordBatch", dim: int, done: int) -> NDArray[Any]:
+    column = batch.column(0)
+    _check_length(column, dim, done, batch.schema.names[0])
+    return _to_numbers(column.flatten()).reshape(len(column), dim)
 
 
 def _to_numbers(values: "pa.Array") -> NDArray[Any]:

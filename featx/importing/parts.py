@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+#: What to do with a file that is damaged.
+AGAIN = "copy it again, or write it again with the tool that made it"
+
 #: Memory of one block of rows.
 _BLOCK_BYTES = 8 << 20
 

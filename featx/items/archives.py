@@ -32,6 +32,7 @@ from featx.errors import FeatxError, SourceError
 from featx.items.formats import HEAD_BYTES, has_image_suffix, looks_like_image
 from featx.items.layouts import NO_IMAGES, SPLIT_NAMES, find_junk_reason
 from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
+from featx.items.opening import open_file
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, arrange, choose_items
 from featx.urls import find_path, find_url, hide_secrets
 
@@ -175,51 +176,35 @@ def _translate_damages(name: str) -> Iterator[None]:
         raise SourceError(msg) from error
 
 
-def open_tar(name: str, most: int | None = None) -> "Tar":
+def open_tar(
+    file: IO[bytes], name: str, most: int | None = None, keep: Callable[[str, int], int] | None = None
+) -> "Tar":
     """List the files of a tar that is not compressed.
 
     Args:
-        name: Its path.
+        file: The tar, which is closed with what is returned.
+        name: Its path or URL, for messages.
         most: Look at so many members only.
+        keep: As in `Tar`.
 
     Raises:
         SourceError: If it is damaged or compressed.
     """
     with _translate_damages(name):
-        file = Path(name).open("rb")  # noqa: SIM115 - the container keeps it, and closes it
         head = file.read(6)
         file.seek(0)
         if not head.startswith(b"PK") and not find_unpacker(head):
-            return Tar(file, name, most)
+            return Tar(file, name, most, keep)
         file.close()
     msg = f"the shard {name!r} is compressed, and could not be read in place; write it as a plain tar"
     raise SourceError(msg)
-
-
-def _open_local(name: str) -> tuple[IO[bytes], int, int]:
-    """Open a local archive; return its size in bytes and its time too."""
-    if not Path(name).is_file():  # opening a FIFO would block forever
-        msg = f"{name!r} is not a regular file; name a zip or tar file"
-        raise SourceError(msg)
-    info = Path(name).stat()
-    return Path(name).open("rb"), info.st_size, info.st_mtime_ns
-
-
-def _open_remote(url: str) -> tuple[IO[bytes], int, int]:
-    """Open an archive at a URL; return its size in bytes and the number of its version too."""
-    from featx.remote import RangeFile, open_location, say_unread
-
-    location = open_location(url)
-    with say_unread(location, SourceError):
-        size_bytes, version = location.stat()
-    return cast("IO[bytes]", RangeFile(location, size_bytes)), size_bytes, version
 
 
 def _open(source: str | os.PathLike[str]) -> tuple["Zip | Tar", int, int]:
     """Open an archive; return its size in bytes, and its time or the number of its version, too."""
     url = find_url(source)
     name = hide_secrets(url) or os.fspath(find_path(source))
-    file, size_bytes, version = _open_remote(url) if url else _open_local(name)
+    file, size_bytes, version = open_file(url or name)
     container = _open_container(file, size_bytes, name)
     container.source = url or os.path.abspath(name)  # noqa: PTH100 - as `describe_source`; workers start elsewhere
     return container, size_bytes, version
@@ -321,14 +306,24 @@ def _read_clock(info: zipfile.ZipInfo) -> int:
 
 
 class Tar:
-    """The members of an uncompressed tar file, each read where it starts."""
+    """The members of an uncompressed tar file, each read where it starts.
+
+    Args:
+        file: The tar.
+        name: Its path or URL, for messages.
+        most: Look at so many members only.
+        keep: Returns how many bytes to keep of a member of this name and size in bytes, as its header passes.
+    """
 
     source = ""
 
-    def __init__(self, file: IO[bytes], name: str, most: int | None = None) -> None:
+    def __init__(
+        self, file: IO[bytes], name: str, most: int | None = None, keep: Callable[[str, int], int] | None = None
+    ) -> None:
         weakref.finalize(self, file.close)
         self._file = file
         self._lock = threading.Lock()
+        self._kept: dict[int, bytes] = {}
         self.members: list[Member] = []
         self.n_special = 0
         headers = _Headers(file)
@@ -336,6 +331,9 @@ class Tar:
         for info in itertools.islice(_list_headers(tar, headers, name), most):
             if info.isreg() and not info.issparse():
                 self.members.append(Member(info.name, info.size, _to_ns(info.mtime), info.offset_data))
+                if keep and (wanted := keep(info.name, info.size)):
+                    file.seek(info.offset_data)
+                    self._kept[info.offset_data] = file.read(wanted)
             elif not info.isdir():
                 self.n_special += 1
         # tarfile takes a damaged header for the end. At the end of an intact archive there are zeros, or nothing.
@@ -349,7 +347,9 @@ class Tar:
 
     def read(self, member: Member, n_bytes: int) -> bytes:
         """Return the first bytes of a member, fewer if it is shorter. Raises OSError."""
-        return self._read_at(min(n_bytes, member.size_bytes), cast("int", member.where))
+        wanted, where = min(n_bytes, member.size_bytes), cast("int", member.where)
+        kept = self._kept.get(where, b"")
+        return kept[:wanted] if wanted <= len(kept) else self._read_at(wanted, where)
 
     def _read_at(self, n_bytes: int, offset: int) -> bytes:
         if isinstance(self._file, io.RawIOBase):  # a remote one

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from featx.errors import SourceError
 from featx.items.formats import HEAD_BYTES, has_image_suffix, looks_like_image
-from featx.items.layouts import NO_IMAGES, find_junk_reason
+from featx.items.layouts import NO_IMAGES, UNREADABLE, find_junk_reason
 from featx.items.manifest import MAX_FILE_BYTES, FileStat, Item, Manifest, list_junk
 from featx.items.names import join_escapes, to_native
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, arrange, choose_items
@@ -177,7 +177,7 @@ class _Walk:
             with path.open("rb", buffering=0) as file:
                 found = looks_like_image(file.read(HEAD_BYTES))
         except OSError:
-            self.junk["files of unknown kind that cannot be read"] += 1
+            self.junk[UNREADABLE] += 1
             return False
         if not found:
             self.junk[NO_IMAGES] += 1

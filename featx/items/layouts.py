@@ -46,6 +46,7 @@ SYSTEM_NAMES = frozenset(
 )
 
 NO_IMAGES = "files that are not images"
+UNREADABLE = "files of unknown kind that cannot be read"
 
 #: What a level of folders may mean. A level `*` is ignored.
 LEVELS = ("split", "class", "group", "*")

@@ -23,8 +23,8 @@ SPLITS = ("train", "val", "test")
 #: A larger one is a mistake or an attack, and would fill the memory.
 MAX_FILE_BYTES = 512 * 2**20
 
-#: Size of an image that is not known without reading it.
-UNKNOWN_SIZE = -1
+#: Size of an image that is not known without reading it, and the time of one that a server does not tell.
+UNKNOWN_SIZE, UNKNOWN_TIME = -1, 2**63 - 1
 
 #: How many classes a description names before it only counts them.
 _NAMED_CLASSES = 12
@@ -56,14 +56,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class FileStat:
-    """Size in bytes, or `UNKNOWN_SIZE`, and modification time in nanoseconds of an item's file."""
+    """Size in bytes, or `UNKNOWN_SIZE`, and modification time in nanoseconds, or `UNKNOWN_TIME`, of an item's file."""
 
     size_bytes: int
     mtime_ns: int
 
     def agrees(self, earlier: "FileStat") -> bool:
         """Return whether this is a file with the size and time of an earlier one."""
-        return self.mtime_ns == earlier.mtime_ns and self.size_bytes in {earlier.size_bytes, UNKNOWN_SIZE}
+        is_known = self.mtime_ns != UNKNOWN_TIME
+        return is_known and self.mtime_ns == earlier.mtime_ns and self.size_bytes in {earlier.size_bytes, UNKNOWN_SIZE}
 
 
 class Reader(Protocol):

@@ -19,10 +19,11 @@ from typing import Any
 
 from featx.errors import SourceError
 from featx.items.columns import Columns, Table, advise, choose_columns, normalise_title
-from featx.items.folders import FolderReader
 from featx.items.manifest import MAX_FILE_BYTES, UNKNOWN_SIZE, FileStat, Item, Manifest
-from featx.items.shards import ShardReader, Shards
-from featx.items.tables import to_cell
+from featx.items.shards import ShardFile, ShardReader, Shards
+from featx.items.tables import open_reader, to_cell
+from featx.prefetching import prefetch
+from featx.urls import find_parent, find_url
 from featx.wording import join_first
 
 _USUAL = ("image", "img")
@@ -33,6 +34,9 @@ _READ_BYTES, _KEPT_BATCHES, _KEPT_GROUPS, _KEPT_FILES = 8 * 2**20, 8, 2, 2
 
 #: Rows that are read at once where an image that occurs again may be stored once: sizes say nothing then.
 _REPEATED_ROWS = 16
+
+#: Files at URLs that are opened at one time.
+_AT_ONCE = 8
 
 _NAMED_COLUMNS = 12
 
@@ -80,9 +84,10 @@ class _Group:
 class ParquetReader:
     """Reads the images of a file by their rows, with or without a name after it: `17` or `17/cat.jpg`."""
 
-    def __init__(self, path: Path, column: str | None) -> None:
-        self._file, self._mtime_ns, self._folder = _open(path), path.stat().st_mtime_ns, FolderReader(path.parent)
-        self._column = find_image_column(path, column) or ""
+    def __init__(self, shard: ShardFile, column: str | None) -> None:
+        self._file, self._mtime_ns = _open(shard)
+        self._shard = shard
+        self._column = _choose_image_column(shard, self._file.schema_arrow, column) or ""
         self._starts, self._sizes, self._complete = [0], list[int](), list[bool]()
         for number in range(self._file.metadata.num_row_groups):
             group = self._file.metadata.row_group(number)
@@ -116,7 +121,7 @@ class ParquetReader:
         with self._lock:
             data, path = self._fetch(row, group)
         if data is None and path:
-            return self._folder.read(path, n_bytes)
+            return open_reader(find_parent(self._shard.where), [path]).read(path, n_bytes)
         if data is None:
             msg = "the row has no image"
             raise OSError(msg)
@@ -148,27 +153,33 @@ class ParquetReader:
             raise
 
 
-def _open(path: Path) -> Any:  # noqa: ANN401 - pyarrow has no types
-    """Open a Parquet file.
+def _open(shard: ShardFile, *, is_planning: bool = False) -> tuple[Any, int]:
+    """Open a Parquet file, for its small columns in planning, or for its images; return its time or version too.
 
     Raises:
         SourceError: If it cannot be read.
     """
     from pyarrow import parquet
 
-    with _translate_errors(path):
-        # With a buffer, pyarrow reads page by page; without one, a column of a whole row group at once.
-        return parquet.ParquetFile(path, buffer_size=2**20, pre_buffer=False)
+    source: Any = shard.where
+    if find_url(shard.where):
+        source, _, version = shard.open(is_shared=True)
+    with _translate_errors(shard):
+        version = version if find_url(shard.where) else Path(shard.where).stat().st_mtime_ns
+        # With a buffer, pyarrow reads page by page; without one, a column of a whole row group at once. To buffer
+        # before is to read small columns that lie side by side together.
+        return parquet.ParquetFile(source, buffer_size=2**20, pre_buffer=is_planning), version
 
 
 @contextlib.contextmanager
-def _translate_errors(path: Path) -> Iterator[None]:
+def _translate_errors(shard: ShardFile) -> Iterator[None]:
     import pyarrow as pa
 
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        msg = f"{str(path)!r} cannot be read as Parquet: {error}; download it again, or name the other files"
+        reason = getattr(error, "strerror", None) or error
+        msg = f"{shard.name!r} cannot be read as Parquet: {reason}; download it again, or name the other files"
         raise SourceError(msg) from error
 
 
@@ -180,18 +191,21 @@ def _holds_images(kind: Any) -> bool:  # noqa: ANN401 - as above
     return str(kind.field("bytes").type if _is_struct(kind) else kind) in _BYTES
 
 
-def find_image_column(path: Path, named: str | None = None) -> str | None:
+def find_image_column(shard: ShardFile, named: str | None = None) -> str | None:
     """Find the column of a Parquet file that holds images; None if there is none.
 
     Args:
-        path: The file.
+        shard: The file.
         named: The column that the user named.
 
     Raises:
         SourceError: If the file cannot be read, or several columns may hold the images.
     """
-    with _open(path) as file:
-        schema = file.schema_arrow
+    with _open(shard)[0] as file:
+        return _choose_image_column(shard, file.schema_arrow, named)
+
+
+def _choose_image_column(shard: ShardFile, schema: Any, named: str | None) -> str | None:  # noqa: ANN401 - pyarrow has no types
     found = [one.name for one in schema if _holds_images(one.type)]
     if named:
         return named if named in found else None
@@ -203,7 +217,7 @@ def find_image_column(path: Path, named: str | None = None) -> str | None:
     chosen = [name for name in some if name in usual] or some
     if len(chosen) > 1:
         names = join_first(list(map(repr, chosen)), _NAMED_COLUMNS)
-        msg = f"several columns of {str(path)!r} hold images: {names}; choose one with {advise('path', chosen[0])}"
+        msg = f"several columns of {shard.name!r} hold images: {names}; choose one with {advise('path', chosen[0])}"
         raise SourceError(msg)
     return chosen[0] if chosen else None
 
@@ -223,24 +237,26 @@ def _list_classes(feature: Mapping[str, Any]) -> list[str]:
 
 
 class _Part:
-    """A file: its name, where it is, its schema, the number of its rows, and its classes by column."""
+    """A file: its name, where it is, its schema, small columns and number of rows, and its classes by column."""
 
-    def __init__(self, name: str, path: Path) -> None:
-        self.name, self.path = name, path
-        with _open(path) as file:
+    def __init__(self, name: str, shard: ShardFile, named: str | None) -> None:
+        self.name, self.shard = name, shard
+        with _translate_errors(shard), _open(shard, is_planning=True)[0] as file:
             self.schema, self.n_rows = file.schema_arrow, file.metadata.num_rows
+            self.column = _choose_image_column(shard, self.schema, named)
+            self.plain = [one.name for one in self.schema if not one.type.num_fields and str(one.type) not in _BYTES]
+            # All of them are looked at when labels are looked for.
+            kind: Any = self.schema.field(self.column).type if self.column else None
+            has_names = _is_struct(kind) and kind.get_field_index("path") >= 0
+            self._table = file.read(columns=[*self.plain, *[f"{self.column}.path"] * has_names])
         features = _read_features(self.schema).items()
         self.classes = {name: found for name, about in features if (found := _list_classes(about))}
 
-    def _read(self, column: str) -> Any:  # noqa: ANN401 - pyarrow has no types
-        with _translate_errors(self.path), _open(self.path) as file:
-            return file.read(columns=[column]).column(0)
-
     def read(self, column: str) -> list[str]:
         """Read a column as text; the numbers of classes become their names, and -1 none. Raises SourceError."""
-        if column not in self.schema.names:
+        if column not in self.plain:
             return [""] * self.n_rows
-        values = self._read(column).to_pylist()
+        values = self._table.column(column).to_pylist()
         if not (names := self.classes.get(column)):
             return list(map(to_cell, values))
         labels: dict[int | None, str] = {**dict(enumerate(names)), -1: "", None: ""}
@@ -254,10 +270,10 @@ class _Part:
 
     def list_ids(self, column: str) -> list[str]:
         """Return the ids of the rows, with the names that the files of the images had. Raises SourceError."""
-        ids, kind = [f"{self.name}/{row}" for row in range(self.n_rows)], self.schema.field(column).type
-        if not _is_struct(kind) or kind.get_field_index("path") < 0:
+        ids = [f"{self.name}/{row}" for row in range(self.n_rows)]
+        if column not in self._table.column_names:
             return ids
-        paths = [path for chunk in self._read(f"{column}.path").chunks for path in chunk.field("path").to_pylist()]
+        paths = [path for chunk in self._table.column(column).chunks for path in chunk.field("path").to_pylist()]
         names = (PurePosixPath(str(path or "").replace("\\", "/")).name for path in paths)
         return [f"{one}/{name}" if name else one for one, name in zip(ids, names, strict=True)]
 
@@ -277,13 +293,15 @@ def read_parquet_images(shards: Shards, columns: Columns) -> Manifest:
     Raises:
         SourceError: If a file cannot be read, has no images, or a column is missing.
     """
-    parts = [_Part(name, path) for name, path in shards.files.items()]
-    column = find_image_column(parts[0].path, columns.path)
+    (name, shard), *others = shards.files.items()
+    parts = [_Part(name, shard, columns.path)]
+    column, at_once = parts[0].column, _AT_ONCE if shards.is_remote else 1
+    parts += prefetch(lambda one: _Part(*one, column), others, workers=at_once, ahead=at_once)
     for part in parts:
-        if column is None or column not in part.schema.names or not _holds_images(part.schema.field(column).type):
+        if part.column is None:
             names = join_first(list(map(repr, part.schema.names)), _NAMED_COLUMNS)
             msg = (
-                f"{str(part.path)!r} has no column {f'{column!r} ' * bool(column)}of images; its columns are {names}; "
+                f"{part.shard.name!r} has no column {f'{column!r} ' * bool(column)}of images; its columns are {names}; "
                 f"name that of the bytes with {advise('path')}, or a table of paths alone"
             )
             raise SourceError(msg)
@@ -306,8 +324,7 @@ def read_parquet_images(shards: Shards, columns: Columns) -> Manifest:
 
 def _make_table(parts: Sequence[_Part], column: str, source: str) -> Table:
     """Make a table of all files, whose column of images holds the ids, and whose others are those without images."""
-    fields = (one for part in parts for one in part.schema)
-    plain = dict.fromkeys(one.name for one in fields if not one.type.num_fields and str(one.type) not in _BYTES)
+    plain = dict.fromkeys(name for part in parts for name in part.plain)
 
     @functools.cache
     def read(name: str) -> list[str]:

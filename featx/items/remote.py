@@ -8,9 +8,10 @@ from featx.errors import SourceError
 from featx.items.archives import find_junk_folder
 from featx.items.folders import FolderReader
 from featx.items.formats import HEAD_BYTES, has_image_suffix, looks_like_image
-from featx.items.layouts import NO_IMAGES, find_junk_reason
+from featx.items.layouts import NO_IMAGES, UNREADABLE, find_junk_reason
 from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
 from featx.items.selection import LEFT_OUT, SourceOptions, arrange, choose_items
+from featx.items.shards import Shards, choose_shards
 from featx.prefetching import prefetch
 from featx.remote import Location, open_location
 from featx.urls import find_url, hide_secrets
@@ -68,69 +69,84 @@ class RemoteReader:
         return self._base.join(item_id) if self._base else None
 
 
-def read_remote_folder(url: str, options: SourceOptions) -> Manifest:
-    """List the images below a URL by the rules of `read_folder`.
+class RemoteFolder:
+    """A folder at a URL, as it is listed once.
 
     Raises:
-        SourceError: If it cannot be listed, as no web server can, or holds no images, or can be read in two ways.
-        UsageError: If an option does not fit what it holds.
+        SourceError: If it cannot be listed, as no web server can.
     """
-    name = hide_secrets(url)
-    stats, junk = _list_images(url)
-    if not stats:
-        left_out = f" (left out: {list_junk(junk)})" if junk else ""
-        msg = f"the folder {name!r} does not exist or holds no images{left_out}; name the one with the class folders"
-        raise SourceError(msg)
-    found = arrange(stats, options, name)
-    if n_left_out := len(stats) - len(found.items):
-        junk[LEFT_OUT] += n_left_out
-    inner = {path.removeprefix(found.prefix): stat for path, stat in stats.items()}
-    reader = RemoteReader(f"{url.rstrip('/')}/{found.prefix}", stats=inner)
-    return choose_items(Manifest(found.items, reader, name, dict(junk), notes=found.notes), found.options)
 
+    def __init__(self, url: str) -> None:
+        self._url, self._name, self._location = url, hide_secrets(url), open_location(url)
+        if self._location.is_web:
+            msg = (
+                f"{self._name} is not the URL of a table or an archive, and folders of web servers cannot be listed; "
+                "name a table of URLs, or of paths relative to the table (.csv, .tsv, .parquet), or a .zip or .tar"
+            )
+            raise SourceError(msg)
+        try:
+            self._files = self._location.list_files()
+        except OSError as error:
+            msg = (
+                f"the folder {self._name!r} cannot be listed: {error.strerror or error}; check the URL, and that your "
+                "credentials may list it"
+            )
+            raise SourceError(msg) from error
 
-def _list_images(url: str) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
-    """List the images below a URL with size and version, and count why other files are left out."""
-    location = open_location(url)
-    if url.startswith(_WEB):
-        msg = (
-            f"{location.name} is not the URL of a table or an archive, and folders of web servers cannot be listed; "
-            "name a table of URLs, or of paths relative to the table (.csv, .tsv, .parquet), or a .zip or .tar"
-        )
-        raise SourceError(msg)
-    try:
-        files = location.list_files()
-    except OSError as error:
-        msg = (
-            f"the folder {location.name!r} cannot be listed: {error.strerror or error}; check the URL, and that your "
-            "credentials may list it"
-        )
-        raise SourceError(msg) from error
-    junk: Counter[str] = Counter()
-    junk_folders: set[str] = set()
-    kept, unknown = set(), []
-    for path in files:
-        if folder := find_junk_folder(path):
-            junk_folders.add(folder)
-        elif reason := find_junk_reason(path.rpartition("/")[2], is_folder=False):
-            junk[reason] += 1
-        elif has_image_suffix(path):
-            kept.add(path)
-        else:
-            unknown.append(path)
-    junk.update(find_junk_reason(folder.rpartition("/")[2], is_folder=True) for folder in junk_folders)
-    heads = prefetch(lambda path: _peek(location, path, files), unknown, workers=_PEEKED_AT_ONCE, ahead=256)
-    images = {path for path, head in zip(unknown, heads, strict=True) if looks_like_image(head)}
-    if n_others := len(unknown) - len(images):
-        junk[NO_IMAGES] += n_others
-    return {path: files[path] for path in files if path in kept or path in images}, junk
+    def find_shards(self) -> Shards | None:
+        """Find the shards in it, as `featx.items.shards.find_shards`. Raises SourceError."""
+        return choose_shards(self._url, self._files)
 
+    def read(self, options: SourceOptions) -> Manifest:
+        """List the images by the rules of `read_folder`.
 
-def _peek(location: Location, path: str, files: Mapping[str, tuple[int, int]]) -> bytes:
-    try:
-        return location.join(path).read(HEAD_BYTES) if files[path][0] else b""
-    except OSError:  # neither its content nor its name makes it an image
-        return b""
+        Raises:
+            SourceError: If it holds no images, or can be read in two ways.
+            UsageError: If an option does not fit what it holds.
+        """
+        stats, junk = self.list_images()
+        if not stats:
+            left_out = f" (left out: {list_junk(junk)})" if junk else ""
+            msg = (
+                f"the folder {self._name!r} does not exist or holds no images{left_out}; name the one with the class "
+                "folders"
+            )
+            raise SourceError(msg)
+        found = arrange(stats, options, self._name)
+        if n_left_out := len(stats) - len(found.items):
+            junk[LEFT_OUT] += n_left_out
+        inner = {path.removeprefix(found.prefix): stat for path, stat in stats.items()}
+        reader = RemoteReader(f"{self._url.rstrip('/')}/{found.prefix}", stats=inner)
+        return choose_items(Manifest(found.items, reader, self._name, dict(junk), notes=found.notes), found.options)
+
+    def list_images(self) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
+        """List the images with size and version, and count why other files are left out."""
+        junk: Counter[str] = Counter()
+        junk_folders: set[str] = set()
+        kept, unknown = set(), []
+        for path in self._files:
+            if folder := find_junk_folder(path):
+                junk_folders.add(folder)
+            elif reason := find_junk_reason(path.rpartition("/")[2], is_folder=False):
+                junk[reason] += 1
+            elif has_image_suffix(path):
+                kept.add(path)
+            else:
+                unknown.append(path)
+        junk.update(find_junk_reason(folder.rpartition("/")[2], is_folder=True) for folder in junk_folders)
+        for path, head in zip(unknown, prefetch(self._peek, unknown, workers=_PEEKED_AT_ONCE, ahead=256), strict=True):
+            if head is None or not looks_like_image(head):
+                junk[UNREADABLE if head is None else NO_IMAGES] += 1
+            else:
+                kept.add(path)
+        return {path: stat for path, stat in self._files.items() if path in kept}, junk
+
+    def _peek(self, path: str) -> bytes | None:
+        """Return the first bytes of a file; None if they cannot be read."""
+        try:
+            return self._location.join(path).read(HEAD_BYTES) if self._files[path][0] else b""
+        except OSError:  # the user is told how many
+            return None
 
 
 def list_urls(url: str) -> dict[str, str]:
@@ -142,6 +158,10 @@ def list_urls(url: str) -> dict[str, str]:
     Raises:
         SourceError: If a folder cannot be listed.
     """
-    paths = [] if url.startswith(_WEB) or has_image_suffix(url.partition("?")[0]) else list(_list_images(url)[0])
+    paths = (
+        []
+        if url.startswith(_WEB) or has_image_suffix(url.partition("?")[0])
+        else list(RemoteFolder(url).list_images()[0])
+    )
     found = [f"{url.rstrip('/')}/{path}" for path in paths] or [url]
     return {hide_secrets(one): one for one in found}

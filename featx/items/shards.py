@@ -9,23 +9,51 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from featx.errors import SourceError, UsageError
+from featx.items.archives import find_junk_folder
 from featx.items.folders import list_folder
-from featx.items.layouts import find_split
+from featx.items.formats import has_image_suffix
+from featx.items.layouts import find_junk_reason, find_split
 from featx.items.manifest import FileStat, Reader
+from featx.items.opening import open_file
+from featx.prefetching import prefetch
+from featx.urls import find_url, hide_secrets
 
 SUFFIXES = (".tar", ".parquet")
 
 #: `{000..003}` and `{a,b}`, as shells and webdataset expand them.
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 
+#: What stands for several files of a folder at a URL, where `?` begins the query.
+_WILD = re.compile(r"[*\[]")
+
 #: How many shards a pattern may stand for.
 MAX_SHARDS = 100_000
 
 #: Folders of data sets of Hugging Face: `data/train-00000-of-00002.parquet`, `train/0000.parquet`.
 _DATA, _MOST_DEEP = "data", 2
+
+#: Shards at URLs whose sizes are asked for at one time.
+_ASKED_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class ShardFile:
+    """A shard: its path or its URL, and what is known of one at a URL, as `Location.stat` returns it."""
+
+    where: str
+    known: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return hide_secrets(self.where)
+
+    def open(self, *, is_shared: bool = False) -> tuple[IO[bytes], int, int]:
+        """Open it, as `open_file` does. Raises SourceError."""
+        return open_file(self.where, self.known, is_shared=is_shared)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +62,12 @@ class Shards:
 
     source: str
     kind: str
-    files: Mapping[str, Path]
+    files: Mapping[str, ShardFile]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether they are at URLs."""
+        return any(find_url(file.where) for file in self.files.values())
 
     def find_splits(self) -> dict[str, str]:
         """Find the split of each shard by the names of the file and its folders; none unless each shard has one."""
@@ -55,8 +88,9 @@ class ShardReader:
         most: How many readers are kept; None for all.
     """
 
-    def __init__(self, shards: Shards, make: Callable[[Path], Reader], most: int | None = None) -> None:
+    def __init__(self, shards: Shards, make: Callable[[ShardFile], Reader], most: int | None = None) -> None:
         self._shards, self._make, self._most = shards, make, most
+        self.is_remote = shards.is_remote and most is None  # those of Parquet are read by one thread at a time
         self.readers: dict[str, Reader] = {}
         self._lock = threading.Lock()
 
@@ -85,7 +119,8 @@ class ShardReader:
                 try:
                     self.readers[shard] = self._make(self._shards.files[shard])
                 except SourceError as error:
-                    raise OSError(str(error)) from error
+                    # A failure of the disk or the network may be gone in the next run.
+                    raise OSError(getattr(error.__cause__, "errno", None), str(error)) from error
                 if self._most and len(self.readers) > self._most:
                     del self.readers[next(iter(self.readers))]
             return self.readers[shard], name
@@ -100,9 +135,11 @@ def find_shards(source: str) -> Shards | None:
         source: A pattern such as `train-{000..003}.tar` or `data/*.parquet`, a folder, or a tar or Parquet file.
 
     Raises:
-        SourceError: If shards of the pattern do not exist, or they are of several kinds.
+        SourceError: If shards of the pattern do not exist or cannot be listed, or they are of several kinds.
         UsageError: If the pattern stands for too many.
     """
+    if url := find_url(source):
+        return _find_remote(url)
     path = Path(source)
     if path.is_dir():
         found, base = list(_walk(path, 0)), path
@@ -111,12 +148,75 @@ def find_shards(source: str) -> Shards | None:
         found, base = [path] if source.lower().endswith(SUFFIXES) and path.is_file() else [], path.parent
     else:
         found, base = _expand(source)
-    kinds = {file.suffix.lower() for file in found}
+    files = {Path(os.path.relpath(file, base)).as_posix(): ShardFile(str(file)) for file in found}
+    return _gather(source, str(base), files)
+
+
+def _gather(source: str, base: str, files: Mapping[str, ShardFile]) -> Shards | None:
+    """Put shards together by their names relative to the base; None if there are none. Raises SourceError."""
+    kinds = {name[name.rindex(".") :].lower() for name in files}
     if len(kinds) > 1:
         msg = f"{source!r} holds tar and Parquet files; name those of one kind, such as {os.path.join(base, '*.tar')!r}"  # noqa: PTH118 - as it was typed
         raise SourceError(msg)
-    files = {Path(os.path.relpath(file, base)).as_posix(): file for file in found}
     return Shards(source, kinds.pop(), files) if kinds else None
+
+
+def choose_shards(url: str, files: Mapping[str, tuple[int, int]]) -> Shards | None:
+    """Choose the shards among the files below a URL, as `find_shards` does in a folder; None if it holds images.
+
+    Args:
+        url: The folder.
+        files: Size and version of the files, by their paths relative to it.
+    """
+    found = {}
+    for path, known in files.items():
+        *folders, file = path.split("/")
+        if find_junk_folder(path) or find_junk_reason(file, is_folder=False):
+            continue
+        if has_image_suffix(file):
+            return None
+        is_near = len(folders) <= _MOST_DEEP and all(name == _DATA or find_split(name) for name in folders)
+        if is_near and file.lower().endswith(SUFFIXES):
+            found[path] = ShardFile(f"{url.rstrip('/')}/{path}", known)
+    name = hide_secrets(url)
+    return _gather(name, name, found)
+
+
+def _find_remote(url: str) -> Shards | None:
+    from featx.remote import open_location, say_unread
+
+    pattern, mark, query = url.partition("?")
+    base, name = _WILD.split(pattern.replace("{", "*"), maxsplit=1)[0].rpartition("/")[0], hide_secrets(url)
+    folder = open_location(base)
+    with say_unread(folder, SourceError):
+        if not pattern.lower().endswith(SUFFIXES):
+            return None if folder.is_web else choose_shards(url, open_location(url).list_files())
+        names = [one.removeprefix(f"{base}/") for one in expand_braces(pattern)]
+        if f"{base}/{names[0]}" == pattern and not _WILD.search(pattern):
+            stat = open_location(url).stat()
+            return _gather(name, base, {names[0]: ShardFile(url, stat)} if stat[0] else {})  # ranges need a size
+        wild = [one for one in names if _WILD.search(one)]
+        if wild and folder.is_web:
+            msg = f"{name!r} has wildcards, and web servers list no folders; name a range such as {{000..099}}"
+            raise SourceError(msg)
+        wheres = {one: f"{base}/{one}{mark}{query}" for one in names if one not in wild}
+        answers = prefetch(_ask, wheres.values(), workers=_ASKED_AT_ONCE, ahead=_ASKED_AT_ONCE)
+        known = dict(zip(wheres, answers, strict=True))
+        for one in wild:
+            known.update(folder.list_matches(one))
+    _check_missing(name, list(known), [wheres[one] for one, stat in known.items() if stat is None])
+    files = {one: ShardFile(f"{base}/{one}{mark}{query}", stat) for one, stat in known.items()}
+    return _gather(name, base, files)
+
+
+def _ask(url: str) -> tuple[int, int] | None:
+    """Ask for size and version of a file; None if there is none. Raises OSError."""
+    from featx.remote import open_location
+
+    try:
+        return open_location(url).stat()
+    except FileNotFoundError:
+        return None
 
 
 def _walk(folder: Path, depth: int) -> Iterator[Path]:
@@ -142,15 +242,18 @@ def _expand(source: str) -> tuple[list[Path], Path]:
     base, found = Path(f"{fixed}x").parent, list[str]()
     for name in expand_braces(source):
         found += sorted(glob.glob(name)) if glob.has_magic(name) and not Path(name).exists() else [name]  # noqa: PTH207 - the pattern may be absolute
-    missing = [name for name in found if not Path(name).is_file()]
+    _check_missing(source, found, [name for name in found if not Path(name).is_file()])
+    return [Path(name) for name in dict.fromkeys(found)], base
+
+
+def _check_missing(source: str, found: Sequence[str], missing: Sequence[str]) -> None:
     if not found:
         msg = f"there is no file of the pattern {source!r}; change it, or name the folder"
         raise SourceError(msg)
     if missing:
-        first = f"{len(missing):,} of its {len(found):,} shards, such as {missing[0]!r}, do not exist"
+        first = f"{len(missing):,} of its {len(found):,} shards, such as {hide_secrets(missing[0])!r}, do not exist"
         msg = f"{source!r}: {first}; download them, or change the pattern"
         raise SourceError(msg)
-    return [Path(name) for name in dict.fromkeys(found)], base
 
 
 def expand_braces(pattern: str) -> list[str]:

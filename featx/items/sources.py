@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from featx.errors import SourceError, UsageError
 from featx.items.archives import read_archive
@@ -12,21 +12,29 @@ from featx.items.columns import AmbiguousColumnError, Columns
 from featx.items.folders import read_folder
 from featx.items.formats import HEAD_BYTES, has_image_suffix, recognise
 from featx.items.inference import AmbiguousLayoutError
-from featx.items.manifest import Item, Manifest, Reader, take_shard
+from featx.items.manifest import Manifest, Reader, take_shard
 from featx.items.names import normalise_label
 from featx.items.parquet_images import find_image_column, make_parquet_reader, read_parquet_images
 from featx.items.selection import AS_IT_IS, LEFT_OUT, SourceOptions, choose_items, keep_folders
 from featx.items.shards import Shards, find_shards
 from featx.items.tables import MissingFilesError, open_reader, read_table
 from featx.items.tar_shards import is_shard, make_tar_reader, read_tar_shards
+from featx.prefetching import prefetch
 from featx.registry import find_closest
 from featx.urls import find_parent, find_path, find_url, hide_secrets
+from featx.wording import format_plural
+
+if TYPE_CHECKING:
+    from featx.items.remote import RemoteFolder
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
 ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 
 #: Bytes of a DICOM file that hold the id of the patient, unless much is stored before it.
 _PATIENT_BYTES = 2**16
+
+#: Threads that read them from a server.
+_THREADS_AT_URLS = 16
 
 
 def read_source(
@@ -44,8 +52,8 @@ def read_source(
         source: A folder (`read_folder`), a CSV, TSV or Parquet file (`read_table`), or
             a zip or tar file (`read_archive`). Its name decides which. Or shards of images: tar files as webdataset
             writes them, or Parquet files with images inside, named by a pattern such as `train-{000..003}.tar`,
-            a folder that holds nothing else, or one of them. All but shards may be at a URL, such as
-            `s3://bucket/photos`; a folder of a web server cannot be listed.
+            a folder that holds nothing else, or one of them. All may be at a URL, such as `s3://bucket/photos`; a
+            folder of a web server cannot be listed.
         root: For a table: the folder or the URL that its paths are relative to.
         columns: For a table or shards: the names of its columns; see `docs/images.md` for those of shards.
         options: What folders mean, where the classes are, and what to leave out.
@@ -68,24 +76,18 @@ def read_source(
 def _read_source(
     source: str | os.PathLike[str], root: str | os.PathLike[str] | None, columns: Columns, options: SourceOptions
 ) -> Manifest:
-    if not isinstance(source, str | os.PathLike):
-        kind = type(source).__name__
-        advice = (
-            "pass featx.Manifest.from_frame(frame)"
-            if kind == "DataFrame"
-            else "pass the path of a folder, table or archive"
-        )
-        msg = f"the source is a {kind}; {advice}"
-        raise UsageError(msg)
+    _check_type(source)
     url, source = find_url(source), find_path(source)
     name = hide_secrets(url) or os.fspath(source)
-    if not url and (found := _find_images(name, columns)):
+    kind = _find_kind(url, name) if url else ""
+    folder = _list_remote(url) if kind == "folder" else None
+    if found := folder.find_shards() if folder else _find_images(url or name, columns):
         if root is not None:
             msg = f"{name!r} holds its images; leave out the root, which is for tables of paths"
             raise UsageError(msg)
         read = read_tar_shards if found.kind == ".tar" else read_parquet_images
         return _choose_rows(read(found, columns), options)
-    kind = _find_kind(url, name)
+    kind = kind or _find_kind(url, name)
     if kind == "table":
         return _choose_rows(read_table(source, root=root, columns=columns), options)
     if root is not None or columns not in {Columns(), Columns(group="")}:
@@ -100,11 +102,25 @@ def _read_source(
         known = ", ".join(TABLE_SUFFIXES + ARCHIVE_SUFFIXES)
         msg = f"{name!r} is neither a folder nor one of {known}; name one of these"
         raise SourceError(msg)
-    if not url:
-        return read_folder(source, options=options)
-    from featx.items.remote import read_remote_folder
+    return folder.read(options) if folder else read_folder(source, options=options)
 
-    return read_remote_folder(url, options)
+
+def _check_type(source: object) -> None:
+    if not isinstance(source, str | os.PathLike):
+        kind = type(source).__name__
+        advice = (
+            "pass featx.Manifest.from_frame(frame)"
+            if kind == "DataFrame"
+            else "pass the path of a folder, table or archive"
+        )
+        msg = f"the source is a {kind}; {advice}"
+        raise UsageError(msg)
+
+
+def _list_remote(url: str) -> "RemoteFolder":
+    from featx.items.remote import RemoteFolder
+
+    return RemoteFolder(url)
 
 
 def _find_kind(url: str, name: str) -> str:
@@ -127,10 +143,10 @@ def _find_kind(url: str, name: str) -> str:
 def _find_images(source: str, columns: Columns) -> Shards | None:
     """Find the shards of images that a source names; a table of paths or an archive of folders is none."""
     found = find_shards(source)
-    if found is None or not Path(source).is_file():
+    shard = next(iter(found.files.values())) if found and len(found.files) == 1 else None
+    if found is None or shard is None or not (Path(source).is_file() or shard.where == find_url(source)):
         return found
-    path = Path(source)
-    is_one = is_shard(path) if found.kind == ".tar" else find_image_column(path, columns.path) is not None
+    is_one = is_shard(shard) if found.kind == ".tar" else find_image_column(shard, columns.path) is not None
     return found if is_one else None
 
 
@@ -138,11 +154,23 @@ def _group_patients(manifest: Manifest) -> Manifest:
     """Group DICOM files by patient, if the source has no groups."""
     if any(item.group for item in manifest.items):
         return manifest
-    items = [_find_patient(item, manifest.reader) if _may_be_dicom(item.id) else item for item in manifest.items]
-    if items == list(manifest.items):
+    names = [item.id for item in manifest.items if _may_be_dicom(item.id)]
+    if not names:
         return manifest
-    note = "groups: the patients of the DICOM files (PatientID), which the store keeps; --group '' uses none"
-    return replace(manifest, items=tuple(items), notes=(*manifest.notes, note))
+    workers = _THREADS_AT_URLS if getattr(manifest.reader, "is_remote", False) else 1
+    answers = prefetch(lambda name: _find_patient(name, manifest.reader), names, workers=workers, ahead=16 * workers)
+    found = dict(zip(names, answers, strict=True))
+    patients = {name: normalise_label(patient) for name, patient in found.items() if isinstance(patient, str)}
+    items = tuple(replace(item, group=patients.get(item.id, "")) for item in manifest.items)
+    unread = [(name, error) for name, error in found.items() if isinstance(error, OSError)]
+    notes = []
+    if items != manifest.items:
+        notes.append("groups: the patients of the DICOM files (PatientID), which the store keeps; --group '' uses none")
+    if unread:
+        name, error = unread[0]
+        one = f"cannot be read, so that it has no patient as its group, such as {name!r} ({error.strerror or error})"
+        notes.append(f"{format_plural(len(unread), 'file')} that may be DICOM {one}")
+    return replace(manifest, items=items, notes=(*manifest.notes, *notes))
 
 
 def _may_be_dicom(item_id: str) -> bool:
@@ -152,16 +180,21 @@ def _may_be_dicom(item_id: str) -> bool:
     return (name.endswith((".dcm", ".dicom")) or not has_image_suffix(name)) and ".parquet/" not in name
 
 
-def _find_patient(item: Item, reader: Reader) -> Item:
+def _find_patient(item_id: str, reader: Reader) -> str | OSError:
+    """Return the patient of a file; empty for one that is not a DICOM, and why if it cannot be read."""
+    is_remote = getattr(reader, "is_remote", False)
     try:
-        form = recognise(reader.read(item.id, HEAD_BYTES))
+        head = reader.read(item_id, _PATIENT_BYTES if is_remote else HEAD_BYTES)  # a request costs more than its bytes
+        form = recognise(head)
         if form is None or form.name != "DICOM":
-            return item
+            return ""
         from featx.items.dicom import read_patient
 
-        return replace(item, group=normalise_label(read_patient(reader.read(item.id, _PATIENT_BYTES))))
-    except (OSError, ImportError):  # embedding quarantines the file
-        return item
+        return read_patient(head if is_remote else reader.read(item_id, _PATIENT_BYTES))
+    except OSError as error:
+        return error
+    except ImportError:  # embedding quarantines the file
+        return ""
 
 
 def _choose_rows(manifest: Manifest, options: SourceOptions) -> Manifest:
@@ -253,7 +286,7 @@ def find_reader(source: str, reading: Mapping[str, Any], item_id: str) -> Reader
         reader.stat(item_id)
     except OSError:
         named, _ = _read_record(source, reading, {})
-        if not (reading.get("root") or find_url(source)) and (found := _find_images(source, named)):
+        if not reading.get("root") and (found := _find_images(source, named)):
             return make_tar_reader(found) if found.kind == ".tar" else make_parquet_reader(found, named.path)
         return read_source_again(source, reading).reader
     return reader

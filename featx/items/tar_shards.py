@@ -8,22 +8,30 @@ import json
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from featx.errors import SourceError, UsageError
-from featx.items.archives import ArchiveReader, Member, Tar, choose_images, open_tar
+from featx.items.archives import ArchiveReader, Container, Member, Tar, choose_images, open_tar
 from featx.items.columns import Columns, advise
-from featx.items.formats import has_image_suffix
+from featx.items.formats import HEAD_BYTES, has_image_suffix
 from featx.items.manifest import Item, Manifest, Reader
 from featx.items.names import normalise_label
-from featx.items.shards import ShardReader, Shards
+from featx.items.shards import ShardFile, ShardReader, Shards
+from featx.prefetching import prefetch
+from featx.urls import find_url
 from featx.wording import format_plural, join_first
+
+if TYPE_CHECKING:
+    from featx.remote import Location
 
 #: Endings of the files with labels, in the order in which they are looked for.
 _SIDECARS = ("cls", "json", "txt")
 _LABEL_KEYS = ("label", "cls", "class")
 
 _MOST_LABEL_BYTES = 2**20
+
+#: Labels of a shard at a URL that are kept as its headers pass: each, and all of them. Shards that are listed at once.
+_KEPT_LABEL_BYTES, _KEPT_BYTES, _LISTED_AT_ONCE = 2**14, 2**25, 8
 
 #: Members of a tar that show whether it is a shard or an archive of class folders.
 _FIRST_MEMBERS = 200
@@ -44,11 +52,32 @@ class _ClosedTar:
             return file.read(n_bytes)
 
 
+@dataclass(frozen=True, slots=True)
+class _RemoteTar:
+    """A shard at a URL, of which each member is read by a request."""
+
+    location: "Location"
+
+    def read(self, member: Member, n_bytes: int) -> bytes:
+        """Return the first bytes of a member. Raises OSError."""
+        return self.location.read(n_bytes, cast("int", member.where))
+
+
+def _open_container(shard: ShardFile) -> Container:
+    if not find_url(shard.where):
+        return _ClosedTar(Path(shard.where))
+    from featx.remote import open_location
+
+    return _RemoteTar(open_location(shard.where))
+
+
 class _Shard:
     """A listed shard: its images by path, the members with labels by ending and key, and what is left out."""
 
-    def __init__(self, path: Path) -> None:
-        self.tar: Tar = open_tar(str(path))
+    def __init__(self, shard: ShardFile) -> None:
+        file, size_bytes, version = shard.open()
+        is_remote = bool(find_url(shard.where))
+        self.tar: Tar = open_tar(file, shard.name, keep=_Keeper().choose if is_remote else None)
         self.sidecars: dict[str, dict[str, Member]] = {}
         rest = []
         for member in self.tar.members:
@@ -58,11 +87,25 @@ class _Shard:
             else:
                 rest.append(member)
         self.tar.members = rest
-        self.images, self.junk = choose_images(self.tar, path.stat().st_size, str(path))
+        self.images, self.junk = choose_images(self.tar, size_bytes, shard.name)
         keys = {_split_key(image)[0] for image in self.images}
         if alone := sum(key not in keys for key in set().union(*self.sidecars.values())):
             self.junk["labels without an image"] += alone
-        self.reader = ArchiveReader(_ClosedTar(path), self.images, path.stat().st_mtime_ns)
+        self.reader = ArchiveReader(_open_container(shard), self.images, version, is_remote=is_remote)
+
+
+class _Keeper:
+    """Chooses what is kept of the members of a shard at a URL, which would otherwise take a request each."""
+
+    def __init__(self) -> None:
+        self._left = _KEPT_BYTES
+
+    def choose(self, name: str, size_bytes: int) -> int:
+        """Return how many bytes to keep of a member: labels, and what shows whether others are images."""
+        most = _KEPT_LABEL_BYTES if _split_key(name)[1] in _SIDECARS else HEAD_BYTES
+        wanted = 0 if has_image_suffix(name) else min(most, size_bytes, self._left)
+        self._left -= wanted
+        return wanted
 
 
 def _split_key(path: str) -> tuple[str, str]:
@@ -72,13 +115,17 @@ def _split_key(path: str) -> tuple[str, str]:
     return f"{folder}{slash}{key}", ending.lower()
 
 
-def is_shard(path: Path) -> bool:
+def is_shard(shard: ShardFile) -> bool:
     """Return whether a single tar is a shard and not an archive of class folders, by its first members.
 
     Images beside `.cls` files are those of a shard; `.json` and `.txt` may also lie in class folders.
+
+    Raises:
+        SourceError: If it cannot be opened.
     """
+    file, _, _ = shard.open()
     try:
-        members = open_tar(str(path), _FIRST_MEMBERS).members
+        members = open_tar(file, shard.name, _FIRST_MEMBERS).members
     except SourceError:
         return False  # a compressed tar is read as an archive, which also reports damage
     endings: dict[str, set[str]] = {}
@@ -94,8 +141,8 @@ def make_tar_reader(shards: Shards) -> ShardReader:
     return ShardReader(shards, _make_reader)
 
 
-def _make_reader(path: Path) -> Reader:
-    return _Shard(path).reader
+def _make_reader(file: ShardFile) -> Reader:
+    return _Shard(file).reader
 
 
 def read_tar_shards(shards: Shards, columns: Columns) -> Manifest:
@@ -116,8 +163,9 @@ def read_tar_shards(shards: Shards, columns: Columns) -> Manifest:
     reader, splits, labels = make_tar_reader(shards), shards.find_splits(), _Labels(columns)
     items: list[Item] = []
     junk: Counter[str] = Counter()
-    for name, path in shards.files.items():
-        shard = _Shard(path)
+    at_once = _LISTED_AT_ONCE if shards.is_remote else 1
+    listed = prefetch(_Shard, shards.files.values(), workers=at_once, ahead=at_once)
+    for name, shard in zip(shards.files, listed, strict=True):
         reader.readers[name] = shard.reader
         junk.update(shard.junk)
         labels.choose(shard)

@@ -248,9 +248,14 @@ def _add_health(app: FastAPI, server: Server) -> None:
 
     for endpoint, paths in ((live, ("/healthz", "/v2/health/live")), (ready, ("/readyz", "/v2/health/ready"))):
         for path in paths:
-            app.add_api_route(path, endpoint, methods=["GET"], **describe(endpoint.__name__))
-            app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)  # some watchers send these
-    app.add_api_route("/metrics", show_metrics, methods=["GET"], **describe("metrics"))
+            _add_reading(app, path, endpoint, endpoint.__name__)
+    _add_reading(app, "/metrics", show_metrics, "metrics")
+
+
+def _add_reading(app: FastAPI, path: str, endpoint: Callable[..., Awaitable[Response]], name: str, *own: str) -> None:
+    """Add a route that reads, for GET and for the HEAD that some watchers and proxies send."""
+    app.add_api_route(path, endpoint, methods=["GET"], **describe(name, *own))
+    app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
 
 
 def _add_models(app: FastAPI, server: Server) -> None:
@@ -269,12 +274,12 @@ def _add_models(app: FastAPI, server: Server) -> None:
         model = server.find_version(request)
         return _respond(200, {"name": model.name, "ready": True})
 
-    app.add_api_route("/models", list_models, methods=["GET"], **describe("models"))
-    app.add_api_route("/v2", describe_server, methods=["GET"], **describe("v2"))
+    _add_reading(app, "/models", list_models, "models")
+    _add_reading(app, "/v2", describe_server, "v2")
     for path in ("/v2/models/{name}", "/v2/models/{name}/versions/{version}"):
         own = ("name", "version") if path.endswith("{version}") else ("name",)
-        app.add_api_route(path, show_model, methods=["GET"], **describe("metadata", *own))
-        app.add_api_route(f"{path}/ready", check_model, methods=["GET"], **describe("model_ready", *own))
+        _add_reading(app, path, show_model, "metadata", *own)
+        _add_reading(app, f"{path}/ready", check_model, "model_ready", *own)
         app.add_api_route(f"{path}/infer", _limit(server, server.infer), methods=["POST"], **describe("infer", *own))
 
 

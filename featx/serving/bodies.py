@@ -205,13 +205,14 @@ def read_json(body: bytes) -> Any:  # noqa: ANN401 - any JSON value
         return json.loads(body.decode("utf-8"), parse_constant=_refuse_constant)
     except RecursionError as error:
         raise RequestError(400, "the JSON is nested too deeply") from error
-    except (ValueError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RequestError(400, f"the body is not JSON ({' '.join(str(error).split())[:100]})") from error
+    except ValueError as error:  # Python converts no text of thousands of digits
+        raise RequestError(400, "the JSON has a number of thousands of digits; no field takes one") from error
 
 
 def _refuse_constant(name: str) -> None:
-    msg = f"{name} is not a JSON value"
-    raise ValueError(msg)
+    raise RequestError(400, f"the body is not JSON ({name} is not a JSON value)")
 
 
 def decode_base64(text: str, number: int) -> bytes:

@@ -7,9 +7,10 @@ A model has one input, `images`: pixels as UINT8 `(n, height, width, 3)`, of any
 `(n,)`. Its outputs are `probabilities`, FP32 `(n, n_classes)`, and `labels`, BYTES `(n,)`.
 """
 
+import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,13 +165,22 @@ def _read_pixels(
         values = np.array(tensor["data"])
     except ValueError as error:  # rows of several lengths, or too deep
         raise RequestError(400, "data of UINT8 is not a list of numbers, flat or of the given shape") from error
-    if values.dtype.kind != "i" or values.size != n_values or values.shape not in {(n_values,), tuple(shape)}:
+    is_of_shape = values.size == n_values and values.shape in {(n_values,), tuple(shape)}
+    if values.dtype.kind != "i" or not is_of_shape or _holds_booleans(tensor["data"], values.ndim):
         raise RequestError(
             400, f"data of UINT8 is not a list of {n_values:,} whole numbers, flat or of the given shape"
         )
     if values.min() < 0 or values.max() > 255:  # noqa: PLR2004 - of uint8
         raise RequestError(400, "data of UINT8 has values outside 0 to 255")
     return values.astype(np.uint8).reshape(shape)
+
+
+def _holds_booleans(data: list[Any], depth: int) -> bool:
+    """Return whether true or false is among the numbers, which NumPy takes for 1 and 0."""
+    values: Iterable[Any] = data
+    for _ in range(depth - 1):
+        values = itertools.chain.from_iterable(values)
+    return bool in set(map(type, values))
 
 
 def _encode_pixels(images: NDArray[np.uint8]) -> list[bytes]:

@@ -1,12 +1,17 @@
 """Features of other tools, in files laid out as each tool lays them out; layouts are named in `featx.importing`."""
 
+import io
+
 import h5py
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 import featx
 from featx.errors import DataError, SourceError, SpecMismatchError, UsageError
+from featx.reporting import Reporter
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(size=(6, 4)).astype(np.float32)
@@ -225,6 +230,17 @@ def write_sparse(path):
         file["obs"].attrs["_index"] = "_index"
 
 
+def write_cut(n_bytes):
+    """Write the first bytes of an array, whatever its name says."""
+    file = io.BytesIO()
+    np.save(file, FEATURES)
+    return lambda path: path.write_bytes(file.getvalue()[:n_bytes])
+
+
+def write_lists(*rows):
+    return lambda path: parquet.write_table(pa.table({"x": pa.array(rows, pa.list_(pa.float32()))}), path)
+
+
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
@@ -234,7 +250,23 @@ def write_sparse(path):
         ("a.h5", lambda path: path.write_bytes(b"\x89HDF"), "cannot be imported"),
         ("a.h5ad", write_sparse, "is a csr_matrix; save it dense"),
         ("a.npy", lambda path: np.save(path, np.array([{}], object), allow_pickle=True), "cannot be imported"),
-        ("a.npy", lambda path: path.write_bytes(b"\x93NUMPY\x01\0"), "cannot be imported"),
+        ("a.npy", write_cut(0), r"not an array of NumPy, or cut or damaged at its start .*; copy it again, or write"),
+        ("a.npy", write_cut(90), r"not an array of NumPy, or cut or damaged at its start .*; copy it again, or write"),
+        ("a.npy", write_cut(180), r"is cut: it declares float32 \(6, 4\), which takes 96 bytes, and holds 52; copy it"),
+        ("a.npz", write_cut(180), r"a.npz cannot be imported: it is damaged, cut, or of another .*; copy it again, or"),
+        ("a.h5", write_cut(180), r"a.h5 cannot be imported: it is damaged, cut, or of another .*; copy it again, or"),
+        ("a.parquet", write_cut(180), r"a.parquet cannot be imported: it is damaged, cut, or .*; copy it again, or"),
+        (
+            "a.parquet",
+            write_lists([1, 2], None),
+            r"row 1 \(from 0\) has no list in the column x, where the first ",
+        ),
+        ("a.parquet", write_lists([1, 2], [3]), r"row 1 \(from 0\) has 1 number in the column x, where the first row "),
+        (
+            "a.parquet",
+            write_lists(None, [3]),
+            r"row 0 \(from 0\) has no list in the column x; correct it, or ",
+        ),
         ("a.npz", lambda path: np.savez(path, features=FEATURES, ids=np.array([None] * 6)), "ids holds Python objects"),
         ("a.npz", lambda path: np.savez(path, features=FEATURES, ids=list("aabcde")), "two rows have the id 'a'"),
         ("a.npz", lambda path: np.savez(path, other=FEATURES), "call the features features"),
@@ -297,3 +329,19 @@ def test_a_missing_label_of_an_array_is_none(tmp_path):
     np.savez(tmp_path / "a.npz", features=FEATURES, y=[0, 1, np.nan, 0, 1, np.nan])
     store = featx.import_features(tmp_path / "a.npz", folder=tmp_path)
     assert store.labels.tolist() == ["0", "1", "", "0", "1", ""]
+
+
+class Listener(Reporter):
+    def __init__(self):
+        self.said = []
+
+    def say(self, line):
+        self.said.append(line)
+
+
+def test_splits_of_files_that_are_not_used_are_told(tmp_path):
+    listener = Listener()
+    np.savez(tmp_path / "a.npz", features=FEATURES, split=["odd", "even"] * 3)
+    store = featx.import_features(tmp_path / "a.npz", folder=tmp_path, reporter=listener)
+    assert set(store.columns["split"]) == {""}
+    assert "the column 'split' is not used as the split; its values are 'odd', 'even'" in listener.said

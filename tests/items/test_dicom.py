@@ -2,10 +2,12 @@
 
 import io
 import sys
+import threading
 
 import numpy as np
 import pydicom
 import pytest
+from object_store import ERROR, PASS
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import (
@@ -17,6 +19,7 @@ from pydicom.uid import (
 )
 
 import featx
+from featx import remote
 from featx.errors import ImageError
 from featx.items import Columns, read_source
 from featx.items.decoding import decode
@@ -195,6 +198,29 @@ def test_patients_are_the_groups_of_a_source_without_groups(tmp_path, caplog):
     without = read_source(tmp_path / "scans", columns=Columns(group=""))
     assert not any(item.group for item in without.items)
     assert without.reading == {"columns": {"group": ""}}
+
+
+def test_patients_at_urls_are_read_at_once_and_those_that_cannot_be_read_are_told(object_store, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "MOST_ATTEMPTS", 2)
+    for number in range(6):
+        path = tmp_path / "scans" / ("ill" if number % 2 else "well") / f"{number}.dcm"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(make(VALUES + number, bits=13, PatientID=f"P{number // 2}", **WINDOW))
+    source, proxy, threads = object_store.put(tmp_path / "scans", "scans"), object_store.proxy, set()
+
+    def choose(method, path):
+        threads.add(threading.get_ident())  # of the connection that the client keeps
+        return ERROR if path.endswith("/5.dcm") else PASS
+
+    proxy.choose = choose
+    manifest = read_source(source)
+    groups = {item.id: item.group for item in manifest.items}
+    assert groups == {f"{'ill' if n % 2 else 'well'}/{n}.dcm": "" if n == 5 else f"P{n // 2}" for n in range(6)}
+    assert len(threads) > 1
+    assert len(proxy.requests) == 1 + 6 + 1  # the listing, each file, and one again
+    (note,) = [note for note in manifest.describe() if "no patient" in note]
+    assert note.startswith("1 file that may be DICOM cannot be read")
+    assert "'ill/5.dcm' (the server answers with status 503" in note
 
 
 def test_heic_is_decoded_whole_and_upright(tmp_path):

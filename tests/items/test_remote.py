@@ -1,12 +1,16 @@
 """Sources at URLs: the same items and bytes as on disk, few requests, and failures that pass or last."""
 
 import io
+import re
 import tarfile
 import zipfile
 
 import numpy as np
 import pytest
+from hub_server import HubServer
 from object_store import ERROR, PASS, RESET, STALL, break_each_first, break_some
+from shard_files import encode, write_parquet, write_tar
+from web_server import WebServer
 
 import featx
 from featx import remote
@@ -91,6 +95,13 @@ def test_a_store_is_the_same_although_requests_fail_and_the_next_run_asks_once(o
     assert len(set(proxy.requests)) == 2
 
 
+def test_files_of_unknown_kind_that_cannot_be_read_are_counted(object_store, folder, monkeypatch):
+    monkeypatch.setattr(remote, "MOST_ATTEMPTS", 2)
+    source = object_store.put(folder, "peeked")
+    object_store.proxy.choose = lambda _, path: ERROR if path.endswith("/one") else PASS
+    assert read_source(source).junk["files of unknown kind that cannot be read"] == 1
+
+
 def test_what_fails_for_good_is_quarantined_and_tried_again_later(object_store, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "MOST_ATTEMPTS", 3)
     source, proxy = object_store.put(pictures, "failing"), object_store.proxy
@@ -106,6 +117,83 @@ def test_what_fails_for_good_is_quarantined_and_tried_again_later(object_store, 
     proxy.choose = lambda _, path: ERROR if path.endswith("/5.png") else PASS
     object_store.put(pictures / "cat" / "3.png", "failing/cat/5.png")
     assert featx.embed(source, "colour", folder=tmp_path / "features").quarantined == 0  # it keeps the old row
+
+
+@pytest.fixture(params=["tar", "parquet"])
+def shards(request, tmp_path):
+    """Two shards of 20 pictures, of which three are broken."""
+    broken = {7: b"", 14: encode(14)[:-40], 39: b"<html></html>"}
+    for shard, split in enumerate(("train", "val")):
+        numbers, path = range(20 * shard, 20 * shard + 20), tmp_path / "shards" / f"{split}-00{shard}.{request.param}"
+        part = {f"{number:02d}.png": broken.get(number, encode(number)) for number in numbers}
+        if request.param == "parquet":
+            rows = [{"bytes": one, "path": name} for name, one in part.items()]
+            write_parquet(path, rows, ["cat", "dog"] * 10, row_group_size=5)
+        else:
+            labels = {f"{number:02d}.cls": b"dog" if number % 2 else b"cat" for number in numbers}
+            write_tar(path, dict(sorted({**part, **labels}.items())))
+    return tmp_path / "shards"
+
+
+def test_shards_at_urls_give_the_store_of_those_on_disk_in_few_requests(object_store, shards, tmp_path):
+    kind = next(shards.iterdir()).suffix
+    local = featx.embed(shards, "colour", folder=tmp_path / "local").store
+    source, proxy = object_store.put(shards, f"shards-{kind[1:]}"), object_store.proxy
+    proxy.choose = break_some(3, errors=0.1, stalls=0)
+    named = f"{{train-000,val-001}}{kind}"
+    first = featx.embed(f"{source}/{named}", "colour", folder=tmp_path / "remote")
+    assert (first.new, first.quarantined) == (37, 3)
+    assert proxy.counts[ERROR] + proxy.counts[RESET] > 0
+    compare(first.store, local)
+    assert first.store.quarantine == local.quarantine
+    object_store.reset()
+    again = featx.embed(f"{source}/{named}", "colour", folder=tmp_path / "remote")
+    assert (again.cached, again.quarantined) == (37, 3)
+    # Of each shard, the size, the headers or the footer with the labels, and parts with the broken pictures.
+    assert len(proxy.requests) == (8 if kind == ".tar" else 6)
+    name = f"train-000{kind}/{'03.png' if kind == '.tar' else '3/03.png'}"
+    for other in (source, f"{source}/*{kind}", f"{object_store.web}/shards-{kind[1:]}/{named}"):
+        found = read_source(other)
+        assert found.items == read_source(shards).items
+        assert found.reader.read(name) == encode(3)
+        assert find_reader(found.source, found.reading, name).read(name) == encode(3)
+    assert read_source(f"{source}/train-000{kind}").items == found.items[:20]
+
+
+def test_data_sets_of_hugging_face_give_the_store_of_those_on_disk(shards, pictures, tmp_path, monkeypatch):
+    pytest.importorskip("huggingface_hub")
+    fsspec, hub = pytest.importorskip("fsspec"), HubServer(tmp_path)
+    monkeypatch.setenv("FEATX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(fsspec.config.conf, "hf", {"endpoint": hub.url, "token": False})
+    kind, source = next(shards.iterdir()).suffix, "hf://datasets/owner/name"
+    n_parts = 39 + 2 * 2 if kind == ".tar" else 2 * 2  # pictures but the empty one, headers; or footers and row groups
+    for name, folder, n_files in (("pictures", pictures, 10), (f"shards/*{kind}", shards, n_parts)):
+        local = featx.embed(folder, "colour", folder=tmp_path / "local" / folder.name).store
+        hub.requests.clear()
+        found = featx.embed(f"{source}/{name}", "colour", folder=tmp_path / "remote" / folder.name).store
+        compare(found, local)
+        assert sum("/resolve/" in path for path in hub.requests) == n_files
+        hub.requests.clear()
+        assert featx.embed(f"{source}/{name}", "colour", folder=tmp_path / "remote" / folder.name).new == 0
+    assert read_source(f"{source}/shards").items == read_source(shards).items
+    with pytest.raises(SourceError, match=r"none.csv cannot be read: it does not exist; check the URL"):
+        read_source(f"{source}/none.csv")
+    with pytest.raises(SourceError, match=r"other/none.csv cannot be read: it does not exist; check the URL"):
+        read_source("hf://datasets/owner/other/none.csv")
+    hub.close()
+
+
+def test_missing_shards_at_urls_are_told(object_store, shards):
+    kind = next(shards.iterdir()).suffix
+    source = object_store.put(shards, f"some-{kind[1:]}")
+    for pattern, message in {
+        f"{source}/train-{{000..002}}{kind}": f"2 of its 3 shards, such as '{source}/train-001{kind}', do not exist",
+        f"{source}/none-*{kind}": "there is no file of the pattern",
+        f"{source}/none{kind}": f"none{kind} cannot be read: it does not exist; check the URL",
+        f"{object_store.web}/*{kind}": "web servers list no folders; name a range such as {000..099}",
+    }.items():
+        with pytest.raises(SourceError, match=re.escape(message)):
+            read_source(pattern)
 
 
 @pytest.mark.parametrize("kind", ["zip", "tar", "tar.gz"])
@@ -213,3 +301,62 @@ def test_urls_that_differ_only_in_secrets_are_told_apart_or_refused(tmp_path):
     (tmp_path / "t.csv").write_text("path\nhttps://h/a.png?key=1\nhttps://h/a.png?key=2\n")
     with pytest.raises(SourceError, match=r"several URLs are .https://h/a\.png. without what looks like a password"):
         read_source(tmp_path / "t.csv")
+
+
+@pytest.fixture
+def web(monkeypatch, tmp_path):
+    """A web server that ignores ranges, with files of 10 GB, without an end, and good ones; and a limit of 2 MiB."""
+    monkeypatch.setattr(remote, "MOST_BYTES", 2 << 20)
+    monkeypatch.setenv("FEATX_CACHE", str(tmp_path / "cache"))
+    server = WebServer({"/good.png": encode(1), "/large.png": 10**10, "/endless.png": None, "/false.png": None})
+    server.told["/false.png"] = 1000
+    yield server
+    server.close()
+
+
+#: What a server may have sent before it knows that nobody reads on: the buffers of both sockets.
+BUFFERS = 8 << 20
+
+
+def test_no_more_than_the_limit_is_read_of_a_server_that_sends_without_an_end(web, tmp_path):
+    names = ("good", "large", "endless", "false")
+    web.files["/t.csv"] = "\n".join(["path,label", *(f"{name}.png,a" for name in names)]).encode()
+    result = featx.embed(f"{web.url}/t.csv", "colour", folder=tmp_path / "features")
+    assert result.store.ids.tolist() == ["good.png"]
+    reasons = {name: reason for name, _, reason in result.store.quarantine}
+    assert reasons == {
+        "large.png": "cannot be read: larger than 536,870,912 bytes",  # as the server tells
+        "endless.png": "cannot be read: larger than 2,097,152 bytes",
+        "false.png": "cannot be read: larger than 2,097,152 bytes",
+    }
+    assert web.n_bytes < 2 * (2 << 20) + 3 * BUFFERS
+    again = featx.embed(f"{web.url}/t.csv", "colour", folder=tmp_path / "features")
+    assert again.cached == 1
+    web.files["/good.png"] = encode(2)  # of the same size, and the server tells no time
+    assert featx.embed(f"{web.url}/t.csv", "colour", folder=tmp_path / "features").new == 1
+
+
+def test_archives_of_a_server_that_ignores_ranges_are_read_up_to_the_limit(web, tmp_path):
+    members = {f"{label}/{number}.png": encode(number) for number, label in enumerate("abab")}
+    web.files["/small.tar"] = write_tar(tmp_path / "small.tar", members).read_bytes()
+    found = read_source(f"{web.url}/small.tar")
+    assert [found.reader.read(item.id) for item in found.items] == [members[item.id] for item in found.items]
+    large = write_tar(tmp_path / "large.tar", {"a/0.png": bytes(3 << 20), "a/1.png": encode(1)})
+    web.files |= {"/large.tar": large.read_bytes(), "/endless.zip": None, "/endless.csv": None}
+    before = web.n_bytes
+    for name, message in {
+        "large.tar": "its server ignores ranges, so that nothing behind 2,097,152 bytes is read; download it",
+        "endless.zip": "is empty, or its server does not tell its size; download it, and name the copy",
+        "endless.csv": "cannot be read: larger than 2,097,152 bytes",
+    }.items():
+        with pytest.raises(SourceError, match=message):
+            read_source(f"{web.url}/{name}")
+    assert web.n_bytes - before < 5 * (2 << 20) + 6 * BUFFERS
+
+
+def test_a_file_of_a_server_that_ignores_ranges_is_fetched_at_once(web, monkeypatch):
+    monkeypatch.setattr(remote, "_CHUNK_BYTES", 10_000)
+    content = np.random.default_rng(0).bytes(40_000)
+    web.files["/x.bin"] = content
+    assert remote.fetch_file(f"{web.url}/x.bin", SourceError).read_bytes() == content
+    assert web.n_bytes < 3 * 40_000

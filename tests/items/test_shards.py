@@ -1,16 +1,12 @@
 """Images in shards: webdataset's tar files, and the Parquet files of Hugging Face."""
 
-import io
-import json
 import pickle
-import tarfile
 import zipfile
 
-import numpy as np
 import pyarrow as pa
 import pytest
-from PIL import Image
 from pyarrow import parquet
+from shard_files import encode, write_parquet, write_tar
 
 import featx
 from featx.errors import SourceError, UsageError
@@ -19,36 +15,6 @@ from featx.items import Columns, SourceOptions, read_source
 from featx.items.shards import expand_braces
 from featx.items.sources import find_reader, read_source_again
 from featx.reporting import Reporter
-
-STRUCT = pa.struct({"bytes": pa.binary(), "path": pa.string()})
-SIDE = 16
-
-
-def encode(number, form="PNG"):
-    pixels = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, form)
-    return file.getvalue()
-
-
-def write_tar(path, members):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return path
-
-
-def write_parquet(path, images, labels, *, kind=STRUCT, features=None, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.table({"image": pa.array(images, kind), "label": labels})
-    if features:
-        about = json.dumps({"info": {"features": {"image": {"_type": "Image"}, **features}}})
-        table = table.replace_schema_metadata({"huggingface": about})
-    parquet.write_table(table, path, **options)
-    return path
 
 
 def show(manifest):

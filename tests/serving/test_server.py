@@ -118,14 +118,24 @@ def test_it_describes_and_counts_itself(server):
     assert "good.png" not in log
 
 
-def test_health_checks_answer_head_as_get_without_a_body(server):
-    for path in ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"):
+def test_what_reads_answers_head_as_get_without_a_body(server):
+    model = "/v2/models/digits"
+    health = ("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready")
+    for path in (*health, "/models", "/metrics", "/v2", model, f"{model}/ready"):
         assert server.request("GET", path)[0] == 200
         with server.open() as connection:
             connection.sendall(f"HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             head, _, body = b"".join(iter(lambda: connection.recv(4096), b"")).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 200")
         assert not body
+
+
+def test_a_number_of_thousands_of_digits_gets_a_clear_reason(server):
+    body = '{"top": ' + "1" * 5000 + "}"
+    status, found = server.request("POST", "/predict", body, content_type="application/json")
+    assert (status, found["error"]) == (400, "the JSON has a number of thousands of digits; no field takes one")
+    status, found = server.request("POST", "/predict", '{"images": NaN}', content_type="application/json")
+    assert (status, found["error"]) == (400, "the body is not JSON (NaN is not a JSON value)")
 
 
 def test_the_library_serves_in_the_main_thread_only(bundle):
@@ -158,6 +168,8 @@ def test_the_queue_is_bounded_and_no_request_is_lost(bundle, files):
         assert list(pool.map(lambda _: ask(server), range(96))) == [5] * 96
         assert set(seen) == {200, 503}
         assert b"featx_queue_images 0.0" in server.request("GET", "/metrics")[1]
+        assert server.request("GET", "/models")[1]["models"][0]["max_images"] == 6
+        assert "a request may have 6 images, as many as may wait; --queue allows more" in server.read_log()
         more, _ = make_form(*[("images", "a.png", b"x")] * 7)  # could never be admitted
         assert server.request("POST", "/predict", more, content_type=kind)[0] == 413
         assert server.stop() == 0

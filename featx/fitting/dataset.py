@@ -123,7 +123,7 @@ class Dataset:
 
     def find_units(self, members: NDArray[np.bool_]) -> NDArray[np.intp]:
         """Find which of some items stay together, by group or by equal bytes: int `(n,)`."""
-        return find_units(self.contents[members], self.groups[members])[0]
+        return find_units(self.contents[members], self.groups[members])
 
     def count_units(self, members: NDArray[np.bool_]) -> int:
         """Count the units that can be dealt to folds (groups or images) of the class that has the most of them."""

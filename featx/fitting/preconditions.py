@@ -53,7 +53,7 @@ def check_manifest(manifest: Manifest, *, group: str = "", tuned: bool = True, r
         copies = find_leaks(keys, np.where(train, "train", splits).tolist()) & (train | validation)
         check_classes(labels, train & ~copies, test, test_name, copies & train)
         train = train & ~copies
-    units = find_units(keys, groups or [item.group for item in items])[0]
+    units = find_units(keys, groups or [item.group for item in items])
     if tuned:
         check_tunable(manifest.source, labels, units, train, spare=int(roles is None))
 

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from scipy import special
 
 from featx.evaluation.metrics import make_gaps
+from featx.files import reserve_file
 from featx.heads.calibration import Calibrator
 from featx.heads.plain import CURVES, METHODS, FloatArray
+from featx.heads.rows import cut_rows
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
 
@@ -94,15 +96,22 @@ class HeldOut:
 
     def cross_fit(self, method: str) -> FloatArray:
         """Return probabilities, float64 (n_items, n_classes); the calibrator of each fold is fitted to the others."""
-        if method == "none":
-            return np.asarray(special.softmax(self.scores.astype(np.float64), axis=1))
-        known = self.known
-        probabilities = np.empty(self.scores.shape)
+        known, shape = self.known, self.scores.shape
+        is_mapped = isinstance(self.scores, np.memmap)
+        probabilities: FloatArray = reserve_file(shape, np.float64) if is_mapped else np.empty(shape)
+        calibrate = _take_softmax
         for train, held in self.splits:
-            rows = train if known[train].any() else np.arange(len(known))
-            calibrator = Calibrator(method).fit(self.scores[rows], self.positions[rows], self.weights[rows])
-            probabilities[held] = calibrator.predict_proba(self.scores[held])
+            if method != "none":
+                rows = train if known[train].any() else np.arange(len(known))
+                fitted = Calibrator(method).fit(self.scores[rows], self.positions[rows], self.weights[rows])
+                calibrate = fitted.predict_proba
+            for part in cut_rows(len(held), shape[1]):
+                probabilities[held[part]] = calibrate(self.scores[held[part]])
         return probabilities
+
+
+def _take_softmax(scores: NDArray[np.floating[Any]]) -> FloatArray:
+    return np.asarray(special.softmax(scores.astype(np.float64), axis=1))
 
 
 def choose_calibration(held_out: HeldOut, asked: str | None, *, margins: bool = False) -> CalibrationChoice:
@@ -133,7 +142,7 @@ def choose_calibration(held_out: HeldOut, asked: str | None, *, margins: bool = 
 
 def _list_candidates(held_out: HeldOut, base: str) -> list[str]:
     """List the methods that are worth a trial, the simplest first."""
-    n_units, n_values = len(np.unique(held_out.units)), held_out.scores.size
+    n_units, n_values = np.count_nonzero(np.bincount(held_out.units)), held_out.scores.size
     methods = [method for method in METHODS if method not in {"none", base}]
     if n_units < _FEWEST_FOR_STEPS:
         methods.remove("isotonic")

@@ -116,7 +116,7 @@ class FeatureRows:
         Raises:
             StoreError: If the folder of temporary files has no room for it.
         """
-        return reserve_file(shape) if self.streamed else np.empty(shape, np.float32)
+        return reserve_file(shape, np.float32) if self.streamed else np.empty(shape, np.float32)
 
     def release(self, number: int) -> None:
         """Release what is mapped after every few blocks, if the rows are streamed; blocks are counted from 1."""
@@ -129,11 +129,15 @@ class FeatureRows:
         Args:
             columns: How many values the caller computes for a row; dim if None.
         """
-        step = max(64, BLOCK_BYTES // (4 * max(self.features.shape[1], columns or 0)))
-        for number, start in enumerate(range(0, len(self), step), 1):
-            block = slice(start, min(start + step, len(self)))
+        for number, block in enumerate(cut_rows(len(self), max(self.features.shape[1], columns or 0)), 1):
             yield block, self[block]
             self.release(number)
+
+
+def cut_rows(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Cut rows into blocks of `BLOCK_BYTES`, if a value takes 4 bytes."""
+    step = max(64, BLOCK_BYTES // (4 * n_columns))
+    yield from (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
 
 
 def divide_parts(features: NDArray[np.float32], widths: tuple[int, ...]) -> NDArray[np.float32]:

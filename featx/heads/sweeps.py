@@ -22,11 +22,11 @@ from sklearn.utils.class_weight import compute_sample_weight
 from featx.heads.discriminant import Scatter, solve_wide
 from featx.heads.linear import score_rows, spread_margins, unfold
 from featx.heads.linear_svm import HingePath
-from featx.heads.logistic import NEVER, SoftmaxLoss, describe_candidates, follow_path
+from featx.heads.logistic import SoftmaxLoss, describe_candidates, follow_path
 from featx.heads.neighbours import Neighbourhood, find_neighbourhoods
 from featx.heads.networks import hold_out_units
 from featx.heads.ridge import RidgeSystem, measure_weighted
-from featx.heads.rows import FeatureRows
+from featx.heads.rows import FeatureRows, cut_rows
 from featx.heads.scaling import Frame, Moments, make_scaler, measure_lengths
 from featx.heads.sums import ClassSums, measure_sums
 
@@ -199,16 +199,17 @@ def sweep_path(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, pr
         weights[train, fold] = compute_sample_weight(model.class_weight, problem.positions[train])
     loss = SoftmaxLoss.prepare(problem.X, problem.positions, weights, scaling)
     for i, solutions in enumerate(follow_path(loss, describe_candidates(grid), model.max_iter)):
-        scores = np.empty((len(problem.X), problem.n_classes), np.float32)
-        for fold, (solution, (_, held)) in enumerate(zip(solutions, problem.splits, strict=True)):
+        [scores] = problem.reserve_scores(1)
+        for fold, (solution, (train, held)) in enumerate(zip(solutions, problem.splits, strict=True)):
             coef, intercept = unfold(*loss.split(solution.x, fold), loss.frames[fold])
             lengths = None if loss.lengths is None else loss.lengths[held]
-            scores[held] = spread_margins(score_rows(problem.X.take(held), coef, intercept, lengths))
+            margins = spread_margins(score_rows(problem.X.take(held), coef, intercept, lengths))
+            present = np.flatnonzero(np.bincount(problem.positions[train]))
+            _fill_scores(scores, held, present, margins[:, present])
             problem.advance()
         if not all(solution.converged for solution in solutions):
             report_unfinished(problem, i)
-        logarithms = special.log_softmax(scores, axis=1)
-        yield np.where(scores < NEVER / 2, -np.inf, logarithms).astype(np.float32)
+        yield scores
 
 
 def sweep_hinge(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem) -> Iterator[Floats]:
@@ -269,7 +270,7 @@ def sweep_shrinkage(
         scatter = Scatter(scaling, tuple(parts))
     scores = problem.reserve_scores(len(grid))
     for fold, (train, held) in enumerate(problem.splits):
-        present = np.unique(problem.positions[train])
+        present = np.flatnonzero(np.bincount(problem.positions[train]))
         rows, near = problem.X.take(held), None if lengths is None else lengths[held]
         if scatter is None:
             part = None if lengths is None else lengths[train]
@@ -278,13 +279,25 @@ def sweep_shrinkage(
         else:
             solutions = scatter.solve(fold, shrinkages, priors)
         for i, (coef, intercept) in enumerate(solutions):
-            margins = score_rows(rows, coef, intercept, near)
-            scores[i, held[:, None], present] = special.log_softmax(margins, axis=1)
+            _fill_scores(scores[i], held, present, score_rows(rows, coef, intercept, near))
             problem.advance()
     if scatter is not None:
         for i, model in enumerate(models):
             problem.offer(i, functools.partial(scatter.fit, model, problem.n_classes))
     yield from scores
+
+
+def _fill_scores(scores: Floats, held: NDArray[np.intp], present: NDArray[np.intp], margins: Floats) -> None:
+    """Set the log-probabilities of held-out items, for the classes that were trained on.
+
+    Args:
+        scores: float32 (n_items, n_classes).
+        held: int (n_held,).
+        present: int (n_present,), these classes.
+        margins: float32 (n_held, n_present).
+    """
+    for part in cut_rows(*margins.shape):
+        scores[held[part, None], present] = special.log_softmax(margins[part], axis=1)
 
 
 def sweep_neighbours(

@@ -67,7 +67,7 @@ class HoldOut:
     notes: tuple[str, ...]
 
 
-def find_units(keys: Texts, groups: Texts) -> tuple[npt.NDArray[np.intp], list[str]]:
+def find_units(keys: Texts, groups: Texts) -> npt.NDArray[np.intp]:
     """Find the items that must stay together: those that share bytes or a group, directly or in a chain.
 
     Args:
@@ -75,15 +75,13 @@ def find_units(keys: Texts, groups: Texts) -> tuple[npt.NDArray[np.intp], list[s
         groups: Group of each item; empty for none.
 
     Returns:
-        The unit of each item, intp (n_items,), and the name of each unit: its smallest
-        group, or its sha256 if it has no group.
+        The unit of each item from 0, intp (n_items,).
     """
-    units, names, n_groups = _number_units(keys, groups)
-    return units, [_decode(name) for name in [*names[0][:n_groups].tolist(), *names[1].tolist()]]
+    return _number_units(keys, groups)[0]
 
 
-def _number_units(keys: Texts, groups: Texts) -> tuple[npt.NDArray[np.intp], tuple[npt.NDArray[Any], ...], int]:
-    """Return the unit of each item, the groups and keys that name units, and how many of the units have a group.
+def _number_units(keys: Texts, groups: Texts) -> tuple[npt.NDArray[np.intp], tuple[npt.NDArray[Any], ...]]:
+    """Return the unit of each item, and the groups and keys that name units.
 
     Units with a group come first, in the order of their smallest groups; then the others, in that of their keys. For
     millions of items, arrays take a tenth of the memory that a dictionary of them does.
@@ -92,7 +90,7 @@ def _number_units(keys: Texts, groups: Texts) -> tuple[npt.NDArray[np.intp], tup
     group_names, group_codes = np.unique(_as_texts(groups), return_inverse=True)
     tied = np.flatnonzero(_as_texts(groups) != group_names.dtype.type()) if len(group_names) else key_codes[:0]
     if not len(tied):
-        return key_codes.astype(np.intp), (group_names[:0], key_names), 0
+        return key_codes.astype(np.intp, copy=False), (group_names[:0], key_names)
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -105,7 +103,7 @@ def _number_units(keys: Texts, groups: Texts) -> tuple[npt.NDArray[np.intp], tup
     roots, numbers = np.unique(of_key, return_inverse=True)
     grouped = roots[roots < n_groups]
     names = (group_names[grouped], key_names[roots[len(grouped) :] - n_groups])
-    return numbers[key_codes].astype(np.intp), names, len(grouped)
+    return numbers[key_codes].astype(np.intp, copy=False), names
 
 
 def _as_texts(values: Texts) -> npt.NDArray[Any]:
@@ -464,7 +462,7 @@ def _place(name: str, seed: int) -> float:
 
 def _place_units(keys: Texts, groups: Texts, seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
     """Return the unit of each item, and the place of each unit; a part of the names is in memory at a time."""
-    units, names, _ = _number_units(keys, groups)
+    units, names = _number_units(keys, groups)
     parts = [part[start : start + _NAMES] for part in names for start in range(0, len(part), _NAMES)]
     found = (_place(_decode(name), seed) for part in parts for name in part.tolist())
     return units, np.fromiter(found, np.float64, sum(map(len, names)))

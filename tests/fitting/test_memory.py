@@ -95,6 +95,6 @@ def test_the_memory_of_this_machine_is_known():
 
 
 def test_scores_in_a_file_are_an_array():
-    scores = reserve_file((3, 4))
+    scores = reserve_file((3, 4), np.float32)
     scores[...] = 2
     assert scores[1:].sum() == 16

@@ -121,7 +121,7 @@ def watch(process):
 
 def fit(options):
     """Fit once in a process of its own."""
-    from featx.options import read_bytes
+    from featx.options import read_memory
 
     runs = options.store.parent / "runs"
     command = [sys.executable, "-m", "featx", "fit", options.store, "--clf", options.clf, "--json", "--runs", runs]
@@ -132,7 +132,7 @@ def fit(options):
     def limit():
         import resource
 
-        most = read_bytes(options.memory)
+        most = read_memory(options.memory)
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
 
     cached, reading = measure_cached(options.store), read_once(options.store)

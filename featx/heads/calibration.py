@@ -219,13 +219,13 @@ def _find_thread_pools() -> ThreadpoolController:
 def _prepare_chances(scores: NDArray[Any], positions: NDArray[np.intp]) -> Callable[[float], FloatArray]:
     """Return the function of the factor that is the log-probability of each item's class, float64 (n_items,)."""
     # Less the largest score of its item, no score is above 0: nothing overflows, and float32 is enough.
-    below = np.empty(scores.shape, np.float32)
+    below: NDArray[np.float32] = np.empty(scores.shape, np.float32)
     np.subtract(scores, scores.max(axis=1, keepdims=True), out=below, casting="same_kind")
     own = below[np.arange(len(below)), positions].astype(np.float64)
 
     def measure(factor: float) -> FloatArray:
         logarithms = factor * own
-        for part in cut_rows(*below.shape):
+        for part in cut_rows(len(below), below.shape[1]):
             chances = below[part] * np.float32(factor)
             logarithms[part] -= np.log(np.exp(chances, out=chances).sum(axis=1))
         return logarithms

@@ -13,7 +13,7 @@ from featx.evaluation.metrics import make_gaps
 from featx.files import reserve_file
 from featx.heads.calibration import Calibrator
 from featx.heads.plain import CURVES, METHODS, FloatArray
-from featx.heads.rows import cut_rows
+from featx.heads.rows import DOUBLES, cut_rows
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
 
@@ -105,7 +105,7 @@ class HeldOut:
                 rows = train if known[train].any() else np.arange(len(known))
                 fitted = Calibrator(method).fit(self.scores[rows], self.positions[rows], self.weights[rows])
                 calibrate = fitted.predict_proba
-            for part in cut_rows(len(held), shape[1]):
+            for part in cut_rows(len(held), DOUBLES * shape[1]):
                 probabilities[held[part]] = calibrate(self.scores[held[part]])
         return probabilities
 
@@ -201,7 +201,7 @@ class _Trial:
 
     def count_errors(self) -> int:
         """Count the units with an item that is not predicted correctly."""
-        wrong = self.probabilities[self.known].argmax(axis=1) != self.held_out.positions[self.known]
+        wrong = self.probabilities.argmax(axis=1)[self.known] != self.held_out.positions[self.known]
         return len(np.unique(self.held_out.units[self.known][wrong]))
 
     def _standardize(self, gain: FloatArray) -> float:

@@ -147,6 +147,8 @@ def check_data(X: ArrayLike | FeatureRows, y: ArrayLike) -> tuple[FeatureRows, N
     if len(np.unique(targets)) < 2:  # noqa: PLR2004 - a choice needs two
         msg = f"only one class in {len(targets)} items; a classifier needs at least two"
         raise DataError(msg)
+    if features.is_checked:
+        return features, targets.astype(np.int64)
     finite, varies = np.ones(len(targets), bool), False
     first, ones = features[:1], np.ones(shape[1], np.float32)
     for rows, block in features.iterate_blocks():
@@ -162,6 +164,7 @@ def check_data(X: ArrayLike | FeatureRows, y: ArrayLike) -> tuple[FeatureRows, N
     if not varies:
         msg = f"the features of all {len(targets)} items are equal; choose another layer or backbone"
         raise DataError(msg)
+    features.is_checked = True
     return features, targets.astype(np.int64)
 
 

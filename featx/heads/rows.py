@@ -12,6 +12,9 @@ from featx.files import forget_pages, reserve_file
 #: Bytes of float32 in one block: small enough for the processor's cache, large enough for efficient matrix products.
 BLOCK_BYTES = 8 * 2**20
 
+#: What is computed in float64 from a value, with what lies between, takes so many times the memory of a float32.
+DOUBLES = 8
+
 #: Blocks of rows that are streamed and stay mapped.
 _BLOCKS_MAPPED = 8
 
@@ -34,6 +37,7 @@ class FeatureRows:
 
     Attributes:
         lengths: float32 (n_rows,), the length of each row, once it was measured.
+        is_checked: Whether all rows were read once and found to be finite, and not all equal.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class FeatureRows:
         self.divided = divided
         self.streamed = streamed
         self.lengths: NDArray[np.float32] | None = None
+        self.is_checked = False
 
     @classmethod
     def wrap(cls, X: ArrayLike | Self) -> Self:

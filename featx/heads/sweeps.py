@@ -20,13 +20,13 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.class_weight import compute_sample_weight
 
 from featx.heads.discriminant import Scatter, solve_wide
-from featx.heads.linear import score_rows, spread_margins, unfold
+from featx.heads.linear import iterate_margins, score_rows, spread_margins, unfold
 from featx.heads.linear_svm import HingePath
 from featx.heads.logistic import SoftmaxLoss, describe_candidates, follow_path
 from featx.heads.neighbours import Neighbourhood, find_neighbourhoods
 from featx.heads.networks import hold_out_units
 from featx.heads.ridge import RidgeSystem, measure_weighted
-from featx.heads.rows import FeatureRows, cut_rows
+from featx.heads.rows import FeatureRows
 from featx.heads.scaling import Frame, Moments, make_scaler, measure_lengths
 from featx.heads.sums import ClassSums, measure_sums
 
@@ -203,9 +203,10 @@ def sweep_path(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, pr
         for fold, (solution, (train, held)) in enumerate(zip(solutions, problem.splits, strict=True)):
             coef, intercept = unfold(*loss.split(solution.x, fold), loss.frames[fold])
             lengths = None if loss.lengths is None else loss.lengths[held]
-            margins = spread_margins(score_rows(problem.X.take(held), coef, intercept, lengths))
             present = np.flatnonzero(np.bincount(problem.positions[train]))
-            _fill_scores(scores, held, present, margins[:, present])
+            for block, margins in iterate_margins(problem.X.take(held), coef, intercept, lengths):
+                own = spread_margins(margins)[:, present]
+                scores[held[block, None], present] = special.log_softmax(own, axis=1)
             problem.advance()
         if not all(solution.converged for solution in solutions):
             report_unfinished(problem, i)
@@ -278,26 +279,16 @@ def sweep_shrinkage(
             solutions = solve_wide(problem.X.take(train), targets, part, scaling, shrinkages, priors)
         else:
             solutions = scatter.solve(fold, shrinkages, priors)
-        for i, (coef, intercept) in enumerate(solutions):
-            _fill_scores(scores[i], held, present, score_rows(rows, coef, intercept, near))
+        coef, intercept = (np.concatenate(parts, axis=-1) for parts in zip(*solutions, strict=True))
+        for block, margins in iterate_margins(rows, coef, intercept, near):  # of all candidates in one pass
+            for one, own in zip(scores, np.split(margins, len(grid), axis=1), strict=True):
+                one[held[block, None], present] = special.log_softmax(own, axis=1)
+        for _ in grid:
             problem.advance()
     if scatter is not None:
         for i, model in enumerate(models):
             problem.offer(i, functools.partial(scatter.fit, model, problem.n_classes))
     yield from scores
-
-
-def _fill_scores(scores: Floats, held: NDArray[np.intp], present: NDArray[np.intp], margins: Floats) -> None:
-    """Set the log-probabilities of held-out items, for the classes that were trained on.
-
-    Args:
-        scores: float32 (n_items, n_classes).
-        held: int (n_held,).
-        present: int (n_present,), these classes.
-        margins: float32 (n_held, n_present).
-    """
-    for part in cut_rows(*margins.shape):
-        scores[held[part, None], present] = special.log_softmax(margins[part], axis=1)
 
 
 def sweep_neighbours(

@@ -25,7 +25,7 @@ from featx.heads.fitting import (
     limit_threads,
     split_folds,
 )
-from featx.heads.rows import FeatureRows, TrainingRows, cut_rows
+from featx.heads.rows import DOUBLES, FeatureRows, TrainingRows, cut_rows
 from featx.heads.scaling import check_scaling, measure_spread
 from featx.heads.sums import ClassSums
 from featx.heads.sweeps import Problem
@@ -458,7 +458,7 @@ def _measure_losses(
         if calibrated and known.any():
             fitting = train[known[train]] if known[train].any() else np.flatnonzero(known)
             factor = fit_temperature(scores[fitting], problem.positions[fitting], weights[fitting])
-        for part in cut_rows(len(held), scores.shape[1]):
+        for part in cut_rows(len(held), DOUBLES * scores.shape[1]):
             rows = held[part]
             losses[rows] = special.logsumexp(factor * scores[rows].astype(np.float64), axis=1) - factor * own[rows]
     return np.clip(np.nan_to_num(losses, nan=_MOST_LOSS), 0, _MOST_LOSS)

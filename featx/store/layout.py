@@ -209,11 +209,12 @@ def digest_columns(columns: Mapping[str, NDArray[Any]], block_rows: int | None =
         For each block, the digest of the columns' names and dtypes, and the bytes of its rows.
     """
     header = hashlib.sha256("".join(f"{name}:{values.dtype.str};" for name, values in columns.items()).encode())
-    records = np.concatenate([_view_bytes(values) for values in columns.values()], axis=1)
+    views = [_view_bytes(values) for values in columns.values()]
     digests = []
-    for first in range(0, len(records), block_rows) if block_rows else (0,):
+    for first in range(0, len(views[0]), block_rows) if block_rows else (0,):
         digest = header.copy()
-        digest.update(records[first : first + block_rows if block_rows else None].data)
+        records = [view[first : first + block_rows if block_rows else None] for view in views]
+        digest.update(np.concatenate(records, axis=1).data)
         digests.append(digest.hexdigest())
     return digests
 

@@ -201,8 +201,9 @@ class FitOptions:
             and without the weights.
         neighbours: Whether the bundle holds the features of the training items too, which show in its explanations
             what an image is similar to, and how unfamiliar it is.
-        memory: Bytes of memory that the fit may take, at least 250 MB; None for what the machine has, limits of containers included.
-            Features that take more than half of it are streamed from their file, which changes no number.
+        memory: Bytes of memory that the fit may take, at least 250 MB; None for what the machine has, limits of
+            containers included. Features that take more than half of it are streamed from their file, which changes no
+            number.
         reporter: Receives the progress in fits.
     """
 

@@ -96,22 +96,27 @@ class HeldOut:
 
     def cross_fit(self, method: str) -> FloatArray:
         """Return probabilities, float64 (n_items, n_classes); the calibrator of each fold is fitted to the others."""
-        known, shape = self.known, self.scores.shape
-        is_mapped = isinstance(self.scores, np.memmap)
-        probabilities: FloatArray = reserve_file(shape, np.float64) if is_mapped else np.empty(shape)
-        calibrate = _take_softmax
+        if method == "none":
+            return take_softmax(self.scores)
+        known, probabilities = self.known, _reserve_like(self.scores)
         for train, held in self.splits:
-            if method != "none":
-                rows = train if known[train].any() else np.arange(len(known))
-                fitted = Calibrator(method).fit(self.scores[rows], self.positions[rows], self.weights[rows])
-                calibrate = fitted.predict_proba
-            for part in cut_rows(len(held), DOUBLES * shape[1]):
-                probabilities[held[part]] = calibrate(self.scores[held[part]])
+            rows = train if known[train].any() else np.arange(len(known))
+            calibrator = Calibrator(method).fit(self.scores[rows], self.positions[rows], self.weights[rows])
+            for part in cut_rows(len(held), DOUBLES * self.scores.shape[1]):
+                probabilities[held[part]] = calibrator.predict_proba(self.scores[held[part]])
         return probabilities
 
 
-def _take_softmax(scores: NDArray[np.floating[Any]]) -> FloatArray:
-    return np.asarray(special.softmax(scores.astype(np.float64), axis=1))
+def take_softmax(scores: NDArray[np.floating[Any]]) -> FloatArray:
+    """Return the softmax of scores (n_items, n_classes), float64; if these are mapped from a file, it is too."""
+    shares = _reserve_like(scores)
+    for part in cut_rows(len(scores), DOUBLES * scores.shape[1]):
+        shares[part] = special.softmax(scores[part].astype(np.float64), axis=1)
+    return shares
+
+
+def _reserve_like(scores: NDArray[np.floating[Any]]) -> FloatArray:
+    return reserve_file(scores.shape, np.float64) if isinstance(scores, np.memmap) else np.empty(scores.shape)
 
 
 def choose_calibration(held_out: HeldOut, asked: str | None, *, margins: bool = False) -> CalibrationChoice:

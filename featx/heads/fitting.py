@@ -92,7 +92,7 @@ def fit_head(
         held_out: Scores (n, n_classes) of items while they were held out, a column for each
             distinct target of `y` in order, and the target of each.
         fitted: The classifier that tuning fitted to the same items, if it did; then only the
-            calibration is fitted.
+            calibration is fitted, if there is one.
 
     Returns:
         The fitted pipeline, and notes.
@@ -105,6 +105,10 @@ def fit_head(
     rows, y = check_data(X, y)
     splits = split_folds(folds, y)
     model = _assemble(head, spec, splits, rows.widths)
+    if fitted is not None and not isinstance(model[-1], CalibratedHead):
+        fitted.classes_ = np.unique(y)  # tuning has numbered them
+        model.steps[-1] = ("classifier", fitted)
+        return FittedHead(model, ())
     arguments: dict[str, Any] = {}
     if isinstance(model[-1], CalibratedHead):
         arguments = {"classifier__held_out": held_out, "classifier__fitted": fitted}

@@ -12,8 +12,11 @@ from featx import options as limits
 from featx.errors import UsageError
 from featx.files import reserve_file
 from featx.fitting.memory import MemoryPlan, measure_available
-from featx.heads import ridge, rows
+from featx.heads import find_head, ridge, rows
+from featx.heads.rows import FeatureRows, TrainingRows
+from featx.heads.tuning import tune_and_fit
 from featx.options import EmbedOptions, FitOptions, read_memory
+from featx.specs import HeadSpec
 
 SIDE = {"height": 32, "width": 32}
 
@@ -55,6 +58,23 @@ def test_a_streamed_fit_gives_the_numbers_of_one_in_memory(halves, head, options
     assert after.tested["predicted"].tolist() == before.tested["predicted"].tolist()
     for name in (name for name in before.tested if name.startswith("probability_")):
         np.testing.assert_allclose(after.tested[name], before.tested[name], atol=2e-3)
+
+
+@pytest.mark.parametrize(("head", "passes"), [("ridge", 4), ("lda", 3), ("centroid", 3)])
+def test_heads_from_sums_are_tuned_and_fitted_in_a_few_passes(head, passes, monkeypatch):
+    y = np.arange(600) % 3
+    X = (np.random.default_rng(0).standard_normal((600, 5)) + y[:, None]).astype(np.float32)
+    read, take = [], FeatureRows.__getitem__
+
+    def count(rows, key):
+        found = take(rows, key)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(FeatureRows, "__getitem__", count)
+    training = TrainingRows(FeatureRows(X), y, np.arange(600) // 3 % 3, np.arange(600))
+    tune_and_fit(find_head(head), training, HeadSpec(head, scaling="none"))
+    assert sum(read) // 600 == passes  # and some hundred items, near which the mean is
 
 
 @pytest.mark.usefixtures("any_memory")

@@ -283,7 +283,7 @@ class FeatureStore:
         return decode_text(self._raw["group"])
 
     @cached_property
-    def sizes_px(self) -> NDArray[np.int64]:
+    def sizes_px(self) -> NDArray[np.int32]:
         """Width and height of each image, int `(n_items, 2)`."""
         return np.stack([self._raw["width"], self._raw["height"]], axis=1)
 

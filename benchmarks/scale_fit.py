@@ -7,10 +7,11 @@
 `fit` first reads the file once, block by block, as the unit of time, then runs `featx fit` in a process of its own.
 With `--capped` that process has RLIMIT_DATA: private writable memory, with that of threads and whatever is reserved
 and not used, may not exceed `--memory`, or the process fails. Its anonymous and mapped memory are read from /proc 20
-times a second, its private memory as RLIMIT_DATA counts it with them (`VmData`). `passes` is the time of the fit over
-that of the one reading, `processor_passes` the same in processor time: it stays the same on a busy machine. Pages of the file count as mapped while they are, and the system takes them back whenever it needs
-memory; how much of the file was in its cache is printed, since a cold file is as slow as its disk. We would change
-our mind about streaming if a linear head took much longer than in memory on a store that fits.
+times a second, and with them its private memory as RLIMIT_DATA counts it (`VmData`). `passes` is the time of the fit
+over that of the one reading; `processor_passes` is the same in processor time, which other processes change less.
+Pages of the file count as mapped while they are, and the system takes them back whenever it needs memory; how much of
+the file was in its cache is printed, since a cold file is as slow as its disk. We would change our mind about
+streaming if a linear head took much longer than in memory on a store that fits.
 """
 
 import argparse

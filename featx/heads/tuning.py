@@ -168,12 +168,13 @@ def tune(
     winner = shortlist.choose()
     best, scores = winner.candidate, winner.scores
     notes = (*warned.describe(best, len(candidates)), *_note_edge(head, best, candidates, spec))
+    fitted = winner.offer() if winner.offer is not None else None
+    single_fold = _find_single_fold(problem, classes)
+    del winner, shortlist, offers, problem, asked, shared  # the products of features of each fold
     held_out = HeldOut(scores, positions, splits, alone, weights).keep_items(copies)
     calibration = choose_calibration(held_out, spec.calibration, margins=head.margins)
     notes = (*notes, *(f"{head.name} {note}" for note in calibration.notes))
     chosen = replace(spec, params=best.params, scaling=best.scaling, calibration=calibration.method)
-    fitted = winner.offer() if winner.offer is not None else None
-    single_fold = _find_single_fold(problem, classes)
     scores, positions, chances = held_out.scores, held_out.positions, calibration.probabilities
     return Tuned(chosen, best, tuple(candidates), classes, scores, positions, chances, notes, single_fold, fitted)
 

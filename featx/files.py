@@ -25,7 +25,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, TextIO
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from featx.errors import BundleError, StoreError
 
@@ -360,20 +360,20 @@ def forget_pages(matrix: NDArray[Any]) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def reserve_file(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Return a float32 array of any content that is mapped from a temporary file without a name.
+def reserve_file(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    """Return an array of any content that is mapped from a temporary file without a name.
 
     Raises:
         StoreError: If the folder of temporary files has no room for it.
     """
-    n_bytes = 4 * math.prod(shape)
+    n_bytes = np.dtype(dtype).itemsize * math.prod(shape)
     try:
         with tempfile.TemporaryFile() as file:
             if hasattr(os, "posix_fallocate"):  # otherwise a full disk would end the process when a page is written
                 os.posix_fallocate(file.fileno(), 0, n_bytes)
             else:
                 file.truncate(n_bytes)
-            return np.memmap(file, np.float32, "r+", shape=shape)
+            return np.memmap(file, dtype, "r+", shape=shape)
     except OSError as error:
         folder, reason = tempfile.gettempdir(), error.strerror or error
         msg = f"{folder} has no room for {n_bytes:,} bytes of scores ({reason}); set TMPDIR to a folder of another disk"

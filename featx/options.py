@@ -29,6 +29,9 @@ STRATIFY = ("stable", "exact")
 #: What `FitOptions.views` and `CompareOptions.views` may be.
 VIEWS = ("average", "augment", "plain")
 
+#: Bytes that a fit of 630 items took (203 MB), and a little more; see decision 34.
+LEAST_MEMORY = 250_000_000
+
 #: What NumPy's and scikit-learn's generators take.
 _SEEDS = 2**32
 
@@ -78,8 +81,8 @@ def _check_choices(options: object, **known: Sequence[str]) -> None:
             raise UsageError(msg)
 
 
-def read_bytes(text: str) -> int:
-    """Read a number of bytes, such as `500MB` or `1.5 GiB`; a number alone is in bytes.
+def read_bytes(text: str, option: str) -> int:
+    """Read an option that is a number of bytes, such as `500MB` or `1.5 GiB`; a number alone is in bytes.
 
     Raises:
         UsageError: If it is something else.
@@ -90,10 +93,28 @@ def read_bytes(text: str) -> int:
     except ValueError:
         number = 0.0
     if not found or number <= 0:
-        msg = f"{text!r} is not a number of bytes; write a number and a unit, such as 1.5GiB or 800MB"
+        msg = f"{option} {text!r} is not a number of bytes; write a number and a unit, such as 1.5GiB or 800MB"
         raise UsageError(msg)
-    power = " KMGT".index((found[2] or " ").upper())
-    return int(number * (1024 if found[3] else 1000) ** power)
+    return int(number * (1024 if found[3] else 1000) ** " KMGT".index((found[2] or " ").upper()))
+
+
+def read_memory(text: str) -> int:
+    """Read the option `--memory`; see `read_bytes`.
+
+    Raises:
+        UsageError: If it is something else, or too little.
+    """
+    n_bytes = read_bytes(text, "--memory")
+    _check_memory("--memory", n_bytes)
+    return n_bytes
+
+
+def _check_memory(name: str, n_bytes: int) -> None:
+    """Refuse less memory than a fit takes for any store."""
+    if n_bytes < LEAST_MEMORY:
+        least = f"the code of a fit alone takes {LEAST_MEMORY // 10**6} MB"
+        msg = f"{name} is {n_bytes:,} bytes, but {least}; give at least that, or leave it out"
+        raise UsageError(msg)
 
 
 def count_cores() -> int:
@@ -220,8 +241,9 @@ class FitOptions:
             and without the weights.
         neighbours: Whether the bundle holds the features of the training items too, which show in its explanations
             what an image is similar to, and how unfamiliar it is.
-        memory: Bytes of memory that the fit may take; None for what the machine has, limits of containers included.
-            Features that take more than half of it are streamed from their file, which changes no number.
+        memory: Bytes of memory that the fit may take, at least 250 MB; None for what the machine has, limits of
+            containers included. Features that take more than half of it are streamed from their file, which changes no
+            number.
         reporter: Receives the progress in fits.
     """
 
@@ -249,9 +271,8 @@ class FitOptions:
         _check_types(self)
         _check_split(self.test_size, self.seed)
         _check_views(self.views)
-        if self.memory is not None and self.memory < 1:
-            msg = f"memory is {self.memory}; it must be a number of bytes, such as 2_000_000_000"
-            raise UsageError(msg)
+        if self.memory is not None:
+            _check_memory("memory", self.memory)
         if self.cv < 0 or self.cv == 1:
             msg = f"cv is {self.cv}; it must be at least 2, or 0 to hold out one test"
             raise UsageError(msg)

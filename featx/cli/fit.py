@@ -7,7 +7,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.output import format_table, point_to_errors, print_notes, print_run, print_text, read_width
-from featx.options import FIT_DEFAULTS, FitOptions, read_bytes
+from featx.options import FIT_DEFAULTS, FitOptions, read_memory
 from featx.registry import BEST, HEAD_SETS, HEADS
 from featx.reporting import ProgressReporter
 from featx.specs import SCALINGS
@@ -76,6 +76,7 @@ def fit(
         str | None,
         typer.Option(
             metavar="BYTES",
+            callback=flags.check_memory,
             help="Memory that the fit may take, such as 1.5GiB. Larger features are read in blocks; numbers stay the "
             "same. By default, what the machine has.",
         ),
@@ -107,7 +108,7 @@ def fit(
             views=views,
             network=network,
             neighbours=neighbours,
-            memory=read_bytes(memory) if memory else FIT_DEFAULTS.memory,
+            memory=read_memory(memory) if memory else FIT_DEFAULTS.memory,
             reporter=reporter,
         )
         run = featx.fit(

@@ -11,7 +11,7 @@ import typer
 from featx import registry
 from featx.cli.output import print_message, print_notes
 from featx.errors import BundleError, UsageError
-from featx.options import RUNTIMES, VIEWS
+from featx.options import RUNTIMES, VIEWS, read_memory
 from featx.specs import CALIBRATIONS, DECODERS, DEFAULT_BACKBONE, INTERPOLATIONS, POOLINGS, RESIZES, USED_BITS
 
 
@@ -150,6 +150,13 @@ def check_plans(plans: Any) -> Any:  # noqa: ANN401 - as above
         if not Path(plan).exists() and "/" not in plan.partition(":")[0]:  # `compare` explains what to do with a run
             check_plan(plan)
     return plans
+
+
+def check_memory(text: str | None) -> str | None:
+    """Check an amount of memory before anything heavy is imported or read."""
+    if text is not None:
+        read_memory(text)
+    return text
 
 
 def check_choice(option: str, known: Sequence[str]) -> Callable[[str | None], str | None]:

@@ -145,10 +145,10 @@ def count_units(targets: IntArray, groups: IntArray | None) -> float:
         targets: True classes, int64 (n_items,).
         groups: Group numbers as from `encode_groups`, int64 (n_items,).
     """
-    units = np.arange(targets.size) if groups is None else groups
-    pairs = np.unique(np.stack([targets, units]), axis=1)
-    counts = np.unique(pairs[0], return_counts=True)[1]
-    return float(counts.size / (1 / counts).sum())
+    n_classes = int(targets.max()) + 1
+    pairs = targets if groups is None else np.unique(groups * n_classes + targets) % n_classes
+    counts = np.bincount(pairs)
+    return float(np.count_nonzero(counts) / (1 / counts[counts > 0]).sum())
 
 
 def bootstrap_intervals(

@@ -41,6 +41,10 @@ _SUM_TOLERANCE = 1e-3
 # The log-loss is bounded as if one loss could be this large, even if none was: a probability below 1 %.
 _USUAL_LOSS = 5.0
 
+# Items x resamples: some twenty seconds on one core. Above it, the interval is narrow, and there are fewer resamples.
+_WORK = 200_000_000
+_FEWEST_RESAMPLES = 200
+
 # Items x classes x resamples of ROC-AUC: ten seconds on one core. Above it, ROC-AUC has fewer resamples.
 _AUC_WORK = 4_000_000_000
 _FEWEST_AUC_RESAMPLES = 100
@@ -242,8 +246,8 @@ def evaluate(
         groups: The group of every item; items of one group are resampled together. An
             item whose group is empty has none.
         seed: Seed of the bootstrap.
-        resamples: Number of resamples. ROC-AUC has fewer, but at least 100, if items x
-            classes x resamples exceed 4e9 (10,000 items of 400 classes).
+        resamples: Number of resamples. There are fewer, but at least 200, if items x resamples exceed 2e8. ROC-AUC
+            has fewer, but at least 100, if items x classes x resamples exceed 4e9 (10,000 items of 400 classes).
 
     Returns:
         The metrics and their 95 % intervals.
@@ -261,6 +265,7 @@ def evaluate(
     units = None if groups is None else check_groups(groups, truth.size)
     losses = -np.log(np.clip(chances[np.arange(truth.size), truth], epsilon, 1 - epsilon))
     sample = _Sample(truth, units, seed)
+    resamples = min(resamples, max(_FEWEST_RESAMPLES, _WORK // truth.size))
     ranked = min(resamples, max(_FEWEST_AUC_RESAMPLES, _AUC_WORK // chances.size))
     accuracy = measure_accuracy(chosen == truth, units)
     ranks = {column: rank_among_positives(chances[:, column], truth == column) for column in np.unique(truth).tolist()}

@@ -92,10 +92,14 @@ def measure_reliability(
         raise UsageError(msg)
     chances, _ = check_probabilities(probabilities, np.shape(probabilities)[-1])
     truth = check_labels("targets", targets, chances.shape)
-    outcomes = np.arange(chances.shape[1]) == truth[:, np.newaxis]
-    confidences, right = (chances.T, outcomes.T) if classwise else _take_predicted(chances, truth, predictions)
+    confidences, right = (
+        (chances.T, np.arange(chances.shape[1])[:, np.newaxis] == truth)
+        if classwise
+        else _take_predicted(chances, truth, predictions)
+    )
     edges = _place_edges(confidences, bins, equal_mass=equal_mass)
     counts, sums, hits = _count_bins(confidences, right, edges)
+    own, squares = chances[np.arange(truth.size), truth], np.einsum("ij,ij->i", chances, chances)
     gaps = np.abs(sums - hits).sum(axis=1) / truth.size
     total, won = counts.sum(axis=0), hits.sum(axis=0)
     divisor = np.where(total > 0, total, np.nan)
@@ -109,7 +113,7 @@ def measure_reliability(
         counts=total.astype(np.int64),
         histogram=_count_bins(confidences, right, np.linspace(0, 1, N_BINS + 1))[0].sum(axis=0) / confidences.size,
         calibration_error=float(gaps.mean()),
-        brier_score=float(((chances - outcomes) ** 2).sum(axis=1).mean()),
+        brier_score=float((squares - 2 * own + 1).mean()),
         n_items=truth.size,
         classwise=classwise,
     )

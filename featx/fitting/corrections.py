@@ -368,6 +368,6 @@ def _join(store: Listed, rows: NDArray[np.intp], names: list[str], *, with_own: 
     everyone = np.arange(len(store))
     # Every item is listed once more without a group, so that each has a unit.
     keys = [*map(str, everyone.tolist()), *(str(row) for row, _ in pairs)]
-    units = find_units(keys, [*[""] * len(store), *(name for _, name in pairs)])[0][: len(store)]
+    units = find_units(keys, [*[""] * len(store), *(name for _, name in pairs)])[: len(store)]
     _, firsts, inverse, counts = np.unique(units, return_index=True, return_inverse=True, return_counts=True)
     return np.where(counts[inverse] > 1, store.ids[firsts[inverse]], "")

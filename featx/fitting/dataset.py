@@ -123,7 +123,7 @@ class Dataset:
 
     def find_units(self, members: NDArray[np.bool_]) -> NDArray[np.intp]:
         """Find which of some items stay together, by group or by equal bytes: int `(n,)`."""
-        return find_units(self.contents[members], self.groups[members])[0]
+        return find_units(self.contents[members], self.groups[members])
 
     def count_units(self, members: NDArray[np.bool_]) -> int:
         """Count the units that can be dealt to folds (groups or images) of the class that has the most of them."""
@@ -157,7 +157,7 @@ class _Column(Sequence[str]):
 
 def is_tunable(dataset: Dataset, members: NDArray[np.bool_]) -> bool:
     """Return whether parameters can be chosen on folds of some items; see `deal_folds`."""
-    counts = count_units(dataset.labels.tolist(), dataset.find_units(np.ones(len(dataset), bool)), members)
+    counts = count_units(dataset.labels, dataset.find_units(np.ones(len(dataset), bool)), members)
     return sum(count > 1 for count in counts.values()) >= MIN_CLASSES
 
 
@@ -168,7 +168,7 @@ def deal_folds(dataset: Dataset, members: NDArray[np.bool_], seed: int, most: in
         DataError: If fewer than two classes have two units among these items.
     """
     units = dataset.find_units(np.ones(len(dataset), bool))
-    check_tunable(str(dataset.store.path), dataset.labels.tolist(), units, members)
+    check_tunable(str(dataset.store.path), dataset.labels, units, members)
     folds = max(2, min(most, dataset.count_units(members)))
     return np.maximum(dataset.assign_folds(members, folds, seed), 0)
 
@@ -305,19 +305,20 @@ def load_dataset(
     """
     corrected = correct_items(store, without=without, relabel=relabel, group=group)
     labelled = (corrected.labels != "") & corrected.kept
-    check_labels(str(store.path), corrected.labels[labelled].tolist())
+    check_labels(str(store.path), corrected.labels[labelled])
     n_bare = int((corrected.labels == "").sum())
     have = agree(n_bare, "has no label and is", "have no label and are")
     notes = [f"{n_bare:,} of {len(store):,} items {have} left out"] if n_bare else []
     rows = np.flatnonzero(labelled)
-    classes, targets = np.unique(corrected.labels[rows], return_inverse=True)
+    taken = slice(None) if labelled.all() else rows  # without a copy
+    classes, targets = np.unique(corrected.labels[taken], return_inverse=True)
     _refuse_other_targets(store, classes.tolist(), len(rows))
     named = group and not is_table(group)
     found = find_groups(store.ids.tolist(), group, store.source, store.reading) if named else corrected.groups
-    groups = np.asarray(found)[rows]
+    groups = np.asarray(found)[taken]
     notes += describe_ungrouped(groups.tolist(), group) if named else []
     notes += [*corrected.notes, *store.notes, *(note_views(store, views) if views else [])]
-    columns = (store.splits[rows], groups, store.contents[rows], corrected.copies[rows], corrected.record)
+    columns = (store.splits[taken], groups, store.contents[taken], corrected.copies[taken], corrected.record)
     return Dataset(store, rows, tuple(classes.tolist()), targets, *columns, tuple(notes), views or VIEWS[-1])
 
 
@@ -387,7 +388,7 @@ def split_dataset(dataset: Dataset, *, test_size: float, seed: int) -> Partition
     labels = dataset.labels
     held = hold_out(dataset.contents, labels, dataset.groups, test_size=test_size, seed=seed)
     nobody = np.zeros(len(dataset), bool)
-    check_classes(labels.tolist(), ~held.test, held.test, "test", nobody)
+    check_classes(labels, ~held.test, held.test, "test", nobody)
     notes = (*held.notes, *note_relabelled(dataset, held.test))
     return Partition(~held.test, nobody, HeldOut(dataset, held.test), "hold-out", "test", notes)
 
@@ -458,7 +459,7 @@ def _split_by_source(
     leaks |= near
     notes += note_relabelled(dataset, test)
     notes += _note_overlaps(dataset, train & ~near, validation & ~near, test, test_name)
-    check_classes(dataset.labels.tolist(), train & ~leaks, test, test_name, train & leaks)
+    check_classes(dataset.labels, train & ~leaks, test, test_name, train & leaks)
     test_items = HeldOut(dataset, test)
     return Partition(train & ~leaks, validation & ~leaks, test_items, "source", test_name, tuple(notes))
 

@@ -74,7 +74,9 @@ def make_basis(dataset: Dataset, trained: NDArray[np.bool_], calibrating: Calibr
     chosen = chosen[sample_rows(dataset.targets[chosen], limit_items(sum(widths)))]
     kept = np.zeros(len(dataset), bool)
     kept[chosen] = True
-    features = find_directions(dataset.take_features(kept)[:], widths)
+    rows = dataset.take_features(kept)
+    features = find_directions(rows[:], widths)
+    rows.release(0)  # they are all over the file
     familiarity = measure_familiarity(features, dataset.find_units(kept))
     return Basis(conformal, KnownItems(features, chosen.astype(np.int32), familiarity, widths, find_root(dataset)))
 

@@ -352,7 +352,8 @@ def _draft_bundle(
     store, truth = dataset.store, dataset.targets[outcome.tested]
     on = (Path(to_text(str(store.path))).name, store.source)
     calibrating = outcome.calibrating
-    if outcome.tuned_on[calibrating.members].all():  # there is no val split
+    is_tuned_on = outcome.tuned_on[calibrating.members].all()  # there is no val split
+    if is_tuned_on and not outcome.chosen.plan[0].leaves_one_out:  # otherwise the same would be computed again
         calibrating = predict_held_out(outcome.chosen, dataset, outcome.tuned_on)
     basis = make_basis(dataset, outcome.trained, calibrating, with_items=options.neighbours)
     plots = list_illustrations(run, outcome.chosen.tuned, outcome.fitted, outcome.probabilities, truth, on)

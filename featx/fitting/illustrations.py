@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
 from featx.evaluation.figure import make_title
 from featx.evaluation.plots import EQUAL_BINS, plot_history, plot_learning, plot_path, plot_reliability, write_history
 from featx.evaluation.reliability import Reliability, measure_reliability_for_plot
 from featx.files import write_table
 from featx.heads import Candidate, FittedHead, Tuned
+from featx.heads.calibration_choice import take_softmax
 from featx.heads.networks import NetworkClassifier
+from featx.heads.rows import cut_rows
 from featx.results import Curve
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ def compare_reliability(
     run: "Run", tuned: Tuned, probabilities: Floats, targets: NDArray[np.intp]
 ) -> dict[str, Reliability]:
     """Measure the reliability of the test, and of the items held out in tuning, before and after calibration."""
-    before = special.softmax(tuned.scores.astype(np.float64), axis=1)
-    curves = {"held out": measure_reliability_for_plot(tuned.probabilities, tuned.positions)}
-    if not np.allclose(before, tuned.probabilities, atol=1e-6):
+    before, after = take_softmax(tuned.scores), tuned.probabilities
+    curves = {"held out": measure_reliability_for_plot(after, tuned.positions)}
+    if not all(np.allclose(before[part], after[part], atol=1e-6) for part in cut_rows(*before.shape)):
         curves = {
             "held out, not calibrated": measure_reliability_for_plot(before, tuned.positions),
             "held out, calibrated": curves["held out"],

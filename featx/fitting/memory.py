@@ -79,9 +79,11 @@ class MemoryPlan:
         sizes = f"{format_bytes(self.features_bytes)}, and {format_bytes(self.memory_bytes or 0)} are available"
         if not able:
             streaming = [name for name in HEADS if resolve("classifier", name, HEADS, "featx.heads").streams]
+            keeps = ", since its bundle holds them all and compares each image with them"
+            why = keeps if all(head.keeps_items for head, _ in plans) else ""
             msg = (
-                f"{left_out} needs all features in memory: they take {sizes}. Choose one of {', '.join(streaming)}, "
-                f"which read them in blocks"
+                f"{left_out} needs all features in memory{why}: they take {sizes}. Choose one of "
+                f"{', '.join(streaming)}, which read them in blocks"
             )
             raise UsageError(msg)
         return able, [f"{left_out} were left out, since they need all features in memory: {sizes}"]

@@ -11,7 +11,7 @@ from featx.errors import DataError
 from featx.items import Item, Manifest
 from featx.items.manifest import UNKNOWN_SIZE
 from featx.items.renaming import suggest_rules
-from featx.items.splits import find_groups, find_leaks, find_units
+from featx.items.splits import Texts, find_groups, find_leaks, find_units
 from featx.reporting import SILENT, Reporter
 from featx.wording import join_first
 
@@ -53,18 +53,18 @@ def check_manifest(manifest: Manifest, *, group: str = "", tuned: bool = True, r
         copies = find_leaks(keys, np.where(train, "train", splits).tolist()) & (train | validation)
         check_classes(labels, train & ~copies, test, test_name, copies & train)
         train = train & ~copies
-    units = find_units(keys, groups or [item.group for item in items])[0]
+    units = find_units(keys, groups or [item.group for item in items])
     if tuned:
         check_tunable(manifest.source, labels, units, train, spare=int(roles is None))
 
 
-def check_labels(source: str, labels: Sequence[str]) -> None:
+def check_labels(source: str, labels: Texts) -> None:
     """Refuse labels of fewer than two classes.
 
     Raises:
         DataError: The message names the source.
     """
-    if not labels:
+    if not len(labels):
         msg = f"{source} has no labels: embed a folder of class folders, or a table with a label column"
         raise DataError(msg)
     if len(set(labels)) < MIN_CLASSES:
@@ -88,7 +88,7 @@ def assign_roles(splits: NDArray[np.str_]) -> tuple[Members, Members, Members, s
     return train, (splits == "val") & ~test, test, test_name
 
 
-def check_classes(labels: Sequence[str], train: Members, test: Members, test_name: str, copies: Members) -> None:
+def check_classes(labels: Texts, train: Members, test: Members, test_name: str, copies: Members) -> None:
     """Refuse a split whose training lacks a class that the test has.
 
     Args:
@@ -137,7 +137,7 @@ def check_classes(labels: Sequence[str], train: Members, test: Members, test_nam
         raise DataError(msg)
 
 
-def check_tunable(source: str, labels: Sequence[str], units: NDArray[np.intp], train: Members, spare: int = 0) -> None:
+def check_tunable(source: str, labels: Texts, units: NDArray[np.intp], train: Members, spare: int = 0) -> None:
     """Refuse training items on which no parameters can be chosen.
 
     Each fold must leave two classes to train on, so two classes need two images or groups each.
@@ -155,7 +155,7 @@ def check_tunable(source: str, labels: Sequence[str], units: NDArray[np.intp], t
     counts = count_units(labels, units, train)
     if sum(count - spare > 1 for count in counts.values()) >= MIN_CLASSES:
         return
-    images = Counter(labels)
+    images = Counter(np.asarray(labels).tolist())
     few = sorted((name for name in images if counts[name] - spare <= 1), key=lambda name: (images[name], name))
     shown = [
         f"{name!r} has {images[name]:,} {'image' if images[name] == 1 else 'images'}, "
@@ -169,7 +169,7 @@ def check_tunable(source: str, labels: Sequence[str], units: NDArray[np.intp], t
     raise DataError(msg)
 
 
-def count_units(labels: Sequence[str], units: NDArray[np.intp], members: Members) -> Counter[str]:
+def count_units(labels: Texts, units: NDArray[np.intp], members: Members) -> Counter[str]:
     """Count the units of each class among some items."""
     names, codes = np.unique(np.asarray(labels, np.str_)[members], return_inverse=True)
     pairs = np.unique(units[members] * max(1, len(names)) + codes)

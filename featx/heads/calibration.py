@@ -15,6 +15,7 @@ from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  
 
 from featx.errors import DataError, UnknownNameError
 from featx.heads.plain import CURVES, METHODS, Calibration, FloatArray, check_scores, list_curves
+from featx.heads.rows import cut_rows
 
 #: The parameters of each method that are fitted, if not a factor alone.
 _FITTED = {
@@ -41,8 +42,7 @@ def fit_temperature(
         positions: int (n_items,), the column of each item's class; its score is finite.
         weights: float (n_items,), the weight of each item; None for equal weights.
     """
-    measure = _prepare_chances(scores, positions)
-    return _minimize_factor(lambda factor: -float(np.average(measure(factor), weights=weights)))
+    return _fit_factor(_prepare_chances(scores, positions), weights)
 
 
 def fit_mixture(
@@ -63,7 +63,7 @@ def fit_mixture(
     """
     measure = _prepare_chances(scores, positions)
     equal = 1 / np.isfinite(scores).sum(axis=1)
-    plain = fit_temperature(scores, positions, weights)
+    plain = _fit_factor(measure, weights)
 
     def measure_loss(factor: float) -> float:
         chances = np.exp(measure(factor))
@@ -142,8 +142,9 @@ class Calibrator(BaseEstimator):
                 "add items or groups of each class, or use --calibration none"
             )
             raise DataError(msg)
-        given, columns = given[known], columns[known]
-        weights = np.ones(len(given)) if sample_weight is None else np.asarray(sample_weight, np.float64)[known]
+        weights = np.ones(len(given)) if sample_weight is None else np.asarray(sample_weight, np.float64)
+        if not known.all():
+            given, columns, weights = given[known], columns[known], weights[known]
         self.n_classes_ = given.shape[1]
         # The matrices of L-BFGS are so small that a second thread makes it up to 60 times as slow.
         with _find_thread_pools().limit(limits=1):
@@ -179,15 +180,15 @@ class Calibrator(BaseEstimator):
         """
         self.read().check()
 
-    def _fit_map(self, scores: FloatArray, columns: NDArray[Any], weights: FloatArray) -> None:
+    def _fit_map(self, scores: NDArray[np.floating[Any]], columns: NDArray[Any], weights: FloatArray) -> None:
         if self.method in CURVES:
-            self._fit_curves(list_curves(scores), columns, weights)
+            self._fit_curves(list_curves(scores.astype(np.float64)), columns, weights)
         elif self.method == "mixture":
             self.factor_, self.share_ = fit_mixture(scores, columns, weights)
         else:
             self.factor_ = 1.0 if self.method == "none" else fit_temperature(scores, columns, weights)
         if self.method == "bias":
-            self.factor_, self.biases_ = _fit_biases(scores, columns, weights, self.factor_)
+            self.factor_, self.biases_ = _fit_biases(scores.astype(np.float64), columns, weights, self.factor_)
 
     def _fit_curves(self, curves: FloatArray, columns: NDArray[Any], weights: FloatArray) -> None:
         first = 1 if self.n_classes_ == 2 else 0  # noqa: PLR2004 - the curve of two classes is the second one's
@@ -218,16 +219,22 @@ def _find_thread_pools() -> ThreadpoolController:
 def _prepare_chances(scores: NDArray[Any], positions: NDArray[np.intp]) -> Callable[[float], FloatArray]:
     """Return the function of the factor that is the log-probability of each item's class, float64 (n_items,)."""
     # Less the largest score of its item, no score is above 0: nothing overflows, and float32 is enough.
-    below = (scores - scores.max(axis=1, keepdims=True)).astype(np.float32)
+    below: NDArray[np.float32] = np.empty(scores.shape, np.float32)
+    np.subtract(scores, scores.max(axis=1, keepdims=True), out=below, casting="same_kind")
     own = below[np.arange(len(below)), positions].astype(np.float64)
-    work = np.empty_like(below)
 
     def measure(factor: float) -> FloatArray:
-        np.exp(np.multiply(below, np.float32(factor), out=work), out=work)
-        logarithms: FloatArray = factor * own - np.log(work.sum(axis=1)).astype(np.float64)
+        logarithms = factor * own
+        for part in cut_rows(len(below), below.shape[1]):
+            chances = below[part] * np.float32(factor)
+            logarithms[part] -= np.log(np.exp(chances, out=chances).sum(axis=1))
         return logarithms
 
     return measure
+
+
+def _fit_factor(measure: Callable[[float], FloatArray], weights: FloatArray | None) -> float:
+    return _minimize_factor(lambda factor: -float(np.average(measure(factor), weights=weights)))
 
 
 def _minimize_factor(measure_loss: Callable[[float], float]) -> float:

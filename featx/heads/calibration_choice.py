@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from scipy import special
 
 from featx.evaluation.metrics import make_gaps
+from featx.files import reserve_file
 from featx.heads.calibration import Calibrator
 from featx.heads.plain import CURVES, METHODS, FloatArray
+from featx.heads.rows import DOUBLES, cut_rows
 
 Split = tuple[NDArray[np.intp], NDArray[np.intp]]
 
@@ -95,14 +97,26 @@ class HeldOut:
     def cross_fit(self, method: str) -> FloatArray:
         """Return probabilities, float64 (n_items, n_classes); the calibrator of each fold is fitted to the others."""
         if method == "none":
-            return np.asarray(special.softmax(self.scores.astype(np.float64), axis=1))
-        known = self.known
-        probabilities = np.empty(self.scores.shape)
+            return take_softmax(self.scores)
+        known, probabilities = self.known, _reserve_like(self.scores)
         for train, held in self.splits:
             rows = train if known[train].any() else np.arange(len(known))
             calibrator = Calibrator(method).fit(self.scores[rows], self.positions[rows], self.weights[rows])
-            probabilities[held] = calibrator.predict_proba(self.scores[held])
+            for part in cut_rows(len(held), DOUBLES * self.scores.shape[1]):
+                probabilities[held[part]] = calibrator.predict_proba(self.scores[held[part]])
         return probabilities
+
+
+def take_softmax(scores: NDArray[np.floating[Any]]) -> FloatArray:
+    """Return the softmax of scores (n_items, n_classes), float64; if these are mapped from a file, it is too."""
+    shares = _reserve_like(scores)
+    for part in cut_rows(len(scores), DOUBLES * scores.shape[1]):
+        shares[part] = special.softmax(scores[part].astype(np.float64), axis=1)
+    return shares
+
+
+def _reserve_like(scores: NDArray[np.floating[Any]]) -> FloatArray:
+    return reserve_file(scores.shape, np.float64) if isinstance(scores, np.memmap) else np.empty(scores.shape)
 
 
 def choose_calibration(held_out: HeldOut, asked: str | None, *, margins: bool = False) -> CalibrationChoice:
@@ -133,7 +147,7 @@ def choose_calibration(held_out: HeldOut, asked: str | None, *, margins: bool = 
 
 def _list_candidates(held_out: HeldOut, base: str) -> list[str]:
     """List the methods that are worth a trial, the simplest first."""
-    n_units, n_values = len(np.unique(held_out.units)), held_out.scores.size
+    n_units, n_values = np.count_nonzero(np.bincount(held_out.units)), held_out.scores.size
     methods = [method for method in METHODS if method not in {"none", base}]
     if n_units < _FEWEST_FOR_STEPS:
         methods.remove("isotonic")
@@ -192,7 +206,7 @@ class _Trial:
 
     def count_errors(self) -> int:
         """Count the units with an item that is not predicted correctly."""
-        wrong = self.probabilities[self.known].argmax(axis=1) != self.held_out.positions[self.known]
+        wrong = self.probabilities.argmax(axis=1)[self.known] != self.held_out.positions[self.known]
         return len(np.unique(self.held_out.units[self.known][wrong]))
 
     def _standardize(self, gain: FloatArray) -> float:

@@ -92,7 +92,7 @@ def fit_head(
         held_out: Scores (n, n_classes) of items while they were held out, a column for each
             distinct target of `y` in order, and the target of each.
         fitted: The classifier that tuning fitted to the same items, if it did; then only the
-            calibration is fitted.
+            calibration is fitted, if there is one.
 
     Returns:
         The fitted pipeline, and notes.
@@ -105,6 +105,10 @@ def fit_head(
     rows, y = check_data(X, y)
     splits = split_folds(folds, y)
     model = _assemble(head, spec, splits, rows.widths)
+    if fitted is not None and not isinstance(model[-1], CalibratedHead):
+        fitted.classes_ = np.unique(y)  # tuning has numbered them
+        model.steps[-1] = ("classifier", fitted)
+        return FittedHead(model, ())
     arguments: dict[str, Any] = {}
     if isinstance(model[-1], CalibratedHead):
         arguments = {"classifier__held_out": held_out, "classifier__fitted": fitted}
@@ -147,6 +151,8 @@ def check_data(X: ArrayLike | FeatureRows, y: ArrayLike) -> tuple[FeatureRows, N
     if len(np.unique(targets)) < 2:  # noqa: PLR2004 - a choice needs two
         msg = f"only one class in {len(targets)} items; a classifier needs at least two"
         raise DataError(msg)
+    if features.is_checked:
+        return features, targets.astype(np.int64)
     finite, varies = np.ones(len(targets), bool), False
     first, ones = features[:1], np.ones(shape[1], np.float32)
     for rows, block in features.iterate_blocks():
@@ -162,6 +168,7 @@ def check_data(X: ArrayLike | FeatureRows, y: ArrayLike) -> tuple[FeatureRows, N
     if not varies:
         msg = f"the features of all {len(targets)} items are equal; choose another layer or backbone"
         raise DataError(msg)
+    features.is_checked = True
     return features, targets.astype(np.int64)
 
 

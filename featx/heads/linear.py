@@ -1,5 +1,6 @@
 """Linear heads: scores from coefficients for unscaled features, with the scaling folded in."""
 
+from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
@@ -131,9 +132,18 @@ def score_rows(X: FeatureRows, coef: NDArray[Any], intercept: NDArray[Any], leng
         lengths: float32 (n_items,), what items are divided by; None for no division.
     """
     margins = np.empty((len(X), coef.shape[1]), np.float32)
-    for rows, block in X.iterate_blocks(coef.shape[1]):
-        np.matmul(block, coef, out=margins[rows])
-    if lengths is not None:
-        margins /= lengths[:, None]
-    margins += intercept
+    for rows, block in iterate_margins(X, coef, intercept, lengths):
+        margins[rows] = block
     return margins
+
+
+def iterate_margins(
+    X: FeatureRows, coef: NDArray[Any], intercept: NDArray[Any], lengths: Floats | None
+) -> Iterator[tuple[slice, Floats]]:
+    """Yield the margins of `score_rows` a block of items at a time: positions, and float32 (n_block, n_outputs)."""
+    for rows, block in X.iterate_blocks(coef.shape[1]):
+        margins = block @ coef
+        if lengths is not None:
+            margins /= lengths[rows, None]
+        margins += intercept
+        yield rows, margins

@@ -221,7 +221,7 @@ class Whitening:
 
 
 #: The logit of a class that a fold has no item of: never chosen, and finite.
-NEVER = np.float32(-1e30)
+_NEVER = np.float32(-1e30)
 
 #: Below this mean curvature, the training items are separated with certainty, and only the penalty matters.
 _LEAST_CURVATURE = 1e-6
@@ -323,7 +323,7 @@ class SoftmaxLoss:
             sizes.append(size)
         n_classes = int(positions.max()) + 1
         present = np.stack([np.bincount(positions, column, n_classes) > 0 for column in weights.T])
-        absent = np.where(present, np.float32(0), NEVER)[:, n_classes == BINARY :]
+        absent = np.where(present, np.float32(0), _NEVER)[:, n_classes == BINARY :]
         return cls(X, lengths, positions, weights, tuple(frames), np.array(sizes), absent)
 
     @property

@@ -99,7 +99,7 @@ class Calibration:
         Raises:
             DataError: If there are not as many columns as were fitted, or a score cannot be used.
         """
-        given = check_scores(scores)
+        given = check_scores(scores).astype(np.float64, copy=False)
         if given.shape[1] != self.n_classes:
             msg = f"scores have {given.shape[1]} columns; the calibration was fitted to {self.n_classes}"
             raise DataError(msg)
@@ -125,13 +125,14 @@ class Calibration:
         return np.where(np.isfinite(curve), chances, curve > 0)
 
 
-def check_scores(scores: ArrayLike) -> FloatArray:
-    """Refuse scores that cannot be calibrated.
+def check_scores(scores: ArrayLike) -> NDArray[np.floating[Any]]:
+    """Refuse scores that cannot be calibrated; return those in float32 as they are, and others in float64.
 
     Raises:
         DataError: If they are not a matrix of items and classes, or have NaN, infinity, or a row of minus infinity.
     """
-    given = np.asarray(scores, np.float64)
+    given = np.asarray(scores)
+    given = given if given.dtype == np.float32 else given.astype(np.float64, copy=False)
     if given.ndim != 2 or len(given) == 0 or given.shape[1] < _BINARY:  # noqa: PLR2004 - items and classes
         msg = f"scores have the shape {given.shape}; pass (items, classes), with at least one item and two classes"
         raise DataError(msg)

@@ -12,6 +12,9 @@ from featx.files import forget_pages, reserve_file
 #: Bytes of float32 in one block: small enough for the processor's cache, large enough for efficient matrix products.
 BLOCK_BYTES = 8 * 2**20
 
+#: What is computed in float64 from a value, with what lies between, takes so many times the memory of a float32.
+DOUBLES = 8
+
 #: Blocks of rows that are streamed and stay mapped.
 _BLOCKS_MAPPED = 8
 
@@ -34,6 +37,7 @@ class FeatureRows:
 
     Attributes:
         lengths: float32 (n_rows,), the length of each row, once it was measured.
+        is_checked: Whether all rows were read once and found to be finite, and not all equal.
     """
 
     def __init__(
@@ -53,6 +57,7 @@ class FeatureRows:
         self.divided = divided
         self.streamed = streamed
         self.lengths: NDArray[np.float32] | None = None
+        self.is_checked = False
 
     @classmethod
     def wrap(cls, X: ArrayLike | Self) -> Self:
@@ -116,7 +121,7 @@ class FeatureRows:
         Raises:
             StoreError: If the folder of temporary files has no room for it.
         """
-        return reserve_file(shape) if self.streamed else np.empty(shape, np.float32)
+        return reserve_file(shape, np.float32) if self.streamed else np.empty(shape, np.float32)
 
     def release(self, number: int) -> None:
         """Release what is mapped after every few blocks, if the rows are streamed; blocks are counted from 1."""
@@ -129,11 +134,15 @@ class FeatureRows:
         Args:
             columns: How many values the caller computes for a row; dim if None.
         """
-        step = max(64, BLOCK_BYTES // (4 * max(self.features.shape[1], columns or 0)))
-        for number, start in enumerate(range(0, len(self), step), 1):
-            block = slice(start, min(start + step, len(self)))
+        for number, block in enumerate(cut_rows(len(self), max(self.features.shape[1], columns or 0)), 1):
             yield block, self[block]
             self.release(number)
+
+
+def cut_rows(n_rows: int, n_columns: int) -> Iterator[slice]:
+    """Cut rows into blocks of `BLOCK_BYTES`, if a value takes 4 bytes."""
+    step = max(64, BLOCK_BYTES // (4 * n_columns))
+    yield from (slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step))
 
 
 def divide_parts(features: NDArray[np.float32], widths: tuple[int, ...]) -> NDArray[np.float32]:

@@ -20,9 +20,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.class_weight import compute_sample_weight
 
 from featx.heads.discriminant import Scatter, solve_wide
-from featx.heads.linear import score_rows, spread_margins, unfold
+from featx.heads.linear import iterate_margins, score_rows, spread_margins, unfold
 from featx.heads.linear_svm import HingePath
-from featx.heads.logistic import NEVER, SoftmaxLoss, describe_candidates, follow_path
+from featx.heads.logistic import SoftmaxLoss, describe_candidates, follow_path
 from featx.heads.neighbours import Neighbourhood, find_neighbourhoods
 from featx.heads.networks import hold_out_units
 from featx.heads.ridge import RidgeSystem, measure_weighted
@@ -199,16 +199,18 @@ def sweep_path(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, pr
         weights[train, fold] = compute_sample_weight(model.class_weight, problem.positions[train])
     loss = SoftmaxLoss.prepare(problem.X, problem.positions, weights, scaling)
     for i, solutions in enumerate(follow_path(loss, describe_candidates(grid), model.max_iter)):
-        scores = np.empty((len(problem.X), problem.n_classes), np.float32)
-        for fold, (solution, (_, held)) in enumerate(zip(solutions, problem.splits, strict=True)):
+        [scores] = problem.reserve_scores(1)
+        for fold, (solution, (train, held)) in enumerate(zip(solutions, problem.splits, strict=True)):
             coef, intercept = unfold(*loss.split(solution.x, fold), loss.frames[fold])
             lengths = None if loss.lengths is None else loss.lengths[held]
-            scores[held] = spread_margins(score_rows(problem.X.take(held), coef, intercept, lengths))
+            present = np.flatnonzero(np.bincount(problem.positions[train]))
+            for block, margins in iterate_margins(problem.X.take(held), coef, intercept, lengths):
+                own = spread_margins(margins)[:, present]
+                scores[held[block, None], present] = special.log_softmax(own, axis=1)
             problem.advance()
         if not all(solution.converged for solution in solutions):
             report_unfinished(problem, i)
-        logarithms = special.log_softmax(scores, axis=1)
-        yield np.where(scores < NEVER / 2, -np.inf, logarithms).astype(np.float32)
+        yield scores
 
 
 def sweep_hinge(build: Build, grid: Sequence[Mapping[str, Any]], scaling: str, problem: Problem) -> Iterator[Floats]:
@@ -269,7 +271,7 @@ def sweep_shrinkage(
         scatter = Scatter(scaling, tuple(parts))
     scores = problem.reserve_scores(len(grid))
     for fold, (train, held) in enumerate(problem.splits):
-        present = np.unique(problem.positions[train])
+        present = np.flatnonzero(np.bincount(problem.positions[train]))
         rows, near = problem.X.take(held), None if lengths is None else lengths[held]
         if scatter is None:
             part = None if lengths is None else lengths[train]
@@ -277,9 +279,11 @@ def sweep_shrinkage(
             solutions = solve_wide(problem.X.take(train), targets, part, scaling, shrinkages, priors)
         else:
             solutions = scatter.solve(fold, shrinkages, priors)
-        for i, (coef, intercept) in enumerate(solutions):
-            margins = score_rows(rows, coef, intercept, near)
-            scores[i, held[:, None], present] = special.log_softmax(margins, axis=1)
+        coef, intercept = (np.concatenate(parts, axis=-1) for parts in zip(*solutions, strict=True))
+        for block, margins in iterate_margins(rows, coef, intercept, near):  # of all candidates in one pass
+            for one, own in zip(scores, np.split(margins, len(grid), axis=1), strict=True):
+                one[held[block, None], present] = special.log_softmax(own, axis=1)
+        for _ in grid:
             problem.advance()
     if scatter is not None:
         for i, model in enumerate(models):

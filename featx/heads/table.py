@@ -172,6 +172,8 @@ class Head:
         tolerance: How many standard errors below the best accuracy a candidate may be that is
             chosen for its log-loss; with 0, accuracy alone decides.
         sweep: How its grid is tried on all folds.
+        leaves_one_out: Whether `sweep` predicts each item, or unit, by a fit to all others, whatever the folds.
+        keeps_items: Whether the fitted head holds the features of all training items.
         streams: Whether it is tuned, fitted and evaluated without ever holding all features in memory.
         read_variant: Reads the text after `:` in a name into settings; None if there are no variants.
     """
@@ -194,6 +196,8 @@ class Head:
     stops_early: bool = False
     tolerance: float = 1.0
     sweep: sweeps.Sweep = sweeps.sweep_each
+    leaves_one_out: bool = False
+    keeps_items: bool = False
     streams: bool = False
     read_variant: Callable[[str], Mapping[str, Any]] | None = None
 
@@ -270,6 +274,7 @@ RIDGE = Head(
     margins=True,
     folds_scaling=True,
     sweep=sweeps.sweep_ridge,
+    leaves_one_out=True,
     streams=True,
 )
 
@@ -314,6 +319,7 @@ KNN = Head(
     calibrated=True,
     folds_scaling=True,
     sweep=sweeps.sweep_neighbours,
+    keeps_items=True,
 )
 
 LDA = Head(

@@ -25,7 +25,7 @@ from featx.heads.fitting import (
     limit_threads,
     split_folds,
 )
-from featx.heads.rows import FeatureRows, TrainingRows
+from featx.heads.rows import DOUBLES, FeatureRows, TrainingRows, cut_rows
 from featx.heads.scaling import check_scaling, measure_spread
 from featx.heads.sums import ClassSums
 from featx.heads.sweeps import Problem
@@ -168,12 +168,13 @@ def tune(
     winner = shortlist.choose()
     best, scores = winner.candidate, winner.scores
     notes = (*warned.describe(best, len(candidates)), *_note_edge(head, best, candidates, spec))
+    fitted = winner.offer() if winner.offer is not None else None
+    single_fold = _find_single_fold(problem, classes)
+    del winner, shortlist, offers, problem, asked, shared  # the products of features of each fold
     held_out = HeldOut(scores, positions, splits, alone, weights).keep_items(copies)
     calibration = choose_calibration(held_out, spec.calibration, margins=head.margins)
     notes = (*notes, *(f"{head.name} {note}" for note in calibration.notes))
     chosen = replace(spec, params=best.params, scaling=best.scaling, calibration=calibration.method)
-    fitted = winner.offer() if winner.offer is not None else None
-    single_fold = _find_single_fold(problem, classes)
     scores, positions, chances = held_out.scores, held_out.positions, calibration.probabilities
     return Tuned(chosen, best, tuple(candidates), classes, scores, positions, chances, notes, single_fold, fitted)
 
@@ -436,7 +437,8 @@ def measure_accuracy(
     strata = positions if np.ptp(weights) > 0 else np.zeros_like(positions)
     means = np.bincount(strata, right) / np.maximum(np.bincount(strata), 1)
     n_strata = len(means)
-    n_units = np.bincount(np.unique(units * n_strata + strata) % n_strata, minlength=n_strata)
+    pairs = np.unique(units * n_strata + strata) if n_strata > 1 else np.flatnonzero(np.bincount(units))
+    n_units = np.bincount(pairs % n_strata, minlength=n_strata)
     excess = weights * (right - means[strata]) * np.sqrt(n_units / np.maximum(n_units - 1, 1))[strata]
     return accuracy, float(np.linalg.norm(np.bincount(units, excess)) / weights.sum())
 
@@ -457,7 +459,9 @@ def _measure_losses(
         if calibrated and known.any():
             fitting = train[known[train]] if known[train].any() else np.flatnonzero(known)
             factor = fit_temperature(scores[fitting], problem.positions[fitting], weights[fitting])
-        losses[held] = special.logsumexp(factor * scores[held].astype(np.float64), axis=1) - factor * own[held]
+        for part in cut_rows(len(held), DOUBLES * scores.shape[1]):
+            rows = held[part]
+            losses[rows] = special.logsumexp(factor * scores[rows].astype(np.float64), axis=1) - factor * own[rows]
     return np.clip(np.nan_to_num(losses, nan=_MOST_LOSS), 0, _MOST_LOSS)
 
 

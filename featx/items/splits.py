@@ -50,6 +50,9 @@ _USES = {"val": "validated on", "test": "tested"}
 #: A text for each item; an array of bytes takes the least memory.
 Texts = Sequence[str] | npt.NDArray[np.str_] | npt.NDArray[np.bytes_]
 
+#: Texts, and the places of some of them, which are names of units.
+_Names = tuple[npt.NDArray[Any], npt.NDArray[np.intp]]
+
 #: Number of items of each class in a unit.
 _Content = dict[str, int]
 
@@ -67,7 +70,7 @@ class HoldOut:
     notes: tuple[str, ...]
 
 
-def find_units(keys: Texts, groups: Texts) -> tuple[npt.NDArray[np.intp], list[str]]:
+def find_units(keys: Texts, groups: Texts) -> npt.NDArray[np.intp]:
     """Find the items that must stay together: those that share bytes or a group, directly or in a chain.
 
     Args:
@@ -75,28 +78,27 @@ def find_units(keys: Texts, groups: Texts) -> tuple[npt.NDArray[np.intp], list[s
         groups: Group of each item; empty for none.
 
     Returns:
-        The unit of each item, intp (n_items,), and the name of each unit: its smallest
-        group, or its sha256 if it has no group.
+        The unit of each item from 0, intp (n_items,).
     """
-    units, names, n_groups = _number_units(keys, groups)
-    return units, [_decode(name) for name in [*names[0][:n_groups].tolist(), *names[1].tolist()]]
+    return _number_units(keys, groups)[0]
 
 
-def _number_units(keys: Texts, groups: Texts) -> tuple[npt.NDArray[np.intp], tuple[npt.NDArray[Any], ...], int]:
-    """Return the unit of each item, the groups and keys that name units, and how many of the units have a group.
+def _number_units(keys: Texts, groups: Texts) -> tuple[npt.NDArray[np.intp], list[_Names]]:
+    """Return the unit of each item, and the names of the units: some groups and some keys.
 
     Units with a group come first, in the order of their smallest groups; then the others, in that of their keys. For
     millions of items, arrays take a tenth of the memory that a dictionary of them does.
     """
-    key_names, key_codes = np.unique(_as_texts(keys), return_inverse=True)
-    group_names, group_codes = np.unique(_as_texts(groups), return_inverse=True)
-    tied = np.flatnonzero(_as_texts(groups) != group_names.dtype.type()) if len(group_names) else key_codes[:0]
+    key_texts, group_texts = _as_texts(keys), _as_texts(groups)
+    key_codes, key_places = _number_texts(key_texts)
+    tied = np.flatnonzero(group_texts != group_texts.dtype.type())
     if not len(tied):
-        return key_codes.astype(np.intp), (group_names[:0], key_names), 0
+        return key_codes, [(key_texts, key_places)]
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    n_groups, n_nodes = len(group_names), len(group_names) + len(key_names)
+    group_codes, group_places = _number_texts(group_texts)
+    n_groups, n_nodes = len(group_places), len(group_places) + len(key_places)
     ends = group_codes[tied], n_groups + key_codes[tied]
     graph = coo_array((np.ones(len(tied), np.int8), ends), shape=(n_nodes, n_nodes))
     _, component = connected_components(graph, directed=False)
@@ -104,8 +106,23 @@ def _number_units(keys: Texts, groups: Texts) -> tuple[npt.NDArray[np.intp], tup
     of_key = root[component[n_groups:]]
     roots, numbers = np.unique(of_key, return_inverse=True)
     grouped = roots[roots < n_groups]
-    names = (group_names[grouped], key_names[roots[len(grouped) :] - n_groups])
-    return numbers[key_codes].astype(np.intp), names, len(grouped)
+    alone = roots[len(grouped) :] - n_groups
+    return numbers[key_codes], [(group_texts, group_places[grouped]), (key_texts, key_places[alone])]
+
+
+def _number_texts(texts: npt.NDArray[Any]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Number texts in rising order: the number of each, and the first place of each number.
+
+    As `np.unique` does, which copies all texts three times.
+    """
+    order = np.argsort(texts, kind="stable")
+    is_new = np.ones(len(texts), bool)
+    for start in range(1, len(texts), _NAMES):
+        near = texts[order[start - 1 : start + _NAMES]]
+        is_new[start : start + _NAMES] = near[1:] != near[:-1]
+    codes = np.empty(len(texts), np.intp)
+    codes[order] = np.cumsum(is_new) - 1
+    return codes, order[is_new]
 
 
 def _as_texts(values: Texts) -> npt.NDArray[Any]:
@@ -464,10 +481,12 @@ def _place(name: str, seed: int) -> float:
 
 def _place_units(keys: Texts, groups: Texts, seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.float64]]:
     """Return the unit of each item, and the place of each unit; a part of the names is in memory at a time."""
-    units, names, _ = _number_units(keys, groups)
-    parts = [part[start : start + _NAMES] for part in names for start in range(0, len(part), _NAMES)]
+    units, names = _number_units(keys, groups)
+    parts = (
+        texts[places[start : start + _NAMES]] for texts, places in names for start in range(0, len(places), _NAMES)
+    )
     found = (_place(_decode(name), seed) for part in parts for name in part.tolist())
-    return units, np.fromiter(found, np.float64, sum(map(len, names)))
+    return units, np.fromiter(found, np.float64, sum(len(places) for _, places in names))
 
 
 def _note(labels: Sequence[str], what: str, apart_from: Sequence[str] = ()) -> str:

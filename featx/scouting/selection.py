@@ -87,7 +87,7 @@ def _sample(
     labels = [item.label for item in items]
     members = hold_out(keys, labels, groups, test_size=share, seed=options.seed, stratify="exact").test
     try:
-        check_tunable(source, labels, find_units(keys, groups)[0], members)
+        check_tunable(source, labels, find_units(keys, groups), members)
     except DataError as error:
         msg = f"the sample has {int(members.sum()):,} of {len(items):,} training images: {error}, or raise --sample"
         raise DataError(msg) from error

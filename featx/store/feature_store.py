@@ -176,7 +176,6 @@ class FeatureStore:
         quarantine = self._read_quarantine(file, read_text(attributes, "quarantine_sha256"))
         self.quarantine = list(zip(*(quarantine[name].tolist() for name in QUARANTINE_COLUMNS), strict=True))
         self._raw = self._read_items(file)
-        self.sizes_px = np.stack([self._raw["width"], self._raw["height"]], axis=1)
         self._read_features(file)
 
     def _read_attributes(self, attributes: h5py.AttributeManager) -> None:
@@ -283,6 +282,11 @@ class FeatureStore:
     def groups(self) -> NDArray[np.str_]:
         """Group of each item; empty for none."""
         return decode_text(self._raw["group"])
+
+    @cached_property
+    def sizes_px(self) -> NDArray[np.int32]:
+        """Width and height of each image, int `(n_items, 2)`."""
+        return np.stack([self._raw["width"], self._raw["height"]], axis=1)
 
     @property
     def contents(self) -> NDArray[np.bytes_]:

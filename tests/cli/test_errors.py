@@ -36,6 +36,8 @@ def expect(result, code, pattern):
         (["embed", "photos", "--backbone", "colour", "--image-size", "big"], 2, "240x320"),
         (["embed", "photos", "--backbone", "colour", "--resize", "zoom"], 2, "stretch"),
         (["embed", "photos", "--backbone", "colour", "--dtype", "int8"], 2, "float32"),
+        (["fit", "no-store.h5", "--memory", "text"], 2, "^error: --memory 'text' is not a number of bytes"),
+        (["fit", "no-store.h5", "--memory", "1kB"], 2, "^error: --memory is 1,000 bytes, but"),
         pytest.param(["embed", "photos", "--backbone", "file:gone.keras"], 1, "gone.keras", marks=pytest.mark.keras),
         (["embed", "photos", "--backbone", "colour", "--root", "."], 2, "tables"),
         (["embed", "photos", "--backbone", "colour", "--on-bad", "skip"], 2, "quarantine, fail"),

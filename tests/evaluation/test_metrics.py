@@ -10,7 +10,7 @@ from scipy.stats import binomtest, norm, t
 from sklearn import metrics as reference
 
 from featx.errors import DataError, UsageError
-from featx.evaluation import METRICS, Evaluation, compute_wilson_interval, evaluate
+from featx.evaluation import METRICS, Evaluation, compute_wilson_interval, evaluate, metrics
 from featx.evaluation.intervals import invert_gaps
 from featx.evaluation.metrics import make_class_scores
 
@@ -81,6 +81,14 @@ def test_named_functions_of_scikit_learn_agree_where_all_classes_are_present():
     assert result.macro_f1 == pytest.approx(reference.f1_score(targets, predictions, average="macro"))
     area = reference.roc_auc_score(targets, probabilities, multi_class="ovr", average="macro")
     assert result.roc_auc == pytest.approx(area)
+
+
+def test_many_items_have_fewer_resamples(monkeypatch):
+    probabilities, targets = make_items(80, 4, seed=5)
+    asked = evaluate(probabilities, targets, name_classes(4), resamples=30).to_dict()
+    monkeypatch.setattr(metrics, "_WORK", 80 * 30)
+    monkeypatch.setattr(metrics, "_FEWEST_RESAMPLES", 20)
+    assert evaluate(probabilities, targets, name_classes(4)).to_dict() == asked
 
 
 def test_intervals_equal_those_of_resampled_items():

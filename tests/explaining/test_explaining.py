@@ -108,6 +108,13 @@ def test_five_folds_are_held_out_for_the_sets(store):
     assert np.allclose(held_out.probabilities[folds == 3], alone, atol=1e-3)
 
 
+def test_ridge_has_left_out_each_item_and_computes_nothing_again_for_the_sets(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(featx.fitting.fitting, "predict_held_out", lambda *_: pytest.fail("computed again"))
+    run = featx.fit(store, "ridge", options=FitOptions(folder=tmp_path, network=False))
+    scores = read_basis(Bundle.open(run.bundle)).conformal.scores.astype(float)
+    assert -np.log1p(-scores).mean() == pytest.approx(run.validation.log_loss, abs=1e-4)
+
+
 def test_no_item_of_the_test_is_in_the_basis(bundle):
     basis = read_basis(Bundle.open(bundle))
     roles = np.array([row.rpartition(",")[2] for row in (bundle / "items.csv").read_text().splitlines()[1:]])

@@ -8,11 +8,15 @@ from pictures import write_digits
 from reporters import Recorder
 
 import featx
+from featx import options as limits
 from featx.errors import UsageError
 from featx.files import reserve_file
 from featx.fitting.memory import MemoryPlan, measure_available
-from featx.heads import ridge, rows
-from featx.options import EmbedOptions, FitOptions, read_bytes
+from featx.heads import find_head, ridge, rows
+from featx.heads.rows import FeatureRows, TrainingRows
+from featx.heads.tuning import tune_and_fit
+from featx.options import EmbedOptions, FitOptions, read_memory
+from featx.specs import HeadSpec
 
 SIDE = {"height": 32, "width": 32}
 
@@ -25,10 +29,17 @@ def halves(tmp_path_factory):
     return featx.embed(source, "colour", image=SIDE, dtype="float16", folder=folder / "f", options=EmbedOptions()).store
 
 
+@pytest.fixture
+def any_memory(monkeypatch):
+    """Let a fit have less memory than its code takes, so that 120 digits are streamed."""
+    monkeypatch.setattr(limits, "LEAST_MEMORY", 1)
+
+
 def fit(store, head, memory=None, **options):
     return featx.fit(store, head, options=FitOptions(folder=None, memory=memory, **options))
 
 
+@pytest.mark.usefixtures("any_memory")
 @pytest.mark.parametrize("head", ["ridge", "lda", "centroid", "logreg"])
 @pytest.mark.parametrize("options", [{}, {"group": r"digit-(\d{3})"}, {"cv": 2}], ids=["plain", "groups", "cv"])
 def test_a_streamed_fit_gives_the_numbers_of_one_in_memory(halves, head, options, monkeypatch):
@@ -49,6 +60,24 @@ def test_a_streamed_fit_gives_the_numbers_of_one_in_memory(halves, head, options
         np.testing.assert_allclose(after.tested[name], before.tested[name], atol=2e-3)
 
 
+@pytest.mark.parametrize(("head", "passes"), [("ridge", 4), ("lda", 3), ("centroid", 3)])
+def test_heads_from_sums_are_tuned_and_fitted_in_a_few_passes(head, passes, monkeypatch):
+    y = np.arange(600) % 3
+    X = (np.random.default_rng(0).standard_normal((600, 5)) + y[:, None]).astype(np.float32)
+    read, take = [], FeatureRows.__getitem__
+
+    def count(rows, key):
+        found = take(rows, key)
+        read.append(len(found))
+        return found
+
+    monkeypatch.setattr(FeatureRows, "__getitem__", count)
+    training = TrainingRows(FeatureRows(X), y, np.arange(600) // 3 % 3, np.arange(600))
+    tune_and_fit(find_head(head), training, HeadSpec(head, scaling="none"))
+    assert sum(read) // 600 == passes  # and some hundred items, near which the mean is
+
+
+@pytest.mark.usefixtures("any_memory")
 def test_what_was_decided_is_said_once_and_recorded(halves, tmp_path):
     reporter = Recorder()
     run = featx.fit(halves, "ridge", options=FitOptions(folder=tmp_path, memory=20_000, reporter=reporter))
@@ -61,19 +90,25 @@ def test_what_was_decided_is_said_once_and_recorded(halves, tmp_path):
     assert MemoryPlan.make(halves, FitOptions()).describe() == ""
 
 
-@pytest.mark.parametrize("head", ["random-forest", "svm", "knn", "mlp"])
-def test_a_head_that_needs_everything_in_memory_is_refused_before_anything_is_read(halves, head, monkeypatch):
+@pytest.mark.usefixtures("any_memory")
+@pytest.mark.parametrize(
+    ("head", "why"), [("random-forest", ""), ("svm", ""), ("mlp", ""), ("knn", ", since its bundle holds them all")]
+)
+def test_a_head_that_needs_everything_in_memory_is_refused_before_anything_is_read(halves, head, why, monkeypatch):
     monkeypatch.setattr(featx.fitting.fitting, "refuse_damage", lambda _: pytest.fail("it was read"))
-    with pytest.raises(UsageError, match=rf"^{head} needs all .* Choose one of logreg, ridge, lda, centroid, which"):
+    words = rf"^{head} needs all features in memory{why}.*: they take .* Choose one of logreg, ridge, lda, centroid, "
+    with pytest.raises(UsageError, match=words):
         fit(halves, head, memory=10_000)
 
 
+@pytest.mark.usefixtures("any_memory")
 def test_best_leaves_out_what_does_not_fit(halves):
     run = fit(halves, "best", memory=10_000)
     assert {one.name for one in run.heads} == {"centroid", "lda", "ridge", "logreg"}
     assert any(note.startswith("naive-bayes, knn, mlp, random-forest were left out") for note in run.notes)
 
 
+@pytest.mark.usefixtures("any_memory")
 def test_joined_stores_that_exceed_the_memory_are_refused(halves, tmp_path):
     other = featx.embed(halves.source, "colour", image={"height": 8, "width": 8}, folder=tmp_path).store
     with pytest.raises(UsageError, match="the features of 2 stores are joined in memory: they take"):
@@ -81,12 +116,15 @@ def test_joined_stores_that_exceed_the_memory_are_refused(halves, tmp_path):
 
 
 def test_bytes_are_read_with_and_without_units():
-    assert [read_bytes(text) for text in ("1.5GiB", "2 MB", "800kB", "1000", "3 T")] == [
-        3 * 2**29, 2_000_000, 800_000, 1000, 3 * 10**12]  # fmt: skip
+    assert [read_memory(text) for text in ("1.5GiB", "300 MB", "800000kB", "250000000", "3 T")] == [
+        3 * 2**29, 300_000_000, 800_000_000, 250_000_000, 3 * 10**12]  # fmt: skip
     for text in ("", "much", "1.2.3GB", "0", "-5MB"):
-        with pytest.raises(UsageError, match="is not a number of bytes"):
-            read_bytes(text)
-    with pytest.raises(UsageError, match="memory is 0"):
+        with pytest.raises(UsageError, match=r"^--memory '.*' is not a number of bytes"):
+            read_memory(text)
+
+
+def test_less_memory_than_the_code_takes_is_refused():
+    with pytest.raises(UsageError, match=r"^memory is 0 bytes, but the code of a fit alone takes 250 MB"):
         FitOptions(memory=0)
 
 
@@ -95,6 +133,6 @@ def test_the_memory_of_this_machine_is_known():
 
 
 def test_scores_in_a_file_are_an_array():
-    scores = reserve_file((3, 4))
+    scores = reserve_file((3, 4), np.float32)
     scores[...] = 2
     assert scores[1:].sum() == 16

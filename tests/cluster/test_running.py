@@ -7,13 +7,14 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
-from scenarios import read_content
+from scenarios import list_names, read_content
 from test_dicom import make
 
 import featx
 from featx.cluster import workers
 from featx.cluster.driver import KILLS, WorkerLostError
 from featx.cluster.workers import Worker
+from featx.errors import StoreLockedError
 
 pytest.importorskip("ray")
 RAY = featx.EmbedOptions(executor="ray", workers=1, max_bad=1.0)
@@ -135,3 +136,14 @@ def test_an_image_that_killed_workers_is_not_decoded_by_the_driver(pictures, fea
         result = embed(pictures, features)
         assert [reason for *_, reason in result.store.quarantine] == [KILLS]
         assert len(starts) == number
+
+
+def test_a_worker_that_is_late_leaves_nothing_behind(pictures, features, monkeypatch):
+    """One that could not be reached when the run ended."""
+    late = []
+    start = Here.start
+    monkeypatch.setattr(Here, "start", lambda engine: late.append(start(engine)) or late[-1])
+    embed(pictures, features)
+    with pytest.raises(StoreLockedError):
+        late[0].embed("000001-0123456789abcdef", ["cat/1.png"])
+    assert list_names(features) == ["s.h5"]

@@ -58,8 +58,8 @@ class Engine(Protocol):
         """Let a worker load the network; return what `wait` takes."""
         ...
 
-    def embed(self, handle: Any, name: str, ids: Sequence[str]) -> Any:  # noqa: ANN401 - as above
-        """Let a worker embed a shard; return what `wait` takes."""
+    def embed(self, handle: Any, name: str, ids: Sequence[str], known: Sequence[str]) -> Any:  # noqa: ANN401 - as above
+        """Let a worker embed a shard, but for known images; return what `wait` takes."""
         ...
 
     def wait(self, answers: Sequence[Any], seconds: float) -> Sequence[Any]:
@@ -94,6 +94,7 @@ class Driver:
         shards: The shards; taken one by one.
         n_workers: Number of workers.
         name: Names the file of a shard.
+        known: Lists the sha256 of images of a shard that need not be embedded if their files are as they were.
         finish: Called with each shard once it is written, and None; or with a shard of one item and the reason why it
             is not embedded.
         observe: Called with what a worker answered.
@@ -107,6 +108,7 @@ class Driver:
         n_workers: int,
         *,
         name: Callable[[Shard], str],
+        known: Callable[[Shard], Sequence[str]],
         finish: Callable[[Shard, str], None],
         observe: Callable[[Outcome], None],
         show: Callable[[str], None],
@@ -115,6 +117,7 @@ class Driver:
         self._shards = shards
         self._n_workers = n_workers
         self._name = name
+        self._known = known
         self._finish = finish
         self._observe = observe
         self._show = show
@@ -150,7 +153,8 @@ class Driver:
         for worker in self._workers:
             if worker.state == "idle" and (shard := self._take()):
                 worker.state, worker.shard, worker.since = "embedding", shard, time.monotonic()
-                worker.answer = self._engine.embed(worker.handle, self._name(shard), [item.id for item in shard.items])
+                ids = [item.id for item in shard.items]
+                worker.answer = self._engine.embed(worker.handle, self._name(shard), ids, self._known(shard))
         while len(self._workers) < self._n_workers and not any(worker.state == "idle" for worker in self._workers):
             if not self._has_more():
                 break

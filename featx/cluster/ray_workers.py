@@ -148,9 +148,9 @@ class RayEngine:
         """Let a worker load the network."""
         return handle.load.remote()
 
-    def embed(self, handle: Any, name: str, ids: Sequence[str]) -> Any:  # noqa: ANN401 - as above
+    def embed(self, handle: Any, name: str, ids: Sequence[str], known: Sequence[str]) -> Any:  # noqa: ANN401 - as above
         """Let a worker embed a shard."""
-        return handle.embed.remote(name, ids)
+        return handle.embed.remote(name, ids, known)
 
     def wait(self, answers: Sequence[Any], seconds: float) -> Sequence[Any]:
         """Return the answers that have arrived."""

@@ -194,14 +194,14 @@ class Run(Family):
 
         def stop():
             for path in self.parts.glob(".*.tmp"):
-                shard, pid = (
-                    self.parts / path.name[1:].rpartition(".h5.")[0],
-                    int(path.name.split(".")[-2].split("-")[0]),
-                )
-                os.kill(pid, signal.SIGSTOP)
-                if path.exists() and not shard.with_name(shard.name + ".h5").exists():
-                    return pid, shard.with_name(shard.name + ".h5")
-                os.kill(pid, signal.SIGCONT)
+                shard = self.parts / f"{path.name[1:].rpartition('.h5.')[0]}.h5"
+                pid = int(path.name.split(".")[-2].split("-")[0])
+                with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it was killed while it wrote
+                    os.kill(pid, signal.SIGSTOP)
+                    is_alive = Path(f"/proc/{pid}/cmdline").read_bytes()
+                    if is_alive and path.exists() and not shard.exists():
+                        return pid, shard
+                    os.kill(pid, signal.SIGCONT)
             return None
 
         return self.wait_for(stop, seconds=0)

@@ -35,7 +35,7 @@ class Simulation:
     def load(self, handle):
         return next(self.numbers), handle, None
 
-    def embed(self, handle, _name, ids):
+    def embed(self, handle, _name, ids, _known):
         assert handle in self.alive
         return next(self.numbers), handle, tuple(ids)
 
@@ -72,6 +72,7 @@ def run(engine, n_items=12, size=4, n_workers=3):
         shards,
         n_workers,
         name=lambda _: "",
+        known=lambda _: (),
         finish=finish,
         observe=lambda _: None,
         show=states.append,

@@ -247,7 +247,7 @@ class Ledger:
         return [stamp.sha256 for place in places if (stamp := self._agreed[place])]
 
     def find_unnamed(self, most: int) -> frozenset[str]:
-        """Find the sha256 of rows of no item that all stores have, as of renamed images; none if they are above `most`."""
+        """Find the sha256 of rows of no item that all stores have, as of renamed images; none if more than `most`."""
         first, *others = (writer.known for writer in self.writers)
         is_free = np.ones(len(first), np.bool_)
         for other in others:

@@ -31,6 +31,9 @@ _PATIENCE_SECONDS = 60.0
 #: Why an item is quarantined on which workers die.
 KILLS = f"each of {_DEATHS} processes that read it died; the decoder may crash on it, or it takes too much memory"
 
+#: What to do if a cluster has no room for a worker.
+HOW_TO_FIT = "choose other --cpus-per-worker and --gpus-per-worker, or add machines"
+
 logger = logging.getLogger(__name__)
 
 
@@ -235,10 +238,7 @@ class Driver:
         waiting = not self._seconds and all(worker.state == "loading" for worker in self._workers)
         if waiting and not self._is_told and now - self._started > _PATIENCE_SECONDS:
             self._is_told = True
-            logger.warning(
-                "no worker has started yet: the cluster may have no room for one; see --cpus-per-worker and "
-                "--gpus-per-worker"
-            )
+            logger.warning("no worker has started yet: the cluster may have no room for one: %s", HOW_TO_FIT)
         usual = LATE_FACTOR * self._seconds[len(self._seconds) // 2] if self._seconds else FIRST_SECONDS
         limit = max(LATE_SECONDS, usual)
         for worker in self._workers:

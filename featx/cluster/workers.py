@@ -102,7 +102,7 @@ class Worker:
             self._runner.prepare()
         return Outcome(time.perf_counter() - begun, warnings=warnings)
 
-    def embed(self, name: str, ids: Sequence[str], known: Sequence[str] = ()) -> Outcome:
+    def embed(self, name: str, ids: Sequence[str], known: Sequence[str]) -> Outcome:
         """Embed the items of a shard, and write it beside each store.
 
         Args:

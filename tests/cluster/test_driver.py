@@ -196,6 +196,10 @@ def test_an_object_cannot_be_built_by_workers(pictures, features):
 def test_options_of_ray_are_refused_without_it():
     with pytest.raises(UsageError, match="need the executor ray"):
         featx.EmbedOptions(ray_address="auto")
+    with pytest.raises(UsageError, match="need the executor ray"):
+        featx.CompareOptions(cpus_per_worker=2)
+    with pytest.raises(UsageError, match="name one that all machines see"):
+        featx.CompareOptions(executor="ray", ray_address="auto", folder=None)
 
 
 def test_a_late_answer_for_a_shard_that_was_cut_in_two_changes_nothing():

@@ -147,7 +147,7 @@ def test_a_worker_that_is_late_leaves_nothing_behind(pictures, features, monkeyp
     monkeypatch.setattr(Here, "start", lambda engine: late.append(start(engine)) or late[-1])
     embed(pictures, features)
     with pytest.raises(StoreLockedError):
-        late[0].embed("000001-0123456789abcdef", ["cat/1.png"])
+        late[0].embed("000001-0123456789abcdef", ["cat/1.png"], [])
     assert list_names(features) == ["s.h5"]
 
 

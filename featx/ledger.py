@@ -181,8 +181,8 @@ class Ledger:
         places = _list_places(writers, manifest)
         own = describe_source(manifest)
         self._held = {id(writer): _read_stamps(writer, own, places, len(manifest)) for writer in writers}
-        agreed = self._intersect(writers)
-        self._stamps = agreed if agreed.are_there.any() and not options.rehash else None
+        self._agreed = self._intersect(writers)
+        self._stamps = self._agreed if self._agreed.are_there.any() and not options.rehash else None
         self.expected = self.count_expected(writers)
         self._options = options
         self._outcomes = Outcomes(manifest.items)
@@ -241,6 +241,20 @@ class Ledger:
             workers=self._options.count_workers(count_least(self.manifest)),
             timing=timing,
         )
+
+    def list_contents(self, places: Iterable[int]) -> list[str]:
+        """List the sha256 of the rows that all stores have for some items, whether or not their files are unchanged."""
+        return [stamp.sha256 for place in places if (stamp := self._agreed[place])]
+
+    def find_unnamed(self, most: int) -> frozenset[str]:
+        """Find the sha256 of rows of no item that all stores have, as of renamed images; none if more than `most`."""
+        first, *others = (writer.known for writer in self.writers)
+        is_free = np.ones(len(first), np.bool_)
+        for other in others:
+            is_free &= other.find(first.digests) >= 0
+        is_free[first.find(self._agreed.list_contents(np.flatnonzero(self._agreed.are_there)))] = False
+        digests = first.digests[is_free]
+        return frozenset(digest.decode() for digest in digests.tolist()) if len(digests) <= most else frozenset()
 
     def note(self, place: int, examined: Examined) -> None:
         """Note what became of an item, by its place in the manifest; an image need not have pixels any more."""

@@ -31,6 +31,9 @@ _PATIENCE_SECONDS = 60.0
 #: Why an item is quarantined on which workers die.
 KILLS = f"each of {_DEATHS} processes that read it died; the decoder may crash on it, or it takes too much memory"
 
+#: What to do if a cluster has no room for a worker.
+HOW_TO_FIT = "choose other --cpus-per-worker and --gpus-per-worker, or add machines"
+
 logger = logging.getLogger(__name__)
 
 
@@ -58,8 +61,8 @@ class Engine(Protocol):
         """Let a worker load the network; return what `wait` takes."""
         ...
 
-    def embed(self, handle: Any, name: str, ids: Sequence[str]) -> Any:  # noqa: ANN401 - as above
-        """Let a worker embed a shard; return what `wait` takes."""
+    def embed(self, handle: Any, name: str, ids: Sequence[str], known: Sequence[str]) -> Any:  # noqa: ANN401 - as above
+        """Let a worker embed a shard, but for known images; return what `wait` takes."""
         ...
 
     def wait(self, answers: Sequence[Any], seconds: float) -> Sequence[Any]:
@@ -94,6 +97,7 @@ class Driver:
         shards: The shards; taken one by one.
         n_workers: Number of workers.
         name: Names the file of a shard.
+        known: Lists the sha256 of images of a shard that need not be embedded if their files are as they were.
         finish: Called with each shard once it is written, and None; or with a shard of one item and the reason why it
             is not embedded.
         observe: Called with what a worker answered.
@@ -107,6 +111,7 @@ class Driver:
         n_workers: int,
         *,
         name: Callable[[Shard], str],
+        known: Callable[[Shard], Sequence[str]],
         finish: Callable[[Shard, str], None],
         observe: Callable[[Outcome], None],
         show: Callable[[str], None],
@@ -115,6 +120,7 @@ class Driver:
         self._shards = shards
         self._n_workers = n_workers
         self._name = name
+        self._known = known
         self._finish = finish
         self._observe = observe
         self._show = show
@@ -150,7 +156,8 @@ class Driver:
         for worker in self._workers:
             if worker.state == "idle" and (shard := self._take()):
                 worker.state, worker.shard, worker.since = "embedding", shard, time.monotonic()
-                worker.answer = self._engine.embed(worker.handle, self._name(shard), [item.id for item in shard.items])
+                ids = [item.id for item in shard.items]
+                worker.answer = self._engine.embed(worker.handle, self._name(shard), ids, self._known(shard))
         while len(self._workers) < self._n_workers and not any(worker.state == "idle" for worker in self._workers):
             if not self._has_more():
                 break
@@ -231,10 +238,7 @@ class Driver:
         waiting = not self._seconds and all(worker.state == "loading" for worker in self._workers)
         if waiting and not self._is_told and now - self._started > _PATIENCE_SECONDS:
             self._is_told = True
-            logger.warning(
-                "no worker has started yet: the cluster may have no room for one; see --cpus-per-worker and "
-                "--gpus-per-worker"
-            )
+            logger.warning("no worker has started yet: the cluster may have no room for one: %s", HOW_TO_FIT)
         usual = LATE_FACTOR * self._seconds[len(self._seconds) // 2] if self._seconds else FIRST_SECONDS
         limit = max(LATE_SECONDS, usual)
         for worker in self._workers:

@@ -90,6 +90,7 @@ class Job:
         started_ns: Start of the run, in nanoseconds since 1970.
         options: Options of the run, without the reporter.
         expected: About how many items the run embeds.
+        known: The sha256 of images that need not be embedded, whatever their names.
         folder: Working folder of the driver, to which paths may be relative.
         environment: Variables that decide where networks and their weights are found.
     """
@@ -101,6 +102,7 @@ class Job:
     started_ns: int
     options: EmbedOptions
     expected: int
+    known: frozenset[str]
     folder: str = field(default_factory=os.getcwd)
     environment: Mapping[str, str] = field(default_factory=copy_environment)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it ships no types
 
-from featx.cluster.driver import WorkerLostError
+from featx.cluster.driver import HOW_TO_FIT, WorkerLostError
 from featx.cluster.jobs import Job, Outcome, copy_environment
 from featx.cluster.workers import Worker, set_up_process
 from featx.errors import FeatxError, MissingExtraError, UsageError
@@ -77,12 +77,17 @@ def connect(options: SpreadOptions, n_workers: int | None) -> Iterator[None]:
 
 
 def count_room(options: SpreadOptions) -> int:
-    """Count the workers that the cluster has room for, at least one."""
-    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    rooms = [resources.get("CPU", 0) // options.cpus_per_worker]
-    if options.gpus_per_worker:
-        rooms.append(resources.get("GPU", 0) // options.gpus_per_worker)
-    return max(1, int(min(rooms)))
+    """Count the workers that the machines of the cluster have room for, at least one; warn if there is no room."""
+    room = 0
+    for node in ray.nodes():  # type: ignore[no-untyped-call]
+        has: dict[str, float] = node["Resources"] if node["Alive"] else {}
+        rooms = [has.get("CPU", 0) // options.cpus_per_worker]
+        if options.gpus_per_worker:
+            rooms.append(has.get("GPU", 0) // options.gpus_per_worker)
+        room += int(min(rooms))
+    if not room:
+        logger.warning("no machine of the cluster has room for a worker: %s", HOW_TO_FIT)
+    return max(1, room)
 
 
 class RaySlot:
@@ -120,7 +125,7 @@ def _pass_on(found: Future[Any], answer: Future[Any]) -> None:
     if error is None:
         found.set_result(answer.result())
     elif isinstance(error, exceptions.RayTaskError):
-        found.set_exception(error.cause)
+        found.set_exception(error.cause or error)
     else:
         found.set_exception(BrokenProcessPool(str(error)))
 
@@ -148,9 +153,9 @@ class RayEngine:
         """Let a worker load the network."""
         return handle.load.remote()
 
-    def embed(self, handle: Any, name: str, ids: Sequence[str]) -> Any:  # noqa: ANN401 - as above
+    def embed(self, handle: Any, name: str, ids: Sequence[str], known: Sequence[str]) -> Any:  # noqa: ANN401 - as above
         """Let a worker embed a shard."""
-        return handle.embed.remote(name, ids)
+        return handle.embed.remote(name, ids, known)
 
     def wait(self, answers: Sequence[Any], seconds: float) -> Sequence[Any]:
         """Return the answers that have arrived."""

@@ -29,6 +29,9 @@ from featx.store.journal import RECORD_COLUMNS, Records, find_next_number, name_
 if TYPE_CHECKING:
     from featx.cluster.handover import Handover
 
+#: Of more images, each worker would keep megabytes in memory; they are embedded again.
+_MOST_KNOWN = 100_000
+
 logger = logging.getLogger(__name__)
 
 
@@ -84,7 +87,8 @@ def _make_job(call: NetworkCall, ledger: Ledger, goldens: Sequence[Golden], opti
     manifest, told = ledger.manifest, replace(options, reporter=SILENT)
     # With fewer images than this, a worker takes the usual batch size, as all others do, and does not try several.
     expected = min(ledger.expected, PROBED_IMAGES - 1)
-    return Job(call, targets, manifest.reader, describe_source(manifest), time.time_ns(), told, expected)
+    known = ledger.find_unnamed(_MOST_KNOWN)
+    return Job(call, targets, manifest.reader, describe_source(manifest), time.time_ns(), told, expected, known)
 
 
 class _Run:
@@ -138,6 +142,7 @@ class _Run:
                 plan(items, size),
                 n_workers,
                 name=lambda shard: shard.name(number, digest),
+                known=lambda shard: self._ledger.list_contents(shard.places),
                 finish=lambda shard, reason: self._finish(shard, reason, paths, shard.name(number, digest)),
                 observe=self._observe,
                 show=self._options.reporter.describe,

@@ -103,12 +103,13 @@ class Worker:
             self._runner.prepare()
         return Outcome(time.perf_counter() - begun, warnings=warnings)
 
-    def embed(self, name: str, ids: Sequence[str]) -> Outcome:
+    def embed(self, name: str, ids: Sequence[str], known: Sequence[str]) -> Outcome:
         """Embed the items of a shard, and write it beside each store.
 
         Args:
             name: Name of the shard.
             ids: The items.
+            known: The sha256 of images that need not be embedded, in addition to those of the job.
 
         Raises:
             FeatxError: If the network fails, or a shard cannot be written.
@@ -116,7 +117,7 @@ class Worker:
         begun, timing = time.perf_counter(), Timing()
         with _collect_warnings() as warnings, tempfile.TemporaryDirectory() as folder:
             journals = [self._open_journal(at, begun, Path(folder)) for at in range(len(self._job.targets))]
-            found, unfit = self._embed_items(ids, journals, timing)
+            found, unfit = self._embed_items(ids, self._job.known.union(known), journals, timing)
             with timing.measure(WRITE):
                 are_same = [
                     _finish(target, journal, name, self._record(found, bad))
@@ -137,7 +138,7 @@ class Worker:
         return journal
 
     def _embed_items(
-        self, ids: Sequence[str], journals: Sequence[Journal], timing: Timing
+        self, ids: Sequence[str], known: frozenset[str], journals: Sequence[Journal], timing: Timing
     ) -> tuple[list[Examined], list[dict[str, str]]]:
         """Return what became of each item, and for each store the reasons of rows that it cannot hold, by sha256."""
         job, spec = self._job, self._job.targets[0].spec
@@ -145,7 +146,7 @@ class Worker:
         unfit: list[dict[str, str]] = [{} for _ in journals]
         shard = _Shard([Item(name) for name in ids], job.reader)
         views, workers = [spec.views] if spec.views else [], max(self._threads, count_least(shard))
-        images = examine(shard, spec.image, known=frozenset(), stamps=(), workers=workers, timing=timing, views=views)
+        images = examine(shard, spec.image, known=known, stamps=(), workers=workers, timing=timing, views=views)
         with (
             contextlib.closing(images),
             contextlib.closing(self._runner.stream(_note(images, found), timing)) as batches,

@@ -178,7 +178,8 @@ def _plan_rounds(
     from featx.cluster.ray_workers import RaySlot, connect, count_room
 
     with connect(cluster, jobs):
-        width = jobs or count_room(cluster)
+        room = count_room(cluster)
+        width = jobs or room
         slot = RaySlot(cluster)
         # A machine that dies takes many tasks with it, of which most should not wait for each other.
         yield (width, width, 1), lambda count: contextlib.nullcontext(([slot] * count, lambda broken: broken))

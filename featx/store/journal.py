@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.errors import DataError, StoreError, StoreFormatError
+from featx.errors import DataError, StoreError, StoreFormatError, StoreLockedError
 from featx.files import forget_pages, make_folder, say_failures
 from featx.golden import Golden
 from featx.specs import EmbedSpec
@@ -264,7 +264,13 @@ class Journal:
         """
         rows = np.array(self._pending.rows, self._dtype).reshape(len(self._pending.rows), self._dim)
         contents = self._pending.sha256
-        path = self._write_shard(self._pending, name, records)
+        try:
+            self._confirm()
+            path = self._write_shard(self._pending, name, records)
+        except StoreLockedError:  # a worker that could not be reached when its run ended
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
+            raise
         self._pending = _Pending()
         with h5py.File(path, "r", locking=False) as file:
             kept = decode_text(read_column(file, "sha256", TEXT)).tolist()
@@ -322,6 +328,7 @@ class Journal:
             raise ValueError(msg)
         forget_pages(features)
         load = functools.partial(self._map, path)
+        sizes = sizes.reshape(-1, 2)  # a shard of nothing but bad images has no rows
         return Shard(path.stem, contents, sizes, load, golden, runtime, drift, seconds, has_records)
 
     def discard(self) -> None:

@@ -9,6 +9,8 @@ from featx.cli import compare, embed, evaluate, finetune, fit, flags, import_fea
 from featx.options import CompareOptions, EmbedOptions, FineTuneOptions, FitOptions, ScoutOptions
 from featx.specs import DEFAULT_BACKBONE, FineTuneSpec
 
+SPREAD = ("executor", "ray_address", "gpus_per_worker", "cpus_per_worker")
+
 
 def read_defaults(function):
     parameters = inspect.signature(function).parameters.values()
@@ -28,7 +30,7 @@ def test_embed():
     assert command["layer"] is None
     assert library["layers"] == ()
     options = read_fields(EmbedOptions)
-    flags = ("batch_size", "workers", "rehash", "on_bad", "max_bad")
+    flags = ("batch_size", "workers", "rehash", "on_bad", "max_bad", *SPREAD)
     assert {name: command[name] for name in flags} == {name: options[name] for name in flags}
     assert library["options"] == EmbedOptions()
 
@@ -50,7 +52,7 @@ def test_compare():
     assert library["finetune"] == library["runs"] == ()
     assert command["finetune"] is command["run"] is command["class_weight"] is library["params"] is None
     assert str(command["runs"]) == options["folder"]
-    for name in ("test_size", "folds", "group", "seed", "jobs", "out", "fresh"):
+    for name in ("test_size", "folds", "group", "seed", "jobs", "out", "fresh", *SPREAD):
         assert command[name] == options[name]
     assert library["options"] == CompareOptions()
 

@@ -101,23 +101,35 @@ class Family:
 
 
 @contextlib.contextmanager
-def start_cluster(folder):
-    """Start Ray on this machine with a token of its own, and yield its address; drivers find the token beside it."""
+def start_cluster(folder, hosts=(), **settings):
+    """Start Ray with a token of its own, and yield its address; drivers find the token beside it.
+
+    Args:
+        folder: The working folder of its processes.
+        hosts: Those of a network; without any, it has two cores of this machine.
+        settings: Ray's own, such as `health_check_period_ms`.
+    """
     from ray.util import get_node_ip_address  # under which Ray looks for it, even if told 127.0.0.1
 
     with socket.socket() as probe:
         probe.bind(("", 0))
-        address = f"{get_node_ip_address()}:{probe.getsockname()[1]}"
-    ray = Path(sys.executable).with_name("ray")
-    command = [ray, "start", "--head", "--port", address.rpartition(":")[2]]
-    options = {"num-cpus": 2, "object-store-memory": 100 << 20, "include-dashboard": "false"}
-    command += [f"--{name}={value}" for name, value in options.items()]
+        address = f"{hosts[0].address if hosts else get_node_ip_address()}:{probe.getsockname()[1]}"
     (folder / "token").write_text(secrets.token_hex(32))
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(folder / "token"))
     env = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": make_path()}
-    env["RAY_worker_niceness"] = "0"  # else workers wait for everything else that the machine does
+    # Else workers wait for everything else that the machine does.
+    env |= {f"RAY_{name}": str(value) for name, value in {"worker_niceness": 0, **settings}.items()}
     try:
-        subprocess.run(command, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL, timeout=_PATIENCE_SECONDS)
+        for host in hosts or [None]:
+            command = [*(host.prefix if host else ()), Path(sys.executable).with_name("ray"), "start"]
+            command += [f"--num-cpus={1 if host else 2}", f"--object-store-memory={100 << 20}"]
+            command += [f"--node-ip-address={host.address}"] if host else []
+            is_head = host in {None, *hosts[:1]}
+            command += ["--head", f"--port={address.rpartition(':')[2]}"] if is_head else [f"--address={address}"]
+            command += ["--include-dashboard=false"] if is_head else []
+            subprocess.run(
+                command, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL, timeout=_PATIENCE_SECONDS
+            )
         yield address
     finally:
         del os.environ["RAY_AUTH_MODE"], os.environ["RAY_AUTH_TOKEN_PATH"]
@@ -140,16 +152,17 @@ class Run(Family):
         source: The pictures.
         folder: The folder of the store, alone in the working folder of the driver.
         address: The cluster; empty for one that the driver starts.
+        prefix: What the command of the driver begins with.
     """
 
-    def __init__(self, source, folder, address="", *, workers=2, late_seconds=60, fatal="", handover=""):
+    def __init__(self, source, folder, address="", *, workers=2, late_seconds=60, fatal="", handover="", prefix=()):
         super().__init__(folder.parent)
         self.parts = folder / "s.h5.parts"
         self.output, self.log = (folder.with_suffix(suffix) for suffix in (".out", ".log"))
         arguments = [str(value) for value in (source, folder, workers, late_seconds, fatal, handover, address)]
         with self.output.open("w") as output, self.log.open("w") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", __file__, *arguments],
+                [*prefix, sys.executable, "-W", "error", __file__, *arguments],
                 cwd=self.place,
                 env={**os.environ, "PYTHONPATH": make_path()},
                 stdout=output,
@@ -181,14 +194,14 @@ class Run(Family):
 
         def stop():
             for path in self.parts.glob(".*.tmp"):
-                shard, pid = (
-                    self.parts / path.name[1:].rpartition(".h5.")[0],
-                    int(path.name.split(".")[-2].split("-")[0]),
-                )
-                os.kill(pid, signal.SIGSTOP)
-                if path.exists() and not shard.with_name(shard.name + ".h5").exists():
-                    return pid, shard.with_name(shard.name + ".h5")
-                os.kill(pid, signal.SIGCONT)
+                shard = self.parts / f"{path.name[1:].rpartition('.h5.')[0]}.h5"
+                pid = int(path.name.split(".")[-2].split("-")[0])
+                with contextlib.suppress(ProcessLookupError, FileNotFoundError):  # it was killed while it wrote
+                    os.kill(pid, signal.SIGSTOP)
+                    is_alive = Path(f"/proc/{pid}/cmdline").read_bytes()
+                    if is_alive and path.exists() and not shard.exists():
+                        return pid, shard
+                    os.kill(pid, signal.SIGCONT)
             return None
 
         return self.wait_for(stop, seconds=0)

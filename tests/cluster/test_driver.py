@@ -35,7 +35,7 @@ class Simulation:
     def load(self, handle):
         return next(self.numbers), handle, None
 
-    def embed(self, handle, _name, ids):
+    def embed(self, handle, _name, ids, _known):
         assert handle in self.alive
         return next(self.numbers), handle, tuple(ids)
 
@@ -72,6 +72,7 @@ def run(engine, n_items=12, size=4, n_workers=3):
         shards,
         n_workers,
         name=lambda _: "",
+        known=lambda _: (),
         finish=finish,
         observe=lambda _: None,
         show=states.append,
@@ -195,6 +196,10 @@ def test_an_object_cannot_be_built_by_workers(pictures, features):
 def test_options_of_ray_are_refused_without_it():
     with pytest.raises(UsageError, match="need the executor ray"):
         featx.EmbedOptions(ray_address="auto")
+    with pytest.raises(UsageError, match="need the executor ray"):
+        featx.CompareOptions(cpus_per_worker=2)
+    with pytest.raises(UsageError, match="name one that all machines see"):
+        featx.CompareOptions(executor="ray", ray_address="auto", folder=None)
 
 
 def test_a_late_answer_for_a_shard_that_was_cut_in_two_changes_nothing():

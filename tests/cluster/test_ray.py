@@ -116,26 +116,24 @@ def test_shards_go_through_a_url_where_workers_do_not_see_the_store(
 
 
 def test_heads_are_compared_as_on_one_machine(store, tmp_path, cluster):
-    """With a relative folder, which the workers do not share."""
-    command = [sys.executable, "-W", "error", "-m", "featx", "compare", store.path, "--clf", "ridge,logreg,dummy"]
-    command += ["--folds", "2", "--format", "csv", "--runs"]
-    spread = ["--jobs", "2", "--executor", "ray", "--ray-address", cluster]
-    tables = [
-        subprocess.run([*command, *flags], cwd=tmp_path, check=True, capture_output=True, text=True)
-        for flags in (["here", "--jobs", "2"], ["spread", *spread])
-    ]
-    local, on_ray = (list(csv.DictReader(table.stdout.splitlines())) for table in tables)
+    """With a relative folder of results, while the workers have another working folder."""
+    heads = "ridge,logreg,dummy"
+    local = featx.compare(store, heads, options=featx.CompareOptions(folds=2, folder=tmp_path / "here", jobs=2))
+    command = [sys.executable, "-W", "error", "-m", "featx", "compare", store.path, "--clf", heads, "--folds", "2"]
+    command += ["--runs", "spread", "--format", "csv", "--jobs", "2", "--executor", "ray", "--ray-address", cluster]
+    ended = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
     measured = {"fit_seconds", "predict_seconds", "peak_memory_bytes"}
-    assert measured <= local[0].keys()
-    assert [drop(row, measured) for row in on_ray] == [drop(row, measured) for row in local]
-    here, there = (sorted((tmp_path / name / ".compare").iterdir()) for name in ("here", "spread"))
-    assert [path.name for path in there] == [path.name for path in here]
-    assert len(here) == 9
-    for ours, theirs in zip(there, here, strict=True):
-        ours, theirs = read_result(ours).arrays, read_result(theirs).arrays  # noqa: PLW2901 - what is in them
-        assert {name: array.tobytes() for name, array in ours.items()} == {
-            name: array.tobytes() for name, array in theirs.items()
-        }
+    ours, theirs = (
+        [drop(row, measured) for row in csv.DictReader(text.splitlines())]
+        for text in (ended.stdout, (local.folder / "comparison.csv").read_text())
+    )
+    assert ours == theirs
+    paths = sorted((tmp_path / "here/.compare").iterdir())
+    assert len(paths) == 9
+    for path in paths:
+        expected, found = (read_result(tmp_path / name / ".compare" / path.name).arrays for name in ("here", "spread"))
+        assert found.keys() == expected.keys()
+        assert all(found[name].tobytes() == expected[name].tobytes() for name in expected)
 
 
 def drop(row, names):

@@ -3,17 +3,20 @@
 import contextlib
 import logging
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
-from scenarios import read_content
+from scenarios import list_names, read_content
 from test_dicom import make
 
 import featx
 from featx.cluster import workers
 from featx.cluster.driver import KILLS, WorkerLostError
 from featx.cluster.workers import Worker
+from featx.errors import StoreLockedError
+from featx.items import reading
 
 pytest.importorskip("ray")
 RAY = featx.EmbedOptions(executor="ray", workers=1, max_bad=1.0)
@@ -33,8 +36,8 @@ class Here:
     def load(self, worker):
         return worker.load()
 
-    def embed(self, worker, name, ids):
-        return "death" if self.deadly & set(ids) else worker.embed(name, ids)
+    def embed(self, worker, name, ids, known):
+        return "death" if self.deadly & set(ids) else worker.embed(name, ids, known)
 
     def wait(self, answers, _seconds):
         return list(answers)
@@ -135,3 +138,31 @@ def test_an_image_that_killed_workers_is_not_decoded_by_the_driver(pictures, fea
         result = embed(pictures, features)
         assert [reason for *_, reason in result.store.quarantine] == [KILLS]
         assert len(starts) == number
+
+
+def test_a_worker_that_is_late_leaves_nothing_behind(pictures, features, monkeypatch):
+    """One that could not be reached when the run ended."""
+    late = []
+    start = Here.start
+    monkeypatch.setattr(Here, "start", lambda engine: late.append(start(engine)) or late[-1])
+    embed(pictures, features)
+    with pytest.raises(StoreLockedError):
+        late[0].embed("000001-0123456789abcdef", ["cat/1.png"], [])
+    assert list_names(features) == ["s.h5"]
+
+
+def test_images_whose_rows_are_there_are_only_read(pictures, features, monkeypatch):
+    """Those that were renamed, have another time, or are to be hashed again; but not one with other bytes."""
+    assert embed(pictures, features).new == 10
+    decoded = []
+    decode = reading.decode
+    monkeypatch.setattr(reading, "decode", lambda data, spec: decoded.append(1) or decode(data, spec))
+    (pictures / "cat/1.png").rename(pictures / "dog/renamed.png")
+    os.utime(pictures / "cat/3.png", (1, 1))
+    assert count(embed(pictures, features)) == (0, 10, 0)
+    assert count(embed(pictures, features, replace(RAY, rehash=True))) == (0, 10, 0)
+    assert not decoded
+    Image.new("RGB", (9, 9), "teal").save(pictures / "cat/3.png")
+    assert count(embed(pictures, features)) == (1, 9, 0)
+    assert len(decoded) == 1
+    assert read_content(features / "s.h5") == read_content(embed(pictures, features / "again").store.path)

@@ -93,6 +93,10 @@ def count_cores() -> int:
     return int(cpu_count())
 
 
+#: Features of more bytes stay in shards, and the store is an index of them: a copy takes minutes, and room twice.
+INDEX_ABOVE = 16 * 2**30
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbedOptions:
     """How to embed; none of these changes the numbers.
@@ -114,6 +118,7 @@ class EmbedOptions:
         ray_address: The cluster, such as `10.0.0.5:6379` or `auto`; empty starts Ray on this machine for this run.
         gpus_per_worker: GPUs of each of Ray's workers; a worker with 0 does not use any.
         cpus_per_worker: Cores of each of Ray's workers.
+        index_above: Bytes of features above which a store becomes an index: its features stay in shards beside it.
     """
 
     batch_size: int | None = None
@@ -127,6 +132,7 @@ class EmbedOptions:
     ray_address: str = ""
     gpus_per_worker: float = 0.0
     cpus_per_worker: float = 1.0
+    index_above: int = INDEX_ABOVE
 
     def __post_init__(self) -> None:
         """Refuse invalid values.
@@ -143,6 +149,9 @@ class EmbedOptions:
             if (choice := getattr(self, name)) not in known:
                 msg = f"{name} is {choice!r}; it must be one of {', '.join(known)}"
                 raise UsageError(msg)
+        if self.index_above < 0:
+            msg = f"index_above is {self.index_above}; it must be a number of bytes, such as 16_000_000_000"
+            raise UsageError(msg)
         if not 0 <= self.max_bad <= 1:
             msg = f"max_bad is {self.max_bad}; it must be a share from 0 to 1, such as 0.05"
             raise UsageError(msg)

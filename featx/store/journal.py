@@ -28,8 +28,6 @@ from featx.store.layout import (
     decode_text,
     digest_block,
     digest_columns,
-    map_dataset,
-    open_dataset,
     open_group,
     read_column,
     read_numbers,
@@ -40,13 +38,10 @@ from featx.store.layout import (
 )
 from featx.store.lock import find_owner
 from featx.store.sealing import digest_golden, read_golden, write_golden
+from featx.store.shards import MAPPED_SHARDS, SHARD_BYTES, ShardFile, map_features
 
-#: A shard is committed when it holds this many bytes or is this old, whichever comes first. Memory holds twice that.
-SHARD_BYTES = 16 << 20
+#: A shard is committed when it holds `SHARD_BYTES` or is this old, whichever comes first. Memory holds twice that.
 SHARD_SECONDS = 20.0
-
-#: A mapped file is an open file. A process may have 1,024 of them, and a long run leaves thousands of shards.
-_MAPPED_SHARDS = 128
 
 _FLOAT16_MAX = 65504.0
 
@@ -98,7 +93,7 @@ class Shard:
     Attributes:
         sha256: Content of each row, hexadecimal.
         sizes: `[width, height]` of each row's image, in px.
-        load: Returns the features `(n_rows, dim)`, mapped from the file; drop them as soon as possible.
+        load: The file, which returns the features `(n_rows, dim)` when it is called.
         golden: Golden pictures, with the features from the machine that wrote the shard.
         runtime: The runtime of the network; empty if the shard does not record it.
         drift: Largest relative difference of the runtime from Keras.
@@ -108,7 +103,7 @@ class Shard:
 
     sha256: list[str]
     sizes: list[list[int]]
-    load: Callable[[], NDArray[np.floating]]
+    load: ShardFile
     golden: Golden
     runtime: str = ""
     drift: float = 0.0
@@ -159,7 +154,7 @@ class Journal:
         self._dtype = np.dtype(spec.dtype)
         self._dim = dim
         self._pending = _Pending()
-        self._map = functools.lru_cache(_MAPPED_SHARDS)(_map_features)
+        self._map = functools.lru_cache(MAPPED_SHARDS)(map_features)
 
     def append(self, sha256: str, width: int, height: int, row: NDArray[np.floating]) -> None:
         """Add one row, to be committed with its shard.
@@ -314,7 +309,7 @@ class Journal:
             msg = "its bytes differ from their checksum"
             raise ValueError(msg)
         forget_pages(features)
-        load = functools.partial(self._map, path)
+        load = ShardFile(path, self._map, len(features))
         return Shard(decode_text(contents).tolist(), sizes.tolist(), load, golden, runtime, drift, seconds, records)
 
     def discard(self) -> None:
@@ -413,8 +408,3 @@ def list_unfinished(folder: Path) -> list[Path]:
 
 def _list_shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9]*-*.h5"))
-
-
-def _map_features(path: Path) -> NDArray[np.floating]:
-    with h5py.File(path, "r", locking=False) as file:
-        return map_dataset(open_dataset(file, "features"))

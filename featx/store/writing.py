@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 from featx.errors import SpecMismatchError, StoreError
 from featx.files import remove_leftovers, say_failures, sync_folder
 from featx.golden import Golden
+from featx.options import INDEX_ABOVE
 from featx.specs import EmbedSpec, find_differences
 from featx.store.copying import OtherStore, list_others
 from featx.store.feature_store import FeatureStore
 from featx.store.journal import Journal, Records
 from featx.store.layout import ITEM_COLUMNS, Columns, add_seconds
 from featx.store.lock import StoreLock
-from featx.store.sealing import Provenance, Row, digest_golden, seal
+from featx.store.sealing import Provenance, digest_golden, seal
+from featx.store.sharding import describe_index, discard_shards
+from featx.store.shards import Row, name_shards
 from featx.store.verification import refuse_damage, verify_store
 
 #: A smaller store needs no note about disk space.
@@ -53,6 +56,7 @@ class StoreWriter:
         begun: Start of this run, on the clock of `time.perf_counter`, so that the store can record the time of its
             rows; None records no time.
         n_items: Number of items of this run, so that readers of unfinished work know how far it is; None records none.
+        index_above: Bytes of features above which the store becomes an index.
 
     Raises:
         SpecMismatchError: If the store exists with another spec.
@@ -69,7 +73,9 @@ class StoreWriter:
         salvage: bool = False,
         begun: float | None = None,
         n_items: int | None = None,
+        index_above: int = INDEX_ABOVE,
     ) -> None:
+        self._index_above = index_above
         self.path = path
         self.spec = spec
         self._provenance = provenance
@@ -102,6 +108,7 @@ class StoreWriter:
             with say_failures(self.path):
                 remove_leftovers(self.path.parent, f"{self.path.name}.")
                 remove_leftovers(self._journal.folder)
+                remove_leftovers(name_shards(self.path))
             self._read_known()
             undo.pop_all()
         return self
@@ -130,7 +137,7 @@ class StoreWriter:
         if found is None:
             return False
         store, row = found
-        self._rows[sha256] = Row(lambda: store.features, row)
+        self._rows[sha256] = store.list_rows(np.array([row]))[0]
         self._sizes[sha256] = store.sizes_px[row].tolist()
         self.copied[sha256] = store
         return True
@@ -148,14 +155,14 @@ class StoreWriter:
         self.goldens.append(old.golden)
         self._add_runtime(old.runtime, old.drift)
         self._seconds = old.embed_seconds
-        features = old.features
-        self._add_rows(old.sha256.tolist(), old.sizes_px.tolist(), lambda: features, self.lost)
+        self._add_rows(old.sha256.tolist(), old.sizes_px.tolist(), old.list_rows(), self.lost)
 
     def _read_journal(self) -> None:
         for shard in self._journal.read_shards():
             if not self._rows.keys() >= set(shard.sha256):  # else sealed already, by a run that was killed then
                 self._seconds = add_seconds((self._seconds, shard.seconds))
-            self._add_rows(shard.sha256, shard.sizes, shard.load, np.zeros(len(shard.sha256), np.bool_))
+            rows = [Row(shard.load, index) for index in range(len(shard.sha256))]
+            self._add_rows(shard.sha256, shard.sizes, rows, np.zeros(len(shard.sha256), np.bool_))
             self._add_runtime(shard.runtime, shard.drift)
             if shard.records is not None:
                 self.records.append(shard.records)
@@ -166,14 +173,13 @@ class StoreWriter:
         self,
         contents: Sequence[str],
         sizes: Sequence[Sequence[int]],
-        load: Callable[[], NDArray[np.floating]],
+        rows: Sequence[Row],
         lost: NDArray[np.bool_],
     ) -> None:
-        for index, (sha256, size) in enumerate(zip(contents, sizes, strict=True)):
-            if lost[index]:
-                continue
-            self._rows.setdefault(sha256, Row(load, index))
-            self._sizes.setdefault(sha256, size)
+        for sha256, size, row, is_lost in zip(contents, sizes, rows, lost.tolist(), strict=True):
+            if not is_lost:
+                self._rows.setdefault(sha256, row)
+                self._sizes.setdefault(sha256, size)
 
     @property
     def known(self) -> frozenset[str]:
@@ -242,19 +248,29 @@ class StoreWriter:
         sizes = [self._sizes[sha256] for sha256 in items["sha256"]]
         columns = {**items, "width": [size[0] for size in sizes], "height": [size[1] for size in sizes]}
         if self.old is None or not self._holds(self.old, columns, quarantine):
-            if not self._salvage:
+            is_index = self.plans_index(len(sizes))
+            if not (self._salvage or is_index):  # an index keeps the checksums of its rows
                 refuse_damage([self.old] if self.old else [])
             rows = [self._rows[sha256] for sha256 in items["sha256"]]
             provenance = self._choose_provenance(items["sha256"])
-            seal(self.path, self.spec, provenance, columns, rows, quarantine, confirm=self._lock.confirm)
+            if is_index and not (self.old and self.old.is_index):
+                logger.warning("%s", describe_index(self.path, len(rows) * self.row_bytes))
+            confirm = self._lock.confirm
+            seal(self.path, self.spec, provenance, columns, rows, quarantine, confirm=confirm, is_index=is_index)
             self.old, self._damaged = FeatureStore(self.path), False
         else:
             with say_failures(self.path):
                 os.utime(self.path)  # the last requested store is the newest, even if there was nothing to do
                 sync_folder(self.path.parent)  # its writer may have been killed before this; shards are removed after
+            discard_shards(self.path, self.old.list_shards(), self._lock.confirm)
         with say_failures(self._journal.folder):
             self._journal.discard()
         return self.old
+
+    def plans_index(self, n_items: int) -> bool:
+        """Return whether the store will be an index with so many items; an index stays one until it is packed."""
+        was_index = self.old is not None and self.old.is_index
+        return was_index or n_items * self.row_bytes > self._index_above
 
     def _holds(self, old: FeatureStore, columns: Columns, quarantine: Columns) -> bool:
         new = self._provenance

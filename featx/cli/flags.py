@@ -11,7 +11,7 @@ import typer
 from featx import registry
 from featx.cli.output import print_message, print_notes
 from featx.errors import BundleError, UsageError
-from featx.options import RUNTIMES, VIEWS
+from featx.options import INDEX_ABOVE, RUNTIMES, VIEWS
 from featx.specs import CALIBRATIONS, DECODERS, DEFAULT_BACKBONE, INTERPOLATIONS, POOLINGS, RESIZES, USED_BITS
 
 
@@ -47,6 +47,14 @@ KeptNeighbours = Annotated[
 ]
 Features = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the feature stores.")]
 Runs = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder in which the bundle gets a dated name.")]
+IndexAbove = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BYTES",
+        help="Leave features of more bytes, such as 1GiB, in shards beside the store, which is then an index of them. "
+        f"By default, of {INDEX_ABOVE >> 30}GiB.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 # Sources

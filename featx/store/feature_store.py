@@ -548,10 +548,13 @@ def _fetch(url: str) -> Path:
     def check(copy: Path) -> None:
         name = hide_secrets(url)
         try:
-            damage = FeatureStore(copy).find_damage()
+            store = FeatureStore(copy, allow_damage=True)
         except StoreError as error:
             raise type(error)(str(error).replace(str(copy), name)) from error
-        if damage:
+        if store.is_index:
+            msg = f"{name} is an index without its shards; publish what `featx pack` makes of the original"
+            raise StoreFormatError(msg)
+        if damage := store.find_damage():
             msg = (
                 f"{name} is damaged: {damage[0]} differ from their checksum; repair the original, and publish it again"
             )

@@ -268,8 +268,8 @@ def read_index(
             raise ValueError(msg)
     shards, pieces = tables["shards"], tables["pieces"]
     names = decode_text(shards["name"]).tolist()
-    if bad := next((name for name in names if not is_shard_name(name)), ""):
-        msg = f"{bad[:_SHOWN_CHARACTERS]!r} is not the name of a shard"
+    if bad := [name for name in names if not is_shard_name(name)]:
+        msg = f"{bad[0][:_SHOWN_CHARACTERS]!r} is not the name of a shard"
         raise ValueError(msg)
     _check_tables(shards, pieces, shape, dtype)
     counts = -(-shards["rows"] // max(1, block_rows))

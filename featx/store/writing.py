@@ -321,7 +321,7 @@ def check_space(writers: Sequence[StoreWriter], n_items: int, n_new: int) -> Non
     """Log the size of large stores before a run, and refuse stores that the disk has no room for.
 
     While a store is sealed, the disk holds the shards of the run and the new file, as well as an older store.
-    That much must be free, not just the size of the store.
+    That much must be free, not just the size of the store. An index keeps the shards instead.
 
     Args:
         writers: The stores, in one folder.
@@ -335,7 +335,8 @@ def check_space(writers: Sequence[StoreWriter], n_items: int, n_new: int) -> Non
         return
     item_bytes = sum(writer.row_bytes for writer in writers)
     unwritten = sum(writer.row_bytes * max(0, n_new - writer.n_unfinished) for writer in writers)
-    store_bytes, needed = n_items * item_bytes, n_items * item_bytes + unwritten + _SPARE_BYTES
+    copied = sum(writer.row_bytes * n_items for writer in writers if not writer.plans_index(n_items))
+    store_bytes, needed = n_items * item_bytes, copied + unwritten + _SPARE_BYTES
     folder = writers[0].path.parent
     free = shutil.disk_usage(_find_existing(folder)).free
     size = f"{n_items:,} items of {_show(item_bytes)} each need {_show(store_bytes)} in {folder}"

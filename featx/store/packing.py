@@ -14,7 +14,8 @@ from featx.store.feature_store import FeatureStore
 from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS
 from featx.store.lock import StoreLock
 from featx.store.sealing import seal
-from featx.store.shards import Row
+from featx.store.sharding import discard_shards
+from featx.store.shards import Row, name_shards
 from featx.store.verification import describe_provenance, refuse_damage
 from featx.wording import format_bytes
 
@@ -40,11 +41,15 @@ def pack_store(path: str | os.PathLike[str], progress: Progress | None = None) -
         False
     """
     store = FeatureStore(path)
-    if not store.is_index:
+    target = store.path
+    if not store.is_index and not name_shards(target).is_dir():
         return store
-    with StoreLock(store.path) as lock:
-        remove_leftovers(store.path.parent, f"{store.path.name}.")
-        store = FeatureStore(store.path)
+    with StoreLock(target) as lock:
+        remove_leftovers(target.parent, f"{target.name}.")
+        store = FeatureStore(target)
+        if not store.is_index:  # a run that was killed has packed it
+            discard_shards(target, [], lock.confirm)
+            return store
         refuse_damage([store], progress)
         size, free = store.count_bytes(), shutil.disk_usage(store.path.parent).free
         if size > free:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import StoreError, StoreFormatError
-from featx.files import make_folder, name_temporary, say_failures, sync_file, sync_folder
+from featx.files import make_folder, name_temporary, remove_leftovers, say_failures, sync_file, sync_folder
 from featx.store.hdf5 import write_file
 from featx.store.shards import SHARD_BYTES, Row, ShardFile, is_shard_name, map_features, name_shards, read_rows
 from featx.wording import format_bytes
@@ -116,7 +116,7 @@ def _link(file: ShardFile, path: Path) -> None:
 
 
 def discard_shards(store: Path, kept: Iterable[str], confirm: Callable[[], None]) -> None:
-    """Remove the shards that an index does not name; without any, their folder too.
+    """Remove the shards that an index does not name, and what killed writers left; without any, their folder too.
 
     Args:
         store: Path of the store.
@@ -127,6 +127,7 @@ def discard_shards(store: Path, kept: Iterable[str], confirm: Callable[[], None]
     if not folder.is_dir():
         return
     with say_failures(folder):
+        remove_leftovers(folder)
         for path in folder.iterdir():
             if path.name == "new.h5" or (is_shard_name(path.name) and path.name not in names):
                 confirm()

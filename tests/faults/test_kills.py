@@ -6,7 +6,7 @@ import pytest
 from operations import Fault
 from scenarios import Verdict
 
-NAMES = ["fresh", "adding", "resealing", "takeover"]
+NAMES = ["fresh", "adding", "resealing", "takeover", "indexing", "packing"]
 
 FULL = pytest.mark.faults
 

@@ -82,7 +82,7 @@ def digest_state(state):
     return digest.digest()
 
 
-@pytest.mark.parametrize("name", ["fresh", "adding", "resealing", "takeover"])
+@pytest.mark.parametrize("name", ["fresh", "adding", "resealing", "takeover", "indexing", "packing"])
 @pytest.mark.parametrize("step", [13, pytest.param(1, marks=FULL)])
 def test_a_power_cut_at_any_moment_loses_nothing(make_scenario, tmp_path, name, step):
     cuts = Cuts(make_scenario(name), tmp_path)

@@ -51,8 +51,8 @@ IndexAbove = Annotated[
     str | None,
     typer.Option(
         metavar="BYTES",
-        help="Leave features of more bytes, such as 1GiB, in shards beside the store, which is then an index of them. "
-        f"By default, of {INDEX_ABOVE >> 30}GiB.",
+        help="Largest size of features in one file, such as 1GiB; larger ones stay in shards, of which the store is an "
+        f"index. By default, {INDEX_ABOVE >> 30}GiB.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -253,12 +253,13 @@ class FeatureStore:
         found = os.fstat(file.id.get_vfd_handle())
         self._file = ShardFile(
             self.path,
-            lambda _: mapped,
-            len(self),
-            found.st_size,
-            self._block_rows,
-            self._blocks,
-            (found.st_dev, found.st_ino),
+            lambda: mapped,
+            n_rows=len(self),
+            n_bytes=found.st_size,
+            offset=features.id.get_offset() or 0,
+            block_rows=self._block_rows,
+            blocks=self._blocks,
+            identity=(found.st_dev, found.st_ino),
         )
 
     @classmethod

@@ -309,7 +309,7 @@ class Journal:
             msg = "its bytes differ from their checksum"
             raise ValueError(msg)
         forget_pages(features)
-        load = ShardFile(path, self._map, len(features))
+        load = ShardFile(path, functools.partial(self._map, path), len(features))
         return Shard(decode_text(contents).tolist(), sizes.tolist(), load, golden, runtime, drift, seconds, records)
 
     def discard(self) -> None:

@@ -1,5 +1,6 @@
 """Sharding: the rows of an index stay in the files that have them, where that is worth a name in the index."""
 
+import functools
 import hashlib
 import os
 import shutil
@@ -13,7 +14,16 @@ from numpy.typing import NDArray
 from featx.errors import StoreError, StoreFormatError
 from featx.files import make_folder, name_temporary, remove_leftovers, say_failures, sync_file, sync_folder
 from featx.store.hdf5 import write_file
-from featx.store.shards import SHARD_BYTES, Row, ShardFile, is_shard_name, map_features, name_shards, read_rows
+from featx.store.shards import (
+    SHARD_BYTES,
+    Row,
+    ShardFile,
+    find_offset,
+    is_shard_name,
+    map_features,
+    name_shards,
+    read_rows,
+)
 from featx.wording import format_bytes
 
 #: A run of rows of one file that is shorter is copied: HDF5 takes 20 s to write a mapping of 80,000 runs.
@@ -56,7 +66,7 @@ class Sharding:
         confirm: Callable[[], None],
     ) -> None:
         self._folder, self._confirm, self._block_rows = name_shards(store), confirm, block_rows
-        self.shards: dict[str, list[Any]] = {"name": [], "rows": [], "bytes": []}
+        self.shards: dict[str, list[Any]] = {"name": [], "rows": [], "bytes": [], "offset": []}
         self.blocks: list[str] = []
         files, number, at = _trace(rows)
         moved = _choose_moved(files, number, at)
@@ -81,7 +91,7 @@ class Sharding:
         path = self._folder / "new.h5"
         with write_file(path, self._confirm) as file:
             file["features"] = features
-        self._keep(ShardFile(path, map_features, len(features)))
+        self._keep(ShardFile(path, functools.partial(map_features, path), len(features)))
         path.unlink()
 
     def _keep(self, file: ShardFile) -> None:
@@ -92,7 +102,8 @@ class Sharding:
         if file.path != path:
             self._confirm()
             _link(file, path)
-        for column, value in zip(self.shards.values(), (name, file.n_rows, size), strict=True):
+        offset = file.offset or find_offset(path)
+        for column, value in zip(self.shards.values(), (name, file.n_rows, size, offset), strict=True):
             column.append(value)
         self.blocks += blocks
 

@@ -30,25 +30,27 @@ class ShardFile:
 
     Attributes:
         path: The file.
-        map: Maps its features from the path.
+        load: Maps its features.
         n_rows: Their number.
         n_bytes: Size of the file; 0 if it is not recorded.
+        offset: Where the features begin in it, in bytes; 0 if it is not recorded.
         block_rows: Rows that one checksum covers; 0 if there are no checksums yet.
         blocks: The checksums.
         identity: Device and inode that the features are mapped from; None where the name says which file it is.
     """
 
     path: Path
-    map: Callable[[Path], NDArray[np.floating]]
+    load: Callable[[], NDArray[np.floating]]
     n_rows: int
     n_bytes: int = 0
+    offset: int = 0
     block_rows: int = 0
     blocks: Sequence[str] = ()
     identity: tuple[int, int] | None = None
 
     def __call__(self) -> NDArray[np.floating]:
         """Return the features `(n_rows, dim)`, mapped; drop them as soon as possible."""
-        return self.map(self.path)
+        return self.load()
 
     def is_there(self) -> bool:
         """Return whether the file is there with its size; a link or anything else is not the file."""
@@ -121,6 +123,12 @@ def read_rows(rows: Iterable[Row], n_rows: int, dim: int, dtype: np.dtype[np.flo
             last = matrix
     forget_pages(last)
     return block
+
+
+def find_offset(path: Path) -> int:
+    """Return where the features of a shard begin in its file."""
+    with h5py.File(path, "r", locking=False) as file:
+        return int(open_dataset(file, "features").id.get_offset())
 
 
 def map_features(path: Path) -> NDArray[np.floating]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from featx import FeatureStore, export_store, merge_stores, pack_store, read_export, verify_store
 from featx.errors import StoreError, StoreFormatError
 from featx.store import sharding
-from featx.store.index import ShardedFeatures
+from featx.store.index import PIECE_COLUMNS, SHARD_COLUMNS, ShardedFeatures
 from featx.store.layout import ATTRIBUTES_SHA256, digest_attributes, digest_columns, write_text
 from featx.store.shards import ShardFile, name_shards
 from featx.store.verification import drop_damage
@@ -180,7 +180,10 @@ def test_a_shard_that_is_gone_while_the_store_is_open_is_not_read_as_zeros(make,
     with h5py.File(maker.path) as file:
         store.index.shards[1].path.unlink()
         assert np.isnan(file["features"][10:20]).all()
-    with pytest.raises(StoreFormatError, match=r"a shard of the index .*made.h5, is missing; if the store was written"):
+    with pytest.raises(
+        StoreFormatError,
+        match=r"a shard of the index .*made.h5, cannot be read: No such file or directory; if the store was written",
+    ):
         store.features[8:12]
     assert np.array_equal(store.features[20:], maker.make_rows(range(20, 30)))
 
@@ -261,7 +264,7 @@ def sharded(tmp_path_factory):
     """Return a matrix, and the features of an index that has the same rows, some of them twice."""
     rng = np.random.default_rng(3)
     files = [rng.normal(size=(n_rows, 6)).astype("<f2") for n_rows in (9, 1, 14)]
-    shards = [ShardFile(tmp_path_factory.getbasetemp(), lambda _, at=at: files[at], len(files[at])) for at in range(3)]
+    shards = [ShardFile(tmp_path_factory.getbasetemp(), lambda at=at: files[at], len(files[at])) for at in range(3)]
     pieces = np.array([[2, 3, 5], [0, 0, 9], [1, 0, 1], [2, 0, 14], [0, 8, 1]])
     matrix = np.concatenate([files[shard][first : first + rows] for shard, first, rows in pieces])
     table = dict(zip(("shard", "first", "rows"), pieces.T, strict=True))
@@ -310,12 +313,8 @@ def test_an_index_is_an_array_like_any_other(sharded):
 def attack(path, change):
     """Change the tables of an index, and sign them anew."""
     with h5py.File(path, "r+") as file:
-        for table in ("shards", "pieces"):
-            columns = {name: values[:] for name, values in file[table].items()}
-            columns = {
-                name: columns[name]
-                for name in (("name", "rows", "bytes"), ("shard", "first", "rows"))[table == "pieces"]
-            }
+        for table, kinds in (("shards", SHARD_COLUMNS), ("pieces", PIECE_COLUMNS)):
+            columns = {name: file[table][name][:] for name in kinds}
             change(table, columns)
             for name, values in columns.items():
                 del file[table][name]
@@ -352,6 +351,8 @@ HOSTILE = [
     (put("shards", "rows", 0), "a shard has fewer bytes than its rows"),
     (put("shards", "rows", 20), "the number of checksums"),
     (put("shards", "bytes", -1), "a shard has fewer bytes than its rows"),
+    (put("shards", "offset", -1), "a shard has fewer bytes than its rows"),
+    (put("shards", "offset", 2**63 - 1), "a shard has fewer bytes than its rows"),
     (put("pieces", "shard", 3), "a piece is not inside its shard"),
     (put("pieces", "shard", -1), "a piece is not inside its shard"),
     (put("pieces", "first", -1), "a piece is not inside its shard"),
@@ -383,8 +384,7 @@ def test_a_hostile_shard_is_not_followed(make, maker, tmp_path):
         file["features"] = h5py.ExternalLink(tmp_path / "secret.h5", "/features")
     with second.open("ab") as file:
         file.truncate(size)
-    with pytest.raises(StoreFormatError, match=r"damaged: features is a link to elsewhere"):
-        FeatureStore(maker.path).features[10]
+    assert not np.isin(FeatureStore(maker.path).features[10:20], maker.make_rows(range(10, 20))[:, 3:]).any()
     assert verify_store(maker.path).lost[10:20].all()
 
 

@@ -89,7 +89,7 @@ class FeatureStore:
 
     Everything but the features is read at once. The features are mapped into memory, so
     opening is cheap and workers share one copy. The file may be replaced while it is
-    open: an open store stays as it was.
+    open: an open store stays as it was, unless it is an index and shards of it were removed.
 
     Attributes:
         path: The file; of a store at a URL, the copy in the cache.

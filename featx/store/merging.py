@@ -84,7 +84,6 @@ def merge_stores(
     prefixes = _name_prefixes(stores) if prefix else [""] * len(stores)
     for store in stores[1:]:
         _refuse_other_numbers(stores[0], store)
-    refuse_damage(stores, progress)
     shards = _order_shards(stores)
     columns = _join_columns(shards or stores, prefixes)
     rows = [row for store in shards or stores for row in store.list_rows()]
@@ -96,12 +95,15 @@ def merge_stores(
     ids = frozenset(items["id"])
     quarantine = _join_quarantine(stores, prefixes, ids)
     provenance = _join_provenance(stores, ids, are_shards=bool(shards))
+    size = stores[0].features.dtype.itemsize * stores[0].dim * len(kept)
+    is_index = size > index_above
+    if not is_index:  # which keeps the checksums of the rows
+        refuse_damage(stores, progress)
     with StoreLock(path) as lock:
         remove_leftovers(path.parent, f"{path.name}.")
         _refuse_target(path)
         chosen = [rows[index] for index in kept]
-        size = stores[0].features.dtype.itemsize * stores[0].dim * len(kept)
-        if is_index := size > index_above:
+        if is_index:
             logger.warning("%s", describe_index(path, size))
         seal(path, stores[0].spec, provenance, items, chosen, quarantine, confirm=lock.confirm, is_index=is_index)
     return FeatureStore(path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from featx.errors import StoreError
+from featx.errors import StoreError, UsageError
 from featx.files import remove_leftovers
 from featx.reporting import Progress
 from featx.store.feature_store import FeatureStore
@@ -15,8 +15,9 @@ from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS
 from featx.store.lock import StoreLock
 from featx.store.sealing import seal
 from featx.store.sharding import discard_shards
-from featx.store.shards import Row, name_shards
+from featx.store.shards import Row
 from featx.store.verification import describe_provenance, refuse_damage
+from featx.urls import find_url, hide_secrets
 from featx.wording import format_bytes
 
 
@@ -34,21 +35,22 @@ def pack_store(path: str | os.PathLike[str], progress: Progress | None = None) -
         StoreError: If the disk has no room for the file, or it cannot be written.
         StoreFormatError: If a row is damaged or missing.
         StoreLockedError: If another process is writing the store.
+        UsageError: If the store is at a URL.
 
     Examples:
         >>> import featx
         >>> featx.pack_store("features/colour.h5").is_index
         False
     """
-    store = FeatureStore(path)
-    target = store.path
-    if not store.is_index and not name_shards(target).is_dir():
-        return store
+    if find_url(path):
+        msg = f"{hide_secrets(find_url(path))} is not on this machine; pack the original, and publish it"
+        raise UsageError(msg)
+    target = FeatureStore(path).path
     with StoreLock(target) as lock:
         remove_leftovers(target.parent, f"{target.name}.")
         store = FeatureStore(target)
-        if not store.is_index:  # a run that was killed has packed it
-            discard_shards(target, [], lock.confirm)
+        if not store.is_index:
+            discard_shards(target, [], lock.confirm)  # of a run that was killed at its end
             return store
         refuse_damage([store], progress)
         size, free = store.count_bytes(), shutil.disk_usage(store.path.parent).free

@@ -65,7 +65,8 @@ class Sharding:
         block_rows: int,
         confirm: Callable[[], None],
     ) -> None:
-        self._folder, self._confirm, self._block_rows = name_shards(store), confirm, block_rows
+        self._folder = name_shards(store.parent.resolve() / store.name)
+        self._confirm, self._block_rows = confirm, block_rows
         self.shards: dict[str, list[Any]] = {"name": [], "rows": [], "bytes": [], "offset": []}
         self.blocks: list[str] = []
         files, number, at = _trace(rows)
@@ -75,8 +76,8 @@ class Sharding:
         number[moved] = len(files) + np.arange(len(moved)) // step
         at[moved] = np.arange(len(moved)) % step
         starts, counts = _cut(number, at)
-        order, shards = np.unique(number, return_inverse=True)
-        self.pieces = {"shard": shards[starts].tolist(), "first": at[starts].tolist(), "rows": counts.tolist()}
+        order, shards = np.unique(number[starts], return_inverse=True)
+        self.pieces = {"shard": shards.tolist(), "first": at[starts].tolist(), "rows": counts.tolist()}
         with say_failures(self._folder):
             make_folder(self._folder)
             for name in order.tolist():
@@ -185,9 +186,13 @@ def _choose_moved(files: Sequence[ShardFile], number: Numbers, at: Numbers) -> N
 
 def _refuse_damage(files: Sequence[ShardFile], number: Numbers, at: Numbers) -> None:
     """Read every block that a row is copied from, where checksums would hide damage."""
-    for name, file in enumerate(files):
-        blocks = np.unique(at[number == name] // file.block_rows) if file.blocks else ()
-        for block in blocks:
-            if not file.is_sound(int(block)):
-                msg = f"{file.path} is damaged; run `featx repair` on its store first"
-                raise StoreFormatError(msg)
+    steps = np.array([file.block_rows for file in files], np.intp)
+    known = number >= 0
+    known[known] = steps[number[known]] > 0
+    number, block = number[known], at[known] // steps[number[known]]
+    many = int(block.max(initial=0)) + 1
+    for key in np.unique(number * many + block).tolist():
+        file = files[key // many]
+        if not file.is_sound(key % many):
+            msg = f"{file.path} is damaged; run `featx repair` on its store first"
+            raise StoreFormatError(msg)

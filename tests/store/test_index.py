@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from pathlib import Path
 
 import h5py
 import hypothesis
@@ -11,12 +12,13 @@ import pytest
 from hypothesis import strategies as st
 
 from featx import FeatureStore, export_store, merge_stores, pack_store, read_export, verify_store
-from featx.errors import StoreError, StoreFormatError
+from featx.errors import StoreError, StoreFormatError, UsageError
 from featx.store import sharding
 from featx.store.index import PIECE_COLUMNS, SHARD_COLUMNS, ShardedFeatures
 from featx.store.layout import ATTRIBUTES_SHA256, digest_attributes, digest_columns, write_text
 from featx.store.shards import ShardFile, name_shards
 from featx.store.verification import drop_damage
+from featx.store.writing import check_space
 
 NONE = {"id": [], "sha256": [], "reason": []}
 BAD = [("bad.jpg", "", "truncated")]
@@ -88,6 +90,38 @@ def test_rows_that_stay_in_order_are_not_copied(make, maker):
     check(store, maker, numbers)
     assert before < list_inodes(store)
     assert len(store.list_shards()) == 4
+
+
+def test_a_shard_in_its_place_is_not_linked_again(make, maker, tmp_path, monkeypatch):
+    make(range(30))
+    (tmp_path / "link").symlink_to(maker.path.parent, target_is_directory=True)
+    monkeypatch.chdir(tmp_path)
+    maker.path = Path("link/made.h5")
+    linked = []
+    monkeypatch.setattr(sharding, "_link", lambda file, path: linked.append((file, path)))
+    assert len(make(range(20), []).list_shards()) == 2
+    assert linked == []
+
+
+def test_an_index_needs_room_for_new_rows_only(maker, monkeypatch):
+    monkeypatch.setattr("featx.store.writing._SPARE_BYTES", 0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(999, 0, 10 * 4 * 6))
+    with maker.open_writer(index_above=0) as writer:
+        check_space([writer], 10, 10)
+    with maker.open_writer() as writer, pytest.raises(StoreError, match="480 bytes during writing, but only 240 bytes"):
+        check_space([writer], 10, 10)
+
+
+def test_an_index_at_a_url_is_refused(make, maker, monkeypatch, tmp_path):
+    monkeypatch.setenv("FEATX_CACHE", str(tmp_path / "cache"))
+    url, fsspec = "memory://index/made.h5", pytest.importorskip("fsspec")
+    fsspec.filesystem("memory").pipe("/index/made.h5", make(range(30)).path.read_bytes())
+    with pytest.raises(
+        StoreFormatError, match=r"made.h5 is an index without its shards; publish what `featx pack` makes"
+    ):
+        FeatureStore(url)
+    with pytest.raises(UsageError, match="is not on this machine; pack the original"):
+        pack_store(url)
 
 
 def test_short_runs_and_mostly_unused_files_are_copied(make, maker):

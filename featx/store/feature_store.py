@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -452,6 +452,10 @@ class FeatureStore:
     def list_shards(self) -> list[str]:
         """List the names of the shards of an index; a plain store has none."""
         return [shard.path.name for shard in self.index.shards] if self.index else []
+
+    def group_rows(self, rows: NDArray[np.intp]) -> Iterator[tuple[ShardFile, NDArray[np.intp], NDArray[np.intp]]]:
+        """Yield the files that the features of some items are in, with the rows of these items here, and there."""
+        return self.index.group_rows(rows) if self.index else iter([(self._file, rows, rows)])
 
     def list_rows(self, rows: NDArray[np.intp] | None = None) -> list[Row]:
         """List the places of the features of some items, or of all: in this file, or in shards of an index."""

@@ -129,16 +129,25 @@ class ShardedFeatures:
         piece = np.searchsorted(self._ends, rows, side="right")
         return self._pieces["shard"][piece], self._pieces["first"][piece] + rows - self._starts[piece]
 
-    def _load(self, shard: int) -> NDArray[np.floating]:
-        return self.shards[shard]().reshape(-1, self.shape[1])
-
-    def _read(self, rows: NDArray[np.intp]) -> NDArray[np.floating]:
-        found = np.empty((len(rows), self.shape[1]), self.dtype)
+    def _group(self, rows: NDArray[np.intp]) -> Iterator[tuple[ShardFile, NDArray[np.intp], NDArray[np.intp]]]:
+        """Yield the shards that some rows are in, with the places of the rows in the argument, and in the shard."""
         shards, at = self._locate(rows)
         order = np.argsort(shards, kind="stable")
         for group in np.split(order, np.flatnonzero(np.diff(shards[order])) + 1) if len(rows) else []:
-            matrix = self._load(int(shards[group[0]]))
-            found[group] = matrix[at[group]]
+            yield self.shards[shards[group[0]]], group, at[group]
+
+    def group_rows(self, rows: NDArray[np.intp]) -> Iterator[tuple[ShardFile, NDArray[np.intp], NDArray[np.intp]]]:
+        """Yield the shards that some rows are in, with the rows here, and there."""
+        return ((file, rows[places], at) for file, places, at in self._group(rows))
+
+    def _cut(self, file: ShardFile) -> NDArray[np.floating]:
+        return file().reshape(-1, self.shape[1])
+
+    def _read(self, rows: NDArray[np.intp]) -> NDArray[np.floating]:
+        found = np.empty((len(rows), self.shape[1]), self.dtype)
+        for file, places, at in self._group(rows):
+            matrix = self._cut(file)
+            found[places] = matrix[at]
             forget_pages(matrix)
         return found
 
@@ -148,7 +157,8 @@ class ShardedFeatures:
         while at < past:
             piece = int(np.searchsorted(self._ends, at, side="right"))
             end, skipped = min(past, int(self._ends[piece])), at - int(self._starts[piece])
-            matrix, first = self._load(int(self._pieces["shard"][piece])), int(self._pieces["first"][piece]) + skipped
+            matrix = self._cut(self.shards[self._pieces["shard"][piece]])
+            first = int(self._pieces["first"][piece]) + skipped
             found[at - start : end - start] = matrix[first : first + end - at]
             forget_pages(matrix)
             at = end

@@ -26,7 +26,7 @@ from featx.store.layout import ITEM_COLUMNS, Columns, add_seconds
 from featx.store.lock import StoreLock
 from featx.store.sealing import Provenance, digest_golden, seal
 from featx.store.sharding import describe_index, discard_shards
-from featx.store.shards import Row, name_shards
+from featx.store.shards import Row, ShardFile, name_shards
 from featx.store.verification import refuse_damage, verify_store
 
 #: A smaller store needs no note about disk space.
@@ -155,14 +155,14 @@ class StoreWriter:
         self.goldens.append(old.golden)
         self._add_runtime(old.runtime, old.drift)
         self._seconds = old.embed_seconds
-        self._add_rows(old.sha256.tolist(), old.sizes_px.tolist(), old.list_rows(), self.lost)
+        for file, rows, at in old.group_rows(np.flatnonzero(~self.lost)):
+            self._add_rows(old.sha256[rows].tolist(), old.sizes_px[rows].tolist(), file, at.tolist())
 
     def _read_journal(self) -> None:
         for shard in self._journal.read_shards():
             if not self._rows.keys() >= set(shard.sha256):  # else sealed already, by a run that was killed then
                 self._seconds = add_seconds((self._seconds, shard.seconds))
-            rows = [Row(shard.load, index) for index in range(len(shard.sha256))]
-            self._add_rows(shard.sha256, shard.sizes, rows, np.zeros(len(shard.sha256), np.bool_))
+            self._add_rows(shard.sha256, shard.sizes, shard.load, range(len(shard.sha256)))
             self._add_runtime(shard.runtime, shard.drift)
             if shard.records is not None:
                 self.records.append(shard.records)
@@ -173,13 +173,12 @@ class StoreWriter:
         self,
         contents: Sequence[str],
         sizes: Sequence[Sequence[int]],
-        rows: Sequence[Row],
-        lost: NDArray[np.bool_],
+        file: ShardFile,
+        indices: Sequence[int],
     ) -> None:
-        for sha256, size, row, is_lost in zip(contents, sizes, rows, lost.tolist(), strict=True):
-            if not is_lost:
-                self._rows.setdefault(sha256, row)
-                self._sizes.setdefault(sha256, size)
+        for sha256, size, index in zip(contents, sizes, indices, strict=True):
+            self._rows.setdefault(sha256, Row(file, index))
+            self._sizes.setdefault(sha256, size)
 
     @property
     def known(self) -> frozenset[str]:

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from featx.store import FeatureStore
     from featx.store.exchange import export_store, read_export
     from featx.store.merging import merge_stores
+    from featx.store.packing import pack_store
     from featx.store.verification import Verification, verify_store
 
 _MODULES = {
@@ -121,6 +122,7 @@ _MODULES = {
     "featx.specs": ("BackboneSpec", "EmbedSpec", "FineTuneSpec", "HeadSpec", "ImageSpec", "ViewSpec"),
     "featx.splitting": ("SplitTable", "split_source"),
     "featx.store": ("FeatureStore",),
+    "featx.store.packing": ("pack_store",),
     "featx.store.verification": ("Verification", "verify_store"),
     "featx.store.exchange": ("export_store", "read_export"),
     "featx.comparing.comparison": ("compare",),
@@ -204,6 +206,7 @@ __all__ = [
     "load_backbone",
     "map_store",
     "merge_stores",
+    "pack_store",
     "publish",
     "read_archive",
     "read_export",

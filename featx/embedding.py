@@ -292,7 +292,7 @@ def embed_plans(
     """
     image, views, entered = plans[0].image, plans[0].views, time.perf_counter()
     with contextlib.ExitStack() as stack:
-        opened = [_open_writers(stack, plan, manifest, salvage=salvage) for plan in plans]
+        opened = [_open_writers(stack, plan, manifest, options, salvage=salvage) for plan in plans]
         options.reporter.begin("embedding")
         ledger = Ledger([writer for writers, _ in opened for writer in writers], manifest, options)
         check_space(ledger.writers, len(manifest), ledger.expected)
@@ -330,15 +330,15 @@ def embed_plans(
 
 
 def _open_writers(
-    stack: contextlib.ExitStack, plan: Plan, manifest: Manifest, *, salvage: bool
+    stack: contextlib.ExitStack, plan: Plan, manifest: Manifest, options: EmbedOptions, *, salvage: bool
 ) -> tuple[list[StoreWriter], list[Golden]]:
     """Open the stores of a network, and promise its golden pictures."""
     writers, goldens = [], _promise_golden(plan.network, plan.image)
     for path, output, golden in zip(plan.paths, plan.network.outputs, goldens, strict=True):
         spec = make_spec(plan.network, output, plan.image, plan.dtype, plan.views)
-        provenance = _describe_provenance(manifest, plan.network, _shape_row(output, spec), golden)
-        begun = time.perf_counter() - plan.seconds
-        writer = StoreWriter(path, spec, provenance, salvage=salvage, begun=begun, n_items=len(manifest))
+        about = _describe_provenance(manifest, plan.network, _shape_row(output, spec), golden)
+        begun, above = time.perf_counter() - plan.seconds, options.index_above
+        writer = StoreWriter(path, spec, about, salvage=salvage, begun=begun, n_items=len(manifest), index_above=above)
         writers.append(stack.enter_context(writer))
     return writers, goldens
 

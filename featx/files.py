@@ -22,7 +22,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, TextIO
+from typing import IO, Any, Protocol, TextIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -347,7 +347,25 @@ def write_table(columns: Table, path: Path) -> None:
         writer.writerows(zip(*columns.values(), strict=True))
 
 
-def forget_pages(matrix: NDArray[Any]) -> None:
+class Matrix(Protocol):
+    """A matrix whose rows are read from files when they are asked for: a mapped array, or the features of an index."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of rows and of columns."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> NDArray[Any]: ...  # noqa: ANN401 - a row, a slice or an array, as NumPy's
+
+    def __array__(self) -> NDArray[Any]: ...
+
+
+def forget_pages(matrix: Matrix) -> None:
     """Release the memory that a mapped matrix takes; pages that are read again come from the system's cache.
 
     Otherwise a long run would seem to take as much memory as its rows: pages of a mapped file count until another

@@ -124,6 +124,10 @@ def count_cores() -> int:
     return int(cpu_count())
 
 
+#: Features of more bytes stay in shards, and the store is an index of them: a copy takes minutes, and room twice.
+INDEX_ABOVE = 16 * 2**30
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpreadOptions:
     """What spreads work; none of these changes the numbers.
@@ -173,6 +177,7 @@ class EmbedOptions(SpreadOptions):
         cpus_per_worker: Cores of each of Ray's workers.
         handover: URL of a folder, such as `s3://bucket/tmp`, that shards go through where Ray's workers do not see the
             folder of the store; empty if they do.
+        index_above: Bytes of features above which a store becomes an index: its features stay in shards beside it.
     """
 
     batch_size: int | None = None
@@ -183,6 +188,7 @@ class EmbedOptions(SpreadOptions):
     runtime: str = RUNTIMES[0]
     reporter: Reporter = SILENT
     handover: str = ""
+    index_above: int = INDEX_ABOVE
 
     def __post_init__(self) -> None:
         """Refuse invalid values.
@@ -195,6 +201,9 @@ class EmbedOptions(SpreadOptions):
             if value is not None and value < 1:
                 msg = f"{name} is {value}; it must be at least 1"
                 raise UsageError(msg)
+        if self.index_above < 0:
+            msg = f"index_above is {self.index_above}; it must be a number of bytes, such as 16_000_000_000"
+            raise UsageError(msg)
         _check_choices(self, on_bad=ON_BAD, runtime=RUNTIMES)
         if not 0 <= self.max_bad <= 1:
             msg = f"max_bad is {self.max_bad}; it must be a share from 0 to 1, such as 0.05"

@@ -83,6 +83,9 @@ def publish(what: str | os.PathLike[str], url: str | os.PathLike[str], *, report
 def _verify_store(path: Path) -> dict[str, str]:
     """Compare a store with its checksums; return the sha256 of its file by its name."""
     found = verify_store(path)
+    if found.store.is_index:
+        msg = f"{path} is an index of shards; make one file of it with `featx pack {path}`, and publish that"
+        raise StoreError(msg)
     if found.damage:
         msg = f"{path} is damaged: {found.damage[0]} differ from their checksum; run `featx repair {path}` first"
         raise StoreFormatError(msg)

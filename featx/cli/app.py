@@ -37,6 +37,7 @@ from featx.cli import (
     info,
     layers,
     merge,
+    pack,
     predict,
     publish,
     repair,
@@ -98,6 +99,7 @@ _add_verb(info.info, info.EXAMPLE)
 _add_verb(verify.verify, verify.EXAMPLE)
 _add_verb(repair.repair, repair.EXAMPLE)
 _add_verb(merge.merge, merge.EXAMPLE)
+_add_verb(pack.pack, pack.EXAMPLE)
 _add_verb(import_features.import_features, import_features.EXAMPLE, "import")  # a keyword of Python
 _add_verb(publish.publish, publish.EXAMPLE)
 _add_verb(export.export, export.EXAMPLE)

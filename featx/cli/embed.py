@@ -11,7 +11,7 @@ import typer
 from featx.cli import flags
 from featx.cli.ctrl_c import end_at_second_interrupt
 from featx.cli.output import print_json, print_quarantine, print_text
-from featx.options import EMBED_DEFAULTS, FINETUNE_DEFAULTS, ON_BAD, EmbedOptions
+from featx.options import EMBED_DEFAULTS, FINETUNE_DEFAULTS, ON_BAD, EmbedOptions, read_bytes
 from featx.reporting import ProgressReporter
 from featx.specs import DTYPES
 
@@ -150,6 +150,7 @@ def embed(
             help="Embed only the Ith of N parts of the images, into a store of its own. `featx merge` joins them.",
         ),
     ] = "",
+    index_above: flags.IndexAbove = None,
     as_json: flags.Json = False,
 ) -> None:
     """Embed images into a feature store.
@@ -175,6 +176,7 @@ def embed(
         gpus_per_worker=gpus_per_worker,
         cpus_per_worker=cpus_per_worker,
         handover=handover,
+        index_above=read_bytes(index_above, "--index-above") if index_above else EMBED_DEFAULTS.index_above,
     )
     manifest = flags.read_source(
         source,

@@ -11,7 +11,7 @@ import typer
 from featx import registry
 from featx.cli.output import print_message, print_notes
 from featx.errors import BundleError, UsageError
-from featx.options import RUNTIMES, VIEWS, read_memory
+from featx.options import INDEX_ABOVE, RUNTIMES, VIEWS, read_memory
 from featx.specs import CALIBRATIONS, DECODERS, DEFAULT_BACKBONE, INTERPOLATIONS, POOLINGS, RESIZES, USED_BITS
 
 
@@ -47,6 +47,14 @@ KeptNeighbours = Annotated[
 ]
 Features = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder of the feature stores.")]
 Runs = Annotated[Path, typer.Option(metavar="FOLDER", help="Folder in which the bundle gets a dated name.")]
+IndexAbove = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BYTES",
+        help="Largest size of features in one file, such as 1GiB; larger ones stay in shards, of which the store is an "
+        f"index. By default, {INDEX_ABOVE >> 30}GiB.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 # Sources

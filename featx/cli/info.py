@@ -204,9 +204,10 @@ def _print_rows(rows: list[tuple[str, str]]) -> None:
 
 def _show_store(about: dict[str, Any], shown: int | None) -> None:
     backbone, image = about["spec"]["backbone"], about["spec"]["image"]
+    size = format_bytes(about["file_bytes"]) + (f" in {about['shards']:,} shards" if about["shards"] else "")
     resize = f"{image['resize']} {image['crop']:g}" if "crop" in image else image["resize"]
     rows = [
-        ("store", f"{about['store']} (format {about['format_version']}, {format_bytes(about['file_bytes'])})"),
+        ("store", f"{about['store']} (format {about['format_version']}, {size})"),
         ("source", about["source"]),
         ("items", f"{about['items']:,}, {about['dim']:,} {about['dtype']} each, shape {about['feature_shape']}"),
         ("backbone", f"{backbone['uri']}, layer {backbone['layer']}, pooling {backbone['pooling']}"),
@@ -232,9 +233,8 @@ def _show_store(about: dict[str, Any], shown: int | None) -> None:
         rows = [row for row in rows if row[0] not in {"images", "views", "runtime", "embedding", "made with"}]
     _print_rows(rows)
     if shown is None:
-        typer.echo(
-            "\n".join(f"  {to_printable(row['id'])}: {to_printable(row['reason'])}" for row in about["quarantined"])
-        )
+        lines = (f"  {to_printable(row['id'])}: {to_printable(row['reason'])}" for row in about["quarantined"])
+        typer.echo("\n".join(lines))
         return
     reasons = _group_reasons(about["quarantined"])
     for reason, ids in reasons[:shown]:

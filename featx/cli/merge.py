@@ -7,7 +7,7 @@ import typer
 
 from featx.cli import flags
 from featx.cli.output import print_json, print_text
-from featx.options import FINETUNE_DEFAULTS
+from featx.options import EMBED_DEFAULTS, FINETUNE_DEFAULTS, read_bytes
 from featx.reporting import ProgressReporter
 
 EXAMPLE = "featx merge lab1.h5 lab2.h5 --name all"
@@ -23,6 +23,7 @@ def merge(
         bool,
         typer.Option("--prefix", help="Prefix every id with the name of its store, for ids that several stores have."),
     ] = False,
+    index_above: flags.IndexAbove = None,
     as_json: flags.Json = False,
 ) -> None:
     """Merge feature stores into a new one.
@@ -34,7 +35,8 @@ def merge(
     target = features / f"{name.removesuffix('.h5')}.h5"
     with ProgressReporter("checking") as reporter:
         opened = [featx.FeatureStore(path) for path in {path.resolve(): path for path in stores}.values()]
-        merged = featx.merge_stores(opened, target, prefix=prefix, progress=reporter.advance)
+        above = read_bytes(index_above, "--index-above") if index_above else EMBED_DEFAULTS.index_above
+        merged = featx.merge_stores(opened, target, prefix=prefix, index_above=above, progress=reporter.advance)
     n_stores, n_shared = len(opened), sum(map(len, opened)) - len(merged)
     n_copies = sum(len(rows) - 1 for rows in merged.find_duplicates())
     if as_json:

@@ -29,7 +29,7 @@ def verify(store: flags.NewestStore = None, as_json: flags.Json = False) -> None
     if as_json:
         print_json(found.to_dict())
     elif not found.damage:
-        size = format_bytes(found.store.path.stat().st_size)
+        size = format_bytes(found.store.count_bytes())
         print_text(f"{found.store.place}: sound; {len(found.store):,} items, {size}, all checksums match")
     else:
         _show_damage(found)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from featx.items.manifest import Item
 from featx.prefetching import gather
-from featx.store.journal import SHARD_BYTES
+from featx.store.shards import SHARD_BYTES
 
 #: A shard has a multiple of so many items: whole batches of every runtime.
 _STEP = 64

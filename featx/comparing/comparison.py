@@ -110,7 +110,6 @@ def compare(
         # Nothing is chosen below this line.
         rows = run_final_test(ranked, match.dataset, partition, options.seed)
     alone = explain_single_process() if options.executor == "local" else ()
-    notes = [*match.notes, *partition.notes, *rounds.notes, *lacking, *alone]
     comparison = Comparison(
         rows=rows,
         folder=None,
@@ -119,7 +118,7 @@ def compare(
         n_train=int((partition.train | partition.validation).sum()),
         n_test=len(partition.test),
         versions=read_versions(),
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(dict.fromkeys([*match.notes, *partition.notes, *rounds.notes, *lacking, *alone])),
         seconds=time.perf_counter() - started,
         verdict=describe_gains(rows, partition.test_name),
         call=_describe_call(opened, heads, finetune, runs, {"calibration": calibration, **(params or {})}, options),

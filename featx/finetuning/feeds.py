@@ -61,8 +61,9 @@ class MapFeed:
         items, numbers = batch
         maps = []
         for store, rows, shape in zip(self.stores, self.rows, self.shapes, strict=True):
-            views = store.features.reshape(len(store), 1 + self.views, -1)
-            maps.append(np.asarray(views[rows[items], numbers], np.float32).reshape(len(items), *shape))
+            n_views = 1 + self.views
+            views = store.features.reshape(len(store) * n_views, -1)
+            maps.append(np.asarray(views[n_views * rows[items] + numbers], np.float32).reshape(len(items), *shape))
         return items, maps
 
 

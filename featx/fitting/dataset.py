@@ -184,7 +184,8 @@ def open_rows(store: AnyStore, rows: NDArray[np.intp] | None, views: str = VIEWS
     n_views = store.n_views
     if views == "average" or n_views == 1:
         return FeatureRows(store.features, rows, n_views, store.widths)
-    return FeatureRows(store.features[:, : store.dim // n_views], rows, widths=store.widths)
+    first = n_views * (np.arange(len(store)) if rows is None else rows)
+    return FeatureRows(store.features.reshape(len(store) * n_views, -1), first, widths=store.widths)
 
 
 def open_training_rows(

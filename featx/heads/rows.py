@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
-from featx.files import forget_pages, reserve_file
+from featx.files import Matrix, forget_pages, reserve_file
 
 #: Bytes of float32 in one block: small enough for the processor's cache, large enough for efficient matrix products.
 BLOCK_BYTES = 8 * 2**20
@@ -27,7 +27,7 @@ class FeatureRows:
     everything, so that any scikit-learn classifier accepts it.
 
     Args:
-        features: (n, views * dim), float32 or float16, perhaps mapped from a file; never written to.
+        features: (n, views * dim), float32 or float16, perhaps read from files; never written to.
         rows: int (n_rows,), the rows that are taken, in this order; all if None.
         views: The number of vectors in a row, one after the other, whose mean is taken.
         widths: Columns of each part of a vector: the features of several networks stand side by side. Empty for one.
@@ -42,7 +42,7 @@ class FeatureRows:
 
     def __init__(
         self,
-        features: NDArray[Any],
+        features: Matrix,
         rows: NDArray[np.intp] | None = None,
         views: int = 1,
         widths: tuple[int, ...] = (),

@@ -27,7 +27,8 @@ from featx.store import FeatureStore
 from featx.store.journal import describe_unfinished
 from featx.store.layout import Columns as StoreColumns
 from featx.store.lock import StoreLock
-from featx.store.sealing import Provenance, Row, seal
+from featx.store.sealing import Provenance, seal
+from featx.store.shards import Row
 from featx.store.writing import check_spec
 from featx.wording import to_text
 

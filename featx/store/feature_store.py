@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,34 +15,36 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import FeatxError, StoreError, StoreFormatError
-from featx.files import forget_pages
 from featx.golden import Golden
 from featx.reporting import Progress
 from featx.specs import EmbedSpec
+from featx.store.index import ShardedFeatures, read_index
 from featx.store.journal import describe_unfinished, list_unfinished
 from featx.store.layout import (
     ATTRIBUTES_SHA256,
     FORMAT,
-    FORMAT_VERSION,
+    FORMAT_VERSIONS,
+    INDEX_VERSION,
     ITEM_COLUMNS,
     QUARANTINE_COLUMNS,
     ROWS_PER_BLOCK,
     TEXT,
     decode_text,
     digest_attributes,
-    digest_block,
     digest_columns,
     encode_column,
     map_dataset,
     open_dataset,
     open_group,
     read_column,
+    read_columns,
     read_numbers,
     read_seconds,
     read_text,
 )
 from featx.store.neighbours import find_nearest, measure_lengths
 from featx.store.sealing import digest_golden, read_golden
+from featx.store.shards import Row, ShardFile
 from featx.urls import find_path, find_url, hide_secrets
 from featx.wording import escape_html, format_html_table
 
@@ -88,13 +90,14 @@ class FeatureStore:
 
     Everything but the features is read at once. The features are mapped into memory, so
     opening is cheap and workers share one copy. The file may be replaced while it is
-    open: an open store stays as it was.
+    open: an open store stays as it was, unless it is an index and shards of it were removed.
 
     Attributes:
         path: The file; of a store at a URL, the copy in the cache.
         place: The URL, or the path.
         spec: What the features are.
-        features: `(n_items, dim)` float32 or float16, mapped from the file.
+        features: `(n_items, dim)` float32 or float16, mapped from the file, or read from its shards.
+        index: The features, if they are in shards; None if they are in the file.
         feature_shape: Shape of one item's features before they became a row.
         ids, sha256, labels, splits, groups: Text `(n_items,)`; empty where an item has none.
         sizes_px: int `(n_items, 2)`: width and height of each image.
@@ -150,6 +153,8 @@ class FeatureStore:
                 f"with another --name"
             )
             raise StoreFormatError(msg) from error
+        if self.index and not allow_damage:
+            self.index.refuse_missing(self.path)
         if self._damage and not allow_damage:
             damage = self._damage[0]
             msg = f"{self.path} is damaged: {damage} differ from their checksum; run `featx repair {self.path}`"
@@ -161,9 +166,10 @@ class FeatureStore:
             msg = f"{self.path} is an HDF5 file, but not a feature store of featx; name another one"
             raise StoreFormatError(msg)
         version = int(read_numbers(attributes, "format_version"))
-        if not 1 <= version <= FORMAT_VERSION:
+        if version not in FORMAT_VERSIONS:
             msg = (
-                f"{self.path} has format version {version}, but this featx reads up to {FORMAT_VERSION}; upgrade featx"
+                f"{self.path} has format version {version}, but this featx reads up to {max(FORMAT_VERSIONS)}; upgrade "
+                f"featx"
             )
             raise StoreFormatError(msg)
         if digest_attributes(attributes) != read_text(attributes, ATTRIBUTES_SHA256):
@@ -201,18 +207,19 @@ class FeatureStore:
         return golden
 
     def _read_quarantine(self, file: h5py.File, checksum: str) -> dict[str, NDArray[Any]]:
-        columns = _read_columns(open_group(file, "quarantine"), QUARANTINE_COLUMNS)
+        columns = read_columns(open_group(file, "quarantine"), QUARANTINE_COLUMNS)
         if digest_columns(columns) != [checksum]:
             self._damage.append(Damage("quarantine", 0, len(columns["id"])))
         return _decode_columns(columns, QUARANTINE_COLUMNS)
 
     def _read_items(self, file: h5py.File) -> dict[str, NDArray[Any]]:
-        columns = _read_columns(open_group(file, "items"), ITEM_COLUMNS)
+        columns = read_columns(open_group(file, "items"), ITEM_COLUMNS)
         n_items = len(columns["id"])
         blocks = open_group(file, "blocks")
         checksums = {name: decode_text(read_column(blocks, name, TEXT)).tolist() for name in ("features", "items")}
         n_blocks = -(-n_items // self._block_rows) if self._block_rows > 0 else -1
-        if any(len(values) != n_blocks for values in checksums.values()):
+        in_order = [checksums["items"]] if self.format_version == INDEX_VERSION else list(checksums.values())
+        if any(len(values) != n_blocks for values in in_order):
             msg = f"the number of checksums, one per {self._block_rows} rows, does not match {n_items} rows"
             raise ValueError(msg)
         self._blocks = checksums["features"]
@@ -229,14 +236,31 @@ class FeatureStore:
         return [(first, min(first + step, n_items)) for first in range(0, n_items, step)]
 
     def _read_features(self, file: h5py.File) -> None:
-        features = open_dataset(file, "features")
+        self._checked: dict[tuple[ShardFile, int], bool] = {}
+        self._lengths: NDArray[np.float32] | None = None
         expected = (len(self), math.prod(self.feature_shape))
+        self.index: ShardedFeatures | None = None
+        if self.format_version == INDEX_VERSION:
+            dtype = np.dtype(self.spec.dtype).newbyteorder("<")
+            self.index = read_index(file, self.path, expected, dtype, self._block_rows, self._blocks)
+            self.features: NDArray[np.floating] | ShardedFeatures = self.index
+            return
+        features = open_dataset(file, "features")
         if features.shape != expected or features.dtype != np.dtype(self.spec.dtype):
             msg = f"features are {features.dtype} {features.shape}, but must be {self.spec.dtype} {expected}"
             raise ValueError(msg)
-        self.features = map_dataset(features)
-        self._checked: dict[int, bool] = {}
-        self._lengths: NDArray[np.float32] | None = None
+        self.features = mapped = map_dataset(features)
+        found = os.fstat(file.id.get_vfd_handle())
+        self._file = ShardFile(
+            self.path,
+            lambda: mapped,
+            n_rows=len(self),
+            n_bytes=found.st_size,
+            offset=features.id.get_offset() or 0,
+            block_rows=self._block_rows,
+            blocks=self._blocks,
+            identity=(found.st_dev, found.st_ino),
+        )
 
     @classmethod
     def find_newest(cls, folder: str | os.PathLike[str] = "features", *, allow_damage: bool = False) -> Self:
@@ -303,6 +327,11 @@ class FeatureStore:
 
     def __repr__(self) -> str:
         return f"FeatureStore({str(self.path)!r}, items={len(self)}, dim={self.dim}, dtype={self.spec.dtype!r})"
+
+    @property
+    def is_index(self) -> bool:
+        """Whether the features are in shards beside the file."""
+        return self.index is not None
 
     @property
     def dim(self) -> int:
@@ -410,9 +439,12 @@ class FeatureStore:
         Args:
             progress: Called with the rows read so far and in total.
         """
+        if self.index:
+            bad = self.index.find_damage(progress)
+            return [*self._damage, *(Damage("features", first, past) for first, past in bad)]
         damage = self._damage.copy()
         for block, (first, past) in enumerate(self._list_blocks(len(self))):
-            if not self._check_block(block):
+            if not self._file.is_sound(block):
                 damage.append(Damage("features", first, past))
             if progress:
                 progress(past, len(self))
@@ -420,16 +452,24 @@ class FeatureStore:
 
     def is_sound(self, row: int) -> bool:
         """Return whether the block of rows that a row belongs to has its checksum; a block is read once."""
-        block = row // self._block_rows
+        file, at = self.index.locate(row) if self.index else (self._file, row)
+        block = file, at // self._block_rows
         if block not in self._checked:
-            self._checked[block] = self._check_block(block)
+            self._checked[block] = file.is_sound(block[1])
         return self._checked[block]
 
-    def _check_block(self, block: int) -> bool:
-        first = block * self._block_rows
-        is_sound: bool = digest_block(self.features[first : first + self._block_rows]) == self._blocks[block]
-        forget_pages(self.features)
-        return is_sound
+    def list_shards(self) -> list[str]:
+        """List the names of the shards of an index; a plain store has none."""
+        return [shard.path.name for shard in self.index.shards] if self.index else []
+
+    def group_rows(self, rows: NDArray[np.intp]) -> Iterator[tuple[ShardFile, NDArray[np.intp], NDArray[np.intp]]]:
+        """Yield the files that the features of some items are in, with the rows of these items here, and there."""
+        return self.index.group_rows(rows) if self.index else iter([(self._file, rows, rows)])
+
+    def list_rows(self, rows: NDArray[np.intp] | None = None) -> list[Row]:
+        """List the places of the features of some items, or of all: in this file, or in shards of an index."""
+        chosen = np.arange(len(self)) if rows is None else rows
+        return self.index.list_rows(chosen) if self.index else [Row(self._file, row) for row in chosen.tolist()]
 
     def describe_uniform(self) -> str:
         """Describe features that are the same for all items, although these have different bytes; empty if they differ.
@@ -480,6 +520,10 @@ class FeatureStore:
         starts = np.flatnonzero(np.diff(contents[order]) > 0) + 1
         return sorted(rows.tolist() for rows in np.split(order, starts) if len(rows) > 1)
 
+    def count_bytes(self) -> int:
+        """Count the bytes of the file, and of the shards of an index."""
+        return self.path.stat().st_size + sum(shard.n_bytes for shard in (self.index.shards if self.index else ()))
+
     def describe(self) -> dict[str, Any]:
         """Return the output of `featx info --json`."""
         labels, counts = np.unique(self.labels[self.labels != ""], return_counts=True)
@@ -504,7 +548,8 @@ class FeatureStore:
             "drift": self.drift,
             "embed_seconds": self.embed_seconds,
             "created_with": dict(self.created_with),
-            "file_bytes": self.path.stat().st_size,
+            "shards": len(self.list_shards()),
+            "file_bytes": self.count_bytes(),
         }
 
 
@@ -515,10 +560,13 @@ def _fetch(url: str) -> Path:
     def check(copy: Path) -> None:
         name = hide_secrets(url)
         try:
-            damage = FeatureStore(copy).find_damage()
+            store = FeatureStore(copy, allow_damage=True)
         except StoreError as error:
             raise type(error)(str(error).replace(str(copy), name)) from error
-        if damage:
+        if store.is_index:
+            msg = f"{name} is an index without its shards; publish what `featx pack` makes of the original"
+            raise StoreFormatError(msg)
+        if damage := store.find_damage():
             msg = (
                 f"{name} is damaged: {damage[0]} differ from their checksum; repair the original, and publish it again"
             )
@@ -538,14 +586,6 @@ def read_spec(path: Path) -> EmbedSpec | None:
 
 def _read_json(attributes: h5py.AttributeManager, name: str) -> dict[str, Any]:
     return dict(json.loads(read_text(attributes, name)))
-
-
-def _read_columns(group: h5py.Group, kinds: Mapping[str, str]) -> dict[str, NDArray[Any]]:
-    columns = {name: read_column(group, name, kind) for name, kind in kinds.items()}
-    if len({values.shape for values in columns.values()}) > 1:
-        msg = f"the columns of {group.name} differ in length"
-        raise ValueError(msg)
-    return columns
 
 
 def _decode_columns(columns: Mapping[str, NDArray[Any]], kinds: Mapping[str, str]) -> dict[str, NDArray[Any]]:

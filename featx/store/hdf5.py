@@ -45,33 +45,37 @@ class _Stream(io.FileIO):
 
 
 @contextlib.contextmanager
-def write_file(path: Path, confirm: Callable[[], None], *, keep: bool = False) -> Iterator[h5py.File]:
+def write_file(
+    path: Path, confirm: Callable[[], None], *, keep: bool = False, is_index: bool = False
+) -> Iterator[h5py.File]:
     """Write a new HDF5 file under a temporary name; it gets its own when the block ends without an error.
 
     Args:
         path: The file; an older one is replaced at the very end.
         confirm: Called when everything is written; raises if the file must not get its name.
         keep: Keep an older file, and drop the new one.
+        is_index: The file gets a virtual dataset.
 
     Raises:
         StoreError: If the file cannot be written; an older one is left as it was.
     """
     with say_failures(path), write_atomically(path, confirm, keep=keep) as temporary, _Stream(temporary) as stream:
-        with _create(stream) as file:
+        with _create(stream, h5py.h5f.LIBVER_V110 if is_index else h5py.h5f.LIBVER_V18) as file:
             yield file
         if stream.error:
             raise stream.error
 
 
-def _create(stream: _Stream) -> h5py.File:
-    """Create an HDF5 file in the oldest form whose own records carry checksums, and without timestamps.
+def _create(stream: _Stream, version: int) -> h5py.File:
+    """Create an HDF5 file in the form of a version of HDF5, and without timestamps.
 
-    Damage to those records is then refused and not followed; every HDF5 since 1.8 (2008) reads it.
+    1.8 is the oldest whose own records carry checksums: damage to them is then refused and not followed, and every HDF5
+    since 2008 reads it. Virtual datasets need 1.10 (2016).
     Without timestamps, the same content gives the same bytes.
     """
     access, creation = h5py.h5p.create(h5py.h5p.FILE_ACCESS), h5py.h5p.create(h5py.h5p.FILE_CREATE)
     access.set_fileobj_driver(h5py.h5fd.fileobj_driver, stream)
-    access.set_libver_bounds(h5py.h5f.LIBVER_V18, h5py.h5f.LIBVER_V18)
+    access.set_libver_bounds(version, version)
     access.set_fclose_degree(h5py.h5f.CLOSE_STRONG)
     creation.set_obj_track_times(False)
     return h5py.File(h5py.h5f.create(b"featx", h5py.h5f.ACC_TRUNC, creation, access))

@@ -28,8 +28,6 @@ from featx.store.layout import (
     decode_text,
     digest_block,
     digest_columns,
-    map_dataset,
-    open_dataset,
     open_group,
     read_column,
     read_numbers,
@@ -40,13 +38,10 @@ from featx.store.layout import (
 )
 from featx.store.lock import find_owner
 from featx.store.sealing import digest_golden, read_golden, write_golden
+from featx.store.shards import MAPPED_SHARDS, SHARD_BYTES, ShardFile, map_features
 
-#: A shard is committed when it holds this many bytes or is this old, whichever comes first. Memory holds twice that.
-SHARD_BYTES = 16 << 20
+#: A shard is committed when it holds `SHARD_BYTES` or is this old, whichever comes first. Memory holds twice that.
 SHARD_SECONDS = 20.0
-
-#: A mapped file is an open file. A process may have 1,024 of them, and a long run leaves thousands of shards.
-_MAPPED_SHARDS = 128
 
 _FLOAT16_MAX = 65504.0
 
@@ -101,7 +96,7 @@ class Shard:
         name: Name of its file, without the ending.
         sha256: Content of each row, hexadecimal, as bytes `(n_rows,)`.
         sizes: int32 `(n_rows, 2)`: width and height of each row's image, in px.
-        load: Returns the features `(n_rows, dim)`, mapped from the file; drop them as soon as possible.
+        load: The file, which returns the features `(n_rows, dim)` when it is called.
         golden: Golden pictures, with the features from the machine that wrote the shard.
         runtime: The runtime of the network; empty if the shard does not record it.
         drift: Largest relative difference of the runtime from Keras.
@@ -112,7 +107,7 @@ class Shard:
     name: str
     sha256: NDArray[np.bytes_]
     sizes: NDArray[np.int32]
-    load: Callable[[], NDArray[np.floating]]
+    load: ShardFile
     golden: Golden
     runtime: str = ""
     drift: float = 0.0
@@ -163,7 +158,7 @@ class Journal:
         self._dtype = np.dtype(spec.dtype)
         self._dim = dim
         self._pending = _Pending()
-        self._map = functools.lru_cache(_MAPPED_SHARDS)(_map_features)
+        self._map = functools.lru_cache(MAPPED_SHARDS)(map_features)
 
     def append(self, sha256: str, width: int, height: int, row: NDArray[np.floating]) -> None:
         """Add one row, to be committed with its shard.
@@ -327,7 +322,7 @@ class Journal:
             msg = "its bytes differ from their checksum"
             raise ValueError(msg)
         forget_pages(features)
-        load = functools.partial(self._map, path)
+        load = ShardFile(path, functools.partial(self._map, path), len(features))
         sizes = sizes.reshape(-1, 2)  # a shard of nothing but bad images has no rows
         return Shard(path.stem, contents, sizes, load, golden, runtime, drift, seconds, has_records)
 
@@ -427,8 +422,3 @@ def list_unfinished(folder: Path) -> list[Path]:
 
 def _list_shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9]*-*.h5"))
-
-
-def _map_features(path: Path) -> NDArray[np.floating]:
-    with h5py.File(path, "r", locking=False) as file:
-        return map_dataset(open_dataset(file, "features"))

@@ -7,7 +7,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from featx.store.sealing import Row
+from featx.store.shards import Row
 
 #: A sha256 in hexadecimal, as stores hold it.
 DIGEST = np.dtype("S64")

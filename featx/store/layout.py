@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORMAT = "featx-feature-store"
-FORMAT_VERSION = 1
+
+#: A plain file has the first version; an index, whose features are in other files, has the second.
+PLAIN_VERSION, INDEX_VERSION = FORMAT_VERSIONS = 1, 2
 
 #: The checksum of all other attributes, and the rows that one checksum of `/blocks` covers.
 ATTRIBUTES_SHA256 = "attributes_sha256"
@@ -261,6 +263,15 @@ def read_column(group: h5py.Group, name: str, kind: str) -> NDArray[Any]:
         raise ValueError(msg)
     values: NDArray[Any] = dataset[:]
     return values
+
+
+def read_columns(group: h5py.Group, kinds: Mapping[str, str]) -> dict[str, NDArray[Any]]:
+    """Read columns of equal length; see `read_column`."""
+    columns = {name: read_column(group, name, kind) for name, kind in kinds.items()}
+    if len({values.shape for values in columns.values()}) > 1:
+        msg = f"the columns of {group.name} differ in length"
+        raise ValueError(msg)
+    return columns
 
 
 def update_digest(digest: Any, name: str, values: NDArray[Any]) -> None:  # noqa: ANN401 - hashlib names no public type

@@ -8,19 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from featx.errors import SpecMismatchError, StoreError, StoreFormatError, UsageError
 from featx.files import remove_leftovers
 from featx.golden import MAX_DRIFT, measure_drift
+from featx.options import INDEX_ABOVE
 from featx.reporting import Progress
 from featx.specs import find_differences
 from featx.store import FeatureStore
 from featx.store.journal import name_journal
 from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS, Columns, add_seconds
 from featx.store.lock import StoreLock
-from featx.store.sealing import Provenance, Row, digest_golden, seal
+from featx.store.sealing import Provenance, digest_golden, seal
+from featx.store.sharding import describe_index
+from featx.store.shards import Row
 from featx.store.verification import describe_provenance, refuse_damage
 from featx.wording import agree
 
@@ -38,6 +38,7 @@ def merge_stores(
     target: str | os.PathLike[str],
     *,
     prefix: bool = False,
+    index_above: int = INDEX_ABOVE,
     progress: Progress | None = None,
 ) -> FeatureStore:
     """Write one store with the items of several.
@@ -57,6 +58,7 @@ def merge_stores(
         paths: At least two stores, or their paths.
         target: The new store.
         prefix: Put the store's name before every id, such as `lab2/cat/1.png`.
+        index_above: Bytes of features above which the new store is an index, which links the files of the others.
         progress: Called with the rows checked so far and in total, before writing starts.
 
     Returns:
@@ -82,10 +84,9 @@ def merge_stores(
     prefixes = _name_prefixes(stores) if prefix else [""] * len(stores)
     for store in stores[1:]:
         _refuse_other_numbers(stores[0], store)
-    refuse_damage(stores, progress)
     shards = _order_shards(stores)
     columns = _join_columns(shards or stores, prefixes)
-    rows = [row for store in shards or stores for row in _list_rows(store)]
+    rows = [row for store in shards or stores for row in store.list_rows()]
     if shards:
         kept, rows = list(range(len(rows))), _take_first_rows(columns["sha256"], rows)
     else:
@@ -94,11 +95,17 @@ def merge_stores(
     ids = frozenset(items["id"])
     quarantine = _join_quarantine(stores, prefixes, ids)
     provenance = _join_provenance(stores, ids, are_shards=bool(shards))
+    size = stores[0].features.dtype.itemsize * stores[0].dim * len(kept)
+    is_index = size > index_above
+    if not is_index:  # which keeps the checksums of the rows
+        refuse_damage(stores, progress)
     with StoreLock(path) as lock:
         remove_leftovers(path.parent, f"{path.name}.")
         _refuse_target(path)
         chosen = [rows[index] for index in kept]
-        seal(path, stores[0].spec, provenance, items, chosen, quarantine, confirm=lock.confirm)
+        if is_index:
+            logger.warning("%s", describe_index(path, size))
+        seal(path, stores[0].spec, provenance, items, chosen, quarantine, confirm=lock.confirm, is_index=is_index)
     return FeatureStore(path)
 
 
@@ -235,13 +242,6 @@ def _join_columns(stores: Sequence[FeatureStore], prefixes: Sequence[str]) -> di
     columns = {name: [value for store in stores for value in store.columns[name].tolist()] for name in ITEM_COLUMNS}
     ids = [prefix + name for store, prefix in zip(stores, prefixes, strict=True) for name in store.ids.tolist()]
     return {**columns, "id": ids}
-
-
-def _list_rows(store: FeatureStore) -> list[Row]:
-    def load() -> NDArray[np.floating]:
-        return store.features
-
-    return [Row(load, index) for index in range(len(store))]
 
 
 def _choose_rows(

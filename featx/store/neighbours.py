@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from featx.errors import DataError, UsageError
+from featx.files import Matrix
 from featx.nearest import Nearest
 
 Floats = NDArray[np.float32]
@@ -15,7 +16,7 @@ _BLOCK_BYTES, _QUERIES = 32 * 2**20, 1024
 
 
 def find_nearest(
-    features: NDArray[Any], lengths: Floats, X: ArrayLike, k: int, views: int = 1
+    features: Matrix, lengths: Floats, X: ArrayLike, k: int, views: int = 1
 ) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
     """Find the rows with the largest cosine to each query.
 
@@ -23,7 +24,7 @@ def find_nearest(
     are equally similar wherever they are.
 
     Args:
-        features: `(n_items, views * dim)` float32 or float16, perhaps mapped from a file.
+        features: `(n_items, views * dim)` float32 or float16, perhaps read from files.
         lengths: Lengths of its rows; see `measure_lengths`.
         X: The queries, float `(n_queries, dim)`.
         k: Rows for each query.
@@ -61,7 +62,7 @@ def find_nearest(
     return rows, cosines
 
 
-def measure_lengths(features: NDArray[Any], views: int = 1) -> Floats:
+def measure_lengths(features: Matrix, views: int = 1) -> Floats:
     """Return the length of each row, or of the mean over its views, float32 `(n_items,)`; 1 for a row of zeros."""
     lengths = np.empty(len(features), np.float32)
     for part in _split(features):
@@ -70,7 +71,7 @@ def measure_lengths(features: NDArray[Any], views: int = 1) -> Floats:
     return _replace_zeros(lengths)
 
 
-def _choose(features: NDArray[Any], lengths: Floats, queries: Floats, count: int, views: int) -> NDArray[np.intp]:
+def _choose(features: Matrix, lengths: Floats, queries: Floats, count: int, views: int) -> NDArray[np.intp]:
     nearest = Nearest(len(queries), count)
     for part in _split(features):
         products = _take(features, part, views) @ queries.T  # this way round, few queries take two thirds of the time
@@ -79,7 +80,7 @@ def _choose(features: NDArray[Any], lengths: Floats, queries: Floats, count: int
 
 
 def _compute_cosines(
-    features: NDArray[Any], rows: NDArray[np.intp], query: NDArray[np.float64], views: int
+    features: Matrix, rows: NDArray[np.intp], query: NDArray[np.float64], views: int
 ) -> NDArray[np.float64]:
     cosines = np.empty(len(rows))
     for part in _split(features[: len(rows)]):
@@ -89,12 +90,12 @@ def _compute_cosines(
     return cosines.clip(-1, 1)
 
 
-def _split(features: NDArray[Any]) -> list[slice]:
+def _split(features: Matrix) -> list[slice]:
     step = max(64, _BLOCK_BYTES // (4 * features.shape[1]))
     return [slice(start, min(start + step, len(features))) for start in range(0, len(features), step)]
 
 
-def _take(features: NDArray[Any], part: slice | NDArray[np.intp], views: int) -> Floats:
+def _take(features: Matrix, part: slice | NDArray[np.intp], views: int) -> Floats:
     taken = features[part]
     if views > 1:
         taken = taken.reshape(len(taken), views, -1).mean(axis=1, dtype=np.float32)

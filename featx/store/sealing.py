@@ -9,17 +9,17 @@ from typing import Any
 
 import h5py
 import numpy as np
-from numpy.typing import NDArray
 
-from featx.files import forget_pages
 from featx.golden import Golden
 from featx.specs import EmbedSpec
 from featx.store.hdf5 import create_group, write_file
+from featx.store.index import write_index
 from featx.store.layout import (
     ATTRIBUTES_SHA256,
     FORMAT,
-    FORMAT_VERSION,
+    INDEX_VERSION,
     ITEM_COLUMNS,
+    PLAIN_VERSION,
     QUARANTINE_COLUMNS,
     ROWS_PER_BLOCK,
     Columns,
@@ -34,6 +34,8 @@ from featx.store.layout import (
     write_columns,
     write_text,
 )
+from featx.store.sharding import Sharding, discard_shards
+from featx.store.shards import Row, read_rows
 
 #: Clocks are no more precise, and sums of rounded times do not depend on their order.
 _SECONDS_DIGITS = 3
@@ -68,14 +70,6 @@ class Provenance:
     embed_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """The place of one item's features: a function that loads a matrix, and the row in it."""
-
-    load: Callable[[], NDArray[np.floating]]
-    index: int
-
-
 def seal(
     path: Path,
     spec: EmbedSpec,
@@ -85,6 +79,7 @@ def seal(
     quarantine: Columns,
     *,
     confirm: Callable[[], None],
+    is_index: bool = False,
 ) -> None:
     """Write a sealed store under a temporary name, then give it its own.
 
@@ -96,22 +91,34 @@ def seal(
         rows: The features of each item.
         quarantine: The columns of `/quarantine`.
         confirm: Raises if this process must no longer write the store.
+        is_index: Leave the features in shards beside the file, which names them; a store without items has none.
 
     Raises:
         StoreError: If the file cannot be written; an older store is left as it was.
     """
-    with write_file(path, confirm) as file:
+    is_index = is_index and len(rows) > 0
+    dim, dtype = int(np.prod(provenance.feature_shape)), np.dtype(spec.dtype).newbyteorder("<")
+    kept: Sequence[str] = ()
+    with write_file(path, confirm, is_index=is_index) as file:
         _write_attributes(file, spec, provenance)
-        block_rows = choose_block_rows(int(np.prod(provenance.feature_shape)), spec.dtype)
+        file.attrs["format_version"] = INDEX_VERSION if is_index else PLAIN_VERSION
+        block_rows = choose_block_rows(dim, spec.dtype)
         file.attrs[ROWS_PER_BLOCK] = block_rows
         columns = write_columns(create_group(file, "items"), items, ITEM_COLUMNS)
         blocks = create_group(file, "blocks")
         blocks["items"] = encode_text(digest_columns(columns, block_rows))
-        blocks["features"] = encode_text(_write_features(file, spec.dtype, provenance.feature_shape, rows, block_rows))
+        if is_index:
+            sharding = Sharding(path, rows, dim, dtype, block_rows, confirm)
+            write_index(file, path, dtype, dim, sharding.shards, sharding.pieces)
+            checksums, kept = sharding.blocks, sharding.shards["name"]
+        else:
+            checksums = _write_features(file, dtype, dim, rows, block_rows)
+        blocks["features"] = encode_text(checksums)
         write_text(file.attrs, "golden_sha256", write_golden(create_group(file, "golden"), provenance.golden))
         bad = write_columns(create_group(file, "quarantine"), quarantine, QUARANTINE_COLUMNS)
         write_text(file.attrs, "quarantine_sha256", *digest_columns(bad))
         write_text(file.attrs, ATTRIBUTES_SHA256, digest_attributes(file.attrs))
+    discard_shards(path, kept, confirm)
 
 
 def _write_attributes(file: h5py.File, spec: EmbedSpec, provenance: Provenance) -> None:
@@ -127,7 +134,6 @@ def _write_attributes(file: h5py.File, spec: EmbedSpec, provenance: Provenance) 
     }
     for name, text in texts.items():
         write_text(file.attrs, name, text)
-    file.attrs["format_version"] = FORMAT_VERSION
     file.attrs["drift"] = provenance.drift
     file.attrs["started_ns"] = provenance.started_ns
     if provenance.embed_seconds is not None:
@@ -169,23 +175,14 @@ def read_golden(group: h5py.Group) -> Golden:
 
 
 def _write_features(
-    file: h5py.File, dtype: str, shape: tuple[int, ...], rows: Sequence[Row], block_rows: int
+    file: h5py.File, dtype: np.dtype[np.floating], dim: int, rows: Sequence[Row], block_rows: int
 ) -> list[str]:
     """Write the rows and return the checksum of each block of them."""
-    dim = int(np.prod(shape))
-    features = file.create_dataset("features", shape=(len(rows), dim), dtype=np.dtype(dtype).newbyteorder("<"))
+    features = file.create_dataset("features", shape=(len(rows), dim), dtype=dtype)
     checksums = []
     for start in range(0, len(rows), block_rows):
         chosen = rows[start : start + block_rows]
-        block = np.empty((len(chosen), dim), features.dtype)
-        last = block
-        for at, row in enumerate(chosen):
-            matrix = row.load()
-            block[at] = matrix[row.index]  # copied, so that only the matrices that the loader keeps stay mapped
-            if matrix is not last:
-                forget_pages(last)
-                last = matrix
-        forget_pages(last)
+        block = read_rows(chosen, len(chosen), dim, dtype)
         features[start : start + len(block)] = block
         checksums.append(digest_block(block))
     return checksums

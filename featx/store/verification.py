@@ -14,7 +14,7 @@ from featx.reporting import Progress
 from featx.store.feature_store import Damage, FeatureStore
 from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS
 from featx.store.lock import StoreLock
-from featx.store.sealing import Provenance, Row, seal
+from featx.store.sealing import Provenance, seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +118,8 @@ def _seal_rest(found: Verification, lock: StoreLock) -> None:
     quarantine = {
         name: [row[at] for row in store.quarantine] if whole else [] for at, name in enumerate(QUARANTINE_COLUMNS)
     }
-    rows = [Row(lambda: store.features, int(index)) for index in kept]
-    seal(store.path, store.spec, describe_provenance(store), items, rows, quarantine, confirm=lock.confirm)
+    about, confirm, is_index = describe_provenance(store), lock.confirm, store.is_index
+    seal(store.path, store.spec, about, items, store.list_rows(kept), quarantine, confirm=confirm, is_index=is_index)
 
 
 def describe_provenance(store: FeatureStore) -> Provenance:

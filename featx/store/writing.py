@@ -1,7 +1,6 @@
 """Writing one store: disk space, the rows it already holds, new rows, and sealing."""
 
 import contextlib
-import functools
 import logging
 import math
 import os
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from featx.errors import SpecMismatchError, StoreError
 from featx.files import remove_leftovers, say_failures, sync_folder
 from featx.golden import Golden
+from featx.options import INDEX_ABOVE
 from featx.specs import EmbedSpec, find_differences
 from featx.store.copying import OtherStore, list_others
 from featx.store.feature_store import FeatureStore
@@ -26,6 +26,8 @@ from featx.store.known_rows import Contents, KnownRows, encode_digests
 from featx.store.layout import ITEM_COLUMNS, Columns, add_seconds
 from featx.store.lock import StoreLock
 from featx.store.sealing import Provenance, digest_golden, seal
+from featx.store.sharding import describe_index, discard_shards
+from featx.store.shards import name_shards
 from featx.store.verification import refuse_damage, verify_store
 
 #: A smaller store needs no note about disk space.
@@ -55,6 +57,7 @@ class StoreWriter:
         begun: Start of this run, on the clock of `time.perf_counter`, so that the store can record the time of its
             rows; None records no time.
         n_items: Number of items of this run, so that readers of unfinished work know how far it is; None records none.
+        index_above: Bytes of features above which the store becomes an index.
 
     Raises:
         SpecMismatchError: If the store exists with another spec.
@@ -71,7 +74,9 @@ class StoreWriter:
         salvage: bool = False,
         begun: float | None = None,
         n_items: int | None = None,
+        index_above: int = INDEX_ABOVE,
     ) -> None:
+        self._index_above = index_above
         self.path = path
         self.spec = spec
         self._provenance = provenance
@@ -103,6 +108,7 @@ class StoreWriter:
             with say_failures(self.path):
                 remove_leftovers(self.path.parent, f"{self.path.name}.")
                 remove_leftovers(self._journal.folder)
+                remove_leftovers(name_shards(self.path))
             self._read_known()
             undo.pop_all()
         return self
@@ -146,8 +152,8 @@ class StoreWriter:
         self.goldens.append(old.golden)
         self._add_runtime(old.runtime, old.drift)
         self._seconds = old.embed_seconds
-        features, sound = old.features, np.flatnonzero(~self.lost)
-        self._rows.add(old.contents[sound], old.sizes_px[sound], lambda: features, sound)
+        for file, rows, at in old.group_rows(np.flatnonzero(~self.lost)):
+            self._rows.add(old.contents[rows], old.sizes_px[rows], file, at)
 
     def _read_journal(self) -> None:
         before = self._rows.contents
@@ -165,8 +171,9 @@ class StoreWriter:
         """Add the rows that were copied from other stores, each of which is open once."""
         stores = {id(store): store for store, _ in self.copied.values()}
         for key, store in stores.items():
-            rows = np.array([row for other, row in self.copied.values() if id(other) == key])
-            self._rows.add(store.contents[rows], store.sizes_px[rows], functools.partial(_get_features, store), rows)
+            copied = np.array([row for other, row in self.copied.values() if id(other) == key])
+            for file, rows, at in store.group_rows(copied):
+                self._rows.add(store.contents[rows], store.sizes_px[rows], file, at)
 
     @property
     def has_records(self) -> bool:
@@ -247,18 +254,28 @@ class StoreWriter:
             raise StoreError(msg) from error
         columns: Columns = {**items, "width": sizes[:, 0], "height": sizes[:, 1]}
         if self.old is None or not self._holds(self.old, columns, quarantine):
-            if not self._salvage:
+            is_index = self.plans_index(len(sizes))
+            if not (self._salvage or is_index):  # an index keeps the checksums of its rows
                 refuse_damage([self.old] if self.old else [])
             provenance = self._choose_provenance(contents)
-            seal(self.path, self.spec, provenance, columns, rows, quarantine, confirm=self._lock.confirm)
+            if is_index and not (self.old and self.old.is_index):
+                logger.warning("%s", describe_index(self.path, len(rows) * self.row_bytes))
+            confirm = self._lock.confirm
+            seal(self.path, self.spec, provenance, columns, rows, quarantine, confirm=confirm, is_index=is_index)
             self.old, self._damaged = FeatureStore(self.path), False
         else:
             with say_failures(self.path):
                 os.utime(self.path)  # the last requested store is the newest, even if there was nothing to do
                 sync_folder(self.path.parent)  # its writer may have been killed before this; shards are removed after
+            discard_shards(self.path, self.old.list_shards(), self._lock.confirm)
         with say_failures(self._journal.folder):
             self._journal.discard()
         return self.old
+
+    def plans_index(self, n_items: int) -> bool:
+        """Return whether the store will be an index with so many items; an index stays one until it is packed."""
+        was_index = self.old is not None and self.old.is_index
+        return was_index or n_items * self.row_bytes > self._index_above
 
     def _holds(self, old: FeatureStore, columns: Columns, quarantine: Columns) -> bool:
         new = self._provenance
@@ -297,10 +314,6 @@ class StoreWriter:
         return replace(new, golden=self.old.golden, created_with=versions)
 
 
-def _get_features(store: FeatureStore) -> NDArray[np.floating]:
-    return store.features
-
-
 def check_spec(store: FeatureStore, spec: EmbedSpec) -> None:
     """Refuse a store of another spec.
 
@@ -317,7 +330,7 @@ def check_space(writers: Sequence[StoreWriter], n_items: int, n_new: int) -> Non
     """Log the size of large stores before a run, and refuse stores that the disk has no room for.
 
     While a store is sealed, the disk holds the shards of the run and the new file, as well as an older store.
-    That much must be free, not just the size of the store.
+    That much must be free, not just the size of the store. An index keeps the shards instead.
 
     Args:
         writers: The stores, in one folder.
@@ -331,7 +344,8 @@ def check_space(writers: Sequence[StoreWriter], n_items: int, n_new: int) -> Non
         return
     item_bytes = sum(writer.row_bytes for writer in writers)
     unwritten = sum(writer.row_bytes * max(0, n_new - writer.n_unfinished) for writer in writers)
-    store_bytes, needed = n_items * item_bytes, n_items * item_bytes + unwritten + _SPARE_BYTES
+    copied = sum(writer.row_bytes * n_items for writer in writers if not writer.plans_index(n_items))
+    store_bytes, needed = n_items * item_bytes, copied + unwritten + _SPARE_BYTES
     folder = writers[0].path.parent
     free = shutil.disk_usage(_find_existing(folder)).free
     size = f"{n_items:,} items of {_show(item_bytes)} each need {_show(store_bytes)} in {folder}"

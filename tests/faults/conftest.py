@@ -1,9 +1,16 @@
 import multiprocessing
 
 import pytest
-from scenarios import make_adding, make_fresh, make_resealing, make_takeover
+from scenarios import make_adding, make_fresh, make_indexing, make_packing, make_resealing, make_takeover
 
-MAKERS = {"fresh": make_fresh, "adding": make_adding, "resealing": make_resealing, "takeover": make_takeover}
+MAKERS = {
+    "fresh": make_fresh,
+    "adding": make_adding,
+    "resealing": make_resealing,
+    "takeover": make_takeover,
+    "indexing": make_indexing,
+    "packing": make_packing,
+}
 
 
 def pytest_itemcollected(item):

@@ -16,6 +16,7 @@ from operations import Fault, Operation, Shim
 _PRELOADED = [
     "featx.embedding",
     "featx.backbones.colour",
+    "featx.store.packing",
     "featx.store.verification",
     "PIL.PngImagePlugin",
     "featx.options",
@@ -27,18 +28,20 @@ _PATIENCE_SECONDS = 60
 
 @dataclass(frozen=True)
 class Command:
-    """One run of `embed` with the colour backbone.
+    """One run of `embed` with the colour backbone, or of `pack`.
 
     Attributes:
         source: The folder of pictures.
         root: The watched folder; the store is `features/s.h5` in it.
         fault: The fault, if any.
+        verb: `embed`; `index`, which is `embed` into an index; or `pack`.
         batch_size: Images of one batch, and rows of one shard.
     """
 
     source: Path
     root: Path
     fault: Fault | None = None
+    verb: str = "embed"
     batch_size: int = 2
 
 
@@ -100,10 +103,11 @@ def run_embedding(command, notes, *, kill_after=None):
 
 
 def embed(command, notes):
-    """Embed, and record every event at once, so that the record survives a kill."""
+    """Run the command, and record every event at once, so that the record survives a kill."""
     from featx.embedding import embed
     from featx.options import EmbedOptions
-    from featx.store import journal
+    from featx.store import journal, sharding
+    from featx.store.packing import pack_store
 
     warnings.simplefilter("error")
     write, descriptor = os.write, os.open(notes, os.O_WRONLY | os.O_APPEND)
@@ -113,16 +117,23 @@ def embed(command, notes):
 
     _note_commits(journal.Journal, lambda rows: note("committed", rows))
     journal.SHARD_BYTES = command.batch_size * 4 * 240
+    sharding.LEAST_RUN = command.batch_size
     shim = Shim(str(command.root), command.fault, lambda operation: note("operation", asdict(operation)))
     shim.install(*_list_files())
-    options = EmbedOptions(batch_size=command.batch_size, workers=1)
+    options = EmbedOptions(
+        batch_size=command.batch_size, workers=1, index_above=0 if command.verb == "index" else 10**9
+    )
+    folder = command.root / "features"
     try:
-        result = embed(command.source, "colour", name="s", folder=command.root / "features", options=options)
+        if command.verb == "pack":
+            counts = {"new": 0, "items": len(pack_store(folder / "s.h5"))}
+        else:
+            result = embed(command.source, "colour", name="s", folder=folder, options=options)
+            counts = {name: getattr(result, name) for name in ("new", "cached", "quarantined")}
     except Exception as error:  # noqa: BLE001 - the test checks it, whatever it is
         kinds = [kind.__name__ for kind in type(error).__mro__]
         note("error", {"kinds": kinds, "text": str(error)})
     else:
-        counts = {name: getattr(result, name) for name in ("new", "cached", "quarantined")}
         note("result", {**counts, "tensorflow": "tensorflow" in sys.modules})
 
 

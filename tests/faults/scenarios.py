@@ -32,6 +32,7 @@ class Scenario:
         known: sha256 of the rows that are committed before the run.
         store: The store that an undisturbed run made.
         operations: The operations of an undisturbed run that change the disk, in order.
+        verb: The verb of the run; see `Command`.
     """
 
     source: object
@@ -41,6 +42,7 @@ class Scenario:
     known: frozenset
     store: FeatureStore
     operations: list
+    verb: str = "embed"
 
     def prepare(self, root):
         """Copy the files from before the run to a new folder."""
@@ -49,7 +51,8 @@ class Scenario:
 
     def run(self, root, fault=None, **options):
         """Run it, after or instead of another one, in a folder."""
-        return run_embedding(Command(self.source, root, fault), root.with_name(f"{root.name}.notes"), **options)
+        command = Command(self.source, root, fault, self.verb)
+        return run_embedding(command, root.with_name(f"{root.name}.notes"), **options)
 
 
 def make_fresh(folder):
@@ -76,6 +79,20 @@ def make_resealing(folder):
     return _finish(folder)
 
 
+def make_indexing(folder):
+    """An index, pictures for two more shards, and a row that is copied, since its neighbour is gone."""
+    _begin_store(folder, "index")
+    write_digits(folder / "pictures", per_class=2, classes=2, skip=2)
+    min((folder / "pictures/2").iterdir()).unlink()
+    return _finish(folder, "index")
+
+
+def make_packing(folder):
+    """An index that is packed."""
+    _begin_store(folder, "index")
+    return _finish(folder, "pack")
+
+
 def make_takeover(folder):
     """As `make_adding`, after a run that was killed in its second shard."""
     scenario = make_adding(folder)
@@ -89,15 +106,16 @@ def make_takeover(folder):
     return replace(scenario, operations=scenario.run(folder / "undisturbed").operations)
 
 
-def _begin_store(folder):
+def _begin_store(folder, verb="embed"):
     """Seal a store of six pictures."""
     write_digits(folder / "pictures", per_class=2, classes=3)
     _age(folder / "pictures")
     (folder / "base").mkdir()
-    assert run_embedding(Command(folder / "pictures", folder / "base"), folder / "notes").result["new"] == 6
+    command = Command(folder / "pictures", folder / "base", verb=verb)
+    assert run_embedding(command, folder / "notes").result["new"] == 6
 
 
-def _finish(folder):
+def _finish(folder, verb="embed"):
     source, base = folder / "pictures", folder / "base"
     _age(source)
     base.mkdir(exist_ok=True)
@@ -106,12 +124,13 @@ def _finish(folder):
     known = frozenset(FeatureStore(path).sha256.tolist()) if old else frozenset()
     root = folder / "undisturbed"
     shutil.copytree(base, root)
-    report = run_embedding(Command(source, root), folder / "notes")
+    report = run_embedding(Command(source, root, verb=verb), folder / "notes")
     assert report.error is None
     assert report.result["tensorflow"] is False
     store = FeatureStore(root / "features/s.h5")
-    assert list_names(root) == ["features", "features/s.h5"]
-    return Scenario(source, base, old, read_content(store.path), known, store, report.operations)
+    assert list_left_over(root) == []
+    known &= frozenset(store.sha256.tolist())  # without the rows of pictures that are gone
+    return Scenario(source, base, old, read_content(store.path), known, store, report.operations, verb)
 
 
 def _age(source):
@@ -121,11 +140,11 @@ def _age(source):
 
 
 def read_content(path):
-    """Read the bytes of every dataset of a store."""
+    """Read the bytes of every dataset of a store, but not how its features are divided among files."""
     content = {}
 
     def read(name, found):
-        if isinstance(found, h5py.Dataset):
+        if isinstance(found, h5py.Dataset) and not name.startswith(("shards/", "pieces/", "blocks/features")):
             content[name] = found.dtype.str, found.shape, found[()].tobytes()
 
     with h5py.File(path, "r", locking=False) as file:
@@ -135,6 +154,15 @@ def read_content(path):
 
 def list_names(root):
     return sorted(path.relative_to(root).as_posix() for path in root.rglob("*"))
+
+
+def list_left_over(root):
+    """List the files that do not belong to the store."""
+    store = FeatureStore(root / "features/s.h5")
+    shards = [f"features/s.h5.shards/{name}" for name in store.list_shards()]
+    folders = ["features", *(["features/s.h5.shards"] if shards else [])]
+    assert set(shards) <= set(list_names(root))
+    return sorted(set(list_names(root)) - {*folders, "features/s.h5", *shards})
 
 
 class Verdict:
@@ -181,7 +209,8 @@ class Verdict:
 
     def _read_store(self, path):
         """Read a whole store, but one with the same bytes only once."""
-        digest = hashlib.sha256(path.read_bytes() if path.exists() else b"").digest()
+        files = [path, *sorted(path.parent.glob("s.h5.shards/*"))]
+        digest = hashlib.sha256(b"".join(file.read_bytes() for file in files if file.exists())).digest()
         if digest not in self._stores:
             store = FeatureStore(path)
             content = None if store.find_damage() else read_content(path)
@@ -197,9 +226,9 @@ class Verdict:
             self.blame("not resumed", where, report.error or report.exit_code)
         elif read_content(root / "features/s.h5") != scenario.final:
             self.blame("not resumed", where, "another store")
-        elif list_names(root) != ["features", "features/s.h5"]:
-            self.blame("not resumed", where, f"left over: {list_names(root)}")
-        elif again or report.result["new"] > len(scenario.store) - len(committed | scenario.known):
+        elif left := list_left_over(root):
+            self.blame("not resumed", where, f"left over: {left}")
+        elif again or report.result["new"] > len({*scenario.store.sha256.tolist()} - committed - scenario.known):
             self.blame("lost", where, f"{len(again)} rows embedded again: {report.result}")
         return report
 

@@ -5,9 +5,10 @@ from operations import NEEDS_NO_ROOM, Fault
 from scenarios import Verdict, list_names
 
 FULL = pytest.mark.faults
+NAMES = ["fresh", "adding", "resealing", pytest.param("indexing", marks=FULL), pytest.param("packing", marks=FULL)]
 
 
-@pytest.mark.parametrize("name", ["fresh", "adding", "resealing"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("step", [17, pytest.param(1, marks=FULL)])
 @pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
 def test_a_full_disk_at_any_operation_is_reported_and_loses_nothing(make_scenario, tmp_path, name, step, lasting):
@@ -24,7 +25,7 @@ def test_a_full_disk_at_any_operation_is_reported_and_loses_nothing(make_scenari
     verdict.conclude(full_disks=len(points))
 
 
-@pytest.mark.parametrize("name", ["fresh", "adding", "resealing"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("step", [17, pytest.param(1, marks=FULL)])
 def test_a_disk_that_becomes_read_only_at_any_operation_is_reported_and_loses_nothing(
     make_scenario, tmp_path, name, step
@@ -38,7 +39,7 @@ def test_a_disk_that_becomes_read_only_at_any_operation_is_reported_and_loses_no
     verdict.conclude(read_only_disks=len(points))
 
 
-@pytest.mark.parametrize("name", ["fresh", "adding", "resealing"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_failed_sync_is_an_error(make_scenario, tmp_path, name):
     scenario, root = make_scenario(name), tmp_path / "root"
     verdict = Verdict(scenario)

@@ -6,13 +6,13 @@ import pytest
 from operations import Fault
 from scenarios import Verdict
 
-NAMES = ["fresh", "adding", "resealing", "takeover"]
+NAMES = ["fresh", "adding", "resealing", "takeover", "indexing", "packing"]
+STEPS = [*((name, 13) for name in NAMES if name != "indexing"), ("indexing", 37)]
 
 FULL = pytest.mark.faults
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("step", [13, pytest.param(1, marks=FULL)])
+@pytest.mark.parametrize(("name", "step"), [*STEPS, *(pytest.param(name, 1, marks=FULL) for name in NAMES)])
 def test_a_kill_at_any_operation_loses_nothing(make_scenario, tmp_path, name, step):
     scenario, root = make_scenario(name), tmp_path / "root"
     verdict = Verdict(scenario)
@@ -27,7 +27,7 @@ def test_a_kill_at_any_operation_loses_nothing(make_scenario, tmp_path, name, st
     verdict.conclude(kills=len(points))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES[:4], *(pytest.param(name, marks=FULL) for name in NAMES[4:])])
 @pytest.mark.parametrize(("seed", "wanted"), [(1, 7), pytest.param(2, 60, marks=FULL)])
 def test_kills_at_random_moments_some_in_a_row_lose_nothing(make_scenario, tmp_path, name, seed, wanted):
     scenario, root = make_scenario(name), tmp_path / "root"

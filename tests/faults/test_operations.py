@@ -7,9 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from scenarios import list_names
+from scenarios import list_left_over
 
-NAMES = ["fresh", "adding", "takeover"]
+NAMES = ["fresh", "adding", "takeover", "indexing"]
 
 EMBED = """
 import json
@@ -20,7 +20,7 @@ sys.path[:0] = json.loads(sys.argv[4])
 from processes import Command, embed
 
 source, root, notes = map(Path, sys.argv[1:4])
-embed(Command(source, root), notes)
+embed(Command(source, root, verb=sys.argv[5]), notes)
 """
 
 #: Prints the events of Python's audit hook, which names the functions that open, name and remove.
@@ -76,10 +76,10 @@ def run_watched(scenario, tmp_path, code, *prefix):
     root, notes = tmp_path / "disk", tmp_path / "notes"
     scenario.prepare(root)
     notes.touch()
-    command = [*prefix, sys.executable, "-c", code, scenario.source, root, notes, json.dumps(sys.path)]
+    command = [*prefix, sys.executable, "-c", code, scenario.source, root, notes, json.dumps(sys.path), scenario.verb]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    assert list_names(root) == ["features", "features/s.h5"]
+    assert list_left_over(root) == []
     lines = [json.loads(line) for line in notes.read_text().splitlines()]
     return result.stdout, [line["operation"] for line in lines if "operation" in line]
 

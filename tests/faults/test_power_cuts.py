@@ -18,6 +18,9 @@ RESUMED = 60
 NO_DATA = {"sync", "rename", "link", "remove", "mkdir", "rmdir"}
 
 
+STEPS = [(name, 13) for name in ("fresh", "adding", "resealing", "takeover", "packing")] + [("indexing", 61)]
+
+
 class Cuts:
     """Power cuts at every moment of one or more consecutive runs."""
 
@@ -82,8 +85,7 @@ def digest_state(state):
     return digest.digest()
 
 
-@pytest.mark.parametrize("name", ["fresh", "adding", "resealing", "takeover"])
-@pytest.mark.parametrize("step", [13, pytest.param(1, marks=FULL)])
+@pytest.mark.parametrize(("name", "step"), [*STEPS, *(pytest.param(name, 1, marks=FULL) for name, _ in STEPS)])
 def test_a_power_cut_at_any_moment_loses_nothing(make_scenario, tmp_path, name, step):
     cuts = Cuts(make_scenario(name), tmp_path)
     cuts.begin()

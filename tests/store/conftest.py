@@ -31,10 +31,10 @@ class Maker:
         backbone = BackboneSpec("made", layer, "none", "computed", "0" * 64)
         return EmbedSpec(backbone, ImageSpec(height, 8), dtype)
 
-    def open_writer(self, spec=None, *, source="/pictures", backbone_file="", stack="1.0", begun=None):
+    def open_writer(self, spec=None, *, source="/pictures", backbone_file="", stack="1.0", **options):
         shape = (2, self.dim // 2)
         provenance = Provenance(source, {"numpy": stack}, "numpy", 0.0, shape, backbone_file, self.golden, 7)
-        return StoreWriter(self.path, spec or self.make_spec(), provenance, begun=begun)
+        return StoreWriter(self.path, spec or self.make_spec(), provenance, **options)
 
     def append(self, writer, numbers):
         for number in numbers:

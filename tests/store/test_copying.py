@@ -90,7 +90,7 @@ def test_only_the_blocks_of_rows_that_are_copied_are_read(
         read.append(len(rows))
         return digest_block(rows)
 
-    monkeypatch.setattr("featx.store.feature_store.digest_block", count)
+    monkeypatch.setattr("featx.store.shards.digest_block", count)
     second, _ = embed_again(tmp_path / "part", features)
     assert (second.new, second.copied, read) == (1, n_copied, [3] * n_copied)
 

@@ -154,8 +154,8 @@ def test_an_hdf5_file_that_is_not_of_featx_is_refused(tmp_path):
 
 
 def test_a_newer_format_asks_for_a_newer_featx(store):
-    change(store.path, lambda file: file.attrs.__setitem__("format_version", 2))
-    with pytest.raises(StoreFormatError, match=r"made.h5 has format version 2, .* up to 1; upgrade featx"):
+    change(store.path, lambda file: file.attrs.__setitem__("format_version", 3))
+    with pytest.raises(StoreFormatError, match=r"made.h5 has format version 3, .* up to 2; upgrade featx"):
         FeatureStore(store.path)
 
 

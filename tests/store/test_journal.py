@@ -241,7 +241,7 @@ def test_a_damaged_matrix_is_named(open_journal, maker):
 def test_thousands_of_shards_need_few_open_files(maker, monkeypatch):
     """A run of a day leaves as many, and a process may often open no more than 1,024 files."""
     monkeypatch.setattr(journal, "SHARD_SECONDS", 0.0)
-    monkeypatch.setattr(journal, "_MAPPED_SHARDS", 8)
+    monkeypatch.setattr(journal, "MAPPED_SHARDS", 8)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 20, limits[1]))
     try:

@@ -7,12 +7,14 @@ import hashlib
 import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
-from featx import FeatureStore, verify_store
+from featx import FeatureStore, pack_store, verify_store
 from featx.specs import BackboneSpec, EmbedSpec, ImageSpec
 from featx.store.journal import name_journal
+from featx.store.shards import name_shards
 from featx.store.verification import describe_provenance
 from featx.store.writing import StoreWriter
 
@@ -29,12 +31,15 @@ def make_sha256(number):
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_version_1(dtype):
-    found = verify_store(DATA / f"store-v1-{dtype}.h5")
+@pytest.mark.parametrize(
+    ("version", "kind", "dtype"), [(1, "float32", "float32"), (1, "float16", "float16"), (2, "index", "float32")]
+)
+def test_every_version(version, kind, dtype):
+    found = verify_store(DATA / f"store-v{version}-{kind}.h5")
     store = found.store
     assert found.damage == ()
-    assert store.format_version == 1
+    assert store.format_version == version
+    assert store.is_index == (kind == "index")
     assert store.spec == EmbedSpec(BACKBONE, IMAGE, dtype)
     assert store.features.dtype == dtype
     assert np.array_equal(store.features, make_rows(range(7)).astype(dtype))
@@ -58,6 +63,15 @@ def test_version_1(dtype):
     assert store.embed_seconds is None
     assert store.golden.files == (b"\x89PNG not really", b"\xff\xd8 nor this")
     assert np.array_equal(store.golden.features, np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 6))
+
+
+def test_an_index_of_version_2_is_read_by_hdf5_and_packed(tmp_path):
+    path = tmp_path / "store-v2-index.h5"
+    shutil.copyfile(DATA / path.name, path)
+    shutil.copytree(name_shards(DATA / path.name), name_shards(path))
+    with h5py.File(path) as file:
+        assert np.array_equal(file["features"][:], make_rows(range(7)))
+    assert pack_store(path).features.tobytes() == FeatureStore(DATA / "store-v1-float32.h5").features.tobytes()
 
 
 def test_unfinished_work_of_version_1_is_gone_on_with(tmp_path):

@@ -395,13 +395,17 @@ class RangeFile(io.RawIOBase):
     Args:
         location: The file.
         n_bytes: Its size in bytes.
-        is_shared: Whether all threads, one at a time, read from what any of them has loaded.
     """
 
-    def __init__(self, location: Location, n_bytes: int, *, is_shared: bool = False) -> None:
-        self._location, self._n_bytes, self._at = location, n_bytes, 0
+    def __init__(self, location: Location, n_bytes: int) -> None:
+        self.location, self._n_bytes, self._at = location, n_bytes, 0
         self._block_bytes = _FIRST_BLOCK_BYTES
-        self._windows: Any = types.SimpleNamespace() if is_shared else threading.local()
+        self._windows: Any = threading.local()
+
+    def share(self) -> "RangeFile":
+        """Let all threads, which must take turns, read from what any of them has loaded."""
+        self._windows = types.SimpleNamespace()
+        return self
 
     def readable(self) -> bool:
         """Return True."""
@@ -442,7 +446,7 @@ class RangeFile(io.RawIOBase):
     def pread(self, n_bytes: int, offset: int) -> bytes:
         """Return bytes from an offset on, fewer at the end, without moving. Raises OSError."""
         n_bytes = min(n_bytes, self._n_bytes - offset)
-        return self._location.read(n_bytes, offset) if n_bytes > 0 else b""
+        return self.location.read(n_bytes, offset) if n_bytes > 0 else b""
 
 
 def find_cache() -> Path:

@@ -301,6 +301,7 @@ def list_copies() -> list[Usage]:
         with contextlib.suppress(OSError):  # another process removes it
             names = [path.name for path in folder.iterdir() if not path.name.startswith(_UNFINISHED)]
             size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            # A copy that is still written has a longer name.
             found.append(Usage(folder, min(names, key=len, default=""), size, folder.stat().st_mtime))
     return sorted(found, key=lambda usage: -usage.used_s)
 

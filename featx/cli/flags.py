@@ -71,7 +71,7 @@ Source = Annotated[
         metavar="SOURCE",
         help="A folder with one folder per class (also inside train/, val/ and test/), a CSV or Parquet table, "
         "a zip or tar archive, or shards such as 'train-*.tar' or a folder of Parquet files with images; "
-        "all but shards also at a URL, such as s3://bucket/photos.",
+        "all also at a URL, such as s3://bucket/photos.",
     ),
 ]
 Root = Annotated[

@@ -7,15 +7,12 @@ from featx.errors import SourceError
 from featx.urls import find_url
 
 
-def open_file(
-    source: str, known: tuple[int, int] | None = None, *, is_shared: bool = False
-) -> tuple[IO[bytes], int, int]:
+def open_file(source: str, known: tuple[int, int] | None = None) -> tuple[IO[bytes], int, int]:
     """Open a file on disk or at a URL.
 
     Args:
         source: Its path or its URL.
         known: Size and number of the version of a file at a URL, if a listing has told them.
-        is_shared: As in `RangeFile`, for one at a URL.
 
     Returns:
         The file, its size in bytes, and its time or the number of its version.
@@ -42,4 +39,4 @@ def open_file(
     if not size_bytes:
         msg = f"{location.name} is empty, or its server does not tell its size; download it, and name the copy"
         raise SourceError(msg)
-    return cast("IO[bytes]", RangeFile(location, size_bytes, is_shared=is_shared)), size_bytes, version
+    return cast("IO[bytes]", RangeFile(location, size_bytes)), size_bytes, version

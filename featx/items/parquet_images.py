@@ -7,6 +7,7 @@ missing, empty or in a row group that cannot be read is an item that fails, and 
 import contextlib
 import errno
 import functools
+import io
 import json
 import threading
 import time
@@ -14,8 +15,8 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, cast
 
 from featx.errors import SourceError
 from featx.items.columns import Columns, Table, advise, choose_columns, normalise_title
@@ -23,8 +24,11 @@ from featx.items.manifest import MAX_FILE_BYTES, UNKNOWN_SIZE, FileStat, Item, M
 from featx.items.shards import ShardFile, ShardReader, Shards
 from featx.items.tables import open_reader, to_cell
 from featx.prefetching import prefetch
-from featx.urls import find_parent, find_url
+from featx.urls import find_parent
 from featx.wording import join_first
+
+if TYPE_CHECKING:
+    from featx.remote import RangeFile
 
 _USUAL = ("image", "img")
 _BYTES = frozenset({"binary", "large_binary", "binary_view"})
@@ -161,11 +165,14 @@ def _open(shard: ShardFile, *, is_planning: bool = False) -> tuple[Any, int]:
     """
     from pyarrow import parquet
 
-    source: Any = shard.where
-    if find_url(shard.where):
-        source, _, version = shard.open(is_shared=True)
+    source: Any
+    source, _, version = shard.open()
+    if isinstance(source, io.RawIOBase):
+        source = cast("RangeFile", source).share()
+    else:  # pyarrow reads those on disk faster by itself
+        source.close()
+        source = shard.where
     with _translate_errors(shard):
-        version = version if find_url(shard.where) else Path(shard.where).stat().st_mtime_ns
         # With a buffer, pyarrow reads page by page; without one, a column of a whole row group at once. To buffer
         # before is to read small columns that lie side by side together.
         return parquet.ParquetFile(source, buffer_size=2**20, pre_buffer=is_planning), version
@@ -245,7 +252,6 @@ class _Part:
             self.schema, self.n_rows = file.schema_arrow, file.metadata.num_rows
             self.column = _choose_image_column(shard, self.schema, named)
             self.plain = [one.name for one in self.schema if not one.type.num_fields and str(one.type) not in _BYTES]
-            # All of them are looked at when labels are looked for.
             kind: Any = self.schema.field(self.column).type if self.column else None
             has_names = _is_struct(kind) and kind.get_field_index("path") >= 0
             self._table = file.read(columns=[*self.plain, *[f"{self.column}.path"] * has_names])

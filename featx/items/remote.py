@@ -1,6 +1,7 @@
 """Items at URLs: folders of an object store, and single files that tables and commands name."""
 
 import errno
+import functools
 from collections import Counter
 from collections.abc import Mapping
 
@@ -11,7 +12,7 @@ from featx.items.formats import HEAD_BYTES, has_image_suffix, looks_like_image
 from featx.items.layouts import NO_IMAGES, UNREADABLE, find_junk_reason
 from featx.items.manifest import MAX_FILE_BYTES, FileStat, Manifest, list_junk
 from featx.items.selection import LEFT_OUT, SourceOptions, arrange, choose_items
-from featx.items.shards import Shards, choose_shards
+from featx.items.shards import SUFFIXES, Shards, choose_shards
 from featx.prefetching import prefetch
 from featx.remote import Location, open_location
 from featx.urls import find_url, hide_secrets
@@ -94,8 +95,9 @@ class RemoteFolder:
             raise SourceError(msg) from error
 
     def find_shards(self) -> Shards | None:
-        """Find the shards in it, as `featx.items.shards.find_shards`. Raises SourceError."""
-        return choose_shards(self._url, self._files)
+        """Find the shards in it, as `featx.items.shards.find_shards`; None if it holds images. Raises SourceError."""
+        found = choose_shards(self._url, self._files)
+        return None if found is None or self.images[0] else found
 
     def read(self, options: SourceOptions) -> Manifest:
         """List the images by the rules of `read_folder`.
@@ -104,7 +106,7 @@ class RemoteFolder:
             SourceError: If it holds no images, or can be read in two ways.
             UsageError: If an option does not fit what it holds.
         """
-        stats, junk = self.list_images()
+        stats, junk = self.images
         if not stats:
             left_out = f" (left out: {list_junk(junk)})" if junk else ""
             msg = (
@@ -119,8 +121,9 @@ class RemoteFolder:
         reader = RemoteReader(f"{self._url.rstrip('/')}/{found.prefix}", stats=inner)
         return choose_items(Manifest(found.items, reader, self._name, dict(junk), notes=found.notes), found.options)
 
-    def list_images(self) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
-        """List the images with size and version, and count why other files are left out."""
+    @functools.cached_property
+    def images(self) -> tuple[dict[str, tuple[int, int]], Counter[str]]:
+        """The images with size and version, and how many other files are left out for each reason."""
         junk: Counter[str] = Counter()
         junk_folders: set[str] = set()
         kept, unknown = set(), []
@@ -131,6 +134,8 @@ class RemoteFolder:
                 junk[reason] += 1
             elif has_image_suffix(path):
                 kept.add(path)
+            elif path.lower().endswith(SUFFIXES):
+                junk[NO_IMAGES] += 1
             else:
                 unknown.append(path)
         junk.update(find_junk_reason(folder.rpartition("/")[2], is_folder=True) for folder in junk_folders)
@@ -158,10 +163,6 @@ def list_urls(url: str) -> dict[str, str]:
     Raises:
         SourceError: If a folder cannot be listed.
     """
-    paths = (
-        []
-        if url.startswith(_WEB) or has_image_suffix(url.partition("?")[0])
-        else list(RemoteFolder(url).list_images()[0])
-    )
+    paths = [] if url.startswith(_WEB) or has_image_suffix(url.partition("?")[0]) else list(RemoteFolder(url).images[0])
     found = [f"{url.rstrip('/')}/{path}" for path in paths] or [url]
     return {hide_secrets(one): one for one in found}

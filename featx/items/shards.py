@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from featx.errors import SourceError, UsageError
-from featx.items.archives import find_junk_folder
 from featx.items.folders import list_folder
-from featx.items.formats import has_image_suffix
-from featx.items.layouts import find_junk_reason, find_split
+from featx.items.layouts import find_split
 from featx.items.manifest import FileStat, Reader
 from featx.items.opening import open_file
 from featx.prefetching import prefetch
@@ -51,9 +49,9 @@ class ShardFile:
         """What messages call it."""
         return hide_secrets(self.where)
 
-    def open(self, *, is_shared: bool = False) -> tuple[IO[bytes], int, int]:
+    def open(self) -> tuple[IO[bytes], int, int]:
         """Open it, as `open_file` does. Raises SourceError."""
-        return open_file(self.where, self.known, is_shared=is_shared)
+        return open_file(self.where, self.known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,35 +160,25 @@ def _gather(source: str, base: str, files: Mapping[str, ShardFile]) -> Shards | 
 
 
 def choose_shards(url: str, files: Mapping[str, tuple[int, int]]) -> Shards | None:
-    """Choose the shards among the files below a URL, as `find_shards` does in a folder; None if it holds images.
-
-    Args:
-        url: The folder.
-        files: Size and version of the files, by their paths relative to it.
-    """
+    """Choose the shards among the files of a folder at a URL, as `find_shards` does, by size and version by path."""
     found = {}
     for path, known in files.items():
         *folders, file = path.split("/")
-        if find_junk_folder(path) or find_junk_reason(file, is_folder=False):
-            continue
-        if has_image_suffix(file):
-            return None
         is_near = len(folders) <= _MOST_DEEP and all(name == _DATA or find_split(name) for name in folders)
-        if is_near and file.lower().endswith(SUFFIXES):
+        if is_near and file.lower().endswith(SUFFIXES) and not file.startswith("."):
             found[path] = ShardFile(f"{url.rstrip('/')}/{path}", known)
-    name = hide_secrets(url)
-    return _gather(name, name, found)
+    return _gather(hide_secrets(url), hide_secrets(url), found)
 
 
 def _find_remote(url: str) -> Shards | None:
     from featx.remote import open_location, say_unread
 
     pattern, mark, query = url.partition("?")
+    if not pattern.lower().endswith(SUFFIXES):  # folders are listed by `featx.items.remote`
+        return None
     base, name = _WILD.split(pattern.replace("{", "*"), maxsplit=1)[0].rpartition("/")[0], hide_secrets(url)
     folder = open_location(base)
     with say_unread(folder, SourceError):
-        if not pattern.lower().endswith(SUFFIXES):
-            return None if folder.is_web else choose_shards(url, open_location(url).list_files())
         names = [one.removeprefix(f"{base}/") for one in expand_braces(pattern)]
         if f"{base}/{names[0]}" == pattern and not _WILD.search(pattern):
             stat = open_location(url).stat()

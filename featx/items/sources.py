@@ -142,9 +142,11 @@ def _find_kind(url: str, name: str) -> str:
 
 def _find_images(source: str, columns: Columns) -> Shards | None:
     """Find the shards of images that a source names; a table of paths or an archive of folders is none."""
+    if (url := find_url(source)) and _find_kind(url, source) == "folder":
+        return _list_remote(url).find_shards()
     found = find_shards(source)
     shard = next(iter(found.files.values())) if found and len(found.files) == 1 else None
-    if found is None or shard is None or not (Path(source).is_file() or shard.where == find_url(source)):
+    if found is None or shard is None or not (Path(source).is_file() or shard.where == url):
         return found
     is_one = is_shard(shard) if found.kind == ".tar" else find_image_column(shard, columns.path) is not None
     return found if is_one else None

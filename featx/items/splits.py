@@ -22,6 +22,7 @@ from featx.errors import DataError, FeatxError, UsageError
 from featx.items.manifest import SPLITS
 from featx.items.shards import find_shards
 from featx.items.sources import read_source_again
+from featx.urls import find_url
 from featx.wording import agree, join_first
 
 #: Fold of items that are never held out, as in scikit-learn's PredefinedSplit.
@@ -541,7 +542,7 @@ def describe_ungrouped(groups: Sequence[str], group: str) -> list[str]:
 
 
 def _read_column(ids: Sequence[str], group: str, source: str, reading: Mapping[str, Any]) -> list[str]:
-    if not Path(source).is_file() and not find_shards(source):
+    if not (find_url(source) or Path(source).is_file() or find_shards(source)):
         msg = (
             f"{group!r} is not a group: {source} is not a table with that column; use --group folder, or a "
             f"regular expression with one group, such as --group '(patient\\d+)'"

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from featx.errors import SourceError, UsageError
-from featx.items.archives import ArchiveReader, Container, Member, Tar, choose_images, open_tar
+from featx.items.archives import ArchiveReader, Member, Tar, choose_images, open_tar
 from featx.items.columns import Columns, advise
 from featx.items.formats import HEAD_BYTES, has_image_suffix
 from featx.items.manifest import Item, Manifest, Reader
 from featx.items.names import normalise_label
 from featx.items.shards import ShardFile, ShardReader, Shards
 from featx.prefetching import prefetch
-from featx.urls import find_url
 from featx.wording import format_plural, join_first
 
 if TYPE_CHECKING:
@@ -43,32 +42,17 @@ _NAMED_KEYS = 12
 class _ClosedTar:
     """A shard that is opened for each reading: a source may have more shards than a process may have open files."""
 
-    path: Path
+    path: str
+    location: "Location | None" = None
 
     def read(self, member: Member, n_bytes: int) -> bytes:
         """Return the first bytes of a member. Raises OSError."""
-        with self.path.open("rb", buffering=0) as file:
-            file.seek(cast("int", member.where))
+        where = cast("int", member.where)
+        if self.location:
+            return self.location.read(n_bytes, where)
+        with Path(self.path).open("rb", buffering=0) as file:
+            file.seek(where)
             return file.read(n_bytes)
-
-
-@dataclass(frozen=True, slots=True)
-class _RemoteTar:
-    """A shard at a URL, of which each member is read by a request."""
-
-    location: "Location"
-
-    def read(self, member: Member, n_bytes: int) -> bytes:
-        """Return the first bytes of a member. Raises OSError."""
-        return self.location.read(n_bytes, cast("int", member.where))
-
-
-def _open_container(shard: ShardFile) -> Container:
-    if not find_url(shard.where):
-        return _ClosedTar(Path(shard.where))
-    from featx.remote import open_location
-
-    return _RemoteTar(open_location(shard.where))
 
 
 class _Shard:
@@ -76,8 +60,9 @@ class _Shard:
 
     def __init__(self, shard: ShardFile) -> None:
         file, size_bytes, version = shard.open()
-        is_remote = bool(find_url(shard.where))
-        self.tar: Tar = open_tar(file, shard.name, keep=_Keeper().choose if is_remote else None)
+        location = getattr(file, "location", None)  # of one at a URL
+        self._left = _KEPT_BYTES
+        self.tar: Tar = open_tar(file, shard.name, keep=self._keep if location else None)
         self.sidecars: dict[str, dict[str, Member]] = {}
         rest = []
         for member in self.tar.members:
@@ -91,17 +76,12 @@ class _Shard:
         keys = {_split_key(image)[0] for image in self.images}
         if alone := sum(key not in keys for key in set().union(*self.sidecars.values())):
             self.junk["labels without an image"] += alone
-        self.reader = ArchiveReader(_open_container(shard), self.images, version, is_remote=is_remote)
+        self.reader = ArchiveReader(
+            _ClosedTar(shard.where, location), self.images, version, is_remote=location is not None
+        )
 
-
-class _Keeper:
-    """Chooses what is kept of the members of a shard at a URL, which would otherwise take a request each."""
-
-    def __init__(self) -> None:
-        self._left = _KEPT_BYTES
-
-    def choose(self, name: str, size_bytes: int) -> int:
-        """Return how many bytes to keep of a member: labels, and what shows whether others are images."""
+    def _keep(self, name: str, size_bytes: int) -> int:
+        """Return how much to keep of a member at a URL, which would take a request: labels, and the head of others."""
         most = _KEPT_LABEL_BYTES if _split_key(name)[1] in _SIDECARS else HEAD_BYTES
         wanted = 0 if has_image_suffix(name) else min(most, size_bytes, self._left)
         self._left -= wanted

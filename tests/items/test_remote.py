@@ -18,6 +18,7 @@ from featx.errors import MissingExtraError, SourceError
 from featx.items import read_source
 from featx.items.reading import count_least
 from featx.items.sources import find_reader, read_source_again
+from featx.items.splits import find_groups
 from featx.options import EmbedOptions
 from featx.urls import find_path, find_url, hide_secrets
 
@@ -183,6 +184,16 @@ def test_data_sets_of_hugging_face_give_the_store_of_those_on_disk(shards, pictu
     hub.close()
 
 
+def test_a_folder_of_images_without_suffixes_beside_a_table_is_no_folder_of_shards(object_store, folder):
+    for path in folder.rglob("*.png"):
+        path.unlink()
+    write_parquet(folder / "t.parquet", [{"bytes": b"x", "path": "x"}], ["a"])
+    source = object_store.put(folder, "mixed")
+    object_store.proxy.requests.clear()
+    assert [item.id for item in read_source(source).items] == ["cat/one"] == [i.id for i in read_source(folder).items]
+    assert not any(path.endswith("/t.parquet") for _, path in object_store.proxy.requests)
+
+
 def test_missing_shards_at_urls_are_told(object_store, shards):
     kind = next(shards.iterdir()).suffix
     source = object_store.put(shards, f"some-{kind[1:]}")
@@ -232,14 +243,20 @@ def test_a_table_names_urls_and_paths_relative_to_it(object_store, pictures, tmp
         f"path,label\ncat/1.png,cat\n{signed},cat\ndog/../dog/0.png,dog\ncat/none.png,cat\n"
     )
     object_store.put(pictures / "t.csv", "web/t.csv")
+    (pictures / "g.csv").write_text("path,who\ncat/1.png,p1\ndog/0.png,p2\n")
+    object_store.put(pictures / "g.csv", "web/g.csv")
+    assert find_groups(["dog/0.png", "cat/1.png"], "who", f"{web}/g.csv", {}) == ["p2", "p1"]
     result = featx.embed(f"{web}/t.csv?token=hidden-key", "colour", folder=tmp_path / "features")
     assert result.store.ids.tolist() == ["cat/1.png", "cat/3.png?x=1", "dog/0.png"]
     assert result.store.quarantine == [("cat/none.png", "", "cannot be read: it does not exist")]
     assert result.store.source == f"{web}/t.csv"
-    methods = [method for method, path in set(object_store.proxy.requests) if "t.csv" not in path]
+    methods = [method for method, path in set(object_store.proxy.requests) if ".csv" not in path]
     assert (methods.count("HEAD"), methods.count("GET")) == (4, 4)
     assert b"hidden-key" not in result.store.path.read_bytes()
     assert featx.embed(f"{web}/t.csv", "colour", folder=tmp_path / "features").cached == 3
+    object_store.reset()
+    read_source("s3://bucket/web/g.csv")
+    assert {path for _, path in object_store.proxy.requests} == {"/bucket/web/g.csv"}  # nothing is listed
     # A table on disk may name both.
     local = pictures / "local.csv"
     local.write_text(f"path,label\ncat/1.png,cat\n{web}/dog/2.png,dog\n")

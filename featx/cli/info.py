@@ -204,10 +204,9 @@ def _print_rows(rows: list[tuple[str, str]]) -> None:
 
 def _show_store(about: dict[str, Any], shown: int | None) -> None:
     backbone, image = about["spec"]["backbone"], about["spec"]["image"]
-    size = format_bytes(about["file_bytes"]) + (f" in {about['shards']:,} shards" if about["shards"] else "")
     resize = f"{image['resize']} {image['crop']:g}" if "crop" in image else image["resize"]
     rows = [
-        ("store", f"{about['store']} (format {about['format_version']}, {size})"),
+        ("store", f"{about['store']} (format {about['format_version']}, {_describe_size(about)})"),
         ("source", about["source"]),
         ("items", f"{about['items']:,}, {about['dim']:,} {about['dtype']} each, shape {about['feature_shape']}"),
         ("backbone", f"{backbone['uri']}, layer {backbone['layer']}, pooling {backbone['pooling']}"),
@@ -242,6 +241,10 @@ def _show_store(about: dict[str, Any], shown: int | None) -> None:
         typer.echo(f"  {len(ids):,} x {to_printable(reason)}: {names}")
     if len(reasons) > shown or any(len(ids) > _EXAMPLES for _, ids in reasons):
         typer.echo("  --all lists every image")
+
+
+def _describe_size(about: dict[str, Any]) -> str:
+    return format_bytes(about["file_bytes"]) + (f" in {about['shards']:,} shards" if about["shards"] else "")
 
 
 def _describe_runtime(names: str, drift: float) -> str:

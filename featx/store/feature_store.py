@@ -250,17 +250,9 @@ class FeatureStore:
             msg = f"features are {features.dtype} {features.shape}, but must be {self.spec.dtype} {expected}"
             raise ValueError(msg)
         self.features = mapped = map_dataset(features)
-        found = os.fstat(file.id.get_vfd_handle())
-        self._file = ShardFile(
-            self.path,
-            lambda: mapped,
-            n_rows=len(self),
-            n_bytes=found.st_size,
-            offset=features.id.get_offset() or 0,
-            block_rows=self._block_rows,
-            blocks=self._blocks,
-            identity=(found.st_dev, found.st_ino),
-        )
+        found, offset = os.fstat(file.id.get_vfd_handle()), features.id.get_offset() or 0
+        inode, sizes = (found.st_dev, found.st_ino), (len(self), found.st_size, offset, self._block_rows)
+        self._file = ShardFile(self.path, lambda: mapped, *sizes, self._blocks, inode)
 
     @classmethod
     def find_newest(cls, folder: str | os.PathLike[str] = "features", *, allow_damage: bool = False) -> Self:

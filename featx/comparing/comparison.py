@@ -109,8 +109,7 @@ def compare(
         ranked = sorted([*validated, *run_entries], key=lambda entry: entry.rank)
         # Nothing is chosen below this line.
         rows = run_final_test(ranked, match.dataset, partition, options.seed)
-    alone = explain_single_process() if options.executor == "local" else ()
-    notes = [*match.notes, *partition.notes, *rounds.notes, *lacking, *alone]
+    notes = [*match.notes, *partition.notes, *rounds.notes, *lacking, *_note_processes(options)]
     comparison = Comparison(
         rows=rows,
         folder=None,
@@ -125,6 +124,10 @@ def compare(
         call=_describe_call(opened, heads, finetune, runs, {"calibration": calibration, **(params or {})}, options),
     )
     return _write(comparison, options, match.dataset.store.source)
+
+
+def _note_processes(options: CompareOptions) -> tuple[str, ...]:
+    return explain_single_process() if options.executor == "local" else ()
 
 
 def _describe_call(

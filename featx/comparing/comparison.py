@@ -109,7 +109,7 @@ def compare(
         ranked = sorted([*validated, *run_entries], key=lambda entry: entry.rank)
         # Nothing is chosen below this line.
         rows = run_final_test(ranked, match.dataset, partition, options.seed)
-    alone = explain_single_process() if options.executor == "local" else ()
+    notes = [*match.notes, *partition.notes, *rounds.notes, *lacking, *_note_processes(options)]
     comparison = Comparison(
         rows=rows,
         folder=None,
@@ -118,12 +118,16 @@ def compare(
         n_train=int((partition.train | partition.validation).sum()),
         n_test=len(partition.test),
         versions=read_versions(),
-        notes=tuple(dict.fromkeys([*match.notes, *partition.notes, *rounds.notes, *lacking, *alone])),
+        notes=tuple(dict.fromkeys(notes)),
         seconds=time.perf_counter() - started,
         verdict=describe_gains(rows, partition.test_name),
         call=_describe_call(opened, heads, finetune, runs, {"calibration": calibration, **(params or {})}, options),
     )
     return _write(comparison, options, match.dataset.store.source)
+
+
+def _note_processes(options: CompareOptions) -> tuple[str, ...]:
+    return explain_single_process() if options.executor == "local" else ()
 
 
 def _describe_call(

@@ -79,7 +79,7 @@ class Engine:
         """Load the network."""
         return self._expect(handle, LOAD_SECONDS)
 
-    def embed(self, handle, _, ids):
+    def embed(self, handle, _, ids, _known):
         """Embed a shard."""
         self.embedded += len(ids)
         seconds = len(ids) / PER_SECOND * self.generator.lognormvariate(0, DEVIATION)
@@ -123,6 +123,7 @@ def simulate(workers, options, *, lifetime, hanging):
         shards,
         workers,
         name=lambda _: "",
+        known=lambda _: [],
         finish=lambda shard, reason: done.append((len(shard.items), reason)),
         observe=lambda _: None,
         show=lambda _: None,

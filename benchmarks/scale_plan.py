@@ -55,7 +55,7 @@ class Engine:
         """Load nothing."""
         return handle
 
-    def embed(self, handle, name, ids):
+    def embed(self, handle, name, ids, _):
         """Write a shard; its time is not the driver's."""
         from featx.store.journal import Journal, Records
 
@@ -163,6 +163,7 @@ def run(step, options):
                 plan(work.list_new(ledger.separate(timing)), size),
                 options.workers,
                 name=lambda shard: shard.name(number, spec.digest),
+                known=lambda shard: ledger.list_contents(shard.places),
                 finish=lambda shard, reason: work._finish(shard, reason, [path], shard.name(number, spec.digest)),
                 observe=lambda _: None,
                 show=lambda _: None,

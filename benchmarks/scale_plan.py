@@ -150,6 +150,7 @@ def run(step, options):
         meter.note("comparing", expected=ledger.expected)
         size = choose_size(ledger.expected, options.workers, writer.row_bytes)
         work = _Run(ledger, told, timing)
+        work._handovers = [None]
         if step in {"plan", "resume"}:
             names = {shard.name(0, spec.digest) for shard in plan(work.list_new(ledger.separate(timing)), size)}
             meter.note("planning", shards=len(names), size=size)

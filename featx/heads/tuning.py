@@ -168,8 +168,7 @@ def tune(
     winner = shortlist.choose()
     best, scores = winner.candidate, winner.scores
     notes = (*warned.describe(best, len(candidates)), *_note_edge(head, best, candidates, spec))
-    fitted = winner.offer() if winner.offer is not None else None
-    single_fold = _find_single_fold(problem, classes)
+    fitted, single_fold = winner.offer and winner.offer(), _find_single_fold(problem, classes)
     del winner, shortlist, offers, problem, asked, shared  # the products of features of each fold
     held_out = HeldOut(scores, positions, splits, alone, weights).keep_items(copies)
     calibration = choose_calibration(held_out, spec.calibration, margins=head.margins)

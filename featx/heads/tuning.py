@@ -166,9 +166,9 @@ def tune(
                 candidates.append(entry.candidate)
                 shortlist.add(replace(entry, offer=offers.get(strength)))
     winner = shortlist.choose()
-    best, scores, fitted = winner.candidate, winner.scores, winner.offer() if winner.offer else None
+    best, scores = winner.candidate, winner.scores
     notes = (*warned.describe(best, len(candidates)), *_note_edge(head, best, candidates, spec))
-    single_fold = _find_single_fold(problem, classes)
+    fitted, single_fold = winner.offer and winner.offer(), _find_single_fold(problem, classes)
     del winner, shortlist, offers, problem, asked, shared  # the products of features of each fold
     held_out = HeldOut(scores, positions, splits, alone, weights).keep_items(copies)
     calibration = choose_calibration(held_out, spec.calibration, margins=head.margins)

@@ -356,6 +356,11 @@ class FeatureStore:
         return sorted(set(self.labels.tolist()) - {""})
 
     @property
+    def raw_columns(self) -> Mapping[str, NDArray[Any]]:
+        """The columns of `/items` as they are on disk: text as bytes of UTF-8."""
+        return self._raw
+
+    @property
     def columns(self) -> Mapping[str, NDArray[Any]]:
         """The columns of `/items`, as they are on disk, with text decoded."""
         text = {"id": self.ids, "sha256": self.sha256, "label": self.labels, "split": self.splits, "group": self.groups}

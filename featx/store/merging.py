@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from featx.errors import SpecMismatchError, StoreError, StoreFormatError, UsageError
 from featx.files import remove_leftovers
 from featx.golden import MAX_DRIFT, measure_drift
@@ -16,6 +18,7 @@ from featx.reporting import Progress
 from featx.specs import find_differences
 from featx.store import FeatureStore
 from featx.store.journal import name_journal
+from featx.store.known_rows import KnownRows
 from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS, Columns, add_seconds
 from featx.store.lock import StoreLock
 from featx.store.sealing import Provenance, digest_golden, seal
@@ -85,27 +88,20 @@ def merge_stores(
     for store in stores[1:]:
         _refuse_other_numbers(stores[0], store)
     shards = _order_shards(stores)
-    columns = _join_columns(shards or stores, prefixes)
-    rows = [row for store in shards or stores for row in store.list_rows()]
-    if shards:
-        kept, rows = list(range(len(rows))), _take_first_rows(columns["sha256"], rows)
-    else:
-        kept = _choose_rows(stores, columns, rows)
-    items = {name: [values[row] for row in kept] for name, values in columns.items()}
-    ids = frozenset(items["id"])
+    items, rows = _join_shards(shards) if shards else _join_items(stores, prefixes)
+    ids = frozenset[str]() if shards else frozenset(items["id"])  # what is quarantined in one shard is in no other
     quarantine = _join_quarantine(stores, prefixes, ids)
     provenance = _join_provenance(stores, ids, are_shards=bool(shards))
-    size = stores[0].features.dtype.itemsize * stores[0].dim * len(kept)
+    size = stores[0].features.dtype.itemsize * stores[0].dim * len(rows)
     is_index = size > index_above
     if not is_index:  # which keeps the checksums of the rows
         refuse_damage(stores, progress)
     with StoreLock(path) as lock:
         remove_leftovers(path.parent, f"{path.name}.")
         _refuse_target(path)
-        chosen = [rows[index] for index in kept]
         if is_index:
             logger.warning("%s", describe_index(path, size))
-        seal(path, stores[0].spec, provenance, items, chosen, quarantine, confirm=lock.confirm, is_index=is_index)
+        seal(path, stores[0].spec, provenance, items, rows, quarantine, confirm=lock.confirm, is_index=is_index)
     return FeatureStore(path)
 
 
@@ -196,10 +192,22 @@ def _describe_whole(store: FeatureStore) -> dict[str, Any]:
     return {name: value for name, value in store.reading.items() if name != "shard"}
 
 
-def _take_first_rows(contents: Sequence[str], rows: Sequence[Row]) -> list[Row]:
-    """Take the first row of each content for all items that have it, as one run of `embed` does."""
-    first: dict[str, Row] = {}
-    return [first.setdefault(sha256, row) for sha256, row in zip(contents, rows, strict=True)]
+def _join_shards(shards: Sequence[FeatureStore]) -> tuple[Columns, Sequence[Row]]:
+    """Join the items of shards, in order, with the first row of each content, as one run of `embed` does."""
+    known = KnownRows()
+    for store in shards:
+        for file, rows, at in store.group_rows(np.arange(len(store))):
+            known.add(store.contents[rows], store.sizes_px[rows], file, at)
+    columns = {name: np.concatenate([store.raw_columns[name] for store in shards]) for name in ITEM_COLUMNS}
+    return columns, known.select(columns["sha256"])[0]
+
+
+def _join_items(stores: Sequence[FeatureStore], prefixes: Sequence[str]) -> tuple[Columns, Sequence[Row]]:
+    """Join the items of stores, sorted by id, with one row of each."""
+    columns = _join_columns(stores, prefixes)
+    rows = [row for store in stores for row in store.list_rows()]
+    kept = _choose_rows(stores, columns, rows)
+    return {name: [values[row] for row in kept] for name, values in columns.items()}, [rows[row] for row in kept]
 
 
 def _refuse_other_numbers(first: FeatureStore, other: FeatureStore) -> None:

@@ -11,7 +11,7 @@ from featx.errors import StoreError, UsageError
 from featx.files import remove_leftovers
 from featx.reporting import Progress
 from featx.store.feature_store import FeatureStore
-from featx.store.layout import ITEM_COLUMNS, QUARANTINE_COLUMNS
+from featx.store.layout import QUARANTINE_COLUMNS
 from featx.store.lock import StoreLock
 from featx.store.sealing import seal
 from featx.store.sharding import discard_shards
@@ -59,10 +59,9 @@ def pack_store(path: str | os.PathLike[str], progress: Progress | None = None) -
                 f"{store.path} needs {format_bytes(size)} as one file, but only {format_bytes(free)} is free; make room"
             )
             raise StoreError(msg)
-        items = {name: store.columns[name] for name in ITEM_COLUMNS}
         quarantine = {name: [row[at] for row in store.quarantine] for at, name in enumerate(QUARANTINE_COLUMNS)}
         about = describe_provenance(store)
-        seal(store.path, store.spec, about, items, _Rows(store), quarantine, confirm=lock.confirm)
+        seal(store.path, store.spec, about, store.raw_columns, _Rows(store), quarantine, confirm=lock.confirm)
     return FeatureStore(store.path)
 
 

@@ -244,13 +244,17 @@ def _minimize_factor(measure_loss: Callable[[float], float]) -> float:
 
 def _fit_share(chances: FloatArray, equal: FloatArray, weights: FloatArray | None) -> float:
     """Fit the share of the equal probabilities, by which the log-loss is convex."""
-
-    def measure_gain(share: float) -> float:
-        return float(np.average((equal - chances) / (chances + share * (equal - chances) + _TINY), weights=weights))
-
-    if measure_gain(0.0) <= 0:
+    given = chances, equal, weights
+    if _measure_gain(0.0, *given) <= 0:
         return 0.0
-    return 1.0 if measure_gain(1.0) >= 0 else float(optimize.brentq(measure_gain, 0, 1, xtol=1e-9))
+    # With `args`: SciPy leaves the function that it is given in a cycle, with all arrays that this holds.
+    return (
+        1.0 if _measure_gain(1.0, *given) >= 0 else float(optimize.brentq(_measure_gain, 0, 1, args=given, xtol=1e-9))
+    )
+
+
+def _measure_gain(share: float, chances: FloatArray, equal: FloatArray, weights: FloatArray | None) -> float:
+    return float(np.average((equal - chances) / (chances + share * (equal - chances) + _TINY), weights=weights))
 
 
 def _fit_biases(

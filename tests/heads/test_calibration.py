@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import skops.io
@@ -7,6 +10,7 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
 from featx.errors import DataError, UnknownNameError
+from featx.heads import calibration
 from featx.heads.calibration import METHODS, Calibrator
 
 
@@ -151,3 +155,17 @@ def test_a_sigmoid_does_not_turn_the_classes_round():
     assert (fitted.slopes_ >= 0).all()
     ranked = fitted.predict_proba([[2.0, -2.0], [0.0, 0.0], [-2.0, 2.0]])[:, 1]
     assert (np.diff(ranked) >= 0).all()
+
+
+def test_a_fitted_share_leaves_no_arrays_behind():
+    """Each of some twenty fits would leave one of the size of the probabilities, until a garbage collection."""
+    chances = np.array([0.9, 0.8, 0.05, 0.7])
+    seen = weakref.ref(chances)
+    gc.disable()
+    try:
+        share = calibration._fit_share(chances, np.full(4, 0.25), None)
+        del chances
+        assert seen() is None
+    finally:
+        gc.enable()
+    assert 0 < share < 1

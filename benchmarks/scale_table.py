@@ -25,16 +25,15 @@ DEVICES = {
     "50 such GPUs": 50 * 2000,
 }
 
-#: Requests to an object store for each image and for each 1,000 names of a listing; bytes of an image; images in a tar
-#: or Parquet file; bytes that one request reads of such a file.
-LOOSE_REQUESTS, NAMES = 1, 1000
-IMAGE_BYTES, PER_FILE, READ_BYTES = 100_000, 10_000, 8 << 20
+#: Names in one request of a listing; bytes of an image; images in a tar or Parquet file; bytes that one request reads
+#: of the headers of a tar, which takes its images with it, or of a Parquet file.
+NAMES, IMAGE_BYTES, PER_FILE, READ_BYTES = 1000, 100_000, 10_000, 8 << 20
 
 #: List prices of S3 Standard in us-east-1, in dollars a request (aws.amazon.com/s3/pricing, 2026).
 GET_DOLLARS, LIST_DOLLARS = 0.0004 / 1000, 0.005 / 1000
 
 #: The driver: bytes of memory an item at its peak, and microseconds of a core an item.
-DRIVER_BYTES, DRIVER_MICROSECONDS = 800, 30
+DRIVER_BYTES, DRIVER_MICROSECONDS = 740, 30
 
 
 def show_table(title, rows):
@@ -73,19 +72,17 @@ def main():
     sizes.append(("time of the driver, one core", [format_hours(DRIVER_MICROSECONDS / 1e6 * n) for n in counts]))
     show_table("bytes and shards", sizes)
     show_table("time to embed", [(name, [format_hours(n / rate) for n in counts]) for name, rate in DEVICES.items()])
-    loose = [(n * LOOSE_REQUESTS, n // NAMES) for n in counts]
-    packed = [n * IMAGE_BYTES // READ_BYTES + n // PER_FILE for n in counts]
-    dollars = [get * GET_DOLLARS + names * LIST_DOLLARS for get, names in loose]
-    show_table(
-        "requests",
-        [
-            ("loose files", [f"{get + names:,}" for get, names in loose]),
-            ("their price", [f"${price:,.2f}" for price in dollars]),
-            (f"files of {PER_FILE:,} images", [f"{-(-n // PER_FILE):,}" for n in counts]),
-            ("requests to read them", [f"{n:,}" for n in packed]),
-            ("their price", [f"${n * GET_DOLLARS:,.2f}" for n in packed]),
-        ],
-    )
+    parts = [n * IMAGE_BYTES // READ_BYTES + n // PER_FILE for n in counts]
+    rows = []
+    for name, gets, lists in (
+        ("loose files", list(counts), [n // NAMES for n in counts]),
+        (f"tar files of {PER_FILE:,} images", [n + part for n, part in zip(counts, parts, strict=True)], [0, 0, 0]),
+        (f"Parquet files of {PER_FILE:,} images", parts, [0, 0, 0]),
+    ):
+        pairs = list(zip(gets, lists, strict=True))
+        rows.append((name, [f"{get + names:,}" for get, names in pairs]))
+        rows.append(("their price", [f"${get * GET_DOLLARS + names * LIST_DOLLARS:,.2f}" for get, names in pairs]))
+    show_table("requests", rows)
 
 
 if __name__ == "__main__":

@@ -52,7 +52,9 @@ class Contents(AbstractSet[str]):
             return places
         for first in range(0, len(contents), _AT_ONCE):
             part = contents[first : first + _AT_ONCE]
-            at = np.minimum(np.searchsorted(self.digests, part), len(self) - 1)
+            order = np.argsort(part)  # neighbours are looked up one after the other, and are in the processor's cache
+            at = np.empty(len(part), np.int64)
+            at[order] = np.minimum(np.searchsorted(self.digests, part[order]), len(self) - 1)
             places[first : first + len(part)] = np.where(self.digests[at] == part, at, -1)
         return places
 
@@ -130,6 +132,11 @@ class Rows(Sequence[Row]):
 
     def __len__(self) -> int:
         return len(self._places)
+
+    @property
+    def arrays(self) -> tuple[Sequence[Callable[[], NDArray[np.floating]]], NDArray[np.intp], NDArray[np.intp]]:
+        """What loads the matrices, and for each row the number of its matrix, and its row there."""
+        return self._loads, self._places["source"].astype(np.intp), self._places["index"].astype(np.intp)
 
     @overload
     def __getitem__(self, key: int) -> Row: ...

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from featx.errors import StoreError, StoreFormatError
 from featx.files import make_folder, name_temporary, remove_leftovers, say_failures, sync_file, sync_folder
 from featx.store.hdf5 import write_file
+from featx.store.known_rows import Rows
 from featx.store.shards import (
     SHARD_BYTES,
     Row,
@@ -161,6 +162,11 @@ def describe_index(path: Path, n_bytes: int) -> str:
 
 def _trace(rows: Sequence[Row]) -> tuple[list[ShardFile], Numbers, Numbers]:
     """Return the files that rows are in, and for each row the number of its file, -1 for none, and its row there."""
+    if isinstance(rows, Rows):  # as of an embed, which may have many millions
+        loads, number, at = rows.arrays
+        files = [load for load in loads if isinstance(load, ShardFile)]
+        places = {id(file): place for place, file in enumerate(files)}
+        return files, np.array([places.get(id(load), -1) for load in loads])[number], at
     numbers: dict[ShardFile, int] = {}
     number, at = np.full(len(rows), -1, np.intp), np.zeros(len(rows), np.intp)
     for start in range(0, len(rows), _TRACED_ROWS):  # by slices: a lazy sequence takes ten times as long by rows

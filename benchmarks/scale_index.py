@@ -6,7 +6,7 @@ Writes synthetic shards as `embed` does, then runs each step in a process of its
 resumed run does and seals an index; `open` opens it and reads its first and last row; `add` adds 1,000 images in the
 middle; `read` reads all rows in blocks of 8 MiB, and 20,000 at random in batches of 256; `pack` makes one file, from
 which `open` and `read` are repeated. Of each step, seconds, processor seconds and the peak of memory are printed. It
-takes 4 GB on the disk, which it removes, and 10 GB of memory, most of it for the names of ten million images in lists
+takes 4 GB on the disk, which it removes, and 7 GB of memory, most of it for the names of ten million images in lists
 and dicts of Python. We would change our mind about keeping shards if sealing took longer than a copy of real features,
 or reading much longer than from one file.
 """

@@ -15,6 +15,7 @@ from processes import Command, run_embedding
 from featx.errors import StoreError
 from featx.store import FeatureStore
 from featx.store.journal import Journal
+from featx.store.layout import decode_text
 
 #: Old enough for a picture's modification time to prove its content.
 _AGE_SECONDS = 3600
@@ -198,7 +199,7 @@ class Verdict:
                     self.blame("wrong", where, f"the store is another one{' after success' * done}")
                 found.update(rows)
             for shard in Journal(path, scenario.store.spec, scenario.store.dim, lambda: None).read_shards():
-                found.update(zip(shard.sha256, shard.load(), strict=True))
+                found.update(zip(decode_text(shard.sha256).tolist(), shard.load(), strict=True))
         except StoreError as error:
             self.blame("unreadable", where, error)
         lost = (committed | scenario.known) - set(found)

@@ -222,14 +222,15 @@ class Verdict:
         """Run it again, undisturbed: it embeds no committed row, and makes the store of a run without faults."""
         scenario = self._scenario
         report = scenario.run(root)
-        again = report.committed & (committed | scenario.known)
+        there = committed | scenario.known
+        again = report.committed & there
         if report.error or report.result is None:
             self.blame("not resumed", where, report.error or report.exit_code)
         elif read_content(root / "features/s.h5") != scenario.final:
             self.blame("not resumed", where, "another store")
         elif left := list_left_over(root):
             self.blame("not resumed", where, f"left over: {left}")
-        elif again or report.result["new"] > len({*scenario.store.sha256.tolist()} - committed - scenario.known):
+        elif again or report.result["new"] > sum(one not in there for one in scenario.store.sha256.tolist()):
             self.blame("lost", where, f"{len(again)} rows embedded again: {report.result}")
         return report
 

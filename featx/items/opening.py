@@ -23,7 +23,7 @@ def open_file(source: str, known: tuple[int, int] | None = None) -> tuple[IO[byt
     url = find_url(source)
     if not url:
         if not Path(source).is_file():  # opening a FIFO would block forever
-            msg = f"{source!r} is not a regular file; name another"
+            msg = f"{source!r} is not a regular file; name a zip, tar or Parquet file"
             raise SourceError(msg)
         try:
             info = Path(source).stat()

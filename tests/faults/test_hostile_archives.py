@@ -65,7 +65,7 @@ def test_archives_within_archives_are_not_images(tmp_path, name):
 
 def test_an_archive_that_is_not_a_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "data.zip")
-    check_refused(tmp_path / "data.zip", "is not a regular file; name a zip or tar file")
+    check_refused(tmp_path / "data.zip", "is not a regular file; name a zip, tar or Parquet file")
     with pytest.raises(SourceError, match="is neither a folder nor one of"):
         read_source(tmp_path / "data.zip")
 

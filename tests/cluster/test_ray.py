@@ -54,7 +54,9 @@ def check(folder, expected):
 def test_workers_are_killed_one_of_them_in_the_middle_of_writing(source, expected, features, cluster):
     with Run(source, features, cluster) as run:
         run.wait_for(run.list_shards)
-        os.kill(run.wait_for(lambda: run.list_processes("ray::Worker.embed"))[0], signal.SIGKILL)
+        first = run.wait_for(lambda: run.list_processes("ray::Worker.embed"))[0]
+        os.kill(first, signal.SIGKILL)
+        run.wait_for(lambda: first not in run.list_processes())  # it may be writing, and would be killed twice
         pid, _ = run.stop_in_write()
         os.kill(pid, signal.SIGKILL)
         counts, states = run.finish()

@@ -21,6 +21,7 @@ from featx import FeatureStore, load_backbone, repair_store, verify_store
 from featx.items.decoding import decode
 from featx.specs import ImageSpec
 from featx.store.journal import Journal
+from featx.store.layout import decode_text
 
 pytestmark = pytest.mark.skipif(
     "forkserver" not in multiprocessing.get_all_start_methods(), reason="each run is forked from a warm process"
@@ -171,7 +172,7 @@ class StoreMachine(RuleBasedStateMachine):
             store = FeatureStore(self.path)
             rows |= set(store.sha256.tolist())
             for shard in Journal(self.path, store.spec, store.dim, lambda: None).read_shards():
-                rows |= set(shard.sha256)
+                rows |= set(decode_text(shard.sha256).tolist())
             assert self.committed <= rows
 
 

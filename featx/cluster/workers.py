@@ -25,11 +25,9 @@ from featx.items.manifest import Item, Reader
 from featx.items.reading import Examined, count_least, examine
 from featx.measuring import WRITE, Timing
 from featx.options import SpreadOptions
+from featx.outcomes import LAST_NS
 from featx.store.journal import RECORD_COLUMNS, Journal, Records
 from featx.store.lock import confirm_lock
-
-#: The latest time that a shard can hold.
-_LAST_NS = 2**63 - 1
 
 #: Instead of those of an item that is only noted, which would stay in memory.
 NO_PIXELS = np.empty((0, 0, 3), np.uint8)
@@ -205,7 +203,7 @@ def _append(journal: Journal, unfit: dict[str, str], batch: Sequence[Examined], 
 def _list_cells(examined: Examined, unfit: dict[str, str]) -> tuple[Any, ...]:
     stamp, image = examined.stamp, examined.image
     sha256, size, mtime_ns = (
-        (stamp.sha256, stamp.stat.size_bytes, min(stamp.stat.mtime_ns, _LAST_NS)) if stamp else ("", 0, 0)
+        (stamp.sha256, stamp.stat.size_bytes, min(stamp.stat.mtime_ns, LAST_NS)) if stamp else ("", 0, 0)
     )
     noted = (image.peak, image.ignored, image.applied) if image else (0, 0, "")
     reasons = examined.reason, unfit.get(sha256, "")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from featx.errors import StoreError
 from featx.golden import MAX_DRIFT, Golden, measure_drift
 from featx.store.feature_store import DAMAGES, FeatureStore
+from featx.store.known_rows import Contents
 from featx.store.layout import TEXT, open_group, read_column, read_text
 
 #: Folder of the features of a scout, in the folder of the stores: `scout/<source>/<name>.h5`.
@@ -31,7 +32,7 @@ class OtherStore:
 
     def __init__(self, path: Path, contents: NDArray[np.bytes_], golden: Golden) -> None:
         self._path = path
-        self._contents = np.sort(contents)
+        self._contents = Contents(np.sort(contents))
         self._golden = golden
 
     def __len__(self) -> int:
@@ -39,16 +40,12 @@ class OtherStore:
 
     def find(self, sha256: str) -> tuple[FeatureStore, int] | None:
         """Return the store and the row of an image; None if it has none that is sound and that this machine makes."""
-        if "_rows" not in vars(self) and not self._has(sha256.encode()):
+        if "_rows" not in vars(self) and sha256 not in self._contents:
             return None
         row = self._rows.get(sha256)
         if row is None or self._store is None or not self._store.is_sound(row):
             return None
         return self._store, row
-
-    def _has(self, key: bytes) -> bool:
-        at = int(np.searchsorted(self._contents, key))
-        return at < len(self) and bool(self._contents[at] == key)
 
     @cached_property
     def _store(self) -> FeatureStore | None:

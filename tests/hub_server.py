@@ -2,26 +2,20 @@
 
 import hashlib
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import unquote, urlsplit
+
+from loopback import LoopbackServer
 
 _API, _FILES = "/api/datasets/owner/name", "/datasets/owner/name/resolve/main/"
 
 
-class HubServer:
+class HubServer(LoopbackServer):
     """Serves a folder as the main revision of `datasets/owner/name`; `requests` has the paths that were asked for."""
 
     def __init__(self, folder):
         self.folder, self.requests = folder, []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"hub": self}))
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(_Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -29,14 +23,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         path = unquote(urlsplit(self.path).path)
-        self.hub.requests.append(path)
+        self.owner.requests.append(path)
         below = path.removeprefix(f"{_API}/tree/main").removeprefix(_FILES).strip("/")
         if path.removesuffix("/revision/main") == _API:
             self.send(200, json.dumps({"id": "owner/name", "_id": "1", "sha": "0" * 40, "siblings": []}).encode())
-        elif path.startswith(f"{_API}/tree/main") and (self.hub.folder / below).is_dir():
+        elif path.startswith(f"{_API}/tree/main") and (self.owner.folder / below).is_dir():
             self.send(200, json.dumps(self.list_tree(below)).encode())
-        elif path.startswith(_FILES) and (self.hub.folder / below).is_file():
-            data, asked = (self.hub.folder / below).read_bytes(), self.headers.get("Range")
+        elif path.startswith(_FILES) and (self.owner.folder / below).is_file():
+            data, asked = (self.owner.folder / below).read_bytes(), self.headers.get("Range")
             start, end = asked.removeprefix("bytes=").split("-") if asked else (0, "")
             part = data[int(start) : int(end or len(data)) + 1]
             about = {"Content-Range": f"bytes {start}-{int(start) + len(part) - 1}/{len(data)}"}
@@ -46,8 +40,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def list_tree(self, below):
         is_deep = "recursive=true" in self.path.lower()
-        found = (self.hub.folder / below).rglob("*") if is_deep else (self.hub.folder / below).iterdir()
-        names = {path.relative_to(self.hub.folder).as_posix(): path for path in sorted(found)}
+        found = (self.owner.folder / below).rglob("*") if is_deep else (self.owner.folder / below).iterdir()
+        names = {path.relative_to(self.owner.folder).as_posix(): path for path in sorted(found)}
         return [
             {"type": "directory", "oid": "0", "size": 0, "path": name}
             if path.is_dir()

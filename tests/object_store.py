@@ -9,9 +9,10 @@ import struct
 import threading
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import numpy as np
+from loopback import LoopbackServer
 
 BUCKET = "bucket"
 
@@ -65,21 +66,14 @@ class ObjectStore:
         self._server.stop()
 
 
-class Proxy:
+class Proxy(LoopbackServer):
     """A server that passes requests on to another, and counts them; `choose` says which fail, and how."""
 
     def __init__(self, port, stall_seconds=4.0):
         self.choose, self.stall_seconds = (lambda *_: PASS), stall_seconds
         self.counts, self.requests = Counter(), []
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"proxy": self, "to_port": port}))
-        self.server.daemon_threads = True
-        self.server.handle_error = lambda *_: None  # of clients that have gone
-        self.port = self.server.server_port
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
+        self.to_port = port
+        super().__init__(Handler)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -94,11 +88,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def answer(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        self.proxy.requests.append((self.command, self.path))
-        fault = self.proxy.choose(self.command, self.path)
-        self.proxy.counts[fault] += 1
+        self.owner.requests.append((self.command, self.path))
+        fault = self.owner.choose(self.command, self.path)
+        self.owner.counts[fault] += 1
         if fault == STALL:
-            time.sleep(self.proxy.stall_seconds)
+            time.sleep(self.owner.stall_seconds)
         if fault in {STALL, RESET}:
             linger = struct.pack("ii", 1, 0)
             with contextlib.suppress(OSError):  # the client may be gone
@@ -108,7 +102,7 @@ class Handler(BaseHTTPRequestHandler):
         self.send(*((503, [], b"") if fault == ERROR else self.pass_on(body)))
 
     def pass_on(self, body):
-        connection = http.client.HTTPConnection("127.0.0.1", self.to_port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.owner.to_port, timeout=30)
         headers = {name: value for name, value in self.headers.items() if name.lower() not in {"connection", "expect"}}
         connection.request(self.command, self.path, body=body, headers=headers)
         answer = connection.getresponse()

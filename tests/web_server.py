@@ -1,13 +1,14 @@
 """A web server on loopback that hides sizes, ignores ranges, or sends without an end."""
 
 import contextlib
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from loopback import LoopbackServer
 
 _PIECE = bytes(2**16)
 
 
-class WebServer:
+class WebServer(LoopbackServer):
     """Serves `files` by path, whole whatever is asked for, without an etag or a time.
 
     Attributes:
@@ -18,14 +19,7 @@ class WebServer:
 
     def __init__(self, files):
         self.files, self.told, self.n_bytes = files, {}, 0
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"web": self}))
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
+        super().__init__(_Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -39,19 +33,19 @@ class _Handler(BaseHTTPRequestHandler):
         with contextlib.suppress(OSError):  # the client has gone
             for piece in pieces:
                 self.wfile.write(piece)
-                self.web.n_bytes += len(piece)
+                self.owner.n_bytes += len(piece)
                 left -= len(piece)
                 if left <= 0:
                     break
 
     def begin(self):
-        if self.path not in self.web.files:
+        if self.path not in self.owner.files:
             self.send_error(404)
             return b""
-        content = self.web.files[self.path]
+        content = self.owner.files[self.path]
         size = len(content) if isinstance(content, bytes) else content
         if self.command == "HEAD":
-            size = self.web.told.get(self.path, size)
+            size = self.owner.told.get(self.path, size)
         self.send_response_only(200)
         if size is not None:
             self.send_header("Content-Length", str(size))

@@ -25,6 +25,7 @@ from featx.measuring import Timing
 from featx.options import EmbedOptions
 from featx.reporting import SILENT
 from featx.store.journal import RECORD_COLUMNS, Records, find_next_number, name_journal, read_records
+from featx.urls import hide_secrets
 
 if TYPE_CHECKING:
     from featx.cluster.handover import Handover
@@ -163,7 +164,8 @@ class _Run:
             return
         for handover, path in zip(self._handovers, paths, strict=True):
             if handover and not handover.fetch(name_journal(path) / f"{name}.h5"):
-                msg = f"the shard {name} of {path} is gone from {self._options.handover}; run the same command again"
+                place = hide_secrets(self._options.handover)
+                msg = f"the shard {name} of {path} is gone from {place}; run the same command again"
                 raise StoreError(msg)
         all_records = [read_records(path, name) for path in paths]
         if all_records[0].columns["id"] != [item.id for item in shard.items]:

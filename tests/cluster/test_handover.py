@@ -3,7 +3,10 @@
 import pytest
 
 from featx.cluster.handover import Handover
+from featx.cluster.planning import Shard
+from featx.cluster.running import _Run
 from featx.errors import StoreError, UsageError
+from featx.items import Item
 from featx.options import EmbedOptions
 
 
@@ -50,3 +53,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 def test_a_handover_is_a_url_for_workers_of_ray(options, message):
     with pytest.raises(UsageError, match=message):
         EmbedOptions(**options)
+
+
+def test_a_shard_that_is_gone_is_said_without_secrets(tmp_path):
+    class Gone:
+        def fetch(self, _path):
+            return False
+
+    run = _Run(None, EmbedOptions(executor="ray", handover="s3://key:secret@bucket/tmp"), None)
+    run._handovers = [Gone()]
+    with pytest.raises(StoreError, match=r"is gone from s3://bucket/tmp; run the same command again"):
+        run._finish(Shard([0], [Item("a.png")]), "", [tmp_path / "s.h5"], "000001-ab")

@@ -183,7 +183,7 @@ class Ledger:
         self._held = {id(writer): _read_stamps(writer, own, places, len(manifest)) for writer in writers}
         self._agreed = self._intersect(writers)
         self._stamps = self._agreed if self._agreed.are_there.any() and not options.rehash else None
-        self.expected = self.count_expected(writers)
+        self.expected = self._count_lacking(self._agreed)
         self._options = options
         self._outcomes = Outcomes(manifest.items)
         self._undecodable: dict[str, str] = {}
@@ -274,7 +274,10 @@ class Ledger:
 
     def count_expected(self, writers: Sequence[StoreWriter]) -> int:
         """Count the items that at least one of some stores does not hold as they are now."""
-        return len(self.manifest) - int(self._intersect(writers).are_there.sum())
+        return self._count_lacking(self._intersect(writers))
+
+    def _count_lacking(self, stamps: Stamps) -> int:
+        return len(self.manifest) - int(stamps.are_there.sum())
 
     def select(
         self, pairs: Iterable[tuple[Entry, NDArray[np.uint8]]], writers: Sequence[StoreWriter]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featx.bundle import Bundle, describe_file
-from featx.errors import BundleError, FeatxError, StoreError, StoreFormatError, UsageError
+from featx.errors import BundleError, StoreError, StoreFormatError, UsageError
 from featx.references import MANIFEST
 from featx.reporting import SILENT, Reporter
 from featx.store.verification import verify_store
@@ -56,7 +56,7 @@ def publish(what: str | os.PathLike[str], url: str | os.PathLike[str], *, report
     if not named:
         msg = f"{hide_secrets(os.fspath(url))!r} is not a URL that can be written to; name one such as s3://bucket/features/"
         raise UsageError(msg)
-    from featx.remote import open_location
+    from featx.remote import open_location, say_unwritten
 
     source = Path(find_path(what))
     is_store = source.suffix == ".h5"
@@ -67,17 +67,11 @@ def publish(what: str | os.PathLike[str], url: str | os.PathLike[str], *, report
     files = _verify_store(source) if is_store else (bundle := Bundle.open(what)).files
     source = source if is_store else bundle.path.resolve()
     target = open_location(f"{named.rstrip('/')}/{source.name}" if str(url).endswith("/") else named)
-    kind = StoreError if is_store else BundleError
-    try:
+    with say_unwritten(target, StoreError if is_store else BundleError):
         if is_store:
             target.write(source, files[source.name])
             return Publication(target.name, (source.name,), source.stat().st_size)
         return _write_bundle(source, dict(files), target, reporter)
-    except FeatxError:
-        raise
-    except OSError as error:
-        msg = f"{error.filename or target.name} cannot be written: {error.strerror or error}; run the command again"
-        raise kind(msg) from error
 
 
 def _verify_store(path: Path) -> dict[str, str]:

@@ -560,6 +560,22 @@ def _copy(location: Location, n_bytes: int, file: IO[bytes]) -> str:
 
 
 @contextlib.contextmanager
+def say_unwritten(location: Location, kind: type[FeatxError]) -> Iterator[None]:
+    """Turn an error of a request that writes into one line that says what to do.
+
+    Raises:
+        FeatxError: Of that kind, instead of an `OSError`.
+    """
+    try:
+        yield
+    except FeatxError:
+        raise
+    except OSError as error:
+        msg = f"{error.filename or location.name} cannot be written: {error.strerror or error}; run the command again"
+        raise kind(msg) from error
+
+
+@contextlib.contextmanager
 def say_unread(location: Location, kind: type[FeatxError]) -> Iterator[None]:
     """Turn an error of a request into one line that says what to do.
 

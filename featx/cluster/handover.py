@@ -5,7 +5,7 @@ from pathlib import Path
 
 from featx.errors import StoreError
 from featx.files import make_folder, say_failures, write_atomically
-from featx.remote import open_location, say_unread
+from featx.remote import open_location, say_unread, say_unwritten
 
 
 class Handover:
@@ -45,11 +45,8 @@ class Handover:
             StoreError: If it cannot be written.
         """
         location = self._folder.join(path.name)
-        try:
+        with say_unwritten(location, StoreError):
             location.write(path, hashlib.sha256(path.read_bytes()).hexdigest())
-        except OSError as error:
-            msg = f"{location.name} cannot be written: {error.strerror or error}; run the command again"
-            raise StoreError(msg) from error
 
     def clear(self) -> None:
         """Remove the folder.

@@ -25,10 +25,10 @@ def encode_digests(contents: Sequence[str] | NDArray[np.bytes_]) -> NDArray[np.b
 
 
 class Contents(AbstractSet[str]):
-    """The sha256 of distinct images; never changed.
+    """The sha256 of images; never changed.
 
     Args:
-        digests: `DIGEST`, sorted, each once.
+        digests: `DIGEST`, sorted; each once, unless one only asks what is among them.
     """
 
     def __init__(self, digests: NDArray[np.bytes_]) -> None:

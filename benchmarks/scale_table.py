@@ -38,7 +38,7 @@ DRIVER_BYTES, DRIVER_MICROSECONDS = 740, 30
 
 def show_table(title, rows):
     """Print a table of Markdown with a column for each number of images."""
-    print(f"\n| {title} | {' | '.join(COUNTS)} |\n|---|{'---|' * len(COUNTS)}")
+    print(f"\n| {title} | {' | '.join(COUNTS)} |\n|---|{'---:|' * len(COUNTS)}")
     for name, cells in rows:
         print(f"| {name} | {' | '.join(cells)} |")
 
@@ -52,8 +52,10 @@ def format_size(n_bytes):
 
 
 def format_hours(seconds):
-    """Format a time in hours, days or years."""
+    """Format a time in minutes, hours, days or years."""
     hours = seconds / 3600
+    if hours < 1:
+        return f"{max(1, seconds / 60):,.0f} min"
     if hours < 48:  # noqa: PLR2004 - two days
         return f"{hours:,.1f} h"
     days = hours / 24
@@ -81,7 +83,8 @@ def main():
     ):
         pairs = list(zip(gets, lists, strict=True))
         rows.append((name, [f"{get + names:,}" for get, names in pairs]))
-        rows.append(("their price", [f"${get * GET_DOLLARS + names * LIST_DOLLARS:,.2f}" for get, names in pairs]))
+        dollars = [get * GET_DOLLARS + names * LIST_DOLLARS for get, names in pairs]
+        rows.append(("their price", [f"${one:,.2f}" if one >= 0.01 else "under $0.01" for one in dollars]))  # noqa: PLR2004 - a cent
     show_table("requests", rows)
 
 

@@ -16,13 +16,14 @@ import os
 import re
 import secrets
 import stat
+import struct
 import tempfile
 import tokenize
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO, Any, Protocol, TextIO
+from typing import IO, Any, Literal, Protocol, TextIO
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -153,6 +154,13 @@ def sync_folder(path: Path) -> None:
 DAMAGES = (OSError, EOFError, KeyError, NotImplementedError, RuntimeError, ValueError, zipfile.BadZipFile)
 
 
+#: In the header of a member of a zip file, the lengths of its name and of its extra field; both follow.
+_LENGTHS_AT, _LENGTHS = 26, struct.Struct("<HH")
+
+#: Mapped values begin at a multiple of so many bytes, as in files of NumPy.
+_ALIGNMENT = 64
+
+
 def list_members(path: Path) -> dict[str, int]:
     """List the members of an uncompressed zip file, by name, with their sizes in bytes.
 
@@ -208,17 +216,67 @@ def read_array(data: bytes) -> NDArray[np.generic]:
         ValueError: If it is not such a file, holds objects, or its size does not match its shape.
     """
     stream = io.BytesIO(data)
+    shape, order, dtype = check_array(stream, len(data))
+    array: NDArray[np.generic] = np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape, order=order)
+    return array
+
+
+def check_array(stream: IO[bytes], n_bytes: int) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype[Any]]:
+    """Read the start of a `.npy` file of numbers, booleans or text, and check that it declares what it holds.
+
+    Args:
+        stream: The file, at its beginning; afterwards at its values.
+        n_bytes: Its size.
+
+    Returns:
+        The shape, the order and the type of the values.
+
+    Raises:
+        ValueError: If it is not such a file, holds objects, or its size does not match its shape.
+    """
     shape, columns_first, dtype = read_array_header(stream)
-    present = len(data) - stream.tell()
+    present = n_bytes - stream.tell()
     if dtype.hasobject or not dtype.itemsize:
         msg = f"an array has dtype {dtype}, where numbers belong"
         raise ValueError(msg)
     if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != present:
         msg = f"an array declares the shape {shape} of {dtype}, but has {present:,} bytes"
         raise ValueError(msg)
-    order = "F" if columns_first else "C"
-    array: NDArray[np.generic] = np.frombuffer(data, dtype, offset=stream.tell()).reshape(shape, order=order)  # type: ignore[call-overload]
-    return array
+    return shape, "F" if columns_first else "C", dtype
+
+
+def map_member(path: Path, name: str) -> NDArray[Any]:
+    """Map an array of an uncompressed zip file, whose members were checked by `list_members`.
+
+    Raises:
+        ValueError: If the member is not an array of numbers, or does not hold what it declares.
+    """
+    with zipfile.ZipFile(path) as archive, archive.open(name) as stream:
+        member = archive.getinfo(name)
+        shape, order, dtype = check_array(stream, member.file_size)
+        start = stream.tell()
+    with path.open("rb") as file:
+        file.seek(member.header_offset + _LENGTHS_AT)
+        start += file.tell() + _LENGTHS.size + sum(_LENGTHS.unpack(file.read(_LENGTHS.size)))
+        return np.memmap(file, dtype, "r", start, shape, order)
+
+
+def write_member(archive: zipfile.ZipFile, name: str, blocks: Iterable[NDArray[Any]], shape: tuple[int, ...]) -> None:
+    """Write a float32 matrix into a zip file a block of rows at a time, so that `map_member` finds it aligned.
+
+    Args:
+        archive: The file; it is being written to a file of the disk.
+        name: The member.
+        blocks: The rows, in order.
+        shape: Number of rows and of columns.
+    """
+    with archive.open(name, "w", force_zip64=True) as member:
+        text = repr({"descr": "<f4", "fortran_order": False, "shape": shape})
+        start = archive.fp.tell() + np.lib.format.MAGIC_LEN + 2 + len(text) + 1  # type: ignore[union-attr]  # it is open
+        text += " " * (-start % _ALIGNMENT) + "\n"
+        member.write(np.lib.format.magic(1, 0) + struct.pack("<H", len(text)) + text.encode("ascii"))
+        for block in blocks:
+            member.write(np.ascontiguousarray(block, "<f4").data)
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:

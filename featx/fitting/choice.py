@@ -14,11 +14,13 @@ from featx.evaluation.metrics import align_probabilities
 from featx.fitting.dataset import Dataset, deal_folds
 from featx.heads import FittedHead, Head, Tuned, find_head, fit_tuned, tune_and_fit
 from featx.heads.fitting import predict_rows
+from featx.heads.neighbours import estimate_seconds
 from featx.heads.tuning import Entry, Shortlist, measure_accuracy, tune_rows
 from featx.registry import BEST, HEAD_SETS, list_heads
 from featx.reporting import Progress
 from featx.results import Candidate, TriedHead
 from featx.specs import HeadSpec
+from featx.wording import format_seconds
 
 Members = NDArray[np.bool_]
 Probabilities = NDArray[np.float64]
@@ -29,6 +31,9 @@ Plan = tuple[Head, HeadSpec]
 #: The heads that `best` tries, the simplest first: means of classes, then Gaussians with one formula, then linear heads
 #: that are fitted step by step, then those that keep all items, a network, or hundreds of trees.
 SIMPLICITY = ("centroid", "naive-bayes", "lda", "ridge", "logreg", "knn", "mlp", "random-forest")
+
+#: A search among fewer items is not worth an estimate, and one of fewer seconds not worth a word.
+_FEWEST_TO_SEARCH, _LONG_SEARCH = 20_000, 600
 
 #: In the log-loss, no probability is below.
 _LEAST_PROBABILITY = 1e-12
@@ -64,6 +69,27 @@ def plan_best(
     names = sorted(HEAD_SETS["fast"], key=SIMPLICITY.index)
     specs, notes = choose_heads(names, seed, params, calibration)
     return [(find_head(spec.name), replace(spec, scaling=scaling)) for spec in specs], notes
+
+
+def describe_search(plans: Sequence[Plan], n_items: int, dim: int) -> str:
+    """Say how long a head that compares each item with all others will take; empty if it is one of several, or quick.
+
+    Args:
+        plans: The heads.
+        n_items: Items of the store, most of which are training items.
+        dim: Columns of the features.
+    """
+    [(head, spec), *others] = plans
+    if others or not head.pairwise or n_items < _FEWEST_TO_SEARCH:
+        return ""
+    searches = 1 if spec.scaling else len(head.scalings)
+    seconds = searches * estimate_seconds(n_items, n_items, dim)
+    if seconds < _LONG_SEARCH:
+        return ""
+    return (
+        f"{head.name} compares {n_items:,} items with each other: about {format_seconds(seconds)}; ridge, lda and "
+        "logreg read the features a few times only"
+    )
 
 
 def tune_and_choose(

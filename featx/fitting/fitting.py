@@ -22,7 +22,16 @@ from featx.evaluation import Evaluation
 from featx.evaluation.figure import make_title
 from featx.evaluation.metrics import align_probabilities
 from featx.explaining.basis import BASIS, write_basis
-from featx.fitting.choice import Chosen, Plan, describe_folds, plan_best, predict_items, shift, tune_and_choose
+from featx.fitting.choice import (
+    Chosen,
+    Plan,
+    describe_folds,
+    describe_search,
+    plan_best,
+    predict_items,
+    shift,
+    tune_and_choose,
+)
 from featx.fitting.dataset import (
     Dataset,
     Partition,
@@ -108,6 +117,8 @@ def fit(
     joined, started = join_stores(stores), time.perf_counter()
     memory = MemoryPlan.make(joined, options)
     plans, unfit = memory.choose_heads(plans)
+    if line := describe_search(plans, len(joined), joined.dim):
+        options.reporter.say(line)
     options.reporter.begin("fitting")
     refuse_damage(stores)  # a second per gigabyte; a head would be fitted on noise without a warning
     tables = {"without": options.without, "relabel": options.relabel}

@@ -72,21 +72,23 @@ class MemoryPlan:
         Raises:
             UsageError: If there is none; the message names heads that read features in blocks.
         """
-        able = [plan for plan in plans if plan[0].streams or not self.exceeds]
-        left_out = ", ".join(head.name for head, _ in plans if not head.streams) if self.exceeds else ""
-        if not left_out:
-            return able, []
+        if not self.exceeds:
+            return list(plans), []
+        # Of several heads, one that takes a day where the others take minutes is left out; alone, it was asked for.
+        slow = [head.name for head, _ in plans if head.pairwise and len(plans) > 1]
+        large = [head.name for head, _ in plans if not head.streams]
+        able = [plan for plan in plans if plan[0].name not in {*slow, *large}]
         sizes = f"{format_bytes(self.features_bytes)}, and {format_bytes(self.memory_bytes or 0)} are available"
         if not able:
             streaming = [name for name in HEADS if resolve("classifier", name, HEADS, "featx.heads").streams]
-            keeps = ", since its bundle holds them all and compares each image with them"
-            why = keeps if all(head.keeps_items for head, _ in plans) else ""
             msg = (
-                f"{left_out} needs all features in memory{why}: they take {sizes}. Choose one of "
+                f"{', '.join(large)} needs all features in memory: they take {sizes}. Choose one of "
                 f"{', '.join(streaming)}, which read them in blocks"
             )
             raise UsageError(msg)
-        return able, [f"{left_out} were left out, since they need all features in memory: {sizes}"]
+        notes = [f"{', '.join(large)} were left out, since they need all features in memory: {sizes}"] if large else []
+        notes += [f"{name} was left out, since it compares each item with all others; fit it alone" for name in slow]
+        return able, notes
 
     def describe(self) -> str:
         """Say how the features are read; empty where nothing is unusual."""

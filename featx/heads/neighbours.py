@@ -1,16 +1,17 @@
 """Nearest items by cosine, found exactly by products of blocks."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from featx.heads.linear import accept_items
-from featx.heads.rows import FeatureRows
+from featx.heads.rows import FeatureRows, cut_rows
 from featx.heads.scaling import Floats, Frame, Moments, check_scaling
 from featx.nearest import Nearest
 
@@ -19,6 +20,10 @@ VOTES = ("temperature", "distance", "uniform")
 #: Queries and keys of one block of similarities: 4 MB.
 _QUERIES = 512
 _KEYS = 2048
+
+#: Queries that are compared with all keys before the next ones: 21 MB of 1,280 columns. Keys that are scaled while
+#: they are read are scaled once for so many, which adds 3 % to the products.
+_QUERIES_TOGETHER = 8 * _QUERIES
 
 
 class CosineNeighbours(ClassifierMixin, BaseEstimator):
@@ -37,7 +42,8 @@ class CosineNeighbours(ClassifierMixin, BaseEstimator):
 
     Attributes:
         classes_: (n_classes,), sorted.
-        keys_: float32 (n_items, dim), the training items, scaled to length 1.
+        keys_: float32 (n_items, dim), the training items, scaled to length 1: an array, perhaps mapped from a file,
+            or after a fit to streamed rows `UnitRows`, which read them.
         positions_: int (n_items,), the class of each.
         shift_, scale_: float32 (dim,), of the scaling.
     """
@@ -64,7 +70,8 @@ class CosineNeighbours(ClassifierMixin, BaseEstimator):
         self.classes_, self.positions_ = np.unique(y, return_inverse=True)
         frame = Frame.make(self.scaling, Moments.measure(rows, np.ones((len(rows), 1))))
         self.shift_, self.scale_ = frame.shift, frame.scale
-        self.keys_ = normalise_all(rows, frame)
+        keys = UnitRows(rows, frame)
+        self.keys_ = keys if rows.streamed else np.asarray(keys)
         return self
 
     def predict_proba(self, X: ArrayLike | FeatureRows) -> NDArray[np.float64]:
@@ -112,34 +119,78 @@ def normalise(block: Floats, frame: Frame) -> Floats:
     return scaled
 
 
-def normalise_all(rows: FeatureRows, frame: Frame) -> Floats:
-    """Scale all rows and divide them by their lengths, a block at a time; see `normalise`."""
-    normalised = np.empty(rows.shape, np.float32)
-    for part, block in rows.iterate_blocks():
-        normalised[part] = normalise(block, frame)
-    return normalised
+def estimate_seconds(n_queries: int, n_keys: int, dim: int) -> float:
+    """Estimate how long this machine searches, in seconds, by the time of a small search."""
+    keys = np.random.default_rng(0).standard_normal((4 * _KEYS, dim), np.float32)
+    started = time.perf_counter()
+    find_nearest(keys[:_QUERIES], keys, 50)
+    return (time.perf_counter() - started) * (n_queries / _QUERIES) * (n_keys / len(keys))
+
+
+class UnitRows:
+    """Rows that are scaled and divided by their lengths when they are read, so that no copy of all is needed.
+
+    Args:
+        rows: (n_rows, dim), not scaled.
+        frame: The scaling.
+    """
+
+    def __init__(self, rows: FeatureRows, frame: Frame) -> None:
+        self.rows = rows
+        self.frame = frame
+        self._n_read = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of columns."""
+        return self.rows.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.float32]:
+        """The type of the values: float32."""
+        return self.rows.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: slice) -> Floats:
+        """Return some of the rows; see `normalise`."""
+        block = normalise(self.rows[key], self.frame)
+        self._n_read += 1
+        self.rows.release(self._n_read)
+        return block
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:  # noqa: FBT001 - NumPy's signature
+        """Return all rows, in new memory."""
+        normalised = np.empty(self.shape, np.float32)
+        for part in cut_rows(*self.shape):
+            normalised[part] = self[part]
+        return normalised.astype(dtype or np.float32, copy=False)
+
+
+#: Rows of length 1 that queries are compared with.
+Keys = Floats | UnitRows
 
 
 def find_neighbourhoods(
-    queries: FeatureRows, keys: FeatureRows | Floats, frame: Frame, count: int
+    queries: FeatureRows, keys: Keys, frame: Frame, count: int
 ) -> Iterator[tuple[slice, Neighbourhood]]:
-    """Find the nearest keys of all queries, a block of queries at a time.
+    """Find the nearest keys of all queries, some thousand queries at a time.
 
     Args:
         queries: (n_queries, dim), not scaled.
-        keys: Rows that are not scaled, or float32 (n_keys, dim), scaled and of length 1.
+        keys: float32 (n_keys, dim), scaled and of length 1.
         frame: The scaling of both.
         count: How many are found.
 
     Yields:
         Which queries, and their nearest keys.
     """
-    normalised = normalise_all(keys, frame) if isinstance(keys, FeatureRows) else keys
-    for part in _cut(len(queries), _QUERIES):
-        yield part, find_nearest(normalise(queries[part], frame), normalised, count)
+    for part in _cut(len(queries), _QUERIES_TOGETHER):
+        yield part, find_nearest(normalise(queries[part], frame), keys, count)
 
 
-def find_nearest(queries: Floats, keys: Floats, count: int) -> Neighbourhood:
+def find_nearest(queries: Floats, keys: Keys, count: int) -> Neighbourhood:
     """Find the keys of the largest inner products with each query, exactly.
 
     Args:
@@ -150,10 +201,13 @@ def find_nearest(queries: Floats, keys: Floats, count: int) -> Neighbourhood:
     Returns:
         The largest products first.
     """
-    nearest = Nearest(len(queries), count)
+    parts = [(queries[part], Nearest(part.stop - part.start, count)) for part in _cut(len(queries), _QUERIES)]
     for columns in _cut(len(keys), _KEYS):
-        nearest.add(queries @ keys[columns].T, columns.start)
-    return Neighbourhood(nearest.similarities, nearest.positions)
+        block = keys[columns]
+        for part, nearest in parts:
+            nearest.add(part @ block.T, columns.start)
+    similarities = np.concatenate([nearest.similarities for _, nearest in parts])
+    return Neighbourhood(similarities, np.concatenate([nearest.positions for _, nearest in parts]))
 
 
 def weigh(similarities: Floats, weights: str, temperature: float) -> NDArray[np.float64]:

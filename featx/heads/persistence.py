@@ -6,6 +6,7 @@ make compiled code read outside an array, or run forever.
 """
 
 import copy
+import io
 import json
 import zipfile
 from collections.abc import Iterator
@@ -24,17 +25,18 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.tree._tree import Tree
 
 from featx.errors import BundleError
-from featx.files import list_members, read_array
+from featx.files import check_array, list_members, map_member, write_member
 from featx.heads.calibrated import CalibratedHead
 from featx.heads.calibration import Calibrator
 from featx.heads.discriminant import ShrunkDiscriminant
 from featx.heads.linear import LinearHead
 from featx.heads.linear_svm import ScaledLinearSVC
 from featx.heads.logistic import ScaledLogisticRegression
-from featx.heads.neighbours import CosineNeighbours
+from featx.heads.neighbours import CosineNeighbours, Keys
 from featx.heads.networks import NetworkClassifier
 from featx.heads.plain import DIVIDED, PlainHead
 from featx.heads.ridge import ScaledRidge
+from featx.heads.rows import cut_rows
 from featx.heads.scaling import PartDivider
 
 #: Types in the heads of earlier versions.
@@ -100,12 +102,20 @@ ALLOWED = {
 _LEFTOVERS = ("_feature_subsample_rng", "_optimizer", "_random_state", "history_")
 
 _SCHEMA = "schema.json"
+
+#: Items of a search that take more bytes are mapped from the file.
+_MOST_READ = 256 * 2**20
+
+_CHUNK = 1 << 20
+
 #: An empty `{}` takes 24 times its JSON in memory; skops writes one container in 50 to 100 bytes.
 _BYTES_PER_CONTAINER = 16
 
 
 def dump_head(estimator: Any, path: Path) -> None:  # noqa: ANN401 - a fitted scikit-learn classifier
     """Write a fitted head, without the attributes that only training needs.
+
+    The items of a search are written in blocks: they may be more than the memory holds.
 
     Args:
         estimator: As `fit_head` returns it.
@@ -116,8 +126,10 @@ def dump_head(estimator: Any, path: Path) -> None:  # noqa: ANN401 - a fitted sc
     """
     import skops.io
 
-    path.write_bytes(skops.io.dumps(_strip(estimator)))
+    stripped = _strip(estimator)
+    keys = _set_keys(stripped, np.zeros((0, 0), np.float32))
     try:
+        _write_file(skops.io.dumps(stripped), keys, path)
         _check_file(path)
     except BaseException:
         path.unlink()
@@ -130,6 +142,9 @@ def load_head(path: Path) -> Any:  # noqa: ANN401 - a fitted scikit-learn classi
     A malicious file can still hold wrong numbers, and so predict wrongly: load heads from
     people you trust.
 
+    The items of a search are mapped from the file if they take more than 256 MB, so the file must not change while
+    the head is in use.
+
     Raises:
         BundleError: If the file is missing or damaged, holds types that heads do not
             use, or does not hold a classifier.
@@ -137,8 +152,12 @@ def load_head(path: Path) -> Any:  # noqa: ANN401 - a fitted scikit-learn classi
     import skops.io
 
     try:
-        _check_file(path)
-        estimator = skops.io.load(path, trusted=list(TRUSTED))
+        place, trusted = _find_keys(_check_file(path)), list(TRUSTED)
+        if place is None or list_members(path)[place] <= _MOST_READ:
+            estimator = skops.io.load(path, trusted=trusted)
+        else:
+            estimator = skops.io.load(_leave_out(path, place), trusted=trusted)
+            _set_keys(estimator, map_member(path, place))
         if isinstance(estimator, Pipeline) and hasattr(estimator, "classes_") and hasattr(estimator, "predict_proba"):
             check_parts(estimator)
             return estimator
@@ -208,8 +227,51 @@ def _strip(estimator: Any) -> Any:  # noqa: ANN401 - scikit-learn classifiers
     return stripped
 
 
-def _check_file(path: Path) -> None:
-    """Check the file's declarations before anything is built from it.
+def _set_keys(estimator: Any, keys: Any) -> Any:  # noqa: ANN401 - scikit-learn classifiers, arrays and `UnitRows`
+    """Set the items of a search, and return those before; None if the estimator does not search."""
+    for step in estimator if isinstance(estimator, Pipeline) else [estimator]:
+        part = getattr(step, "classifier_", step)
+        if isinstance(part, CosineNeighbours) and "keys_" in vars(part):
+            before, part.keys_ = part.keys_, keys
+            return before
+    return None
+
+
+def _find_keys(schema: object) -> str | None:
+    """Find the member of a file of skops that has the items of a search; None if there is none."""
+    for node in _walk_nodes(schema):
+        if node["__class__"] == CosineNeighbours.__name__ and "keys_" in node["content"]["content"]:
+            name: str = node["content"]["content"]["keys_"]["file"]
+            return name
+    return None
+
+
+def _write_file(content: bytes, keys: Any, path: Path) -> None:  # noqa: ANN401 - an array or `UnitRows`
+    """Write a file of skops, with the items of a search, if there are any, where an empty array stands for them."""
+    if keys is None:
+        path.write_bytes(content)
+        return
+    with zipfile.ZipFile(io.BytesIO(content)) as source, zipfile.ZipFile(path, "w") as target:
+        place = _find_keys(json.loads(source.read(_SCHEMA)))
+        for name in source.namelist():
+            if name == place:
+                write_member(target, name, (keys[rows] for rows in cut_rows(*keys.shape)), keys.shape)
+            else:
+                target.writestr(name, source.read(name))
+
+
+def _leave_out(path: Path, place: str) -> io.BytesIO:
+    """Return a file of skops with an empty array in place of one of its members."""
+    content, empty = io.BytesIO(), io.BytesIO()
+    np.save(empty, np.zeros((0, 0), np.float32))
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(content, "w") as target:
+        for name in source.namelist():
+            target.writestr(name, empty.getvalue() if name == place else source.read(name))
+    return content
+
+
+def _check_file(path: Path) -> object:
+    """Check the file's declarations before anything is built from it, and return its schema.
 
     Raises:
         BundleError: If it holds types that heads do not use.
@@ -219,9 +281,12 @@ def _check_file(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         for name in members:
             if name.endswith(".npy"):
-                content = archive.read(name)
+                with archive.open(name) as stream:
+                    shape, *_ = check_array(stream, members[name])
+                    while stream.read(_CHUNK):  # at its end, its checksum is compared
+                        pass
                 # An array of 10**9 rows without columns takes no bytes, and a list of its rows takes all memory.
-                if max(read_array(content).shape, default=0) > len(content):
+                if max(shape, default=0) > members[name]:
                     msg = f"{name!r} declares more rows or columns than it has bytes"
                     raise ValueError(msg)
         data = archive.read(_SCHEMA)
@@ -242,6 +307,7 @@ def _check_file(path: Path) -> None:
         ):
             msg = f"{node['file']!r} is used twice"
             raise ValueError(msg)
+    return schema
 
 
 def _walk_nodes(schema: object) -> Iterator[dict[str, Any]]:
@@ -371,7 +437,7 @@ def _check_vectors(part: SVC, width: int) -> None:
 
 
 def _check_neighbours(
-    known: NDArray[Any], labels: NDArray[Any], classes: NDArray[Any], width: int, *, fits: bool
+    known: NDArray[Any] | Keys, labels: NDArray[Any], classes: NDArray[Any], width: int, *, fits: bool
 ) -> None:
     """Check the arrays that a search trusts; votes are added at the positions of the labels."""
     if (

@@ -173,7 +173,7 @@ class Head:
             chosen for its log-loss; with 0, accuracy alone decides.
         sweep: How its grid is tried on all folds.
         leaves_one_out: Whether `sweep` predicts each item, or unit, by a fit to all others, whatever the folds.
-        keeps_items: Whether the fitted head holds the features of all training items.
+        pairwise: Whether it compares each item with all others, so that its time grows with the square of the items.
         streams: Whether it is tuned, fitted and evaluated without ever holding all features in memory.
         read_variant: Reads the text after `:` in a name into settings; None if there are no variants.
     """
@@ -197,7 +197,7 @@ class Head:
     tolerance: float = 1.0
     sweep: sweeps.Sweep = sweeps.sweep_each
     leaves_one_out: bool = False
-    keeps_items: bool = False
+    pairwise: bool = False
     streams: bool = False
     read_variant: Callable[[str], Mapping[str, Any]] | None = None
 
@@ -319,7 +319,8 @@ KNN = Head(
     calibrated=True,
     folds_scaling=True,
     sweep=sweeps.sweep_neighbours,
-    keeps_items=True,
+    pairwise=True,
+    streams=True,
 )
 
 LDA = Head(

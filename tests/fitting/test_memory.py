@@ -11,8 +11,9 @@ import featx
 from featx import options as limits
 from featx.errors import UsageError
 from featx.files import reserve_file
+from featx.fitting import choice
 from featx.fitting.memory import MemoryPlan, measure_available
-from featx.heads import find_head, ridge, rows
+from featx.heads import find_head, persistence, ridge, rows
 from featx.heads.rows import FeatureRows, TrainingRows
 from featx.heads.tuning import tune_and_fit
 from featx.options import EmbedOptions, FitOptions, read_memory
@@ -40,7 +41,7 @@ def fit(store, head, memory=None, **options):
 
 
 @pytest.mark.usefixtures("any_memory")
-@pytest.mark.parametrize("head", ["ridge", "lda", "centroid", "logreg"])
+@pytest.mark.parametrize("head", ["ridge", "lda", "centroid", "logreg", "knn"])
 @pytest.mark.parametrize("options", [{}, {"group": r"digit-(\d{3})"}, {"cv": 2}], ids=["plain", "groups", "cv"])
 def test_a_streamed_fit_gives_the_numbers_of_one_in_memory(halves, head, options, monkeypatch):
     before = fit(halves, head, **options)
@@ -91,12 +92,10 @@ def test_what_was_decided_is_said_once_and_recorded(halves, tmp_path):
 
 
 @pytest.mark.usefixtures("any_memory")
-@pytest.mark.parametrize(
-    ("head", "why"), [("random-forest", ""), ("svm", ""), ("mlp", ""), ("knn", ", since its bundle holds them all")]
-)
-def test_a_head_that_needs_everything_in_memory_is_refused_before_anything_is_read(halves, head, why, monkeypatch):
+@pytest.mark.parametrize("head", ["random-forest", "svm", "mlp"])
+def test_a_head_that_needs_everything_in_memory_is_refused_before_anything_is_read(halves, head, monkeypatch):
     monkeypatch.setattr(featx.fitting.fitting, "refuse_damage", lambda _: pytest.fail("it was read"))
-    words = rf"^{head} needs all features in memory{why}.*: they take .* Choose one of logreg, ridge, lda, centroid, "
+    words = rf"^{head} needs all features in memory: they take .* Choose one of logreg, ridge, knn, lda, centroid, "
     with pytest.raises(UsageError, match=words):
         fit(halves, head, memory=10_000)
 
@@ -105,7 +104,33 @@ def test_a_head_that_needs_everything_in_memory_is_refused_before_anything_is_re
 def test_best_leaves_out_what_does_not_fit(halves):
     run = fit(halves, "best", memory=10_000)
     assert {one.name for one in run.heads} == {"centroid", "lda", "ridge", "logreg"}
-    assert any(note.startswith("naive-bayes, knn, mlp, random-forest were left out") for note in run.notes)
+    assert any(note.startswith("naive-bayes, mlp, random-forest were left out") for note in run.notes)
+    assert any(note.startswith("knn was left out, since it compares each item") for note in run.notes)
+
+
+@pytest.mark.usefixtures("any_memory")
+def test_neighbours_that_exceed_the_memory_are_written_and_mapped_by_blocks(halves, tmp_path, monkeypatch):
+    params = {"n_neighbors": 3}
+    before = featx.fit(halves, "knn", params=params, options=FitOptions(folder=tmp_path / "memory"))
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 1)
+    monkeypatch.setattr(persistence, "_MOST_READ", 0)
+    options = FitOptions(folder=tmp_path / "streamed", memory=1, reporter=Recorder())
+    after = featx.fit(halves, "knn", params=params, options=options)
+    heads = [featx.Bundle.open(run.bundle).load_head()[-1] for run in (before, after)]
+    kept, mapped = [getattr(head, "classifier_", head).keys_ for head in heads]
+    assert isinstance(mapped, np.memmap)
+    assert mapped.flags.aligned
+    np.testing.assert_array_equal(mapped, kept)
+    assert (heads[0].predict_proba(halves.features[:50]) == heads[1].predict_proba(halves.features[:50])).all()
+
+
+def test_a_long_search_is_announced(monkeypatch):
+    plan = (find_head("knn"), HeadSpec("knn"))
+    monkeypatch.setattr(choice, "estimate_seconds", lambda n_queries, n_keys, dim: n_queries * n_keys * dim * 2e-11)
+    assert choice.describe_search([plan], 30_000, 1280) == ""
+    words = "knn compares 1,000,000 items with each other: about 14.2 h; ridge, lda and logreg read"
+    assert choice.describe_search([plan], 1_000_000, 1280).startswith(words)
+    assert choice.describe_search([plan, (find_head("lda"), HeadSpec("lda"))], 1_000_000, 1280) == ""
 
 
 @pytest.mark.usefixtures("any_memory")

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import FunctionTransformer
 
 from featx.errors import BundleError
-from featx.heads import dump_head, find_head, fit_head, load_head
+from featx.heads import dump_head, find_head, fit_head, load_head, persistence
 from featx.heads.calibration import METHODS
 from featx.heads.persistence import _FORMER, TRUSTED
 from featx.heads.rows import FeatureRows
@@ -41,6 +41,21 @@ def test_every_head_comes_back_with_the_same_probabilities(name, n_classes, scal
     np.testing.assert_array_equal(loaded.classes_, estimator.classes_)
     if estimator[-1].__class__.__name__ == "CalibratedHead":
         assert loaded[-1].cv == 3  # not the positions of the items it was fitted to
+
+
+def test_mapped_neighbours_are_checked_before_they_are_used(digits, tmp_path, monkeypatch):
+    X, y, folds = (array[:100] for array in digits)
+    path = tmp_path / "head.skops"
+    dump_head(fit_head(find_head("knn"), X, y, HeadSpec("knn", {}, "none", calibration="none"), folds).estimator, path)
+    monkeypatch.setattr(persistence, "_MOST_READ", 0)
+    keys = load_head(path)[-1].keys_
+    assert isinstance(keys, np.memmap)
+    content = bytearray(path.read_bytes())
+    place = content.index(keys[50].tobytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleError, match="damaged"):
+        load_head(path)
 
 
 @pytest.mark.keras

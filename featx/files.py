@@ -150,6 +150,24 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
+class Matrix(Protocol):
+    """A matrix whose rows are read from files when they are asked for: a mapped array, or the features of an index."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of rows and of columns."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Any, /) -> NDArray[Any]: ...  # noqa: ANN401 - a row, a slice or an array, as NumPy's
+
+    def __array__(self) -> NDArray[Any]: ...
+
+
 #: What these checks, and the standard library below them, raise on damaged files.
 DAMAGES = (OSError, EOFError, KeyError, NotImplementedError, RuntimeError, ValueError, zipfile.BadZipFile)
 
@@ -261,22 +279,23 @@ def map_member(path: Path, name: str) -> NDArray[Any]:
         return np.memmap(file, dtype, "r", start, shape, order)
 
 
-def write_member(archive: zipfile.ZipFile, name: str, blocks: Iterable[NDArray[Any]], shape: tuple[int, ...]) -> None:
-    """Write a float32 matrix into a zip file a block of rows at a time, so that `map_member` finds it aligned.
+def write_member(archive: zipfile.ZipFile, name: str, matrix: Matrix, blocks: Iterable[slice]) -> None:
+    """Write a matrix into a zip file as `.npy`, a block of rows at a time, so that `map_member` finds it aligned.
 
     Args:
         archive: The file; it is being written to a file of the disk.
         name: The member.
-        blocks: The rows, in order.
-        shape: Number of rows and of columns.
+        matrix: The rows.
+        blocks: All of them, in order.
     """
     with archive.open(name, "w", force_zip64=True) as member:
-        text = repr({"descr": "<f4", "fortran_order": False, "shape": shape})
+        kind = np.lib.format.dtype_to_descr(matrix.dtype)
+        text = repr({"descr": kind, "fortran_order": False, "shape": matrix.shape})
         start = archive.fp.tell() + np.lib.format.MAGIC_LEN + 2 + len(text) + 1  # type: ignore[union-attr]  # it is open
         text += " " * (-start % _ALIGNMENT) + "\n"
         member.write(np.lib.format.magic(1, 0) + struct.pack("<H", len(text)) + text.encode("ascii"))
-        for block in blocks:
-            member.write(np.ascontiguousarray(block, "<f4").data)
+        for rows in blocks:
+            member.write(np.ascontiguousarray(matrix[rows]).data)
 
 
 def _check_member(member: zipfile.ZipInfo) -> None:
@@ -403,24 +422,6 @@ def write_table(columns: Table, path: Path) -> None:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
-
-
-class Matrix(Protocol):
-    """A matrix whose rows are read from files when they are asked for: a mapped array, or the features of an index."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Number of rows and of columns."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Type of the values."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, key: Any, /) -> NDArray[Any]: ...  # noqa: ANN401 - a row, a slice or an array, as NumPy's
-
-    def __array__(self) -> NDArray[Any]: ...
 
 
 def forget_pages(matrix: Matrix) -> None:

@@ -255,7 +255,7 @@ def _write_file(content: bytes, keys: Any, path: Path) -> None:  # noqa: ANN401 
         place = _find_keys(json.loads(source.read(_SCHEMA)))
         for name in source.namelist():
             if name == place:
-                write_member(target, name, (keys[rows] for rows in cut_rows(*keys.shape)), keys.shape)
+                write_member(target, name, keys, cut_rows(*keys.shape))
             else:
                 target.writestr(name, source.read(name))
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featx.errors import StoreError, StoreFormatError, UsageError
-from featx.files import write_atomically
+from featx.files import write_atomically, write_member
 from featx.reporting import Progress
 from featx.specs import DTYPES, EmbedSpec
 from featx.store.feature_store import FeatureStore
@@ -171,9 +171,16 @@ def _read_items(store: FeatureStore) -> dict[str, NDArray[Any]]:
 
 
 def _write_npz(file: IO[bytes], store: FeatureStore, items: _Items, note: Progress) -> None:
-    arrays: dict[str, Any] = {"features": store.features, **items, _SPEC: np.array(store.spec.to_json())}
-    np.savez(file, **arrays)
-    note(len(store), len(store))
+    def iterate_blocks() -> Iterator[slice]:
+        for first, past in _list_groups(store):
+            yield slice(first, past)
+            note(past, len(store))
+
+    with zipfile.ZipFile(file, "w") as archive:  # as `np.savez`, which would read all features of an index at once
+        write_member(archive, "features.npy", store.features, iterate_blocks())
+        for name, values in {**items, _SPEC: np.array(store.spec.to_json())}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, values, allow_pickle=False)
 
 
 def _read_npz(path: Path) -> Export:

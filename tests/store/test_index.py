@@ -245,8 +245,10 @@ def test_hdf5_reads_the_shards_of_a_store_whose_name_has_a_pattern(maker, make):
         assert np.array_equal(file["features"][:], maker.make_rows(range(30)))
 
 
-def test_exports(make, maker, tmp_path):
+def test_exports(make, maker, tmp_path, monkeypatch):
+    """None reads all features at once."""
     store = make(range(30))
+    monkeypatch.setattr(ShardedFeatures, "__array__", lambda *_, **__: pytest.fail("all features were read at once"))
     for suffix in (".npz", ".csv"):
         export = read_export(export_store(store, tmp_path / f"out{suffix}"))
         assert np.array_equal(export.features, maker.make_rows(range(30)))

@@ -220,10 +220,17 @@ def main() -> None:
     except BrokenPipeError:
         _drop_output(sys.stdout, sys.stderr)
         sys.exit(1)
-    except OSError as error:
+    except (MemoryError, OSError) as error:
         _drop_output(sys.stdout)
-        name = f": {error.filename}" if error.filename else ""
-        _fail(error, f"{error.strerror or error}{name}", 1, debug=debug)
+        _fail(error, _describe_failure(error), 1, debug=debug)
+
+
+def _describe_failure(error: MemoryError | OSError) -> str:
+    if isinstance(error, MemoryError):
+        reason = " ".join(str(error).split()) or "an allocation failed"
+        hint = "end other programs, or use a machine with more; `fit --memory` and a smaller --batch-size need less"
+        return f"there is not enough memory ({reason}); {hint}"
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
 
 
 def _open_closed_streams() -> None:

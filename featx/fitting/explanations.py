@@ -75,7 +75,9 @@ def make_basis(dataset: Dataset, trained: NDArray[np.bool_], calibrating: Calibr
     kept = np.zeros(len(dataset), bool)
     kept[chosen] = True
     rows = dataset.take_features(kept)
-    features = find_directions(rows[:], widths)
+    features = np.empty(rows.shape, np.float32)
+    for part, block in rows.iterate_blocks():
+        features[part] = find_directions(block, widths)
     rows.release(0)  # they are all over the file
     familiarity = measure_familiarity(features, dataset.find_units(kept))
     return Basis(conformal, KnownItems(features, chosen.astype(np.int32), familiarity, widths, find_root(dataset)))

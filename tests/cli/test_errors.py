@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from pictures import write_digits
 
@@ -175,6 +176,13 @@ def test_another_source_never_replaces_a_store(featx_command, photos, tmp_path):
     write_digits(tmp_path / "others", per_class=2, classes=2, skip=9)
     expect(featx_command("embed", "others", "--backbone", "colour"), 1, "--name")
     assert featx_command("embed", "others", "--backbone", "colour", "--name", "others").code == 0
+
+
+def test_full_memory_is_one_line(featx_command, photos, monkeypatch):
+    """The allocation is a real one, which no machine can satisfy."""
+    featx_command("embed", "photos", "--backbone", "colour")
+    monkeypatch.setattr("featx.fitting.fitting.load_dataset", lambda *_, **__: np.ones(1 << 50))
+    expect(featx_command("fit"), 1, r"not enough memory \(Unable to allocate 8.00 PiB .*--memory")
 
 
 def test_debug_shows_the_traceback(monkeypatch, tmp_path):

@@ -1,6 +1,5 @@
 """Calibration: maps from scores to probabilities, fitted to scores of held-out items."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, Self
@@ -11,11 +10,10 @@ from scipy import optimize, special
 from sklearn.base import BaseEstimator
 from sklearn.isotonic import IsotonicRegression
 from sklearn.utils.validation import check_is_fitted
-from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it ships no types
 
 from featx.errors import DataError, UnknownNameError
 from featx.heads.plain import CURVES, METHODS, Calibration, FloatArray, check_scores, list_curves
-from featx.heads.rows import cut_rows
+from featx.heads.rows import cut_rows, find_thread_pools
 
 #: The parameters of each method that are fitted, if not a factor alone.
 _FITTED = {
@@ -147,7 +145,7 @@ class Calibrator(BaseEstimator):
             given, columns, weights = given[known], columns[known], weights[known]
         self.n_classes_ = given.shape[1]
         # The matrices of L-BFGS are so small that a second thread makes it up to 60 times as slow.
-        with _find_thread_pools().limit(limits=1):
+        with find_thread_pools().limit(limits=1):
             self._fit_map(given, columns, weights)
         return self
 
@@ -208,12 +206,6 @@ _TINY = 1e-30
 
 #: Stands for the score of a class that was not trained on: finite with any factor, and its exponential is 0.
 _LEAST_SCORE = -1e100
-
-
-@functools.cache
-def _find_thread_pools() -> ThreadpoolController:
-    """Find the thread pools of this process; the search takes 5 ms, a limit much less."""
-    return ThreadpoolController()
 
 
 def _prepare_chances(scores: NDArray[Any], positions: NDArray[np.intp]) -> Callable[[float], FloatArray]:

@@ -1,5 +1,6 @@
 """Multinomial logistic regression: a whole path of C, all folds at a time, without a copy of the features."""
 
+import functools
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
@@ -358,18 +359,12 @@ class SoftmaxLoss:
         weights = np.ascontiguousarray(self.weights[:, active])
         losses, bias = np.zeros(len(active)), np.zeros((len(active), width), np.float32)
         gradient, squares = np.zeros_like(coef), 0.0
-        for rows, block in self.X.iterate_blocks(coef.shape[1]):
-            logits = block @ coef
-            if self.lengths is not None:
-                logits /= self.lengths[rows, None]
-            logits += offset
-            each = logits.reshape(len(block), len(active), width)
-            losses += _compute_residuals(each, self.positions[rows], weights[rows])
-            bias += each.sum(axis=0)
-            squares += float(np.vdot(logits, logits))
-            if self.lengths is not None:
-                logits /= self.lengths[rows, None]
-            gradient += block.T @ logits
+        measure = functools.partial(self._measure_block, coef, offset, weights)
+        for share in self.X.map_blocks(measure, coef.shape[1]):
+            losses += share.losses
+            bias += share.bias
+            gradient += share.gradient
+            squares += share.squares
         found = {}
         for at, f in enumerate(active):
             frame, total = self.frames[f], self.weights[:, f].sum(dtype=np.float64)
@@ -380,6 +375,30 @@ class SoftmaxLoss:
             value = losses[at] / total + penalties[f] / 2 * float(np.vdot(points[f][:-1], points[f][:-1]))
             found[f] = Point(value, slope, bool(np.abs(slope).max() <= tols[f]))
         return found, squares / max(1.0, float(weights.sum(dtype=np.float64)) * width)
+
+    def _measure_block(self, coef: Floats, offset: Floats, weights: Floats, rows: slice, block: Floats) -> "_Share":
+        """Measure the share of some items in losses and gradients; `coef` has the columns of all problems."""
+        lengths = None if self.lengths is None else self.lengths[rows, None]
+        logits = block @ coef
+        if lengths is not None:
+            logits /= lengths
+        logits += offset
+        each = logits.reshape(len(block), weights.shape[1], self.n_outputs)
+        losses = _compute_residuals(each, self.positions[rows], weights[rows])
+        bias, squares = each.sum(axis=0), float(np.vdot(logits, logits))
+        if lengths is not None:
+            logits /= lengths
+        return _Share(losses, bias, block.T @ logits, squares)
+
+
+@dataclass(frozen=True, slots=True)
+class _Share:
+    """What some items add: losses (n_problems,), residuals (n_problems, n_outputs), gradient, squared residuals."""
+
+    losses: NDArray[np.float64]
+    bias: Floats
+    gradient: Floats
+    squares: float
 
 
 def follow_path(

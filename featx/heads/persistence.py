@@ -104,7 +104,7 @@ _LEFTOVERS = ("_feature_subsample_rng", "_optimizer", "_random_state", "history_
 _SCHEMA = "schema.json"
 
 #: Items of a search that take more bytes are mapped from the file.
-_MOST_READ = 256 * 2**20
+_MOST_READ = 64 * 2**20
 
 _CHUNK = 1 << 20
 
@@ -142,7 +142,7 @@ def load_head(path: Path) -> Any:  # noqa: ANN401 - a fitted scikit-learn classi
     A malicious file can still hold wrong numbers, and so predict wrongly: load heads from
     people you trust.
 
-    The items of a search are mapped from the file if they take more than 256 MB, so the file must not change while
+    The items of a search are mapped from the file if they take more than 64 MB, so the file must not change while
     the head is in use.
 
     Raises:

@@ -1,13 +1,17 @@
 """Rows of a feature matrix, read when they are needed: a store stays on disk while a head is fitted on part of it."""
 
-from collections.abc import Iterator
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
+from threadpoolctl import ThreadpoolController  # type: ignore[import-untyped]  # it ships no types
 
 from featx.files import Matrix, forget_pages, reserve_file
+from featx.prefetching import prefetch
 
 #: Bytes of float32 in one block: small enough for the processor's cache, large enough for efficient matrix products.
 BLOCK_BYTES = 8 * 2**20
@@ -17,6 +21,12 @@ DOUBLES = 8
 
 #: Blocks of rows that are streamed and stay mapped.
 _BLOCKS_MAPPED = 8
+
+#: Threads that take blocks; each has some 20 MB at a time.
+_MOST_THREADS = 16
+
+
+Result = TypeVar("Result")
 
 
 class FeatureRows:
@@ -134,9 +144,37 @@ class FeatureRows:
         Args:
             columns: How many values the caller computes for a row; dim if None.
         """
-        for number, block in enumerate(cut_rows(len(self), max(self.features.shape[1], columns or 0)), 1):
+        for number, block in enumerate(self._cut(columns), 1):
             yield block, self[block]
             self.release(number)
+
+    def map_blocks(
+        self, function: Callable[[slice, NDArray[np.float32]], Result], columns: int | None = None
+    ) -> Iterator[Result]:
+        """Yield what a function returns for each block, in order, whatever the number of threads.
+
+        As many threads as matrix products have, at most 16, take a block each, and products have one meanwhile: then
+        reading a block, and what is computed of each value, are shared too.
+
+        Args:
+            function: Takes what `iterate_blocks` yields; called in several threads at once.
+            columns: As for `iterate_blocks`.
+        """
+
+        def read(block: slice) -> Result:
+            return function(block, self[block])
+
+        tasks, pools = list(self._cut(columns)), find_thread_pools()
+        products = max((pool["num_threads"] for pool in pools.info() if pool["user_api"] == "blas"), default=1)
+        threads = min(products, len(tasks), _MOST_THREADS)
+        with pools.limit(limits=1) if threads > 1 else contextlib.nullcontext():
+            results = prefetch(read, tasks, workers=threads, ahead=2 * threads) if threads > 1 else map(read, tasks)
+            for number, result in enumerate(results, 1):
+                yield result
+                self.release(number)
+
+    def _cut(self, columns: int | None) -> Iterator[slice]:
+        return cut_rows(len(self), max(self.features.shape[1], columns or 0))
 
 
 def cut_rows(n_rows: int, n_columns: int) -> Iterator[slice]:
@@ -160,6 +198,12 @@ def divide_parts(features: NDArray[np.float32], widths: tuple[int, ...]) -> NDAr
         divided[:, start : start + width] = part / np.where(lengths > 0, lengths, np.float32(1))[:, None]
         start += width
     return divided
+
+
+@functools.cache
+def find_thread_pools() -> ThreadpoolController:
+    """Find the thread pools of this process; the search takes 5 ms, a limit much less."""
+    return ThreadpoolController()
 
 
 @dataclass(frozen=True, slots=True)

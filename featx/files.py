@@ -306,6 +306,9 @@ def _check_member(member: zipfile.ZipInfo) -> None:
     if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
         msg = f"its member {member.filename!r} is compressed or encrypted, which its writers never do"
         raise ValueError(msg)
+    if member.compress_size != member.file_size:  # its checksum would be that of a part of it
+        msg = f"its member {member.filename!r} declares {member.file_size:,} bytes and has {member.compress_size:,}"
+        raise ValueError(msg)
 
 
 @dataclass(frozen=True, slots=True)

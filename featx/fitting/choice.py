@@ -32,8 +32,8 @@ Plan = tuple[Head, HeadSpec]
 #: that are fitted step by step, then those that keep all items, a network, or hundreds of trees.
 SIMPLICITY = ("centroid", "naive-bayes", "lda", "ridge", "logreg", "knn", "mlp", "random-forest")
 
-#: A search among fewer items is not worth an estimate, and one of fewer seconds not worth a word.
-_FEWEST_TO_SEARCH, _LONG_SEARCH = 20_000, 600
+#: A search with fewer products is not worth an estimate, and one of fewer seconds not worth a word.
+_FEWEST_PRODUCTS, _LONG_SEARCH = 5e11, 600
 
 #: In the log-loss, no probability is below.
 _LEAST_PROBABILITY = 1e-12
@@ -71,24 +71,25 @@ def plan_best(
     return [(find_head(spec.name), replace(spec, scaling=scaling)) for spec in specs], notes
 
 
-def describe_search(plans: Sequence[Plan], n_items: int, dim: int) -> str:
+def describe_search(plans: Sequence[Plan], n_rows: int, dim: int, repeats: float = 1) -> str:
     """Say how long a head that compares each item with all others will take; empty if it is one of several, or quick.
 
     Args:
         plans: The heads.
-        n_items: Items of the store, most of which are training items.
-        dim: Columns of the features.
+        n_rows: Rows, most of which are trained on.
+        dim: Columns of a row.
+        repeats: How often it is tuned and fitted.
     """
     [(head, spec), *others] = plans
-    if others or not head.pairwise or n_items < _FEWEST_TO_SEARCH:
+    if others or not head.pairwise or n_rows**2 * dim < _FEWEST_PRODUCTS:
         return ""
-    searches = 1 if spec.scaling else len(head.scalings)
-    seconds = searches * estimate_seconds(n_items, n_items, dim)
+    repeats *= 1 if spec.scaling else len(head.scalings)
+    seconds = repeats * estimate_seconds(n_rows, n_rows, dim)
     if seconds < _LONG_SEARCH:
         return ""
     return (
-        f"{head.name} compares {n_items:,} items with each other: about {format_seconds(seconds)}; ridge, lda and "
-        "logreg read the features a few times only"
+        f"{head.name} compares {n_rows:,} items with each other, which takes about {format_seconds(seconds)}; the "
+        "time of ridge or lda grows only in proportion to the items"
     )
 
 

@@ -54,7 +54,7 @@ from featx.registry import BEST
 from featx.results import Curve, Run
 from featx.specs import HeadSpec
 from featx.store import FeatureStore
-from featx.store.joining import join_stores
+from featx.store.joining import AnyStore, join_stores
 from featx.store.verification import refuse_damage
 from featx.wording import format_plural, to_text
 
@@ -117,8 +117,7 @@ def fit(
     joined, started = join_stores(stores), time.perf_counter()
     memory = MemoryPlan.make(joined, options)
     plans, unfit = memory.choose_heads(plans)
-    if line := describe_search(plans, len(joined), joined.dim):
-        options.reporter.say(line)
+    _announce_search(plans, joined, options)
     options.reporter.begin("fitting")
     refuse_damage(stores)  # a second per gigabyte; a head would be fitted on noise without a warning
     tables = {"without": options.without, "relabel": options.relabel}
@@ -133,6 +132,14 @@ def fit(
     if options.curve:
         outcome = _add_curve(outcome, dataset, options)
     return _conclude(dataset, outcome, options, chosen.name if chosen else "", time.perf_counter() - started)
+
+
+def _announce_search(plans: Sequence[Plan], store: AnyStore, options: FitOptions) -> None:
+    rows = len(store) * (store.n_views if options.views == "augment" else 1)
+    # A fold of the cross-validation has fewer items; a curve adds the fits of its parts.
+    repeats = (0.75 * options.cv if options.cv else 1) * (3 if options.curve else 1)
+    if line := describe_search(plans, rows, store.dim // store.n_views, repeats):
+        options.reporter.say(line)
 
 
 def open_stores(stores: StoreLike | Sequence[StoreLike]) -> list[FeatureStore]:

@@ -21,9 +21,12 @@ VOTES = ("temperature", "distance", "uniform")
 _QUERIES = 512
 _KEYS = 2048
 
-#: Queries that are compared with all keys before the next ones: 21 MB of 1,280 columns. Keys that are scaled while
-#: they are read are scaled once for so many, which adds 3 % to the products.
-_QUERIES_TOGETHER = 8 * _QUERIES
+#: Bytes of a block of keys, if they have many columns.
+_KEYS_BYTES = 16 * 2**20
+
+#: Queries, and their bytes, that are compared with all keys before the next ones. Keys that are scaled while they are
+#: read are scaled once for so many, which adds 3 % to the products of 1,280 columns.
+_QUERIES_TOGETHER, _QUERIES_BYTES = 8 * _QUERIES, 32 * 2**20
 
 
 class CosineNeighbours(ClassifierMixin, BaseEstimator):
@@ -70,8 +73,7 @@ class CosineNeighbours(ClassifierMixin, BaseEstimator):
         self.classes_, self.positions_ = np.unique(y, return_inverse=True)
         frame = Frame.make(self.scaling, Moments.measure(rows, np.ones((len(rows), 1))))
         self.shift_, self.scale_ = frame.shift, frame.scale
-        keys = UnitRows(rows, frame)
-        self.keys_ = keys if rows.streamed else np.asarray(keys)
+        self.keys_ = make_keys(rows, frame)
         return self
 
     def predict_proba(self, X: ArrayLike | FeatureRows) -> NDArray[np.float64]:
@@ -113,7 +115,8 @@ class Neighbourhood:
 
 def normalise(block: Floats, frame: Frame) -> Floats:
     """Scale items (n, dim) and divide them by their lengths, in new memory; 0 stays 0."""
-    scaled = (block - frame.shift) / frame.scale
+    scaled = block - frame.shift
+    scaled /= frame.scale
     lengths = np.sqrt(np.einsum("ij,ij->i", scaled, scaled))
     scaled /= np.where(lengths > 0, lengths, 1)[:, None]
     return scaled
@@ -121,10 +124,14 @@ def normalise(block: Floats, frame: Frame) -> Floats:
 
 def estimate_seconds(n_queries: int, n_keys: int, dim: int) -> float:
     """Estimate how long this machine searches, in seconds, by the time of a small search."""
-    keys = np.random.default_rng(0).standard_normal((4 * _KEYS, dim), np.float32)
-    started = time.perf_counter()
-    find_nearest(keys[:_QUERIES], keys, 50)
-    return (time.perf_counter() - started) * (n_queries / _QUERIES) * (n_keys / len(keys))
+    n_few = 3 * _limit(_KEYS, _KEYS_BYTES, dim)
+    keys = np.random.default_rng(0).standard_normal((n_few, dim), np.float32)
+    seconds = []
+    for _ in range(3):  # the first is slower
+        started = time.perf_counter()
+        find_nearest(keys[:_QUERIES], keys, min(50, n_few))
+        seconds.append(time.perf_counter() - started)
+    return min(seconds) * (n_queries / min(_QUERIES, n_few)) * (n_keys / n_few)
 
 
 class UnitRows:
@@ -172,6 +179,12 @@ class UnitRows:
 Keys = Floats | UnitRows
 
 
+def make_keys(rows: FeatureRows, frame: Frame) -> Keys:
+    """Scale rows and divide them by their lengths: at once, or if they are streamed, when they are read."""
+    keys = UnitRows(rows, frame)
+    return keys if rows.streamed else np.asarray(keys)
+
+
 def find_neighbourhoods(
     queries: FeatureRows, keys: Keys, frame: Frame, count: int
 ) -> Iterator[tuple[slice, Neighbourhood]]:
@@ -186,7 +199,7 @@ def find_neighbourhoods(
     Yields:
         Which queries, and their nearest keys.
     """
-    for part in _cut(len(queries), _QUERIES_TOGETHER):
+    for part in _cut(len(queries), _limit(_QUERIES_TOGETHER, _QUERIES_BYTES, queries.shape[1])):
         yield part, find_nearest(normalise(queries[part], frame), keys, count)
 
 
@@ -202,7 +215,7 @@ def find_nearest(queries: Floats, keys: Keys, count: int) -> Neighbourhood:
         The largest products first.
     """
     parts = [(queries[part], Nearest(part.stop - part.start, count)) for part in _cut(len(queries), _QUERIES)]
-    for columns in _cut(len(keys), _KEYS):
+    for columns in _cut(len(keys), _limit(_KEYS, _KEYS_BYTES, queries.shape[1])):
         block = keys[columns]
         for part, nearest in parts:
             nearest.add(part @ block.T, columns.start)
@@ -232,6 +245,11 @@ def count_votes(votes: NDArray[np.float64], positions: NDArray[np.intp], n_class
     counts = np.bincount(cells.ravel(), votes.ravel(), len(votes) * n_classes).reshape(len(votes), n_classes)
     shares: NDArray[np.float64] = counts / counts.sum(axis=1, keepdims=True)
     return shares
+
+
+def _limit(most: int, n_bytes: int, dim: int) -> int:
+    """Return how many rows of float32 are taken together."""
+    return min(most, max(64, n_bytes // (4 * dim)))
 
 
 def _cut(n: int, step: int) -> Iterator[slice]:

@@ -9,7 +9,7 @@ import copy
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from sklearn.tree import DecisionTreeClassifier
 from sklearn.tree._tree import Tree
 
 from featx.errors import BundleError
-from featx.files import check_array, list_members, map_member, write_member
+from featx.files import check_array, list_members, map_member, write_atomically, write_member
 from featx.heads.calibrated import CalibratedHead
 from featx.heads.calibration import Calibrator
 from featx.heads.discriminant import ShrunkDiscriminant
@@ -122,18 +122,16 @@ def dump_head(estimator: Any, path: Path) -> None:  # noqa: ANN401 - a fitted sc
         path: The file; an existing one is replaced.
 
     Raises:
-        BundleError: If it holds types that `load_head` would refuse; the file is removed.
+        BundleError: If it holds types that `load_head` would refuse; an older file is left as it was.
     """
     import skops.io
 
     stripped = _strip(estimator)
     keys = _set_keys(stripped, np.zeros((0, 0), np.float32))
-    try:
-        _write_file(skops.io.dumps(stripped), keys, path)
-        _check_file(path)
-    except BaseException:
-        path.unlink()
-        raise
+    content = skops.io.dumps(stripped)
+    with write_atomically(path) as temporary:  # the keys may be mapped from the older file
+        _write_file(content, keys, temporary)
+        _check_file(temporary, path)
 
 
 def load_head(path: Path) -> Any:  # noqa: ANN401 - a fitted scikit-learn classifier
@@ -152,8 +150,9 @@ def load_head(path: Path) -> Any:  # noqa: ANN401 - a fitted scikit-learn classi
     import skops.io
 
     try:
-        place, trusted = _find_keys(_check_file(path)), list(TRUSTED)
-        if place is None or list_members(path)[place] <= _MOST_READ:
+        sizes, schema = _check_file(path, path)
+        place, trusted = _find_keys(schema), list(TRUSTED)
+        if place is None or sizes[place] <= _MOST_READ:
             estimator = skops.io.load(path, trusted=trusted)
         else:
             estimator = skops.io.load(_leave_out(path, place), trusted=trusted)
@@ -229,7 +228,7 @@ def _strip(estimator: Any) -> Any:  # noqa: ANN401 - scikit-learn classifiers
 
 def _set_keys(estimator: Any, keys: Any) -> Any:  # noqa: ANN401 - scikit-learn classifiers, arrays and `UnitRows`
     """Set the items of a search, and return those before; None if the estimator does not search."""
-    for step in estimator if isinstance(estimator, Pipeline) else [estimator]:
+    for step in estimator if isinstance(estimator, Pipeline) else ():
         part = getattr(step, "classifier_", step)
         if isinstance(part, CosineNeighbours) and "keys_" in vars(part):
             before, part.keys_ = part.keys_, keys
@@ -239,11 +238,16 @@ def _set_keys(estimator: Any, keys: Any) -> Any:  # noqa: ANN401 - scikit-learn 
 
 def _find_keys(schema: object) -> str | None:
     """Find the member of a file of skops that has the items of a search; None if there is none."""
-    for node in _walk_nodes(schema):
-        if node["__class__"] == CosineNeighbours.__name__ and "keys_" in node["content"]["content"]:
-            name: str = node["content"]["content"]["keys_"]["file"]
-            return name
-    return None
+    searches = [node["content"]["content"] for node in _walk_nodes(schema) if _is_search(node)]
+    if len(searches) > 1:
+        msg = "it holds two searches"
+        raise ValueError(msg)
+    place: str | None = searches[0]["keys_"]["file"] if searches else None
+    return place
+
+
+def _is_search(node: Mapping[str, Any]) -> bool:
+    return node["__class__"] == CosineNeighbours.__name__ and "keys_" in node["content"]["content"]
 
 
 def _write_file(content: bytes, keys: Any, path: Path) -> None:  # noqa: ANN401 - an array or `UnitRows`
@@ -270,8 +274,15 @@ def _leave_out(path: Path, place: str) -> io.BytesIO:
     return content
 
 
-def _check_file(path: Path) -> object:
-    """Check the file's declarations before anything is built from it, and return its schema.
+def _check_file(path: Path, name: Path) -> tuple[Mapping[str, int], object]:
+    """Check a file's declarations before anything is built from it.
+
+    Args:
+        path: The file.
+        name: What an error calls it.
+
+    Returns:
+        The sizes of its members, and its schema.
 
     Raises:
         BundleError: If it holds types that heads do not use.
@@ -279,15 +290,15 @@ def _check_file(path: Path) -> object:
     """
     members = list_members(path)
     with zipfile.ZipFile(path) as archive:
-        for name in members:
-            if name.endswith(".npy"):
-                with archive.open(name) as stream:
-                    shape, *_ = check_array(stream, members[name])
+        for member, size in members.items():
+            if member.endswith(".npy"):
+                with archive.open(member) as stream:
+                    shape, *_ = check_array(stream, size)
                     while stream.read(_CHUNK):  # at its end, its checksum is compared
                         pass
                 # An array of 10**9 rows without columns takes no bytes, and a list of its rows takes all memory.
-                if max(shape, default=0) > members[name]:
-                    msg = f"{name!r} declares more rows or columns than it has bytes"
+                if max(shape, default=0) > size:
+                    msg = f"{member!r} declares more rows or columns than it has bytes"
                     raise ValueError(msg)
         data = archive.read(_SCHEMA)
     if _BYTES_PER_CONTAINER * (data.count(b"{") + data.count(b"[")) > len(data):
@@ -297,17 +308,20 @@ def _check_file(path: Path) -> object:
     nodes = list(_walk_nodes(schema))
     foreign = sorted({_name_type(node) for node in nodes} - {""})
     if foreign:
-        msg = f"{path} holds types that heads do not use: {', '.join(foreign)[:500]}; featx does not load such files"
+        msg = f"{name} holds types that heads do not use: {', '.join(foreign)[:500]}; featx does not load such files"
         raise BundleError(msg)
     _count_parts(schema, {})
     owners: dict[str, int] = {}
     for node in nodes:
+        if not str(node.get("file", ".npy")).endswith(".npy"):
+            msg = f"{node['file']!r} is not an array, as its schema says"
+            raise ValueError(msg)
         if "file" in node and not (
             node["__id__"] and owners.setdefault(node["file"], node["__id__"]) == node["__id__"]
         ):
             msg = f"{node['file']!r} is used twice"
             raise ValueError(msg)
-    return schema
+    return members, schema
 
 
 def _walk_nodes(schema: object) -> Iterator[dict[str, Any]]:

@@ -23,7 +23,7 @@ from featx.heads.discriminant import Scatter, solve_wide
 from featx.heads.linear import iterate_margins, score_rows, spread_margins, unfold
 from featx.heads.linear_svm import HingePath
 from featx.heads.logistic import SoftmaxLoss, describe_candidates, follow_path
-from featx.heads.neighbours import Neighbourhood, UnitRows, find_neighbourhoods
+from featx.heads.neighbours import Neighbourhood, find_neighbourhoods, make_keys
 from featx.heads.networks import hold_out_units
 from featx.heads.ridge import RidgeSystem, measure_weighted
 from featx.heads.rows import FeatureRows
@@ -300,7 +300,7 @@ def sweep_neighbours(
     for train, held in problem.splits:
         known, classes = problem.X.take(train), problem.positions[train]
         frame = Frame.make(scaling, Moments.measure(known, np.ones((len(known), 1))))
-        keys = UnitRows(known, frame)
+        keys = make_keys(known, frame)
         for rows, near in find_neighbourhoods(problem.X.take(held), keys, frame, most):
             hood = Neighbourhood(near.similarities, classes[near.positions])
             for i, params in enumerate(grid):

@@ -1,4 +1,5 @@
 import io
+import json
 import pickle
 import zipfile
 from pathlib import Path
@@ -43,19 +44,79 @@ def test_every_head_comes_back_with_the_same_probabilities(name, n_classes, scal
         assert loaded[-1].cv == 3  # not the positions of the items it was fitted to
 
 
-def test_mapped_neighbours_are_checked_before_they_are_used(digits, tmp_path, monkeypatch):
+@pytest.fixture
+def mapped(digits, tmp_path, monkeypatch):
+    """The file of a search whose items are mapped."""
     X, y, folds = (array[:100] for array in digits)
     path = tmp_path / "head.skops"
     dump_head(fit_head(find_head("knn"), X, y, HeadSpec("knn", {}, "none", calibration="none"), folds).estimator, path)
     monkeypatch.setattr(persistence, "_MOST_READ", 0)
-    keys = load_head(path)[-1].keys_
-    assert isinstance(keys, np.memmap)
-    content = bytearray(path.read_bytes())
-    place = content.index(keys[50].tobytes())
-    content[place] ^= 1
-    path.write_bytes(content)
+    assert isinstance(load_head(path)[-1].keys_, np.memmap)
+    return path
+
+
+def rewrite(path, edit):
+    """Write the members of a head again, as a function of their names and contents returns them."""
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+        place = persistence._find_keys(json.loads(members["schema.json"]))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in edit(members, place).items():
+            archive.writestr(name, content)
+
+
+def test_a_flipped_bit_in_mapped_neighbours_is_refused(mapped):
+    row = np.array(load_head(mapped)[-1].keys_[50]).tobytes()
+    content = bytearray(mapped.read_bytes())
+    content[content.index(row)] ^= 1
+    mapped.write_bytes(content)
     with pytest.raises(BundleError, match="damaged"):
-        load_head(path)
+        load_head(mapped)
+
+
+def test_mapped_neighbours_that_have_a_checksum_of_a_part_only_are_refused(mapped):
+    def cut(members, place):
+        return {name: content[: len(content) // 2] if name == place else content for name, content in members.items()}
+
+    with zipfile.ZipFile(mapped) as archive:
+        place = persistence._find_keys(json.loads(archive.read("schema.json")))
+        size = archive.getinfo(place).file_size
+    rewrite(mapped, cut)
+    content = bytearray(mapped.read_bytes())
+    entry = content.rindex(place.encode()) - 46  # in the central directory, whose sizes are at 20 and 24
+    content[entry + 24 : entry + 28] = size.to_bytes(4, "little")
+    mapped.write_bytes(content)
+    with pytest.raises(BundleError, match=r"declares .* bytes and has"):
+        load_head(mapped)
+
+
+def test_mapped_neighbours_under_a_name_that_is_not_checked_are_refused(mapped):
+    def rename(members, place):
+        other = place.replace(".npy", ".bin")
+        return {name.replace(place, other): c.replace(place.encode(), other.encode()) for name, c in members.items()}
+
+    rewrite(mapped, rename)
+    with pytest.raises(BundleError, match="is not an array"):
+        load_head(mapped)
+
+
+def test_a_head_replaces_the_file_that_its_neighbours_are_mapped_from(mapped, digits):
+    head = load_head(mapped)
+    before = head.predict_proba(digits[0])
+    dump_head(head, mapped)
+    np.testing.assert_array_equal(load_head(mapped).predict_proba(digits[0]), before)
+
+
+def test_a_head_that_cannot_be_written_leaves_an_older_file(mapped):
+    before, head = mapped.read_bytes(), load_head(mapped)
+    head[-1].extra = KMeans()
+    with pytest.raises(BundleError, match=r"head\.skops holds types that heads do not use"):
+        dump_head(head, mapped)
+    head[-1].extra = np.zeros(1, [("text", object)])
+    with pytest.raises(Exception, match="numpy arrays of dtype"):
+        dump_head(head, mapped)
+    assert mapped.read_bytes() == before
+    assert [path.name for path in mapped.parent.iterdir()] == ["head.skops"]
 
 
 @pytest.mark.keras

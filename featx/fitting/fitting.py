@@ -117,8 +117,7 @@ def fit(
     joined, started = join_stores(stores), time.perf_counter()
     memory = MemoryPlan.make(joined, options)
     plans, unfit = memory.choose_heads(plans)
-    _announce_search(plans, joined, options)
-    options.reporter.begin("fitting")
+    _begin(plans, joined, options)
     refuse_damage(stores)  # a second per gigabyte; a head would be fitted on noise without a warning
     tables = {"without": options.without, "relabel": options.relabel}
     dataset = load_dataset(joined, group=options.group, views=options.views, **tables)
@@ -134,12 +133,14 @@ def fit(
     return _conclude(dataset, outcome, options, chosen.name if chosen else "", time.perf_counter() - started)
 
 
-def _announce_search(plans: Sequence[Plan], store: AnyStore, options: FitOptions) -> None:
+def _begin(plans: Sequence[Plan], store: AnyStore, options: FitOptions) -> None:
+    """Begin to report progress, and say first if a search will take long."""
     rows = len(store) * (store.n_views if options.views == "augment" else 1)
     # A fold of the cross-validation has fewer items; a curve adds the fits of its parts.
     repeats = (0.75 * options.cv if options.cv else 1) * (3 if options.curve else 1)
     if line := describe_search(plans, rows, store.dim // store.n_views, repeats):
         options.reporter.say(line)
+    options.reporter.begin("fitting")
 
 
 def open_stores(stores: StoreLike | Sequence[StoreLike]) -> list[FeatureStore]:

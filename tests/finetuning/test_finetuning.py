@@ -512,8 +512,14 @@ def test_mixed_precision_without_a_gpu_is_reported_and_not_used(tune):
     assert any("none was found" in line for line in reporter.lines)
 
 
+@pytest.fixture(scope="module")
+def fixed():
+    """The first run with a fixed head. Features of another runtime, with other last digits, may choose another head."""
+    return {}
+
+
 @pytest.mark.parametrize("cache", ["yes", "no"])
-def test_the_network_is_built_once_and_its_conversion_is_kept(run, pictures, network, cache, tmp_path, monkeypatch):
+def test_the_network_is_built_once_and_its_conversion_is_kept(fixed, pictures, network, cache, tmp_path, monkeypatch):
     monkeypatch.setenv("FEATX_CACHE", str(tmp_path / "cache"))
     built = []
 
@@ -523,7 +529,8 @@ def test_the_network_is_built_once_and_its_conversion_is_kept(run, pictures, net
 
     monkeypatch.setattr(finetuning, "load_backbone", load)
     monkeypatch.setattr(loading, "load_backbone", load)
-    spec = FineTuneSpec(unfreeze="last:3", **{**FEW, "epochs": 6})
+    head = HeadSpec("logreg", {"C": 1.0}, "none")
+    spec = FineTuneSpec(head=head, unfreeze="last:3", **{**FEW, "epochs": 6})
     found = []
     for name in ("first", "second"):
         options = FineTuneOptions(features=tmp_path / name, folder=tmp_path / name, cache=cache)
@@ -531,6 +538,7 @@ def test_the_network_is_built_once_and_its_conversion_is_kept(run, pictures, net
         assert len(list((tmp_path / "cache" / "networks").iterdir())) == 1
     saved = [uri for uri in built if uri.endswith("backbone.keras")]
     assert (len(saved), built.count(network), len(built)) == (2, 2, 4)
+    run = fixed.setdefault("run", found[0])
     for one in found:
         assert one.validation.log_loss == pytest.approx(run.validation.log_loss, rel=1e-2)
         assert one.test.accuracy == run.test.accuracy
